@@ -1,0 +1,63 @@
+"""The library's own errors; each knows the exit code that the command line ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class CxrIgniteError(Exception):
+    """A failure that the user can act on; the command line shows it as one line."""
+
+    exit_code = 1
+
+
+class RecipeError(CxrIgniteError, ValueError):
+    """A recipe or argument that cannot be honoured: exit code 2."""
+
+    exit_code = 2
+
+
+class RunFolderError(CxrIgniteError):
+    """A run folder that is in use, unfinished, or belongs to another recipe: exit code 2."""
+
+    exit_code = 2
+
+
+class WeightsError(CxrIgniteError):
+    """Pretrained weights that cannot be had or do not fit the architecture: exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(CxrIgniteError):
+    """Images, labels or folders that cannot be used: exit code 3."""
+
+    exit_code = 3
+
+
+class UnreadableImageError(DataError):
+    """One image file that cannot be read.
+
+    Args:
+        path: The file.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"cannot read image {path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[Path, str]]:
+        # A loader worker pickles its exception; the default would replay the joined message.
+        return type(self), (self.path, self.reason)
+
+
+class CheckpointError(CxrIgniteError):
+    """A checkpoint that is missing, damaged or not ours: exit code 3."""
+
+    exit_code = 3
+
+
+class NonFiniteError(CxrIgniteError):
+    """A loss or weight became NaN or infinite during training: exit code 1."""
