@@ -1,0 +1,200 @@
+"""The films of a data set as loaders of batches, one for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
+
+from cxrignite.data.loading import (
+    Batch,
+    BatchLoader,
+    Draw,
+    FilmBatches,
+    LoaderSettings,
+    available_workers,
+    init_worker,
+    keep_batch,
+)
+from cxrignite.data.sampling import SeededDraws, process_rank, world_size
+from cxrignite.data.sources import Film
+from cxrignite.errors import DataError
+from cxrignite.functional.class_balance import ClassCounts, class_counts
+
+if TYPE_CHECKING:
+    from cxrignite.data.transforms import Transform
+
+SPLITS = ("train", "val", "test")
+
+
+class XrayData:
+    """Films, their splits and their loaders.
+
+    A training epoch is a function of `(seed, epoch)`: the same images with the same augmentation in
+    the same order, whatever the number of workers and whatever ran before.
+
+    Args:
+        films: The films of every split.
+        classes: The two class names; the last one is positive.
+        preprocess: MONAI transforms for every split; see `Pipeline`.
+        augment: MONAI transforms for training.
+        sampler: Makes the training sampler, `sampler(labels, seed=seed)`; `None` shuffles.
+        loader: How batches are loaded.
+        seed: Seed of the training order and of the augmentation, at least 0.
+
+    Raises:
+        DataError: If a film's split is not `train`, `val` or `test`.
+        RecipeError: If a transform in `preprocess` is random.
+    """
+
+    def __init__(
+        self,
+        films: Sequence[Film],
+        classes: tuple[str, str],
+        *,
+        preprocess: Sequence[Transform] = (),
+        augment: Sequence[Transform] = (),
+        sampler: Callable[..., Sampler[int]] | None = None,
+        loader: LoaderSettings = LoaderSettings(),  # noqa: B008  (it is frozen)
+        seed: int = 0,
+    ) -> None:
+        # Here, because MONAI costs seconds to import.
+        from cxrignite.data.transforms import Pipeline
+
+        self._films: dict[str, list[Film]] = {split: [] for split in SPLITS}
+        for film in films:
+            self._of(film.split).append(film)
+        self.classes = classes
+        self.pipeline = Pipeline(preprocess, augment)
+        self.loader = loader
+        self.seed = seed
+        self._sampler = sampler
+        self._epoch = 0
+        self._num_workers = available_workers(loader.num_workers)
+        self._loaders: dict[tuple[str, bool], BatchLoader] = {}
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have films."""
+        return [split for split, films in self._films.items() if films]
+
+    def films(self, split: str) -> list[Film]:
+        """The films of a split, in the order that `Batch.index` counts.
+
+        Raises:
+            DataError: If there is no such split.
+        """
+        return list(self._of(split))
+
+    def labels(self, split: str) -> list[int]:
+        """The labels of a split, 0 or 1, in the order of its films.
+
+        Raises:
+            DataError: If there is no such split.
+        """
+        return [film.label for film in self._of(split)]
+
+    def class_counts(self, split: str) -> ClassCounts:
+        """How many negatives and positives a split has.
+
+        Raises:
+            DataError: If there is no such split.
+        """
+        return class_counts(self.labels(split))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next pass over the train loader gives."""
+        self._epoch = epoch
+        if "_draws" in self.__dict__:
+            self._draws.set_epoch(epoch)
+
+    def train_loader(self) -> DataLoader[Batch]:
+        """Batches of the training split, sampled and augmented; none is a single image.
+
+        Raises:
+            DataError: If the training split has fewer than two films, or the sampler refuses its
+                labels.
+        """
+        if len(self._of("train")) < 2:
+            raise DataError(f"training needs at least 2 films, got {len(self._of('train'))}")
+        return self._loader_of("train", self._draws)
+
+    def eval_loader(self, split: str) -> DataLoader[Batch]:
+        """Batches of a split in its order, not augmented; each film once over all processes.
+
+        Raises:
+            DataError: If there is no such split or it has no films.
+        """
+        num_films = len(self._of(split))
+        if num_films == 0:
+            raise DataError(f"split '{split}' must have at least one film, got 0")
+        draws = [(index, None) for index in range(process_rank(), num_films, world_size())]
+        return self._loader_of(split, draws)
+
+    def close(self) -> None:
+        """Ends all worker processes; a loader asked for later starts new ones."""
+        for loader in self._loaders.values():
+            loader.close()
+        self._loaders.clear()
+
+    def describe(self) -> str:
+        """A table of films by split and class, and of patients."""
+        rows: list[tuple[str, ...]] = [("split", *self.classes, "films", "patients")]
+        for split, films in self._films.items():
+            counts = self.class_counts(split)
+            patients = len({film.patient for film in films})
+            numbers = (counts.num_negative, counts.num_positive, len(films), patients)
+            rows.append((split, *(f"{number:,}" for number in numbers)))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(
+                [row[0].ljust(widths[0])]
+                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            )
+            for row in rows
+        )
+
+    @cached_property
+    def _draws(self) -> SeededDraws:
+        labels = self.labels("train")
+        sampler: Sampler[int] = (
+            self._sampler(labels, seed=self.seed)
+            if self._sampler is not None
+            else DistributedSampler(
+                labels,  # type: ignore[arg-type]  # Only its length is asked for.
+                num_replicas=world_size(),
+                rank=process_rank(),
+                seed=self.seed,
+            )
+        )
+        draws = SeededDraws(sampler, self.seed, batch_size=self.loader.batch_size)
+        draws.set_epoch(self._epoch)
+        return draws
+
+    def _of(self, split: str) -> list[Film]:
+        if split not in self._films:
+            raise DataError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+        return self._films[split]
+
+    def _loader_of(self, split: str, draws: Sequence[Draw] | SeededDraws) -> DataLoader[Batch]:
+        """The one loader of a split and purpose, whose workers stay from epoch to epoch."""
+        # The train split can be evaluated too, in order and not augmented.
+        key = (split, isinstance(draws, SeededDraws))
+        if key not in self._loaders:
+            self._loaders[key] = BatchLoader(
+                FilmBatches(self._of(split), self.pipeline),
+                batch_size=self.loader.batch_size,
+                sampler=draws,
+                collate_fn=keep_batch,
+                num_workers=self._num_workers,
+                prefetch_factor=self.loader.prefetch_factor if self._num_workers else None,
+                persistent_workers=self._num_workers > 0,
+                worker_init_fn=init_worker,
+                pin_memory=torch.cuda.is_available(),
+                # Without it each pass draws from the global generator, and shifts dropout.
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+        return self._loaders[key]

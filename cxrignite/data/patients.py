@@ -1,0 +1,76 @@
+"""Which patient a film shows, read from its file name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+# ChestXRay2017 counts its bacteria and its virus patients independently: `person12_virus` and
+# `person12_bacteria` are two children, so the key is the number and the type.
+PATTERNS: dict[str, str] = {
+    "chest-xray-2017": r"^(person\d+)_(bacteria|virus)_|^((?:NORMAL2-)?IM-\d+)-",
+}
+
+SUBGROUPS: dict[str, str] = {
+    "chest-xray-2017": r"bacteria|virus|NORMAL2|IM",
+}
+
+
+def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
+    r"""Reads a patient's key from a film's name.
+
+    Args:
+        name: The film's path relative to its source, or its file name. The pattern is searched in
+            the file name only.
+        pattern: A name in `PATTERNS`, or a regular expression.
+
+    Returns:
+        The pattern's groups that matched, joined by `_` (the whole match where it has no groups).
+        A name that does not match is a patient of its own: the name without its suffix.
+
+    Raises:
+        re.error: If `pattern` is not a regular expression.
+
+    Example:
+        >>> patient_key("train/PNEUMONIA/person12_virus_46.jpeg")
+        'person12_virus'
+        >>> patient_key("NORMAL2-IM-0123-0001-0002.jpeg")
+        'NORMAL2-IM-0123'
+        >>> patient_key("scan-7.png", r"scan-(\d+)")
+        '7'
+    """
+    path = PurePosixPath(name)
+    match = re.search(PATTERNS.get(pattern, pattern), path.name)
+    if match is None:
+        return path.with_suffix("").as_posix()
+    groups = [group for group in match.groups() if group] or [match.group()]
+    return "_".join(groups)
+
+
+def is_patient_name(name: str, pattern: str = "chest-xray-2017") -> bool:
+    """Tells whether a film's name says whose it is, so that a source can count those that do not.
+
+    Args:
+        name: The film's path relative to its source, or its file name.
+        pattern: A name in `PATTERNS`, or a regular expression.
+
+    Raises:
+        re.error: If `pattern` is not a regular expression.
+    """
+    return re.search(PATTERNS.get(pattern, pattern), PurePosixPath(name).name) is not None
+
+
+def film_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
+    """Reads the subgroup from a film's name, such as `bacteria` or `virus`.
+
+    Args:
+        name: The film's path relative to its source, or its file name.
+        pattern: A name in `SUBGROUPS`; any other pattern knows no subgroups.
+
+    Returns:
+        The subgroup, or an empty string.
+    """
+    if pattern not in SUBGROUPS or not is_patient_name(name, pattern):
+        return ""
+    match = re.search(SUBGROUPS[pattern], PurePosixPath(name).name)
+    return match.group() if match else ""

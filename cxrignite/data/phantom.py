@@ -1,0 +1,243 @@
+"""A synthetic chest X-ray data set with known lesion masks, made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from cxrignite.data.phantom_rendering import render_phantom
+from cxrignite.data.sources import Film, Source
+from cxrignite.errors import DataError
+
+# Raise it whenever the same settings give other bytes, so that no folder mixes two renderers.
+RENDERER_VERSION = 1
+
+_PASSPORT = "phantom.json"
+_FORMAT = "cxrignite phantom"
+_STALE_SECONDS = 3600.0
+
+
+class Phantom(Source):
+    """Rendered chest films, half of them or so with opacities in the lungs.
+
+    The files are made on the first call of `films()` and used again while the settings stay the
+    same: `<root>/<train|test>/<class>/<patient>_<k>.png`, and for each positive film a mask of its
+    opacities (255 inside), `<root>/masks/<train|test>/<class>/<patient>_<k>.png`. Every film of a
+    patient shows the same anatomy and has the same label.
+
+    Args:
+        root: The folder to make; it must be new, empty or a phantom's already.
+        num_train: Films for training, from which validation is carved.
+        num_test: Films for testing, of other patients.
+        size: Side of the square films in pixels, at least 32.
+        positive_fraction: Share of films with disease in each split, in `(0, 1)`.
+        images_per_patient: Most films of one patient.
+        seed: The same seed gives the same films, byte for byte.
+
+    Raises:
+        ValueError: If a number is out of its range, or a split would miss a class.
+    """
+
+    classes = ("NORMAL", "PNEUMONIA")
+
+    def __init__(
+        self,
+        root: Path | str = "data/phantom",
+        num_train: int = 800,
+        num_test: int = 200,
+        size: int = 128,
+        positive_fraction: float = 0.6,
+        images_per_patient: int = 2,
+        seed: int = 0,
+    ) -> None:
+        if size < 32:
+            raise ValueError(f"size must be at least 32 pixels, got {size}")
+        if not 0 < positive_fraction < 1:
+            raise ValueError(f"positive_fraction must be in (0, 1), got {positive_fraction}")
+        if images_per_patient < 1:
+            raise ValueError(f"images_per_patient must be at least 1, got {images_per_patient}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        for name, count in (("num_train", num_train), ("num_test", num_test)):
+            if not 0 < round(count * positive_fraction) < count:
+                raise ValueError(f"{name} must leave a film for each class, got {count}")
+        self.root = Path(root)
+        self.num_films = {"train": num_train, "test": num_test}
+        self.size = size
+        self.positive_fraction = positive_fraction
+        self.images_per_patient = images_per_patient
+        self.seed = seed
+
+    def films(self) -> list[Film]:
+        """Lists the films of train, then test; makes the files where they are not there yet.
+
+        Raises:
+            DataError: If `root` holds anything that no phantom put there.
+        """
+        films = self._plan()
+        settings = self._settings()
+        if not _is_complete(self.root, settings):
+            _refuse_foreign(self.root)
+            self._build(films, settings)
+        return films
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "num_films": self.num_films,
+            "size": self.size,
+            "positive_fraction": self.positive_fraction,
+            "images_per_patient": self.images_per_patient,
+            "seed": self.seed,
+        }
+
+    def _plan(self) -> list[Film]:
+        """Which patients there are and which films each has; touches no file."""
+        rng = np.random.default_rng(self.seed)
+        films: list[Film] = []
+        number = 0
+        for split, count in self.num_films.items():
+            num_positive = round(count * self.positive_fraction)
+            for label, missing in enumerate((count - num_positive, num_positive)):
+                while missing:
+                    number += 1
+                    taken = min(missing, int(rng.integers(1, self.images_per_patient + 1)))
+                    missing -= taken
+                    films += [self._film(split, label, number, k) for k in range(1, taken + 1)]
+        return films
+
+    def _film(self, split: str, label: int, number: int, k: int) -> Film:
+        patient = f"p{number:05d}"
+        name = f"{split}/{self.classes[label]}/{patient}_{k}.png"
+        return Film(
+            path=self.root / name,
+            name=name,
+            label=label,
+            patient=patient,
+            split=split,
+            attributes={"mask": f"masks/{name}"} if label else {},
+        )
+
+    def _build(self, films: list[Film], settings: dict[str, Any]) -> None:
+        """Render into a sibling folder, then rename it into place."""
+        home = self.root.resolve()
+        home.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(home)
+        built = _sibling(home)
+        try:
+            sizes: dict[str, int] = {}
+            # `disable=None` keeps quiet where stderr is no terminal.
+            for film in tqdm(films, desc="rendering phantom films", disable=None, delay=2):
+                rendering = render_phantom(
+                    _seed_of(self.seed, film.name),
+                    size=self.size,
+                    positive=film.label == 1,
+                    patient_seed=_seed_of(self.seed, film.patient),
+                )
+                sizes[film.name] = _save(built / film.name, rendering.image)
+                if film.label == 1:
+                    mask = rendering.lesion.astype(np.uint8) * 255
+                    sizes[film.attributes["mask"]] = _save(built / film.attributes["mask"], mask)
+            passport = {
+                "format": _FORMAT,
+                "renderer": RENDERER_VERSION,
+                "settings": settings,
+                "sizes": sizes,
+            }
+            (built / _PASSPORT).write_text(json.dumps(passport, indent=1) + "\n")
+            _swap_in(built, home, settings)
+        finally:
+            shutil.rmtree(built, ignore_errors=True)
+
+
+def _seed_of(seed: int, name: str) -> int:
+    """A seed of its own for each film and patient, whatever the others are."""
+    sequence = np.random.SeedSequence([seed, *name.encode()])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> int:
+    """Write a PNG and return its size in bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Noise does not compress: a higher level takes four times as long for a few per cent.
+    Image.fromarray(pixels).save(path, compress_level=1)
+    return path.stat().st_size
+
+
+def _read_passport(root: Path) -> dict[str, Any] | None:
+    """The passport of a phantom folder, or None where there is none of ours."""
+    try:
+        passport = json.loads((root / _PASSPORT).read_text())
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(passport, dict) and passport.get("format") == _FORMAT
+    return passport if ours else None
+
+
+def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds every file of these settings, each of the size it was written."""
+    passport = _read_passport(root)
+    if passport is None or passport["renderer"] != RENDERER_VERSION:
+        return False
+    if passport["settings"] != settings:
+        return False
+    return all(
+        (root / name).is_file() and (root / name).stat().st_size == size
+        for name, size in passport["sizes"].items()
+    )
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Nothing that a phantom did not make is ever removed."""
+    if root.exists() and not root.is_dir():
+        raise DataError(f"phantom root {root} is not a folder")
+    visible = [path for path in root.rglob("*") if not path.name.startswith(".")]
+    found = {path.relative_to(root).as_posix() for path in visible if not path.is_dir()}
+    passport = _read_passport(root)
+    foreign = found if passport is None else found - {_PASSPORT, *passport["sizes"]}
+    if foreign:
+        raise DataError(
+            f"phantom root {root} must be new, empty or a phantom's own, "
+            f"found {len(foreign)} other files, such as {min(foreign)}"
+        )
+
+
+def _sibling(home: Path) -> Path:
+    """A new folder beside `home`, on the same file system, so that a rename is atomic."""
+    folder = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
+    folder.mkdir()
+    return folder
+
+
+def _sweep(home: Path) -> None:
+    """Remove what a killed process left behind; a living one is younger than the limit."""
+    for folder in home.parent.glob(f".{home.name}.*.tmp"):
+        try:
+            age = time.time() - folder.stat().st_mtime
+        except FileNotFoundError:
+            continue  # its owner finished meanwhile
+        if age > _STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap_in(built: Path, home: Path, settings: dict[str, Any]) -> None:
+    """Put a finished folder in the place of an older one; the slower of two processes gives way."""
+    retired = _sibling(home)
+    try:
+        if home.exists() and not _is_complete(home, settings):
+            os.replace(home, retired)
+        os.replace(built, home)
+    except OSError:
+        if not _is_complete(home, settings):
+            raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)

@@ -1,0 +1,164 @@
+"""The healthy chest of a phantom film: where each soft tissue lies and how much it attenuates.
+
+All of it is ours: made to resemble a frontal film, not to teach anatomy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cxrignite.data.phantom_geometry import (
+    Build,
+    Coordinates,
+    FloatImage,
+    by_side,
+    smooth_noise,
+    soft_step,
+)
+from cxrignite.data.phantom_skeleton import cage_half_width, ribs, shoulders, spine
+
+_FIRST_BRANCHES = 8  # vessels that leave each hilum
+_FORKS = 4
+_POINTS = 16  # along each vessel between two forks
+_VESSEL_ATTENUATION = 0.004
+
+
+class Chest(NamedTuple):
+    """A chest without disease.
+
+    Args:
+        attenuation: Line integral of the attenuation, dimensionless, shape `(size, size)`.
+        lungs: Share of lung that neither heart nor diaphragm covers, in `[0, 1]`, same shape.
+    """
+
+    attenuation: FloatImage
+    lungs: FloatImage
+
+
+def draw_chest(build: Build, rng: np.random.Generator, at: Coordinates) -> Chest:
+    """Adds up the attenuation of a healthy chest.
+
+    Args:
+        build: The patient.
+        rng: The patient's own stream, for the vessels and the grain of the lungs.
+        at: Where each pixel lies in the body.
+
+    Returns:
+        The attenuation and the lungs.
+    """
+    u, v = at.u, at.v
+    side = np.abs(u)
+    cage = cage_half_width(build, v)
+    heart = _heart(build, at)
+    base = _diaphragm(build, u)
+    soft = 1.2 * at.pixel + 0.006
+
+    mediastinum = build.mediastinum * (1 + 0.35 * np.clip(-0.25 - v, 0, 1) + 0.3 * np.clip(v, 0, 1))
+    lungs = soft_step(cage - 0.025 - side, soft) * soft_step(side - mediastinum, 1.5 * soft)
+    lungs *= soft_step(base - v, soft)
+    open_lungs = lungs * (1 - heart)
+
+    depth = np.sqrt(np.clip(1 - (side / (cage + 0.02)) ** 2, 0, 1))
+    body = _body(build, at)
+    attenuation = 1.15 * body + 0.25 * body * soft_step(v - base + 0.04, 0.06)  # and the liver
+    attenuation += 0.08 * body * soft_step(0.2 - side, 0.06)  # mediastinum
+    attenuation -= open_lungs * (0.42 + 0.36 * depth)
+    attenuation -= lungs * heart * 0.16 * depth  # lung behind the heart
+    attenuation += open_lungs * (_vessels(rng, at) + 0.03 * smooth_noise(rng, len(u), 24))
+    attenuation += body * (spine(build, at) + ribs(build, at, cage)) + shoulders(build, at)
+    attenuation -= (
+        body * 0.16 * soft_step(0.035 - side, 0.012) * soft_step(-0.28 - v, 0.04)
+    )  # trachea
+    bubble = np.hypot((u - 0.36) / 0.17, (v - base - 0.15) / 0.09)
+    attenuation -= 0.3 * build.stomach_bubble * soft_step(1 - bubble, 0.12)
+    return Chest(np.maximum(attenuation, 0).astype(np.float32), open_lungs.astype(np.float32))
+
+
+def _diaphragm(build: Build, u: FloatImage) -> FloatImage:
+    """Height of the diaphragm: a dome under each lung, falling into the costophrenic angles."""
+    height = by_side(u > 0, build.dome)
+    centre = 0.42 * build.half_width
+    offset = (np.abs(u) - centre) / build.half_width
+    dome: FloatImage = height + offset**2 * by_side(offset > 0, (0.35, 0.85))
+    return dome
+
+
+def _heart(build: Build, at: Coordinates) -> FloatImage:
+    """The heart's and the great vessels' shadow, two thirds of it on the patient's left."""
+    u, v = at.u, at.v
+    cos, sin = math.cos(build.heart_angle), math.sin(build.heart_angle)
+    low = build.dome[1]
+    x, y = u - 0.12, v - (low - 0.20)
+    along, across = cos * x + sin * y, cos * y - sin * x
+    size = build.heart_size
+    left = 1 - np.hypot(along / (0.37 * size), across / (0.27 * size))
+    right = 1 - np.hypot((u + 0.03) / (0.18 * size), (v - (low - 0.19)) / (0.30 * size))
+    knob = 1 - np.hypot((u - 0.09) / 0.12, (v + 0.24) / 0.12)
+    trunk = 1 - np.hypot((u - 0.08) / 0.13, (v + 0.02) / 0.26)
+    # A soft maximum: where two chambers meet, the border has no notch.
+    parts = np.stack([left, right, knob, trunk])
+    shadow: FloatImage = np.log(np.exp(14 * parts).sum(axis=0)) / 14
+    return soft_step(shadow, 0.045)
+
+
+def _body(build: Build, at: Coordinates) -> FloatImage:
+    """Thickness of soft tissue in `[0, 1]`: head, neck, shoulders, trunk."""
+    fat = 0.06 * build.fat
+    width = build.half_width
+    heights = np.array([-1.6, -1.15, -1.0, -0.88, -0.80, -0.66, -0.45, -0.1, 0.4, 1.0, 1.6])
+    halves = np.array([0.45, 0.42, 0.27, 0.27, 0.42, 0.80, 0.80, 0.82, 0.84, 0.86, 0.86])
+    halves = np.where(heights > -0.85, halves * width / 0.72 + fat, halves)
+    rows = np.linspace(-1.6, 1.6, 161)
+    smooth = ndimage.gaussian_filter1d(np.interp(rows, heights, halves), 3)
+    half = np.interp(at.v, rows, smooth).astype(np.float32)
+    thickness: FloatImage = np.clip(1 - (at.u / half) ** 2, 0, 1) ** 0.42
+    return thickness
+
+
+def _vessels(rng: np.random.Generator, at: Coordinates) -> FloatImage:
+    """Trees of vessels that leave the hila and thin out at each fork."""
+    starts = np.repeat([[-0.15, -0.02], [0.17, -0.06]], _FIRST_BRANCHES, axis=0)
+    fan = np.linspace(-1.35, 1.35, _FIRST_BRANCHES)
+    angles = np.concatenate([np.pi + fan, fan]) + rng.normal(0, 0.12, len(starts))
+    widths = rng.uniform(0.7, 1.2, len(starts))
+    hila = ((np.abs(at.u) - 0.17) / 0.06) ** 2 + ((at.v + 0.03) / 0.11) ** 2
+    vessels = 0.16 * np.exp(-hila)
+    for fork in range(_FORKS):
+        lengths = rng.uniform(0.10, 0.22, len(angles))
+        bends = rng.normal(0, 0.35, len(angles))
+        turns = angles[:, None] + bends[:, None] * np.linspace(0, 1, _POINTS)
+        strides = lengths[:, None, None] / _POINTS * np.stack([np.cos(turns), np.sin(turns)], 1)
+        paths = starts[:, :, None] + np.cumsum(strides, axis=2)
+        mass = np.repeat(_VESSEL_ATTENUATION * widths * lengths / _POINTS, _POINTS)
+        vessels += _density(paths, mass, at, blur=0.016 * 0.68**fork)
+        starts = np.repeat(paths[:, :, -1], 2, axis=0)
+        angles = np.repeat(turns[:, -1], 2) + np.tile([-0.35, 0.35], len(angles))
+        angles += rng.normal(0, 0.15, len(angles))
+        widths = 0.62 * np.repeat(widths, 2)
+    return vessels
+
+
+def _density(
+    paths: NDArray[np.float64], mass: NDArray[np.float64], at: Coordinates, *, blur: float
+) -> FloatImage:
+    """Mass at points `(K, 2, P)` on curves as a density on the film, blurred in body units."""
+    size = len(at.u)
+    points = np.concatenate([paths, np.ones_like(paths[:, :1])], axis=1)
+    rows, columns = np.einsum("ij,kjp->ikp", at.to_pixels, points).reshape(2, -1)
+    total = np.zeros(size * size)
+    # Bilinear shares: nearest pixels would make staircases of thin vessels.
+    for row in (np.floor(rows), np.floor(rows) + 1):
+        for column in (np.floor(columns), np.floor(columns) + 1):
+            share = (1 - np.abs(rows - row)) * (1 - np.abs(columns - column))
+            inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+            index = (row * size + column)[inside].astype(np.intp)
+            total += np.bincount(index, (mass * share)[inside], minlength=size * size)
+    image = total.reshape(size, size) / at.pixel**2
+    sigma = max(blur / at.pixel, 0.4)
+    density: FloatImage = ndimage.gaussian_filter(image, sigma, truncate=2.5).astype(np.float32)
+    return density

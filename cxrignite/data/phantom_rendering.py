@@ -1,0 +1,171 @@
+"""One synthetic chest X-ray from a seed: the chest, its opacities, and the X-ray machine.
+
+Patient, machine and disease draw from streams of their own, so that the label can change nothing
+but the opacities: the same seed with and without disease differs only under the lesion mask, and by
+the blur of the film just around it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cxrignite.data.phantom_anatomy import Chest, draw_chest
+from cxrignite.data.phantom_geometry import (
+    Build,
+    Coordinates,
+    FloatImage,
+    body_coordinates,
+    smooth_noise,
+)
+
+_FULL_LUNG = 0.75  # attenuation that a filled lung adds
+_LUNG_SHARE = 0.25  # from here on a pixel counts as lung
+_LETTERS = {
+    "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
+    "R": ("11110", "10001", "10001", "11110", "10100", "10010", "10001"),
+}
+
+
+class Rendering(NamedTuple):
+    """A film, and where its opacities and its lungs are.
+
+    Args:
+        image: uint8, shape `(size, size)`, bright where the patient attenuates.
+        lesion: bool, same shape; all False on a normal film.
+        lungs: bool, same shape: the lungs, as far as heart and diaphragm leave them free.
+    """
+
+    image: NDArray[np.uint8]
+    lesion: NDArray[np.bool_]
+    lungs: NDArray[np.bool_]
+
+
+def render_phantom(
+    seed: int, *, size: int, positive: bool, patient_seed: int | None = None
+) -> Rendering:
+    """Renders one film.
+
+    Args:
+        seed: Decides pose, exposure, noise and opacities.
+        size: Side of the square film in pixels, at least 32.
+        positive: Whether the lungs hold opacities.
+        patient_seed: Decides the anatomy, so that two films can show one patient; `seed` if None.
+
+    Returns:
+        The film and its lesion mask.
+
+    Raises:
+        ValueError: If `size` is below 32.
+    """
+    if size < 32:
+        raise ValueError(f"size must be at least 32 pixels, got {size}")
+    patient = np.random.default_rng([0, seed if patient_seed is None else patient_seed])
+    machine = np.random.default_rng([1, seed])
+    disease = np.random.default_rng([2, seed])
+
+    at = body_coordinates(
+        size,
+        angle=machine.normal(0, 0.035),
+        shift=(machine.normal(0, 0.035), machine.normal(0, 0.03)),
+        zoom=machine.uniform(0.92, 1.1),
+    )
+    chest = draw_chest(Build.draw(patient), patient, at)
+    attenuation = chest.attenuation + _faint_spots(machine, at)
+    opacity = _opacities(disease, chest, at) if positive else np.zeros_like(attenuation)
+    image = _expose(machine, attenuation, opacity, at)
+    return Rendering(image, opacity > 0, chest.lungs >= _LUNG_SHARE)
+
+
+def _opacities(rng: np.random.Generator, chest: Chest, at: Coordinates) -> FloatImage:
+    """One to three patches of consolidation: ragged, mottled, some of them barely visible."""
+    room = ndimage.uniform_filter(chest.lungs, max(3, int(0.12 / at.pixel)))
+    places = np.flatnonzero(room >= min(0.8, room.max()))
+    total = np.zeros_like(chest.lungs)
+    for _ in range(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15])):
+        place = places[rng.integers(len(places))]
+        x, y = at.u - at.u.flat[place], at.v - at.v.flat[place]
+        angle = rng.uniform(0, np.pi)
+        radius, stretch = rng.uniform(0.18, 0.28), rng.uniform(0.75, 1.35)
+        along = (np.cos(angle) * x + np.sin(angle) * y) / (radius * stretch)
+        across = (np.cos(angle) * y - np.sin(angle) * x) * stretch / radius
+        ragged = np.exp(0.5 * smooth_noise(rng, len(x), 12) + 0.2 * smooth_noise(rng, len(x), 30))
+        patch = np.clip(np.exp(-0.5 * (along**2 + across**2) * ragged) - 0.3, 0, 0.7)
+        # Consolidation stops at the mediastinum: the other lung has its own patches.
+        patch *= np.sign(at.u) == np.sign(at.u.flat[place])
+        strength = np.exp(rng.uniform(np.log(0.6), np.log(2.6)))
+        total += strength * patch
+    # Full lung attenuates as soft tissue does and no more.
+    total = _FULL_LUNG * (1 - np.exp(-total / _FULL_LUNG)) * chest.lungs
+    mottled = 0.22 * smooth_noise(rng, len(total), 22) + 0.15 * smooth_noise(rng, len(total), 40)
+    total *= np.clip(1 + mottled, 0.4, 1.6)
+    # A border below what the film can show would only blow up the mask.
+    opacity: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.01), total, 0)
+    return opacity
+
+
+def _faint_spots(rng: np.random.Generator, at: Coordinates) -> FloatImage:
+    """Distractors that both classes have: the round shadows of nipples."""
+    spots = np.zeros_like(at.u)
+    for side in (-1, 1):
+        strength = rng.uniform(0.04, 0.12) * (rng.uniform() < 0.35)
+        x, y = at.u - side * rng.uniform(0.36, 0.5), at.v - rng.uniform(0.1, 0.3)
+        spots += strength * np.exp(-(np.hypot(x, y) ** 2) / rng.uniform(0.02, 0.035) ** 2)
+    return spots
+
+
+def _expose(
+    rng: np.random.Generator, attenuation: FloatImage, opacity: FloatImage, at: Coordinates
+) -> NDArray[np.uint8]:
+    """Film the attenuation: beam profile, blur, quantum noise, window, gamma, collimation, marker.
+
+    The window is set from the chest without its opacities: a film that is darker elsewhere because
+    of a lesion would give the label away.
+    """
+    size = len(attenuation)
+    low, high = np.percentile(attenuation, [3, 99])
+    tilt = rng.normal(0, 0.05, 2)
+    blur = rng.uniform(0.0045, 0.009) / at.pixel
+    signal = ndimage.gaussian_filter(attenuation + opacity, blur, truncate=3)
+    signal += tilt[0] * at.u + tilt[1] * at.v
+    # Beer-Lambert: few photons behind thick tissue, and log(N) has deviation 1 / sqrt(N).
+    photons = 10 ** rng.uniform(3.5, 4.4) * np.exp(-signal)
+    grain = rng.standard_normal((size, size), dtype=np.float32)
+    signal += ndimage.gaussian_filter(grain, 0.5, truncate=3) * 2 / np.sqrt(photons)
+
+    low += rng.normal(0, 0.04) * (high - low)
+    high += rng.normal(0.08, 0.06) * (high - low)
+    grey = np.clip((signal - low) / (high - low), 0, 1) ** np.exp(rng.normal(0.1, 0.18))
+    grey = rng.uniform(0.0, 0.08) + rng.uniform(0.78, 0.95) * grey
+    grey = _collimate(rng, grey)
+    return (255 * np.clip(_stamp(rng, grey), 0, 1) + 0.5).astype(np.uint8)
+
+
+def _collimate(rng: np.random.Generator, grey: FloatImage) -> FloatImage:
+    """Sometimes a dark frame that the shutters leave, wider on one side than on another."""
+    size = len(grey)
+    margins = (rng.uniform(0, 0.05, 4) * size * (rng.uniform(size=4) < 0.3)).astype(int)
+    framed = np.zeros_like(grey) + rng.uniform(0, 0.04)
+    inside = np.s_[margins[0] : size - margins[1], margins[2] : size - margins[3]]
+    framed[inside] = grey[inside]
+    return framed
+
+
+def _stamp(rng: np.random.Generator, grey: FloatImage) -> FloatImage:
+    """A lead letter at the patient's side it names: R on the image's left, L on its right."""
+    letter = "R" if rng.uniform() < 0.7 else "L"
+    present = rng.uniform() < 0.6
+    size = len(grey)
+    pixels = np.array([[int(bit) for bit in row] for row in _LETTERS[letter]])
+    scale = max(1, round(size * rng.uniform(0.009, 0.013)))
+    glyph = np.kron(pixels, np.ones((scale, scale), int))
+    row = int(rng.uniform(0.04, 0.25) * size)
+    margin = int(rng.uniform(0.03, 0.08) * size)
+    column = margin if letter == "R" else size - margin - glyph.shape[1]
+    if present:
+        window = grey[row : row + glyph.shape[0], column : column + glyph.shape[1]]
+        np.maximum(window, 0.95 * glyph, out=window)
+    return grey

@@ -1,0 +1,163 @@
+"""Where films come from: each source gives one table of path, label, patient and split."""
+
+from __future__ import annotations
+
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
+from cxrignite.errors import DataError, RecipeError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+@dataclass(frozen=True)
+class Film:
+    """One image of a data set.
+
+    Attributes:
+        path: The file.
+        name: The path relative to the source's root, with forward slashes: the stable identity.
+        label: 0 for the first class, 1 for the last (positive) one.
+        patient: The patient's key; films of one patient share it.
+        split: `train`, `val` or `test`.
+        attributes: What else is known of the film, such as its subgroup.
+        sha256: The file's digest in lower-case hexadecimal, or empty before inspection.
+    """
+
+    path: Path
+    name: str
+    label: int
+    patient: str
+    split: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+
+class Source(ABC):
+    """A data set of two classes; the last class is the positive one.
+
+    Attributes:
+        classes: The two class names.
+        root: The folder that every film's name is relative to.
+    """
+
+    classes: tuple[str, str]
+    root: Path
+
+    @abstractmethod
+    def films(self) -> list[Film]:
+        """Lists every film of the source, in an order that is always the same.
+
+        Raises:
+            DataError: If a folder is missing or a class has no image.
+        """
+
+
+class ClassFolders(Source):
+    """A folder for each class: `<root>/{train,test}/<class>/*.jpeg`.
+
+    JPEG and PNG files count. A `val` folder is joined to `train`: the one that Kaggle's variant of
+    ChestXRay2017 brings holds 16 images, which can validate nothing. `test` may be absent.
+
+    Args:
+        root: The data set's folder; read by `films()`, not by the constructor.
+        classes: The two class folders; the last one is positive.
+        patient_pattern: A name in `patients.PATTERNS`, or a regular expression whose groups,
+            joined, make the patient's key.
+
+    Raises:
+        RecipeError: If `classes` are not two different names or `patient_pattern` is not a regular
+            expression.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        classes: list[str] = ["NORMAL", "PNEUMONIA"],  # noqa: B006  (read only, and `--help` shows it)
+        patient_pattern: str = "chest-xray-2017",
+    ) -> None:
+        if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
+            raise RecipeError(f"classes must be two different folder names, got {list(classes)}")
+        try:
+            re.compile(PATTERNS.get(patient_pattern, patient_pattern))
+        except re.error as error:
+            raise RecipeError(
+                f"patient_pattern must be one of {sorted(PATTERNS)} or a regular expression, "
+                f"got {patient_pattern!r} ({error})"
+            ) from error
+        self.root = Path(root)
+        self.classes = (classes[0], classes[1])
+        self.patient_pattern = patient_pattern
+
+    def films(self) -> list[Film]:
+        """Lists the films of train, then of test; by class, then by name.
+
+        Raises:
+            DataError: If the root, `train` or a class folder is missing, or a class has no image.
+        """
+        if not self.root.is_dir():
+            raise DataError(f"data root must be an existing folder, got {self.root}")
+        if not (self.root / "train").is_dir():
+            raise DataError(
+                f"data root {self.root} must hold a folder 'train', found {_folders(self.root)}"
+            )
+        films = [
+            film
+            for folder, split in (("train", "train"), ("val", "train"), ("test", "test"))
+            if (self.root / folder).is_dir()
+            for film in self._films_in(self.root / folder, split)
+        ]
+        nameless = sum(not is_patient_name(film.name, self.patient_pattern) for film in films)
+        if nameless:
+            logger.warning(
+                "%d of %d file names do not match patient_pattern %r: each counts as a patient "
+                "of its own",
+                nameless,
+                len(films),
+                self.patient_pattern,
+            )
+        return films
+
+    def _films_in(self, split_dir: Path, split: str) -> Iterator[Film]:
+        for label, class_name in enumerate(self.classes):
+            class_dir = split_dir / class_name
+            if not class_dir.is_dir():
+                raise DataError(
+                    f"{split_dir} must hold a folder for class '{class_name}', "
+                    f"found {_folders(split_dir)}"
+                )
+            paths = sorted(path for path in class_dir.iterdir() if _is_image(path))
+            if not paths:
+                raise DataError(
+                    f"{class_dir} must hold at least one image "
+                    f"({' '.join(sorted(IMAGE_SUFFIXES))}), found none"
+                )
+            for path in paths:
+                name = path.relative_to(self.root).as_posix()
+                subgroup = film_subgroup(name, self.patient_pattern)
+                yield Film(
+                    path=path,
+                    name=name,
+                    label=label,
+                    patient=patient_key(name, self.patient_pattern),
+                    split=split,
+                    attributes={"subgroup": subgroup} if subgroup else {},
+                )
+
+
+def _is_image(path: Path) -> bool:
+    # A leading dot marks macOS resource forks such as `._person1_virus_6.jpeg`.
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _folders(folder: Path) -> str:
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    return ", ".join(f"'{name}'" for name in names) or "no folder"

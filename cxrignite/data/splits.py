@@ -1,0 +1,247 @@
+"""Who is in which split: carved by patient, kept in a file, and checked."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from cxrignite.data.sources import Film
+from cxrignite.errors import DataError, RecipeError
+
+COLUMNS = ("path", "label", "patient", "split", "sha256")
+ATTRIBUTE_PREFIX = "attr_"
+SPLITS = ("train", "val", "test")
+NUM_NAMED = 3
+
+
+def carve_validation(films: Sequence[Film], fraction: float, seed: int) -> list[Film]:
+    """Moves a share of the training films to a validation split, whole patients at a time.
+
+    The training patients are dealt into folds of like size and class balance
+    (`StratifiedGroupKFold`), some of which become the validation split.
+
+    Args:
+        films: The films of every split; only those of `train` are moved.
+        fraction: Share of the training films, in `(0, 0.5]`.
+        seed: Seed of the deal, at least 0; the same seed and films give the same split.
+
+    Returns:
+        The films in the same order, each in `train`, `val` or `test`.
+
+    Raises:
+        RecipeError: If `fraction` or `seed` is out of range.
+        DataError: If there is a validation split already, a class has too few patients, a split
+            would lack a class, or the share cannot be met to within a half of itself.
+    """
+    if not 0.0 < fraction <= 0.5:
+        raise RecipeError(f"val_fraction must be in (0, 0.5], got {fraction}")
+    if seed < 0:
+        raise RecipeError(f"seed must be at least 0, got {seed}")
+    if any(film.split == "val" for film in films):
+        raise DataError("films must have no validation split yet, got some with split 'val'")
+    candidates = [film for film in films if film.split == "train"]
+    num_folds, num_taken = _fold_counts(fraction)
+    for label in (0, 1):
+        num_patients = len({film.patient for film in candidates if film.label == label})
+        if num_patients < num_folds:
+            raise DataError(
+                f"val_fraction {fraction} needs at least {num_folds} training patients of each "
+                f"class, got {num_patients} of class {label}"
+            )
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32).split(
+        np.zeros(len(candidates)),
+        [film.label for film in candidates],
+        [film.patient for film in candidates],
+    )
+    # The largest patients go to the first folds, so which folds to take is drawn too.
+    taken = np.random.default_rng(seed).choice(num_folds, num_taken, replace=False)
+    moved = {
+        candidates[index].name
+        for fold, (_, indices) in enumerate(folds)
+        if fold in taken
+        for index in indices
+    }
+    carved = [
+        replace(film, split="val") if film.split == "train" and film.name in moved else film
+        for film in films
+    ]
+    _check_carved(carved, len(moved) / len(candidates), fraction)
+    return carved
+
+
+def check_patient_leakage(films: Sequence[Film]) -> None:
+    """Checks that no patient is in more than one split.
+
+    Args:
+        films: The films of every split.
+
+    Raises:
+        DataError: If one is; it counts them and names the first few.
+    """
+    splits: dict[str, set[str]] = defaultdict(set)
+    for film in films:
+        splits[film.patient].add(film.split)
+    leaks = sorted(patient for patient, where in splits.items() if len(where) > 1)
+    if leaks:
+        named = ", ".join(f"{p} ({' and '.join(sorted(splits[p]))})" for p in leaks[:NUM_NAMED])
+        raise DataError(
+            f"a patient must be in one split only, got {len(leaks)} in more: "
+            f"{named}{', ...' if len(leaks) > NUM_NAMED else ''}"
+        )
+
+
+def check_same_films(frozen: Sequence[Film], current: Sequence[Film]) -> None:
+    """Checks that a source still holds the films that a split was made of.
+
+    Args:
+        frozen: The films of the split, with their digests.
+        current: The films of the source now, with their digests.
+
+    Raises:
+        DataError: If a file is missing, new or changed; it counts them and names the first.
+    """
+    before = {film.name: film.sha256 for film in frozen}
+    now = {film.name: film.sha256 for film in current}
+    differences = {
+        "missing": sorted(before.keys() - now.keys()),
+        "new": sorted(now.keys() - before.keys()),
+        "changed": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
+    }
+    if any(differences.values()):
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in differences.items())
+        kind, names = next((kind, names) for kind, names in differences.items() if names)
+        raise DataError(
+            f"the data must be the {len(before)} files that the split was made of, got {counts}; "
+            f"first {kind}: {names[0]}"
+        )
+
+
+def write_split(films: Sequence[Film], path: Path | str) -> None:
+    """Writes the split as a CSV file, whole or not at all.
+
+    Columns: `path` (the film's name), `label`, `patient`, `split`, `sha256`, then `attr_<name>` for
+    each attribute that some film has; an empty cell is an attribute that the film does not have.
+
+    Args:
+        films: The films of every split.
+        path: The file; replaced if it exists.
+
+    Raises:
+        OSError: If the file cannot be written; what stood there before is then untouched.
+    """
+    path = Path(path)
+    attributes = sorted({name for film in films for name in film.attributes})
+    # `surrogateescape` keeps file names that are not UTF-8.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)])
+            for film in films:
+                fixed = (film.name, film.label, film.patient, film.split, film.sha256)
+                writer.writerow([*fixed, *(film.attributes.get(name, "") for name in attributes)])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
+    """Reads what `write_split` wrote.
+
+    Args:
+        path: The CSV file.
+        source_root: The folder that the names are relative to.
+
+    Returns:
+        The films in the file's order. Whether they exist is not checked.
+
+    Raises:
+        DataError: If the file cannot be read, or a row is not a film; it names the line.
+    """
+    path, source_root = Path(path), Path(source_root)
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            if missing:
+                raise DataError(f"{path} must have columns {', '.join(COLUMNS)}, lacks {missing}")
+            films = []
+            for row in reader:
+                problem = _row_problem(row)
+                if problem:
+                    raise DataError(f"{path}, line {reader.line_num}: {problem}")
+                films.append(_film_of(row, source_root))
+    except OSError as error:
+        raise DataError(f"cannot read the split {path}: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path} must be a CSV file, got: {error}") from error
+    names = {film.name for film in films}
+    if len(names) < len(films):
+        raise DataError(f"{path} must name each film once, got {len(films) - len(names)} repeats")
+    return films
+
+
+def _fold_counts(fraction: float) -> tuple[int, int]:
+    """How many folds to deal, and how many of them to take, for a share within 5 % of `fraction`.
+
+    For the usual shares that is 1 of `round(1 / fraction)`; 0.4 takes 2 of 5.
+    """
+    for num_folds in count(2):
+        num_taken = round(fraction * num_folds)
+        if abs(num_taken / num_folds - fraction) <= 0.05 * fraction:
+            return num_folds, num_taken
+    raise AssertionError("unreachable: the shares k / n are dense")
+
+
+def _check_carved(films: Sequence[Film], achieved: float, fraction: float) -> None:
+    for split in ("train", "val"):
+        labels = {film.label for film in films if film.split == split}
+        if labels != {0, 1}:
+            raise DataError(
+                f"val_fraction {fraction} must leave both classes in train and val, "
+                f"got classes {sorted(labels)} in {split}"
+            )
+    if abs(achieved - fraction) > 0.5 * fraction:
+        raise DataError(
+            f"val_fraction must be near {fraction}, got {achieved:.3f}: "
+            "some patients have too many images to be dealt evenly"
+        )
+
+
+def _row_problem(row: dict[str, str | None]) -> str | None:
+    if None in row or None in row.values():
+        return "the row must have as many cells as the header"
+    name = PurePosixPath(row["path"] or "")
+    if not name.parts or name.is_absolute() or ".." in name.parts:
+        return f"path must stay inside the source's root, got {row['path']!r}"
+    if row["label"] not in {"0", "1"}:
+        return f"label must be 0 or 1, got {row['label']!r}"
+    if row["split"] not in SPLITS:
+        return f"split must be one of {', '.join(SPLITS)}, got {row['split']!r}"
+    return None
+
+
+def _film_of(row: dict[str, str], source_root: Path) -> Film:
+    return Film(
+        path=source_root / row["path"],
+        name=row["path"],
+        label=int(row["label"]),
+        patient=row["patient"],
+        split=row["split"],
+        attributes={
+            column.removeprefix(ATTRIBUTE_PREFIX): value
+            for column, value in row.items()
+            if column.startswith(ATTRIBUTE_PREFIX) and value
+        },
+        sha256=row["sha256"],
+    )

@@ -1,0 +1,18 @@
+"""Engines: the training step and the evaluation, as functions that Ignite runs."""
+
+from __future__ import annotations
+
+from cxrignite.engines.evaluator import create_evaluator
+from cxrignite.engines.metrics import EVALUATION_METRICS, attach_metrics
+from cxrignite.engines.precision import Precision, choose_precision
+from cxrignite.engines.updater import amp_updater, create_trainer
+
+__all__ = [
+    "EVALUATION_METRICS",
+    "Precision",
+    "amp_updater",
+    "attach_metrics",
+    "choose_precision",
+    "create_evaluator",
+    "create_trainer",
+]

@@ -1,0 +1,33 @@
+"""A batch on its way from a loader to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Batch = Sequence[Tensor]
+"""Images `(N, C, H, W)`, labels `(N,)` and, where there is a third, indices `(N,)`."""
+
+
+def move_batch(batch: Batch, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Move images and labels to a device, without waiting for the copy.
+
+    Args:
+        batch: Images and labels at the positions 0 and 1; the rest stays where it is.
+        device: Where to.
+        channels_last: Whether images of more than one channel are laid out channels last; with
+            one channel both layouts are the same.
+
+    Returns:
+        Images in the dtype they came in, and labels in float32, which BCE asks for.
+    """
+    images, labels = batch[0], batch[1]
+    is_laid_out = channels_last and images.ndim == 4 and images.shape[1] > 1
+    images = images.to(
+        device,
+        non_blocking=True,
+        memory_format=torch.channels_last if is_laid_out else torch.preserve_format,
+    )
+    return images, labels.to(device, dtype=torch.float32, non_blocking=True)

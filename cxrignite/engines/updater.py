@@ -1,0 +1,157 @@
+"""One training step, and the trainer that runs it.
+
+Ignite's `create_supervised_trainer(amp_mode="amp")` (0.5.5) hard-codes `autocast("cuda")` without a
+dtype, cannot clip gradients and drops the tail of an accumulation; hence this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cxrignite.engines.batches import Batch, move_batch
+from cxrignite.engines.metrics import EpochMeanLoss
+from cxrignite.engines.precision import FP32, Precision
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def amp_updater(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    *,
+    device: torch.device | str,
+    precision: Precision = FP32,
+    scaler: torch.amp.GradScaler | None = None,
+    max_grad_norm: float | None = None,
+    accumulation_steps: int = 1,
+    channels_last: bool = False,
+) -> Callable[[Engine, Batch], Tensor]:
+    """Make the function that a trainer `Engine` runs on each batch.
+
+    Gradients of `accumulation_steps` batches are averaged into one optimizer step. What is left
+    at the epoch's end is a step of its own, averaged over the batches it really has; the epoch's
+    length must then be known (a loader with a length, or `trainer.run(epoch_length=...)`).
+
+    Args:
+        model: Images in, logits `(N,)` out; on `device`.
+        optimizer: Over the model's parameters.
+        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; its buffers on `device`.
+        device: Where the model is.
+        precision: What the forward pass computes in; the loss is always float32.
+        scaler: To be saved with a checkpoint; made here where it is null. In use only for fp16.
+        max_grad_norm: Gradients longer than this are shortened to it, after unscaling; above 0.
+        accumulation_steps: Batches a step, at least 1.
+        channels_last: Whether images of more than one channel are laid out channels last.
+
+    Returns:
+        From engine and batch to the batch's loss, a detached 0-d tensor on `device`: no step
+        waits for it.
+
+    Raises:
+        ValueError: If `max_grad_norm` or `accumulation_steps` is out of range.
+    """
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
+    if accumulation_steps < 1:
+        raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+    device = torch.device(device)
+    if scaler is None:
+        # Switched off it hands everything through, so there is one path for all formats.
+        scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
+
+    def update(engine: Engine, batch: Batch) -> Tensor:
+        if not model.training:
+            model.train()
+        position, group_size = _place_in_group(engine, accumulation_steps)
+        if position == 0:
+            optimizer.zero_grad(set_to_none=True)
+        images, labels = move_batch(batch, device, channels_last)
+        with precision.autocast(device):
+            logits = model(images)
+        loss = loss_fn(logits.float(), labels)
+        scaled: Tensor = scaler.scale(loss / group_size)
+        scaled.backward()  # type: ignore[no-untyped-call]
+        if position == group_size - 1:
+            if max_grad_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+        return loss.detach()
+
+    return update
+
+
+def create_trainer(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    *,
+    device: torch.device | str,
+    precision: Precision = FP32,
+    scaler: torch.amp.GradScaler | None = None,
+    max_grad_norm: float | None = None,
+    accumulation_steps: int = 1,
+    channels_last: bool = False,
+) -> Engine:
+    """Make a trainer around `amp_updater`.
+
+    `trainer.state.output` is the batch's loss, and `trainer.state.metrics["loss"]` at each
+    epoch's end the mean over its images, on all processes. With `channels_last` the model's
+    weights are laid out so too.
+
+    Args:
+        model: Images in, logits `(N,)` out; on `device`.
+        optimizer: Over the model's parameters.
+        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; its buffers on `device`.
+        device: Where the model is.
+        precision: What the forward pass computes in.
+        scaler: To be saved with a checkpoint; made here where it is null.
+        max_grad_norm: Gradients longer than this are shortened to it; above 0.
+        accumulation_steps: Batches a step, at least 1.
+        channels_last: Whether images and weights are laid out channels last.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ValueError: If `max_grad_norm` or `accumulation_steps` is out of range.
+    """
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    trainer = Engine(
+        amp_updater(
+            model,
+            optimizer,
+            loss_fn,
+            device=device,
+            precision=precision,
+            scaler=scaler,
+            max_grad_norm=max_grad_norm,
+            accumulation_steps=accumulation_steps,
+            channels_last=channels_last,
+        )
+    )
+    EpochMeanLoss().attach(trainer)
+    return trainer
+
+
+def _place_in_group(engine: Engine, accumulation_steps: int) -> tuple[int, int]:
+    """Return the batch's place in its accumulation group, from 0, and the group's size."""
+    if accumulation_steps == 1:
+        return 0, 1
+    epoch_length = engine.state.epoch_length
+    if epoch_length is None:
+        raise ValueError(
+            "accumulation_steps above 1 needs the epoch's length: "
+            "give a loader with a length, or trainer.run(epoch_length=...)"
+        )
+    step = (engine.state.iteration - 1) % epoch_length
+    position = step % accumulation_steps
+    return position, min(accumulation_steps, epoch_length - (step - position))

@@ -1,0 +1,133 @@
+"""Right and wrong decisions at one threshold.
+
+The positive class is the last of `classes`. A score at or above the threshold is positive,
+compared in float64: `np.float32(0.9) >= 0.9` is true while `float(np.float32(0.9)) >= 0.9` is not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.functional.class_balance import Numbers, as_float64, positive_mask
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """The four cells of a binary confusion matrix, and their rates in `[0, 1]`.
+
+    A rate over no images is NaN.
+
+    Args:
+        tn: True negatives.
+        fp: False positives.
+        fn: False negatives.
+        tp: True positives.
+    """
+
+    tn: int
+    fp: int
+    fn: int
+    tp: int
+
+    @property
+    def tnr(self) -> float:
+        """True negative rate, the specificity."""
+        return _share(self.tn, self.tn + self.fp)
+
+    @property
+    def tpr(self) -> float:
+        """True positive rate, the sensitivity or recall."""
+        return _share(self.tp, self.tp + self.fn)
+
+    @property
+    def ppv(self) -> float:
+        """Positive predictive value, the precision."""
+        return _share(self.tp, self.tp + self.fp)
+
+    @property
+    def npv(self) -> float:
+        """Negative predictive value."""
+        return _share(self.tn, self.tn + self.fn)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of `tnr` and `tpr`."""
+        return (self.tnr + self.tpr) / 2
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right decisions."""
+        return _share(self.tn + self.tp, self.tn + self.fp + self.fn + self.tp)
+
+
+def confusion_at(y_score: Numbers, y_true: Numbers, threshold: float) -> Confusion:
+    """Count right and wrong decisions at one threshold.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; `N` may be 0.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`.
+        threshold: A score at or above it is positive, compared in float64.
+
+    Returns:
+        The confusion matrix.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
+            lengths differ, or `threshold` is NaN.
+
+    Example:
+        >>> confusion_at([0.2, 0.9, 0.9], [0, 0, 1], 0.9)
+        Confusion(tn=1, fp=1, fn=0, tp=1)
+    """
+    scores, positive = checked_scores(y_score, y_true)
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got nan")
+    called = scores >= float(threshold)
+    return Confusion(
+        tn=int(np.sum(~called & ~positive)),
+        fp=int(np.sum(called & ~positive)),
+        fn=int(np.sum(~called & positive)),
+        tp=int(np.sum(called & positive)),
+    )
+
+
+def checked_scores(
+    y_score: Numbers, y_true: Numbers
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Check scores and labels, and return them in the types to compare in.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`.
+
+    Returns:
+        The scores in float64 and the mask of positives, each of shape `(N,)`.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, or their
+            lengths differ.
+    """
+    scores = as_float64(y_score, "y_score")
+    positive = positive_mask(y_true, "y_true")
+    if scores.size != positive.size:
+        raise ValueError(
+            "y_score and y_true must have the same length, "
+            f"got {scores.size} scores and {positive.size} labels"
+        )
+    num_strange = int(np.sum(~np.isfinite(scores)))
+    if num_strange:
+        raise ValueError(f"y_score must be finite, got {num_strange} NaN or infinite values")
+    outside = scores[(scores < 0) | (scores > 1)]
+    if outside.size:
+        raise ValueError(
+            f"y_score must be in [0, 1], got {outside[0]:g} ({outside.size} such values)"
+        )
+    return scores, positive
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,206 @@
+"""The threshold that turns a score into a decision, and what it costs.
+
+A score at or above the threshold is positive, compared in float64 (`confusion.py` says why).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.functional.class_balance import Numbers
+from cxrignite.functional.confusion import checked_scores
+
+Verdict = Literal["certified", "empirical", "infeasible"]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A chosen threshold, how it did on the images it was chosen on, and what was asked of it.
+
+    Args:
+        threshold: A score at or above it is positive; in `[0, 1]`.
+        verdict: `certified` (the true TNR is at least `min_tnr` with a stated confidence),
+            `empirical` (the constraints hold on these images only) or `infeasible` (they do not).
+        tnr: True negative rate on these images (specificity), in `[0, 1]`.
+        tpr: True positive rate on these images (sensitivity), in `[0, 1]`.
+        num_negative: Negative images.
+        num_positive: Positive images.
+        num_false_positive: Negatives called positive.
+        num_false_negative: Positives called negative.
+        min_tnr: The TNR asked for.
+        min_threshold: The lowest threshold allowed.
+        fp_cost: Weight of `tnr` in the soft score.
+        fn_cost: Weight of `tpr` in the soft score.
+    """
+
+    threshold: float
+    verdict: Verdict
+    tnr: float
+    tpr: float
+    num_negative: int
+    num_positive: int
+    num_false_positive: int
+    num_false_negative: int
+    min_tnr: float
+    min_threshold: float
+    fp_cost: float
+    fn_cost: float
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of `tnr` and `tpr`, in `[0, 1]`."""
+        return (self.tnr + self.tpr) / 2
+
+    def describe(self) -> str:
+        """Return the point in one line, for a log."""
+        relation = "<" if self.verdict == "infeasible" else ">="
+        return (
+            f"threshold {self.threshold:.4f} ({self.verdict}): "
+            f"TNR {self.tnr:.3f} {relation} {self.min_tnr:g} "
+            f"({self.num_false_positive} false positives of {self.num_negative} negatives), "
+            f"TPR {self.tpr:.3f} "
+            f"({self.num_false_negative} false negatives of {self.num_positive} positives)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain Python values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """Make a point from what `to_dict` returned; further keys are left alone.
+
+        Args:
+            mapping: Every field of the class by its name.
+
+        Returns:
+            The point.
+
+        Raises:
+            ValueError: If a field is missing, the verdict is unknown, or the threshold is not in
+                `[0, 1]`.
+        """
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in mapping]
+        if missing:
+            raise ValueError(f"an operating point must have {', '.join(missing)}")
+        point = cls(**{name: mapping[name] for name in names})
+        if point.verdict not in get_args(Verdict):
+            raise ValueError(
+                f"verdict must be one of {', '.join(get_args(Verdict))}, got {point.verdict!r}"
+            )
+        _check_unit("threshold", point.threshold)
+        return point
+
+
+def select_operating_point(
+    y_score: Numbers,
+    y_true: Numbers,
+    *,
+    min_tnr: float = 0.93,
+    min_threshold: float = 0.90,
+    fp_cost: float = 1.0,
+    fn_cost: float = 1.0,
+) -> OperatingPoint:
+    """Choose the threshold of the best soft score among those that meet the hard constraints.
+
+    The candidates are `min_threshold` and every distinct score above it. Of those with
+    `TNR >= min_tnr` the one of the highest soft score (ours)
+
+        (fn_cost * TPR + fp_cost * TNR) / (fn_cost + fp_cost)
+
+    is taken; a tie goes to the higher threshold. Where none meets `min_tnr` the answer is the
+    candidate of the highest TNR, then of the highest TPR, marked `infeasible`.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`, both present.
+        min_tnr: Lowest true negative rate allowed (specificity), in `[0, 1]`.
+        min_threshold: Lowest threshold allowed, in `[0, 1]`.
+        fp_cost: Weight of the TNR, above 0; above `fn_cost` it prefers fewer false alarms.
+        fn_cost: Weight of the TPR, above 0.
+
+    Returns:
+        The point, with the verdict `empirical` or `infeasible`.
+
+    Raises:
+        ValueError: If a setting is out of range, scores are not finite or outside `[0, 1]`,
+            labels are not 0 or 1, the lengths differ, or a class has no image.
+
+    Example:
+        >>> point = select_operating_point([0.1, 0.92, 0.95, 0.99], [0, 0, 1, 1])
+        >>> point.threshold, point.tnr, point.tpr
+        (0.95, 1.0, 1.0)
+    """
+    _check_unit("min_tnr", min_tnr)
+    _check_unit("min_threshold", min_threshold)
+    _check_cost("fp_cost", fp_cost)
+    _check_cost("fn_cost", fn_cost)
+    scores, positive = checked_scores(y_score, y_true)
+    num_positive = int(positive.sum())
+    num_negative = positive.size - num_positive
+    if not num_negative or not num_positive:
+        raise ValueError(
+            "an operating point needs both classes, "
+            f"got {num_negative} negatives and {num_positive} positives"
+        )
+
+    thresholds, fp, tp = _candidates(scores, positive, float(min_threshold))
+    tn = num_negative - fp
+    tnr = tn / num_negative
+    feasible = tnr >= min_tnr
+    if feasible.any():
+        # Over a common denominator, so that with whole-number costs a tie is exactly a tie.
+        soft_score = fn_cost * (tp * num_negative) + fp_cost * (tn * num_positive)
+        # Candidates descend: argmax takes the first of equals, the highest threshold.
+        best = int(np.argmax(np.where(feasible, soft_score, -np.inf)))
+    else:
+        best = int(np.argmax(np.where(tn == tn.max(), tp, -1)))
+    return OperatingPoint(
+        threshold=float(thresholds[best]),
+        verdict="empirical" if feasible[best] else "infeasible",
+        tnr=float(tnr[best]),
+        tpr=float(tp[best] / num_positive),
+        num_negative=num_negative,
+        num_positive=num_positive,
+        num_false_positive=int(fp[best]),
+        num_false_negative=num_positive - int(tp[best]),
+        min_tnr=float(min_tnr),
+        min_threshold=float(min_threshold),
+        fp_cost=float(fp_cost),
+        fn_cost=float(fn_cost),
+    )
+
+
+def _candidates(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], min_threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the thresholds, descending, and the false and true positives at each."""
+    reached = scores >= min_threshold
+    order = np.argsort(-scores[reached])
+    ordered = scores[reached][order]
+    tp = np.cumsum(positive[reached][order], dtype=np.int64)
+    is_last_of_equals = np.append(ordered[1:] < ordered[:-1], True)[: ordered.size]
+    thresholds, tp = ordered[is_last_of_equals], tp[is_last_of_equals]
+    fp = np.flatnonzero(is_last_of_equals) + 1 - tp
+    if not thresholds.size or thresholds[-1] > min_threshold:
+        thresholds = np.append(thresholds, min_threshold)
+        tp = np.append(tp, tp[-1] if tp.size else 0)
+        fp = np.append(fp, fp[-1] if fp.size else 0)
+    return thresholds, fp, tp
+
+
+def _check_unit(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def _check_cost(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value}")

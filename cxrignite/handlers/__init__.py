@@ -1,0 +1,42 @@
+"""Ignite handlers for any engine, each usable on its own in another project.
+
+Importing this package loads torch, numpy, scipy and Ignite, and nothing that reads recipes or
+images.
+"""
+
+from __future__ import annotations
+
+from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.best_checkpoint import BestCheckpoint
+from cxrignite.handlers.board_writer import BoardWriter
+from cxrignite.handlers.checkpoint_loading import (
+    latest_valid,
+    load_checkpoint,
+    verify_checkpoint,
+)
+from cxrignite.handlers.epoch_timer import EpochTimer
+from cxrignite.handlers.finite_guard import FiniteGuard
+from cxrignite.handlers.graceful_stop import GracefulStop, StopRequested
+from cxrignite.handlers.history_writer import HistoryWriter
+from cxrignite.handlers.prediction_writer import PredictionWriter
+from cxrignite.handlers.safe_saver import SafeSaver
+from cxrignite.handlers.score_collector import ScoreCollector
+from cxrignite.handlers.threshold_search import ThresholdSearch
+
+__all__ = [
+    "Attachable",
+    "BestCheckpoint",
+    "BoardWriter",
+    "EpochTimer",
+    "FiniteGuard",
+    "GracefulStop",
+    "HistoryWriter",
+    "PredictionWriter",
+    "SafeSaver",
+    "ScoreCollector",
+    "StopRequested",
+    "ThresholdSearch",
+    "latest_valid",
+    "load_checkpoint",
+    "verify_checkpoint",
+]

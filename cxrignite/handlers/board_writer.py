@@ -1,0 +1,136 @@
+"""A run as TensorBoard shows it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers.tensorboard_logger import OptimizerParamsHandler, TensorboardLogger
+from numpy.typing import NDArray
+from torch.optim import Optimizer
+
+from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.scalars import scalar_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    Array = NDArray[Any] | torch.Tensor
+
+_SPLITS = ("train", "val", "test")
+
+
+class BoardWriter(Attachable):
+    """Writes scalar metrics and learning rates to TensorBoard, an epoch a step.
+
+    `val_roc_auc` becomes `val/roc_auc`; a metric that names no split becomes `train/<name>`. NaN
+    and infinity are left out. A resumed run hides the steps that it writes again. The event file
+    is opened at the run's start or by the first figure, and closed at the run's end; a figure after
+    that opens another, which TensorBoard joins to it.
+
+    *Attach to* a trainer, after whatever publishes the metrics to be written.
+    *Expects* `state.metrics`; what is not a scalar is left out.
+    *Publishes* the event files, on rank 0 only.
+
+    Args:
+        log_dir: The folder of the event files.
+        optimizer: Whose learning rates to write, one a parameter group, as `lr/group_0`.
+    """
+
+    def __init__(self, log_dir: Path | str, optimizer: Optimizer | None = None) -> None:
+        self.log_dir = Path(log_dir)
+        self.optimizer = optimizer
+        self._logger: TensorboardLogger | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every epoch of `engine`; attaching twice acts once.
+
+        Args:
+            engine: The trainer.
+        """
+        if not engine.has_event_handler(self._write, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+            engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def add_pr_curve(
+        self,
+        tag: str,
+        y_score: Array,
+        y_true: Array,
+        step: int,
+    ) -> None:
+        """Write a precision-recall curve.
+
+        Args:
+            tag: Its name.
+            y_score: Probabilities of the positive class, shape `(N,)`.
+            y_true: Labels, 0 or 1, shape `(N,)`.
+            step: The epoch it belongs to.
+        """
+        if idist.get_rank() == 0:
+            self._open().writer.add_pr_curve(tag, _to_numpy(y_true), _to_numpy(y_score), step)
+
+    def add_figure(self, tag: str, figure: Figure, step: int) -> None:
+        """Write a matplotlib figure, which stays open.
+
+        Args:
+            tag: Its name.
+            figure: The figure.
+            step: The epoch it belongs to.
+        """
+        if idist.get_rank() == 0:
+            self._open().writer.add_figure(tag, figure, step, close=False)
+
+    def add_image(self, tag: str, image: Array, step: int) -> None:
+        """Write an image.
+
+        Args:
+            tag: Its name.
+            image: Shape `(C, H, W)`, uint8, or float in `[0, 1]`.
+            step: The epoch it belongs to.
+        """
+        if idist.get_rank() == 0:
+            self._open().writer.add_image(tag, _to_numpy(image), step)
+
+    def close(self) -> None:
+        """Close the event file; a later write opens another."""
+        if self._logger is not None:
+            self._logger.close()
+            self._logger = None
+
+    def _start(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            self.close()
+            self._open(purge_step=engine.state.epoch + 1 if engine.state.epoch else None)
+
+    def _write(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        logger = self._open()
+        for name, value in scalar_metrics(engine).items():
+            if math.isfinite(value):
+                logger.writer.add_scalar(_tag(name), value, engine.state.epoch)
+        if self.optimizer is not None:
+            OptimizerParamsHandler(self.optimizer)(engine, logger, Events.EPOCH_COMPLETED)
+        logger.writer.flush()
+
+    def _open(self, purge_step: int | None = None) -> TensorboardLogger:
+        if self._logger is None:
+            # By position: tensorboardX, which Ignite prefers, calls its first parameter `logdir`.
+            self._logger = TensorboardLogger(str(self.log_dir), purge_step=purge_step)
+        return self._logger
+
+
+def _tag(name: str) -> str:
+    split, _, rest = name.partition("_")
+    return f"{split}/{rest}" if rest and split in _SPLITS else f"train/{name}"
+
+
+def _to_numpy(values: Array) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,0 +1,131 @@
+"""Ctrl-C and SIGTERM end a run after the current batch, by an exception."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from cxrignite.handlers.attachable import Attachable
+
+_log = logging.getLogger(__name__)
+
+
+class StopRequested(KeyboardInterrupt):
+    """A signal asked for the run to end.
+
+    Args:
+        signal_number: The signal; a process that ends because of it exits with 128 more.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+class GracefulStop(Attachable):
+    """Turns the first signal into `StopRequested` after the current batch, the second into one now.
+
+    It raises and does not call `engine.terminate`, so that no `EPOCH_COMPLETED` handler writes half
+    an epoch. The former signal handlers come back when the outermost engine ends, however it ends.
+    Outside the main thread, where Python takes no signals, it does nothing and says so once.
+
+    *Attach to* the trainer and every evaluator that it runs; after other handlers of
+    `EXCEPTION_RAISED`, because this one raises the exception again.
+    *Expects* nothing.
+    *Publishes* nothing.
+
+    Args:
+        signals: The signals to listen to.
+
+    Raises:
+        StopRequested: During the run.
+    """
+
+    def __init__(
+        self, signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    ) -> None:
+        self.signals = signals
+        self._engines: list[Engine] = []
+        self._former: dict[signal.Signals, Any] = {}
+        self._requested: int | None = None
+        self._process = os.getpid()
+        self._warned = False
+
+    def attach(self, engine: Engine) -> None:
+        """Listen while `engine` runs; attaching twice acts once.
+
+        Args:
+            engine: A trainer, or an evaluator that runs inside it.
+        """
+        if engine.has_event_handler(self._enter, Events.STARTED):
+            return
+        engine.add_event_handler(Events.STARTED, self._enter)
+        # A signal during a validation that is not listened to ends the run before the next epoch.
+        engine.add_event_handler(Events.EPOCH_STARTED, self._stop_if_requested)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_requested)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.TERMINATE, self._terminate)
+        engine.add_event_handler(Events.INTERRUPT, self._leave)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _enter(self, engine: Engine) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            if not self._warned:
+                _log.warning("signals reach the main thread only: not listening in this one")
+                self._warned = True
+            return
+        if not self._engines:
+            self._requested = None
+            self._process = os.getpid()
+            self._former = {number: signal.getsignal(number) for number in self.signals}
+            for number in self.signals:
+                signal.signal(number, self._on_signal)
+        self._engines.append(engine)
+
+    def _leave(self, engine: Engine) -> None:
+        if engine not in self._engines:
+            return
+        self._engines.remove(engine)
+        if not self._engines:
+            for number, former in self._former.items():
+                # None: it was not set from Python, so Python cannot set it back.
+                signal.signal(number, signal.SIG_DFL if former is None else former)
+
+    def _complete(self, engine: Engine) -> None:
+        self._leave(engine)
+        # A signal that came after the last batch is not lost.
+        self._stop_if_requested()
+
+    def _terminate(self, engine: Engine) -> None:
+        if engine.should_terminate == "skip_completed":
+            self._leave(engine)
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        # Ignite comes here twice for one exception, and swallows it unless it is raised again.
+        self._leave(engine)
+        raise error
+
+    def _stop_if_requested(self) -> None:
+        if self._requested is not None:
+            number, self._requested = self._requested, None
+            raise StopRequested(number)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A forked loader worker has inherited this method. Ctrl-C reaches it too, while its
+            # parent still wants the batch; any other signal is meant for it.
+            if number != signal.SIGINT:
+                os._exit(128 + number)
+            return
+        if self._requested is not None:
+            raise StopRequested(number)
+        self._requested = number
+        _log.warning(
+            "%s: stopping after this batch; once more stops at once", signal.Signals(number).name
+        )

@@ -1,0 +1,74 @@
+"""The history of a run: one CSV row an epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.durable_write import write_durably
+from cxrignite.handlers.scalars import scalar_metrics
+
+
+class HistoryWriter(Attachable):
+    """Writes every scalar metric of every epoch, so that the floats read back equal.
+
+    A run that starts at epoch k keeps the rows up to k and drops the later ones: a resumed run
+    replaces the epochs it runs again, a fresh run begins a fresh history.
+
+    *Attach to* a trainer, after whatever publishes the metrics to be written.
+    *Expects* `state.metrics`; what is not a scalar is left out.
+    *Publishes* the file, and the attribute `rows`.
+
+    Args:
+        path: The CSV file; only rank 0 writes it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.rows: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Write a row after every epoch of `engine`; attaching twice acts once.
+
+        Args:
+            engine: The trainer.
+        """
+        if not engine.has_event_handler(self._write_row, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.STARTED, self._continue)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_row)
+
+    def _continue(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            rows = _read(self.path) if self.path.exists() else []
+            self.rows = [row for row in rows if row["epoch"] <= engine.state.epoch]
+
+    def _write_row(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            self.rows.append({"epoch": engine.state.epoch, **scalar_metrics(engine)})
+            write_durably(self.path, _to_csv(self.rows).encode())
+
+
+def _to_csv(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: repr(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {
+                name: int(cell) if name == "epoch" else float(cell)
+                for name, cell in row.items()
+                if cell
+            }
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,98 @@
+"""Every image's score and decision, as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+import numpy as np
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+
+from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.durable_write import write_durably
+from cxrignite.handlers.score_collector import ScoreCollector
+
+
+class PredictionWriter(Attachable):
+    """Writes one row an image: what is known of it, its label, its score and the decision.
+
+    *Attach to* an evaluator.
+    *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`, and `state.batch[2]` to be
+    the index of each image into `rows`.
+    *Publishes* the file.
+
+    Args:
+        path: The CSV file; only rank 0 writes it.
+        rows: What is known of each image, by index; every row has the same keys, for example
+            `path` and `patient`. They become the first columns.
+        threshold: A score of at least this, in `[0, 1]`, is decided 1 and any other 0; without one
+            the column is empty. May be set later, up to the epoch's end.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        rows: Sequence[Mapping[str, str]],
+        threshold: float | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.rows = rows
+        self.threshold = threshold
+
+    def attach(self, engine: Engine) -> None:
+        """Write the file after every epoch of `engine`; attaching twice acts once.
+
+        Args:
+            engine: The evaluator.
+        """
+        if not engine.has_event_handler(self._write, Events.EPOCH_COMPLETED):
+            ScoreCollector.on(engine)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        y_score, y_true, index = ScoreCollector.on(engine).gather()
+        if idist.get_rank() == 0:
+            write_predictions(self.path, self.rows, y_score, y_true, index, self.threshold)
+
+
+def write_predictions(
+    path: Path | str,
+    rows: Sequence[Mapping[str, str]],
+    y_score: NDArray[np.float64],
+    y_true: NDArray[np.int64],
+    index: NDArray[np.int64],
+    threshold: float | None = None,
+) -> None:
+    """Write one CSV row an image, in the order of `index`.
+
+    Args:
+        path: The CSV file.
+        rows: What is known of each image, by index; they all have the same keys.
+        y_score: Probabilities of the positive class, shape `(N,)`.
+        y_true: Labels, 0 or 1, shape `(N,)`.
+        index: Positions in `rows`, shape `(N,)`.
+        threshold: Scores of at least this are decided 1; without one the column stays empty.
+
+    Raises:
+        ValueError: If an index is missing or outside `rows`.
+        CxrIgniteError: If the file cannot be written.
+    """
+    if (index < 0).any():
+        raise ValueError("predictions need the index of each image, as state.batch[2]")
+    if (index >= len(rows)).any():
+        raise ValueError(f"index must be below {len(rows)}, the number of rows, got {index.max()}")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    known = list(rows[0]) if rows else []
+    writer.writerow([*known, "label", "score", "decision"])
+    for position in np.argsort(index, kind="stable").tolist():
+        row, score = rows[index[position]], float(y_score[position])
+        decision = "" if threshold is None else int(score >= threshold)
+        writer.writerow(
+            [*(row[name] for name in known), int(y_true[position]), repr(score), decision]
+        )
+    write_durably(Path(path), text.getvalue().encode())

@@ -1,0 +1,147 @@
+"""Checkpoints that are whole or absent, whatever stops the process that writes them.
+
+A checkpoint `last.pt` is valid if its manifest `last.json` says its size and sha256. Saving a new
+state over a valid one takes these steps, and the process may be killed between or inside any:
+
+| after the step | `last.pt` + `last.json` | `last.previous.pt` + `last.previous.json` |
+| --- | --- | --- |
+| 0. before | valid | valid, or absent |
+| 1. the old file has the name `last.previous.pt` too | valid | no match |
+| 2. the old file's manifest is copied | valid | valid |
+| 3. the new state is on the disk, in a temporary file | valid | valid |
+| 4. the temporary file takes the name `last.pt` | no match | valid |
+| 5. the new manifest is written | valid | valid |
+| 6. what Ignite asked to remove is removed | valid | valid |
+
+So one of the two is valid at every moment, and `latest_valid` finds it. Where `last.pt` does not
+match when a save begins (its save was killed after step 4), steps 1 and 2 are left out and the
+previous one stays as it is. A `.pt` without a manifest was never finished, and counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.handlers.checkpoint import BaseSaveHandler
+
+from cxrignite.errors import CheckpointError
+from cxrignite.handlers.checkpoint_loading import is_valid, manifest_path, previous_path
+from cxrignite.handlers.durable_write import duplicate_durably, sweep_temporaries, write_durably
+
+_log = logging.getLogger(__name__)
+
+# Exactly these, and containers of them, are what `torch.load(weights_only=True)` reads.
+_LEAVES = (
+    *(bool, int, float, complex, str, bytes, type(None)),
+    *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
+)
+_MAPPINGS = (dict, OrderedDict, Counter)
+
+
+class SafeSaver(BaseSaveHandler):
+    """Saves checkpoints so that a kill, a power cut or a full disk never costs the last valid one.
+
+    An Ignite save handler: `Checkpoint(to_save, SafeSaver(directory))`; or called by itself, as
+    `saver(state, "last.pt", {"epoch": 3})`. Beside each checkpoint stand its manifest and, from the
+    second save on, the checkpoint that it superseded. Only rank 0 writes.
+
+    Args:
+        directory: The folder, made if missing; temporaries that a killed process left there are
+            removed.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self._superseded: list[str] = []
+        if idist.get_rank() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for path in sweep_temporaries(self.directory):
+                _log.info("removed %s, left by a killed process", path)
+
+    def __call__(
+        self,
+        checkpoint: Mapping[str, Any],
+        filename: str,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save a checkpoint; the module's table has the steps.
+
+        Args:
+            checkpoint: A dictionary of tensors, numbers, strings and containers of them; NumPy's
+                scalars become Python's.
+            filename: Its name in the folder, which ends in `.pt`.
+            metadata: What the manifest says beside size and sha256, for example the epoch.
+
+        Raises:
+            ValueError: If `filename` does not end in `.pt`.
+            CheckpointError: If the checkpoint holds an object that could not be loaded again.
+            CxrIgniteError: If the disk is full or refuses; the former checkpoint is intact.
+        """
+        if idist.get_rank() != 0:
+            return
+        if not filename.endswith(".pt"):
+            raise ValueError(f"filename must end in .pt, got {filename!r}")
+        path = self.directory / filename
+        # In memory first: a full disk is then our `OSError`, and not an abort inside torch.
+        buffer = io.BytesIO()
+        torch.save(_plain(dict(checkpoint), filename), buffer)
+        data = buffer.getbuffer()
+        manifest = {
+            **_plain(dict(metadata or {}), f"metadata of {filename}"),
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        if is_valid(path):
+            duplicate_durably(path, previous_path(path))
+            duplicate_durably(manifest_path(path), manifest_path(previous_path(path)))
+        write_durably(path, data)
+        write_durably(manifest_path(path), f"{json.dumps(manifest, indent=2)}\n".encode())
+        self._remove_superseded(path)
+
+    def remove(self, filename: str) -> None:
+        """Note that a checkpoint is superseded; it goes when the next save is complete.
+
+        Ignite calls this before it saves (pytorch/ignite#1986).
+
+        Args:
+            filename: Its name in the folder.
+        """
+        self._superseded.append(filename)
+
+    def _remove_superseded(self, saved: Path) -> None:
+        for path in (self.directory / filename for filename in self._superseded):
+            if path != saved:
+                for file in (path, previous_path(path)):
+                    manifest_path(file).unlink(missing_ok=True)
+                    file.unlink(missing_ok=True)
+        self._superseded.clear()
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Copy containers and turn NumPy's scalars into Python's; refuse what could not be loaded."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in _LEAVES:
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, f"{where}[{n}]") for n, item in enumerate(value))
+    if type(value) in _MAPPINGS:
+        plain = type(value)(
+            {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        )
+        if isinstance(value, OrderedDict):
+            vars(plain).update(vars(value))  # a module's versions travel as an attribute
+        return plain
+    raise CheckpointError(
+        f"{where} must be a tensor, a plain value or a container, got {type(value).__name__}"
+    )

@@ -1,0 +1,106 @@
+"""The operating point of a classifier, searched on the evaluator it is attached to."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+
+from cxrignite.errors import NonFiniteError
+from cxrignite.functional.operating_point import OperatingPoint, select_operating_point
+from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.score_collector import ScoreCollector
+
+_log = logging.getLogger(__name__)
+
+
+class ThresholdSearch(Attachable):
+    """Chooses the threshold of highest soft score among those that meet both hard constraints.
+
+    *Attach to* the evaluator of the validation split, and to no other: a threshold is not searched
+    on the images it is reported on.
+    *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
+    *Publishes* `threshold`, `tnr`, `tpr` and `balanced_accuracy`, and the attribute
+    `operating_point`. Without both classes among the labels the four are NaN, `operating_point` is
+    null and a warning is logged: training goes on.
+
+    Args:
+        min_tnr: Smallest true negative rate (specificity), in `[0, 1]`.
+        min_threshold: Smallest threshold, in `[0, 1]`.
+        fp_cost: Weight of a false positive, above 0; above `fn_cost` it prefers a higher TNR.
+        fn_cost: Weight of a false negative, above 0.
+
+    Raises:
+        ValueError: If a setting is outside its range.
+    """
+
+    publishes: ClassVar = ("threshold", "tnr", "tpr", "balanced_accuracy")
+
+    def __init__(
+        self,
+        min_tnr: float = 0.93,
+        min_threshold: float = 0.90,
+        fp_cost: float = 1.0,
+        fn_cost: float = 1.0,
+    ) -> None:
+        self.min_tnr = min_tnr
+        self.min_threshold = min_threshold
+        self.fp_cost = fp_cost
+        self.fn_cost = fn_cost
+        self.operating_point: OperatingPoint | None = None
+        # One rule book: the search itself knows which settings it takes.
+        self._select(np.array([0.0, 1.0]), np.array([0, 1]))
+
+    def attach(self, engine: Engine) -> None:
+        """Search after every epoch of `engine`; attaching twice acts once.
+
+        Args:
+            engine: The validation evaluator.
+        """
+        if not engine.has_event_handler(self._search, Events.EPOCH_COMPLETED):
+            ScoreCollector.on(engine)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._search)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the operating point as plain Python values."""
+        point = self.operating_point
+        return {"operating_point": None if point is None else point.to_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the operating point of `state_dict()`.
+
+        Args:
+            state: What `state_dict()` gave.
+        """
+        point = state["operating_point"]
+        self.operating_point = None if point is None else OperatingPoint.from_dict(point)
+
+    def _search(self, engine: Engine) -> None:
+        y_score, y_true, _ = ScoreCollector.on(engine).gather()
+        if not np.isfinite(y_score).all():
+            count = int((~np.isfinite(y_score)).sum())
+            raise NonFiniteError(f"{count} of {len(y_score)} scores are NaN or infinite")
+        num_classes = len(np.unique(y_true))
+        if num_classes < 2:
+            _log.warning("no threshold: %d scores of %d class", len(y_score), num_classes)
+            self.operating_point = None
+            rates = (math.nan,) * 4
+        else:
+            point = self.operating_point = self._select(y_score, y_true)
+            rates = (point.threshold, point.tnr, point.tpr, point.balanced_accuracy)
+        names = ("threshold", "tnr", "tpr", "balanced_accuracy")
+        engine.state.metrics.update(zip(names, rates, strict=True))
+
+    def _select(self, y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> OperatingPoint:
+        return select_operating_point(
+            y_score,
+            y_true,
+            min_tnr=self.min_tnr,
+            min_threshold=self.min_threshold,
+            fp_cost=self.fp_cost,
+            fn_cost=self.fn_cost,
+        )

@@ -1,0 +1,19 @@
+"""Networks and losses: grey images in, one logit an image out; torchvision and timm live here."""
+
+from __future__ import annotations
+
+from cxrignite.nn.classifiers import BinaryClassifier
+from cxrignite.nn.light_cnn import LightCNN
+from cxrignite.nn.losses import SoftPosWeightBCE
+from cxrignite.nn.normalizer import ImageNormalizer
+from cxrignite.nn.timm_classifier import TimmClassifier
+from cxrignite.nn.transfer import TransferClassifier
+
+__all__ = [
+    "BinaryClassifier",
+    "ImageNormalizer",
+    "LightCNN",
+    "SoftPosWeightBCE",
+    "TimmClassifier",
+    "TransferClassifier",
+]

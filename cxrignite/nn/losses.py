@@ -1,0 +1,82 @@
+"""Losses that know about class imbalance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cxrignite.functional.class_balance import soft_pos_weight
+
+
+class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
+    """Binary cross-entropy that works out its own `pos_weight` from the class counts.
+
+    `pos_weight = (num_negative / num_positive) ** power` multiplies the loss of positives. In
+    ChestXRay2017 PNEUMONIA is the majority (1349 negatives, 3883 positives), so the weight is
+    below 1: .589 at the power 0.5. A balanced sampler beside it moves the logits once more.
+
+    Args:
+        power: 0 leaves the loss alone, 1 balances the classes, 0.5 is the square root; in
+            `[0, 1]`.
+        class_counts: Negatives and positives of the training images, each at least 1; null where
+            `set_class_counts` gives them later.
+
+    Raises:
+        ValueError: If `power` is outside `[0, 1]` or a count is below 1.
+
+    Example:
+        >>> loss_fn = SoftPosWeightBCE(power=1.0, class_counts=(1, 4))
+        >>> loss_fn.pos_weight
+        tensor(0.2500)
+    """
+
+    pos_weight: Tensor
+
+    def __init__(self, power: float = 0.5, class_counts: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must be in [0, 1], got {power}")
+        self.power = power
+        self.class_counts: tuple[int, int] | None = None
+        # Known from the data again on every start, so no part of a saved state; a buffer still,
+        # so that it follows `.to(device)`, also before the counts are known.
+        self.register_buffer("pos_weight", torch.tensor(float("nan")), persistent=False)
+        if class_counts is not None:
+            self.set_class_counts(*class_counts)
+
+    def set_class_counts(self, num_negative: int, num_positive: int) -> None:
+        """Work out `pos_weight`.
+
+        Args:
+            num_negative: Negatives among the training images, at least 1.
+            num_positive: Positives among the training images, at least 1.
+
+        Raises:
+            ValueError: If a count is below 1.
+        """
+        self.pos_weight.fill_(soft_pos_weight(num_negative, num_positive, self.power))
+        self.class_counts = (num_negative, num_positive)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Args:
+            input: Logits, shape `(N,)`.
+            target: 0.0 (negative) or 1.0 (positive), shape `(N,)`.
+
+        Returns:
+            A 0-d tensor, at least 0.
+
+        Raises:
+            RuntimeError: If the class counts are not known yet.
+        """
+        if self.class_counts is None:
+            raise RuntimeError(
+                "SoftPosWeightBCE does not know its class counts: give class_counts=(num_negative, "
+                "num_positive) or call set_class_counts(num_negative, num_positive) first"
+            )
+        return super().forward(input, target)
+
+    def extra_repr(self) -> str:
+        """Return the settings for `print(loss_fn)`."""
+        return f"power={self.power}, class_counts={self.class_counts}"

@@ -1,0 +1,107 @@
+"""Transfer learning from any network of the timm collection."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from cxrignite.errors import RecipeError, WeightsError
+from cxrignite.nn.classifiers import BinaryClassifier, dense_head
+from cxrignite.nn.normalizer import ImageNormalizer, Standardize
+from cxrignite.nn.weights import check_finite, first_line, load_weights_file, names_a_file
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class TimmClassifier(BinaryClassifier):
+    """A timm network with a new head, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
+
+    Needs the extra `timm`. Mean and deviation are those of timm's own settings for the network;
+    for `tf_efficientnet_lite0` these are 0.5 and 0.5 (127/255 and 128/255 in its origin).
+
+    Args:
+        arch: A name of `timm.list_models()`, with or without a tag (`resnet18.a1_in1k`).
+        weights: `pretrained` for the weights that timm publishes, the path of a state dict, or
+            null for random weights. A state dict's classifier layer may be missing or of any
+            size.
+        hidden: Units between the head's two layers.
+        dropout: Share of these dropped in training, in `[0, 1)`.
+        standardize: `fixed` normalises with the mean and deviation that the weights were trained
+            with, `per_image` with each image's own.
+
+    Raises:
+        RecipeError: If timm is not installed, or `arch` or `weights` is no name that it knows.
+        WeightsError: If the weights cannot be had or do not fit.
+        ValueError: If `hidden` or `dropout` is out of range.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        weights: str | None = None,
+        hidden: int = 256,
+        dropout: float = 0.5,
+        standardize: Standardize = "fixed",
+    ) -> None:
+        timm = _import_timm()
+        _check_arch(timm, arch)
+        is_file = weights is not None and names_a_file(weights)
+        if weights is not None and weights != "pretrained" and not is_file:
+            raise RecipeError(f"weights must be pretrained, a local file or null, got {weights!r}")
+        dense_head(1, hidden, dropout)
+
+        backbone = _build(timm, arch, pretrained=weights == "pretrained")
+        settings: dict[str, Any] = backbone.pretrained_cfg
+        if weights is not None and is_file:
+            classifier = settings.get("classifier") or ()
+            ignored = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+            load_weights_file(backbone, weights, arch, ignored=ignored)
+        size = tuple(settings["input_size"][1:]) if settings.get("fixed_input_size") else None
+        super().__init__(
+            ImageNormalizer(settings["mean"], settings["std"], standardize=standardize),
+            backbone,
+            # Some networks have a layer between the pooled features and the classifier.
+            dense_head(
+                getattr(backbone, "head_hidden_size", None) or backbone.num_features,
+                hidden,
+                dropout,
+            ),
+            image_size=size,
+        )
+
+
+def _import_timm() -> ModuleType:
+    try:
+        import timm
+    except ImportError as error:
+        raise RecipeError(
+            "TimmClassifier needs timm, which is not installed: pip install 'cxrignite[timm]'"
+        ) from error
+    return timm
+
+
+def _check_arch(timm: ModuleType, arch: str) -> None:
+    if timm.is_model(arch):
+        return
+    near = difflib.get_close_matches(arch.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+    advice = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise RecipeError(f"arch must be a name that timm knows, got {arch!r}{advice}")
+
+
+def _build(timm: ModuleType, arch: str, pretrained: bool) -> Any:
+    try:
+        network = timm.create_model(arch, pretrained=pretrained, num_classes=0)
+    # What a download raises depends on the hub's client, and timm adds its own.
+    except Exception as error:
+        if not pretrained:
+            raise RecipeError(f"timm cannot build {arch}: {first_line(error)}") from error
+        wanted = timm.get_pretrained_cfg(arch)
+        origin = (wanted and (wanted.hf_hub_id or wanted.url)) or "nothing published"
+        raise WeightsError(
+            f"cannot get timm's weights of {arch} ({origin}): {first_line(error)}; "
+            "set weights to the path of a local file or to null"
+        ) from error
+    if pretrained:
+        check_finite(network, f"pretrained of {arch}")
+    return network

@@ -1,0 +1,173 @@
+"""One experiment as plain typed dataclasses: what a recipe file says, after parsing.
+
+Keys whose object needs something that is known only later are factories, so that nothing heavy is
+built while a recipe is read: `model()`, `optimizer(parameters)`, `lr_scheduler(optimizer)` and
+`data.sampler(labels, seed=seed)`. A class is such a factory already, so a `Recipe` can be written in
+Python too: `Recipe(model=LightCNN, ...)`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Sampler
+
+from cxrignite.data import Source
+from cxrignite.data.transforms import Transform
+from cxrignite.engines import EVALUATION_METRICS
+from cxrignite.handlers import Attachable
+from cxrignite.nn import BinaryClassifier
+
+
+def _require(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+@dataclass
+class DataRecipe:
+    """What is learnt from, and how it reaches the model.
+
+    Attributes:
+        source: Where the films come from.
+        val_fraction: Share of the training patients kept for validation, in (0, 0.5].
+        on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out and says so.
+        batch_size: Images a batch, of one process.
+        num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
+        prefetch_factor: Batches each worker prepares ahead.
+        sampler: Draws the training images; null is a plain shuffle.
+        preprocess: MONAI transforms of every split, without randomness.
+        augment: MONAI transforms of the training split alone.
+    """
+
+    source: Source
+    val_fraction: float = 0.15
+    on_unreadable: Literal["raise", "skip"] = "raise"
+    batch_size: int = 32
+    num_workers: int = 4
+    prefetch_factor: int = 4
+    sampler: Callable[[list[int]], Sampler[int]] | None = None
+    preprocess: list[Transform] = field(default_factory=list)
+    augment: list[Transform] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.val_fraction <= 0.5, "data.val_fraction", "in (0, 0.5]", self.val_fraction
+        )
+        _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
+        _require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)
+        _require(self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor)
+
+
+@dataclass
+class TrainerRecipe:
+    """How the model is trained.
+
+    Attributes:
+        max_epochs: Epochs in all; the one key that may grow when a run is resumed.
+        epoch_length: Batches an epoch; null takes the whole split.
+        device: `auto` takes CUDA where there is one.
+        precision: `auto` takes the fastest sound one of this device and says why in the log.
+        channels_last: Keep images and weights in the memory order that convolutions prefer.
+        profile: `fast` lets cuDNN choose kernels by trial, `reproducible` gives the same bits again.
+        max_grad_norm: Clip the gradient's norm to this; null does not clip.
+        accumulation_steps: Batches that make one optimizer step.
+        lr_step: When the learning-rate scheduler steps.
+        handlers: Attached to the trainer.
+    """
+
+    max_epochs: int = 10
+    epoch_length: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    profile: Literal["fast", "reproducible"] = "fast"
+    max_grad_norm: float | None = None
+    accumulation_steps: int = 1
+    lr_step: Literal["epoch", "iteration"] = "epoch"
+    handlers: list[Attachable] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(self.max_epochs >= 1, "trainer.max_epochs", "at least 1", self.max_epochs)
+        length, norm, steps = self.epoch_length, self.max_grad_norm, self.accumulation_steps
+        _require(length is None or length >= 1, "trainer.epoch_length", "at least 1", length)
+        _require(norm is None or norm > 0, "trainer.max_grad_norm", "above 0", norm)
+        _require(steps >= 1, "trainer.accumulation_steps", "at least 1", steps)
+
+
+@dataclass
+class ValidatorRecipe:
+    """What happens on the validation split after each epoch.
+
+    Attributes:
+        handlers: Attached to the validator; a `ThresholdSearch` here chooses the operating point.
+    """
+
+    handlers: list[Attachable] = field(default_factory=list)
+
+
+@dataclass
+class MonitorRecipe:
+    """The one validation metric that picks the best checkpoint and stops early.
+
+    Attributes:
+        metric: A metric of the validator, such as `roc_auc` or `loss`.
+        mode: Whether more or less of it is better.
+        patience: Epochs without a better value before training stops; null never stops early.
+    """
+
+    metric: str = "roc_auc"
+    mode: Literal["max", "min"] = "max"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        patience = self.patience
+        _require(patience is None or patience >= 1, "monitor.patience", "at least 1", patience)
+        _require(
+            self.metric != "loss" or self.mode == "min",
+            "monitor.mode",
+            "min where monitor.metric is loss",
+            self.mode,
+        )
+
+
+@dataclass
+class Recipe:
+    """One experiment.
+
+    Attributes:
+        data: What is learnt from.
+        model: The classifier, as a factory.
+        loss: The training loss; it is told the training split's class counts where it asks for them.
+        optimizer: From the model's parameters to an optimizer.
+        lr_scheduler: From the optimizer to a scheduler; null keeps the learning rate.
+        seed: Decides the split, the first weights, every draw and every augmentation.
+        run_dir: The folder this run leaves behind.
+        trainer: How the model is trained.
+        validator: What happens after each epoch.
+        monitor: What picks the best checkpoint.
+    """
+
+    data: DataRecipe
+    model: Callable[[], BinaryClassifier]
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    loss: nn.modules.loss._Loss = field(default_factory=nn.BCEWithLogitsLoss)
+    lr_scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
+    seed: int = 42
+    run_dir: Path = Path("runs/run")
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    validator: ValidatorRecipe = field(default_factory=ValidatorRecipe)
+    monitor: MonitorRecipe = field(default_factory=MonitorRecipe)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
+        handlers = self.validator.handlers
+        if all(hasattr(handler, "publishes") for handler in handlers):
+            published = [name for handler in handlers for name in handler.publishes]
+            known = [*EVALUATION_METRICS, *published]
+            rule = f"one of {', '.join(known)}"
+            _require(self.monitor.metric in known, "monitor.metric", rule, self.monitor.metric)

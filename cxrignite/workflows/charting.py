@@ -1,0 +1,154 @@
+"""What the figures of a run share: size, colours, plain axes, and the marks drawn on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from cxrignite.functional import Confusion
+
+# Okabe and Ito's palette, told apart in every common form of colour blindness (2008,
+# https://jfly.uni-koeln.de/color/).
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#6F6F6F"
+
+_DPI = 120
+
+
+def blank_figure(*, width: float, height: float) -> Figure:
+    """Makes an empty figure.
+
+    Args:
+        width: In inches.
+        height: In inches.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
+
+
+def single_chart(title: str, *, width: float = 8.4) -> tuple[Figure, Axes]:
+    """Makes a figure with one plain set of axes.
+
+    Args:
+        title: Stands above it.
+        width: In inches.
+    """
+    figure = blank_figure(width=width, height=5.4)
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=12)
+    make_plain(axes)
+    return figure, axes
+
+
+def unit_square(title: str) -> tuple[Figure, Axes]:
+    """Makes a figure for two rates in `[0, 1]` on equal scales.
+
+    Args:
+        title: Stands above it.
+    """
+    figure, axes = single_chart(title, width=6.2)
+    # A margin: a curve along the border stays visible.
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    return figure, axes
+
+
+def make_plain(axes: Axes) -> None:
+    """Takes away what carries no data and puts a faint grid behind what does.
+
+    Args:
+        axes: To be changed.
+    """
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def count_epochs(axes: Axes, epochs: NDArray[np.float64]) -> None:
+    """Gives the horizontal axis whole epochs, with room where there are few.
+
+    Args:
+        axes: To be changed.
+        epochs: Their numbers, shape `(N,)`; `N` may be 0.
+    """
+    first, last = (epochs[0], epochs[-1]) if len(epochs) else (1, 1)
+    room = 0.6 if last - first > 2 else 0.9
+    axes.set(xlabel="epoch", xlim=(first - room, last + room))
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+
+
+def say_undefined(axes: Axes) -> None:
+    """Says on the axes why they show no curve.
+
+    Args:
+        axes: To be written on.
+    """
+    axes.text(
+        0.5,
+        0.5,
+        "undefined: these films are all of one class",
+        ha="center",
+        transform=axes.transAxes,
+        backgroundcolor="white",
+    )
+
+
+def mark_point(axes: Axes, place: tuple[float, float], label: str) -> None:
+    """Marks one point, the operating point, so that it stands out.
+
+    Args:
+        axes: To be drawn on.
+        place: In data coordinates.
+        label: For the legend.
+    """
+    axes.plot(
+        *place,
+        "D",
+        color=ORANGE,
+        markeredgecolor="black",
+        markersize=9,
+        clip_on=False,
+        zorder=5,
+        label=label,
+    )
+
+
+def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], title: str) -> None:
+    """Draws counts and the share of each true class; the shade is the share.
+
+    Args:
+        axes: To be drawn on.
+        confusion: The counts.
+        classes: The negative and the positive class.
+        title: Stands above the two rates.
+    """
+    counts = np.array([[confusion.tn, confusion.fp], [confusion.fn, confusion.tp]])
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = (("true negatives", "false positives"), ("false negatives", "true positives"))
+    for row, column in np.ndindex(2, 2):
+        share = shares[row, column]
+        axes.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{share:.1%}\n{names[row][column]}",
+            ha="center",
+            va="center",
+            color="white" if share > 0.55 else "black",
+        )
+    axes.set_xticks([0, 1], classes)
+    axes.set_yticks([0, 1], classes, rotation=90, va="center")
+    axes.set(xlabel="decision", ylabel="truth")
+    axes.tick_params(length=0)
+    rates = f"specificity (TNR) {_rate(confusion.tnr)}, sensitivity (TPR) {_rate(confusion.tpr)}"
+    axes.set_title(f"{title}\n{rates}", fontsize=10)
+
+
+def _rate(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"

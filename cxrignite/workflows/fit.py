@@ -1,0 +1,146 @@
+"""`fit`: train and validate, keep the best, choose the operating point, leave a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cxrignite.data import XrayData
+from cxrignite.data.splits import write_split
+from cxrignite.engines import Precision, choose_precision
+from cxrignite.errors import RunFolderError
+from cxrignite.handlers import latest_valid, load_checkpoint
+from cxrignite.recipe import Recipe
+from cxrignite.workflows import illustrations
+from cxrignite.workflows.parts import (
+    build_data,
+    build_model,
+    frozen_films,
+    split_films,
+)
+from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.score import score_split
+from cxrignite.workflows.session import Session, open_session, seed_everything
+from cxrignite.workflows.training import Training
+
+_logger = logging.getLogger(__name__)
+
+
+def fit(
+    recipe: Recipe, recipe_text: str, *, resume: str | None = None, command: list[str] | None = None
+) -> None:
+    """Run an experiment from a recipe to a run folder.
+
+    Args:
+        recipe: The experiment.
+        recipe_text: The same, resolved, as YAML; kept in the run folder.
+        resume: `auto` goes on from the newest valid checkpoint in the run folder, or begins where
+            there is none; a path goes on from that checkpoint; null begins a new run.
+        command: The command line, kept in the run folder.
+
+    Raises:
+        RecipeError: The recipe asks for what cannot be had here.
+        RunFolderError: The folder is in use, holds a run already (without `resume`), or belongs to
+            another recipe.
+        CxrIgniteError: Whatever else ends a run; see `cxrignite.errors`.
+    """
+    folder = RunFolder(recipe.run_dir)
+    settings = recipe.trainer
+    with open_session(settings.device, settings.profile) as session, contextlib.ExitStack() as stack:
+        if session.leads:
+            stack.enter_context(folder.lock())
+            stack.enter_context(folder.logging())
+        checkpoint = _checkpoint(folder, recipe_text, resume)
+        if checkpoint is not None and _is_complete(folder, recipe, checkpoint):
+            _logger.info("%s is finished, nothing to do", folder.root)
+            return
+        precision = choose_precision(settings.precision, session.device)
+        # Listed before the model is built, since a missing folder is the most common mistake, and
+        # read after it, since reading thousands of films takes longer.
+        listed = recipe.data.source.films()
+        seed_everything(recipe.seed)
+        model = build_model(recipe, session.device)
+        films = split_films(recipe, listed) if checkpoint is None else frozen_films(recipe, folder)
+        data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
+        _tell(recipe, session, precision, data)
+        training = Training(recipe, session, precision, model, data, folder)
+        if session.leads:
+            facts = {"device": str(session.device), "precision": precision.name}
+            if checkpoint is None:
+                write_split(films, folder.split_path)
+                illustrations.illustrate_data(folder, data, training.board)
+            folder.begin(recipe_text, command or [], {**facts, "processes": session.world_size})
+        if checkpoint is not None:
+            training.load_state_dict(checkpoint)
+            _logger.info("going on after epoch %d", training.trainer.state.epoch)
+        training.run()
+        _finish(training)
+
+
+def _checkpoint(folder: RunFolder, recipe_text: str, resume: str | None) -> Mapping[str, Any] | None:
+    """The state to go on from; None where a run begins."""
+    if resume is None:
+        if folder.holds_run:
+            raise RunFolderError(
+                f"{folder.root} holds a run already; go on with --resume auto, or choose another run_dir"
+            )
+        return None
+    if not folder.holds_run:
+        if resume == "auto":
+            _logger.info("%s holds no run yet: beginning one", folder.root)
+            return None
+        raise RunFolderError(f"{folder.root} holds no run to go on with")
+    changed = folder.changed_keys(recipe_text)
+    if changed:
+        raise RunFolderError(
+            f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
+        )
+    if resume != "auto":
+        return load_checkpoint(Path(resume))
+    return load_checkpoint(latest_valid(folder.checkpoints_dir, "last.pt"))
+
+
+def _is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any]) -> bool:
+    state = checkpoint["trainer"]
+    epoch = state["iteration"] // state["epoch_length"]
+    patience = recipe.monitor.patience
+    stopped = patience is not None and checkpoint["early_stopping"]["counter"] >= patience
+    return folder.is_finished and (stopped or epoch >= recipe.trainer.max_epochs)
+
+
+def _tell(recipe: Recipe, session: Session, precision: Precision, data: XrayData) -> None:
+    for line in data.describe().splitlines():
+        _logger.info("%s", line)
+    _logger.info("device %s, %d process(es); %s", session.device, session.world_size, precision.reason)
+
+
+def _finish(training: Training) -> None:
+    """Score the validation split with the best weights; the threshold chosen here belongs to them."""
+    folder, recipe = training.folder, training.recipe
+    best = load_checkpoint(latest_valid(folder.checkpoints_dir, "best.pt"))
+    training.model.load_state_dict(best["model"])
+    scores = score_split(
+        training.model,
+        training.loss,
+        training.data,
+        "val",
+        recipe=recipe,
+        session=training.session,
+        handlers=recipe.validator.handlers,
+        predictions_path=folder.predictions_path("val"),
+    )
+    if not training.session.leads:
+        return
+    scores.write(folder, "val", training.board, step=best["epoch"])
+    illustrations.illustrate_training(folder, training.board)
+    training.board.close()
+    # Last, since it says that the run is finished.
+    folder.write_operating_point(scores.operating_point)
+    sys.stdout.write(f"{scores.table('validation')}\n")
+    if scores.operating_point is not None and scores.operating_point.verdict == "infeasible":
+        _logger.warning("no threshold meets the constraints on the validation split")
+    _logger.info("best epoch %d; everything is in %s", best["epoch"], folder.root)

@@ -1,0 +1,78 @@
+"""Which figures a run shows, in its folder and in TensorBoard; `figures.py` draws them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxrignite.data import XrayData
+from cxrignite.handlers import BoardWriter
+from cxrignite.workflows import figures
+from cxrignite.workflows.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cxrignite.workflows.scores import SplitScores
+
+_SAMPLES_PER_CLASS = 6
+
+
+def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> None:
+    """Show how many films there are of each class and split, and what some of them look like."""
+    counts = {
+        split: dict(zip(data.classes, data.class_counts(split), strict=True)) for split in data.splits
+    }
+    _keep(folder, board, "class_distribution", figures.class_distribution(counts), 0)
+    for split in ("train", "test"):
+        if split not in data.splits:
+            continue
+        labels = np.asarray(data.labels(split))
+        chosen = [
+            int(index)
+            for label in (0, 1)
+            for index in _spread(np.flatnonzero(labels == label), _SAMPLES_PER_CLASS)
+        ]
+        films = data.films(split)
+        images = [data.pipeline(films[index].path)[0].numpy() for index in chosen]
+        titles = [f"{data.classes[films[index].label]}\n{films[index].patient}" for index in chosen]
+        _keep(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
+
+
+def illustrate_scores(
+    folder: RunFolder, name: str, scores: SplitScores, board: BoardWriter, step: int
+) -> None:
+    """Show decisions at 0.5 and at the threshold, the curves, and how far scores can be believed."""
+    point, classes = scores.operating_point, scores.classes
+    board.add_pr_curve(f"{name}/precision_recall", scores.y_score, scores.y_true, step)
+    if point is not None and scores.at_threshold is not None:
+        pair = figures.confusion_pair(scores.at_half, scores.at_threshold, point.threshold, classes)
+        _keep(folder, board, f"confusion_{name}", pair, step)
+    if len(set(scores.y_true.tolist())) < 2:
+        return
+    arrays = (scores.y_score, scores.y_true)
+    _keep(folder, board, f"roc_{name}", figures.roc_curve(*arrays, point, split=name), step)
+    curve = figures.precision_recall_curve(*arrays, point, split=name)
+    _keep(folder, board, f"precision_recall_{name}", curve, step)
+    _keep(folder, board, f"reliability_{name}", figures.reliability(*arrays, split=name), step)
+
+
+def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:
+    """Show losses and AUC by epoch, and where the time went."""
+    rows = folder.read_history()
+    _keep(folder, board, "learning_curves", figures.learning_curves(rows), len(rows))
+    if rows and "epoch_seconds" in rows[0]:
+        _keep(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of the indices, evenly spread over them."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return indices[places]
+
+
+def _keep(folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int) -> None:
+    folder.figures_dir.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder.figures_dir / f"{name}.png")
+    board.add_figure(f"figures/{name}", figure, step)

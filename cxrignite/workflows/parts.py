@@ -1,0 +1,109 @@
+"""From a recipe to its parts: films with their split, the data module, the classifier."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+
+import torch
+
+from cxrignite.data import Film, LoaderSettings, XrayData
+from cxrignite.data.inspection import inspect_films
+from cxrignite.data.splits import (
+    carve_validation,
+    check_patient_leakage,
+    check_same_films,
+    read_split,
+)
+from cxrignite.errors import DataError
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.run_folder import RunFolder
+
+_logger = logging.getLogger(__name__)
+
+
+def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
+    """Read every film once, and carve the validation split by patient.
+
+    Args:
+        recipe: Policy for unreadable images, share of the validation split, seed.
+        films: What the source lists.
+
+    Raises:
+        DataError: An image cannot be read (policy `raise`), or a patient stands on two sides.
+    """
+    films = _readable(recipe, films)
+    if not any(film.split == "val" for film in films):
+        films = carve_validation(films, recipe.data.val_fraction, recipe.seed)
+    check_patient_leakage(films)
+    return films
+
+
+def frozen_films(recipe: Recipe, folder: RunFolder, split: str | None = None) -> list[Film]:
+    """The films of a run as `split.csv` froze them, checked against the files as they are now.
+
+    Args:
+        recipe: The run's recipe.
+        folder: The run.
+        split: The one split that is wanted; null takes all.
+
+    Raises:
+        DataError: A film is gone or has other content than in this run.
+    """
+    frozen = read_split(folder.split_path, recipe.data.source.root)
+    frozen = [film for film in frozen if split in (None, film.split)]
+    names = {film.name for film in frozen}
+    current = [film for film in recipe.data.source.films() if film.name in names]
+    check_same_films(frozen, _readable(recipe, current))
+    return frozen
+
+
+def other_films(recipe: Recipe, split: str) -> list[Film]:
+    """All films of another source, to be scored under the name of one split.
+
+    Raises:
+        DataError: The source has no usable films, or an image cannot be read (policy `raise`).
+    """
+    films = recipe.data.source.films()
+    wanted = [film for film in films if film.split == split] or films
+    return [replace(film, split=split) for film in _readable(recipe, wanted)]
+
+
+def _readable(recipe: Recipe, films: list[Film]) -> list[Film]:
+    policy = recipe.data.on_unreadable
+    inspection = inspect_films(films, on_unreadable=policy, progress=sys.stderr.isatty())
+    for unreadable in inspection.unreadable:
+        _logger.warning("left out: %s", unreadable)
+    if inspection.unreadable:
+        _logger.warning("%d of %d images left out", len(inspection.unreadable), len(films))
+    if not inspection.films:
+        raise DataError(f"none of the {len(films)} images in {recipe.data.source.root} can be read")
+    return inspection.films
+
+
+def build_data(recipe: Recipe, films: list[Film]) -> XrayData:
+    """The data module of a recipe over these films."""
+    data = recipe.data
+    return XrayData(
+        films,
+        data.source.classes,
+        preprocess=data.preprocess,
+        augment=data.augment,
+        sampler=data.sampler,
+        loader=LoaderSettings(data.batch_size, data.num_workers, data.prefetch_factor),
+        seed=recipe.seed,
+    )
+
+
+def build_model(recipe: Recipe, device: torch.device) -> BinaryClassifier:
+    """The recipe's classifier on `device`, in its declared memory order.
+
+    Raises:
+        WeightsError: Its pretrained weights cannot be had or do not fit.
+    """
+    model = recipe.model().to(device)
+    if recipe.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model

@@ -1,0 +1,93 @@
+"""One process's surroundings for a run: seed, device, processes, and the declared profile."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+
+from cxrignite.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where this process computes.
+
+    Attributes:
+        device: The device of this process.
+        rank: This process, from 0.
+        world_size: Processes in all.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+
+@contextmanager
+def open_session(device: str, profile: str) -> Iterator[Session]:
+    """Choose the device, join the other processes where a launcher started several, set the profile.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        profile: `fast` lets cuDNN try kernels and keep the fastest; `reproducible` takes only kernels
+            that give the same bits again.
+
+    Raises:
+        RecipeError: `cuda` was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("trainer.device is cuda, and this machine has no CUDA device")
+    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:
+        idist.initialize("nccl" if on_cuda else "gloo")
+    before = (
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    reproducible = profile == "reproducible"
+    if reproducible and on_cuda:
+        # cuBLAS reads this when its first handle is made; without it torch refuses to multiply.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = not reproducible
+    torch.backends.cudnn.deterministic = reproducible
+    torch.use_deterministic_algorithms(reproducible)
+    try:
+        chosen = idist.device() if several else torch.device("cuda" if on_cuda else "cpu")
+        if not on_cuda:
+            chosen = torch.device("cpu")
+        yield Session(chosen, idist.get_rank(), idist.get_world_size())
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[:2]
+        torch.use_deterministic_algorithms(before[2])
+        if several:
+            idist.finalize()
+
+
+def seed_everything(seed: int, epoch: int = 0) -> None:
+    """Seed torch, numpy and random from the run's seed and the epoch.
+
+    Done at the start of every epoch, a resumed run draws what an uninterrupted one would have drawn,
+    and no random state has to be stored.
+
+    Args:
+        seed: The recipe's seed.
+        epoch: The epoch that begins, from 1; 0 before training.
+    """
+    mixed = (seed * 100_003 + epoch) % 2**63
+    torch.manual_seed(mixed)
+    np.random.seed(mixed % 2**32)  # noqa: NPY002  transforms of other libraries draw from it
+    random.seed(mixed)

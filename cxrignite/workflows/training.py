@@ -1,0 +1,239 @@
+"""The trainer of a recipe with everything attached, and the state a checkpoint keeps of it.
+
+The order at the end of an epoch matters, and stands here: validate, publish, write, keep the best,
+step the schedule, and save last, when all that a resumed run needs is known.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping, ProgressBar
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from cxrignite.data import XrayData
+from cxrignite.engines import Precision, create_evaluator, create_trainer
+from cxrignite.errors import RecipeError
+from cxrignite.handlers import (
+    BestCheckpoint,
+    BoardWriter,
+    FiniteGuard,
+    GracefulStop,
+    HistoryWriter,
+    SafeSaver,
+)
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.session import Session, seed_everything
+
+_logger = logging.getLogger(__name__)
+
+
+class Training:
+    """A trainer and a validator, attached to each other and to the run folder.
+
+    Args:
+        recipe: What to train.
+        session: Where.
+        precision: In which arithmetic.
+        model: The classifier, on its device.
+        data: The films.
+        folder: What the run leaves behind.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        session: Session,
+        precision: Precision,
+        model: BinaryClassifier,
+        data: XrayData,
+        folder: RunFolder,
+    ) -> None:
+        self.recipe, self.session, self.precision = recipe, session, precision
+        self.model, self.data, self.folder = model, data, folder
+        settings, device = recipe.trainer, session.device
+        loss = recipe.loss.to(device)
+        if hasattr(loss, "set_class_counts"):
+            loss.set_class_counts(*data.class_counts("train"))
+        self.loss = loss
+        # Joins the gradients of several processes; with one it is the model itself.
+        parallel = idist.auto_model(model)
+        self.optimizer = recipe.optimizer(parallel.parameters())
+        self.scheduler = recipe.lr_scheduler(self.optimizer) if recipe.lr_scheduler else None
+        self.scaler = torch.amp.GradScaler(device.type) if precision.use_scaler else None
+        self.loader = data.train_loader()
+        self._check_schedule()
+        self.trainer = create_trainer(
+            parallel,
+            self.optimizer,
+            loss,
+            device=device,
+            precision=precision,
+            scaler=self.scaler,
+            max_grad_norm=settings.max_grad_norm,
+            accumulation_steps=settings.accumulation_steps,
+            channels_last=settings.channels_last,
+        )
+        self.validator = create_evaluator(
+            model, loss, device=device, precision=precision, channels_last=settings.channels_last
+        )
+        self.board = BoardWriter(folder.tensorboard_dir, optimizer=self.optimizer)
+        metric = f"val_{recipe.monitor.metric}"
+        self.best = BestCheckpoint(
+            {"model": model}, folder.checkpoints_dir, metric, mode=recipe.monitor.mode, name="best"
+        )
+        self.stopper = self._early_stopping(metric)
+        self.saver = SafeSaver(folder.checkpoints_dir)
+        self._attach()
+
+    @property
+    def epoch_length(self) -> int:
+        """Batches an epoch."""
+        return min(self.recipe.trainer.epoch_length or len(self.loader), len(self.loader))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no epoch is left: all are done, or training stopped early."""
+        stopper = self.stopper
+        stopped = stopper is not None and stopper.counter >= stopper.patience
+        return stopped or self.trainer.state.epoch >= self.recipe.trainer.max_epochs
+
+    def run(self) -> None:
+        """Train the epochs that are left."""
+        if not self.is_finished:
+            epochs = self.recipe.trainer.max_epochs
+            self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
+
+    def state_objects(self) -> dict[str, Any]:
+        """Everything whose state a resumed run needs, by its name in the checkpoint."""
+        objects: dict[str, Any] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.scheduler,
+            "scaler": self.scaler,
+            "trainer": self.trainer,
+            "best": self.best,
+            "early_stopping": self.stopper,
+        }
+        for room in ("trainer", "validator"):
+            for number, handler in enumerate(getattr(self.recipe, room).handlers):
+                if hasattr(handler, "state_dict"):
+                    objects[f"{room}_handler_{number}"] = handler
+        return {name: thing for name, thing in objects.items() if thing is not None}
+
+    def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        for name, thing in self.state_objects().items():
+            thing.load_state_dict(checkpoint[name])
+        self.trainer.state.max_epochs = self.recipe.trainer.max_epochs
+
+    def save_last(self) -> None:
+        """Save the state of the epoch just completed."""
+        if self.session.leads:
+            state = {name: thing.state_dict() for name, thing in self.state_objects().items()}
+            self.saver(state, "last.pt", {"epoch": self.trainer.state.epoch})
+
+    def _attach(self) -> None:
+        trainer, recipe = self.trainer, self.recipe
+        trainer.add_event_handler(Events.STARTED, self._start)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        FiniteGuard(self.model, describe_batch=self._describe_batch).attach(trainer)
+        if self.scheduler is not None and recipe.trainer.lr_step == "iteration":
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, self.scheduler.step)
+        stop = GracefulStop()
+        stop.attach(trainer)
+        stop.attach(self.validator)
+        for handler in recipe.validator.handlers:
+            handler.attach(self.validator)
+        if self.session.leads and sys.stderr.isatty():
+            ProgressBar(desc="train").attach(trainer, output_transform=lambda loss: {"loss": loss})
+            ProgressBar(desc="validate").attach(self.validator)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
+        for handler in recipe.trainer.handlers:
+            handler.attach(trainer)
+        HistoryWriter(self.folder.history_path).attach(trainer)
+        self.board.attach(trainer)
+        self.best.attach(trainer)
+        if self.stopper is not None:
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, self.stopper)
+        if self.scheduler is not None and recipe.trainer.lr_step == "epoch":
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, self._step_schedule, self.scheduler)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
+
+    def _start(self) -> None:
+        # A run stopped in its first epoch has a state to go on from, and a full disk shows at once.
+        if self.trainer.state.epoch == 0:
+            self.save_last()
+
+    def _start_epoch(self, trainer: Engine) -> None:
+        epoch = trainer.state.epoch
+        seed_everything(self.recipe.seed, epoch)
+        self.data.set_epoch(epoch)
+        # A new pass over the loader: with a short `epoch_length` the old one would go on.
+        trainer.set_data(self.loader)
+
+    def _validate(self, trainer: Engine) -> None:
+        self.validator.run(self.data.eval_loader("val"))
+        metrics = {f"val_{name}": value for name, value in self.validator.state.metrics.items()}
+        trainer.state.metrics.update(metrics, lr=self.optimizer.param_groups[0]["lr"])
+
+    def _step_schedule(self, scheduler: LRScheduler) -> None:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.trainer.state.metrics[self.best.metric])
+        else:
+            scheduler.step()
+
+    def _early_stopping(self, metric: str) -> EarlyStopping | None:
+        if self.recipe.monitor.patience is None:
+            return None
+        sign = 1.0 if self.recipe.monitor.mode == "max" else -1.0
+
+        def score(trainer: Engine) -> float:
+            value = sign * float(trainer.state.metrics[metric])
+            return value if math.isfinite(value) else -math.inf
+
+        return EarlyStopping(self.recipe.monitor.patience, score, self.trainer)
+
+    def _check_schedule(self) -> None:
+        """Refuse a schedule that would run out before training does."""
+        steps = getattr(self.scheduler, "total_steps", None)
+        by_iteration = self.recipe.trainer.lr_step == "iteration"
+        needed = self.recipe.trainer.max_epochs * (self.epoch_length if by_iteration else 1)
+        if steps is not None and steps < needed:
+            raise RecipeError(
+                f"lr_scheduler.total_steps must be at least the {needed} steps of this run, got {steps}"
+            )
+
+    def _describe_batch(self, batch: Any) -> str:
+        films = self.data.films("train")
+        return ", ".join(films[index].name for index in batch.index.tolist())
+
+    def _tell(self, trainer: Engine) -> None:
+        metrics = trainer.state.metrics
+        parts = [f"epoch {trainer.state.epoch}/{self.recipe.trainer.max_epochs}"]
+        parts += [
+            f"{label} {metrics[name]:{form}}"
+            for name, label, form in (
+                ("loss", "loss", ".4f"),
+                ("val_loss", "val loss", ".4f"),
+                ("val_roc_auc", "AUC", ".4f"),
+                ("val_threshold", "threshold", ".3f"),
+                ("val_tnr", "TNR", ".3f"),
+                ("val_tpr", "TPR", ".3f"),
+                ("epoch_seconds", "seconds", ".1f"),
+                ("images_per_second", "images/s", ".0f"),
+            )
+            if name in metrics
+        ]
+        best = " (best)" if self.best.best_epoch == trainer.state.epoch else ""
+        _logger.info("%s%s", "  ".join(parts), best)

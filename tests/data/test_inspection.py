@@ -1,0 +1,91 @@
+import hashlib
+import os
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+
+from cxrignite.data.inspection import MAX_THREADS, inspect_films
+from cxrignite.data.sources import Film
+from cxrignite.errors import UnreadableImageError
+
+
+def test_every_film_gets_its_digest_in_order(make_films):
+    films = make_films()
+    inspection = inspect_films(films)
+    assert inspection.unreadable == []
+    assert inspection.films == [
+        replace(film, sha256=hashlib.sha256(film.path.read_bytes()).hexdigest()) for film in films
+    ]
+
+
+def test_under_raise_the_first_in_order_is_named_and_the_others_counted(make_films):
+    films = make_films()
+    for index in (20, 3, 7):
+        films[index].path.write_bytes(films[index].path.read_bytes()[:60])
+    with pytest.raises(UnreadableImageError, match=r"\(and 2 more\)$") as caught:
+        inspect_films(films)
+    assert caught.value.path == films[3].path
+
+
+def test_a_single_unreadable_film_counts_no_others(make_films):
+    films = make_films()
+    films[5].path.unlink()
+    with pytest.raises(UnreadableImageError, match=r"No such file or directory$"):
+        inspect_films(films)
+
+
+def test_under_skip_the_unreadable_are_left_out_and_returned(make_films):
+    films = make_films()
+    films[20].path.write_text("<html>")
+    films[3].path.write_bytes(b"")
+    inspection = inspect_films(films, on_unreadable="skip")
+    assert [error.path for error in inspection.unreadable] == [films[3].path, films[20].path]
+    kept = [film for index, film in enumerate(films) if index not in (3, 20)]
+    assert [film.name for film in inspection.films] == [film.name for film in kept]
+
+
+def test_a_film_whose_pixels_are_cut_is_found_though_its_header_is_whole(make_films):
+    film = make_films()[0]
+    film.path.write_bytes(film.path.read_bytes()[:-40])
+    assert len(inspect_films([film], on_unreadable="skip").unreadable) == 1
+
+
+def test_no_films_are_no_failure():
+    assert inspect_films([]).films == []
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(make_films, capfd):
+    assert len(inspect_films(make_films(), progress=True).films) == 26
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_shows_on_a_terminal(make_films, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    inspect_films(make_films(), progress=True)
+    assert "26/26" in capsys.readouterr().err
+
+
+def test_no_more_files_are_open_at_a_time_than_there_are_threads(make_films, monkeypatch):
+    from cxrignite.data import inspection
+
+    most, now, lock = 0, 0, threading.Lock()
+    real = inspection.decode_image
+
+    def counting(data, path):
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        try:
+            return real(data, path)
+        finally:
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(inspection, "decode_image", counting)
+    films: list[Film] = make_films() * 5
+    inspect_films(films)
+    assert 1 <= most <= min(MAX_THREADS, os.cpu_count() or 1)
+    assert now == 0

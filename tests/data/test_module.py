@@ -1,0 +1,295 @@
+import gc
+import logging
+import os
+import signal
+from collections import Counter
+
+import pytest
+import torch
+from monai.transforms import CenterSpatialCrop, Lambda, RandAffine, RandGaussianNoise, Resize
+from torch.utils.data import get_worker_info
+
+from cxrignite.data.loading import Batch, LoaderSettings
+from cxrignite.data.module import XrayData
+from cxrignite.data.sampling import balanced_sampler
+from cxrignite.data.sources import ClassFolders, Film
+from cxrignite.data.splits import carve_validation
+from cxrignite.errors import DataError, RecipeError, UnreadableImageError
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+
+
+@pytest.fixture
+def films(make_films) -> list[Film]:
+    return carve_validation(make_films(num_normal=12, num_pneumonia=20, num_test=3), 0.2, seed=0)
+
+
+def make_data(
+    films: list[Film], *, num_workers: int = 0, batch_size: int = 8, **options
+) -> XrayData:
+    options.setdefault("sampler", balanced_sampler)
+    options.setdefault("augment", [RandAffine(prob=0.9, rotate_range=0.5), RandGaussianNoise()])
+    return XrayData(
+        films,
+        CLASSES,
+        preprocess=[Resize([16, 16])],
+        loader=LoaderSettings(batch_size=batch_size, num_workers=num_workers, prefetch_factor=2),
+        seed=3,
+        **options,
+    )
+
+
+def bits(batches: list[Batch]) -> list[tuple[bytes, ...]]:
+    return [tuple(part.numpy().tobytes() for part in batch) for batch in batches]
+
+
+def epochs_of(data: XrayData, epochs: list[int]) -> list[list[tuple[bytes, ...]]]:
+    loader = data.train_loader()
+    passes = []
+    for epoch in epochs:
+        data.set_epoch(epoch)
+        passes.append(bits(list(loader)))
+    return passes
+
+
+def test_a_training_batch_has_the_agreed_form(films):
+    data = make_data(films)
+    batch = next(iter(data.train_loader()))
+    assert isinstance(batch, Batch)
+    assert (batch.image.shape, batch.image.dtype) == ((8, 1, 16, 16), torch.float32)
+    assert 0.0 <= float(batch.image.min()) < float(batch.image.max()) <= 1.0
+    assert (batch.label.shape, batch.label.dtype) == ((8,), torch.float32)
+    assert (batch.index.shape, batch.index.dtype) == ((8,), torch.int64)
+    labels = data.labels("train")
+    assert batch.label.tolist() == [labels[index] for index in batch.index]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_evaluation_pass_gives_each_film_once_in_order(films, split):
+    data = make_data(films, batch_size=5)
+    batches = list(data.eval_loader(split))
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(
+        range(len(data.films(split)))
+    )
+    assert torch.cat([batch.label for batch in batches]).tolist() == data.labels(split)
+    for batch in batches:
+        assert batch.image.dtype == torch.uint8
+        for index, image in zip(batch.index.tolist(), batch.image, strict=True):
+            assert torch.equal(image, data.pipeline(data.films(split)[index].path))
+
+
+def test_an_epoch_has_the_same_bits_with_no_and_with_two_workers(films, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    alone = epochs_of(make_data(films, num_workers=0), [1, 2])
+    helped = epochs_of(make_data(films, num_workers=2), [1, 2])
+    assert alone == helped
+    assert alone[0] != alone[1]
+
+
+def test_a_new_module_at_epoch_three_gives_what_one_that_went_there_gives(films):
+    went = epochs_of(make_data(films), [1, 2, 3])
+    assert epochs_of(make_data(films), [3]) == went[2:]
+    early = make_data(films)
+    early.set_epoch(3)
+    assert bits(list(early.train_loader())) == went[2]
+
+
+def test_a_pass_broken_off_does_not_shift_the_next(films):
+    data = make_data(films)
+    data.set_epoch(1)
+    next(iter(data.train_loader()))
+    assert epochs_of(data, [2]) == epochs_of(make_data(films), [2])
+
+
+def test_loading_leaves_the_global_random_state_alone(films):
+    data = make_data(films)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    list(data.train_loader())
+    list(data.eval_loader("val"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_sampler_each_film_comes_once_an_epoch_in_new_order(films):
+    data = make_data(films, sampler=None, batch_size=5)
+    assert len(data.films("train")) % 5 != 1
+    loader = data.train_loader()
+    orders = []
+    for epoch in (1, 2):
+        data.set_epoch(epoch)
+        orders.append(torch.cat([batch.index for batch in loader]).tolist())
+        assert sorted(orders[-1]) == list(range(len(data.films("train"))))
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("batch_size", range(2, 14))
+def test_no_training_batch_is_a_single_image(films, batch_size):
+    data = make_data(films, batch_size=batch_size, sampler=None)
+    loader = data.train_loader()
+    sizes = [len(batch.label) for batch in loader]
+    assert len(sizes) == len(loader)
+    assert min(sizes) >= 2
+    indices = Counter(torch.cat([batch.index for batch in loader]).tolist())
+    assert sorted(indices) == list(range(len(data.films("train"))))
+    assert sum(indices.values()) - len(indices) <= 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_image_surfaces_with_its_path(films, num_workers):
+    data = make_data(films, num_workers=num_workers)
+    path = data.films("val")[2].path
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UnreadableImageError) as caught:
+        list(data.eval_loader("val"))
+    assert caught.value.path == path
+    assert str(caught.value).startswith(f"cannot read image {path}: ")
+
+
+def test_images_of_two_sizes_are_refused_with_the_remedy(films, write_image):
+    data = XrayData(films, CLASSES, loader=LoaderSettings(num_workers=0))
+    write_image(data.films("train")[3].path, height=30, width=20)
+    with pytest.raises(DataError, match=r"24 x 32 .* and 30 x 20 .*: add a Resize to data.prepro"):
+        list(data.eval_loader("train"))
+    # A transform that keeps small images small is found in the same way.
+    data = make_data(films)
+    data.pipeline.preprocess = (CenterSpatialCrop([26, 26]),)
+    with pytest.raises(DataError, match="add a Resize"):
+        list(data.eval_loader("train"))
+
+
+def worker_facts(image: torch.Tensor) -> torch.Tensor:
+    assert get_worker_info() is not None
+    facts = (
+        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+        torch.get_num_threads() == 1,
+    )
+    return torch.full_like(image, float(all(facts)))
+
+
+def test_a_worker_ignores_ctrl_c_and_forgets_the_term_handler(films):
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        data = make_data(films, num_workers=1, augment=[Lambda(worker_facts)])
+        assert all(bool(batch.image.all()) for batch in data.train_loader())
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_more_workers_than_cores_are_capped_with_one_line(films, monkeypatch, caplog):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    with caplog.at_level(logging.INFO, logger="cxrignite"):
+        data = make_data(films, num_workers=16)
+        loaders = [data.train_loader(), data.eval_loader("val")]
+    assert [loader.num_workers for loader in loaders] == [1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "num_workers: 16 asked, 1 used (one a core)"
+    ]
+
+
+def test_workers_stay_between_passes_and_end_with_the_loader(films):
+    loader = make_data(films, num_workers=1).eval_loader("test")
+    list(loader)
+    workers = list(loader._iterator._workers)
+    list(loader)
+    assert loader._iterator._workers == workers
+    assert workers[0].is_alive()
+    del loader
+    gc.collect()
+    workers[0].join(10)
+    assert not workers[0].is_alive()
+
+
+def test_training_and_evaluating_the_train_split_are_two_loaders(films):
+    data = make_data(films)
+    assert data.train_loader() is data.train_loader()
+    assert data.eval_loader("train") is data.eval_loader("train")
+    assert next(iter(data.train_loader())).image.dtype == torch.float32
+    batch = next(iter(data.eval_loader("train")))
+    assert batch.image.dtype == torch.uint8
+    assert batch.index.tolist() == list(range(8))
+
+
+def test_closing_ends_all_workers_and_a_later_loader_starts_anew(films):
+    data = make_data(films, num_workers=1)
+    loaders = [data.train_loader(), data.eval_loader("val")]
+    before = [bits(list(loader)) for loader in loaders]
+    workers = [worker for loader in loaders for worker in loader._iterator._workers]
+    data.close()
+    data.close()
+    assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
+    assert [
+        bits(list(loader)) for loader in (data.train_loader(), data.eval_loader("val"))
+    ] == before
+
+
+def test_the_splits_are_those_with_films(films):
+    assert make_data(films).splits == ["train", "val", "test"]
+    assert make_data([film for film in films if film.split != "val"]).splits == ["train", "test"]
+
+
+def test_the_defaults_are_those_of_the_reference(films):
+    data = XrayData(films, CLASSES)
+    loader = data.train_loader()
+    assert data.loader == LoaderSettings(batch_size=32, num_workers=4, prefetch_factor=4)
+    assert loader.batch_size == 32
+    assert not loader.drop_last
+    assert loader.persistent_workers
+    assert loader.prefetch_factor == 4
+    assert loader.pin_memory == torch.cuda.is_available()
+
+
+def test_counts_labels_and_films_agree(films):
+    data = make_data(films)
+    for split in ("train", "val", "test"):
+        assert data.films(split) == [film for film in films if film.split == split]
+        assert data.labels(split) == [film.label for film in data.films(split)]
+        counts = data.class_counts(split)
+        assert counts == (data.labels(split).count(0), data.labels(split).count(1))
+    assert data.class_counts("test") == (3, 3)
+
+
+def test_the_description_counts_films_and_patients(make_films, tmp_path, write_image):
+    make_films(num_normal=2, num_pneumonia=3)
+    write_image(tmp_path / "train/PNEUMONIA/person0_virus_99.png")
+    assert make_data(ClassFolders(tmp_path).films()).describe().splitlines() == [
+        "split  NORMAL  PNEUMONIA  films  patients",
+        "train       2          4      6         5",
+        "val         0          0      0         0",
+        "test        0          0      0         0",
+    ]
+
+
+def test_an_unknown_split_is_refused(films):
+    data = make_data(films)
+    for ask in (data.films, data.labels, data.class_counts, data.eval_loader):
+        with pytest.raises(DataError, match="split must be one of train, val, test, got 'dev'"):
+            ask("dev")
+
+
+def test_a_split_without_films_has_no_loader(films):
+    data = make_data([film for film in films if film.split == "train"][:1])
+    with pytest.raises(DataError, match="split 'val' must have at least one film, got 0"):
+        data.eval_loader("val")
+    with pytest.raises(DataError, match="training needs at least 2 films, got 1"):
+        data.train_loader()
+
+
+def test_balanced_sampling_of_one_class_is_refused(films):
+    data = make_data([film for film in films if film.label == 1])
+    with pytest.raises(DataError, match="needs images of both classes"):
+        data.train_loader()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
+    ],
+)
+def test_loader_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        LoaderSettings(**settings)

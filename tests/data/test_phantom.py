@@ -1,0 +1,309 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+from cxrignite.data.phantom import Phantom
+from cxrignite.data.phantom_rendering import render_phantom
+from cxrignite.data.sources import ClassFolders
+from cxrignite.errors import DataError
+
+SMALL = {"num_train": 10, "num_test": 6, "size": 48}
+
+
+@pytest.fixture(scope="module")
+def renderings():
+    """Pairs of one chest without and with disease."""
+    return [
+        (
+            render_phantom(seed, size=64, positive=False),
+            render_phantom(seed, size=64, positive=True),
+        )
+        for seed in range(60)
+    ]
+
+
+def digests(root):
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_a_seed_gives_the_same_film_and_another_seed_another():
+    first, again = (render_phantom(3, size=64, positive=True) for _ in range(2))
+    other = render_phantom(4, size=64, positive=True)
+    assert first.image.tobytes() == again.image.tobytes()
+    assert first.lesion.tobytes() == again.lesion.tobytes()
+    assert first.image.tobytes() != other.image.tobytes()
+
+
+@pytest.mark.parametrize("size", [32, 33, 97, 224])
+def test_any_size_from_32_gives_a_grey_square_with_a_lesion(size):
+    image, lesion, lungs = render_phantom(0, size=size, positive=True)
+    assert image.shape == lesion.shape == lungs.shape == (size, size)
+    assert image.dtype == np.uint8
+    assert lesion.any()
+
+
+def test_a_film_below_32_pixels_is_refused():
+    with pytest.raises(ValueError, match="size must be at least 32 pixels, got 31"):
+        render_phantom(0, size=31, positive=True)
+
+
+def test_a_chest_looks_alike_at_every_size():
+    small, large = (render_phantom(1, size=size, positive=False).image for size in (64, 192))
+    shrunk = large.reshape(64, 3, 64, 3).mean(axis=(1, 3))
+    assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.95
+
+
+def test_opacities_lie_inside_the_lungs_and_only_on_positive_films(renderings):
+    for normal, diseased in renderings:
+        assert not normal.lesion.any()
+        assert diseased.lesion.any()
+        assert not (diseased.lesion & ~diseased.lungs).any()
+
+
+def test_opacities_brighten_the_film_under_their_mask(renderings):
+    for normal, diseased in renderings:
+        change = diseased.image.astype(float) - normal.image
+        assert change[diseased.lesion].mean() > 2
+
+
+def test_some_opacities_are_much_subtler_than_others(renderings):
+    change = [
+        (diseased.image.astype(float) - normal.image)[diseased.lesion].mean()
+        for normal, diseased in renderings
+    ]
+    assert max(change) > 3 * min(change)
+
+
+def test_the_label_changes_nothing_away_from_the_mask(renderings):
+    for normal, diseased in renderings:
+        near = ndimage.binary_dilation(diseased.lesion, iterations=4)
+        np.testing.assert_array_equal(normal.image[~near], diseased.image[~near])
+
+
+def test_lungs_are_darker_than_what_lies_between_and_below_them(renderings):
+    for normal, _ in renderings:
+        image, lungs = normal.image.astype(float), normal.lungs
+        middle = image.shape[1] // 2
+        between = image[20:44, middle - 3 : middle + 3].mean()
+        below = image[-10:-4, 16:48].mean()
+        for half in (np.s_[:, :middle], np.s_[:, middle:]):
+            assert image[half][lungs[half]].mean() < between - 20
+            assert image[half][lungs[half]].mean() < below - 20
+
+
+def test_the_heart_takes_its_room_from_the_lung_on_the_images_right(renderings):
+    areas = np.array(
+        [[half.sum() for half in np.hsplit(normal.lungs, 2)] for normal, _ in renderings]
+    )
+    # Shifts and rotations move single films across the middle; the patients' mean they do not.
+    assert areas[:, 1].mean() < 0.95 * areas[:, 0].mean()
+    low = np.array(
+        [
+            [half.mean() for half in np.hsplit(normal.image[30:42, 16:48].astype(float), 2)]
+            for normal, _ in renderings
+        ]
+    )
+    assert low[:, 1].mean() > low[:, 0].mean() + 5
+
+
+def test_two_films_of_a_patient_show_one_anatomy_in_two_exposures():
+    films = [render_phantom(s, size=64, positive=False, patient_seed=7).image for s in range(8)]
+    others = [render_phantom(s, size=64, positive=False).image for s in range(8)]
+    assert len({film.tobytes() for film in films}) == 8
+
+    def likeness(images):
+        return np.corrcoef([image.ravel() for image in images])[np.triu_indices(8, 1)].mean()
+
+    assert likeness(films) > likeness(others) + 0.02
+
+
+def test_no_shortcut_outside_the_lungs_gives_the_label_away():
+    labels = np.arange(240) % 2
+    films = [render_phantom(1000 + i, size=64, positive=bool(k)) for i, k in enumerate(labels)]
+    for statistic in (np.mean, np.std, np.max, np.min):
+        values = [statistic(film.image[~film.lungs]) for film in films]
+        # Three standard errors of an AUC of 0.5 at 120 against 120.
+        assert abs(roc_auc_score(labels, values) - 0.5) < 0.12
+
+
+def test_the_brightness_of_the_whole_film_does_not_solve_the_task():
+    labels = np.arange(240) % 2
+    films = [render_phantom(1000 + i, size=64, positive=bool(k)) for i, k in enumerate(labels)]
+    for statistic in (np.mean, np.std):
+        assert roc_auc_score(labels, [statistic(film.image) for film in films]) < 0.75
+
+
+def test_films_are_made_where_the_table_says(tmp_path):
+    phantom = Phantom(tmp_path / "phantom", **SMALL)
+    films = phantom.films()
+    counts = {
+        split: [sum(f.label == k for f in films if f.split == split) for k in (0, 1)]
+        for split in ("train", "test")
+    }
+    assert counts == {"train": [4, 6], "test": [2, 4]}
+    for film in films:
+        assert film.path == phantom.root / film.name
+        assert film.name.startswith(f"{film.split}/{phantom.classes[film.label]}/{film.patient}_")
+        assert pixels(film.path).shape == (48, 48)
+        assert pixels(film.path).dtype == np.uint8
+        assert ("mask" in film.attributes) == (film.label == 1)
+        if film.label:
+            mask = pixels(phantom.root / film.attributes["mask"])
+            assert set(np.unique(mask)) == {0, 255}
+    passport = json.loads((phantom.root / "phantom.json").read_text())
+    assert passport["settings"]["seed"] == 0
+    assert passport["renderer"] >= 1
+
+
+def test_some_patients_have_several_films_and_each_lies_in_one_split(tmp_path):
+    films = Phantom(tmp_path / "phantom", 20, 10, size=32).films()
+    groups = {}
+    for film in films:
+        groups.setdefault(film.patient, []).append((film.split, film.label))
+    assert {len(group) for group in groups.values()} == {1, 2}
+    assert all(len(set(group)) == 1 for group in groups.values())
+
+
+def test_class_folders_reads_a_phantom_too(tmp_path):
+    phantom = Phantom(tmp_path / "phantom", **SMALL)
+    made = phantom.films()
+    read = ClassFolders(phantom.root, patient_pattern=r"(p\d+)_").films()
+
+    def keys(films):
+        return [(f.name, f.label, f.patient, f.split) for f in films]
+
+    assert keys(read) == keys(made)
+
+
+def test_the_same_settings_make_the_same_bytes_and_another_seed_does_not(tmp_path):
+    for name, seed in (("first", 0), ("second", 0), ("third", 1)):
+        Phantom(tmp_path / name, **SMALL, seed=seed).films()
+    first, second, third = (digests(tmp_path / name) for name in ("first", "second", "third"))
+    assert first == second
+    shared = [name for name in first.keys() & third.keys() if name != "phantom.json"]
+    images = [name for name in shared if not name.startswith("masks")]
+    assert images
+    assert all(first[name] != third[name] for name in images)
+
+
+def test_a_finished_folder_is_used_again(tmp_path):
+    root = tmp_path / "phantom"
+    films = Phantom(root, **SMALL).films()
+    before = {film.path: film.path.stat().st_mtime_ns for film in films}
+    assert Phantom(root, **SMALL).films() == films
+    assert {film.path: film.path.stat().st_mtime_ns for film in films} == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "renderer"])
+def test_a_damaged_folder_is_made_anew(tmp_path, damage):
+    root = tmp_path / "phantom"
+    film = Phantom(root, **SMALL).films()[-1]
+    whole = digests(root)
+    if damage == "missing":
+        film.path.unlink()
+    elif damage == "cut":
+        film.path.write_bytes(film.path.read_bytes()[:100])
+    else:
+        passport = json.loads((root / "phantom.json").read_text())
+        (root / "phantom.json").write_text(json.dumps({**passport, "renderer": 0}))
+    Phantom(root, **SMALL).films()
+    assert digests(root) == whole
+    assert os.listdir(tmp_path) == ["phantom"]
+
+
+def test_other_settings_replace_the_folder(tmp_path):
+    root = tmp_path / "phantom"
+    Phantom(root, **SMALL).films()
+    films = Phantom(root, **{**SMALL, "size": 32, "num_train": 5}).films()
+    assert {pixels(film.path).shape for film in films} == {(32, 32)}
+    names = {path.name for path in root.glob("t*/*/*.png")}
+    assert names == {film.path.name for film in films}
+    assert os.listdir(tmp_path) == ["phantom"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_files_that_no_phantom_made_are_refused_and_kept(tmp_path, own):
+    root = tmp_path / "phantom"
+    if own:
+        Phantom(root, **SMALL).films()
+    notes = root / "train" / "notes.txt"
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    notes.write_text("precious")
+    with pytest.raises(DataError, match=r"found 1 other files, such as train/notes\.txt"):
+        Phantom(root, **SMALL, seed=1).films()
+    assert notes.read_text() == "precious"
+
+
+def test_a_file_in_the_place_of_the_root_is_refused(tmp_path):
+    (tmp_path / "phantom").write_text("")
+    with pytest.raises(DataError, match="is not a folder"):
+        Phantom(tmp_path / "phantom", **SMALL).films()
+
+
+def test_an_empty_root_and_a_linked_root_are_filled(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "phantom").symlink_to("elsewhere")
+    films = Phantom(tmp_path / "phantom", **SMALL).films()
+    assert (tmp_path / "phantom").is_symlink()
+    assert (tmp_path / "elsewhere" / films[0].name).is_file()
+
+
+def test_two_processes_at_once_leave_one_whole_folder(tmp_path):
+    root = tmp_path / "phantom"
+    Phantom(root, **SMALL, seed=1).films()  # both have to replace it
+    code = (
+        "from cxrignite.data.phantom import Phantom\n"
+        f"films = Phantom({str(root)!r}, num_train=60, num_test=20, size=48).films()\n"
+        "assert all(film.path.is_file() for film in films)\n"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    Phantom(tmp_path / "alone", num_train=60, num_test=20, size=48).films()
+    assert digests(root) == digests(tmp_path / "alone")
+    assert sorted(os.listdir(tmp_path)) == ["alone", "phantom"]
+
+
+def test_what_a_killed_process_left_is_swept_once_it_is_old(tmp_path):
+    old, young = tmp_path / ".phantom.old.tmp", tmp_path / ".phantom.young.tmp"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    Phantom(tmp_path / "phantom", **SMALL).films()
+    assert not old.exists()
+    assert young.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 16}, "size must be at least 32 pixels, got 16"),
+        ({"positive_fraction": 1.0}, r"positive_fraction must be in \(0, 1\), got 1.0"),
+        ({"images_per_patient": 0}, "images_per_patient must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"num_train": 1}, "num_train must leave a film for each class, got 1"),
+        ({"num_test": 0}, "num_test must leave a film for each class, got 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_before_any_file_is_made(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Phantom(tmp_path / "phantom", **settings)
+    assert not (tmp_path / "phantom").exists()

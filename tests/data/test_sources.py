@@ -1,0 +1,120 @@
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cxrignite.data.sources import ClassFolders
+from cxrignite.errors import DataError, RecipeError
+
+
+def test_films_are_listed_by_split_class_and_name(tmp_path, make_films):
+    films = make_films(num_normal=2, num_pneumonia=2, num_test=1)
+    assert [(film.name, film.label, film.split) for film in films] == [
+        ("train/NORMAL/IM-0000-0001.png", 0, "train"),
+        ("train/NORMAL/IM-0001-0001.png", 0, "train"),
+        ("train/PNEUMONIA/person0_virus_0.png", 1, "train"),
+        ("train/PNEUMONIA/person1_virus_1.png", 1, "train"),
+        ("test/NORMAL/IM-9000-0001.png", 0, "test"),
+        ("test/PNEUMONIA/person9000_bacteria_1.png", 1, "test"),
+    ]
+    assert all(film.path == tmp_path / film.name and film.sha256 == "" for film in films)
+    assert films[-1].attributes == {"subgroup": "bacteria"}
+    assert films == ClassFolders(tmp_path).films()
+
+
+def test_the_last_class_is_positive(tmp_path, make_films):
+    make_films()
+    films = ClassFolders(tmp_path, classes=["PNEUMONIA", "NORMAL"]).films()
+    assert {film.path.parent.name for film in films if film.label == 1} == {"NORMAL"}
+
+
+def test_a_val_folder_joins_train(tmp_path, make_films, write_image):
+    make_films()
+    write_image(tmp_path / "val/NORMAL/NORMAL2-IM-1-0001.png")
+    write_image(tmp_path / "val/PNEUMONIA/person77_virus_1.png")
+    films = ClassFolders(tmp_path).films()
+    assert {film.split for film in films} == {"train"}
+    assert sum(film.name.startswith("val/") for film in films) == 2
+
+
+def test_suffixes_count_in_any_case_and_other_files_do_not(tmp_path, make_films, write_image):
+    make_films(num_normal=1, num_pneumonia=1)
+    folder = tmp_path / "train/NORMAL"
+    shutil.copy(folder / "IM-0000-0001.png", folder / "IM-0001-0001.PNG")
+    write_image(folder / "IM-0002-0001.JPG")
+    write_image(folder / "IM-0003-0001.JPEG")
+    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt", "scan.dcm"):
+        (folder / name).write_bytes(b"no image")
+    (folder / "folder.png").mkdir()
+    (tmp_path / "__MACOSX/train/NORMAL").mkdir(parents=True)
+    names = [film.path.name for film in ClassFolders(tmp_path).films() if film.label == 0]
+    assert names == [
+        "IM-0000-0001.png",
+        "IM-0001-0001.PNG",
+        "IM-0002-0001.JPG",
+        "IM-0003-0001.JPEG",
+    ]
+
+
+def test_the_constructor_reads_nothing():
+    assert ClassFolders("no/such/folder").root == Path("no/such/folder")
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"must be an existing folder, got .*absent"):
+        ClassFolders(tmp_path / "absent").films()
+
+
+def test_a_root_without_train_tells_what_it_holds(tmp_path):
+    (tmp_path / "NORMAL").mkdir()
+    with pytest.raises(DataError, match=r"must hold a folder 'train', found 'NORMAL'"):
+        ClassFolders(tmp_path).films()
+
+
+def test_a_missing_class_folder_is_named_beside_those_that_exist(tmp_path, make_films):
+    make_films()
+    with pytest.raises(DataError, match=r"class 'COVID', found 'NORMAL', 'PNEUMONIA'"):
+        ClassFolders(tmp_path, classes=["NORMAL", "COVID"]).films()
+
+
+def test_a_class_missing_from_test_only_is_refused_too(tmp_path, make_films):
+    make_films(num_test=1)
+    shutil.rmtree(tmp_path / "test/PNEUMONIA")
+    with pytest.raises(DataError, match=r"test must hold a folder for class 'PNEUMONIA'"):
+        ClassFolders(tmp_path).films()
+
+
+def test_an_empty_class_folder_is_named(tmp_path, make_films):
+    make_films()
+    shutil.rmtree(tmp_path / "train/NORMAL")
+    (tmp_path / "train/NORMAL").mkdir()
+    with pytest.raises(DataError, match=r"NORMAL must hold at least one image .*, found none"):
+        ClassFolders(tmp_path).films()
+
+
+@pytest.mark.parametrize("classes", [["NORMAL"], ["A", "A"], ["A", "B", "C"], ["", "B"], []])
+def test_classes_have_to_be_two_different_names(classes):
+    with pytest.raises(RecipeError, match="classes must be two different folder names"):
+        ClassFolders("root", classes=classes)
+
+
+def test_a_pattern_that_is_no_expression_is_refused():
+    with pytest.raises(RecipeError, match=r"patient_pattern must be .* got '\(id'"):
+        ClassFolders("root", patient_pattern="(id")
+
+
+def test_names_that_hide_the_patient_are_counted(tmp_path, make_films, write_image, caplog):
+    make_films(num_normal=1, num_pneumonia=1)
+    write_image(tmp_path / "train/NORMAL/scan1.png")
+    write_image(tmp_path / "train/NORMAL/scan2.png")
+    with caplog.at_level(logging.WARNING):
+        films = ClassFolders(tmp_path).films()
+    assert "2 of 4 file names do not match patient_pattern" in caplog.text
+    assert len({film.patient for film in films}) == 4
+
+
+def test_no_warning_where_every_name_matches(make_films, caplog):
+    with caplog.at_level(logging.WARNING):
+        make_films()
+    assert caplog.text == ""

@@ -1,0 +1,219 @@
+import csv
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrignite.data.sources import Film
+from cxrignite.data.splits import (
+    carve_validation,
+    check_patient_leakage,
+    check_same_films,
+    read_split,
+    write_split,
+)
+from cxrignite.errors import DataError, RecipeError
+
+ROOT = Path("root")
+
+
+def film(name: str, label: int, patient: str, split: str = "train", **fields) -> Film:
+    return Film(ROOT / name, name, label, patient, split, **fields)
+
+
+@pytest.fixture
+def films() -> list[Film]:
+    """About 300 normal and 600 pneumonia films of patients with one to nine films each."""
+    rng = np.random.default_rng(5)
+    films = [
+        film(f"train/{label}/{number}-{view}.png", label, f"{label}-{number}")
+        for label, num_patients in ((0, 100), (1, 200))
+        for number in range(num_patients)
+        for view in range(min(9, rng.geometric(0.33)))
+    ]
+    films += [
+        film(f"test/{label}/{n}.png", label, f"t{n}", "test") for label in (0, 1) for n in "ab"
+    ]
+    return films
+
+
+def shares(films: list[Film]) -> dict[str, float]:
+    train = [film for film in films if film.split in ("train", "val")]
+    val = [film for film in train if film.split == "val"]
+    return {
+        "films": len(val) / len(train),
+        "positive": sum(film.label for film in val) / sum(film.label for film in train),
+    }
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
+def test_the_share_is_met_in_both_classes(films, fraction):
+    carved = carve_validation(films, fraction, seed=1)
+    assert shares(carved)["films"] == pytest.approx(fraction, rel=0.1)
+    assert shares(carved)["positive"] == pytest.approx(fraction, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_patient_is_on_one_side(films, seed):
+    carved = carve_validation(films, 0.15, seed)
+    check_patient_leakage([film for film in carved if film.split != "test"])
+    patients = {
+        split: {f.patient for f in carved if f.split == split} for split in ("train", "val")
+    }
+    assert patients["train"].isdisjoint(patients["val"])
+    assert all(patients.values())
+
+
+def test_only_the_split_of_training_films_changes(films):
+    carved = carve_validation(films, 0.15, seed=1)
+    assert [replace(film, split="") for film in carved] == [replace(f, split="") for f in films]
+    assert [f.name for f in carved if f.split == "test"] == [
+        f.name for f in films if f.split == "test"
+    ]
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(films):
+    first, again, other = (carve_validation(films, 0.15, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_the_split_leaves_global_random_state_alone(films):
+    np.random.seed(3)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    carve_validation(films, 0.15, seed=1)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1.0, float("nan")])
+def test_a_share_out_of_range_is_refused(films, fraction):
+    with pytest.raises(RecipeError, match=r"val_fraction must be in \(0, 0.5\], got"):
+        carve_validation(films, fraction, seed=1)
+
+
+def test_a_negative_seed_is_refused(films):
+    with pytest.raises(RecipeError, match="seed must be at least 0, got -1"):
+        carve_validation(films, 0.15, seed=-1)
+
+
+def test_too_few_patients_of_a_class_are_counted(films):
+    few = [f for f in films if f.label == 1 or f.patient in ("0-1", "0-2", "0-3")]
+    with pytest.raises(DataError, match=r"at least 7 training patients .* got 3 of class 0"):
+        carve_validation(few, 0.15, seed=1)
+
+
+def test_one_class_only_is_refused(films):
+    with pytest.raises(DataError, match="got 0 of class 0"):
+        carve_validation([f for f in films if f.label == 1], 0.15, seed=1)
+
+
+def test_a_second_validation_split_is_refused(films):
+    with pytest.raises(DataError, match="no validation split yet"):
+        carve_validation(carve_validation(films, 0.15, seed=1), 0.15, seed=1)
+
+
+def test_a_patient_that_outweighs_the_rest_is_refused():
+    films = [film(f"{label}-{n}", label, f"{label}-{n}") for label in (0, 1) for n in range(10)]
+    films += [film(f"big-{n}", n % 2, "big") for n in range(200)]
+    refusals = []
+    for seed in range(10):
+        try:
+            carved = carve_validation(films, 0.2, seed)
+        except DataError as error:
+            refusals.append(str(error))
+        else:
+            assert shares(carved)["films"] == pytest.approx(0.2, rel=0.5)
+    assert refusals
+    assert all("must be near 0.2, got" in text or "both classes" in text for text in refusals)
+
+
+def test_planted_leaks_are_counted_and_named(films):
+    check_patient_leakage(carve_validation(films, 0.15, seed=1)[:-4])
+    planted = [film(f"p{n}", 1, f"1-{n}", "test") for n in range(5)]
+    with pytest.raises(DataError, match=r"got 5 in more: 1-0 \(test and train\), 1-1 .*, \.\.\.$"):
+        check_patient_leakage([f for f in films if f.split == "train"] + planted)
+
+
+def test_what_is_written_is_read_back_equal(tmp_path, films):
+    films = carve_validation(films, 0.15, seed=1)
+    films[0] = replace(
+        films[0], attributes={"subgroup": "virus", "age": "3, or 4"}, sha256="ab" * 32
+    )
+    films[1] = replace(films[1], attributes={"subgroup": "bacteria"}, patient='odd "name"')
+    films.append(film("train/0/caf\udce9 ü.png", 0, "line\nbreak"))
+    write_split(films, tmp_path / "split.csv")
+    assert read_split(tmp_path / "split.csv", ROOT) == films
+    with (tmp_path / "split.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        header = next(csv.reader(file))
+    assert header == ["path", "label", "patient", "split", "sha256", "attr_age", "attr_subgroup"]
+    assert os.listdir(tmp_path) == ["split.csv"]
+
+
+def test_the_split_follows_the_root_that_it_is_read_for(tmp_path, films):
+    write_split(films, tmp_path / "split.csv")
+    elsewhere = read_split(tmp_path / "split.csv", tmp_path / "elsewhere")
+    assert elsewhere[0].path == tmp_path / "elsewhere" / films[0].name
+
+
+def test_a_write_that_fails_leaves_the_old_split_and_no_litter(tmp_path, films):
+    write_split(films, tmp_path / "split.csv")
+    before = (tmp_path / "split.csv").read_bytes()
+    with pytest.raises(AttributeError):
+        write_split([*films, None], tmp_path / "split.csv")
+    assert (tmp_path / "split.csv").read_bytes() == before
+    assert os.listdir(tmp_path) == ["split.csv"]
+
+
+HEADER = "path,label,patient,split,sha256\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "must have columns"),
+        ("path,label\n", "lacks"),
+        (HEADER + "a.png,2,p,train,\n", "line 2: label must be 0 or 1, got '2'"),
+        (HEADER + "a.png,1,p,train,\nb.png,1,p,dev,\n", "line 3: split must be one of"),
+        (HEADER + "../a.png,1,p,train,\n", "line 2: path must stay inside"),
+        (HEADER + "/etc/passwd,1,p,train,\n", "path must stay inside"),
+        (HEADER + ",1,p,train,\n", "path must stay inside"),
+        (HEADER + "a.png,1,p\n", "as many cells as the header"),
+        (HEADER + "a.png,1,p,train,,more\n", "as many cells as the header"),
+        (HEADER + "a.png,1,p,train,\na.png,1,p,val,\n", "name each film once, got 1 repeats"),
+        (HEADER + 'a.png,1,"p,train,\n', "must be a CSV file"),
+    ],
+)
+def test_a_damaged_split_is_refused_by_its_line(tmp_path, content, message):
+    (tmp_path / "split.csv").write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_split(tmp_path / "split.csv", ROOT)
+    assert "split.csv" in str(caught.value)
+
+
+def test_a_missing_split_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read the split .*absent.csv: No such file"):
+        read_split(tmp_path / "absent.csv", ROOT)
+
+
+def test_the_same_files_pass_whatever_their_split_and_order(films):
+    hashed = [replace(f, sha256=f"{index:064}") for index, f in enumerate(films)]
+    check_same_films(carve_validation(hashed, 0.15, seed=1), hashed[::-1])
+
+
+def test_files_that_went_came_or_changed_are_counted(films):
+    hashed = [replace(f, sha256=f"{index:064}") for index, f in enumerate(films)]
+    now = [*hashed[2:-1], replace(hashed[-1], sha256="f" * 64), film("new.png", 0, "new")]
+    with pytest.raises(
+        DataError, match=r"got 2 missing, 1 new, 1 changed; first missing: train/0/0"
+    ):
+        check_same_films(hashed, now)
+    with pytest.raises(DataError, match=r"0 missing, 0 new, 1 changed; first changed: test/1/b"):
+        check_same_films(hashed, [*hashed[:-1], now[-2]])
+
+
+def test_folds_are_as_even_as_their_number_says(films):
+    counts = Counter(f.split for f in carve_validation(films, 0.15, seed=3))
+    assert counts["val"] == pytest.approx((counts["val"] + counts["train"]) / 7, rel=0.1)

@@ -1,0 +1,184 @@
+import logging
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from ignite.engine import Engine, Events
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from cxrignite.engines import attach_metrics, create_evaluator
+from cxrignite.engines.metrics import EpochMeanLoss
+
+NUM_IMAGES = 101
+
+
+def scripted_evaluator(loss_fn=None):
+    """Return an engine that hands on the logits and labels that its batches are."""
+
+    def step(engine, batch):
+        engine.state.logits = batch[0]
+        return torch.sigmoid(batch[0].float()), batch[1]
+
+    evaluator = Engine(step)
+    attach_metrics(evaluator, loss_fn)
+    return evaluator
+
+
+def make_scores(num_images=NUM_IMAGES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(num_images, generator=generator) < 0.7).float()
+    return torch.randn(num_images, generator=generator) + labels, labels
+
+
+def as_batches(logits, labels, *more, size=16):
+    return list(zip(*(part.split(size) for part in (logits, labels, *more)), strict=True))
+
+
+def test_ranking_metrics_are_those_of_scikit_learn():
+    logits, labels = make_scores()
+    metrics = scripted_evaluator().run(as_batches(logits, labels)).metrics
+    y_score = torch.sigmoid(logits).double().numpy()
+    assert metrics["roc_auc"] == roc_auc_score(labels, y_score)
+    assert metrics["average_precision"] == average_precision_score(labels, y_score)
+    assert set(metrics) == {"roc_auc", "average_precision"}
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_bfloat16_logits_are_taken():
+    logits, labels = make_scores()
+    logits = logits.bfloat16()
+    metrics = (
+        scripted_evaluator(binary_cross_entropy_with_logits).run(as_batches(logits, labels)).metrics
+    )
+    y_score = torch.sigmoid(logits.float()).numpy()
+    assert metrics["roc_auc"] == pytest.approx(roc_auc_score(labels, y_score), abs=1e-12)
+    assert metrics["loss"] == pytest.approx(
+        binary_cross_entropy_with_logits(logits.float(), labels).item()
+    )
+
+
+def test_the_loss_is_the_mean_over_images_and_not_over_batches():
+    logits, labels = make_scores(17)
+    metrics = (
+        scripted_evaluator(binary_cross_entropy_with_logits).run(as_batches(logits, labels)).metrics
+    )
+    expected = binary_cross_entropy_with_logits(logits.double(), labels.double())
+    assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_an_image_that_comes_twice_counts_once():
+    logits, labels = make_scores()
+    indices = torch.arange(NUM_IMAGES)
+    again = torch.cat([indices, indices[:7]])
+    evaluator = scripted_evaluator(binary_cross_entropy_with_logits)
+    once = dict(evaluator.run(as_batches(logits, labels, indices)).metrics)
+    twice = dict(evaluator.run(as_batches(logits[again], labels[again], again)).metrics)
+    assert twice == once
+    # Without indices there is no telling, and repeats weigh in.
+    blind = evaluator.run(as_batches(logits[again], labels[again])).metrics
+    assert blind["loss"] != once["loss"]
+
+
+def test_neither_order_nor_batch_size_changes_a_bit():
+    logits, labels = make_scores()
+    indices = torch.arange(NUM_IMAGES)
+    order = torch.randperm(NUM_IMAGES)
+    evaluator = scripted_evaluator(binary_cross_entropy_with_logits)
+    straight = dict(evaluator.run(as_batches(logits, labels, indices)).metrics)
+    shuffled = as_batches(logits[order], labels[order], indices[order], size=7)
+    assert dict(evaluator.run(shuffled).metrics) == straight
+
+
+def test_an_epoch_starts_from_nothing():
+    evaluator = scripted_evaluator()
+    logits, labels = make_scores(seed=1)
+    evaluator.run(as_batches(*make_scores(seed=2)))
+    metrics = evaluator.run(as_batches(logits, labels)).metrics
+    assert metrics["roc_auc"] == roc_auc_score(labels, torch.sigmoid(logits).double().numpy())
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_one_class_alone_gives_nan_and_one_warning(caplog, label):
+    evaluator = scripted_evaluator(binary_cross_entropy_with_logits)
+    batches = as_batches(torch.randn(20), torch.full((20,), label))
+    with caplog.at_level(logging.WARNING, logger="cxrignite"):
+        for _ in range(2):
+            metrics = evaluator.run(batches).metrics
+            assert math.isnan(metrics["roc_auc"])
+            assert math.isnan(metrics["average_precision"])
+            assert math.isfinite(metrics["loss"])
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "roc_auc and average_precision are undefined (nan): "
+        f"20 images, {int(20 * label)} of them positive"
+    ]
+
+
+def test_an_epoch_without_images_gives_nan(caplog):
+    evaluator = scripted_evaluator(binary_cross_entropy_with_logits)
+    empty = [(torch.zeros(0), torch.zeros(0), torch.zeros(0).long())]
+    with caplog.at_level(logging.WARNING, logger="cxrignite"):
+        metrics = evaluator.run(empty).metrics
+    assert all(math.isnan(value) for value in metrics.values())
+    assert len(metrics) == 3
+    assert len(caplog.records) == 1
+
+
+def test_a_handler_attached_later_sees_the_metrics():
+    evaluator = create_evaluator(torch.nn.Flatten(0), device="cpu")
+    seen = []
+    evaluator.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: seen.append(set(engine.state.metrics))
+    )
+    evaluator.run(as_batches(torch.rand(20, 1, 1, 1), make_scores(20)[1]))
+    assert seen == [{"roc_auc", "average_precision"}]
+
+
+def mean_loss_of(losses, sizes):
+    steps = iter(losses)
+    trainer = Engine(lambda _engine, _batch: next(steps))
+    EpochMeanLoss().attach(trainer)
+    return trainer.run([(None, torch.zeros(size)) for size in sizes]).metrics["loss"]
+
+
+def test_the_training_loss_weighs_batches_by_their_images():
+    losses = torch.tensor([1.0, 2.0, 5.0])
+    assert mean_loss_of(losses, [8, 8, 2]) == pytest.approx((8 + 16 + 10) / 18, rel=1e-12)
+
+
+def evaluate_in_process(rank, store, folder):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    logits, labels = make_scores()
+    results = {}
+    for name, num_draws in (("uneven", NUM_IMAGES), ("padded", NUM_IMAGES + 1)):
+        # torch's DistributedSampler pads with the first images until the shares are even.
+        indices = (torch.arange(num_draws) % NUM_IMAGES)[rank::2]
+        evaluator = create_evaluator(
+            torch.nn.Flatten(0), binary_cross_entropy_with_logits, device="cpu"
+        )
+        images = logits[indices].view(-1, 1, 1, 1)
+        metrics = evaluator.run(as_batches(images, labels[indices], indices)).metrics
+        results[name] = dict(metrics)
+    results["training"] = mean_loss_of(torch.tensor([1.0, 2.0]) + rank, (4, 2 + rank))
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_publish_exactly_what_one_process_does(tmp_path):
+    logits, labels = make_scores()
+    evaluator = create_evaluator(
+        torch.nn.Flatten(0), binary_cross_entropy_with_logits, device="cpu"
+    )
+    alone = evaluator.run(
+        as_batches(logits.view(-1, 1, 1, 1), labels, torch.arange(NUM_IMAGES))
+    ).metrics
+    mp.spawn(evaluate_in_process, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert results["uneven"] == dict(alone)
+        assert results["padded"] == dict(alone)
+        expected = (1 * 4 + 2 * 2 + 2 * 4 + 3 * 3) / 13
+        assert results["training"] == pytest.approx(expected, rel=1e-12)

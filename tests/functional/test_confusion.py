@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+)
+
+from cxrignite.functional import Confusion, confusion_at
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cells_and_rates_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    y_score = rng.random(60).round(1)
+    y_true = rng.permutation([0] * 20 + [1] * 40)
+    threshold = 0.4
+    called = y_score >= threshold
+    cells = confusion_at(y_score, y_true, threshold)
+    assert [cells.tn, cells.fp, cells.fn, cells.tp] == confusion_matrix(
+        y_true, called, labels=[0, 1]
+    ).ravel().tolist()
+    assert cells.tpr == pytest.approx(recall_score(y_true, called))
+    assert cells.tnr == pytest.approx(recall_score(y_true, called, pos_label=0))
+    assert cells.ppv == pytest.approx(precision_score(y_true, called))
+    assert cells.npv == pytest.approx(precision_score(y_true, called, pos_label=0))
+    assert cells.accuracy == pytest.approx(accuracy_score(y_true, called))
+    assert cells.balanced_accuracy == pytest.approx(balanced_accuracy_score(y_true, called))
+
+
+def test_a_rate_over_no_images_is_nan():
+    cells = confusion_at([0.2, 0.3], [0, 0], 0.5)
+    assert cells == Confusion(tn=2, fp=0, fn=0, tp=0)
+    assert math.isnan(cells.tpr)
+    assert math.isnan(cells.ppv)
+    assert cells.npv == 1.0
+    assert math.isnan(confusion_at([], [], 0.5).accuracy)
+
+
+def test_a_float32_score_just_below_the_threshold_is_negative():
+    score = torch.tensor([0.9], dtype=torch.float32)
+    assert confusion_at(score, [1], 0.9).fn == 1
+    assert confusion_at(np.float32([0.9]), [1], np.float32(0.9)).tp == 1
+
+
+def test_a_nan_threshold_is_refused():
+    with pytest.raises(ValueError, match="threshold must be a number"):
+        confusion_at([0.5], [1], math.nan)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from cxrignite.handlers import BestCheckpoint, load_checkpoint, verify_checkpoint
+
+
+def run(best: BestCheckpoint, model: nn.Module, scores: list[object], start: int = 0) -> None:
+    engine = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def publish() -> None:
+        engine.state.metrics["auc"] = scores[engine.state.epoch - 1]
+        nn.init.constant_(model.weight, engine.state.epoch)
+
+    best.attach(engine)
+    if start:
+        engine.load_state_dict({"epoch": start, "epoch_length": 1, "max_epochs": len(scores)})
+    engine.run([0], max_epochs=len(scores))
+
+
+def saved_epoch(folder, name: str = "best") -> tuple[int, float]:
+    """The epoch the file says, and the one its weights say."""
+    checkpoint = load_checkpoint(folder / f"{name}.pt")
+    return checkpoint["epoch"], checkpoint["model"]["weight"].flatten()[0].item()
+
+
+@pytest.mark.parametrize(
+    ("mode", "scores", "epoch"),
+    [
+        ("max", [0.5, 0.9, 0.7], 2),
+        ("min", [0.5, 0.9, 0.7], 1),
+        ("max", [0.9, 0.9, 0.9], 1),
+        ("max", [math.nan, 0.1, math.nan], 2),
+        ("max", [math.inf, 0.1, -math.inf], 2),
+        ("max", [torch.tensor(0.1), torch.tensor(0.2)], 2),
+        ("min", [-0.1, -0.2], 2),
+    ],
+)
+def test_the_file_holds_the_weights_of_the_best_epoch(mode, scores, epoch, tmp_path):
+    model = nn.Linear(2, 1)
+    best = BestCheckpoint({"model": model}, tmp_path, "auc", mode=mode)
+    run(best, model, scores)
+    assert saved_epoch(tmp_path) == (epoch, epoch)
+    assert best.best_epoch == epoch
+    assert best.best_score == float(scores[epoch - 1])
+    manifest = verify_checkpoint(tmp_path / "best.pt")
+    assert (manifest["epoch"], manifest["metric"]) == (epoch, "auc")
+    assert set(load_checkpoint(tmp_path / "best.pt")) == {"model", "epoch", "metric", "score"}
+
+
+def test_a_run_without_a_finite_score_saves_nothing_and_says_why(tmp_path, caplog):
+    model = nn.Linear(2, 1)
+    best = BestCheckpoint({"model": model}, tmp_path, "auc")
+    run(best, model, [math.nan, math.nan])
+    assert list(tmp_path.iterdir()) == []
+    assert best.best_score is None
+    assert "epoch 2: auc is nan, not the best" in caplog.text
+
+
+def test_a_resumed_run_has_to_beat_the_former_best(tmp_path):
+    model = nn.Linear(2, 1)
+    first = BestCheckpoint({"model": model}, tmp_path, "auc")
+    run(first, model, [0.5, 0.9])
+    second = BestCheckpoint({"model": model}, tmp_path, "auc")
+    second.load_state_dict(first.state_dict())
+    run(second, model, [0.0, 0.0, 0.8], start=2)
+    assert saved_epoch(tmp_path) == (2, 2)
+    third = BestCheckpoint({"model": model}, tmp_path, "auc")
+    third.load_state_dict(second.state_dict())
+    run(third, model, [0.0, 0.0, 0.0, 0.95], start=3)
+    assert saved_epoch(tmp_path) == (4, 4)
+
+
+def test_several_objects_and_another_name_are_kept(tmp_path):
+    model, optimizer = nn.Linear(2, 1), torch.optim.SGD([torch.ones(1)], 0.5)
+    best = BestCheckpoint({"model": model, "optimizer": optimizer}, tmp_path, "auc", name="top")
+    run(best, model, [0.5])
+    assert load_checkpoint(tmp_path / "top.pt")["optimizer"]["param_groups"][0]["lr"] == 0.5
+
+
+def test_a_wrapper_for_several_processes_is_taken_off(tmp_path):
+    model = nn.Linear(2, 1)
+    best = BestCheckpoint({"model": nn.DataParallel(model)}, tmp_path, "auc")
+    run(best, model, [0.5])
+    assert set(load_checkpoint(tmp_path / "best.pt")["model"]) == {"weight", "bias"}
+
+
+def test_a_metric_that_nobody_publishes_is_named(tmp_path):
+    model = nn.Linear(2, 1)
+    best = BestCheckpoint({"model": model}, tmp_path, "roc_auc")
+    with pytest.raises(ValueError, match=r"metric must be one of \['auc'\], got 'roc_auc'"):
+        run(best, model, [0.5])
+
+
+def test_another_mode_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="mode must be 'max' or 'min', got 'best'"):
+        BestCheckpoint({}, tmp_path, "auc", mode="best")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from cxrignite.errors import CxrIgniteError
+from cxrignite.handlers.durable_write import (
+    duplicate_durably,
+    sweep_temporaries,
+    temporary_path,
+    write_durably,
+)
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_file_is_replaced_and_folders_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "file.txt"
+    write_durably(path, b"old")
+    write_durably(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_refuses_leaves_the_old_file_and_no_litter(call, tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    write_durably(path, b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(
+        CxrIgniteError, match=r"cannot write .*file.txt \(3 bytes, \d+ free\): No space left"
+    ) as caught:
+        write_durably(path, b"new")
+    assert caught.value.exit_code == 1
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_real_limit_on_the_file_size_acts_the_same(tmp_path):
+    path = tmp_path / "file.txt"
+    write_durably(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(CxrIgniteError, match="File too large"):
+            write_durably(path, b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    write_durably(path, b"old")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_temporaries_of_dead_processes_are_swept(tmp_path):
+    dead, alive = dead_pid(), os.getppid()
+    names = [f".a.pt.{dead}.tmp", f".b.json.{dead}.tmp", f".a.pt.{os.getpid()}.tmp"]
+    kept = [f".a.pt.{alive}.tmp", "a.tmp", ".a.tmp", ".a.x.tmp", f"a.pt.{dead}.tmp"]
+    for name in names + kept:
+        (tmp_path / name).touch()
+    assert sorted(path.name for path in sweep_temporaries(tmp_path)) == sorted(names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_writing_a_file_sweeps_its_own_stale_temporaries_only(tmp_path):
+    dead = dead_pid()
+    (tmp_path / f".a.{dead}.tmp").touch()
+    (tmp_path / f".b.{dead}.tmp").touch()
+    write_durably(tmp_path / "a", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".b.{dead}.tmp", "a"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_duplicate_outlives_its_source(has_links, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"one")
+    target.write_bytes(b"zero")
+    duplicate_durably(source, target)
+    duplicate_durably(source, target)
+    write_durably(source, b"two")
+    assert target.read_bytes() == b"one"
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_a_temporary_is_hidden_and_lies_beside_its_file(tmp_path):
+    assert temporary_path(tmp_path / "a.pt") == tmp_path / f".a.pt.{os.getpid()}.tmp"

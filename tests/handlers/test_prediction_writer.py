@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+
+from cxrignite.handlers import PredictionWriter
+
+ROWS = [{"path": f"{name}.jpeg", "patient": name} for name in "abc"]
+
+
+def run(writer: PredictionWriter, scores, labels, index=None) -> None:
+    engine = Engine(lambda engine, batch: batch[:2])
+    writer.attach(engine)
+    batch = [torch.tensor(scores), torch.tensor(labels)]
+    engine.run([batch if index is None else [*batch, torch.tensor(index)]])
+
+
+def read(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_image_has_its_row_in_the_order_of_the_films(tmp_path):
+    run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.5), [0.7, 0.2, 0.5], [1, 0, 0], [2, 0, 1])
+    assert [list(row.values()) for row in read(tmp_path / "p.csv")] == [
+        ["a.jpeg", "a", "0", repr(float(np.float32(0.2))), "0"],
+        ["b.jpeg", "b", "0", "0.5", "1"],
+        ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "1"],
+    ]
+    assert list(read(tmp_path / "p.csv")[0]) == ["path", "patient", "label", "score", "decision"]
+
+
+def test_a_float32_score_just_below_the_threshold_is_negative(tmp_path):
+    assert float(np.float32(0.9)) < 0.9
+    run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.9), [0.9], [1], [0])
+    assert read(tmp_path / "p.csv")[0]["decision"] == "0"
+
+
+def test_without_a_threshold_the_decision_is_empty_and_one_may_come_later(tmp_path):
+    writer = PredictionWriter(tmp_path / "p.csv", ROWS)
+    run(writer, [0.7], [1], [1])
+    assert read(tmp_path / "p.csv")[0]["decision"] == ""
+    writer.threshold = 0.6
+    run(writer, [0.7], [1], [1])
+    assert read(tmp_path / "p.csv")[0]["decision"] == "1"
+
+
+def test_a_path_with_a_comma_reads_back(tmp_path):
+    rows = [{"path": 'a, "b".jpeg'}]
+    run(PredictionWriter(tmp_path / "p.csv", rows), [0.7], [1], [0])
+    assert read(tmp_path / "p.csv")[0]["path"] == 'a, "b".jpeg'
+
+
+def test_batches_without_an_index_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"need the index of each image, as state.batch\[2\]"):
+        run(PredictionWriter(tmp_path / "p.csv", ROWS), [0.7], [1])
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_an_index_beyond_the_rows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="index must be below 3, the number of rows, got 3"):
+        run(PredictionWriter(tmp_path / "p.csv", ROWS), [0.7], [1], [3])

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+
+from cxrignite.handlers import ScoreCollector
+
+
+def evaluator() -> Engine:
+    return Engine(lambda engine, batch: (batch[0], batch[1]))
+
+
+def batch(scores, labels, index=None):
+    tensors = (torch.tensor(scores), torch.tensor(labels, dtype=torch.float32))
+    return tensors if index is None else (*tensors, torch.tensor(index))
+
+
+def test_scores_come_back_by_index_each_image_once():
+    engine = evaluator()
+    collector = ScoreCollector.on(engine)
+    engine.run([batch([0.3, 0.1], [1, 0], [3, 1]), batch([0.2, 0.3], [0, 1], [2, 3])])
+    y_score, y_true, index = collector.gather()
+    assert index.tolist() == [1, 2, 3]
+    assert y_true.tolist() == [0, 0, 1]
+    assert y_score.dtype == np.float64
+    assert y_score.tolist() == [float(np.float32(x)) for x in (0.1, 0.2, 0.3)]
+
+
+def test_without_an_index_the_order_is_kept_and_the_index_is_minus_one():
+    engine = evaluator()
+    collector = ScoreCollector.on(engine)
+    engine.run([batch([0.5, 0.25], [1, 0]), batch([0.25], [0])])
+    y_score, y_true, index = collector.gather()
+    assert y_score.tolist() == [0.5, 0.25, 0.25]
+    assert y_true.tolist() == [1, 0, 0]
+    assert index.tolist() == [-1, -1, -1]
+
+
+def test_each_epoch_stands_for_itself():
+    engine = evaluator()
+    collector = ScoreCollector.on(engine)
+    engine.run([batch([0.5], [1], [0])], max_epochs=3)
+    assert len(collector.gather()[0]) == 1
+
+
+def test_handlers_of_one_engine_share_one_collector_and_one_gathering():
+    engine, other = evaluator(), evaluator()
+    collector = ScoreCollector.on(engine)
+    assert ScoreCollector.on(engine) is collector
+    assert ScoreCollector.on(other) is not collector
+    engine.run([batch([0.5], [1], [0])])
+    assert collector.gather() is collector.gather()
+
+
+def test_a_collector_attached_by_hand_is_the_engines_collector():
+    engine, collector = evaluator(), ScoreCollector()
+    collector.attach(engine)
+    assert ScoreCollector.on(engine) is collector
+
+
+def test_what_is_collected_does_not_change_with_the_batch():
+    engine, kept = evaluator(), batch([0.5, 0.75], [1, 0], [0, 1])
+    collector = ScoreCollector.on(engine)
+    engine.run([kept])
+    for tensor in kept:
+        tensor.zero_()
+    y_score, y_true, index = collector.gather()
+    assert (y_score.tolist(), y_true.tolist(), index.tolist()) == ([0.5, 0.75], [1, 0], [0, 1])
+
+
+def test_half_precision_scores_are_taken():
+    engine = Engine(lambda engine, batch: (batch[0].bfloat16(), batch[1]))
+    collector = ScoreCollector.on(engine)
+    engine.run([batch([0.5, 0.25], [1, 0])])
+    assert collector.gather()[0].tolist() == [0.5, 0.25]
+
+
+def test_no_batches_give_no_scores():
+    collector = ScoreCollector.on(evaluator())
+    assert [len(part) for part in collector.gather()] == [0, 0, 0]
+
+
+def test_an_index_of_another_length_is_refused():
+    engine = evaluator()
+    ScoreCollector.on(engine)
+    with pytest.raises(ValueError, match="one entry a score, got 1 for 2"):
+        engine.run([batch([0.5, 0.25], [1, 0], [0])])

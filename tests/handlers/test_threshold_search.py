@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from sklearn.metrics import balanced_accuracy_score, recall_score
+
+from cxrignite.errors import NonFiniteError
+from cxrignite.functional.operating_point import select_operating_point
+from cxrignite.handlers import ThresholdSearch
+
+
+def scripted(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y_true = rng.integers(0, 2, size)
+    y_score = 1 / (1 + np.exp(-(rng.normal(size=size) + 3 * y_true - 0.5)))
+    return y_score.astype(np.float32), y_true
+
+
+def run(search: ThresholdSearch, y_score, y_true, batch_size: int = 7) -> dict[str, float]:
+    engine = Engine(lambda engine, batch: batch)
+    search.attach(engine)
+    scores = torch.as_tensor(np.asarray(y_score)).split(batch_size)
+    labels = torch.as_tensor(np.asarray(y_true)).float().split(batch_size)
+    return engine.run(list(zip(scores, labels, strict=True))).metrics
+
+
+def test_it_publishes_the_operating_point_of_the_whole_epoch():
+    y_score, y_true = scripted(0, 101)
+    search = ThresholdSearch(min_tnr=0.9, min_threshold=0.6, fp_cost=2.0)
+    metrics = run(search, y_score, y_true)
+    point = select_operating_point(y_score, y_true, min_tnr=0.9, min_threshold=0.6, fp_cost=2.0)
+    assert search.operating_point == point
+    decided = y_score.astype(np.float64) >= metrics["threshold"]
+    assert metrics["tnr"] == recall_score(y_true, decided, pos_label=0) >= 0.9
+    assert metrics["tpr"] == recall_score(y_true, decided)
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y_true, decided))
+
+
+def test_the_threshold_is_found_again_every_epoch():
+    engine = Engine(lambda engine, batch: (batch[0] / engine.state.epoch, batch[1]))
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.1)
+    search.attach(engine)
+    engine.run([(torch.tensor([0.2, 0.8]), torch.tensor([0.0, 1.0]))], max_epochs=2)
+    assert search.operating_point.threshold == float(np.float32(0.8) / np.float32(2))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_gives_nan_and_a_warning_and_no_crash(label, caplog):
+    search = ThresholdSearch()
+    run(search, *scripted(0, 50))
+    metrics = run(search, [0.2, 0.95], [label, label])
+    assert all(math.isnan(value) for value in metrics.values())
+    assert sorted(metrics) == ["balanced_accuracy", "threshold", "tnr", "tpr"]
+    assert search.operating_point is None
+    assert search.state_dict() == {"operating_point": None}
+    assert "no threshold" in caplog.text
+
+
+def test_a_constraint_that_cannot_be_met_is_infeasible_and_goes_on():
+    search = ThresholdSearch(min_tnr=1.0, min_threshold=0.9)
+    metrics = run(search, [0.99, 0.99, 0.1], [0, 1, 0])
+    assert search.operating_point.verdict == "infeasible"
+    assert metrics["tnr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_tnr": 1.5}, r"min_tnr must be in \[0, 1\], got 1.5"),
+        ({"min_threshold": -0.1}, "min_threshold must be in"),
+        ({"fp_cost": 0.0}, "fp_cost"),
+        ({"fn_cost": -1.0}, "fn_cost"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_there_is_data(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ThresholdSearch(**settings)
+
+
+def test_a_nan_score_stops_with_a_count():
+    with pytest.raises(NonFiniteError, match="1 of 3 scores"):
+        run(ThresholdSearch(), [0.1, float("nan"), 0.9], [0, 0, 1])
+
+
+PROCESS = """
+import json, sys
+import torch, torch.distributed as dist
+from ignite.engine import Engine
+from cxrignite.handlers import ThresholdSearch
+
+rank, world, store, data = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+if world > 1:
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world)
+scores, labels = (torch.tensor(x) for x in json.load(open(data)))
+# As torch's DistributedSampler: padded with the first image, so that all ranks have as many.
+order = list(range(len(scores)))
+order = (order + order[: -len(order) % world])[rank::world]
+batches = [(scores[i], labels[i], torch.tensor(i)) for i in (order[:20], order[20:])]
+engine = Engine(lambda engine, batch: batch[:2])
+search = ThresholdSearch(min_tnr=0.9, min_threshold=0.5)
+search.attach(engine)
+metrics = engine.run(batches).metrics
+print(json.dumps([metrics, search.state_dict()]))
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+def processes(world: int, folder: Path, data: Path) -> list[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(rank), str(world), str(folder / "store"), data],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(world)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * world
+    return [output.splitlines()[-1] for output in outputs]
+
+
+def test_two_processes_find_exactly_what_one_finds(tmp_path):
+    y_score, y_true = scripted(3, 101)
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([y_score.tolist(), y_true.tolist()]))
+    (alone,) = processes(1, tmp_path, data)
+    assert processes(2, tmp_path, data) == [alone, alone]
+    _, state = json.loads(alone)
+    assert state["operating_point"]["num_negative"] == int((y_true == 0).sum())

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from cxrignite.nn import BinaryClassifier, LightCNN
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 96), (224, 224)])
+def test_an_image_gets_one_logit(size):
+    logits = LightCNN(width=4).eval()(torch.randint(0, 256, (3, 1, *size), dtype=torch.uint8))
+    assert logits.shape == (3,)
+    assert logits.dtype == torch.float32
+
+
+def test_a_single_image_gets_one_logit_too():
+    assert LightCNN(width=4).eval()(torch.rand(1, 1, 64, 64)).shape == (1,)
+
+
+def test_the_last_block_has_a_map_of_a_thirty_second():
+    model = LightCNN(width=4).eval()
+    shapes = []
+    model.get_submodule("backbone.4").register_forward_hook(
+        lambda _module, _inputs, output: shapes.append(output.shape)
+    )
+    model(torch.rand(2, 1, 224, 224))
+    assert shapes == [(2, 32, 7, 7)]
+
+
+def test_channels_last_changes_the_layout_and_not_the_logits():
+    model = LightCNN(width=8).eval()
+    images = torch.rand(2, 1, 64, 64)
+    expected = model(images)
+    model.to(memory_format=torch.channels_last)
+    layouts = []
+    model.get_submodule("backbone.3").register_forward_pre_hook(
+        lambda _module, inputs: layouts.append(
+            inputs[0].is_contiguous(memory_format=torch.channels_last)
+        )
+    )
+    torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-4)
+    assert layouts == [True]
+
+
+def test_it_learns_to_see_a_bright_spot():
+    torch.manual_seed(0)
+    images = 0.3 * torch.rand(32, 1, 64, 64)
+    labels = torch.arange(32) % 2
+    images[labels == 1, :, 20:40, 20:40] += 0.5
+    model = LightCNN(width=4, dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(15):
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(
+            model(images), labels.float()
+        ).backward()
+        optimizer.step()
+    assert ((model(images) > 0) == labels).float().mean() == 1.0
+
+
+def test_per_image_standardisation_ignores_the_exposure():
+    model = LightCNN(width=4, standardize="per_image").eval()
+    images = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(model(images), model(0.4 * images + 0.2), atol=1e-5, rtol=1e-3)
+
+
+def test_it_is_a_binary_classifier():
+    assert issubclass(LightCNN, BinaryClassifier)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": float("nan")}, r"dropout must be in \[0, 1\), got nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LightCNN(**settings)

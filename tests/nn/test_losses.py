@@ -1,0 +1,70 @@
+import pickle
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from cxrignite.nn import SoftPosWeightBCE
+
+
+def test_the_loss_is_bce_with_the_square_root_weight():
+    loss_fn = SoftPosWeightBCE(power=0.5, class_counts=(1349, 3883))
+    logits, labels = torch.randn(50), (torch.rand(50) < 0.7).float()
+    weight = torch.tensor((1349 / 3883) ** 0.5)
+    expected = binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
+    assert torch.equal(loss_fn(logits, labels), expected)
+    # By hand, as a second source.
+    p = torch.sigmoid(logits.double())
+    by_hand = -(weight * labels * p.log() + (1 - labels) * (1 - p).log()).mean()
+    assert loss_fn(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_at_the_full_power_both_classes_weigh_the_same():
+    loss_fn = SoftPosWeightBCE(power=1.0, class_counts=(1, 4))
+    logits = torch.zeros(5, requires_grad=True)
+    loss_fn(logits, torch.tensor([0.0, 1, 1, 1, 1])).backward()
+    assert logits.grad.sum().item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_counts_may_come_later():
+    loss_fn = SoftPosWeightBCE()
+    loss_fn.set_class_counts(100, 400)
+    assert loss_fn.pos_weight.item() == 0.5
+    assert loss_fn.class_counts == (100, 400)
+
+
+def test_use_before_the_counts_are_known_says_what_to_do():
+    loss_fn = SoftPosWeightBCE()
+    with pytest.raises(RuntimeError, match="call set_class_counts"):
+        loss_fn(torch.zeros(2), torch.ones(2))
+
+
+def test_the_weight_follows_the_loss_to_a_device_and_a_dtype():
+    loss_fn = SoftPosWeightBCE().to("meta")
+    assert loss_fn.pos_weight.device.type == "meta"
+    loss_fn = SoftPosWeightBCE(class_counts=(1, 4)).double()
+    assert loss_fn.pos_weight.dtype == torch.float64
+
+
+def test_no_saved_state_holds_the_weight():
+    loss_fn = SoftPosWeightBCE(class_counts=(1, 4))
+    assert loss_fn.state_dict() == {}
+    loss_fn.load_state_dict({})
+
+
+def test_it_survives_pickling():
+    loss_fn = pickle.loads(pickle.dumps(SoftPosWeightBCE(class_counts=(1, 4))))
+    assert loss_fn.pos_weight.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"power": 1.5}, r"power must be in \[0, 1\], got 1.5"),
+        ({"power": -0.5}, r"power must be in \[0, 1\], got -0.5"),
+        ({"class_counts": (0, 5)}, "must be at least 1, got 0 and 5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SoftPosWeightBCE(**settings)

@@ -1,0 +1,84 @@
+"""Every shipped recipe is found by search, parsed, read back, and trained for two steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cxrignite.cli import parse_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
+WEIGHTLESS = ["--model.weights", "null"]
+
+
+def test_there_are_recipes():
+    assert {path.stem for path in RECIPES} >= {
+        "quickstart",
+        "baseline_cnn",
+        "resnet50",
+        "efficientnet_lite0",
+    }
+
+
+@pytest.fixture(params=RECIPES, ids=lambda path: path.stem)
+def recipe_path(request):
+    return request.param
+
+
+def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_path, tmp_path):
+    recipe, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
+    dumped = tmp_path / "recipe.yaml"
+    dumped.write_text(text)
+    again, text_again, _ = parse_recipe("fit", ["--config", str(dumped)])
+    assert text_again == text
+    assert type(again.loss) is type(recipe.loss)
+    assert again.trainer.max_epochs == recipe.trainer.max_epochs
+
+
+def test_a_dump_keeps_nulls(recipe_path):
+    _, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
+    trainer = yaml.safe_load(text)["trainer"]
+    assert "max_grad_norm" in trainer
+    assert trainer["max_grad_norm"] is None
+
+
+def test_a_recipe_opens_with_the_commands_that_launch_it(recipe_path):
+    opening = recipe_path.read_text().partition("\nseed")[0]
+    assert f"python -m cxrignite fit  --config recipes/{recipe_path.name}" in opening
+    assert f"python -m cxrignite test --run runs/{recipe_path.stem}" in opening
+
+
+def test_no_recipe_flips_a_chest(recipe_path):
+    _, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
+    assert "Flip" not in text
+
+
+def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from cxrignite.data.transforms import Pipeline
+
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    recipe, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
+    dumped = tmp_path / "recipe.yaml"
+    dumped.write_text(text)
+    again, _, _ = parse_recipe("fit", ["--config", str(dumped)])
+    first, second = (
+        Pipeline(each.data.preprocess, each.data.augment)(tmp_path / "film.png", seed=3)
+        for each in (recipe, again)
+    )
+    assert torch.equal(first, second)
+
+
+def test_a_recipe_trains_with_the_smoke_overlay(recipe_path, command, smoke_arguments, tmp_path):
+    weightless = WEIGHTLESS if "weights:" in recipe_path.read_text() else []
+    done = command("fit", "--config", recipe_path, *smoke_arguments, *weightless)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "smoke"
+    assert (run / "checkpoints" / "best.pt").is_file()
+    assert json.loads((run / "metrics" / "val.json").read_text())["num_images"] == 12
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["trainer"]["epoch_length"] == 2
