@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,14 +49,14 @@ def run(argv: list[str]) -> int:
     try:
         if verb is None:
             return _top_level(argv)
-        _log_to_terminal()
         commands: dict[str, Callable[[list[str]], int]] = {
             "fit": _fit,
             "validate": lambda args: _score(args, "val"),
             "test": lambda args: _score(args, "test"),
             "recipes": _recipes,
         }
-        return commands[verb](argv[1:])
+        with _log_to_terminal():
+            return commands[verb](argv[1:])
     except CxrIgniteError as error:
         sys.stderr.write(f"cxrignite {verb}: error: {error}\n")
         return error.exit_code
@@ -69,13 +70,17 @@ def run(argv: list[str]) -> int:
         return leaving.code if isinstance(leaving.code, int) else 0
 
 
-def _log_to_terminal() -> None:
-    logger = logging.getLogger("cxrignite")
+@contextmanager
+def _log_to_terminal() -> Iterator[None]:
+    logger, handler = logging.getLogger("cxrignite"), logging.StreamHandler()
     logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+    logger.addHandler(handler)
     # Ignite logs every exception that passes through an engine; here each is told once.
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _top_level(argv: list[str]) -> int:
@@ -105,6 +110,8 @@ def _fit(argv: list[str]) -> int:
 def _score(argv: list[str], split: str) -> int:
     verb = {"val": "validate", "test": "test"}[split]
     run_dir = _value_of("--run", argv)
+    if run_dir is None and not {"-h", "--help"} & set(argv):
+        raise RecipeError("name the run folder that `fit` left: --run DIR")
     if run_dir is not None:
         _refuse_other_keys(argv, verb)
         from cxrignite.workflows.run_folder import RunFolder
@@ -208,7 +215,7 @@ def _recipe_parser(verb: str) -> ArgumentParser:
             help="Go on with the run in run_dir: from its newest valid checkpoint, or from this one.",
         )
     else:
-        parser.add_argument("--run", type=Path, required=True, help="The run folder that `fit` left.")
+        parser.add_argument("--run", type=Path, help="The run folder that `fit` left. (required)")
         parser.add_argument(
             "--name", type=str, help="Name of the results, where --data.source names other films."
         )

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cxrignite.engines import attach_metrics, create_evaluator
+from cxrignite.engines import EVALUATION_METRICS, attach_metrics, create_evaluator
 from cxrignite.engines.metrics import EpochMeanLoss
 
 NUM_IMAGES = 101
@@ -67,6 +67,19 @@ def test_the_loss_is_the_mean_over_images_and_not_over_batches():
     )
     expected = binary_cross_entropy_with_logits(logits.double(), labels.double())
     assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_loss_function_gets_float32_and_the_names_are_those_promised():
+    dtypes = []
+
+    def loss_fn(logits, labels):
+        dtypes.append((logits.dtype, labels.dtype))
+        return binary_cross_entropy_with_logits(logits, labels)
+
+    logits, labels = make_scores()
+    metrics = scripted_evaluator(loss_fn).run(as_batches(logits.double(), labels)).metrics
+    assert dtypes == [(torch.float32, torch.float32)]
+    assert tuple(metrics) == EVALUATION_METRICS
 
 
 def test_an_image_that_comes_twice_counts_once():

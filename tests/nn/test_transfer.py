@@ -240,6 +240,14 @@ def test_weights_with_nan_are_refused(tmp_path, resnet18):
         TransferClassifier("resnet18", weights=str(tmp_path / "nan.pt"))
 
 
+def test_published_weights_with_nan_are_refused(hub, resnet18):
+    state = {key: value.clone() for key, value in resnet18.state_dict().items()}
+    state["layer1.0.conv1.weight"][0] = float("inf")
+    torch.save(state, hub / RESNET18_FILE)
+    with pytest.raises(WeightsError, match="IMAGENET1K_V1 of resnet18 hold NaN or infinite"):
+        TransferClassifier("resnet18", weights="IMAGENET1K_V1")
+
+
 class Payload:
     def __reduce__(self):
         return (print, ("executed",))
