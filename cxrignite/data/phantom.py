@@ -28,7 +28,7 @@ _STALE_SECONDS = 3600.0
 
 
 class Phantom(Source):
-    """Rendered chest films, half of them or so with opacities in the lungs.
+    """Rendered chest films, some of them with opacities in the lungs.
 
     The files are made on the first call of `films()` and used again while the settings stay the
     same: `<root>/<train|test>/<class>/<patient>_<k>.png`, and for each positive film a mask of its
@@ -180,7 +180,8 @@ def _read_passport(root: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     ours = isinstance(passport, dict) and passport.get("format") == _FORMAT
-    return passport if ours else None
+    whole = ours and passport.keys() >= {"renderer", "settings", "sizes"}
+    return passport if whole else None
 
 
 def _is_complete(root: Path, settings: dict[str, Any]) -> bool:

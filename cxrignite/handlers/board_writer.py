@@ -122,9 +122,21 @@ class BoardWriter(Attachable):
 
     def _open(self, purge_step: int | None = None) -> TensorboardLogger:
         if self._logger is None:
-            # By position: tensorboardX, which Ignite prefers, calls its first parameter `logdir`.
-            self._logger = TensorboardLogger(str(self.log_dir), purge_step=purge_step)
+            self._logger = _TorchBoardLogger(self.log_dir, purge_step)
         return self._logger
+
+
+class _TorchBoardLogger(TensorboardLogger):
+    """Ignite's logger on torch's writer.
+
+    Ignite prefers tensorboardX where that is installed; its files are read differently after a
+    resume, and are not flushed when asked.
+    """
+
+    def __init__(self, log_dir: Path, purge_step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(log_dir, purge_step=purge_step)
 
 
 def _tag(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from cxrignite.errors import CxrIgniteError
@@ -42,7 +43,8 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
             f"cannot write {path} ({len(data)} bytes, {_free_bytes(path)} free): {reason}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def duplicate_durably(source: Path, target: Path) -> None:

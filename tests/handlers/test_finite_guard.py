@@ -76,7 +76,7 @@ def test_a_gradient_that_overflows_stops_within_the_step():
     model = nn.Linear(3, 1)
     engine = trainer(model, lr=1e38)
     FiniteGuard(model).attach(engine)
-    with pytest.raises(NonFiniteError, match="step [12]: "):
+    with pytest.raises(NonFiniteError, match=r"step [12]: "):
         engine.run([(torch.full((2, 3), 1e6), torch.zeros(2, 1))] * 4)
 
 

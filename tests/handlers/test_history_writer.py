@@ -47,9 +47,7 @@ def test_columns_come_as_they_were_first_seen_and_gaps_stay_empty(tmp_path):
         return {"loss": 1.0, "auc": 0.5, **({"late": 2} if epoch == 2 else {})}
 
     writer = write(tmp_path / "h.csv", publish, 2)
-    assert (tmp_path / "h.csv").read_text() == (
-        "epoch,loss,auc,late\n1,1.0,0.5,\n2,1.0,0.5,2.0\n"
-    )
+    assert (tmp_path / "h.csv").read_text() == ("epoch,loss,auc,late\n1,1.0,0.5,\n2,1.0,0.5,2.0\n")
     assert writer.rows == [
         {"epoch": 1, "loss": 1.0, "auc": 0.5},
         {"epoch": 2, "loss": 1.0, "auc": 0.5, "late": 2.0},

@@ -383,17 +383,15 @@ def test_nan_stops_within_a_step_and_names_the_files(where, fit, tmp_path, capsy
     calls = {"training": 0}
 
     def poisoned(self, images):
-        logits = forward(self, images)
         calls["training"] += self.training
-        if self.training and calls["training"] == 14:  # batch 6 of epoch 2, 8 batches an epoch? below
-            if where == "loss":
-                return logits * float("nan")
-            if where == "gradient":
-                logits.register_hook(lambda gradient: gradient * float("nan"))
-            else:
-                with torch.no_grad():
-                    next(self.parameters()).fill_(float("nan"))
-        return logits
+        now = self.training and calls["training"] == 14  # 6 batches an epoch: the second of epoch 3
+        if now and where == "weight":
+            with torch.no_grad():
+                next(self.parameters()).fill_(float("nan"))
+        logits = forward(self, images)
+        if now and where == "gradient":
+            logits.register_hook(lambda gradient: gradient * float("nan"))
+        return logits * float("nan") if now and where == "loss" else logits
 
     monkeypatch.setattr(LightCNN, "forward", poisoned)
     assert fit(tmp_path / "run") == 1
