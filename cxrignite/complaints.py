@@ -1,7 +1,7 @@
 """What is wrong with a recipe, in one line: the file and line, the key, the rule, the nearest name.
 
-jsonargparse knows what is wrong but not where; this file reads the same YAML with line numbers, finds
-what no parser tells (a key written twice, a key that does not exist), and says where.
+jsonargparse knows what is wrong but not where; this file reads the same YAML with line numbers,
+finds what no parser tells (a key written twice, a key that does not exist), and says where.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from cxrignite.errors import RecipeError
 _MAX_NODES = 20_000
 _MAX_BYTES = 1_000_000
 _NULL = "tag:yaml.org,2002:null"
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
+}
 # `handlers+:` appends to what an earlier recipe says.
 _APPEND = "+"
 
@@ -71,9 +73,13 @@ def read_recipe_file(path: Path) -> RecipeFile:
         if len(lines) > _MAX_NODES:
             raise RecipeError(f"{path}: a recipe must have under {_MAX_NODES} keys and values")
         if key in lines:
-            raise RecipeError(f"{path}:{line}: key '{key}' stands twice, first in line {lines[key]}")
+            raise RecipeError(
+                f"{path}:{line}: key '{key}' stands twice, first in line {lines[key]}"
+            )
         if value.tag not in _TAGS:
-            raise RecipeError(f"{path}:{line}: YAML tags are refused in a recipe, got '{value.tag}'")
+            raise RecipeError(
+                f"{path}:{line}: YAML tags are refused in a recipe, got '{value.tag}'"
+            )
         lines[key] = line
         if isinstance(value, yaml.ScalarNode):
             scalars[key] = None if value.tag == _NULL else value.value
@@ -103,7 +109,11 @@ def check_keys(file: RecipeFile, recipe_class: type) -> None:
         group: Any = recipe_class
         *parents, last = key.split(".")
         for parent in parents:
-            group = typing.get_type_hints(group).get(parent) if dataclasses.is_dataclass(group) else None
+            group = (
+                typing.get_type_hints(group).get(parent)
+                if dataclasses.is_dataclass(group)
+                else None
+            )
         if not dataclasses.is_dataclass(group):
             continue
         types = typing.get_type_hints(group)
@@ -117,7 +127,9 @@ def check_keys(file: RecipeFile, recipe_class: type) -> None:
 
 def _nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     names = sorted(set(names))
-    near = difflib.get_close_matches(name.lower(), [each.lower() for each in names], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(
+        name.lower(), [each.lower() for each in names], n=1, cutoff=0.5
+    )
     if near:
         match = next(each for each in names if each.lower() == near[0])
         return f"; did you mean '{prefix}{match}'?"
@@ -125,6 +137,7 @@ def _nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    child: type
     for child in base.__subclasses__():
         yield child
         yield from _subclasses(child)
@@ -152,7 +165,9 @@ def explain(
     unknown_argument = re.search(r"[Uu]nrecognized arguments: --(\S+?)(?:[ =]|$)", text)
     if unknown_class and base:
         name = unknown_class.group(1)
-        names = [child.__name__ for child in _subclasses(base) if not child.__name__.startswith("_")]
+        names = [
+            child.__name__ for child in _subclasses(base) if not child.__name__.startswith("_")
+        ]
         text = f"no class '{name}' for '{key}'{_nearest(name, names)}"
     elif unknown_option:
         name, owner = unknown_option.group(1), _owner(text, base)
@@ -179,8 +194,8 @@ def _shorten(text: str, limit: int = 300) -> str:
 def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str:
     """Name the place of a mistake: nothing where it stands on the command line, else file and line.
 
-    Inside the part of the file that the parser complains of, it is where a value or a key is that the
-    complaint quotes or begins with; else where that part begins.
+    Inside the part of the file that the parser complains of, it is where a value or a key is that
+    the complaint quotes or begins with; else where that part begins.
     """
     if key and any(arg.startswith(f"--{key}") for arg in argv):
         return ""

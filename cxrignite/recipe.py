@@ -2,8 +2,8 @@
 
 Keys whose object needs something that is known only later are factories, so that nothing heavy is
 built while a recipe is read: `model()`, `optimizer(parameters)`, `lr_scheduler(optimizer)` and
-`data.sampler(labels, seed=seed)`. A class is such a factory already, so a `Recipe` can be written in
-Python too: `Recipe(model=LightCNN, ...)`.
+`data.sampler(labels, seed=seed)`. A class is such a factory already, so a `Recipe` can be
+written in Python too: `Recipe(model=LightCNN, ...)`.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ class DataRecipe:
     Attributes:
         source: Where the films come from.
         val_fraction: Share of the training patients kept for validation, in (0, 0.5].
-        on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out and says so.
+        on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
         batch_size: Images a batch, of one process.
         num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
         prefetch_factor: Batches each worker prepares ahead.
@@ -60,7 +60,9 @@ class DataRecipe:
         )
         _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
         _require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)
-        _require(self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor)
+        _require(
+            self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor
+        )
 
 
 @dataclass
@@ -73,7 +75,7 @@ class TrainerRecipe:
         device: `auto` takes CUDA where there is one.
         precision: `auto` takes the fastest sound one of this device and says why in the log.
         channels_last: Keep images and weights in the memory order that convolutions prefer.
-        profile: `fast` lets cuDNN choose kernels by trial, `reproducible` gives the same bits again.
+        profile: `fast` lets cuDNN choose kernels by trial, `reproducible` the same bits again.
         max_grad_norm: Clip the gradient's norm to this; null does not clip.
         accumulation_steps: Batches that make one optimizer step.
         lr_step: When the learning-rate scheduler steps.
@@ -142,7 +144,7 @@ class Recipe:
     Attributes:
         data: What is learnt from.
         model: The classifier, as a factory.
-        loss: The training loss; it is told the training split's class counts where it asks for them.
+        loss: The training loss; one that `NeedsClassCounts` is told those of the training split.
         optimizer: From the model's parameters to an optimizer.
         lr_scheduler: From the optimizer to a scheduler; null keeps the learning rate.
         seed: Decides the split, the first weights, every draw and every augmentation.
@@ -166,8 +168,9 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
         handlers = self.validator.handlers
+        # Somebody's own handler may publish anything; ours say what.
         if all(hasattr(handler, "publishes") for handler in handlers):
-            published = [name for handler in handlers for name in handler.publishes]
+            published = [name for handler in handlers for name in getattr(handler, "publishes", ())]
             known = [*EVALUATION_METRICS, *published]
             rule = f"one of {', '.join(known)}"
             _require(self.monitor.metric in known, "monitor.metric", rule, self.monitor.metric)

@@ -14,7 +14,7 @@ TINY = """\
 seed: 1
 run_dir: runs/tiny
 data:
-  source: {class_path: Phantom, init_args: {root: data/phantom, num_train: 48, num_test: 16, size: 64}}
+  source: {class_path: Phantom, init_args: {root: data/films, num_train: 48, num_test: 8, size: 64}}
   val_fraction: 0.25
   batch_size: 8
   num_workers: 0
@@ -37,7 +37,8 @@ monitor: {metric: roc_auc, patience: 3}
 def test_light_answers_come_within_a_second_and_without_torch(command, argv):
     # Shut out, so that an import of torch anywhere fails the command.
     started = time.perf_counter()
-    code = "import sys; sys.modules['torch'] = None; from cxrignite.cli import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; sys.modules['torch'] = None\n"
+    code += "from cxrignite.cli import run; sys.exit(run(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -62,7 +63,9 @@ def test_an_unknown_verb_is_an_argument_error(capsys):
 def test_recipes_are_shown_and_copied(command, tmp_path):
     assert "Phantom" in command("recipes", "show", "quickstart").stdout
     assert command("recipes", "copy", "quickstart").returncode == 0
-    assert yaml.safe_load((tmp_path / "quickstart.yaml").read_text())["run_dir"] == "runs/quickstart"
+    assert (
+        yaml.safe_load((tmp_path / "quickstart.yaml").read_text())["run_dir"] == "runs/quickstart"
+    )
     again = command("recipes", "copy", "quickstart")
     assert again.returncode == 2
     assert "quickstart.yaml is there already" in again.stderr
@@ -213,7 +216,9 @@ def test_a_hostile_recipe_is_refused_without_running_it(tmp_path, capsys, monkey
     (tmp_path / "evil.py").write_text("raise SystemExit('evil ran')\n")
     path = tmp_path / "recipe.yaml"
     path.write_text(TINY.replace("seed: 1", "a: &a [x, x, x, x, x, x, x, x, x]", 1))
-    bomb = "".join(f"{b}: &{b} [*{a}{f', *{a}' * 8}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True))
+    bomb = "".join(
+        f"{b}: &{b} [*{a}{f', *{a}' * 8}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+    )
     path.write_text(f"a: &a [x, x, x, x, x, x, x, x, x]\n{bomb}")
     started = time.perf_counter()
     assert run(["fit", "--config", str(path)]) == 2

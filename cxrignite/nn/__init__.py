@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cxrignite.nn.classifiers import BinaryClassifier
 from cxrignite.nn.light_cnn import LightCNN
-from cxrignite.nn.losses import SoftPosWeightBCE
+from cxrignite.nn.losses import NeedsClassCounts, SoftPosWeightBCE
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
@@ -13,6 +13,7 @@ __all__ = [
     "BinaryClassifier",
     "ImageNormalizer",
     "LightCNN",
+    "NeedsClassCounts",
     "SoftPosWeightBCE",
     "TimmClassifier",
     "TransferClassifier",

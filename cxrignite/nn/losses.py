@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 
 from cxrignite.functional.class_balance import soft_pos_weight
+
+
+@runtime_checkable
+class NeedsClassCounts(Protocol):
+    """A loss that wants to know how many training images each class has, before the first step.
+
+    Attributes:
+        class_counts: Negatives and positives; null as long as nobody has said.
+    """
+
+    class_counts: tuple[int, int] | None
+
+    def set_class_counts(self, num_negative: int, num_positive: int) -> None:
+        """Take the counts.
+
+        Args:
+            num_negative: Negatives among the training images, at least 1.
+            num_positive: Positives among the training images, at least 1.
+        """
 
 
 class SoftPosWeightBCE(nn.BCEWithLogitsLoss):

@@ -50,7 +50,10 @@ def fit(
     """
     folder = RunFolder(recipe.run_dir)
     settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session, contextlib.ExitStack() as stack:
+    with (
+        open_session(settings.device, settings.profile) as session,
+        contextlib.ExitStack() as stack,
+    ):
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
@@ -81,12 +84,15 @@ def fit(
         _finish(training)
 
 
-def _checkpoint(folder: RunFolder, recipe_text: str, resume: str | None) -> Mapping[str, Any] | None:
+def _checkpoint(
+    folder: RunFolder, recipe_text: str, resume: str | None
+) -> Mapping[str, Any] | None:
     """The state to go on from; None where a run begins."""
     if resume is None:
         if folder.holds_run:
             raise RunFolderError(
-                f"{folder.root} holds a run already; go on with --resume auto, or choose another run_dir"
+                f"{folder.root} holds a run already; "
+                "go on with --resume auto, or choose another run_dir"
             )
         return None
     if not folder.holds_run:
@@ -115,11 +121,13 @@ def _is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any
 def _tell(recipe: Recipe, session: Session, precision: Precision, data: XrayData) -> None:
     for line in data.describe().splitlines():
         _logger.info("%s", line)
-    _logger.info("device %s, %d process(es); %s", session.device, session.world_size, precision.reason)
+    _logger.info(
+        "device %s, %d process(es); %s", session.device, session.world_size, precision.reason
+    )
 
 
 def _finish(training: Training) -> None:
-    """Score the validation split with the best weights; the threshold chosen here belongs to them."""
+    """Score the validation split with the best weights; the threshold found here is theirs."""
     folder, recipe = training.folder, training.recipe
     best = load_checkpoint(latest_valid(folder.checkpoints_dir, "best.pt"))
     training.model.load_state_dict(best["model"])

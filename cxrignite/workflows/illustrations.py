@@ -22,7 +22,8 @@ _SAMPLES_PER_CLASS = 6
 def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> None:
     """Show how many films there are of each class and split, and what some of them look like."""
     counts = {
-        split: dict(zip(data.classes, data.class_counts(split), strict=True)) for split in data.splits
+        split: dict(zip(data.classes, data.class_counts(split), strict=True))
+        for split in data.splits
     }
     _keep(folder, board, "class_distribution", figures.class_distribution(counts), 0)
     for split in ("train", "test"):
@@ -43,7 +44,7 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> No
 def illustrate_scores(
     folder: RunFolder, name: str, scores: SplitScores, board: BoardWriter, step: int
 ) -> None:
-    """Show decisions at 0.5 and at the threshold, the curves, and how far scores can be believed."""
+    """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
     point, classes = scores.operating_point, scores.classes
     board.add_pr_curve(f"{name}/precision_recall", scores.y_score, scores.y_true, step)
     if point is not None and scores.at_threshold is not None:
@@ -69,7 +70,7 @@ def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     """Up to `count` of the indices, evenly spread over them."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
-    return indices[places]
+    return np.take(indices, places)
 
 
 def _keep(folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int) -> None:

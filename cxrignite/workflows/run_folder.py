@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -26,7 +25,7 @@ from cxrignite import __version__
 from cxrignite.errors import RunFolderError
 from cxrignite.functional import OperatingPoint
 
-# May differ between a run and its resumption: more epochs, and the folder, which may have been moved.
+# May differ between a run and its resumption: more epochs, and the folder, which may have moved.
 _MAY_CHANGE = ("trainer.max_epochs", "run_dir")
 _PACKAGES = ("torch", "torchvision", "pytorch-ignite", "monai", "scikit-learn", "numpy", "timm")
 
@@ -61,8 +60,8 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether training began here."""
-        return self.recipe_path.is_file()
+        """Whether an epoch was completed here; with less than that nothing is lost by beginning."""
+        return self.history_path.is_file()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -73,7 +72,9 @@ class RunFolder:
         """
         foreign = self.root.is_dir() and any(self.root.iterdir()) and not self._lock_path.exists()
         if foreign or (self.root.exists() and not self.root.is_dir()):
-            raise RunFolderError(f"{self.root} is not empty and no run folder; choose another run_dir")
+            raise RunFolderError(
+                f"{self.root} is not empty and no run folder; choose another run_dir"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             handle = self._lock_path.open("a+", encoding="ascii")
@@ -92,7 +93,7 @@ class RunFolder:
             yield
 
     def begin(self, recipe_text: str, command: list[str], facts: Mapping[str, object]) -> None:
-        """Write the resolved recipe and the environment: from here on the folder holds a run."""
+        """Write the resolved recipe and the environment."""
         self.write_json(self.environment_path, {**_environment(command), **facts})
         self._write(self.recipe_path, recipe_text)
 
@@ -107,8 +108,8 @@ class RunFolder:
         key = "trainer.max_epochs"
         if theirs[key] < ours[key]:
             raise RunFolderError(
-                f"{self.root}: {key} may grow when a run is resumed, not shrink from {ours[key]} to "
-                f"{theirs[key]}"
+                f"{self.root}: {key} may grow when a run is resumed, "
+                f"not shrink from {ours[key]} to {theirs[key]}"
             )
         keys = sorted(ours.keys() | theirs.keys())
         missing = object()
@@ -125,10 +126,11 @@ class RunFolder:
             RunFolderError: There is no run, or it did not finish.
         """
         if not self.holds_run:
-            raise RunFolderError(f"{self.root} holds no run: it has no {self.recipe_path.name}")
+            raise RunFolderError(f"{self.root} holds no run: it has no {self.history_path.name}")
         if not self.is_finished:
             raise RunFolderError(
-                f"the run in {self.root} did not finish: it has no {self.operating_point_path.name}; "
+                f"the run in {self.root} did not finish: "
+                f"it has no {self.operating_point_path.name}; "
                 f"go on with `cxrignite fit --config {self.recipe_path} --resume auto`"
             )
         return self.recipe_path

@@ -16,7 +16,7 @@ from ignite.handlers import ProgressBar
 from torch import nn
 
 from cxrignite.data import XrayData
-from cxrignite.engines import choose_precision, create_evaluator
+from cxrignite.engines import EVALUATION_METRICS, choose_precision, create_evaluator
 from cxrignite.errors import DataError
 from cxrignite.functional import OperatingPoint
 from cxrignite.handlers import (
@@ -56,7 +56,10 @@ def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: b
     """
     folder = RunFolder(run_dir)
     settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session, contextlib.ExitStack() as stack:
+    with (
+        open_session(settings.device, settings.profile) as session,
+        contextlib.ExitStack() as stack,
+    ):
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
@@ -109,7 +112,7 @@ def score_split(
         recipe: Precision, memory order and device.
         session: Where to compute.
         handlers: Attached to the evaluator; a `ThresholdSearch` among them chooses the threshold.
-        point: A stored operating point; nothing is chosen then.
+        point: The stored operating point, where none is to be chosen.
         predictions_path: The CSV of scores and decisions.
     """
     evaluator = create_evaluator(
@@ -132,14 +135,13 @@ def score_split(
 
     @evaluator.on(Events.EPOCH_COMPLETED)
     def decide_at_the_threshold_just_found() -> None:
-        nonlocal point
-        if searches and point is None:
-            point = searches[-1].operating_point
-            writer.threshold = point.threshold if point else None
+        for search in searches:
+            writer.threshold = search.operating_point.threshold if search.operating_point else None
 
     writer.attach(evaluator)
     evaluator.run(data.eval_loader(split))
     y_score, y_true, _ = collector.gather()
-    names = [name for name in ("loss", "roc_auc", "average_precision") if name in evaluator.state.metrics]
-    metrics = {name: float(evaluator.state.metrics[name]) for name in names}
+    published = evaluator.state.metrics
+    metrics = {name: float(published[name]) for name in EVALUATION_METRICS if name in published}
+    point = searches[-1].operating_point if searches else point
     return SplitScores(films, data.classes, y_score, y_true, metrics, point)

@@ -69,16 +69,18 @@ class SplitScores:
     def table(self, name: str) -> str:
         """The figures as a person reads them in a terminal."""
         negatives = len(self.y_true) - int(self.y_true.sum())
+        patients = len({film.patient for film in self.films})
         lines = [
-            f"{name}: {len(self.y_true)} films of {len({film.patient for film in self.films})} patients, "
-            f"{negatives} {self.classes[0]} and {int(self.y_true.sum())} {self.classes[1]}",
+            f"{name}: {len(self.y_true)} films of {patients} patients, "
+            f"{negatives} {self.classes[0]} and {len(self.y_true) - negatives} {self.classes[1]}",
             f"  AUC {self.metrics['roc_auc']:.4f}   "
             f"average precision {self.metrics['average_precision']:.4f}",
             "  threshold     TNR     TPR     PPV     NPV  balanced accuracy   missed  false alarms",
         ]
         for threshold, confusion in self._decisions():
             lines.append(
-                f"  {threshold:9.4f}  {confusion.tnr:6.3f}  {confusion.tpr:6.3f}  {confusion.ppv:6.3f}"
+                f"  {threshold:9.4f}  {confusion.tnr:6.3f}  {confusion.tpr:6.3f}"
+                f"  {confusion.ppv:6.3f}"
                 f"  {confusion.npv:6.3f}  {confusion.balanced_accuracy:17.3f}   {confusion.fn:6d}"
                 f"  {confusion.fp:12d}"
             )

@@ -37,12 +37,12 @@ class Session:
 
 @contextmanager
 def open_session(device: str, profile: str) -> Iterator[Session]:
-    """Choose the device, join the other processes where a launcher started several, set the profile.
+    """Choose the device, join other processes where a launcher started several, set the profile.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        profile: `fast` lets cuDNN try kernels and keep the fastest; `reproducible` takes only kernels
-            that give the same bits again.
+        profile: `fast` lets cuDNN try kernels and keep the fastest; `reproducible` takes only
+            kernels that give the same bits again.
 
     Raises:
         RecipeError: `cuda` was asked for and there is none.
@@ -80,8 +80,8 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed torch, numpy and random from the run's seed and the epoch.
 
-    Done at the start of every epoch, a resumed run draws what an uninterrupted one would have drawn,
-    and no random state has to be stored.
+    Done at the start of every epoch, a resumed run draws what an uninterrupted one would have
+    drawn, and no random state has to be stored.
 
     Args:
         seed: The recipe's seed.

@@ -20,7 +20,9 @@ def recipes_dir() -> Path:
 def recipe_names() -> list[str]:
     """Names of all recipes, overlays included (`overlays/smoke`), sorted."""
     root = recipes_dir()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(
+        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")
+    )
 
 
 def recipe_path(name: str) -> Path:

@@ -29,7 +29,7 @@ from cxrignite.handlers import (
     HistoryWriter,
     SafeSaver,
 )
-from cxrignite.nn import BinaryClassifier
+from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, seed_everything
@@ -62,7 +62,7 @@ class Training:
         self.model, self.data, self.folder = model, data, folder
         settings, device = recipe.trainer, session.device
         loss = recipe.loss.to(device)
-        if hasattr(loss, "set_class_counts"):
+        if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
             loss.set_class_counts(*data.class_counts("train"))
         self.loss = loss
         # Joins the gradients of several processes; with one it is the model itself.
@@ -202,7 +202,10 @@ class Training:
             value = sign * float(trainer.state.metrics[metric])
             return value if math.isfinite(value) else -math.inf
 
-        return EarlyStopping(self.recipe.monitor.patience, score, self.trainer)
+        stopper = EarlyStopping(self.recipe.monitor.patience, score, self.trainer)
+        # It speaks in a format of its own; `_tell` says the same in ours.
+        stopper.logger.setLevel(logging.WARNING)
+        return stopper
 
     def _check_schedule(self) -> None:
         """Refuse a schedule that would run out before training does."""
@@ -211,7 +214,7 @@ class Training:
         needed = self.recipe.trainer.max_epochs * (self.epoch_length if by_iteration else 1)
         if steps is not None and steps < needed:
             raise RecipeError(
-                f"lr_scheduler.total_steps must be at least the {needed} steps of this run, got {steps}"
+                f"lr_scheduler.total_steps must be at least the {needed} of this run, got {steps}"
             )
 
     def _describe_batch(self, batch: Any) -> str:
@@ -237,3 +240,6 @@ class Training:
         ]
         best = " (best)" if self.best.best_epoch == trainer.state.epoch else ""
         _logger.info("%s%s", "  ".join(parts), best)
+        if self.is_finished and trainer.state.epoch < self.recipe.trainer.max_epochs:
+            patience, metric = self.recipe.monitor.patience, self.recipe.monitor.metric
+            _logger.info("stopped early: %d epochs without a better %s", patience, metric)

@@ -98,14 +98,16 @@ def test_warm_up_epochs_are_left_out_of_the_summary(clock):
 
 
 def test_a_resumed_process_warms_up_again(clock):
-    timer = EpochTimer(num_warmup_epochs=1)
-    for _ in range(2):
-        trainer, former = trainer_on(clock), timer.state_dict()
-        timer = EpochTimer(num_warmup_epochs=1)
-        timer.load_state_dict(former)
-        timer.attach(trainer)
-        trainer.run(Loader(clock), max_epochs=2)
-    assert [timing.is_warmup for timing in timer.epochs] == [True, False, True, False]
+    first, trainer = EpochTimer(num_warmup_epochs=1), trainer_on(clock)
+    first.attach(trainer)
+    trainer.run(Loader(clock), max_epochs=2)
+    second, trainer = EpochTimer(num_warmup_epochs=1), trainer_on(clock)
+    second.load_state_dict(first.state_dict())
+    second.attach(trainer)
+    trainer.load_state_dict({"epoch": 2, "epoch_length": 3, "max_epochs": 4})
+    trainer.run(Loader(clock))
+    assert [timing.epoch for timing in second.epochs] == [1, 2, 3, 4]
+    assert [timing.is_warmup for timing in second.epochs] == [True, False, True, False]
 
 
 def test_no_epoch_makes_an_empty_summary():

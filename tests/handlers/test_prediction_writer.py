@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine
 
 from cxrignite.handlers import PredictionWriter
+from cxrignite.handlers.prediction_writer import write_predictions
 
 ROWS = [{"path": f"{name}.jpeg", "patient": name} for name in "abc"]
 
@@ -32,6 +33,14 @@ def test_each_image_has_its_row_in_the_order_of_the_films(tmp_path):
         ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "1"],
     ]
     assert list(read(tmp_path / "p.csv")[0]) == ["path", "patient", "label", "score", "decision"]
+
+
+def test_arrays_in_any_order_are_written_in_the_order_of_the_films(tmp_path):
+    arrays = (np.array([0.75, 0.25]), np.array([1, 0]), np.array([2, 0]))
+    write_predictions(tmp_path / "p.csv", ROWS, *arrays, threshold=0.5)
+    assert (tmp_path / "p.csv").read_text() == (
+        "path,patient,label,score,decision\na.jpeg,a,0,0.25,0\nc.jpeg,c,1,0.75,1\n"
+    )
 
 
 def test_a_float32_score_just_below_the_threshold_is_negative(tmp_path):

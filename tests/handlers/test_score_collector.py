@@ -41,7 +41,7 @@ def test_without_an_index_the_order_is_kept_and_the_index_is_minus_one():
 def test_each_epoch_stands_for_itself():
     engine = evaluator()
     collector = ScoreCollector.on(engine)
-    engine.run([batch([0.5], [1], [0])], max_epochs=3)
+    engine.run([batch([0.5], [1])], max_epochs=3)
     assert len(collector.gather()[0]) == 1
 
 

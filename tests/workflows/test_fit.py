@@ -245,7 +245,9 @@ def test_a_folder_in_use_is_refused_with_the_pid(fit, tmp_path, capsys):
     holder += "f.write(str(os.getpid())); f.flush(); print('held', flush=True); time.sleep(60)"
     (tmp_path / "run").mkdir()
     lock = tmp_path / "run" / "run.lock"
-    process = subprocess.Popen([sys.executable, "-c", holder, lock], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, lock], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "held\n"
         assert fit(tmp_path / "run") == 2

@@ -1,0 +1,166 @@
+"""From recipe files and options to a `Recipe`; the only file that knows jsonargparse."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxrignite.complaints import check_keys, explain, read_recipe_file
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from cxrignite.recipe import Recipe
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem"
+)
+_MAX_NAMED = 6
+
+
+def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
+    """Parse the arguments of a verb that takes a recipe.
+
+    Args:
+        verb: `fit`, `validate` or `test`.
+        what: What the verb does, for its help.
+        argv: The arguments after the verb.
+
+    Returns:
+        The recipe, its resolved text (itself a recipe file), and the verb's own options.
+
+    Raises:
+        RecipeError: Whatever is wrong with it, in one line.
+    """
+    from jsonargparse import ArgumentError
+
+    from cxrignite.recipe import Recipe
+
+    files = [read_recipe_file(Path(path)) for path in option_values("--config", argv)]
+    for file in files:
+        check_keys(file, Recipe)
+    parser = _recipe_parser(verb, what)
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    try:
+        config = parser.parse_args(argv)
+        objects = parser.instantiate(config)
+        recipe = Recipe(**{name: objects[name] for name in names})
+    except (ArgumentError, ValueError, TypeError, AttributeError, ImportError) as error:
+        raise explain(error, files, argv, _bases()) from error
+    options = {name: value for name, value in vars(objects).items() if name not in names}
+    for name in options:
+        config.pop(name)
+    return recipe, parser.dump(_plain(config), skip_unset=False), options
+
+
+def _recipe_parser(verb: str, what: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from cxrignite.recipe import Recipe
+
+    # jsonargparse only warns of a class_path into these by default. A recipe names classes of
+    # libraries and of the user, never of the standard library or of torch's code loaders.
+    set_parsing_settings(
+        import_path_denylist=[
+            *sorted(name for name in sys.stdlib_module_names if name.isidentifier()),
+            *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
+        ]
+    )
+    parser = ArgumentParser(
+        prog=f"cxrignite {verb}",
+        description=f"{what}.",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
+        exit_on_error=False,
+        formatter_class=_brief_formatter(),
+    )
+    parser.add_argument(
+        "--config", action="config", help="A recipe; a later --config or option wins over it."
+    )
+    if verb == "fit":
+        parser.add_argument(
+            "--resume",
+            type=str,
+            metavar="auto|PATH",
+            help="Go on with the run in run_dir, from its newest valid checkpoint or this.",
+        )
+    else:
+        parser.add_argument("--run", type=Path, help="The run folder that `fit` left. (required)")
+        parser.add_argument(
+            "--name", type=str, help="Name of the results, where --data.source names other films."
+        )
+    parser.add_class_arguments(Recipe, None, fail_untyped=True)
+    return parser
+
+
+def _plain(value: Any) -> Any:
+    """Write MONAI's defaults as MONAI reads them: `area` for an enumeration, `float32` for dtypes."""
+    import torch
+    from jsonargparse import Namespace
+
+    if isinstance(value, Namespace):
+        plain = {name: _plain(child) for name, child in vars(value).items()}
+        return Namespace(plain)  # type: ignore[no-untyped-call]  # jsonargparse leaves it untyped
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, type) and value.__module__ == "numpy":
+        return value.__name__
+    return value
+
+
+def _brief_formatter() -> type[argparse.HelpFormatter]:
+    """MONAI has hundreds of transforms; help names a few, and `--KEY.help CLASS` tells of each."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class BriefFormatter(DefaultHelpFormatter):
+        def _expand_help(self, action: argparse.Action) -> str:
+            text: str = super()._expand_help(action)
+            before, marker, classes = text.partition("known subclasses: ")
+            names = classes.rstrip(")").split(", ")
+            few = ", ".join(names[:_MAX_NAMED])
+            return text if len(names) <= _MAX_NAMED else f"{before}{marker}{few}, ...)"
+
+    return BriefFormatter
+
+
+def _bases() -> dict[str, type]:
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from torch.utils.data import Sampler
+
+    from cxrignite.data import Source
+    from cxrignite.data.transforms import Transform
+    from cxrignite.handlers import Attachable
+    from cxrignite.nn import BinaryClassifier
+
+    return {
+        "model": BinaryClassifier,
+        "loss": nn.modules.loss._Loss,
+        "optimizer": Optimizer,
+        "lr_scheduler": LRScheduler,
+        "data.source": Source,
+        "data.sampler": Sampler,
+        "data.preprocess": Transform,
+        "data.augment": Transform,
+        "trainer.handlers": Attachable,
+        "validator.handlers": Attachable,
+    }
+
+
+def option_values(option: str, argv: list[str]) -> list[str]:
+    """The values of an option on a command line, as `--option VALUE` or `--option=VALUE`."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    return [
+        arg.partition("=")[2] if "=" in arg else following
+        for arg, following in pairs
+        if arg.partition("=")[0] == option
+    ]
