@@ -98,7 +98,7 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
 
 
 def _plain(value: Any) -> Any:
-    """Write MONAI's defaults as MONAI reads them: `area` for an enumeration, `float32` for dtypes."""
+    """Write MONAI's defaults as MONAI reads them, `area` for an enumeration and the like."""
     import torch
     from jsonargparse import Namespace
 

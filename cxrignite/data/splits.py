@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data.sources import Film
+from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError, RecipeError
 
 COLUMNS = ("path", "label", "patient", "split", "sha256")
@@ -135,24 +136,18 @@ def write_split(films: Sequence[Film], path: Path | str) -> None:
         path: The file; replaced if it exists.
 
     Raises:
-        OSError: If the file cannot be written; what stood there before is then untouched.
+        CxrIgniteError: If the file cannot be written; what stood there before is then untouched.
     """
     path = Path(path)
     attributes = sorted({name for film in films for name in film.attributes})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)])
+    for film in films:
+        fixed = (film.name, film.label, film.patient, film.split, film.sha256)
+        writer.writerow([*fixed, *(film.attributes.get(name, "") for name in attributes)])
     # `surrogateescape` keeps file names that are not UTF-8.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)])
-            for film in films:
-                fixed = (film.name, film.label, film.patient, film.split, film.sha256)
-                writer.writerow([*fixed, *(film.attributes.get(name, "") for name in attributes)])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_durably(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def read_split(path: Path | str, source_root: Path | str) -> list[Film]:

@@ -129,7 +129,7 @@ class BoardWriter(Attachable):
 class _TorchBoardLogger(TensorboardLogger):
     """Ignite's logger on torch's writer.
 
-    Ignite prefers tensorboardX where that is installed, whose `flush` (2.6) leaves events unwritten.
+    Ignite prefers tensorboardX where that is installed; its `flush` (2.6) leaves events unwritten.
     """
 
     def __init__(self, log_dir: Path, purge_step: int | None) -> None:

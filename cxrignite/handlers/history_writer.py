@@ -9,8 +9,8 @@ from pathlib import Path
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
+from cxrignite.durable_write import write_durably
 from cxrignite.handlers.attachable import Attachable
-from cxrignite.handlers.durable_write import write_durably
 from cxrignite.handlers.scalars import scalar_metrics
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from cxrignite.durable_write import write_durably
 from cxrignite.handlers.attachable import Attachable
-from cxrignite.handlers.durable_write import write_durably
 from cxrignite.handlers.score_collector import ScoreCollector
 
 

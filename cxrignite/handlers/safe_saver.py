@@ -34,9 +34,9 @@ import numpy as np
 import torch
 from ignite.handlers.checkpoint import BaseSaveHandler
 
+from cxrignite.durable_write import duplicate_durably, sweep_temporaries, write_durably
 from cxrignite.errors import CheckpointError
 from cxrignite.handlers.checkpoint_loading import is_valid, manifest_path, previous_path
-from cxrignite.handlers.durable_write import duplicate_durably, sweep_temporaries, write_durably
 
 _log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.errors import RunFolderError
 from cxrignite.handlers import latest_valid, load_checkpoint
+from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.parts import (
@@ -69,8 +70,9 @@ def fit(
         model = build_model(recipe, session.device)
         films = split_films(recipe, listed) if checkpoint is None else frozen_films(recipe, folder)
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
-        _tell(recipe, session, precision, data)
+        _tell(session, precision, data, model)
         training = Training(recipe, session, precision, model, data, folder)
+        stack.callback(training.board.close)
         if session.leads:
             facts = {"device": str(session.device), "precision": precision.name}
             if checkpoint is None:
@@ -118,12 +120,14 @@ def _is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any
     return folder.is_finished and (stopped or epoch >= recipe.trainer.max_epochs)
 
 
-def _tell(recipe: Recipe, session: Session, precision: Precision, data: XrayData) -> None:
+def _tell(session: Session, precision: Precision, data: XrayData, model: BinaryClassifier) -> None:
     for line in data.describe().splitlines():
         _logger.info("%s", line)
-    _logger.info(
-        "device %s, %d process(es); %s", session.device, session.world_size, precision.reason
-    )
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    _logger.info("model %s, %.2f million parameters", type(model).__name__, millions)
+    _logger.info("device %s, %s: %s", session.device, precision.name, precision.reason)
+    if session.world_size > 1:
+        _logger.info("%d processes", session.world_size)
 
 
 def _finish(training: Training) -> None:
@@ -145,7 +149,6 @@ def _finish(training: Training) -> None:
         return
     scores.write(folder, "val", training.board, step=best["epoch"])
     illustrations.illustrate_training(folder, training.board)
-    training.board.close()
     # Last, since it says that the run is finished.
     folder.write_operating_point(scores.operating_point)
     sys.stdout.write(f"{scores.table('validation')}\n")

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from cxrignite import __version__
+from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.functional import OperatingPoint
 
@@ -95,7 +96,7 @@ class RunFolder:
     def begin(self, recipe_text: str, command: list[str], facts: Mapping[str, object]) -> None:
         """Write the resolved recipe and the environment."""
         self.write_json(self.environment_path, {**_environment(command), **facts})
-        self._write(self.recipe_path, recipe_text)
+        write_durably(self.recipe_path, recipe_text.encode())
 
     def changed_keys(self, recipe_text: str) -> list[str]:
         """The keys in which a recipe differs from this run's, other than those that may change.
@@ -135,9 +136,9 @@ class RunFolder:
             )
         return self.recipe_path
 
-    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+    def write_json(self, path: Path, content: Mapping[str, Any] | None) -> None:
         """Write a JSON file whole or not at all."""
-        self._write(path, json.dumps(content, indent=2) + "\n")
+        write_durably(path, f"{json.dumps(content, indent=2)}\n".encode())
 
     @property
     def is_finished(self) -> bool:
@@ -147,7 +148,7 @@ class RunFolder:
     def write_operating_point(self, point: OperatingPoint | None) -> None:
         """Keep the operating point, or null where the recipe chooses none; this ends a run."""
         content = point.to_dict() if point else None
-        self._write(self.operating_point_path, json.dumps(content, indent=2) + "\n")
+        self.write_json(self.operating_point_path, content)
 
     def read_operating_point(self) -> OperatingPoint | None:
         """The stored operating point; None where the recipe chooses none.
@@ -166,12 +167,6 @@ class RunFolder:
         with self.history_path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             return [{key: float(value) for key, value in row.items() if value} for row in rows]
-
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
 
     @contextmanager
     def logging(self) -> Iterator[None]:

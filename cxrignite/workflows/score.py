@@ -84,8 +84,8 @@ def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: b
         )
         if session.leads:
             board = BoardWriter(folder.tensorboard_dir)
+            stack.callback(board.close)
             scores.write(folder, name, board, step=best["epoch"])
-            board.close()
             sys.stdout.write(f"{scores.table(name)}\n")
             _logger.info("written to %s and %s", path, folder.metrics_path(name))
 

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cxrignite.data import XrayData
 from cxrignite.engines import Precision, create_evaluator, create_trainer
-from cxrignite.errors import RecipeError
+from cxrignite.errors import CheckpointError, RecipeError
 from cxrignite.handlers import (
     BestCheckpoint,
     BoardWriter,
@@ -65,8 +65,8 @@ class Training:
         if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
             loss.set_class_counts(*data.class_counts("train"))
         self.loss = loss
-        # Joins the gradients of several processes; with one it is the model itself.
-        parallel = idist.auto_model(model)
+        # Joins the gradients of several processes. Not for one: it would choose a device itself.
+        parallel = idist.auto_model(model) if session.world_size > 1 else model
         self.optimizer = recipe.optimizer(parallel.parameters())
         self.scheduler = recipe.lr_scheduler(self.optimizer) if recipe.lr_scheduler else None
         self.scaler = torch.amp.GradScaler(device.type) if precision.use_scaler else None
@@ -112,6 +112,7 @@ class Training:
         if not self.is_finished:
             epochs = self.recipe.trainer.max_epochs
             self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
+        idist.barrier()  # until the first process has saved
 
     def state_objects(self) -> dict[str, Any]:
         """Everything whose state a resumed run needs, by its name in the checkpoint."""
@@ -131,7 +132,16 @@ class Training:
         return {name: thing for name, thing in objects.items() if thing is not None}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Go on from a checkpoint's state.
+
+        Raises:
+            CheckpointError: It is no state of this training, but the best weights, say.
+        """
+        missing = self.state_objects().keys() - checkpoint.keys()
+        if missing:
+            raise CheckpointError(
+                f"the checkpoint must hold a training state, as last.pt does; it has no {min(missing)}"
+            )
         for name, thing in self.state_objects().items():
             thing.load_state_dict(checkpoint[name])
         self.trainer.state.max_epochs = self.recipe.trainer.max_epochs
@@ -160,6 +170,8 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
         for handler in recipe.trainer.handlers:
             handler.attach(trainer)
+        # After the recipe's handlers, so that an `EpochTimer` counts the start of the workers.
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_pass)
         HistoryWriter(self.folder.history_path).attach(trainer)
         self.board.attach(trainer)
         self.best.attach(trainer)
@@ -179,13 +191,22 @@ class Training:
         epoch = trainer.state.epoch
         seed_everything(self.recipe.seed, epoch)
         self.data.set_epoch(epoch)
+
+    def _start_pass(self, trainer: Engine) -> None:
         # A new pass over the loader: with a short `epoch_length` the old one would go on.
         trainer.set_data(self.loader)
 
     def _validate(self, trainer: Engine) -> None:
+        self._share_buffers()
         self.validator.run(self.data.eval_loader("val"))
         metrics = {f"val_{name}": value for name, value in self.validator.state.metrics.items()}
         trainer.state.metrics.update(metrics, lr=self.optimizer.param_groups[0]["lr"])
+
+    def _share_buffers(self) -> None:
+        """Give every process the batch statistics of the first, whose weights are saved."""
+        if self.session.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def _step_schedule(self, scheduler: LRScheduler) -> None:
         if isinstance(scheduler, ReduceLROnPlateau):

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from cxrignite.errors import CxrIgniteError
-from cxrignite.handlers.durable_write import (
+from cxrignite.durable_write import (
     duplicate_durably,
     sweep_temporaries,
     temporary_path,
     write_durably,
 )
+from cxrignite.errors import CxrIgniteError
 
 
 def dead_pid() -> int:

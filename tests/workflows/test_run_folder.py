@@ -1,0 +1,77 @@
+import os
+
+import pytest
+import yaml
+
+from cxrignite.errors import RunFolderError
+from cxrignite.functional import select_operating_point
+from cxrignite.workflows.run_folder import RunFolder
+
+RECIPE = {"seed": 1, "run_dir": "runs/a", "trainer": {"max_epochs": 3, "handlers": [{"a": 1}]}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(yaml.safe_dump(RECIPE), ["fit", "--config", "x.yaml"], {"device": "cpu"})
+    return folder
+
+
+def changed(folder, **changes):
+    return folder.changed_keys(yaml.safe_dump({**RECIPE, **changes}))
+
+
+def test_the_same_recipe_has_no_changed_keys(folder):
+    assert changed(folder) == []
+
+
+def test_a_moved_folder_and_more_epochs_are_no_change(folder):
+    assert changed(folder, run_dir="b", trainer={**RECIPE["trainer"], "max_epochs": 9}) == []
+
+
+def test_changed_added_and_removed_keys_are_named_by_their_dotted_name(folder):
+    trainer = {"max_epochs": 3, "handlers": [{"a": 2}, {"b": 1}]}
+    names = changed(folder, seed=2, trainer=trainer)
+    assert names == ["seed", "trainer.handlers.0.a", "trainer.handlers.1.b"]
+    assert changed(folder, seed=None) == ["seed"]
+
+
+def test_fewer_epochs_are_refused(folder):
+    with pytest.raises(RunFolderError, match="not shrink from 3 to 2"):
+        changed(folder, trainer={**RECIPE["trainer"], "max_epochs": 2})
+
+
+def test_the_lock_names_its_holder_and_goes_with_it(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    in_use = pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}")
+    with folder.lock(), in_use, RunFolder(folder.root).lock():
+        pass
+    with folder.lock():
+        pass
+
+
+def test_an_operating_point_reads_back_equal(folder):
+    point = select_operating_point([0.1, 0.95, 0.2, 0.97], [0, 1, 0, 1])
+    folder.write_operating_point(point)
+    assert folder.read_operating_point() == point
+
+
+def test_a_damaged_operating_point_is_refused(folder):
+    folder.operating_point_path.write_text('{"threshold": 0.9}')
+    with pytest.raises(RunFolderError, match=r"operating_point\.json is damaged"):
+        folder.read_operating_point()
+
+
+def test_a_run_without_an_end_is_told_how_to_go_on(folder):
+    folder.history_path.write_text("epoch\n1\n")
+    with pytest.raises(RunFolderError, match="--resume auto"):
+        folder.finished_recipe()
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with (
+        pytest.raises(RunFolderError, match="no run folder"),
+        RunFolder(tmp_path / "run").lock(),
+    ):
+        pass

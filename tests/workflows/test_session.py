@@ -1,0 +1,49 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cxrignite.errors import RecipeError
+from cxrignite.workflows.session import open_session, seed_everything
+
+
+def draws():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+
+
+def test_the_same_seed_and_epoch_draw_the_same():
+    seed_everything(7, 2)
+    first = draws()
+    seed_everything(7, 2)
+    assert draws() == first
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(7, 3), (8, 2)])
+def test_another_seed_or_epoch_draws_something_else(seed, epoch):
+    seed_everything(7, 2)
+    first = draws()
+    seed_everything(seed, epoch)
+    assert all(a != b for a, b in zip(first, draws(), strict=True))
+
+
+def test_the_reproducible_profile_is_left_again():
+    assert not torch.are_deterministic_algorithms_enabled()
+    with open_session("cpu", "reproducible") as session:
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+        assert session.leads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_fast_profile_lets_cudnn_try_kernels():
+    with open_session("cpu", "fast"):
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_is_refused_where_there_is_none():
+    with pytest.raises(RecipeError, match="no CUDA device"), open_session("cuda", "fast"):
+        pass
