@@ -140,7 +140,7 @@ class Training:
         missing = self.state_objects().keys() - checkpoint.keys()
         if missing:
             raise CheckpointError(
-                f"the checkpoint must hold a training state, as last.pt does; it has no {min(missing)}"
+                f"the checkpoint must hold a training state, as last.pt does; no {min(missing)}"
             )
         for name, thing in self.state_objects().items():
             thing.load_state_dict(checkpoint[name])
