@@ -58,6 +58,10 @@ def run(argv: list[str]) -> int:
         return 128 + number
     except BrokenPipeError:
         return 1
+    except OSError as error:  # a full disk, say, where no better message was found
+        name = f" {error.filename}" if error.filename else ""
+        sys.stderr.write(f"cxrignite {verb}: error: {error.strerror or error}{name}\n")
+        return 1
     except SystemExit as leaving:  # argparse's help and version leave this way
         return leaving.code if isinstance(leaving.code, int) else 0
 

@@ -177,8 +177,25 @@ def explain(
     elif unknown_argument:
         text = f"no option '--{unknown_argument.group(1)}'"
     elif key:
-        text = f"'{key}': {text}"
+        text = _wrong_type(str(error), key) or f"'{key}': {text}"
     return RecipeError(f"{_where(key, text, list(files), argv)}{_shorten(text)}")
+
+
+def _wrong_type(text: str, key: str) -> str | None:
+    """Say which type a value must have; jsonargparse lists all that it tried, on ten lines."""
+    inner, _, complaint = text.rpartition('Parser key "')[2].partition('"')
+    listed = re.match(r":\s+Does not validate.*?\[(.*?)\]\n", complaint, re.DOTALL)
+    single = re.match(r":\s+Expected an? (<class '[^']+'>|typing\.Literal\[.*?\])", complaint)
+    value = re.search(r"(?:Got|Given) value: (.+?)(?:\. Got value: |\n|$)", complaint)
+    found = listed or single
+    if found is None or value is None or "Callable" in found.group(1):
+        return None
+    names = re.findall(r"<class '(?:[\w.]*\.)?(\w+)'>", found.group(1)) or [
+        found.group(1).removeprefix("typing.Literal").strip("[]")
+    ]
+    kinds = " or ".join("null" if name == "NoneType" else name for name in names)
+    place = f"'{key}': '{inner}'" if inner != key else f"'{key}'"
+    return f"{place} must be {kinds}, got {value.group(1)}"
 
 
 def _owner(text: str, base: type | None) -> type | None:
@@ -200,6 +217,7 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
     if key and any(arg.startswith(f"--{key}") for arg in argv):
         return ""
     words = re.findall(r"'([\w.]+)'", text) + re.findall(r"^[A-Za-z_][\w.]*", text)
+    words.sort(key=lambda word: word == key)  # what is inside the complained part is more precise
     for file in reversed(files):
         inside = [each for each in file.lines if each.startswith(key)]
         for word in words:

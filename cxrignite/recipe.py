@@ -167,6 +167,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
+        self._try_factories()
         handlers = self.validator.handlers
         # Somebody's own handler may publish anything; ours say what.
         if all(hasattr(handler, "publishes") for handler in handlers):
@@ -174,3 +175,11 @@ class Recipe:
             known = [*EVALUATION_METRICS, *published]
             rule = f"one of {', '.join(known)}"
             _require(self.monitor.metric in known, "monitor.metric", rule, self.monitor.metric)
+
+    def _try_factories(self) -> None:
+        """Use each light factory once on a stand-in: a wrong setting is found right away."""
+        optimizer = self.optimizer([nn.Parameter(torch.zeros(2, 2))])
+        if self.lr_scheduler is not None:
+            self.lr_scheduler(optimizer)
+        if self.data.sampler is not None:
+            self.data.sampler([0, 1], seed=self.seed)  # type: ignore[call-arg]  # see the module

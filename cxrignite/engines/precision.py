@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import torch
 
+from cxrignite.errors import RecipeError
+
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
@@ -62,7 +64,7 @@ def choose_precision(
         The format, with its reason.
 
     Raises:
-        ValueError: If `name` is unknown, or is `fp16` on a device other than CUDA.
+        ValueError: If `name` is unknown; a `RecipeError` if it is `fp16` on a device without CUDA.
     """
     device = torch.device(device)
     if name == "auto":
@@ -70,7 +72,7 @@ def choose_precision(
     if name not in get_args(PrecisionName):
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {name!r}")
     if name == "fp16" and device.type != "cuda":
-        raise ValueError(f"precision fp16 needs a CUDA device, got {device.type}")
+        raise RecipeError(f"precision fp16 needs a CUDA device, got {device.type}")
     return _make(name, "asked for")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from cxrignite.data import XrayData
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
-from cxrignite.errors import RunFolderError
+from cxrignite.errors import CheckpointError, RunFolderError
 from cxrignite.handlers import latest_valid, load_checkpoint
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
@@ -107,9 +107,12 @@ def _checkpoint(
         raise RunFolderError(
             f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
         )
-    if resume != "auto":
-        return load_checkpoint(Path(resume))
-    return load_checkpoint(latest_valid(folder.checkpoints_dir, "last.pt"))
+    automatic = resume == "auto"
+    path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
+    checkpoint = load_checkpoint(path)
+    if "trainer" not in checkpoint:
+        raise CheckpointError(f"{path} holds no state of a training to go on with, as last.pt does")
+    return checkpoint
 
 
 def _is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any]) -> bool:

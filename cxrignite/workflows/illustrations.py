@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxrignite.data import XrayData
+from cxrignite.durable_write import write_durably
 from cxrignite.handlers import BoardWriter
 from cxrignite.workflows import figures
 from cxrignite.workflows.run_folder import RunFolder
@@ -74,6 +76,7 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def _keep(folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int) -> None:
-    folder.figures_dir.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder.figures_dir / f"{name}.png")
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_durably(folder.figures_dir / f"{name}.png", image.getbuffer())
     board.add_figure(f"figures/{name}", figure, step)

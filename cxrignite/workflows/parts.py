@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from cxrignite.data import Film, LoaderSettings, XrayData
 from cxrignite.data.inspection import inspect_films
@@ -16,8 +17,8 @@ from cxrignite.data.splits import (
     check_same_films,
     read_split,
 )
-from cxrignite.errors import DataError
-from cxrignite.nn import BinaryClassifier
+from cxrignite.errors import DataError, RecipeError
+from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.run_folder import RunFolder
 
@@ -47,16 +48,16 @@ def frozen_films(recipe: Recipe, folder: RunFolder, split: str | None = None) ->
     Args:
         recipe: The run's recipe.
         folder: The run.
-        split: The one split that is wanted; null takes all.
+        split: The one split whose files are checked; null checks all.
 
     Raises:
         DataError: A film is gone or has other content than in this run.
     """
     frozen = read_split(folder.split_path, recipe.data.source.root)
-    frozen = [film for film in frozen if split in (None, film.split)]
-    names = {film.name for film in frozen}
+    wanted = [film for film in frozen if split in (None, film.split)]
+    names = {film.name for film in wanted}
     current = [film for film in recipe.data.source.films() if film.name in names]
-    check_same_films(frozen, _readable(recipe, current))
+    check_same_films(wanted, _readable(recipe, current))
     return frozen
 
 
@@ -72,6 +73,8 @@ def other_films(recipe: Recipe, split: str) -> list[Film]:
 
 
 def _readable(recipe: Recipe, films: list[Film]) -> list[Film]:
+    if not films:
+        return []
     policy = recipe.data.on_unreadable
     inspection = inspect_films(films, on_unreadable=policy, progress=sys.stderr.isatty())
     for unreadable in inspection.unreadable:
@@ -97,13 +100,25 @@ def build_data(recipe: Recipe, films: list[Film]) -> XrayData:
     )
 
 
+def build_loss(recipe: Recipe, data: XrayData, device: torch.device) -> nn.Module:
+    """The recipe's loss on `device`, told the training split's class counts if it wants them."""
+    loss = recipe.loss.to(device)
+    if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
+        loss.set_class_counts(*data.class_counts("train"))
+    return loss
+
+
 def build_model(recipe: Recipe, device: torch.device) -> BinaryClassifier:
     """The recipe's classifier on `device`, in its declared memory order.
 
     Raises:
+        RecipeError: A setting is out of its range.
         WeightsError: Its pretrained weights cannot be had or do not fit.
     """
-    model = recipe.model().to(device)
+    try:
+        model = recipe.model().to(device)
+    except ValueError as error:
+        raise RecipeError(f"model: {error}") from error
     if recipe.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model

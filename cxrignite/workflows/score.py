@@ -31,7 +31,7 @@ from cxrignite.handlers import (
 )
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.parts import build_data, build_model, frozen_films, other_films
+from cxrignite.workflows.parts import build_data, build_loss, build_model, frozen_films, other_films
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.session import Session, open_session
@@ -66,7 +66,7 @@ def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: b
         point = folder.read_operating_point()
         best = load_checkpoint(latest_valid(folder.checkpoints_dir, "best.pt"))
         films = frozen_films(recipe, folder, split) if same_films else other_films(recipe, split)
-        if not films:
+        if not any(film.split == split for film in films):
             raise DataError(f"{recipe.data.source.root} has no {split} films to score")
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
         model = build_model(recipe, session.device)
@@ -74,7 +74,7 @@ def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: b
         path = folder.predictions_path(name)
         scores = score_split(
             model,
-            None,
+            build_loss(recipe, data, session.device) if same_films else None,
             data,
             split,
             recipe=recipe,

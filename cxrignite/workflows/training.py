@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cxrignite.data import XrayData
 from cxrignite.engines import Precision, create_evaluator, create_trainer
-from cxrignite.errors import CheckpointError, RecipeError
+from cxrignite.errors import RecipeError
 from cxrignite.handlers import (
     BestCheckpoint,
     BoardWriter,
@@ -29,8 +29,9 @@ from cxrignite.handlers import (
     HistoryWriter,
     SafeSaver,
 )
-from cxrignite.nn import BinaryClassifier, NeedsClassCounts
+from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.parts import build_loss
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, seed_everything
 
@@ -61,10 +62,7 @@ class Training:
         self.recipe, self.session, self.precision = recipe, session, precision
         self.model, self.data, self.folder = model, data, folder
         settings, device = recipe.trainer, session.device
-        loss = recipe.loss.to(device)
-        if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
-            loss.set_class_counts(*data.class_counts("train"))
-        self.loss = loss
+        self.loss = loss = build_loss(recipe, data, device)
         # Joins the gradients of several processes. Not for one: it would choose a device itself.
         parallel = idist.auto_model(model) if session.world_size > 1 else model
         self.optimizer = recipe.optimizer(parallel.parameters())
@@ -132,16 +130,7 @@ class Training:
         return {name: thing for name, thing in objects.items() if thing is not None}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state.
-
-        Raises:
-            CheckpointError: It is no state of this training, but the best weights, say.
-        """
-        missing = self.state_objects().keys() - checkpoint.keys()
-        if missing:
-            raise CheckpointError(
-                f"the checkpoint must hold a training state, as last.pt does; no {min(missing)}"
-            )
+        """Go on from a checkpoint's state."""
         for name, thing in self.state_objects().items():
             thing.load_state_dict(checkpoint[name])
         self.trainer.state.max_epochs = self.recipe.trainer.max_epochs
@@ -246,16 +235,15 @@ class Training:
         metrics = trainer.state.metrics
         parts = [f"epoch {trainer.state.epoch}/{self.recipe.trainer.max_epochs}"]
         parts += [
-            f"{label} {metrics[name]:{form}}"
-            for name, label, form in (
-                ("loss", "loss", ".4f"),
-                ("val_loss", "val loss", ".4f"),
-                ("val_roc_auc", "AUC", ".4f"),
-                ("val_threshold", "threshold", ".3f"),
-                ("val_tnr", "TNR", ".3f"),
-                ("val_tpr", "TPR", ".3f"),
-                ("epoch_seconds", "seconds", ".1f"),
-                ("images_per_second", "images/s", ".0f"),
+            form.format(metrics[name])
+            for name, form in (
+                ("loss", "loss {:.4f}"),
+                ("val_loss", "val loss {:.4f}"),
+                ("val_roc_auc", "AUC {:.4f}"),
+                ("val_tnr", "TNR {:.3f}"),
+                ("val_tpr", "TPR {:.3f}"),
+                ("epoch_seconds", "{:.1f} s"),
+                ("images_per_second", "{:.0f} images/s"),
             )
             if name in metrics
         ]

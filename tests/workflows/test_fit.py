@@ -270,6 +270,72 @@ def test_a_damaged_checkpoint_is_found_and_the_previous_one_taken(
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("best.pt", 3, "no state of a training"),
+        ("nowhere.pt", 3, "does not exist"),
+    ],
+)
+def test_what_is_no_training_state_is_refused(name, code, says, fit, uninterrupted, capsys):
+    path = uninterrupted / "checkpoints" / name
+    assert fit(uninterrupted, "--resume", str(path), "--trainer.max_epochs", "5") == code
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_a_named_checkpoint(fit, uninterrupted, tmp_path):
+    assert fit(tmp_path / "run", "--trainer.max_epochs", "3") == 0
+    previous = tmp_path / "run" / "checkpoints" / "last.previous.pt"
+    assert fit(tmp_path / "run", "--resume", str(previous)) == 0
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("--model.dropout", "1.5"), "model: dropout must be in [0, 1), got 1.5"),
+        (("--trainer.precision", "fp16", "--trainer.device", "cpu"), "fp16 needs a CUDA device"),
+        (
+            (
+                *("--lr_scheduler", "OneCycleLR", "--lr_scheduler.max_lr", "0.01"),
+                *("--lr_scheduler.total_steps", "3", "--trainer.lr_step", "iteration"),
+            ),
+            "lr_scheduler.total_steps must be at least the 24 of this run, got 3",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_work_here_is_one_line(argv, says, fit, tmp_path, capsys):
+    assert fit(tmp_path / "run", *argv) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_names_path_and_space(
+    fit, tmp_path, capsys, monkeypatch
+):
+    import errno
+
+    from cxrignite import durable_write
+
+    fsync, saved = os.fsync, tmp_path / "run" / "history.csv"
+
+    def no_space(descriptor):
+        if saved.exists() and len(history(tmp_path / "run")) == 2:  # it is written before last.pt
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(durable_write.os, "fsync", no_space)
+    assert fit(tmp_path / "run") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device" in error
+    assert "free" in error
+    assert str(tmp_path / "run") in error
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert last["trainer"]["iteration"] == 6
+    assert not [path for path in (tmp_path / "run").rglob("*") if ".tmp" in path.name]
+
+
 def test_an_infeasible_constraint_ends_well_and_test_repeats_it(fit, tmp_path, capsys):
     # Scores of an untrained model lie around 0.5, all far above a minimum of 0.1.
     harsh = ("--validator.handlers", "[{class_path: ThresholdSearch, init_args: {min_tnr: 1.0}}]")
