@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from cxrignite import __version__
 from cxrignite.errors import CxrIgniteError, RecipeError
-from cxrignite.parsing import EXIT_CODES, option_values, parse_recipe
+from cxrignite.parsing import EXIT_CODES, SCORING_KEYS, option_values, parse_recipe
 
 _VERBS = {
     "fit": "train and validate, keep the best, choose the operating point, leave a run folder",
@@ -23,8 +24,6 @@ _VERBS = {
     "test": "score a run on its test split, with the stored threshold",
     "recipes": "list, show or copy the recipes that ship with the package",
 }
-# What `validate` and `test` may change of the recipe they find in the run folder.
-_SCORING_KEYS = ("data.source", "data.batch_size", "data.num_workers", "trainer.device")
 
 
 def run(argv: list[str]) -> int:
@@ -96,6 +95,8 @@ def _top_level(argv: list[str]) -> int:
 
 
 def _fit(argv: list[str]) -> int:
+    if not argv:
+        raise RecipeError("name a recipe: --config FILE; `cxrignite recipes list` names some")
     recipe, text, options = parse_recipe("fit", _VERBS["fit"], argv)
     from cxrignite.workflows.fit import fit
 
@@ -106,22 +107,25 @@ def _fit(argv: list[str]) -> int:
 def _score(argv: list[str], split: str) -> int:
     verb = {"val": "validate", "test": "test"}[split]
     run_dir = _value_of("--run", argv)
-    if run_dir is None and not {"-h", "--help"} & set(argv):
+    if not run_dir and not {"-h", "--help"} & set(argv):
         raise RecipeError("name the run folder that `fit` left: --run DIR")
-    if run_dir is not None:
+    if run_dir:
         _refuse_other_keys(argv, verb)
         from cxrignite.workflows.run_folder import RunFolder
 
         argv = [f"--config={RunFolder(Path(run_dir)).finished_recipe()}", *argv]
     recipe, _, options = parse_recipe(verb, _VERBS[verb], argv)
     other_films = any(arg.startswith("--data.source") for arg in argv)
-    if other_films and options["name"] is None:
+    name = options["name"] or split
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise RecipeError(f"--name must be letters, digits, '_', '-' and '.', got '{name}'")
+    if other_films and name in ("train", "val", "test"):
         raise RecipeError(
-            f"--data.source names other films: give these results a --name beside '{split}'"
+            f"--data.source names other films: give their results a --name, not '{name}'"
         )
     from cxrignite.workflows.score import score
 
-    score(recipe, options["run"], split, name=options["name"] or split, same_films=not other_films)
+    score(recipe, options["run"], split, name=name, same_films=not other_films)
     return 0
 
 
@@ -156,7 +160,7 @@ def _refuse_other_keys(argv: list[str], verb: str) -> None:
     Raises:
         RecipeError: Naming the option and what may be given.
     """
-    allowed = ("run", "name", "help", *_SCORING_KEYS)
+    allowed = ("run", "name", "help", *SCORING_KEYS)
     for arg in argv:
         key = arg[2:].partition("=")[0]
         if arg.startswith("--") and not any(

@@ -144,7 +144,11 @@ def _subclasses(base: type) -> Iterator[type]:
 
 
 def explain(
-    error: Exception, files: Iterable[RecipeFile], argv: list[str], bases: Mapping[str, type]
+    error: Exception,
+    files: Iterable[RecipeFile],
+    argv: list[str],
+    bases: Mapping[str, type],
+    options: Iterable[str],
 ) -> RecipeError:
     """Turn a parser's error into one line that a person can act on.
 
@@ -153,6 +157,7 @@ def explain(
         files: The recipe files of this command.
         argv: The arguments of this command.
         bases: From a recipe key to the class whose subclasses it takes.
+        options: The names of this command's options, without dashes.
     """
     text = " ".join(str(error).split())
     found = re.search(r'[Kk]ey "([^"]+)"', text)
@@ -162,7 +167,8 @@ def explain(
     text = re.sub(r"Problem with given class_path '([^']+)':", r"in \1:", text)
     unknown_class = re.search(r"Expected a dot import path string: (\S+)", text)
     unknown_option = re.search(r"Option '([^']+)' is not accepted", text)
-    unknown_argument = re.search(r"[Uu]nrecognized arguments: --(\S+?)(?:[ =]|$)", text)
+    unknown_argument = re.search(r"[Uu]nrecognized arguments: (--)?(\S+?)(?:[ =]|$)", text)
+    missing = re.search(r"the following arguments are required: ([\w.]+(?:, [\w.]+)*)", text)
     if unknown_class and base:
         name = unknown_class.group(1)
         names = [
@@ -171,11 +177,15 @@ def explain(
         text = f"no class '{name}' for '{key}'{_nearest(name, names)}"
     elif unknown_option:
         name, owner = unknown_option.group(1), _owner(text, base)
-        options = list(inspect.signature(owner).parameters) if owner else []
+        settings = list(inspect.signature(owner).parameters) if owner else []
         of = f" of {owner.__name__}" if owner else f" of '{key}'"
-        text = f"no setting '{name}'{of}{_nearest(name, options)}"
+        text = f"no setting '{name}'{of}{_nearest(name, settings)}"
     elif unknown_argument:
-        text = f"no option '--{unknown_argument.group(1)}'"
+        dashes, name = unknown_argument.groups(default="")
+        near = _nearest(name, options, dashes) if dashes else ""
+        return RecipeError(f"no option '{dashes}{name}'{near}")
+    elif key and missing:
+        text = f"'{key}' needs {missing.group(1)}"
     elif key:
         text = _wrong_type(str(error), key) or f"'{key}': {text}"
     return RecipeError(f"{_where(key, text, list(files), argv)}{_shorten(text)}")
@@ -217,6 +227,8 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
     if key and any(arg.startswith(f"--{key}") for arg in argv):
         return ""
     words = re.findall(r"'([\w.]+)'", text) + re.findall(r"^[A-Za-z_][\w.]*", text)
+    if not key:
+        words = words[-1:]  # what is quoted may be anybody's word
     words.sort(key=lambda word: word == key)  # what is inside the complained part is more precise
     for file in reversed(files):
         inside = [each for each in file.lines if each.startswith(key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem"
+)
+# What `validate` and `test` may change of the recipe they find in the run folder.
+SCORING_KEYS = (
+    "data.source",
+    "data.batch_size",
+    "data.num_workers",
+    "trainer.device",
+    "trainer.precision",
 )
 _MAX_NAMED = 6
 
@@ -50,7 +59,9 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
         objects = parser.instantiate(config)
         recipe = Recipe(**{name: objects[name] for name in names})
     except (ArgumentError, ValueError, TypeError, AttributeError, ImportError) as error:
-        raise explain(error, files, argv, _bases()) from error
+        spelt = [name for action in parser._actions for name in action.option_strings]
+        known = [name.lstrip("-") for name in spelt]
+        raise explain(error, files, argv, _bases(), known) from error
     options = {name: value for name, value in vars(objects).items() if name not in names}
     for name in options:
         config.pop(name)
@@ -94,7 +105,17 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
             "--name", type=str, help="Name of the results, where --data.source names other films."
         )
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
+    if verb != "fit":
+        _hide_all_but(parser, SCORING_KEYS)
     return parser
+
+
+def _hide_all_but(parser: ArgumentParser, keys: tuple[str, ...]) -> None:
+    """Leave out of the help what a verb refuses."""
+    for action in parser._actions:
+        name = action.option_strings[0].lstrip("-") if action.option_strings else action.dest
+        if name not in ("help", "run", "name") and not name.startswith(keys):
+            action.help = argparse.SUPPRESS
 
 
 def _plain(value: Any) -> Any:
@@ -158,7 +179,7 @@ def _bases() -> dict[str, type]:
 
 def option_values(option: str, argv: list[str]) -> list[str]:
     """The values of an option on a command line, as `--option VALUE` or `--option=VALUE`."""
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    pairs = itertools.pairwise([*argv, ""])
     return [
         arg.partition("=")[2] if "=" in arg else following
         for arg, following in pairs

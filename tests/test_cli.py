@@ -199,7 +199,8 @@ def _with_same_signature(function):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--trainer.max_epoch", "3"], "--trainer.max_epoch"),
+        (["--trainer.max_epoch", "3"], "did you mean '--trainer.max_epochs'?"),
+        (["--lr_scheduler", "OneCycleLR"], "'lr_scheduler' needs max_lr"),
         (["--model.widht", "3"], "width"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -214,6 +215,21 @@ def test_wrong_arguments_get_one_line(argv, says, tmp_path, capsys, monkeypatch)
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1, error
     assert says in error
+    assert "recipe.yaml" not in error  # the file is innocent
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_a_verb_without_arguments_says_what_it_needs(verb, capsys):
+    assert run([verb]) == 2
+    assert {"fit": "--config FILE"}.get(verb, "--run DIR") in capsys.readouterr().err
+
+
+def test_help_of_test_shows_only_what_test_takes(capsys):
+    assert run(["test", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--run" in shown
+    assert "--data.source" in shown
+    assert "--optimizer" not in shown
 
 
 def test_a_hostile_recipe_is_refused_without_running_it(tmp_path, capsys, monkeypatch):

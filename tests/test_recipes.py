@@ -55,6 +55,14 @@ def test_no_recipe_flips_a_chest(recipe_path):
     assert "Flip" not in text
 
 
+def test_affine_augmentation_moves_and_scales_both_ways(recipe_path):
+    # MONAI reads a single number as the first axis alone.
+    for transform in yaml.safe_load(recipe_path.read_text())["data"]["augment"]:
+        if transform["class_path"] == "RandAffine":
+            assert len(transform["init_args"]["scale_range"]) == 2
+            assert len(transform["init_args"]["translate_range"]) == 2
+
+
 def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_path):
     import numpy as np
     from PIL import Image

@@ -6,13 +6,16 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
 from cxrignite.errors import DataError, RecipeError
 
 logger = logging.getLogger(__name__)
+
+MIN_VAL_FILMS = 50
+"""Kaggle's variant of ChestXRay2017 has 16; a threshold needs at least 42 negatives."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
@@ -110,10 +113,11 @@ class ClassFolders(Source):
             )
         films = [
             film
-            for folder, split in (("train", "train"), ("val", "train"), ("test", "test"))
-            if (self.root / folder).is_dir()
-            for film in self._films_in(self.root / folder, split)
+            for split in ("train", "val", "test")
+            if (self.root / split).is_dir()
+            for film in self._films_in(self.root / split, split)
         ]
+        films = _join_small_validation(films)
         nameless = sum(not is_patient_name(film.name, self.patient_pattern) for film in films)
         if nameless:
             logger.warning(
@@ -156,6 +160,15 @@ def _is_image(path: Path) -> bool:
     # A leading dot marks macOS resource forks such as `._person1_virus_6.jpeg`.
     hidden = path.name.startswith(".")
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _join_small_validation(films: list[Film]) -> list[Film]:
+    """Joins a validation split that is too small to choose anything by to train."""
+    num_val = sum(film.split == "val" for film in films)
+    if not 0 < num_val < MIN_VAL_FILMS:
+        return films
+    logger.info("val/ joined to train: its %d films can choose nothing", num_val)
+    return [replace(film, split="train") if film.split == "val" else film for film in films]
 
 
 def _folders(folder: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms.compose import Compose
+from monai.transforms.traits import RandomizableTrait
 from monai.transforms.transform import Randomizable, Transform
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
@@ -32,17 +33,25 @@ class Pipeline:
         augment: MONAI transforms for training, random or not.
 
     Raises:
-        RecipeError: If a transform in `preprocess` is random.
+        RecipeError: If a transform in `preprocess` is random, or one in `augment` draws from global
+            random state.
     """
 
     def __init__(
         self, preprocess: Sequence[Transform] = (), augment: Sequence[Transform] = ()
     ) -> None:
         for transform in _flatten(preprocess):
-            if isinstance(transform, Randomizable):
+            if isinstance(transform, RandomizableTrait):
                 raise RecipeError(
                     f"preprocess must be deterministic, got {type(transform).__name__}: "
                     "move it to augment"
+                )
+        for transform in _flatten(augment):
+            settable = isinstance(transform, Randomizable)
+            if isinstance(transform, RandomizableTrait) and not settable:
+                raise RecipeError(
+                    "augment must hold transforms whose random state can be set, "
+                    f"got {type(transform).__name__}"
                 )
         self.preprocess = tuple(preprocess)
         self.augment = tuple(augment)

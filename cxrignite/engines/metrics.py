@@ -112,7 +112,8 @@ class EvaluationMetrics:
         logits = torch.full_like(y_score, math.nan) if self._loss_fn is None else state.logits
         self._rows.append(torch.stack([logits.float(), y_score.float(), y_true.float()], dim=1))
         if len(state.batch) > 2:
-            self._indices.append(state.batch[2])
+            # A copy: a tensor that a worker sent keeps a file descriptor open while it lives.
+            self._indices.append(state.batch[2].cpu().clone())
 
     @torch.no_grad()
     def _publish(self, engine: Engine) -> None:

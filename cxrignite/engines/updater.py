@@ -66,8 +66,9 @@ def amp_updater(
         scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
 
     def update(engine: Engine, batch: Batch) -> Tensor:
-        if not model.training:
-            model.train()
+        # Each time: an evaluator leaves the model inside a wrapper in evaluation mode, and the
+        # wrapper does not notice.
+        model.train()
         position, group_size = _place_in_group(engine, accumulation_steps)
         if position == 0:
             optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ from cxrignite.handlers.checkpoint_loading import (
 from cxrignite.handlers.epoch_timer import EpochTimer
 from cxrignite.handlers.finite_guard import FiniteGuard
 from cxrignite.handlers.graceful_stop import GracefulStop, StopRequested
-from cxrignite.handlers.history_writer import HistoryWriter
+from cxrignite.handlers.history_writer import HistoryWriter, read_history
 from cxrignite.handlers.prediction_writer import PredictionWriter
 from cxrignite.handlers.safe_saver import SafeSaver
 from cxrignite.handlers.score_collector import ScoreCollector
@@ -38,5 +38,6 @@ __all__ = [
     "ThresholdSearch",
     "latest_valid",
     "load_checkpoint",
+    "read_history",
     "verify_checkpoint",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
 
+from cxrignite.errors import RecipeError
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.safe_saver import SafeSaver
 
@@ -86,7 +87,7 @@ class BestCheckpoint(Attachable):
     def _compare(self, engine: Engine) -> None:
         metrics = engine.state.metrics
         if self.metric not in metrics:
-            raise ValueError(f"metric must be one of {sorted(metrics)}, got {self.metric!r}")
+            raise RecipeError(f"metric must be one of {sorted(metrics)}, got {self.metric!r}")
         score = float(metrics[self.metric])
         if not math.isfinite(score):
             _log.warning("epoch %d: %s is %s, not the best", engine.state.epoch, self.metric, score)

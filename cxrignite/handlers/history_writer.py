@@ -44,7 +44,7 @@ class HistoryWriter(Attachable):
 
     def _continue(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
-            rows = _read(self.path) if self.path.exists() else []
+            rows = read_history(self.path) if self.path.exists() else []
             self.rows = [row for row in rows if row["epoch"] <= engine.state.epoch]
 
     def _write_row(self, engine: Engine) -> None:
@@ -62,7 +62,15 @@ def _to_csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def _read(path: Path) -> list[dict[str, float]]:
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Read what a `HistoryWriter` wrote.
+
+    Args:
+        path: The CSV file.
+
+    Returns:
+        A row an epoch; a cell that is empty is left out.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         return [
             {

@@ -52,7 +52,10 @@ class BinaryClassifier(nn.Module):
         pixels = self.normalizer(images)
         if _is_channels_last(self.backbone):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.head(self.backbone(pixels))
+        features = self.backbone(pixels)
+        # Eight bits of mantissa leave a hundred different scores in all, and no threshold between.
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.head(features.float())
         return logits.squeeze(1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from cxrignite.data import XrayData
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
-from cxrignite.errors import CheckpointError, RunFolderError
+from cxrignite.errors import CheckpointError, NonFiniteError, RunFolderError
 from cxrignite.handlers import latest_valid, load_checkpoint
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
@@ -20,6 +20,7 @@ from cxrignite.workflows import illustrations
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
+    check_image_size,
     frozen_films,
     split_films,
 )
@@ -70,18 +71,18 @@ def fit(
         model = build_model(recipe, session.device)
         films = split_films(recipe, listed) if checkpoint is None else frozen_films(recipe, folder)
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
+        check_image_size(model, data)
         _tell(session, precision, data, model)
         training = Training(recipe, session, precision, model, data, folder)
         stack.callback(training.board.close)
-        if session.leads:
-            facts = {"device": str(session.device), "precision": precision.name}
-            if checkpoint is None:
-                write_split(films, folder.split_path)
-                illustrations.illustrate_data(folder, data, training.board)
-            folder.begin(recipe_text, command or [], {**facts, "processes": session.world_size})
         if checkpoint is not None:
             training.load_state_dict(checkpoint)
             _logger.info("going on after epoch %d", training.trainer.state.epoch)
+        if session.leads:
+            if checkpoint is None:
+                write_split(films, folder.split_path)
+                illustrations.illustrate_data(folder, data, training.board)
+            folder.begin(recipe_text, command or [], _facts(session, precision))
         training.run()
         _finish(training)
 
@@ -111,7 +112,7 @@ def _checkpoint(
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
-        raise CheckpointError(f"{path} holds no state of a training to go on with, as last.pt does")
+        raise CheckpointError(f"{path} holds no training state to go on with, as last.pt does")
     return checkpoint
 
 
@@ -121,6 +122,14 @@ def _is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any
     patience = recipe.monitor.patience
     stopped = patience is not None and checkpoint["early_stopping"]["counter"] >= patience
     return folder.is_finished and (stopped or epoch >= recipe.trainer.max_epochs)
+
+
+def _facts(session: Session, precision: Precision) -> dict[str, object]:
+    return {
+        "device": str(session.device),
+        "precision": precision.name,
+        "processes": session.world_size,
+    }
 
 
 def _tell(session: Session, precision: Precision, data: XrayData, model: BinaryClassifier) -> None:
@@ -136,7 +145,14 @@ def _tell(session: Session, precision: Precision, data: XrayData, model: BinaryC
 def _finish(training: Training) -> None:
     """Score the validation split with the best weights; the threshold found here is theirs."""
     folder, recipe = training.folder, training.recipe
-    best = load_checkpoint(latest_valid(folder.checkpoints_dir, "best.pt"))
+    if training.best.best_epoch is None:
+        raise NonFiniteError(f"no epoch had a finite {training.best.metric}: there is no best one")
+    best = load_checkpoint(folder.checkpoints_dir / "best.pt")
+    if best["epoch"] != training.best.best_epoch:
+        raise CheckpointError(
+            f"{folder.checkpoints_dir / 'best.pt'} must be of epoch {training.best.best_epoch}, "
+            f"got {best['epoch']}"
+        )
     training.model.load_state_dict(best["model"])
     scores = score_split(
         training.model,
@@ -155,6 +171,9 @@ def _finish(training: Training) -> None:
     # Last, since it says that the run is finished.
     folder.write_operating_point(scores.operating_point)
     sys.stdout.write(f"{scores.table('validation')}\n")
-    if scores.operating_point is not None and scores.operating_point.verdict == "infeasible":
+    point = scores.operating_point
+    if point is not None and point.verdict == "infeasible":
         _logger.warning("no threshold meets the constraints on the validation split")
+    elif point is not None and point.tpr == 0:
+        _logger.warning("at this threshold no film is positive: no score reaches it")
     _logger.info("best epoch %d; everything is in %s", best["epoch"], folder.root)

@@ -61,15 +61,25 @@ def frozen_films(recipe: Recipe, folder: RunFolder, split: str | None = None) ->
     return frozen
 
 
-def other_films(recipe: Recipe, split: str) -> list[Film]:
-    """All films of another source, to be scored under the name of one split.
+def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
+    """Films of another source to be scored as `split`: those of its split of that name, else all.
 
     Raises:
-        DataError: The source has no usable films, or an image cannot be read (policy `raise`).
+        DataError: The source has no usable films, an image cannot be read (policy `raise`), or a
+            film took part in this run's training or in the choice of its threshold.
     """
     films = recipe.data.source.films()
     wanted = [film for film in films if film.split == split] or films
-    return [replace(film, split=split) for film in _readable(recipe, wanted)]
+    readable = _readable(recipe, wanted)
+    used = {film.sha256 for film in read_split(folder.split_path, "") if film.split != "test"}
+    seen = [film for film in readable if film.sha256 in used]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of {len(readable)} films took part in training or validation of this "
+            f"run, the first is {seen[0].name}"
+        )
+    _logger.info("scoring all %d films of %s", len(readable), recipe.data.source.root)
+    return [replace(film, split=split) for film in readable]
 
 
 def _readable(recipe: Recipe, films: list[Film]) -> list[Film]:
@@ -98,6 +108,20 @@ def build_data(recipe: Recipe, films: list[Film]) -> XrayData:
         loader=LoaderSettings(data.batch_size, data.num_workers, data.prefetch_factor),
         seed=recipe.seed,
     )
+
+
+def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
+    """Refuse images that the model cannot take, before the first step.
+
+    Raises:
+        RecipeError: The preprocessed films have another size than the backbone was built for.
+    """
+    film = data.films(data.splits[0])[0]
+    size = tuple(data.pipeline(film.path).shape[-2:])
+    if model.image_size not in (None, size):
+        raise RecipeError(
+            f"data.preprocess must give images of {model.image_size} for this model, got {size}"
+        )
 
 
 def build_loss(recipe: Recipe, data: XrayData, device: torch.device) -> nn.Module:

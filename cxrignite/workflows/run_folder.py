@@ -6,8 +6,8 @@ command, the split with its hashes, and the threshold beside the weights.
 
 from __future__ import annotations
 
-import csv
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -25,6 +25,7 @@ from cxrignite import __version__
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.functional import OperatingPoint
+from cxrignite.handlers import read_history
 
 # May differ between a run and its resumption: more epochs, and the folder, which may have moved.
 _MAY_CHANGE = ("trainer.max_epochs", "run_dir")
@@ -94,17 +95,25 @@ class RunFolder:
             yield
 
     def begin(self, recipe_text: str, command: list[str], facts: Mapping[str, object]) -> None:
-        """Write the resolved recipe and the environment."""
-        self.write_json(self.environment_path, {**_environment(command), **facts})
+        """Write the resolved recipe and the environment, and take back that the run is finished."""
+        self.operating_point_path.unlink(missing_ok=True)
+        starts = []
+        if self.environment_path.is_file():
+            starts = json.loads(self.environment_path.read_text(encoding="utf-8")).get("starts", [])
+        starts.append({**_environment(command), **facts})
+        self.write_json(self.environment_path, {"starts": starts})
         write_durably(self.recipe_path, recipe_text.encode())
 
     def changed_keys(self, recipe_text: str) -> list[str]:
         """The keys in which a recipe differs from this run's, other than those that may change.
 
         Raises:
-            RunFolderError: `trainer.max_epochs` would shrink.
+            RunFolderError: `trainer.max_epochs` would shrink, or this run's recipe is damaged.
         """
-        ours = _flatten(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
+        try:
+            ours = _flatten(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{self.recipe_path} cannot be read: {error}") from error
         theirs = _flatten(yaml.safe_load(recipe_text))
         key = "trainer.max_epochs"
         if theirs[key] < ours[key]:
@@ -119,6 +128,12 @@ class RunFolder:
             for key in keys
             if key not in _MAY_CHANGE and ours.get(key, missing) != theirs.get(key, missing)
         ]
+
+    def recipe_hash(self) -> str:
+        """A digest of this run's recipe, without the keys that may change."""
+        leaves = _flatten(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
+        fixed = {key: leaf for key, leaf in sorted(leaves.items()) if key not in _MAY_CHANGE}
+        return hashlib.sha256(json.dumps(fixed, default=str).encode()).hexdigest()
 
     def finished_recipe(self) -> Path:
         """The recipe of a run that has its best weights and its threshold.
@@ -164,9 +179,7 @@ class RunFolder:
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of `history.csv`; an empty cell is left out."""
-        with self.history_path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return [{key: float(value) for key, value in row.items() if value} for row in rows]
+        return read_history(self.history_path)
 
     @contextmanager
     def logging(self) -> Iterator[None]:

@@ -26,7 +26,6 @@ from cxrignite.handlers import (
     PredictionWriter,
     ScoreCollector,
     ThresholdSearch,
-    latest_valid,
     load_checkpoint,
 )
 from cxrignite.nn import BinaryClassifier
@@ -64,8 +63,12 @@ def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: b
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
         point = folder.read_operating_point()
-        best = load_checkpoint(latest_valid(folder.checkpoints_dir, "best.pt"))
-        films = frozen_films(recipe, folder, split) if same_films else other_films(recipe, split)
+        best = load_checkpoint(folder.checkpoints_dir / "best.pt")  # the threshold is of no other
+        films = (
+            frozen_films(recipe, folder, split)
+            if same_films
+            else other_films(recipe, folder, split)
+        )
         if not any(film.split == split for film in films):
             raise DataError(f"{recipe.data.source.root} has no {split} films to score")
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))

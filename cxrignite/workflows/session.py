@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -69,6 +70,8 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
         chosen = idist.device() if several else torch.device("cuda" if on_cuda else "cpu")
         if not on_cuda:
             chosen = torch.device("cpu")
+        if idist.get_rank() > 0:
+            logging.getLogger("cxrignite").setLevel(logging.WARNING)
         yield Session(chosen, idist.get_rank(), idist.get_world_size())
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[:2]

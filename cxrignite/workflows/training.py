@@ -16,11 +16,12 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping, ProgressBar
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cxrignite.data import XrayData
 from cxrignite.engines import Precision, create_evaluator, create_trainer
-from cxrignite.errors import RecipeError
+from cxrignite.errors import CheckpointError, RecipeError
 from cxrignite.handlers import (
     BestCheckpoint,
     BoardWriter,
@@ -63,12 +64,14 @@ class Training:
         self.model, self.data, self.folder = model, data, folder
         settings, device = recipe.trainer, session.device
         self.loss = loss = build_loss(recipe, data, device)
-        # Joins the gradients of several processes. Not for one: it would choose a device itself.
-        parallel = idist.auto_model(model) if session.world_size > 1 else model
+        # Not `idist.auto_model`, which moves the model to CUDA wherever there is some.
+        parallel = DistributedDataParallel(model) if session.world_size > 1 else model
         self.optimizer = recipe.optimizer(parallel.parameters())
         self.scheduler = recipe.lr_scheduler(self.optimizer) if recipe.lr_scheduler else None
         self.scaler = torch.amp.GradScaler(device.type) if precision.use_scaler else None
         self.loader = data.train_loader()
+        if (settings.epoch_length or 0) > len(self.loader):
+            _logger.warning("trainer.epoch_length is cut to the %d batches", len(self.loader))
         self._check_schedule()
         self.trainer = create_trainer(
             parallel,
@@ -95,7 +98,7 @@ class Training:
 
     @property
     def epoch_length(self) -> int:
-        """Batches an epoch."""
+        """Batches an epoch; the loader's length where the recipe asks for more."""
         return min(self.recipe.trainer.epoch_length or len(self.loader), len(self.loader))
 
     @property
@@ -130,7 +133,16 @@ class Training:
         return {name: thing for name, thing in objects.items() if thing is not None}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Go on from a checkpoint's state.
+
+        Raises:
+            CheckpointError: It is no training state, or another recipe's.
+        """
+        missing = sorted(self.state_objects().keys() - checkpoint.keys())
+        if missing:
+            raise CheckpointError(f"the checkpoint holds no {missing[0]} to go on with")
+        if checkpoint["recipe_hash"] != self.folder.recipe_hash():
+            raise CheckpointError("the checkpoint belongs to a run of another recipe")
         for name, thing in self.state_objects().items():
             thing.load_state_dict(checkpoint[name])
         self.trainer.state.max_epochs = self.recipe.trainer.max_epochs
@@ -138,7 +150,9 @@ class Training:
     def save_last(self) -> None:
         """Save the state of the epoch just completed."""
         if self.session.leads:
-            state = {name: thing.state_dict() for name, thing in self.state_objects().items()}
+            objects = self.state_objects().items()
+            state: dict[str, Any] = {name: thing.state_dict() for name, thing in objects}
+            state["recipe_hash"] = self.folder.recipe_hash()
             self.saver(state, "last.pt", {"epoch": self.trainer.state.epoch})
 
     def _attach(self) -> None:
@@ -147,7 +161,9 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         FiniteGuard(self.model, describe_batch=self._describe_batch).attach(trainer)
         if self.scheduler is not None and recipe.trainer.lr_step == "iteration":
-            trainer.add_event_handler(Events.ITERATION_COMPLETED, self.scheduler.step)
+            # Wrapped, since Ignite would hand the engine to `step` as its deprecated `epoch`.
+            step = self.scheduler.step
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step())
         stop = GracefulStop()
         stop.attach(trainer)
         stop.attach(self.validator)
@@ -218,7 +234,14 @@ class Training:
         return stopper
 
     def _check_schedule(self) -> None:
-        """Refuse a schedule that would run out before training does."""
+        """Refuse a schedule that would run out too early, or works against the monitor."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            mode = self.recipe.monitor.mode
+            if self.recipe.trainer.lr_step == "iteration" or self.scheduler.mode != mode:
+                raise RecipeError(
+                    f"ReduceLROnPlateau must step by epoch, in mode {mode} as the monitor, got "
+                    f"trainer.lr_step {self.recipe.trainer.lr_step} and mode {self.scheduler.mode}"
+                )
         steps = getattr(self.scheduler, "total_steps", None)
         by_iteration = self.recipe.trainer.lr_step == "iteration"
         needed = self.recipe.trainer.max_epochs * (self.epoch_length if by_iteration else 1)

@@ -29,6 +29,15 @@ def test_the_last_class_is_positive(tmp_path, make_films):
     assert {film.path.parent.name for film in films if film.label == 1} == {"NORMAL"}
 
 
+def test_a_validation_split_of_its_own_stays(tmp_path, make_films, write_image):
+    make_films()
+    for number in range(25):
+        write_image(tmp_path / f"val/NORMAL/NORMAL2-IM-{number}-0001.png")
+        write_image(tmp_path / f"val/PNEUMONIA/person{number}_virus_1.png")
+    films = ClassFolders(tmp_path).films()
+    assert sum(film.split == "val" for film in films) == 50
+
+
 def test_a_val_folder_joins_train(tmp_path, make_films, write_image):
     make_films()
     write_image(tmp_path / "val/NORMAL/NORMAL2-IM-1-0001.png")

@@ -169,3 +169,12 @@ def test_the_data_room_imports_no_monai():
     code = "import sys, cxrignite.data; print('monai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_transform_that_draws_from_global_random_state_is_refused():
+    from monai.transforms import RandTorchVision
+
+    transform = RandTorchVision(name="ColorJitter", brightness=0.5)
+    for settings in ({"augment": [transform]}, {"preprocess": [transform]}):
+        with pytest.raises(RecipeError, match="got RandTorchVision"):
+            Pipeline(**settings)

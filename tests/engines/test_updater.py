@@ -346,3 +346,15 @@ def test_settings_out_of_range_are_refused(settings, message):
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(ValueError, match=message):
         amp_updater(model, optimizer, binary_cross_entropy_with_logits, device="cpu", **settings)
+
+
+def test_a_model_inside_a_wrapper_is_trained_in_training_mode_after_an_evaluation():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Dropout(0.5), nn.Flatten(0))
+    wrapper = nn.Sequential(model)  # as DistributedDataParallel holds it
+    optimizer = torch.optim.SGD(wrapper.parameters(), lr=0.1)
+    update = amp_updater(wrapper, optimizer, nn.BCEWithLogitsLoss(), device="cpu")
+    batch = (torch.rand(6, 4), torch.ones(6))
+    update(Engine(update), batch)
+    model.eval()
+    update(Engine(update), batch)
+    assert all(module.training for module in wrapper.modules())

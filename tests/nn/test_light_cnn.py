@@ -77,3 +77,12 @@ def test_it_is_a_binary_classifier():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         LightCNN(**settings)
+
+
+def test_scores_under_bf16_autocast_are_as_fine_as_float32():
+    images = torch.randint(0, 255, (200, 1, 32, 32), dtype=torch.uint8)
+    model = LightCNN(width=4).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(images)
+    assert logits.dtype == torch.float32
+    assert len(logits.unique()) > 150

@@ -36,6 +36,7 @@ validator:
     - {class_path: ThresholdSearch, init_args: {min_tnr: 0.9, min_threshold: 0.1}}
 monitor: {metric: roc_auc, patience: 50}
 """
+TIMED_STATE = {"seconds", "data_wait_seconds"}
 TIMED = {"epoch_seconds", "images_per_second", "data_wait_seconds"}
 
 
@@ -87,7 +88,7 @@ def largest_difference(first, second) -> float:
         return float((first.double() - second.double()).abs().max()) if first.numel() else 0.0
     if isinstance(first, dict):
         assert first.keys() == second.keys()
-        keys = [key for key in first if key not in {"seconds", "data_wait_seconds"}]
+        keys = [key for key in first if key not in {*TIMED_STATE, "recipe_hash"}]
         return max((largest_difference(first[key], second[key]) for key in keys), default=0.0)
     if isinstance(first, list | tuple):
         assert len(first) == len(second)
@@ -149,7 +150,7 @@ def test_a_run_folder_holds_what_the_documentation_says(uninterrupted):
         "figures/epoch_times.png",
         "run.log",
     }
-    environment = json.loads((uninterrupted / "environment.json").read_text())
+    environment = json.loads((uninterrupted / "environment.json").read_text())["starts"][0]
     assert environment["command"][:2] == ["cxrignite", "fit"]
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
 
@@ -273,7 +274,7 @@ def test_a_damaged_checkpoint_is_found_and_the_previous_one_taken(
 @pytest.mark.parametrize(
     ("name", "code", "says"),
     [
-        ("best.pt", 3, "no state of a training"),
+        ("best.pt", 3, "no training state"),
         ("nowhere.pt", 3, "does not exist"),
     ],
 )
@@ -281,6 +282,40 @@ def test_what_is_no_training_state_is_refused(name, code, says, fit, uninterrupt
     path = uninterrupted / "checkpoints" / name
     assert fit(uninterrupted, "--resume", str(path), "--trainer.max_epochs", "5") == code
     assert says in capsys.readouterr().err
+
+
+def test_another_runs_checkpoint_is_refused(fit, uninterrupted, tmp_path, capsys):
+    assert fit(tmp_path / "run", "--seed", "4", "--trainer.max_epochs", "1") == 0
+    other = str(uninterrupted / "checkpoints" / "last.pt")
+    more = ("--seed", "4", "--trainer.max_epochs", "9")
+    assert fit(tmp_path / "run", "--resume", other, *more) == 3
+    assert "another recipe" in capsys.readouterr().err
+    assert (tmp_path / "run" / "operating_point.json").is_file()
+
+
+def test_test_refuses_other_weights_than_the_threshold_was_chosen_for(fit, tmp_path, capsys):
+    assert fit(tmp_path / "run", "--trainer.max_epochs", "2") == 0
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    content = bytearray(best.read_bytes())
+    content[-100] ^= 1
+    best.write_bytes(content)
+    assert run(["test", "--run", str(tmp_path / "run")]) == 3
+    assert "best.pt is damaged" in capsys.readouterr().err
+
+
+def test_a_scheduler_by_iteration_steps_as_torch_says(fit, tmp_path):
+    one_cycle = ("--lr_scheduler", "OneCycleLR", "--lr_scheduler.max_lr", "0.01")
+    unit = ("--lr_scheduler.total_steps", "12", "--trainer.lr_step", "iteration")
+    assert fit(tmp_path / "run", *one_cycle, *unit, "--trainer.max_epochs", "2") == 0
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=12)
+    expected = []
+    for step in range(1, 13):
+        optimizer.step()
+        scheduler.step()
+        if step in (6, 12):
+            expected.append(optimizer.param_groups[0]["lr"])
+    assert [float(row["lr"]) for row in history(tmp_path / "run")] == expected
 
 
 def test_a_run_goes_on_from_a_named_checkpoint(fit, uninterrupted, tmp_path):
@@ -377,6 +412,19 @@ def test_other_films_need_a_name_of_their_own(uninterrupted, films, tmp_path, ca
     assert "--name" in capsys.readouterr().err
     assert run(["test", "--run", str(uninterrupted), *source, *counts, "--name", "site"]) == 0
     assert json.loads((uninterrupted / "metrics" / "site.json").read_text())["num_images"] == 8
+
+
+@pytest.mark.parametrize("name", ["val", "../evil", "a b"])
+def test_a_name_stays_in_the_run_folder_and_off_its_own_results(name, uninterrupted, capsys):
+    source = ("--data.source.seed", "5", "--name", name)
+    assert run(["test", "--run", str(uninterrupted), *source]) == 2
+    assert "--name" in capsys.readouterr().err
+
+
+def test_films_of_the_training_are_not_scored_as_other_films(uninterrupted, films, capsys):
+    source = ("--data.source.root", str(films), "--name", "site")
+    assert run(["validate", "--run", str(uninterrupted), *source]) == 3
+    assert "64 of 88 films took part" in capsys.readouterr().err
 
 
 def wait_for_epoch(run_dir: Path, process: subprocess.Popen, epoch: int) -> None:

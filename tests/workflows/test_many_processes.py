@@ -35,7 +35,7 @@ def test_two_processes_train_one_model_and_score_each_film_once(tmp_path):
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
             *("-m", "cxrignite", "fit", "--config", "recipe.yaml"),
-            *("--data.source.root", "films", "--run_dir", "run"),
+            *("--data.source.root", tmp_path / "films", "--run_dir", "run"),
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -52,7 +52,10 @@ def test_two_processes_train_one_model_and_score_each_film_once(tmp_path):
         joined = list(csv.DictReader(file))
     metrics = json.loads((tmp_path / "run" / "metrics" / "val.json").read_text())
     assert len({row["path"] for row in joined}) == len(joined) == metrics["num_images"]
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    assert (
+        json.loads((tmp_path / "run" / "environment.json").read_text())["starts"][0]["processes"]
+        == 2
+    )
 
     assert run(["validate", "--run", str(tmp_path / "run"), "--trainer.device", "cpu"]) == 0
     alone = json.loads((tmp_path / "run" / "metrics" / "val.json").read_text())

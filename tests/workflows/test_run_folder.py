@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -54,6 +55,30 @@ def test_an_operating_point_reads_back_equal(folder):
     point = select_operating_point([0.1, 0.95, 0.2, 0.97], [0, 1, 0, 1])
     folder.write_operating_point(point)
     assert folder.read_operating_point() == point
+
+
+def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):
+    folder.write_operating_point(None)
+    assert folder.is_finished
+    folder.begin(yaml.safe_dump(RECIPE), ["fit", "--resume", "auto"], {"device": "cpu"})
+    assert not folder.is_finished
+    starts = json.loads(folder.environment_path.read_text())["starts"]
+    assert [start["command"][1:3] for start in starts] == [["fit", "--config"], ["fit", "--resume"]]
+
+
+def test_a_damaged_recipe_is_refused(folder):
+    folder.recipe_path.write_text("{")
+    with pytest.raises(RunFolderError, match=r"recipe\.yaml cannot be read"):
+        changed(folder)
+
+
+def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
+    other = RunFolder(tmp_path / "other")
+    trainer = {**RECIPE["trainer"], "max_epochs": 9}
+    other.begin(yaml.safe_dump({**RECIPE, "run_dir": "b", "trainer": trainer}), [], {})
+    assert other.recipe_hash() == folder.recipe_hash()
+    other.begin(yaml.safe_dump({**RECIPE, "seed": 2}), [], {})
+    assert other.recipe_hash() != folder.recipe_hash()
 
 
 def test_a_damaged_operating_point_is_refused(folder):
