@@ -142,17 +142,32 @@ def _tell(session: Session, precision: Precision, data: XrayData, model: BinaryC
         _logger.info("%d processes", session.world_size)
 
 
+def _best_weights(training: Training) -> Mapping[str, Any]:
+    """The weights of the best epoch.
+
+    A run killed between saving a new best and the state of its epoch runs that epoch again. Where
+    that does not give the same bits (profile `fast` on CUDA) it may not be the best any more, and
+    the best is then the file before it.
+    """
+    best, directory = training.best, training.folder.checkpoints_dir
+    if best.best_epoch is None:
+        raise NonFiniteError(f"no epoch had a finite {best.metric}: there is no best one")
+    for name in ("best.pt", "best.previous.pt"):
+        with contextlib.suppress(CheckpointError):
+            checkpoint = load_checkpoint(directory / name)
+            if checkpoint["epoch"] == best.best_epoch:
+                if name != "best.pt":
+                    training.saver(checkpoint, "best.pt", {"epoch": best.best_epoch})
+                return checkpoint
+    raise CheckpointError(
+        f"{directory / 'best.pt'} does not hold epoch {best.best_epoch}, the best"
+    )
+
+
 def _finish(training: Training) -> None:
     """Score the validation split with the best weights; the threshold found here is theirs."""
     folder, recipe = training.folder, training.recipe
-    if training.best.best_epoch is None:
-        raise NonFiniteError(f"no epoch had a finite {training.best.metric}: there is no best one")
-    best = load_checkpoint(folder.checkpoints_dir / "best.pt")
-    if best["epoch"] != training.best.best_epoch:
-        raise CheckpointError(
-            f"{folder.checkpoints_dir / 'best.pt'} must be of epoch {training.best.best_epoch}, "
-            f"got {best['epoch']}"
-        )
+    best = _best_weights(training)
     training.model.load_state_dict(best["model"])
     scores = score_split(
         training.model,

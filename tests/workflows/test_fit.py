@@ -303,6 +303,19 @@ def test_test_refuses_other_weights_than_the_threshold_was_chosen_for(fit, tmp_p
     assert "best.pt is damaged" in capsys.readouterr().err
 
 
+def test_the_best_weights_are_those_of_the_best_epoch_that_counts(fit, uninterrupted, tmp_path):
+    from cxrignite.handlers import SafeSaver
+
+    assert fit(tmp_path / "run") == 0
+    # As if killed after saving the best of an epoch that then came out worse.
+    checkpoints = tmp_path / "run" / "checkpoints"
+    discarded = {**load_checkpoint(checkpoints / "best.pt"), "epoch": 99}
+    SafeSaver(checkpoints)(discarded, "best.pt", {"epoch": 99})
+    (tmp_path / "run" / "operating_point.json").unlink()
+    assert fit(tmp_path / "run", "--resume", "auto") == 0
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
 def test_a_scheduler_by_iteration_steps_as_torch_says(fit, tmp_path):
     one_cycle = ("--lr_scheduler", "OneCycleLR", "--lr_scheduler.max_lr", "0.01")
     unit = ("--lr_scheduler.total_steps", "12", "--trainer.lr_step", "iteration")
