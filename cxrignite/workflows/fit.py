@@ -68,7 +68,7 @@ def fit(
         # read after it, since reading thousands of films takes longer.
         listed = recipe.data.source.films()
         seed_everything(recipe.seed)
-        model = build_model(recipe, session.device)
+        model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
         films = split_films(recipe, listed) if checkpoint is None else frozen_films(recipe, folder)
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
         check_image_size(model, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -132,17 +133,29 @@ def build_loss(recipe: Recipe, data: XrayData, device: torch.device) -> nn.Modul
     return loss
 
 
-def build_model(recipe: Recipe, device: torch.device) -> BinaryClassifier:
+def build_model(
+    recipe: Recipe, device: torch.device, state: Mapping[str, torch.Tensor] | None = None
+) -> BinaryClassifier:
     """The recipe's classifier on `device`, in its declared memory order.
+
+    Args:
+        recipe: Names the classifier.
+        device: Where it is to compute.
+        state: Its state from a checkpoint; pretrained weights, which may not be at hand any more,
+            are not asked for then.
 
     Raises:
         RecipeError: A setting is out of its range.
         WeightsError: Its pretrained weights cannot be had or do not fit.
     """
     try:
-        model = recipe.model().to(device)
+        keywords = getattr(recipe.model, "keywords", {})
+        weightless = {"weights": None} if state is not None and "weights" in keywords else {}
+        model = recipe.model(**weightless).to(device)
     except ValueError as error:
         raise RecipeError(f"model: {error}") from error
     if recipe.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if state is not None:
+        model.load_state_dict(state)
     return model

@@ -72,8 +72,7 @@ def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: b
         if not any(film.split == split for film in films):
             raise DataError(f"{recipe.data.source.root} has no {split} films to score")
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
-        model = build_model(recipe, session.device)
-        model.load_state_dict(best["model"])
+        model = build_model(recipe, session.device, best["model"])
         path = folder.predictions_path(name)
         scores = score_split(
             model,

@@ -409,6 +409,18 @@ def test_test_scores_each_test_film_with_the_stored_threshold(uninterrupted, cap
         assert len(list(csv.DictReader(file))) == 24
 
 
+def test_test_does_not_ask_for_the_pretrained_weights_again(fit, tmp_path):
+    from torchvision.models import resnet18
+
+    weights = tmp_path / "resnet18.pth"
+    torch.save(resnet18().state_dict(), weights)
+    model = ("--model", "TransferClassifier", "--model.arch", "resnet18")
+    short = ("--trainer.max_epochs", "1", "--trainer.epoch_length", "1")
+    assert fit(tmp_path / "run", *model, "--model.weights", str(weights), *short) == 0
+    weights.unlink()
+    assert run(["test", "--run", str(tmp_path / "run")]) == 0
+
+
 def test_validate_repeats_what_fit_found(uninterrupted):
     predictions = (uninterrupted / "predictions" / "val.csv").read_bytes()
     assert run(["validate", "--run", str(uninterrupted)]) == 0
