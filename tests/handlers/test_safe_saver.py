@@ -230,6 +230,7 @@ from cxrignite.handlers import SafeSaver, latest_valid, load_checkpoint, verify_
 
 folder, num_kills, num_floats = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng = random.Random(num_kills)
+torch.set_num_threads(1)  # a forked child of a process with OpenMP threads waits for them for ever
 
 def save_forever(epoch, told):
     saver = SafeSaver(folder)
@@ -240,7 +241,13 @@ def save_forever(epoch, told):
 
 saved, interrupted = 0, 0
 SafeSaver(folder)({"w": torch.zeros(num_floats)}, "last.pt", {"epoch": 0})
-for _ in range(num_kills):
+started = time.perf_counter()
+SafeSaver(folder)({"w": torch.zeros(num_floats)}, "last.pt", {"epoch": 0})
+one_save = time.perf_counter() - started
+kills = 0
+# On a busy machine few kills hit the moments that matter: go on until some have.
+while kills < num_kills or (interrupted < 3 and kills < 20 * num_kills):
+    kills += 1
     told, tell = os.pipe()
     child = os.fork()       # spares importing torch once more for each kill
     if child == 0:
@@ -248,13 +255,13 @@ for _ in range(num_kills):
     os.close(tell)
     swept = os.read(told, 1)
     assert swept == b".", "a stale temporary was left"
-    time.sleep(rng.uniform(0, 0.06))
+    time.sleep(rng.uniform(0, 3 * one_save))
     os.kill(child, 9)
     os.waitpid(child, 0)
     with open(told, "rb") as pipe:
         least = saved + len(pipe.read())
-    interrupted += bool(list(folder.glob(".*")))
     path = latest_valid(folder, "last.pt")
+    interrupted += bool(list(folder.glob(".*"))) or path.name != "last.pt"
     saved = verify_checkpoint(path)["epoch"]
     assert (load_checkpoint(path)["w"] == saved).all()
     assert saved in (least, least + 1), (least, saved)
@@ -269,7 +276,7 @@ def kill_at_random_moments(folder: Path, num_kills: int, num_floats: int) -> Non
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     interrupted, saved = (int(word) for word in done.stdout.split())
-    assert interrupted > 0, "no kill hit a save: the test proves nothing"
+    assert interrupted >= 3, "too few kills hit a save: the test proves nothing"
     assert saved > 0
 
 
