@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cxrignite.cli import run
@@ -9,6 +10,9 @@ from cxrignite.cli import run
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # As `python -m` does, so that a recipe may name the user's own classes either way.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
     sys.exit(run(sys.argv[1:]))
 
 

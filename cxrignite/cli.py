@@ -53,7 +53,8 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         number: int = getattr(interrupt, "signal_number", 2)
-        sys.stderr.write(f"cxrignite {verb}: stopped by signal {number}\n")
+        hint = "; go on with --resume auto" if verb == "fit" else ""
+        sys.stderr.write(f"cxrignite {verb}: stopped by signal {number}{hint}\n")
         return 128 + number
     except BrokenPipeError:
         return 1
@@ -119,6 +120,8 @@ def _score(argv: list[str], split: str) -> int:
     name = options["name"] or split
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RecipeError(f"--name must be letters, digits, '_', '-' and '.', got '{name}'")
+    if options["name"] is not None and not other_films:
+        raise RecipeError("--name goes with --data.source, for the results of other films")
     if other_films and name in ("train", "val", "test"):
         raise RecipeError(
             f"--data.source names other films: give their results a --name, not '{name}'"

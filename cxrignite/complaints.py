@@ -229,6 +229,8 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
     words = re.findall(r"'([\w.]+)'", text) + re.findall(r"^[A-Za-z_][\w.]*", text)
     if not key:
         words = words[-1:]  # what is quoted may be anybody's word
+        if words and any(arg.startswith(f"--{words[0]}") for arg in argv):
+            return ""
     words.sort(key=lambda word: word == key)  # what is inside the complained part is more precise
     for file in reversed(files):
         inside = [each for each in file.lines if each.startswith(key)]

@@ -144,7 +144,8 @@ class Recipe:
     Attributes:
         data: What is learnt from.
         model: The classifier, as a factory.
-        loss: The training loss; one that `NeedsClassCounts` is told those of the training split.
+        loss: Of logits and labels, both `(N,)`; one that `NeedsClassCounts` is told those of the
+            training split.
         optimizer: From the model's parameters to an optimizer.
         lr_scheduler: From the optimizer to a scheduler; null keeps the learning rate.
         seed: Decides the split, the first weights, every draw and every augmentation.

@@ -205,6 +205,7 @@ def _with_same_signature(function):
         (["--trainer.max_epochs", "x"], "trainer.max_epochs"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--nonsense"], "--nonsense"),
+        (["--data.batch_size", "0"], "data.batch_size must be at least 2, got 0"),
         (["surplus"], "surplus"),
     ],
 )

@@ -107,9 +107,10 @@ class ClassFolders(Source):
         """
         if not self.root.is_dir():
             raise DataError(f"data root must be an existing folder, got {self.root}")
-        if not (self.root / "train").is_dir():
+        if not any((self.root / split).is_dir() for split in ("train", "test")):
             raise DataError(
-                f"data root {self.root} must hold a folder 'train', found {_folders(self.root)}"
+                f"data root {self.root} must hold a folder 'train' or 'test', "
+                f"found {_folders(self.root)}"
             )
         films = [
             film

@@ -7,8 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cxrignite.errors import RecipeError
+
 Batch = Sequence[Tensor]
 """Images `(N, C, H, W)`, labels `(N,)` and, where there is a third, indices `(N,)`."""
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Check that a model keeps to the contract.
+
+    Args:
+        logits: What the model gave.
+        labels: Shape `(N,)`.
+
+    Raises:
+        RecipeError: If it is not one logit an image.
+    """
+    if logits.shape != labels.shape:
+        raise RecipeError(
+            f"a model must give one logit an image, shape {tuple(labels.shape)}, "
+            f"got {tuple(logits.shape)}"
+        )
 
 
 def move_batch(batch: Batch, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:

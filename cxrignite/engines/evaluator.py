@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
-from cxrignite.engines.batches import Batch, move_batch
+from cxrignite.engines.batches import Batch, check_logits, move_batch
 from cxrignite.engines.metrics import attach_metrics
 from cxrignite.engines.precision import FP32, Precision
 
@@ -47,6 +47,7 @@ def create_evaluator(
             images, labels = move_batch(batch, device, channels_last)
             with precision.autocast(device):
                 logits = model(images)
+            check_logits(logits, labels)
             logits = logits.float()
             state: Any = engine.state
             state.logits = logits

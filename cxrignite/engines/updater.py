@@ -13,9 +13,10 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cxrignite.engines.batches import Batch, move_batch
+from cxrignite.engines.batches import Batch, check_logits, move_batch
 from cxrignite.engines.metrics import EpochMeanLoss
 from cxrignite.engines.precision import FP32, Precision
+from cxrignite.errors import RecipeError
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,7 +76,10 @@ def amp_updater(
         images, labels = move_batch(batch, device, channels_last)
         with precision.autocast(device):
             logits = model(images)
+        check_logits(logits, labels)
         loss = loss_fn(logits.float(), labels)
+        if loss.ndim:
+            raise RecipeError(f"a loss must be one number a batch, got shape {tuple(loss.shape)}")
         scaled: Tensor = scaler.scale(loss / group_size)
         scaled.backward()  # type: ignore[no-untyped-call]
         if position == group_size - 1:

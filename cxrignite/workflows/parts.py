@@ -79,7 +79,8 @@ def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
             f"{len(seen)} of {len(readable)} films took part in training or validation of this "
             f"run, the first is {seen[0].name}"
         )
-    _logger.info("scoring all %d films of %s", len(readable), recipe.data.source.root)
+    root = recipe.data.source.root
+    _logger.info("scoring %d of the %d films in %s", len(readable), len(films), root)
     return [replace(film, split=split) for film in readable]
 
 

@@ -23,7 +23,7 @@ import yaml
 
 from cxrignite import __version__
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import RunFolderError
+from cxrignite.errors import CxrIgniteError, RunFolderError
 from cxrignite.functional import OperatingPoint
 from cxrignite.handlers import read_history
 
@@ -191,19 +191,16 @@ class RunFolder:
         try:
             yield
         except BaseException as error:
-            # In the file alone: the terminal gets one line from the command line.
-            record = logger.makeRecord(
-                logger.name, logging.ERROR, __file__, 0, f"ended by {error!r}", (), _info(error)
-            )
-            handler.emit(record)
+            # In the file alone: the terminal gets one line from the command line. A traceback is
+            # for what nobody foresaw.
+            foreseen = isinstance(error, (CxrIgniteError, KeyboardInterrupt))
+            info = None if foreseen else (type(error), error, error.__traceback__)
+            told = f"ended by {type(error).__name__}: {error}"
+            handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, told, (), info))
             raise
         finally:
             logger.removeHandler(handler)
             handler.close()
-
-
-def _info(error: BaseException) -> Any:
-    return type(error), error, error.__traceback__
 
 
 def _flatten(value: object, prefix: str = "") -> dict[str, Any]:

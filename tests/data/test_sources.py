@@ -38,6 +38,12 @@ def test_a_validation_split_of_its_own_stays(tmp_path, make_films, write_image):
     assert sum(film.split == "val" for film in films) == 50
 
 
+def test_films_to_be_scored_alone_need_no_train_folder(tmp_path, write_image):
+    write_image(tmp_path / "test/NORMAL/NORMAL2-IM-1-0001.png")
+    write_image(tmp_path / "test/PNEUMONIA/person1_virus_1.png")
+    assert {film.split for film in ClassFolders(tmp_path).films()} == {"test"}
+
+
 def test_a_val_folder_joins_train(tmp_path, make_films, write_image):
     make_films()
     write_image(tmp_path / "val/NORMAL/NORMAL2-IM-1-0001.png")
@@ -77,7 +83,7 @@ def test_a_missing_root_is_named(tmp_path):
 
 def test_a_root_without_train_tells_what_it_holds(tmp_path):
     (tmp_path / "NORMAL").mkdir()
-    with pytest.raises(DataError, match=r"must hold a folder 'train', found 'NORMAL'"):
+    with pytest.raises(DataError, match=r"must hold a folder 'train' or 'test', found 'NORMAL'"):
         ClassFolders(tmp_path).films()
 
 

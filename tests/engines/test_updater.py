@@ -6,7 +6,13 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cxrignite.engines import amp_updater, choose_precision, create_trainer
+from cxrignite.engines import (
+    amp_updater,
+    choose_precision,
+    create_evaluator,
+    create_trainer,
+)
+from cxrignite.errors import RecipeError
 
 BF16 = choose_precision("bf16", "cpu")
 
@@ -358,3 +364,25 @@ def test_a_model_inside_a_wrapper_is_trained_in_training_mode_after_an_evaluatio
     model.eval()
     update(Engine(update), batch)
     assert all(module.training for module in wrapper.modules())
+
+
+@pytest.mark.parametrize("stage", ["training", "evaluation"])
+def test_a_model_that_gives_columns_instead_of_logits_is_told_so(stage):
+    model = nn.Linear(4, 1)
+    batch = (torch.rand(6, 4), torch.ones(6))
+    if stage == "training":
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        engine = create_trainer(model, optimizer, nn.BCEWithLogitsLoss(), device="cpu")
+    else:
+        engine = create_evaluator(model, device="cpu")
+    with pytest.raises(RecipeError, match=r"one logit an image, shape \(6,\), got \(6, 1\)"):
+        engine.run([batch])
+
+
+def test_a_loss_that_is_not_one_number_is_refused():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = nn.BCEWithLogitsLoss(reduction="none")
+    trainer = create_trainer(model, optimizer, loss, device="cpu")
+    with pytest.raises(RecipeError, match=r"one number a batch, got shape \(6,\)"):
+        trainer.run([(torch.rand(6, 4), torch.ones(6))])

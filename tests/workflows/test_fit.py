@@ -446,6 +446,11 @@ def test_a_name_stays_in_the_run_folder_and_off_its_own_results(name, uninterrup
     assert "--name" in capsys.readouterr().err
 
 
+def test_a_name_without_other_films_is_refused(uninterrupted, capsys):
+    assert run(["test", "--run", str(uninterrupted), "--name", "site"]) == 2
+    assert "--name goes with --data.source" in capsys.readouterr().err
+
+
 def test_films_of_the_training_are_not_scored_as_other_films(uninterrupted, films, capsys):
     source = ("--data.source.root", str(films), "--name", "site")
     assert run(["validate", "--run", str(uninterrupted), *source]) == 3
@@ -474,6 +479,8 @@ def test_a_signal_stops_after_the_batch_and_the_run_goes_on_exactly(
     assert process.returncode == code, error
     assert time.perf_counter() - sent < 5
     assert "Traceback" not in error
+    assert "--resume auto" in error
+    assert "Traceback" not in (tmp_path / "run" / "run.log").read_text()
     assert fit(tmp_path / "run", "--data.num_workers", "2", "--resume", "auto") == 0
     assert_same_run(uninterrupted, tmp_path / "run")
 
