@@ -21,6 +21,7 @@ from cxrignite.errors import RecipeError
 
 # A recipe is a page of text; far more nodes than this are an anchor bomb.
 _MAX_NODES = 20_000
+_MAX_DEPTH = 20
 _MAX_BYTES = 1_000_000
 _NULL = "tag:yaml.org,2002:null"
 _TAGS = {
@@ -70,6 +71,8 @@ def read_recipe_file(path: Path) -> RecipeFile:
     lines: dict[str, int] = {}
     scalars: dict[str, str | None] = {}
     for key, line, value in _walk(root, ""):
+        if key.count(".") > _MAX_DEPTH:
+            raise RecipeError(f"{path}:{line}: a recipe must be at most {_MAX_DEPTH} levels deep")
         if len(lines) > _MAX_NODES:
             raise RecipeError(f"{path}: a recipe must have under {_MAX_NODES} keys and values")
         if key in lines:

@@ -1,5 +1,6 @@
 """The command line as its users meet it: real processes, and the sixty mistakes of promise 18."""
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ monitor: {metric: roc_auc, patience: 3}
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["recipes", "list"]])
-def test_light_answers_come_within_a_second_and_without_torch(command, argv):
+def test_light_answers_come_within_a_second_and_without_torch(argv):
     # Shut out, so that an import of torch anywhere fails the command.
     started = time.perf_counter()
     code = "import sys; sys.modules['torch'] = None\n"
@@ -233,14 +234,16 @@ def test_help_of_test_shows_only_what_test_takes(capsys):
     assert "--optimizer" not in shown
 
 
-def test_a_hostile_recipe_is_refused_without_running_it(tmp_path, capsys, monkeypatch):
-    (tmp_path / "evil.py").write_text("raise SystemExit('evil ran')\n")
+LETTERS = "abcdefgh"
+ANCHOR_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(LETTERS)
+)
+
+
+@pytest.mark.parametrize("text", [ANCHOR_BOMB, "a: &a [*a]\n", "data: &d {source: *d}\n"])
+def test_a_recipe_without_end_is_refused_at_once(text, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
-    path.write_text(TINY.replace("seed: 1", "a: &a [x, x, x, x, x, x, x, x, x]", 1))
-    bomb = "".join(
-        f"{b}: &{b} [*{a}{f', *{a}' * 8}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
-    )
-    path.write_text(f"a: &a [x, x, x, x, x, x, x, x, x]\n{bomb}")
+    path.write_text(text)
     started = time.perf_counter()
     assert run(["fit", "--config", str(path)]) == 2
     assert time.perf_counter() - started < 2.0
