@@ -105,6 +105,8 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
             "--name", type=str, help="Name of the results, where --data.source names other films."
         )
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
+    # An object as a default cannot be written into the run folder; its class can.
+    parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
     if verb != "fit":
         _hide_all_but(parser, SCORING_KEYS)
     return parser

@@ -37,6 +37,21 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_path, tmp_path):
     assert again.trainer.max_epochs == recipe.trainer.max_epochs
 
 
+def test_a_recipe_of_nothing_but_what_is_required_can_be_read_back(tmp_path):
+    least = tmp_path / "least.yaml"
+    least.write_text(
+        "data: {source: {class_path: Phantom, init_args: {root: films}}}\n"
+        "model: LightCNN\n"
+        "optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}\n"
+    )
+    recipe, text, _ = parse_recipe("fit", "train", ["--config", str(least)])
+    dumped = tmp_path / "recipe.yaml"
+    dumped.write_text(text)
+    again, text_again, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
+    assert text_again == text
+    assert type(again.loss) is type(recipe.loss) is torch.nn.BCEWithLogitsLoss
+
+
 def test_a_dump_keeps_nulls(recipe_path):
     _, text, _ = parse_recipe("fit", "train", ["--config", str(recipe_path)])
     trainer = yaml.safe_load(text)["trainer"]

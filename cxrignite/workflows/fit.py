@@ -50,12 +50,17 @@ def fit(
             another recipe.
         CxrIgniteError: Whatever else ends a run; see `cxrignite.errors`.
     """
-    folder = RunFolder(recipe.run_dir)
     settings = recipe.trainer
-    with (
-        open_session(settings.device, settings.profile) as session,
-        contextlib.ExitStack() as stack,
-    ):
+    with open_session(settings.device, settings.profile) as session:
+        # A call of its own: when it returns, nothing holds the processes' connections any more.
+        _fit(recipe, recipe_text, resume, command or [], session)
+
+
+def _fit(
+    recipe: Recipe, recipe_text: str, resume: str | None, command: list[str], session: Session
+) -> None:
+    folder = RunFolder(recipe.run_dir)
+    with contextlib.ExitStack() as stack:
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
@@ -63,7 +68,7 @@ def fit(
         if checkpoint is not None and _is_complete(folder, recipe, checkpoint):
             _logger.info("%s is finished, nothing to do", folder.root)
             return
-        precision = choose_precision(settings.precision, session.device)
+        precision = choose_precision(recipe.trainer.precision, session.device)
         # Listed before the model is built, since a missing folder is the most common mistake, and
         # read after it, since reading thousands of films takes longer.
         listed = recipe.data.source.films()
@@ -82,7 +87,7 @@ def fit(
             if checkpoint is None:
                 write_split(films, folder.split_path)
                 illustrations.illustrate_data(folder, data, training.board)
-            folder.begin(recipe_text, command or [], _facts(session, precision))
+            folder.begin(recipe_text, command, _facts(session, precision))
         training.run()
         _finish(training)
 

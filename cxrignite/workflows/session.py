@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -73,11 +74,16 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
         if idist.get_rank() > 0:
             logging.getLogger("cxrignite").setLevel(logging.WARNING)
         yield Session(chosen, idist.get_rank(), idist.get_world_size())
+        idist.barrier()  # nobody leaves while another still speaks to it
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[:2]
         torch.use_deterministic_algorithms(before[2])
         if several:
             idist.finalize()
+            # Engines and their handlers refer to each other, and one of them to the wrapped model.
+            # As long as that lives, so do gloo's threads; one that is still there when the
+            # interpreter ends may bring the process down (SIGABRT, seen once in CI).
+            gc.collect()
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:

@@ -24,6 +24,17 @@ validator:
   handlers: [{class_path: ThresholdSearch, init_args: {min_tnr: 0.9, min_threshold: 0.1}}]
 """
 
+LAUNCHED = """\
+import json, os, pathlib, sys
+from cxrignite.cli import run
+
+code = run(sys.argv[1:])
+tasks = pathlib.Path("/proc/self/task").glob("*/comm")
+names = [task.read_text().strip() for task in tasks]
+pathlib.Path(f"threads_{os.environ['RANK']}.json").write_text(json.dumps(names))
+sys.exit(code)
+"""
+
 
 def test_two_processes_train_one_model_and_score_each_film_once(tmp_path):
     from cxrignite.data import Phantom
@@ -31,10 +42,11 @@ def test_two_processes_train_one_model_and_score_each_film_once(tmp_path):
     # An odd number of validation films, so that the processes' shares differ.
     Phantom(root=tmp_path / "films", num_train=66, num_test=8, size=64).films()
     (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "launched.py").write_text(LAUNCHED)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *("-m", "cxrignite", "fit", "--config", "recipe.yaml"),
+            *("launched.py", "fit", "--config", "recipe.yaml"),
             *("--data.source.root", tmp_path / "films", "--run_dir", "run"),
         ],
         cwd=tmp_path,
@@ -48,6 +60,10 @@ def test_two_processes_train_one_model_and_score_each_film_once(tmp_path):
         },
     )
     assert done.returncode == 0, done.stderr
+    # A thread of gloo that outlives the run may abort the process when the interpreter ends.
+    for rank in (0, 1):
+        threads = json.loads((tmp_path / f"threads_{rank}.json").read_text())
+        assert not [name for name in threads if "gloo" in name]
     with (tmp_path / "run" / "predictions" / "val.csv").open() as file:
         joined = list(csv.DictReader(file))
     metrics = json.loads((tmp_path / "run" / "metrics" / "val.json").read_text())
