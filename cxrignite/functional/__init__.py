@@ -2,29 +2,89 @@
 
 from __future__ import annotations
 
+from cxrignite.functional.calibration import (
+    ReliabilityBin,
+    calibration_statistics,
+    reliability_bins,
+)
+from cxrignite.functional.certificate import (
+    num_false_positives_allowed,
+    num_negatives_needed,
+    umbrella_rank,
+)
 from cxrignite.functional.class_balance import (
     ClassCounts,
+    ImbalanceLedger,
     balanced_weights,
     class_counts,
+    drawn_share,
     soft_pos_weight,
 )
 from cxrignite.functional.confusion import Confusion, confusion_at
 from cxrignite.functional.gathering import gather_rows
+from cxrignite.functional.intervals import (
+    Interval,
+    bootstrap_intervals,
+    bootstrap_samples,
+    clopper_pearson,
+    clopper_pearson_lower,
+    delong_covariance,
+    delong_difference,
+    delong_interval,
+    patient_resamples,
+)
 from cxrignite.functional.operating_point import (
     OperatingPoint,
     Verdict,
     select_operating_point,
 )
+from cxrignite.functional.score_maps import (
+    Platt,
+    Temperature,
+    fit_platt,
+    fit_temperature,
+    natural_shift,
+    shift_logit,
+)
+from cxrignite.functional.shift import ShiftCheck, check_shift
+from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 
 __all__ = [
     "ClassCounts",
     "Confusion",
+    "ImbalanceLedger",
+    "Interval",
     "OperatingPoint",
+    "Platt",
+    "ReliabilityBin",
+    "ShiftCheck",
+    "Temperature",
     "Verdict",
     "balanced_weights",
+    "bootstrap_intervals",
+    "bootstrap_samples",
+    "calibration_statistics",
+    "check_shift",
     "class_counts",
+    "clopper_pearson",
+    "clopper_pearson_lower",
     "confusion_at",
+    "decision_statistics",
+    "delong_covariance",
+    "delong_difference",
+    "delong_interval",
+    "drawn_share",
+    "fit_platt",
+    "fit_temperature",
     "gather_rows",
+    "natural_shift",
+    "num_false_positives_allowed",
+    "num_negatives_needed",
+    "patient_resamples",
+    "ranking_statistics",
+    "reliability_bins",
     "select_operating_point",
+    "shift_logit",
     "soft_pos_weight",
+    "umbrella_rank",
 ]

@@ -1,17 +1,19 @@
-"""How many of each class there are, and the weights that even them out."""
+"""How many of each class there are, the weights that even them out, and what those did."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Numbers = Tensor | NDArray[np.generic] | Sequence[float]
-"""One-dimensional numbers: a tensor, an array, or a plain sequence."""
+from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
+from cxrignite.functional.score_maps import natural_shift, shift_logit
 
 
 class ClassCounts(NamedTuple):
@@ -19,49 +21,6 @@ class ClassCounts(NamedTuple):
 
     num_negative: int
     num_positive: int
-
-
-def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
-    """Return which labels are positive, after checking that they are labels.
-
-    Args:
-        labels: 0 (negative) or 1 (positive), shape `(N,)`; bool, int or float.
-        name: What to call them in an error.
-
-    Returns:
-        True where the label is 1, shape `(N,)`.
-
-    Raises:
-        ValueError: If `labels` is not one-dimensional or holds anything but 0 and 1.
-    """
-    array = as_float64(labels, name)
-    mask: NDArray[np.bool_] = array == 1
-    strange = array[~mask & (array != 0)]
-    if strange.size:
-        raise ValueError(f"{name} must be 0 or 1, got {strange[0]:g} ({strange.size} such values)")
-    return mask
-
-
-def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:
-    """Return one-dimensional numbers as a float64 array; any dtype, bfloat16 included.
-
-    Args:
-        values: Numbers, shape `(N,)`, on any device.
-        name: What to call them in an error.
-
-    Returns:
-        The same numbers, shape `(N,)`.
-
-    Raises:
-        ValueError: If `values` is not one-dimensional.
-    """
-    if isinstance(values, Tensor):
-        array = values.detach().to(device="cpu", dtype=torch.float64).numpy()
-    else:
-        array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have shape (N,), got {tuple(array.shape)}")
-    return array
 
 
 def class_counts(labels: Numbers) -> ClassCounts:
@@ -146,3 +105,143 @@ def soft_pos_weight(num_negative: int, num_positive: int, power: float = 0.5) ->
     if not 0 <= power <= 1:
         raise ValueError(f"power must be in [0, 1], got {power}")
     return float((num_negative / num_positive) ** power)
+
+
+@dataclass(frozen=True)
+class ImbalanceLedger:
+    """What the sampler and the loss did to the prior of the positive class.
+
+    Both move the logits away from those of the training images as they are. The ledger says by how
+    much, so that a score can be told as a probability at the natural prevalence (Elkan 2001; Menon
+    et al. 2021, arXiv:2007.07314). No decision changes: the shift keeps the order of the scores.
+
+    Args:
+        num_negative: Negatives among the training images, at least 1.
+        num_positive: Positives among the training images, at least 1.
+        sampled_prevalence: Share of positives that the sampler drew, in `(0, 1)`.
+        pos_weight: Weight of a positive in the loss, above 0; None where the loss is of a kind
+            whose effect on the logits is unknown.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+        >>> round(ledger.prevalence, 3), round(ledger.seen_prevalence, 3)
+        (0.742, 0.371)
+    """
+
+    num_negative: int
+    num_positive: int
+    sampled_prevalence: float
+    pos_weight: float | None
+
+    def __post_init__(self) -> None:
+        if self.num_negative < 1 or self.num_positive < 1:
+            raise ValueError(
+                "num_negative and num_positive must be at least 1, "
+                f"got {self.num_negative} and {self.num_positive}"
+            )
+        if not 0 < self.sampled_prevalence < 1:
+            raise ValueError(f"sampled_prevalence must be in (0, 1), got {self.sampled_prevalence}")
+        if self.pos_weight is not None and not 0 < self.pos_weight < math.inf:
+            raise ValueError(f"pos_weight must be above 0 and finite, got {self.pos_weight}")
+
+    @property
+    def prevalence(self) -> float:
+        """Share of positives among the training images, in `(0, 1)`."""
+        return self.num_positive / (self.num_negative + self.num_positive)
+
+    @property
+    def seen_prevalence(self) -> float | None:
+        """Share of positives that the loss saw, by weight, in `(0, 1)`; None where unknown."""
+        if self.pos_weight is None:
+            return None
+        positive = self.pos_weight * self.sampled_prevalence
+        return positive / (positive + 1 - self.sampled_prevalence)
+
+    @property
+    def logit_shift(self) -> float | None:
+        """What sampler and loss added to the logits; None where unknown."""
+        if self.pos_weight is None:
+            return None
+        return natural_shift(self.pos_weight, self.sampled_prevalence, self.prevalence)
+
+    @property
+    def corrects_twice(self) -> bool:
+        """Whether sampler and loss both move the prior, the same way."""
+        sampler = _logit(self.sampled_prevalence) - _logit(self.prevalence)
+        loss = math.log(self.pos_weight) if self.pos_weight is not None else 0.0
+        # A tenth of a logit is what drawing by chance may do.
+        return min(abs(sampler), abs(loss)) > 0.1 and sampler * loss > 0
+
+    def natural(self, y_score: Numbers) -> NDArray[np.float64] | None:
+        """Return scores as probabilities at the prevalence of the training images.
+
+        Args:
+            y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+
+        Returns:
+            Shape `(N,)`, in `[0, 1]`; 0 and 1 stay. None where the shift is unknown.
+
+        Raises:
+            ValueError: If `y_score` is not one-dimensional, not finite or outside `[0, 1]`.
+        """
+        shift = self.logit_shift
+        return None if shift is None else shift_logit(y_score, shift)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return the fields and what follows from them as plain Python values."""
+        return {
+            **asdict(self),
+            "prevalence": self.prevalence,
+            "seen_prevalence": self.seen_prevalence,
+            "logit_shift": self.logit_shift,
+        }
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """Make a ledger from what `to_dict` returned.
+
+        Args:
+            mapping: Every field of the class by its name; further keys are left alone.
+
+        Raises:
+            ValueError: If a field is missing or out of its range.
+        """
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in mapping]
+        if missing:
+            raise ValueError(f"an imbalance ledger must have {', '.join(missing)}")
+        return cls(**{name: mapping[name] for name in names})
+
+
+def drawn_share(labels: Numbers, weights: Numbers | None) -> float:
+    """Return the share of positives that a weighted sampler draws.
+
+    Args:
+        labels: 0 (negative) or 1 (positive), shape `(N,)`.
+        weights: Of each sample, at least 0, shape `(N,)`; None draws all alike.
+
+    Returns:
+        In `[0, 1]`.
+
+    Raises:
+        ValueError: If there are no labels or weights, or their lengths differ.
+
+    Example:
+        >>> drawn_share([0, 1, 1, 1], [3.0, 1.0, 1.0, 1.0])
+        0.5
+    """
+    mask = positive_mask(labels)
+    masses = np.ones(mask.size) if weights is None else as_float64(weights, "weights")
+    if masses.size != mask.size or not masses.sum() > 0:
+        raise ValueError(
+            f"weights must be one for each of {mask.size} labels with a sum above 0, "
+            f"got {masses.size} with the sum {masses.sum():g}"
+        )
+    return float(masses[mask].sum() / masses.sum())
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))

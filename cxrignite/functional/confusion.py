@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional.class_balance import Numbers, as_float64, positive_mask
+from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,35 @@
-"""The threshold that turns a score into a decision, and what it costs.
+"""The threshold that turns a score into a decision, what it costs, and how sure that is.
 
 A score at or above the threshold is positive, compared in float64 (`confusion.py` says why).
+Thresholds lie in `[0, 1]`, never at infinity: where every negative has to be cleared and one scores
+1.0, no threshold does it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional.class_balance import Numbers
+from cxrignite.functional.arrays import Numbers
+from cxrignite.functional.certificate import (
+    Patients,
+    certified_floor,
+    check_certificate,
+    independent_negatives,
+    num_negatives_needed,
+)
 from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.intervals import clopper_pearson_lower
 
 Verdict = Literal["certified", "empirical", "infeasible"]
+
+USUAL_CONFIDENCE = 0.95
+"""For the bound that is told beside a threshold that asked for no certificate."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +38,9 @@ class OperatingPoint:
 
     Args:
         threshold: A score at or above it is positive; in `[0, 1]`.
-        verdict: `certified` (the true TNR is at least `min_tnr` with a stated confidence),
-            `empirical` (the constraints hold on these images only) or `infeasible` (they do not).
+        verdict: `certified` (with `confidence` the true TNR is at least `min_tnr`, for images like
+            these), `empirical` (the constraints hold on these images only) or `infeasible` (they
+            do not hold).
         tnr: True negative rate on these images (specificity), in `[0, 1]`.
         tpr: True positive rate on these images (sensitivity), in `[0, 1]`.
         num_negative: Negative images.
@@ -37,6 +51,14 @@ class OperatingPoint:
         min_threshold: The lowest threshold allowed.
         fp_cost: Weight of `tnr` in the soft score.
         fn_cost: Weight of `tpr` in the soft score.
+        confidence: The confidence asked for; None where no certificate was.
+        num_negative_patients: Independent negatives: patients, where they were told.
+        tnr_lower_bound: One-sided Clopper-Pearson bound of the TNR by patient, at `confidence` (95
+            % where none was asked for). Where the verdict is `certified` it holds as it stands;
+            else it takes the threshold as given and is a little too high.
+        num_negatives_needed: The fewest independent negatives that could certify `min_tnr` with as
+            many false positives as here; None where no number could.
+        note: Why it is not certified though a confidence was asked for; else empty.
     """
 
     threshold: float
@@ -51,22 +73,56 @@ class OperatingPoint:
     min_threshold: float
     fp_cost: float
     fn_cost: float
+    confidence: float | None
+    num_negative_patients: int
+    tnr_lower_bound: float
+    num_negatives_needed: int | None
+    note: str = ""
 
     @property
     def balanced_accuracy(self) -> float:
         """Mean of `tnr` and `tpr`, in `[0, 1]`."""
         return (self.tnr + self.tpr) / 2
 
+    def without_certificate(self, why: str) -> Self:
+        """Return the point as at most `empirical`.
+
+        Args:
+            why: What keeps it from being certified, for `note`.
+
+        Returns:
+            The same point where no confidence was asked for or the constraints do not hold.
+        """
+        if self.verdict != "certified":
+            return self
+        return replace(self, verdict="empirical", note=why)
+
     def describe(self) -> str:
         """Return the point in one line, for a log."""
-        relation = "<" if self.verdict == "infeasible" else ">="
-        return (
+        relation = "<" if self.tnr < self.min_tnr else ">="
+        parts = [
             f"threshold {self.threshold:.4f} ({self.verdict}): "
             f"TNR {self.tnr:.3f} {relation} {self.min_tnr:g} "
             f"({self.num_false_positive} false positives of {self.num_negative} negatives), "
             f"TPR {self.tpr:.3f} "
             f"({self.num_false_negative} false negatives of {self.num_positive} positives)"
-        )
+        ]
+        if self.verdict == "certified":
+            parts.append(
+                f"with {self.confidence:.0%} confidence the true TNR is at least "
+                f"{self.tnr_lower_bound:.3f} for films like these"
+            )
+        if self.note:
+            parts.append(self.note)
+        if self.verdict == "infeasible":
+            needed, confidence = self.num_negatives_needed, self.confidence or USUAL_CONFIDENCE
+            parts.append(
+                f"a certificate at {confidence:.0%} needs at least {needed} independent negatives "
+                f"with no more false positives, there are {self.num_negative_patients}"
+                if needed is not None
+                else "no number of negatives certifies a TNR of 1"
+            )
+        return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain Python values, ready for JSON."""
@@ -107,6 +163,8 @@ def select_operating_point(
     min_threshold: float = 0.90,
     fp_cost: float = 1.0,
     fn_cost: float = 1.0,
+    confidence: float | None = None,
+    patients: Patients | None = None,
 ) -> OperatingPoint:
     """Choose the threshold of the best soft score among those that meet the hard constraints.
 
@@ -118,16 +176,28 @@ def select_operating_point(
     is taken; a tie goes to the higher threshold. Where none meets `min_tnr` the answer is the
     candidate of the highest TNR, then of the highest TPR, marked `infeasible`.
 
+    With a `confidence` the threshold also has to stand above the rank of the Neyman-Pearson
+    umbrella (`certificate.py`), and the verdict is `certified`: whatever lies above that rank
+    inherits its bound, so the soft score may choose freely among it. That is true of images that
+    chose neither the weights nor the checkpoint, which this function cannot know: see
+    `OperatingPoint.without_certificate`.
+
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`, both present.
-        min_tnr: Lowest true negative rate allowed (specificity), in `[0, 1]`.
+        min_tnr: Lowest true negative rate allowed (specificity), in `[0, 1]`; below 1 with a
+            `confidence`.
         min_threshold: Lowest threshold allowed, in `[0, 1]`.
         fp_cost: Weight of the TNR, above 0; above `fn_cost` it prefers fewer false alarms.
         fn_cost: Weight of the TPR, above 0.
+        confidence: Probability with which the true TNR has to be at least `min_tnr`, in `(0, 1)`;
+            None asks for no certificate.
+        patients: Whose each image is, shape `(N,)`. Images of one patient are not independent, so a
+            patient's negatives count once, with the highest score. None: each image for itself.
 
     Returns:
-        The point, with the verdict `empirical` or `infeasible`.
+        The point, `certified` where a confidence was asked for and is had, `empirical` where none
+        was and the constraints hold, else `infeasible`.
 
     Raises:
         ValueError: If a setting is out of range, scores are not finite or outside `[0, 1]`,
@@ -135,13 +205,15 @@ def select_operating_point(
 
     Example:
         >>> point = select_operating_point([0.1, 0.92, 0.95, 0.99], [0, 0, 1, 1])
-        >>> point.threshold, point.tnr, point.tpr
-        (0.95, 1.0, 1.0)
+        >>> point.threshold, point.tnr, point.tpr, point.verdict
+        (0.95, 1.0, 1.0, 'empirical')
     """
     _check_unit("min_tnr", min_tnr)
     _check_unit("min_threshold", min_threshold)
     _check_cost("fp_cost", fp_cost)
     _check_cost("fn_cost", fn_cost)
+    if confidence is not None:
+        check_certificate(min_tnr, confidence)
     scores, positive = checked_scores(y_score, y_true)
     num_positive = int(positive.sum())
     num_negative = positive.size - num_positive
@@ -150,21 +222,31 @@ def select_operating_point(
             "an operating point needs both classes, "
             f"got {num_negative} negatives and {num_positive} positives"
         )
+    independent = independent_negatives(scores, ~positive, patients)
+    floor = 0.0 if confidence is None else certified_floor(independent, min_tnr, confidence)
+    lowest = max(float(min_threshold), floor or 0.0)
 
-    thresholds, fp, tp = _candidates(scores, positive, float(min_threshold))
+    thresholds, fp, tp = _candidates(scores, positive, lowest)
     tn = num_negative - fp
     tnr = tn / num_negative
-    feasible = tnr >= min_tnr
+    feasible = (tnr >= min_tnr) & (floor is not None)
     if feasible.any():
         # Over a common denominator, so that with whole-number costs a tie is exactly a tie.
         soft_score = fn_cost * (tp * num_negative) + fp_cost * (tn * num_positive)
         # Candidates descend: argmax takes the first of equals, the highest threshold.
         best = int(np.argmax(np.where(feasible, soft_score, -np.inf)))
+        verdict: Verdict = "empirical" if confidence is None else "certified"
     else:
         best = int(np.argmax(np.where(tn == tn.max(), tp, -1)))
+        verdict = "infeasible"
+    threshold = float(thresholds[best])
+    # The bound of the lowest candidate holds for all above it, however one of them is chosen.
+    num_cleared = int(np.sum(independent < (lowest if verdict == "certified" else threshold)))
+    level = confidence if confidence is not None else USUAL_CONFIDENCE
+    false_alarms = int(np.sum(independent >= threshold))
     return OperatingPoint(
-        threshold=float(thresholds[best]),
-        verdict="empirical" if feasible[best] else "infeasible",
+        threshold=threshold,
+        verdict=verdict,
         tnr=float(tnr[best]),
         tpr=float(tp[best] / num_positive),
         num_negative=num_negative,
@@ -175,6 +257,12 @@ def select_operating_point(
         min_threshold=float(min_threshold),
         fp_cost=float(fp_cost),
         fn_cost=float(fn_cost),
+        confidence=None if confidence is None else float(confidence),
+        num_negative_patients=independent.size,
+        tnr_lower_bound=clopper_pearson_lower(num_cleared, independent.size, level),
+        num_negatives_needed=(
+            None if min_tnr == 1 else num_negatives_needed(min_tnr, level, false_alarms)
+        ),
     )
 
 

@@ -1,9 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
-from cxrignite.functional import balanced_weights, class_counts, soft_pos_weight
+from cxrignite.functional import (
+    ImbalanceLedger,
+    balanced_weights,
+    class_counts,
+    drawn_share,
+    soft_pos_weight,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +83,79 @@ def test_the_power_goes_from_no_weight_to_the_full_ratio():
 def test_a_weight_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         soft_pos_weight(*arguments)
+
+
+def test_the_ledger_tells_the_shift_of_chest_xray_2017():
+    ledger = ImbalanceLedger(
+        1349, 3883, sampled_prevalence=0.5, pos_weight=soft_pos_weight(1349, 3883)
+    )
+    assert ledger.prevalence == pytest.approx(0.7422, abs=1e-4)
+    assert ledger.logit_shift == pytest.approx(-1.586, abs=5e-4)
+    assert ledger.natural([0.90])[0] == pytest.approx(0.978, abs=5e-4)
+    assert ledger.seen_prevalence == pytest.approx(0.589 / 1.589, abs=1e-3)
+
+
+def test_the_ledger_agrees_with_the_prior_shift_by_bayes():
+    # Counted with weights: 300 and 100 images, drawn 1 : 1, positives weighted 3.
+    ledger = ImbalanceLedger(300, 100, sampled_prevalence=0.5, pos_weight=3.0)
+    for raw in (0.1, 0.5, 0.9):
+        odds_seen = 3.0 * 0.5 / 0.5
+        odds = raw / (1 - raw) / odds_seen * (100 / 300)
+        assert ledger.natural([raw])[0] == pytest.approx(odds / (1 + odds))
+
+
+def test_without_sampler_and_weight_the_natural_score_is_the_raw_one():
+    ledger = ImbalanceLedger(30, 70, sampled_prevalence=0.7, pos_weight=1.0)
+    assert ledger.logit_shift == pytest.approx(0)
+    np.testing.assert_allclose(ledger.natural([0.0, 0.3, 1.0]), [0, 0.3, 1])
+    assert not ledger.corrects_twice
+
+
+def test_a_loss_of_unknown_effect_leaves_the_natural_score_unknown():
+    ledger = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=None)
+    assert ledger.natural([0.3]) is None
+    assert ledger.logit_shift is None
+    assert ledger.seen_prevalence is None
+    assert not ledger.corrects_twice
+
+
+@pytest.mark.parametrize(
+    ("sampled_prevalence", "pos_weight", "twice"),
+    [(0.5, 0.6, True), (0.5, 1.0, False), (0.74, 0.6, False), (0.5, 1.5, False)],
+)
+def test_two_corrections_the_same_way_are_noticed(sampled_prevalence, pos_weight, twice):
+    ledger = ImbalanceLedger(26, 74, sampled_prevalence, pos_weight)
+    assert ledger.corrects_twice is twice
+
+
+def test_the_ledger_survives_json():
+    ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+    assert ImbalanceLedger.from_dict(json.loads(json.dumps(ledger.to_dict()))) == ledger
+    with pytest.raises(ValueError, match="must have pos_weight"):
+        ImbalanceLedger.from_dict(
+            {"num_negative": 1, "num_positive": 1, "sampled_prevalence": 0.5}
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 1, 0.5, 1.0), "at least 1, got 0 and 1"),
+        ((1, 1, 1.0, 1.0), r"sampled_prevalence must be in \(0, 1\), got 1.0"),
+        ((1, 1, 0.5, 0.0), "pos_weight must be above 0 and finite, got 0.0"),
+        ((1, 1, 0.5, float("nan")), "pos_weight must be above 0 and finite, got nan"),
+    ],
+)
+def test_impossible_ledgers_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        ImbalanceLedger(*values)
+
+
+def test_the_drawn_share_is_that_of_the_weights():
+    labels = [0] * 30 + [1] * 70
+    assert drawn_share(labels, None) == pytest.approx(0.7)
+    assert drawn_share(labels, balanced_weights(labels)) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="one for each of 100 labels"):
+        drawn_share(labels, [1.0])
+    with pytest.raises(ValueError, match="with a sum above 0, got 2 with the sum 0"):
+        drawn_share([0, 1], [0.0, 0.0])

@@ -203,3 +203,137 @@ def test_the_description_is_one_line_with_counts():
         "threshold 0.9600 (empirical): TNR 1.000 >= 0.9 (0 false positives of 2 negatives), "
         "TPR 0.500 (1 false negatives of 2 positives)"
     )
+
+
+def certain(num_negative: int, num_false_positive: int = 0, **settings) -> OperatingPoint:
+    """Negatives at .1, or at .95 where they are false positives, and ten positives at .97."""
+    y_score = [0.1] * (num_negative - num_false_positive) + [0.95] * num_false_positive
+    y_true = [0] * num_negative + [1] * 10
+    return select_operating_point(y_score + [0.97] * 10, y_true, confidence=0.95, **settings)
+
+
+@pytest.mark.parametrize(("num_negative", "verdict"), [(41, "infeasible"), (42, "certified")])
+def test_forty_two_negatives_certify_and_forty_one_do_not(num_negative, verdict):
+    point = certain(num_negative)
+    assert (point.verdict, point.tnr, point.tpr) == (verdict, 1.0, 1.0)
+    assert point.num_negatives_needed == 42
+    if verdict == "infeasible":
+        assert "needs at least 42 independent negatives" in point.describe()
+        assert "there are 41" in point.describe()
+    else:
+        assert point.tnr_lower_bound >= 0.93
+        assert "with 95% confidence the true TNR is at least 0.931" in point.describe()
+
+
+@pytest.mark.parametrize(("num_negative", "allowed"), [(135, 4), (234, 9), (400, 19)])
+def test_a_certificate_allows_as_many_false_positives_as_the_umbrella(num_negative, allowed):
+    def lowest(num_false_positive):
+        # Positives below the false positives: only a threshold between catches them.
+        low = [0.1] * (num_negative - num_false_positive)
+        y_score = low + [0.95] * num_false_positive + [0.92] * 10
+        y_true = [0] * num_negative + [1] * 10
+        return select_operating_point(y_score, y_true, confidence=0.95)
+
+    assert lowest(allowed).tpr == 1.0
+    assert lowest(allowed).num_false_positive == allowed
+    beyond = lowest(allowed + 1)
+    assert (beyond.verdict, beyond.tpr, beyond.num_false_positive) == ("certified", 0.0, 0)
+    assert beyond.tnr_lower_bound >= 0.93
+
+
+def test_the_threshold_stands_strictly_above_the_umbrellas_rank():
+    y_score = np.r_[np.linspace(0, 0.5, 42), 0.5, 0.9]
+    point = select_operating_point(
+        y_score, [0] * 42 + [1, 1], min_threshold=0.0, fn_cost=1e6, confidence=0.95
+    )
+    # The positive that ties with the highest negative is given up.
+    assert (point.threshold > 0.5, point.tnr, point.tpr) == (True, 1.0, 0.5)
+    assert point.threshold == 0.9
+    assert select_operating_point(y_score, [0] * 42 + [1, 1], min_threshold=0.0).threshold == 0.5
+
+
+def test_negatives_are_counted_by_patient():
+    y_score, y_true = [0.1] * 100 + [0.95] * 10, [0] * 100 + [1] * 10
+    positives = [f"ill {n}" for n in range(10)]
+    by_image = select_operating_point(y_score, y_true, confidence=0.95)
+    twice = [f"well {n // 3}" for n in range(100)] + positives
+    by_patient = select_operating_point(y_score, y_true, confidence=0.95, patients=twice)
+    assert (by_image.verdict, by_image.num_negative_patients) == ("certified", 100)
+    assert (by_patient.verdict, by_patient.num_negative_patients) == ("infeasible", 34)
+    assert by_patient.num_negative == 100
+    assert by_patient.tnr_lower_bound < by_image.tnr_lower_bound
+
+
+def test_a_patient_counts_with_the_highest_score():
+    # 60 patients with two films; of the last one the second film scores .95.
+    y_score = [0.1] * 119 + [0.95] + [0.92] * 5
+    y_true, patients = [0] * 120 + [1] * 5, [n // 2 for n in range(120)] + [200] * 5
+    point = select_operating_point(y_score, y_true, confidence=0.95, patients=patients)
+    # 60 patients allow no false positive (it takes 66), 120 films would allow three.
+    assert (point.threshold > 0.95, point.tpr, point.verdict) == (True, 0.0, "certified")
+    assert select_operating_point(y_score, y_true, confidence=0.95).tpr == 1.0
+
+
+def test_too_many_negatives_at_one_leave_no_threshold():
+    point = select_operating_point([0.1] * 50 + [1.0] * 5, [0] * 53 + [1] * 2, confidence=0.95)
+    assert (point.verdict, point.threshold) == ("infeasible", 1.0)
+    assert point.num_negatives_needed == 109  # with the three false positives there are
+
+
+def test_patients_need_no_positive_and_no_order():
+    rng = np.random.default_rng(2)
+    y_true = rng.integers(0, 2, 300)
+    y_score = np.clip(rng.normal(0.3 + 0.4 * y_true, 0.15), 0, 1)
+    patients = rng.integers(0, 120, 300)
+    order = rng.permutation(300)
+    settings = {"confidence": 0.9, "min_threshold": 0.2, "min_tnr": 0.8}
+    point = select_operating_point(y_score, y_true, patients=patients, **settings)
+    shuffled = select_operating_point(
+        y_score[order], y_true[order], patients=patients[order].astype(str), **settings
+    )
+    assert shuffled == point
+
+
+def test_a_certificate_can_be_given_up_with_a_reason():
+    point = certain(60).without_certificate("these films picked the checkpoint")
+    assert (point.verdict, point.note) == ("empirical", "these films picked the checkpoint")
+    assert "picked the checkpoint" in point.describe()
+    assert certain(10).without_certificate("why").verdict == "infeasible"
+
+
+def test_without_a_confidence_the_lower_bound_is_told_at_95_percent():
+    point = select_operating_point([0.1] * 42 + [0.95], [0] * 42 + [1])
+    assert point.tnr_lower_bound == pytest.approx(0.05 ** (1 / 42))
+    assert (point.confidence, point.verdict) == (None, "empirical")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"confidence": 0.0}, r"confidence must be in \(0, 1\), got 0.0"),
+        ({"confidence": 1.0}, r"confidence must be in \(0, 1\), got 1.0"),
+        ({"confidence": float("nan")}, "confidence must be in"),
+        ({"confidence": 0.95, "min_tnr": 1.0}, r"min_tnr must be in \[0, 1\) to be certified"),
+        ({"patients": ["a"]}, r"one for each of the 2 images, got shape \(1,\)"),
+    ],
+)
+def test_impossible_certificates_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        select_operating_point([0.1, 0.9], [0, 1], **settings)
+
+
+def test_a_certified_point_survives_json():
+    point = certain(60, patients=[*range(60), *[99] * 10])
+    assert OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict()))) == point
+
+
+def test_a_million_scores_with_patients_and_a_certificate_take_less_than_a_second():
+    rng = np.random.default_rng(0)
+    y_true = rng.random(1_000_000) < 0.7
+    y_score, patients = rng.random(1_000_000), rng.integers(0, 400_000, 1_000_000)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        select_operating_point(y_score, y_true, confidence=0.95, patients=patients)
+        best = min(best, time.perf_counter() - start)
+    assert best < 1.0

@@ -1,0 +1,56 @@
+"""Scores and labels as they come, in the one type that everything is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Numbers = Tensor | NDArray[np.generic] | Sequence[float]
+"""One-dimensional numbers: a tensor, an array, or a plain sequence."""
+
+
+def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
+    """Return which labels are positive, after checking that they are labels.
+
+    Args:
+        labels: 0 (negative) or 1 (positive), shape `(N,)`; bool, int or float.
+        name: What to call them in an error.
+
+    Returns:
+        True where the label is 1, shape `(N,)`.
+
+    Raises:
+        ValueError: If `labels` is not one-dimensional or holds anything but 0 and 1.
+    """
+    array = as_float64(labels, name)
+    mask: NDArray[np.bool_] = array == 1
+    strange = array[~mask & (array != 0)]
+    if strange.size:
+        raise ValueError(f"{name} must be 0 or 1, got {strange[0]:g} ({strange.size} such values)")
+    return mask
+
+
+def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:
+    """Return one-dimensional numbers as a float64 array; any dtype, bfloat16 included.
+
+    Args:
+        values: Numbers, shape `(N,)`, on any device.
+        name: What to call them in an error.
+
+    Returns:
+        The same numbers, shape `(N,)`.
+
+    Raises:
+        ValueError: If `values` is not one-dimensional.
+    """
+    if isinstance(values, Tensor):
+        array = values.detach().to(device="cpu", dtype=torch.float64).numpy()
+    else:
+        array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (N,), got {tuple(array.shape)}")
+    return array

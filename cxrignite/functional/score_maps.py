@@ -1,0 +1,272 @@
+"""Maps from a score to a probability: the prior corrected, Platt and temperature scaling.
+
+Every map here rises with the score, so it changes no AUC and, with the threshold mapped as well, no
+decision: `score >= threshold` is `map(score) >= map(threshold)` for all scores that float32 can
+tell apart, as long as the mapped probabilities can be told apart in float64 (logits up to about
+36). A decision is nevertheless made on the raw score, where nothing is rounded.
+
+Scores of exactly 0 and 1 have infinite logits. The maps leave them where they are. Where logits or
+logarithms are summed, in a fit or in the log loss, scores are kept within `[2**-24, 1 - 2**-24]`,
+the second of which is the last float32 below 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from cxrignite.functional.arrays import Numbers, as_float64
+from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.logistic import fit_logistic
+
+_EPSILON = 2.0**-24
+_LARGEST_SHIFT = 700.0
+_TEMPERATURES = (0.05, 100.0)
+
+
+def natural_shift(pos_weight: float, sampled_prevalence: float, prevalence: float) -> float:
+    """Return what a sampler and a loss weight have added to every logit.
+
+    `log(pos_weight) + logit(sampled_prevalence) - logit(prevalence)` (Elkan 2001, "The foundations
+    of cost-sensitive learning", theorem 2; Menon et al. 2021, arXiv:2007.07314). Take it off with
+    `shift_logit`.
+
+    Args:
+        pos_weight: Weight of a positive in the loss, above 0; 1 is none.
+        sampled_prevalence: Share of positives among the images the loss saw, in `(0, 1)`; 0.5
+            with a balanced sampler.
+        prevalence: Share of positives where the probability shall hold, in `(0, 1)`.
+
+    Returns:
+        The shift, in logits.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        3883 positives and 1349 negatives, drawn evenly, weighed by the square root of the ratio:
+
+        >>> shift = natural_shift((1349 / 3883) ** 0.5, 0.5, 3883 / (3883 + 1349))
+        >>> round(shift, 3), round(float(shift_logit([0.9], shift)[0]), 3)
+        (-1.586, 0.978)
+    """
+    _check_above_zero("pos_weight", pos_weight)
+    for name, value in (("sampled_prevalence", sampled_prevalence), ("prevalence", prevalence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be in (0, 1), got {value}")
+    return math.log(pos_weight) + float(logit(sampled_prevalence)) - float(logit(prevalence))
+
+
+def shift_logit(y_score: Numbers, shift: float) -> NDArray[np.float64]:
+    """Take a shift off the logit of every score.
+
+    `expit(logit(y_score) - shift)`, computed on the odds: each operation rounds without turning an
+    order round, so a higher score never gets the lower probability.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        shift: In logits, in `[-700, 700]`; see `natural_shift`.
+
+    Returns:
+        Probabilities, shape `(N,)`; 0 and 1 stay.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`, or `shift` is out of range.
+
+    Example:
+        >>> shift_logit([0.0, 0.5, 1.0], -1.0).round(3).tolist()
+        [0.0, 0.731, 1.0]
+    """
+    if not abs(shift) <= _LARGEST_SHIFT:
+        raise ValueError(f"shift must be in [-700, 700], got {shift}")
+    scores = checked_probabilities(y_score)
+    with np.errstate(divide="ignore", over="ignore"):
+        return 1 / (1 + (1 - scores) / (scores * math.exp(-shift)))
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Platt scaling, `expit(slope * logit(score) + intercept)`.
+
+    Args:
+        slope: Above 0 and finite.
+        intercept: Finite.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    slope: float
+    intercept: float
+
+    def __post_init__(self) -> None:
+        _check_above_zero("slope", self.slope)
+        if not math.isfinite(self.intercept):
+            raise ValueError(f"intercept must be finite, got {self.intercept}")
+
+    def __call__(self, y_score: Numbers) -> NDArray[np.float64]:
+        """Map scores to probabilities.
+
+        Args:
+            y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+
+        Returns:
+            Probabilities, shape `(N,)`; 0 and 1 stay.
+
+        Raises:
+            ValueError: If scores are not finite or outside `[0, 1]`.
+        """
+        mapped: NDArray[np.float64] = expit(
+            self.slope * logit(checked_probabilities(y_score)) + self.intercept
+        )
+        return mapped
+
+
+def fit_platt(y_score: Numbers, y_true: Numbers) -> Platt:
+    """Fit Platt scaling by maximum likelihood.
+
+    The targets are Platt's smoothed ones, `(n_pos + 1) / (n_pos + 2)` and `1 / (n_neg + 2)`, so
+    that the fit stays finite where the classes are separable (Platt 1999, "Probabilistic outputs
+    for support vector machines"; Lin, Lin, Weng 2007, doi 10.1007/s10994-007-5018-6).
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`, both present.
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: If scores are not finite, outside `[0, 1]` or all equal, labels are not 0 or 1
+            or all of one class, their lengths differ, or the fitted slope is not above 0: such
+            scores do not rise with the label, and no map of them that rises helps.
+    """
+    scores, positive = checked_scores(y_score, y_true)
+    _check_both_classes(positive)
+    logits = finite_logits(scores)
+    if np.ptp(logits) == 0:
+        raise ValueError(f"y_score must hold different scores, got only {expit(logits[0]):g}")
+    num_positive = int(positive.sum())
+    high, low = (num_positive + 1) / (num_positive + 2), 1 / (positive.size - num_positive + 2)
+    nothing = np.zeros_like(logits)
+    intercept, slope = fit_logistic(
+        np.column_stack([np.ones_like(logits), logits]),
+        np.where(positive, high, low),
+        np.ones((1, logits.size)),
+        offset=nothing,
+    )[0]
+    if not slope > 0:
+        raise ValueError(f"y_score must be higher for positives, got a Platt slope of {slope:.3g}")
+    return Platt(float(slope), float(intercept))
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Temperature scaling, `expit(logit(score) / temperature)`; 0.5 stays 0.5.
+
+    Args:
+        temperature: Above 0 and finite; above 1 it makes scores less sure.
+
+    Raises:
+        ValueError: If it is out of range.
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        _check_above_zero("temperature", self.temperature)
+
+    def __call__(self, y_score: Numbers) -> NDArray[np.float64]:
+        """Map scores to probabilities.
+
+        Args:
+            y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+
+        Returns:
+            Probabilities, shape `(N,)`; 0 and 1 stay.
+
+        Raises:
+            ValueError: If scores are not finite or outside `[0, 1]`.
+        """
+        mapped: NDArray[np.float64] = expit(
+            logit(checked_probabilities(y_score)) / self.temperature
+        )
+        return mapped
+
+
+def fit_temperature(y_score: Numbers, y_true: Numbers) -> Temperature:
+    """Fit the temperature of least log loss (Guo et al. 2017, arXiv:1706.04599).
+
+    It is sought in `[0.05, 100]`: the lower end is the answer where 0.5 separates the classes, the
+    upper one where scores do not rise with the label.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`, both present.
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1 or all of
+            one class, or their lengths differ.
+    """
+    scores, positive = checked_scores(y_score, y_true)
+    _check_both_classes(positive)
+    logits = finite_logits(scores)
+    signed = np.where(positive, -logits, logits)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, signed * math.exp(-log_temperature)).mean())
+
+    bounds = tuple(math.log(temperature) for temperature in _TEMPERATURES)
+    fit = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    return Temperature(math.exp(float(fit.x)))
+
+
+def finite_logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logits that can be summed: scores are kept within `[2**-24, 1 - 2**-24]`.
+
+    Args:
+        scores: Any shape, in `[0, 1]`.
+
+    Returns:
+        The same shape, in `[-16.7, 16.7]`.
+    """
+    logits: NDArray[np.float64] = logit(np.clip(scores, _EPSILON, 1 - _EPSILON))
+    return logits
+
+
+def checked_probabilities(y_score: Numbers) -> NDArray[np.float64]:
+    """Check scores that come without labels.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+
+    Returns:
+        The scores in float64, shape `(N,)`.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`.
+    """
+    scores = as_float64(y_score, "y_score")
+    return checked_scores(scores, np.zeros(scores.size))[0]
+
+
+def _check_both_classes(positive: NDArray[np.bool_]) -> None:
+    num_positive = int(positive.sum())
+    if num_positive in (0, positive.size):
+        raise ValueError(
+            "a fit needs both classes, "
+            f"got {positive.size - num_positive} negatives and {num_positive} positives"
+        )
+
+
+def _check_above_zero(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value}")

@@ -1,0 +1,239 @@
+"""Whether new films are of the kind that a threshold was chosen on: a classifier two-sample test.
+
+A certificate speaks of films exchangeable with those it was chosen on. Where a classifier tells the
+new ones from the reference ones, they are not (Lopez-Paz and Oquab, ICLR 2017, arXiv 1610.06545).
+Compare films of one class: a site with more of the ill is another matter than a site whose healthy
+films look different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from cxrignite.functional.intervals import Interval, delong_covariance, delong_interval
+
+SHIFT_LEVEL = 0.6
+"""The AUC that the interval has to exceed (ours): below it a classifier hardly beats a coin."""
+
+MIN_PATIENTS = 20
+"""The fewest patients a side (ours): fewer have so wide an interval that little can be found."""
+
+_CONFIDENCE = 0.95
+_NUM_FOLDS = 5
+_NUM_REPEATS = 3
+_MAX_COMPONENTS = 32
+_PATIENTS_A_COMPONENT = 4
+_INVERSE_PENALTY = 0.1
+
+
+@dataclass(frozen=True)
+class ShiftCheck:
+    """How well a classifier tells new films from the reference films.
+
+    Args:
+        roc_auc: Of patients it was not fitted on, 0.5 where the films look alike; None where a side
+            has fewer than `MIN_PATIENTS` patients.
+        interval: DeLong's interval of it at 95 %; None as above.
+        num_reference: Reference films.
+        num_films: New films.
+        num_reference_patients: Patients of the reference films.
+        num_film_patients: Patients of the new films.
+        is_detected: Whether the whole interval lies above `SHIFT_LEVEL`; None where it cannot be
+            decided. False is no proof that there is no shift.
+    """
+
+    roc_auc: float | None
+    interval: Interval | None
+    num_reference: int
+    num_films: int
+    num_reference_patients: int
+    num_film_patients: int
+    is_detected: bool | None
+
+    def describe(self) -> str:
+        """Return the check in one line, for a log."""
+        sides = (
+            f"{self.num_films} films of {self.num_film_patients} patients against "
+            f"{self.num_reference} of {self.num_reference_patients}"
+        )
+        if self.roc_auc is None or self.interval is None:
+            return f"shift not decidable: it needs {MIN_PATIENTS} patients a side, got {sides}"
+        figures = f"AUC {self.roc_auc:.3f} ({self.interval.low:.3f} to {self.interval.high:.3f})"
+        found = "shift detected" if self.is_detected else "no shift detected"
+        return f"{found}: a classifier tells the films from the reference with {figures}; {sides}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain Python values, ready for JSON."""
+        return asdict(self) | {"interval": None if self.interval is None else [*self.interval]}
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """Make a check from what `to_dict` returned; further keys are left alone.
+
+        Args:
+            mapping: Every field of the class by its name.
+
+        Returns:
+            The check.
+
+        Raises:
+            ValueError: If a field is missing.
+        """
+        names = list(cls.__dataclass_fields__)
+        missing = [name for name in names if name not in mapping]
+        if missing:
+            raise ValueError(f"a shift check must have {', '.join(missing)}")
+        interval = None if mapping["interval"] is None else Interval(*mapping["interval"])
+        return cls(**{name: mapping[name] for name in names} | {"interval": interval})
+
+
+def check_shift(
+    reference: ArrayLike | Tensor,
+    films: ArrayLike | Tensor,
+    reference_patients: Sequence[str],
+    film_patients: Sequence[str],
+    *,
+    seed: int = 0,
+) -> ShiftCheck:
+    """Tell new films from reference films by their features, and say how well that goes.
+
+    The features are standardised and reduced to their first whitened principal components, at most
+    32 and at most one for four patients, over all films and without a look at their side, which
+    keeps two draws from one distribution alike. A logistic regression with an L2 penalty, in which
+    each patient and each side weigh the same, gives out-of-fold scores in five folds by patient;
+    they are the mean over three divisions into folds. The AUC and DeLong's interval are those of
+    the patients' mean scores, since films of one patient are not independent.
+
+    Args:
+        reference: Features of the reference films, shape `(N, D)`, such as the input of the
+            classifier's last layer.
+        films: Features of the new films, shape `(M, D)`.
+        reference_patients: Whose each reference film is, shape `(N,)`.
+        film_patients: Whose each new film is, shape `(M,)`. A name of both sides stays in one fold.
+        seed: Of the folds and of the components' randomised search.
+
+    Returns:
+        The check; it is not decided where a side has fewer than 20 patients.
+
+    Raises:
+        ValueError: If features have another shape, are not finite, differ in width, or the
+            patients are not one a film.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> names = [f"{n}" for n in range(120)]
+        >>> bright, dark = rng.normal(1, 1, (60, 8)), rng.normal(0, 1, (60, 8))
+        >>> check_shift(dark, bright, names[:60], names[60:]).is_detected
+        True
+        >>> check_shift(dark[:30], dark[30:], names[:30], names[30:60]).is_detected
+        False
+    """
+    sides = [_as_features(reference, "reference"), _as_features(films, "films")]
+    if sides[0].shape[1] != sides[1].shape[1]:
+        raise ValueError(
+            "reference and films must have the same features, "
+            f"got {sides[0].shape[1]} and {sides[1].shape[1]}"
+        )
+    _check_patients(reference_patients, sides[0], "reference_patients", "reference film")
+    _check_patients(film_patients, sides[1], "film_patients", "film")
+    num_patients = len(set(reference_patients)), len(set(film_patients))
+    roc_auc, interval, is_detected = None, None, None
+    if min(num_patients) >= MIN_PATIENTS:
+        names = np.asarray([str(name) for name in [*reference_patients, *film_patients]])
+        is_new = np.repeat([False, True], [len(side) for side in sides])
+        score, is_new_patient = _score_patients(np.concatenate(sides), is_new, names, seed)
+        # Ranks lie in [0, 1], as scores do, and leave the AUC and its variance as they are.
+        ranks = rankdata(score) / score.size
+        roc_auc = float(delong_covariance(ranks[None], is_new_patient)[0][0])
+        interval = delong_interval(ranks, is_new_patient, _CONFIDENCE)
+        is_detected = bool(interval.low > SHIFT_LEVEL)
+    return ShiftCheck(
+        roc_auc=roc_auc,
+        interval=interval,
+        num_reference=len(sides[0]),
+        num_films=len(sides[1]),
+        num_reference_patients=num_patients[0],
+        num_film_patients=num_patients[1],
+        is_detected=is_detected,
+    )
+
+
+def _score_patients(
+    features: NDArray[np.float64], is_new: NDArray[np.bool_], names: NDArray[np.str_], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return out-of-fold scores, one a patient and side, and which of them are of the new side."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    _, owner = np.unique(names, return_inverse=True)
+    units, unit = np.unique(2 * owner + is_new, return_inverse=True)
+    group, is_new_unit = units // 2, units % 2 == 1
+    num_films = np.bincount(unit)
+    num_units = np.bincount(is_new_unit)
+    weight = (1 / num_films / num_units[is_new_unit.astype(int)])[unit]
+    weight *= unit.size / weight.sum()
+
+    components = _components(features, group.size // _PATIENTS_A_COMPONENT, seed)
+    score = np.zeros(unit.size)
+    for repeat in range(_NUM_REPEATS):
+        folds = StratifiedGroupKFold(
+            _NUM_FOLDS, shuffle=True, random_state=_NUM_REPEATS * seed + repeat
+        )
+        # Split by patients, not by films: a patient of many films would fill a fold alone.
+        for _, held_out in folds.split(group, is_new_unit, group):
+            outside = np.isin(unit, held_out)
+            model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000)
+            model.fit(components[~outside], is_new[~outside], sample_weight=weight[~outside])
+            score[outside] += model.decision_function(components[outside])
+    return np.bincount(unit, score) / num_films, is_new_unit
+
+
+def _components(
+    features: NDArray[np.float64], max_components: int, seed: int
+) -> NDArray[np.float64]:
+    """Return whitened principal components of the standardised features, shape `(N, K)`."""
+    from sklearn.decomposition import PCA
+
+    spread = features.std(axis=0)
+    # A feature that never changes may differ from its mean by a rounding.
+    varies = spread > 1e-9 * np.abs(features).max(axis=0)
+    if not varies.any():
+        return np.zeros((len(features), 1))
+    standard = (features[:, varies] - features[:, varies].mean(axis=0)) / spread[varies]
+    number = min(_MAX_COMPONENTS, max_components, *standard.shape)
+    components = PCA(number, random_state=seed).fit_transform(standard)
+    spread = components.std(axis=0)
+    # Features that repeat each other leave components of rounding errors, not to be blown up.
+    is_real = spread > 1e-6 * spread.max()
+    whitened: NDArray[np.float64] = components[:, is_real] / spread[is_real]
+    return whitened
+
+
+def _as_features(features: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
+    if isinstance(features, Tensor):
+        features = features.detach().double().cpu().numpy()
+    array = np.asarray(features, dtype=np.float64)
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(
+            f"{name} must have shape (N, D) with a feature at least, got {array.shape}"
+        )
+    num_strange = int(np.sum(~np.isfinite(array)))
+    if num_strange:
+        raise ValueError(f"{name} must be finite, got {num_strange} NaN or infinite values")
+    return array
+
+
+def _check_patients(
+    patients: Sequence[str], features: NDArray[np.float64], name: str, what: str
+) -> None:
+    if len(patients) != len(features):
+        raise ValueError(
+            f"{name} must name one for each {what}, got {len(patients)} for {len(features)}"
+        )

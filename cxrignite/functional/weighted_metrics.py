@@ -1,0 +1,124 @@
+"""Figures of many weightings of the same images at once, which is what a bootstrap asks for.
+
+A weight says how often an image counts. What does not change from one weighting to the next, the
+order of the scores and the decisions, is worked out once. A figure that a weighting leaves
+undefined, such as a rate over no images, is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.functional.arrays import Numbers
+from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.intervals import Statistics
+
+
+def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
+    """Prepare the area under the ROC curve and the average precision.
+
+    A tie between a positive and a negative counts half in `roc_auc` (Hanley and McNeil 1982, doi
+    10.1148/radiology.143.1.7063747). `average_precision` is the step sum over distinct scores that
+    scikit-learn computes, without interpolation.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`.
+
+    Returns:
+        A function from weights, shape `(B, N)`, at least 0, to `roc_auc` and `average_precision`,
+        each of shape `(B,)`, in `[0, 1]`. It raises `ValueError` if the weights have another shape.
+        `roc_auc` is NaN without both classes, `average_precision` without positives.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, or their
+            lengths differ.
+
+    Example:
+        >>> figures = ranking_statistics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1])
+        >>> figures(np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]]))["roc_auc"].tolist()
+        [0.875, 1.0]
+    """
+    scores, positive = checked_scores(y_score, y_true)
+    order = np.argsort(-scores, kind="stable")
+    ranked_positive = positive[order]
+    # Where each distinct score ends: images of equal score are called positive together.
+    last = np.flatnonzero(np.diff(scores[order], append=-1.0))
+
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        ranked = _checked(weights, scores.size)[:, order]
+        tp = np.cumsum(ranked * ranked_positive, axis=1)[:, last]
+        fp = np.cumsum(ranked * ~ranked_positive, axis=1)[:, last]
+        tp_step = np.diff(tp, axis=1, prepend=0.0)
+        fp_step = np.diff(fp, axis=1, prepend=0.0)
+        num_positive = tp_step.sum(axis=1)
+        num_negative = fp_step.sum(axis=1)
+        area = np.einsum("bs,bs->b", fp_step, tp - tp_step / 2)
+        called = tp + fp
+        # Images that count for nothing call nobody positive; their step is 0 as well.
+        precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
+        return {
+            "roc_auc": _ratio(area, num_positive * num_negative),
+            "average_precision": _ratio(np.einsum("bs,bs->b", tp_step, precision), num_positive),
+        }
+
+    return statistics
+
+
+def decision_statistics(y_score: Numbers, y_true: Numbers, threshold: float) -> Statistics:
+    """Prepare the rates of the decisions at one threshold.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 (negative) or 1 (positive), shape `(N,)`.
+        threshold: A score at or above it is positive, compared in float64.
+
+    Returns:
+        A function from weights, shape `(B, N)`, at least 0, to `tnr` (specificity), `tpr`
+        (sensitivity), `ppv`, `npv`, `balanced_accuracy` and `accuracy`, each of shape `(B,)`, in
+        `[0, 1]`, NaN over no images. It raises `ValueError` if the weights have another shape.
+
+    Raises:
+        ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
+            lengths differ, or `threshold` is NaN.
+
+    Example:
+        >>> rates = decision_statistics([0.1, 0.6, 0.7], [0, 0, 1], 0.5)
+        >>> rates(np.array([[1.0, 1, 1], [2, 1, 1]]))["tnr"].round(3).tolist()
+        [0.5, 0.667]
+    """
+    scores, positive = checked_scores(y_score, y_true)
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got nan")
+    called = scores >= float(threshold)
+    cells = np.stack(
+        [~called & ~positive, called & ~positive, ~called & positive, called & positive], axis=1
+    ).astype(np.float64)
+
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        tn, fp, fn, tp = (_checked(weights, scores.size) @ cells).T
+        tnr = _ratio(tn, tn + fp)
+        tpr = _ratio(tp, tp + fn)
+        return {
+            "tnr": tnr,
+            "tpr": tpr,
+            "ppv": _ratio(tp, tp + fp),
+            "npv": _ratio(tn, tn + fn),
+            "balanced_accuracy": (tnr + tpr) / 2,
+            "accuracy": _ratio(tn + tp, tn + fp + fn + tp),
+        }
+
+    return statistics
+
+
+def _checked(weights: NDArray[np.float64], num_images: int) -> NDArray[np.float64]:
+    if weights.ndim != 2 or weights.shape[1] != num_images:
+        raise ValueError(f"weights must have shape (B, {num_images}), got {weights.shape}")
+    return weights
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
