@@ -35,6 +35,9 @@ class DataRecipe:
     Attributes:
         source: Where the films come from.
         val_fraction: Share of the training patients kept for validation, in (0, 0.5].
+        calibration_fraction: Share of them kept to choose the threshold, in [0, 0.4]; these films
+            pick neither weights nor checkpoint, so it can be certified. 0 chooses it on the
+            validation split.
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
         batch_size: Images a batch, of one process.
         num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
@@ -46,6 +49,7 @@ class DataRecipe:
 
     source: Source
     val_fraction: float = 0.15
+    calibration_fraction: float = 0.0
     on_unreadable: Literal["raise", "skip"] = "raise"
     batch_size: int = 32
     num_workers: int = 4
@@ -58,6 +62,10 @@ class DataRecipe:
         _require(
             0 < self.val_fraction <= 0.5, "data.val_fraction", "in (0, 0.5]", self.val_fraction
         )
+        share = self.calibration_fraction
+        _require(0 <= share <= 0.4, "data.calibration_fraction", "in [0, 0.4]", share)
+        both = round(self.val_fraction + share, 9)
+        _require(both <= 0.6, "data.val_fraction + data.calibration_fraction", "at most 0.6", both)
         _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
         _require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)
         _require(

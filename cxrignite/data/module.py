@@ -20,14 +20,12 @@ from cxrignite.data.loading import (
     keep_batch,
 )
 from cxrignite.data.sampling import SeededDraws, process_rank, world_size
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import SPLITS, Film
 from cxrignite.errors import DataError
-from cxrignite.functional.class_balance import ClassCounts, class_counts
+from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_share
 
 if TYPE_CHECKING:
     from cxrignite.data.transforms import Transform
-
-SPLITS = ("train", "val", "test")
 
 
 class XrayData:
@@ -46,7 +44,7 @@ class XrayData:
         seed: Seed of the training order and of the augmentation, at least 0.
 
     Raises:
-        DataError: If a film's split is not `train`, `val` or `test`.
+        DataError: If a film's split is none of `SPLITS`.
         RecipeError: If a transform in `preprocess` is random.
     """
 
@@ -105,6 +103,23 @@ class XrayData:
         """
         return class_counts(self.labels(split))
 
+    def drawn_prevalence(self) -> float:
+        """Share of positives among the training images as the sampler draws them, in `[0, 1]`.
+
+        A sampler without `weights` is asked for one pass, and what it draws is counted.
+
+        Raises:
+            DataError: If the sampler refuses the labels.
+        """
+        labels = self.labels("train")
+        if self._sampler is None:
+            return drawn_share(labels, None)
+        sampler = self._draws.sampler
+        weights = getattr(sampler, "weights", None)
+        if weights is not None and len(weights) == len(labels):
+            return drawn_share(labels, weights)
+        return drawn_share([labels[index] for index in sampler], None)
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch that the next pass over the train loader gives."""
         self._epoch = epoch
@@ -141,9 +156,10 @@ class XrayData:
         self._loaders.clear()
 
     def describe(self) -> str:
-        """A table of films by split and class, and of patients."""
+        """A table of films by split and class, and of patients; empty splits are left out."""
         rows: list[tuple[str, ...]] = [("split", *self.classes, "films", "patients")]
-        for split, films in self._films.items():
+        for split in self.splits:
+            films = self._films[split]
             counts = self.class_counts(split)
             patients = len({film.patient for film in films})
             numbers = (counts.num_negative, counts.num_positive, len(films), patients)

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 MIN_VAL_FILMS = 50
 """Kaggle's variant of ChestXRay2017 has 16; a threshold needs at least 42 negatives."""
 
+SPLITS = ("train", "val", "calibration", "test")
+"""Learn the weights, pick the checkpoint, choose the threshold, judge all three."""
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
@@ -29,7 +32,7 @@ class Film:
         name: The path relative to the source's root, with forward slashes: the stable identity.
         label: 0 for the first class, 1 for the last (positive) one.
         patient: The patient's key; films of one patient share it.
-        split: `train`, `val` or `test`.
+        split: One of `SPLITS`.
         attributes: What else is known of the film, such as its subgroup.
         sha256: The file's digest in lower-case hexadecimal, or empty before inspection.
     """

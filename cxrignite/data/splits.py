@@ -13,49 +13,49 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import SPLITS, Film
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError, RecipeError
 
 COLUMNS = ("path", "label", "patient", "split", "sha256")
 ATTRIBUTE_PREFIX = "attr_"
-SPLITS = ("train", "val", "test")
 NUM_NAMED = 3
 
 
-def carve_validation(films: Sequence[Film], fraction: float, seed: int) -> list[Film]:
-    """Moves a share of the training films to a validation split, whole patients at a time.
+def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -> list[Film]:
+    """Moves a share of the training films to another split, whole patients at a time.
 
     The training patients are dealt into folds of like size and class balance
-    (`StratifiedGroupKFold`), some of which become the validation split.
+    (`StratifiedGroupKFold`), some of which become the new split.
 
     Args:
         films: The films of every split; only those of `train` are moved.
-        fraction: Share of the training films, in `(0, 0.5]`.
+        split: `val` or `calibration`; no film may be in it yet.
+        fraction: Share of the films in `train`, in `(0, 0.5]`.
         seed: Seed of the deal, at least 0; the same seed and films give the same split.
 
     Returns:
-        The films in the same order, each in `train`, `val` or `test`.
+        The films in the same order, each in one of `SPLITS`.
 
     Raises:
         RecipeError: If `fraction` or `seed` is out of range.
-        DataError: If there is a validation split already, a class has too few patients, a split
-            would lack a class, or the share cannot be met to within a half of itself.
+        DataError: If there is such a split already, a class has too few patients, a split would
+            lack a class, or the share cannot be met to within a half of itself.
     """
     if not 0.0 < fraction <= 0.5:
-        raise RecipeError(f"val_fraction must be in (0, 0.5], got {fraction}")
+        raise RecipeError(f"the share of {split} must be in (0, 0.5], got {fraction}")
     if seed < 0:
         raise RecipeError(f"seed must be at least 0, got {seed}")
-    if any(film.split == "val" for film in films):
-        raise DataError("films must have no validation split yet, got some with split 'val'")
+    if any(film.split == split for film in films):
+        raise DataError(f"films must have no {split} split yet, got some with split '{split}'")
     candidates = [film for film in films if film.split == "train"]
     num_folds, num_taken = _fold_counts(fraction)
     for label in (0, 1):
         num_patients = len({film.patient for film in candidates if film.label == label})
         if num_patients < num_folds:
             raise DataError(
-                f"val_fraction {fraction} needs at least {num_folds} training patients of each "
-                f"class, got {num_patients} of class {label}"
+                f"a {split} split of {fraction:.3g} needs at least {num_folds} training patients "
+                f"of each class, got {num_patients} of class {label}"
             )
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32).split(
         np.zeros(len(candidates)),
@@ -71,10 +71,10 @@ def carve_validation(films: Sequence[Film], fraction: float, seed: int) -> list[
         for index in indices
     }
     carved = [
-        replace(film, split="val") if film.split == "train" and film.name in moved else film
+        replace(film, split=split) if film.split == "train" and film.name in moved else film
         for film in films
     ]
-    _check_carved(carved, len(moved) / len(candidates), fraction)
+    _check_carved(carved, split, len(moved) / len(candidates), fraction)
     return carved
 
 
@@ -198,17 +198,17 @@ def _fold_counts(fraction: float) -> tuple[int, int]:
     raise AssertionError("unreachable: the shares k / n are dense")
 
 
-def _check_carved(films: Sequence[Film], achieved: float, fraction: float) -> None:
-    for split in ("train", "val"):
-        labels = {film.label for film in films if film.split == split}
+def _check_carved(films: Sequence[Film], split: str, achieved: float, fraction: float) -> None:
+    for each in ("train", split):
+        labels = {film.label for film in films if film.split == each}
         if labels != {0, 1}:
             raise DataError(
-                f"val_fraction {fraction} must leave both classes in train and val, "
-                f"got classes {sorted(labels)} in {split}"
+                f"a {split} split of {fraction:.3g} must leave both classes in train and {split}, "
+                f"got classes {sorted(labels)} in {each}"
             )
     if abs(achieved - fraction) > 0.5 * fraction:
         raise DataError(
-            f"val_fraction must be near {fraction}, got {achieved:.3f}: "
+            f"the share of {split} must be near {fraction:.3g}, got {achieved:.3f}: "
             "some patients have too many images to be dealt evenly"
         )
 

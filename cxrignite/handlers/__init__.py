@@ -15,6 +15,7 @@ from cxrignite.handlers.checkpoint_loading import (
     verify_checkpoint,
 )
 from cxrignite.handlers.epoch_timer import EpochTimer
+from cxrignite.handlers.feature_collector import FeatureCollector
 from cxrignite.handlers.finite_guard import FiniteGuard
 from cxrignite.handlers.graceful_stop import GracefulStop, StopRequested
 from cxrignite.handlers.history_writer import HistoryWriter, read_history
@@ -28,6 +29,7 @@ __all__ = [
     "BestCheckpoint",
     "BoardWriter",
     "EpochTimer",
+    "FeatureCollector",
     "FiniteGuard",
     "GracefulStop",
     "HistoryWriter",

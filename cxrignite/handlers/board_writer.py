@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any] | torch.Tensor
 
-_SPLITS = ("train", "val", "test")
+_SPLITS = ("train", "val", "calibration", "test")
 
 
 class BoardWriter(Attachable):
@@ -75,6 +75,17 @@ class BoardWriter(Attachable):
         """
         if idist.get_rank() == 0:
             self._open().writer.add_pr_curve(tag, _to_numpy(y_true), _to_numpy(y_score), step)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Write one number.
+
+        Args:
+            tag: Its name.
+            value: The number.
+            step: The epoch it belongs to.
+        """
+        if idist.get_rank() == 0:
+            self._open().writer.add_scalar(tag, value, step)
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         """Write a matplotlib figure, which stays open.

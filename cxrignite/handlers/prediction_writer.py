@@ -1,10 +1,10 @@
-"""Every image's score and decision, as a CSV file."""
+"""Every image's score on both scales and its decision, as a CSV file."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -16,9 +16,11 @@ from cxrignite.durable_write import write_durably
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
 
+Natural = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]
+
 
 class PredictionWriter(Attachable):
-    """Writes one row an image: what is known of it, its label, its score and the decision.
+    """Writes one row an image: what is known of it, its label, its scores and the decision.
 
     *Attach to* an evaluator.
     *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`, and `state.batch[2]` to be
@@ -31,6 +33,8 @@ class PredictionWriter(Attachable):
             `path` and `patient`. They become the first columns.
         threshold: A score of at least this, in `[0, 1]`, is decided 1 and any other 0; without one
             the column is empty. May be set later, up to the epoch's end.
+        natural: From scores to probabilities at the natural prevalence, such as
+            `ImbalanceLedger.natural`; without it, or where it gives None, that column is empty.
     """
 
     def __init__(
@@ -38,10 +42,12 @@ class PredictionWriter(Attachable):
         path: Path | str,
         rows: Sequence[Mapping[str, str]],
         threshold: float | None = None,
+        natural: Natural | None = None,
     ) -> None:
         self.path = Path(path)
         self.rows = rows
         self.threshold = threshold
+        self.natural = natural
 
     def attach(self, engine: Engine) -> None:
         """Write the file after every epoch of `engine`; attaching twice acts once.
@@ -56,7 +62,8 @@ class PredictionWriter(Attachable):
     def _write(self, engine: Engine) -> None:
         y_score, y_true, index = ScoreCollector.on(engine).gather()
         if idist.get_rank() == 0:
-            write_predictions(self.path, self.rows, y_score, y_true, index, self.threshold)
+            natural = None if self.natural is None else self.natural(y_score)
+            write_predictions(self.path, self.rows, y_score, y_true, index, self.threshold, natural)
 
 
 def write_predictions(
@@ -66,6 +73,7 @@ def write_predictions(
     y_true: NDArray[np.int64],
     index: NDArray[np.int64],
     threshold: float | None = None,
+    natural_score: NDArray[np.float64] | None = None,
 ) -> None:
     """Write one CSV row an image, in the order of `index`.
 
@@ -76,6 +84,8 @@ def write_predictions(
         y_true: Labels, 0 or 1, shape `(N,)`.
         index: Positions in `rows`, shape `(N,)`.
         threshold: Scores of at least this are decided 1; without one the column stays empty.
+        natural_score: Probabilities at the natural prevalence, shape `(N,)`; without them the
+            column stays empty.
 
     Raises:
         ValueError: If an index is missing or outside `rows`.
@@ -88,11 +98,12 @@ def write_predictions(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     known = list(rows[0]) if rows else []
-    writer.writerow([*known, "label", "score", "decision"])
+    writer.writerow([*known, "label", "score", "natural_score", "decision"])
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])
+        natural = "" if natural_score is None else repr(float(natural_score[position]))
+        # Decided on the raw score: the other scale keeps the order, but for its rounding.
         decision = "" if threshold is None else int(score >= threshold)
-        writer.writerow(
-            [*(row[name] for name in known), int(y_true[position]), repr(score), decision]
-        )
+        about = [row[name] for name in known]
+        writer.writerow([*about, int(y_true[position]), repr(score), natural, decision])
     write_durably(Path(path), text.getvalue().encode())

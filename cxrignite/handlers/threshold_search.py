@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,8 +22,8 @@ _log = logging.getLogger(__name__)
 class ThresholdSearch(Attachable):
     """Chooses the threshold of highest soft score among those that meet both hard constraints.
 
-    *Attach to* the evaluator of the validation split, and to no other: a threshold is not searched
-    on the images it is reported on.
+    *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
+    is not searched on the images it is reported on.
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
     *Publishes* `threshold`, `tnr`, `tpr` and `balanced_accuracy`, and the attribute
     `operating_point`. Without both classes among the labels the four are NaN, `operating_point` is
@@ -33,6 +34,11 @@ class ThresholdSearch(Attachable):
         min_threshold: Smallest threshold, in `[0, 1]`.
         fp_cost: Weight of a false positive, above 0; above `fn_cost` it prefers a higher TNR.
         fn_cost: Weight of a false negative, above 0.
+        confidence: Probability with which the true TNR has to be at least `min_tnr`, in `(0, 1)`;
+            null asks for no certificate. It is worth its name only on images that chose neither
+            the weights nor the checkpoint.
+        patients: Whose each image is, by its index in `state.batch[2]`; null counts each image for
+            itself. May be set later, up to the epoch's end.
 
     Raises:
         ValueError: If a setting is outside its range.
@@ -46,14 +52,18 @@ class ThresholdSearch(Attachable):
         min_threshold: float = 0.90,
         fp_cost: float = 1.0,
         fn_cost: float = 1.0,
+        confidence: float | None = None,
+        patients: Sequence[str] | None = None,
     ) -> None:
         self.min_tnr = min_tnr
         self.min_threshold = min_threshold
         self.fp_cost = fp_cost
         self.fn_cost = fn_cost
+        self.confidence = confidence
+        self.patients = patients
         self.operating_point: OperatingPoint | None = None
         # One rule book: the search itself knows which settings it takes.
-        self._select(np.array([0.0, 1.0]), np.array([0, 1]))
+        self.select(np.array([0.0, 1.0]), np.array([0, 1]))
 
     def attach(self, engine: Engine) -> None:
         """Search after every epoch of `engine`; attaching twice acts once.
@@ -80,7 +90,7 @@ class ThresholdSearch(Attachable):
         self.operating_point = None if point is None else OperatingPoint.from_dict(point)
 
     def _search(self, engine: Engine) -> None:
-        y_score, y_true, _ = ScoreCollector.on(engine).gather()
+        y_score, y_true, index = ScoreCollector.on(engine).gather()
         if not np.isfinite(y_score).all():
             count = int((~np.isfinite(y_score)).sum())
             raise NonFiniteError(f"{count} of {len(y_score)} scores are NaN or infinite")
@@ -90,12 +100,31 @@ class ThresholdSearch(Attachable):
             self.operating_point = None
             rates = (math.nan,) * 4
         else:
-            point = self.operating_point = self._select(y_score, y_true)
+            patients = None if self.patients is None else self._patients_of(self.patients, index)
+            point = self.operating_point = self.select(y_score, y_true, patients)
             rates = (point.threshold, point.tnr, point.tpr, point.balanced_accuracy)
         names = ("threshold", "tnr", "tpr", "balanced_accuracy")
         engine.state.metrics.update(zip(names, rates, strict=True))
 
-    def _select(self, y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> OperatingPoint:
+    def select(
+        self,
+        y_score: NDArray[np.float64],
+        y_true: NDArray[np.int64],
+        patients: Sequence[str] | None = None,
+    ) -> OperatingPoint:
+        """Choose a threshold for scores at hand, by the settings of this handler.
+
+        Args:
+            y_score: Probabilities of the positive class, shape `(N,)`.
+            y_true: Labels, 0 or 1, shape `(N,)`, both present.
+            patients: Whose each image is, shape `(N,)`; null counts each image for itself.
+
+        Returns:
+            The operating point; the attribute of that name stays as it is.
+
+        Raises:
+            ValueError: See `select_operating_point`.
+        """
         return select_operating_point(
             y_score,
             y_true,
@@ -103,4 +132,15 @@ class ThresholdSearch(Attachable):
             min_threshold=self.min_threshold,
             fp_cost=self.fp_cost,
             fn_cost=self.fn_cost,
+            confidence=self.confidence,
+            patients=patients,
         )
+
+    @staticmethod
+    def _patients_of(patients: Sequence[str], index: NDArray[np.int64]) -> list[str]:
+        if index.size and not 0 <= index.min() <= index.max() < len(patients):
+            raise ValueError(
+                f"patients names {len(patients)} images, got indices from {index.min()} "
+                f"to {index.max()} in state.batch[2]"
+            )
+        return [patients[position] for position in index.tolist()]

@@ -13,7 +13,7 @@ from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.module import XrayData
 from cxrignite.data.sampling import balanced_sampler
 from cxrignite.data.sources import ClassFolders, Film
-from cxrignite.data.splits import carve_validation
+from cxrignite.data.splits import carve_split
 from cxrignite.errors import DataError, RecipeError, UnreadableImageError
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -21,7 +21,7 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 
 @pytest.fixture
 def films(make_films) -> list[Film]:
-    return carve_validation(make_films(num_normal=12, num_pneumonia=20, num_test=3), 0.2, seed=0)
+    return carve_split(make_films(num_normal=12, num_pneumonia=20, num_test=3), "val", 0.2, seed=0)
 
 
 def make_data(
@@ -256,15 +256,13 @@ def test_the_description_counts_films_and_patients(make_films, tmp_path, write_i
     assert make_data(ClassFolders(tmp_path).films()).describe().splitlines() == [
         "split  NORMAL  PNEUMONIA  films  patients",
         "train       2          4      6         5",
-        "val         0          0      0         0",
-        "test        0          0      0         0",
     ]
 
 
 def test_an_unknown_split_is_refused(films):
     data = make_data(films)
     for ask in (data.films, data.labels, data.class_counts, data.eval_loader):
-        with pytest.raises(DataError, match="split must be one of train, val, test, got 'dev'"):
+        with pytest.raises(DataError, match="one of train, val, calibration, test, got 'dev'"):
             ask("dev")
 
 
@@ -293,3 +291,27 @@ def test_balanced_sampling_of_one_class_is_refused(films):
 def test_loader_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         LoaderSettings(**settings)
+
+
+def test_the_drawn_prevalence_is_what_the_sampler_makes_of_it(films):
+    from torch.utils.data import RandomSampler, WeightedRandomSampler
+
+    from cxrignite.data import BalancedSampler
+
+    def only_positives(labels, seed):
+        return [index for index, label in enumerate(labels) if label == 1]
+
+    def weighted(labels, seed):
+        return WeightedRandomSampler([3.0 if label else 1.0 for label in labels], len(labels))
+
+    labels = make_data(films).labels("train")
+    natural = sum(labels) / len(labels)
+    drawn = [
+        (None, natural),
+        (BalancedSampler, 0.5),
+        (weighted, 3 * natural / (3 * natural + 1 - natural)),
+        (lambda labels, seed: RandomSampler(labels), natural),
+        (only_positives, 1.0),
+    ]
+    for sampler, share in drawn:
+        assert make_data(films, sampler=sampler).drawn_prevalence() == pytest.approx(share)

@@ -9,7 +9,7 @@ import pytest
 
 from cxrignite.data.sources import Film
 from cxrignite.data.splits import (
-    carve_validation,
+    carve_split,
     check_patient_leakage,
     check_same_films,
     read_split,
@@ -51,14 +51,14 @@ def shares(films: list[Film]) -> dict[str, float]:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
 def test_the_share_is_met_in_both_classes(films, fraction):
-    carved = carve_validation(films, fraction, seed=1)
+    carved = carve_split(films, "val", fraction, seed=1)
     assert shares(carved)["films"] == pytest.approx(fraction, rel=0.1)
     assert shares(carved)["positive"] == pytest.approx(fraction, rel=0.1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_patient_is_on_one_side(films, seed):
-    carved = carve_validation(films, 0.15, seed)
+    carved = carve_split(films, "val", 0.15, seed)
     check_patient_leakage([film for film in carved if film.split != "test"])
     patients = {
         split: {f.patient for f in carved if f.split == split} for split in ("train", "val")
@@ -68,7 +68,7 @@ def test_a_patient_is_on_one_side(films, seed):
 
 
 def test_only_the_split_of_training_films_changes(films):
-    carved = carve_validation(films, 0.15, seed=1)
+    carved = carve_split(films, "val", 0.15, seed=1)
     assert [replace(film, split="") for film in carved] == [replace(f, split="") for f in films]
     assert [f.name for f in carved if f.split == "test"] == [
         f.name for f in films if f.split == "test"
@@ -76,7 +76,7 @@ def test_only_the_split_of_training_films_changes(films):
 
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another(films):
-    first, again, other = (carve_validation(films, 0.15, seed) for seed in (1, 1, 2))
+    first, again, other = (carve_split(films, "val", 0.15, seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -84,35 +84,35 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another(films):
 def test_the_split_leaves_global_random_state_alone(films):
     np.random.seed(3)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    carve_validation(films, 0.15, seed=1)
+    carve_split(films, "val", 0.15, seed=1)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1.0, float("nan")])
 def test_a_share_out_of_range_is_refused(films, fraction):
-    with pytest.raises(RecipeError, match=r"val_fraction must be in \(0, 0.5\], got"):
-        carve_validation(films, fraction, seed=1)
+    with pytest.raises(RecipeError, match=r"the share of val must be in \(0, 0.5\], got"):
+        carve_split(films, "val", fraction, seed=1)
 
 
 def test_a_negative_seed_is_refused(films):
     with pytest.raises(RecipeError, match="seed must be at least 0, got -1"):
-        carve_validation(films, 0.15, seed=-1)
+        carve_split(films, "val", 0.15, seed=-1)
 
 
 def test_too_few_patients_of_a_class_are_counted(films):
     few = [f for f in films if f.label == 1 or f.patient in ("0-1", "0-2", "0-3")]
     with pytest.raises(DataError, match=r"at least 7 training patients .* got 3 of class 0"):
-        carve_validation(few, 0.15, seed=1)
+        carve_split(few, "val", 0.15, seed=1)
 
 
 def test_one_class_only_is_refused(films):
     with pytest.raises(DataError, match="got 0 of class 0"):
-        carve_validation([f for f in films if f.label == 1], 0.15, seed=1)
+        carve_split([f for f in films if f.label == 1], "val", 0.15, seed=1)
 
 
 def test_a_second_validation_split_is_refused(films):
-    with pytest.raises(DataError, match="no validation split yet"):
-        carve_validation(carve_validation(films, 0.15, seed=1), 0.15, seed=1)
+    with pytest.raises(DataError, match="no val split yet"):
+        carve_split(carve_split(films, "val", 0.15, seed=1), "val", 0.15, seed=1)
 
 
 def test_a_patient_that_outweighs_the_rest_is_refused():
@@ -121,7 +121,7 @@ def test_a_patient_that_outweighs_the_rest_is_refused():
     refusals = []
     for seed in range(10):
         try:
-            carved = carve_validation(films, 0.2, seed)
+            carved = carve_split(films, "val", 0.2, seed)
         except DataError as error:
             refusals.append(str(error))
         else:
@@ -131,14 +131,14 @@ def test_a_patient_that_outweighs_the_rest_is_refused():
 
 
 def test_planted_leaks_are_counted_and_named(films):
-    check_patient_leakage(carve_validation(films, 0.15, seed=1)[:-4])
+    check_patient_leakage(carve_split(films, "val", 0.15, seed=1)[:-4])
     planted = [film(f"p{n}", 1, f"1-{n}", "test") for n in range(5)]
     with pytest.raises(DataError, match=r"got 5 in more: 1-0 \(test and train\), 1-1 .*, \.\.\.$"):
         check_patient_leakage([f for f in films if f.split == "train"] + planted)
 
 
 def test_what_is_written_is_read_back_equal(tmp_path, films):
-    films = carve_validation(films, 0.15, seed=1)
+    films = carve_split(films, "val", 0.15, seed=1)
     films[0] = replace(
         films[0], attributes={"subgroup": "virus", "age": "3, or 4"}, sha256="ab" * 32
     )
@@ -200,7 +200,7 @@ def test_a_missing_split_is_named(tmp_path):
 
 def test_the_same_files_pass_whatever_their_split_and_order(films):
     hashed = [replace(f, sha256=f"{index:064}") for index, f in enumerate(films)]
-    check_same_films(carve_validation(hashed, 0.15, seed=1), hashed[::-1])
+    check_same_films(carve_split(hashed, "val", 0.15, seed=1), hashed[::-1])
 
 
 def test_files_that_went_came_or_changed_are_counted(films):
@@ -215,5 +215,22 @@ def test_files_that_went_came_or_changed_are_counted(films):
 
 
 def test_folds_are_as_even_as_their_number_says(films):
-    counts = Counter(f.split for f in carve_validation(films, 0.15, seed=3))
+    counts = Counter(f.split for f in carve_split(films, "val", 0.15, seed=3))
     assert counts["val"] == pytest.approx((counts["val"] + counts["train"]) / 7, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_calibration_split_is_carved_beside_the_validation_split(films, seed):
+    carved = carve_split(carve_split(films, "val", 0.1, seed), "calibration", 0.2, seed)
+    check_patient_leakage([film for film in carved if film.split != "test"])
+    counts = Counter(film.split for film in carved)
+    pool = counts["train"] + counts["val"] + counts["calibration"]
+    assert counts["val"] / pool == pytest.approx(0.1, rel=0.1)
+    assert counts["calibration"] / (pool - counts["val"]) == pytest.approx(0.2, rel=0.1)
+    assert carve_split(carve_split(films, "val", 0.1, seed), "calibration", 0.2, seed) == carved
+
+
+def test_a_calibration_split_survives_the_file(films, tmp_path):
+    carved = carve_split(films, "calibration", 0.2, 0)
+    write_split(carved, tmp_path / "split.csv")
+    assert read_split(tmp_path / "split.csv", ROOT) == carved

@@ -19,6 +19,7 @@ from cxrignite.handlers import (
     BestCheckpoint,
     BoardWriter,
     EpochTimer,
+    FeatureCollector,
     FiniteGuard,
     GracefulStop,
     HistoryWriter,
@@ -35,11 +36,13 @@ HANDLERS = [
     and handler is not Attachable
 ]
 NUM_IMAGES = 10
+LAYER = torch.nn.Identity()
 
 BUILDERS: dict[type, Callable[[Path], Attachable]] = {
     BestCheckpoint: lambda folder: BestCheckpoint({"model": model()}, folder, "score"),
     BoardWriter: lambda folder: BoardWriter(folder / "board"),
     EpochTimer: lambda folder: EpochTimer(),
+    FeatureCollector: lambda folder: FeatureCollector(LAYER),
     FiniteGuard: lambda folder: FiniteGuard(model()),
     GracefulStop: lambda folder: GracefulStop(),
     HistoryWriter: lambda folder: HistoryWriter(folder / "history.csv"),
@@ -69,6 +72,7 @@ def engine_for(handler: type) -> Engine:
 
     def step(engine: Engine, batch: tuple[torch.Tensor, ...]) -> object:
         images, labels, _ = batch
+        images = LAYER(images)
         engine.state.metrics["score"] = engine.state.iteration / 100
         return (images[:, 0], labels) if is_for_evaluators(handler) else torch.tensor(0.5)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from cxrignite.functional import ImbalanceLedger
 from cxrignite.handlers import PredictionWriter
 from cxrignite.handlers.prediction_writer import write_predictions
 
@@ -28,19 +29,35 @@ def read(path) -> list[dict[str, str]]:
 def test_each_image_has_its_row_in_the_order_of_the_films(tmp_path):
     run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.5), [0.7, 0.2, 0.5], [1, 0, 0], [2, 0, 1])
     assert [list(row.values()) for row in read(tmp_path / "p.csv")] == [
-        ["a.jpeg", "a", "0", repr(float(np.float32(0.2))), "0"],
-        ["b.jpeg", "b", "0", "0.5", "1"],
-        ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "1"],
+        ["a.jpeg", "a", "0", repr(float(np.float32(0.2))), "", "0"],
+        ["b.jpeg", "b", "0", "0.5", "", "1"],
+        ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "", "1"],
     ]
-    assert list(read(tmp_path / "p.csv")[0]) == ["path", "patient", "label", "score", "decision"]
+    columns = ["path", "patient", "label", "score", "natural_score", "decision"]
+    assert list(read(tmp_path / "p.csv")[0]) == columns
 
 
 def test_arrays_in_any_order_are_written_in_the_order_of_the_films(tmp_path):
     arrays = (np.array([0.75, 0.25]), np.array([1, 0]), np.array([2, 0]))
     write_predictions(tmp_path / "p.csv", ROWS, *arrays, threshold=0.5)
     assert (tmp_path / "p.csv").read_text() == (
-        "path,patient,label,score,decision\na.jpeg,a,0,0.25,0\nc.jpeg,c,1,0.75,1\n"
+        "path,patient,label,score,natural_score,decision\na.jpeg,a,0,0.25,,0\nc.jpeg,c,1,0.75,,1\n"
     )
+
+
+def test_the_natural_score_stands_beside_the_raw_one_and_decides_nothing(tmp_path):
+    ledger = ImbalanceLedger(300, 100, sampled_prevalence=0.5, pos_weight=1.0)
+    writer = PredictionWriter(tmp_path / "p.csv", ROWS, 0.5, natural=ledger.natural)
+    run(writer, [0.5, 0.25], [1, 0], [0, 1])
+    rows = read(tmp_path / "p.csv")
+    assert [float(row["natural_score"]) for row in rows] == pytest.approx([0.25, 0.1])
+    assert [row["decision"] for row in rows] == ["1", "0"]
+
+
+def test_an_unknown_natural_scale_leaves_the_column_empty(tmp_path):
+    ledger = ImbalanceLedger(300, 100, sampled_prevalence=0.5, pos_weight=None)
+    run(PredictionWriter(tmp_path / "p.csv", ROWS, natural=ledger.natural), [0.5], [1], [0])
+    assert read(tmp_path / "p.csv")[0]["natural_score"] == ""
 
 
 def test_a_float32_score_just_below_the_threshold_is_negative(tmp_path):

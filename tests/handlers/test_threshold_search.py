@@ -79,11 +79,47 @@ def test_a_constraint_that_cannot_be_met_is_infeasible_and_goes_on():
         ({"min_threshold": -0.1}, "min_threshold must be in"),
         ({"fp_cost": 0.0}, "fp_cost"),
         ({"fn_cost": -1.0}, "fn_cost"),
+        ({"confidence": 1.2}, "confidence must be in"),
+        ({"confidence": 0.95, "min_tnr": 1.0}, "to be certified"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_there_is_data(settings, message):
     with pytest.raises(ValueError, match=message):
         ThresholdSearch(**settings)
+
+
+def test_with_a_confidence_and_patients_it_certifies():
+    y_score = np.r_[np.full(100, 0.125), np.full(10, 0.9375)]
+    y_true = np.r_[np.zeros(100), np.ones(10)]
+    index = torch.arange(110).flip(0)
+    batch = (torch.tensor(y_score)[index], torch.tensor(y_true)[index], index)
+    for films_a_patient, verdict in ((1, "certified"), (3, "infeasible")):
+        patients = [str(number // films_a_patient) for number in range(110)]
+        search = ThresholdSearch(confidence=0.95, patients=patients)
+        engine = Engine(lambda engine, batch: batch[:2])
+        search.attach(engine)
+        engine.run([batch])
+        assert search.operating_point.verdict == verdict
+        assert search.operating_point == select_operating_point(
+            y_score, y_true, confidence=0.95, patients=patients
+        )
+
+
+@pytest.mark.parametrize("index", [[0, 5], [-1, -1]])
+def test_patients_need_the_index_of_each_image(index):
+    search = ThresholdSearch(patients=["a", "b"])
+    engine = Engine(lambda engine, batch: batch[:2])
+    search.attach(engine)
+    with pytest.raises(ValueError, match="patients names 2 images, got indices from"):
+        engine.run([(torch.tensor([0.1, 0.9]), torch.tensor([0.0, 1.0]), torch.tensor(index))])
+
+
+def test_scores_at_hand_can_be_searched_without_an_engine():
+    y_score, y_true = scripted(1, 60)
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.1)
+    point = search.select(y_score, y_true)
+    assert point == select_operating_point(y_score, y_true, min_tnr=0.5, min_threshold=0.1)
+    assert search.operating_point is None
 
 
 def test_a_nan_score_stops_with_a_count():

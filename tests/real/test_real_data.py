@@ -14,7 +14,7 @@ from cxrignite.data.module import XrayData
 from cxrignite.data.reading import read_image
 from cxrignite.data.sources import ClassFolders, Film
 from cxrignite.data.splits import (
-    carve_validation,
+    carve_split,
     check_patient_leakage,
     check_same_films,
     read_split,
@@ -68,7 +68,7 @@ def test_no_patient_has_both_classes(films):
 @needs_small
 @pytest.mark.parametrize("seed", [0, 42])
 def test_a_validation_split_has_its_share_of_both_classes(films, seed, tmp_path):
-    carved = carve_validation(films, 0.15, seed)
+    carved = carve_split(films, "val", 0.15, seed)
     check_patient_leakage(carved)
     counts = Counter((film.split, film.label) for film in carved)
     for label in (0, 1):

@@ -1,0 +1,129 @@
+"""One epoch's features, as the last layer of a classifier is given them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cxrignite.functional.gathering import gather_rows
+from cxrignite.handlers.attachable import Attachable
+
+_NO_INDEX = -1
+
+Features = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class FeatureCollector(Attachable):
+    """Collects the input of one layer for each image of an epoch, in float32 on the CPU.
+
+    Its forward hook is on the layer while a step of the engine runs and at no other time, however
+    the step ends, so that other engines of the same model are neither slowed down nor recorded.
+
+    *Attach to* an evaluator.
+    *Expects* its step to call the layer with features of shape `(N, F)`, in one or more pieces, and
+    `state.batch[2]`, where there is one, to be the index of each image.
+    *Publishes* nothing; `gather()` gives the epoch's features.
+
+    Args:
+        layer: A part of the model that the engine runs, such as the `head` of a classifier.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self._pieces: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._index: list[Tensor] = []
+        self._gathered: Features | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Collect every epoch of `engine` from now on; attaching twice acts once.
+
+        Args:
+            engine: The evaluator.
+
+        Raises:
+            ValueError: During the run, if a step does not call the layer, its input has another
+                shape, or the index is not one an image.
+        """
+        if engine.has_event_handler(self._append, Events.ITERATION_COMPLETED):
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._append)
+        step = engine._process_function
+
+        # No event takes the hook off for certain: each handler of EXCEPTION_RAISED has to raise the
+        # exception again (Ignite 0.5.5 swallows it else), and the next one is not called any more.
+        def observed(engine: Engine, batch: Any) -> Any:
+            self._pieces = []
+            hook = self.layer.register_forward_pre_hook(self._observe)
+            try:
+                return step(engine, batch)
+            finally:
+                hook.remove()
+
+        engine._process_function = observed
+
+    def gather(self) -> Features:
+        """Join the epoch's features over all processes, each image once.
+
+        It is a collective call: every process of a group makes it, after the epoch's last batch.
+
+        Returns:
+            `features`, shape `(N, F)`, float32, and `index`, shape `(N,)`, sorted by index:
+            positions in the evaluated split. Where the batches have no index it is -1, and the
+            order is that of collection. `F` is 0 where no process had an image.
+        """
+        if self._gathered is None:
+            width = torch.tensor([self._rows[0].shape[1] if self._rows else 0])
+            # The empty first piece gives a process without images the right shape.
+            empty = torch.empty(0, int(gather_rows(width).max()))
+            rows = gather_rows(torch.cat([empty, *self._rows])).numpy()
+            index = torch.cat([torch.empty(0, dtype=torch.int64), *self._index])
+            self._gathered = _each_image_once(rows, gather_rows(index).numpy())
+            self._rows, self._index = [], []
+        return self._gathered
+
+    def _reset(self) -> None:
+        self._rows, self._index, self._gathered = [], [], None
+
+    def _observe(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        features = inputs[0] if inputs else None
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features)
+            raise ValueError(f"the layer's input must have shape (N, F), got {shape}")
+        # A copy, since the layer may change its input in place.
+        self._pieces.append(features.detach().to("cpu", torch.float32, copy=True))
+
+    def _append(self, engine: Engine) -> None:
+        if not self._pieces:
+            raise ValueError(
+                f"the step must call the layer, got none of {type(self.layer).__name__}: "
+                "is it a part of the model that this engine runs?"
+            )
+        rows = torch.cat(self._pieces)
+        self._pieces = []
+        batch: Any = engine.state.batch
+        if isinstance(batch, list | tuple) and len(batch) > 2:
+            # A copy: a tensor from a loader worker keeps a file descriptor open while it lives.
+            index = torch.as_tensor(batch[2], dtype=torch.int64).cpu().clone()
+        else:
+            index = torch.full((len(rows),), _NO_INDEX)
+        if len(index) != len(rows):
+            raise ValueError(
+                f"index must have one entry a row of features, got {len(index)} for {len(rows)}"
+            )
+        self._rows.append(rows)
+        self._index.append(index)
+
+
+def _each_image_once(rows: NDArray[np.float32], index: NDArray[np.int64]) -> Features:
+    if (index == _NO_INDEX).any():
+        return rows, index
+    # A distributed sampler repeats images to fill the last batch.
+    unique, first = np.unique(index, return_index=True)
+    return rows[first], unique
