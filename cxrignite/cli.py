@@ -13,15 +13,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cxrignite import __version__
 from cxrignite.errors import CxrIgniteError, RecipeError
-from cxrignite.parsing import EXIT_CODES, SCORING_KEYS, option_values, parse_recipe
+from cxrignite.parsing import EXIT_CODES, OPTIONS, SCORING_KEYS, option_values, parse_recipe
+
+if TYPE_CHECKING:
+    from cxrignite.recipe import Recipe
 
 _VERBS = {
     "fit": "train and validate, keep the best, choose the operating point, leave a run folder",
     "validate": "score a run on its validation split, with the stored threshold",
-    "test": "score a run on its test split, with the stored threshold",
+    "test": "score a run on its test split or on other films, with a stored threshold",
+    "recalibrate": "choose a threshold for one site from its own labelled films",
+    "compare": "runs against each other, in pairs on the same films",
+    "report": "a run folder as one self-contained HTML page",
     "recipes": "list, show or copy the recipes that ship with the package",
 }
 
@@ -34,7 +41,7 @@ def run(argv: list[str]) -> int:
 
     Returns:
         The exit code: 0 done, 1 it failed while running, 2 bad recipe or arguments, 3 a data
-        problem, 130 and 143 for signals.
+        problem, 4 a constraint that cannot be met, 130 and 143 for signals.
     """
     verb = argv[0] if argv and argv[0] in _VERBS else None
     try:
@@ -44,6 +51,9 @@ def run(argv: list[str]) -> int:
             "fit": _fit,
             "validate": lambda args: _score(args, "val"),
             "test": lambda args: _score(args, "test"),
+            "recalibrate": _recalibrate,
+            "compare": _compare,
+            "report": _report,
             "recipes": _recipes,
         }
         with _log_to_terminal():
@@ -107,28 +117,79 @@ def _fit(argv: list[str]) -> int:
 
 def _score(argv: list[str], split: str) -> int:
     verb = {"val": "validate", "test": "test"}[split]
-    run_dir = _value_of("--run", argv)
-    if not run_dir and not {"-h", "--help"} & set(argv):
-        raise RecipeError("name the run folder that `fit` left: --run DIR")
-    if run_dir:
-        _refuse_other_keys(argv, verb)
-        from cxrignite.workflows.run_folder import RunFolder
-
-        argv = [f"--config={RunFolder(Path(run_dir)).finished_recipe()}", *argv]
-    recipe, _, options = parse_recipe(verb, _VERBS[verb], argv)
+    recipe, options = _recipe_of_run(verb, argv)
     other_films = any(arg.startswith("--data.source") for arg in argv)
-    name = options["name"] or split
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise RecipeError(f"--name must be letters, digits, '_', '-' and '.', got '{name}'")
-    if options["name"] is not None and not other_films:
+    name = options.get("name")
+    if name is not None and not other_films:
         raise RecipeError("--name goes with --data.source, for the results of other films")
-    if other_films and name in ("train", "val", "test"):
+    if other_films and (name is None or name in ("train", "val", "calibration", "test")):
         raise RecipeError(
-            f"--data.source names other films: give their results a --name, not '{name}'"
+            f"--data.source names other films: give their results a --name, not '{name or split}'"
         )
-    from cxrignite.workflows.score import score
+    try:
+        subgroups = re.compile(options["subgroups"]) if options["subgroups"] else None
+    except re.error as error:
+        raise RecipeError(f"--subgroups must be a regular expression: {error}") from error
+    if subgroups is not None and not subgroups.groupindex:
+        raise RecipeError("--subgroups must have a named group, such as (?P<view>AP|PA)")
+    site = options.get("operating_point")
+    from cxrignite.workflows.score import Scoring, score
 
-    score(recipe, options["run"], split, name=name, same_films=not other_films)
+    scoring = Scoring(split, _results_name(name, split, site), not other_films, site, subgroups)
+    score(recipe, options["run"], scoring)
+    return 0
+
+
+def _results_name(name: str | None, split: str, site: str | None) -> str:
+    """The results of a site's operating point stand beside those of the run's own."""
+    return "-".join(filter(None, (name or split, site)))
+
+
+def _recalibrate(argv: list[str]) -> int:
+    recipe, options = _recipe_of_run("recalibrate", argv)
+    if "-h" not in argv and not any(arg.startswith("--data.source") for arg in argv):
+        raise RecipeError("name the site's films: --data.source.root DIR")
+    if not options["name"]:
+        raise RecipeError("name the site: --name NAME")
+    share = 1.0 if options["share"] is None else options["share"]
+    if not (0 < share <= 0.5 or share == 1):
+        raise RecipeError(f"--share must be in (0, 0.5], or 1 for all films, got {share}")
+    from cxrignite.workflows.recalibrate import Recalibration, recalibrate
+
+    limits = (options[key] for key in ("min_tnr", "min_threshold", "confidence"))
+    recalibrate(recipe, options["run"], Recalibration(options["name"], share, *limits))
+    return 0
+
+
+def _compare(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="cxrignite compare", description=f"{_VERBS['compare']}.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="the first is compared to"
+    )
+    parser.add_argument("--name", default="test", help="of the results: test, val or a site's")
+    parser.add_argument("--output", type=Path, help="write the table as CSV, too")
+    options = parser.parse_args(argv)
+    from cxrignite.workflows.compare import compare_runs
+
+    comparison = compare_runs(options.runs, _checked_name(options.name))
+    sys.stdout.write(f"{comparison.table()}\n")
+    if options.output:
+        comparison.write_csv(options.output)
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="cxrignite report", description=f"{_VERBS['report']}.", allow_abbrev=False
+    )
+    parser.add_argument("--run", type=Path, required=True, help="the run folder that `fit` left")
+    parser.add_argument("--output", type=Path, help="the page; report.html in the run folder")
+    options = parser.parse_args(argv)
+    from cxrignite.workflows.report import write_report
+
+    sys.stdout.write(f"{write_report(options.run, options.output)}\n")
     return 0
 
 
@@ -152,9 +213,37 @@ def _recipes(argv: list[str]) -> int:
     return 0
 
 
-def _value_of(option: str, argv: list[str]) -> str | None:
-    values = option_values(option, argv)
-    return values[-1] if values else None
+def _recipe_of_run(verb: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of the run that `--run` names, and the verb's own options.
+
+    Raises:
+        RecipeError: No run is named, or an option touches what the run has decided.
+        RunFolderError: There is no finished run.
+    """
+    values = option_values("--run", argv)
+    if not values and not {"-h", "--help"} & set(argv):
+        raise RecipeError("name the run folder that `fit` left: --run DIR")
+    if values:
+        _refuse_other_keys(argv, verb)
+        from cxrignite.workflows.run_folder import RunFolder
+
+        argv = [f"--config={RunFolder(Path(values[-1])).finished_recipe()}", *argv]
+    recipe, _, options = parse_recipe(verb, _VERBS[verb], argv)
+    for key in ("name", "operating_point"):
+        if options.get(key) is not None:
+            _checked_name(options[key], f"--{key}")
+    return recipe, options
+
+
+def _checked_name(name: str, option: str = "--name") -> str:
+    """A name that becomes part of file names.
+
+    Raises:
+        RecipeError: It could leave the folder.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise RecipeError(f"{option} must be letters, digits, '_', '-' and '.', got '{name}'")
+    return name
 
 
 def _refuse_other_keys(argv: list[str], verb: str) -> None:
@@ -163,7 +252,7 @@ def _refuse_other_keys(argv: list[str], verb: str) -> None:
     Raises:
         RecipeError: Naming the option and what may be given.
     """
-    allowed = ("run", "name", "help", *SCORING_KEYS)
+    allowed = ("help", *(option.name for option in OPTIONS[verb]), *SCORING_KEYS)
     for arg in argv:
         key = arg[2:].partition("=")[0]
         if arg.startswith("--") and not any(

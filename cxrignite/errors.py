@@ -59,5 +59,11 @@ class CheckpointError(CxrIgniteError):
     exit_code = 3
 
 
+class ConstraintError(CxrIgniteError):
+    """A constraint on the operating point that these films cannot meet: exit code 4."""
+
+    exit_code = 4
+
+
 class NonFiniteError(CxrIgniteError):
     """A loss or weight became NaN or infinite during training: exit code 1."""

@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import itertools
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxrignite.complaints import check_keys, explain, read_recipe_file
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from cxrignite.recipe import Recipe
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem"
+    "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
+    "4 a constraint that cannot be met"
 )
-# What `validate` and `test` may change of the recipe they find in the run folder.
+# What verbs that take a finished run may change of the recipe they find in its folder.
 SCORING_KEYS = (
     "data.source",
     "data.batch_size",
@@ -31,11 +33,42 @@ SCORING_KEYS = (
 _MAX_NAMED = 6
 
 
+class Option(NamedTuple):
+    """An option of a verb, beside the keys of a recipe."""
+
+    name: str
+    type: Callable[[str], Any]
+    help: str
+
+
+_RUN = Option("run", Path, "The run folder that `fit` left. (required)")
+_NAME = Option("name", str, "Name of the results, where --data.source names other films.")
+_SUBGROUPS = Option("subgroups", str, "A regular expression on file names; its named groups count.")
+OPTIONS = {
+    "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
+    "validate": (_RUN, _SUBGROUPS),
+    "test": (
+        _RUN,
+        _NAME,
+        Option("operating_point", str, "Decide by the operating point of this site."),
+        _SUBGROUPS,
+    ),
+    "recalibrate": (
+        _RUN,
+        Option("name", str, "The site's name. (required)"),
+        Option("share", float, "Share of the films that choose, in (0, 0.5]; all by default."),
+        Option("min_tnr", float, "Lowest TNR; the run's own by default."),
+        Option("min_threshold", float, "Lowest threshold; the run's own by default."),
+        Option("confidence", float, "Of the certificate; the run's own by default, else 0.95."),
+    ),
+}
+
+
 def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
     """Parse the arguments of a verb that takes a recipe.
 
     Args:
-        verb: `fit`, `validate` or `test`.
+        verb: One of `OPTIONS`.
         what: What the verb does, for its help.
         argv: The arguments after the verb.
 
@@ -92,31 +125,21 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.add_argument(
         "--config", action="config", help="A recipe; a later --config or option wins over it."
     )
-    if verb == "fit":
-        parser.add_argument(
-            "--resume",
-            type=str,
-            metavar="auto|PATH",
-            help="Go on with the run in run_dir, from its newest valid checkpoint or this.",
-        )
-    else:
-        parser.add_argument("--run", type=Path, help="The run folder that `fit` left. (required)")
-        parser.add_argument(
-            "--name", type=str, help="Name of the results, where --data.source names other films."
-        )
+    for option in OPTIONS[verb]:
+        parser.add_argument(f"--{option.name}", type=option.type, help=option.help)
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
     if verb != "fit":
-        _hide_all_but(parser, SCORING_KEYS)
+        _hide_all_but(parser, SCORING_KEYS, [option.name for option in OPTIONS[verb]])
     return parser
 
 
-def _hide_all_but(parser: ArgumentParser, keys: tuple[str, ...]) -> None:
+def _hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: list[str]) -> None:
     """Leave out of the help what a verb refuses."""
     for action in parser._actions:
         name = action.option_strings[0].lstrip("-") if action.option_strings else action.dest
-        if name not in ("help", "run", "name") and not name.startswith(keys):
+        if name not in ("help", *options) and not name.startswith(keys):
             action.help = argparse.SUPPRESS
 
 

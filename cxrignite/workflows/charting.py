@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cxrignite.functional import Confusion
+from cxrignite.functional.intervals import clopper_pearson
 
 # Okabe and Ito's palette, told apart in every common form of colour blindness (2008,
 # https://jfly.uni-koeln.de/color/).
@@ -52,7 +52,7 @@ def unit_square(title: str) -> tuple[Figure, Axes]:
     Args:
         title: Stands above it.
     """
-    figure, axes = single_chart(title, width=6.2)
+    figure, axes = single_chart(title, width=5.8)
     # A margin: a curve along the border stays visible.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     return figure, axes
@@ -121,6 +121,8 @@ def mark_point(axes: Axes, place: tuple[float, float], label: str) -> None:
 def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], title: str) -> None:
     """Draws counts and the share of each true class; the shade is the share.
 
+    The two rates stand above with their 95 % Clopper-Pearson intervals.
+
     Args:
         axes: To be drawn on.
         confusion: The counts.
@@ -140,15 +142,20 @@ def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], tit
             f"{counts[row, column]:,}\n{share:.1%}\n{names[row][column]}",
             ha="center",
             va="center",
-            color="white" if share > 0.55 else "black",
+            color="white" if share > 0.7 else "black",
         )
     axes.set_xticks([0, 1], classes)
     axes.set_yticks([0, 1], classes, rotation=90, va="center")
     axes.set(xlabel="decision", ylabel="truth")
     axes.tick_params(length=0)
-    rates = f"specificity (TNR) {_rate(confusion.tnr)}, sensitivity (TPR) {_rate(confusion.tpr)}"
+    specificity = _rate(confusion.tn, confusion.tn + confusion.fp)
+    sensitivity = _rate(confusion.tp, confusion.fn + confusion.tp)
+    rates = f"specificity (TNR) {specificity}\nsensitivity (TPR) {sensitivity}"
     axes.set_title(f"{title}\n{rates}", fontsize=10)
 
 
-def _rate(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
+def _rate(part: int, whole: int) -> str:
+    if not whole:
+        return "undefined"
+    low, high = clopper_pearson(part, whole)
+    return f"{part / whole:.3f}, 95 % interval {low:.3f} to {high:.3f}"

@@ -1,4 +1,6 @@
-"""The figures of a run, drawn from plain numbers; no file is written and no style set here.
+"""The figures of a run's data and its training, drawn from plain numbers.
+
+No file is written and no style set here; `score_figures.py` draws what the scores are worth.
 
 Figures are made without pyplot: no global state, no window, nothing to close.
 """
@@ -13,22 +15,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn import metrics
 
-from cxrignite.functional import Confusion, OperatingPoint
 from cxrignite.workflows.charting import (
     BLUE,
     GREEN,
-    GREY,
     ORANGE,
     blank_figure,
     count_epochs,
-    draw_confusion,
     make_plain,
-    mark_point,
-    say_undefined,
     single_chart,
-    unit_square,
 )
 
 
@@ -83,130 +78,6 @@ def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure
         highest = 255 if image.dtype == np.uint8 else 1
         axes.imshow(image, cmap="gray", vmin=0, vmax=highest)
         axes.set_title(title, fontsize=8)
-    return figure
-
-
-def confusion_pair(
-    at_half: Confusion, at_threshold: Confusion, threshold: float, classes: Sequence[str]
-) -> Figure:
-    """The decisions at 0.5 and at the chosen threshold.
-
-    Args:
-        at_half: Decisions at 0.5.
-        at_threshold: Decisions at `threshold`.
-        threshold: The chosen one, in `[0, 1]`.
-        classes: The negative and the positive class.
-    """
-    figure = blank_figure(width=8.4, height=5.0)
-    pair = figure.subplots(1, 2)
-    titles = ("Threshold 0.5", f"Chosen threshold {threshold:.4f}")
-    for axes, confusion, title in zip(pair, (at_half, at_threshold), titles, strict=True):
-        draw_confusion(axes, confusion, classes, title)
-    return figure
-
-
-def roc_curve(
-    y_score: NDArray[Any],
-    y_true: NDArray[Any],
-    operating_point: OperatingPoint | None = None,
-    *,
-    split: str = "",
-) -> Figure:
-    """The true positive rate against the false positive rate, for every threshold.
-
-    Args:
-        y_score: Probabilities of the positive class, shape `(N,)`.
-        y_true: 0 or 1, shape `(N,)`.
-        operating_point: Marks what these films get at its threshold.
-        split: Which films they are, for the title.
-    """
-    figure, axes = unit_square(_titled("ROC curve", split))
-    axes.set_xlabel("false positive rate (1 - specificity)")
-    axes.set_ylabel("true positive rate (sensitivity)")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
-    if not _has_both_classes(y_true):
-        say_undefined(axes)
-    else:
-        fpr, tpr, _ = metrics.roc_curve(y_true, y_score)
-        auc = metrics.roc_auc_score(y_true, y_score)
-        axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"AUC {auc:.4f}")
-        if operating_point is not None:
-            called, positive = _decide(y_score, y_true, operating_point)
-            rates = called[~positive].mean(), called[positive].mean()
-            label = f"threshold {operating_point.threshold:.4f}: TNR {1 - rates[0]:.3f}, "
-            mark_point(axes, rates, f"{label}TPR {rates[1]:.3f}")
-    axes.legend(loc="lower right")
-    return figure
-
-
-def precision_recall_curve(
-    y_score: NDArray[Any],
-    y_true: NDArray[Any],
-    operating_point: OperatingPoint | None = None,
-    *,
-    split: str = "",
-) -> Figure:
-    """Precision against recall, for every threshold.
-
-    Args:
-        y_score: Probabilities of the positive class, shape `(N,)`.
-        y_true: 0 or 1, shape `(N,)`.
-        operating_point: Marks what these films get at its threshold.
-        split: Which films they are, for the title.
-    """
-    figure, axes = unit_square(_titled("Precision-recall curve", split))
-    axes.set_xlabel("recall (sensitivity)")
-    axes.set_ylabel("precision (positive predictive value)")
-    if not _has_both_classes(y_true):
-        say_undefined(axes)
-    else:
-        prevalence = float(np.mean(y_true))
-        axes.axhline(prevalence, color=GREY, linestyle=":", label=f"chance {prevalence:.3f}")
-        precision, recall, _ = metrics.precision_recall_curve(y_true, y_score)
-        average = metrics.average_precision_score(y_true, y_score)
-        label = f"average precision {average:.4f}"
-        axes.plot(recall, precision, color=BLUE, linewidth=2, drawstyle="steps-pre", label=label)
-        if operating_point is not None:
-            called, positive = _decide(y_score, y_true, operating_point)
-            # Where nothing is called positive there is no precision to mark.
-            if called.any():
-                point = called[positive].mean(), positive[called].mean()
-                label = f"threshold {operating_point.threshold:.4f}: PPV {point[1]:.3f}, "
-                mark_point(axes, point, f"{label}TPR {point[0]:.3f}")
-        axes.legend(loc="lower left")
-    return figure
-
-
-def reliability(
-    y_score: NDArray[Any], y_true: NDArray[Any], num_bins: int = 10, *, split: str = ""
-) -> Figure:
-    """How often films of a given score are positive, and how many films have that score.
-
-    Args:
-        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
-        y_true: 0 or 1, shape `(N,)`.
-        num_bins: Bins of equal width over `[0, 1]`.
-        split: Which films they are, for the title.
-    """
-    figure = blank_figure(width=8.4, height=5.8)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    edges = np.linspace(0, 1, num_bins + 1)
-    scores = np.asarray(y_score, np.float64)
-    numbers = np.clip(np.digitize(scores, edges) - 1, 0, num_bins - 1)
-    counts = np.bincount(numbers, minlength=num_bins)
-    filled = counts > 0
-    mean_score = np.bincount(numbers, scores, num_bins)[filled] / counts[filled]
-    share = np.bincount(numbers, np.asarray(y_true, np.float64), num_bins)[filled] / counts[filled]
-    top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="what the score promises")
-    top.plot(mean_score, share, "o-", color=BLUE, label="films of that score")
-    bottom.bar(edges[:-1], counts, 1 / num_bins, align="edge", color=BLUE, edgecolor="white")
-    top.set(ylabel="share that is positive", ylim=(-0.03, 1.03), xlim=(-0.02, 1.02))
-    bottom.set(xlabel="score (probability of the positive class)", ylabel="films")
-    bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    top.set_title(_titled("Reliability of the scores", split), fontsize=12)
-    top.legend(loc="upper left")
-    for axes in (top, bottom):
-        make_plain(axes)
     return figure
 
 
@@ -269,18 +140,3 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 def _column(rows: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
     """One value a row, NaN where a row has none."""
     return np.array([row.get(key, math.nan) for row in rows], np.float64)
-
-
-def _has_both_classes(y_true: NDArray[Any]) -> bool:
-    return len(np.unique(y_true)) == 2
-
-
-def _titled(title: str, split: str) -> str:
-    return f"{title}, {split} films" if split else title
-
-
-def _decide(
-    y_score: NDArray[Any], y_true: NDArray[Any], point: OperatingPoint
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which films are called positive, and which are."""
-    return np.asarray(y_score, np.float64) >= point.threshold, np.asarray(y_true) > 0.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,26 @@ from cxrignite.data import XrayData
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.errors import CheckpointError, NonFiniteError, RunFolderError
-from cxrignite.handlers import latest_valid, load_checkpoint
+from cxrignite.functional import OperatingPoint
+from cxrignite.handlers import ThresholdSearch, latest_valid, load_checkpoint
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
+from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.parts import (
     build_data,
+    build_ledger,
     build_model,
+    check_certificates,
     check_image_size,
+    deciding_split,
     frozen_films,
     split_films,
 )
+from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.score import score_split
+from cxrignite.workflows.score import Scoring, publish, score_split
+from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.session import Session, open_session, seed_everything
 from cxrignite.workflows.training import Training
 
@@ -77,8 +83,14 @@ def _fit(
         films = split_films(recipe, listed) if checkpoint is None else frozen_films(recipe, folder)
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
         check_image_size(model, data)
+        check_certificates(recipe, data)
         _tell(session, precision, data, model)
         training = Training(recipe, session, precision, model, data, folder)
+        if build_ledger(data, training.loss).corrects_twice:
+            _logger.warning(
+                "the sampler and the loss both correct the class balance: scores are further from "
+                "probabilities than either alone makes them; natural_score takes both back"
+            )
         stack.callback(training.board.close)
         if checkpoint is not None:
             training.load_state_dict(checkpoint)
@@ -170,30 +182,48 @@ def _best_weights(training: Training) -> Mapping[str, Any]:
 
 
 def _finish(training: Training) -> None:
-    """Score the validation split with the best weights; the threshold found here is theirs."""
-    folder, recipe = training.folder, training.recipe
+    """Score with the best weights, choose the threshold, and store it last."""
+    folder, data, session = training.folder, training.data, training.session
     best = _best_weights(training)
     training.model.load_state_dict(best["model"])
-    scores = score_split(
-        training.model,
-        training.loss,
-        training.data,
-        "val",
-        recipe=recipe,
-        session=training.session,
-        handlers=recipe.validator.handlers,
-        predictions_path=folder.predictions_path("val"),
-    )
-    if not training.session.leads:
+    scored: dict[str, SplitScores] = {
+        split: score_split(training.model, data, split, recipe=training.recipe, session=session)
+        for split in ("val", "calibration")
+        if split in data.splits
+    }
+    if not session.leads:
         return
-    scores.write(folder, "val", training.board, step=best["epoch"])
+    deciding = deciding_split(data)
+    decision = Decision(
+        point=_choose(training.recipe, scored[deciding], deciding),
+        chosen_on=deciding,
+        imbalance=build_ledger(data, training.loss),
+        weights_sha256=folder.weights_sha256(),
+        scaling=Scaling.fit(scored["val"].y_score, scored["val"].y_true),
+    )
+    for split, scores in scored.items():
+        publish(scores, decision, folder, Scoring(split, split), training.board, best["epoch"])
+    Reference.of(scored[deciding]).write(folder.reference_path)
     illustrations.illustrate_training(folder, training.board)
     # Last, since it says that the run is finished.
-    folder.write_operating_point(scores.operating_point)
-    sys.stdout.write(f"{scores.table('validation')}\n")
-    point = scores.operating_point
+    folder.write_decision(decision)
+    point = decision.point
     if point is not None and point.verdict == "infeasible":
-        _logger.warning("no threshold meets the constraints on the validation split")
+        _logger.warning("no threshold meets the constraints on the %s split", deciding)
     elif point is not None and point.tpr == 0:
         _logger.warning("at this threshold no film is positive: no score reaches it")
     _logger.info("best epoch %d; everything is in %s", best["epoch"], folder.root)
+
+
+def _choose(recipe: Recipe, scores: SplitScores, split: str) -> OperatingPoint | None:
+    """The operating point of the recipe's last `ThresholdSearch`; null where there is none."""
+    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
+    if not searches:
+        return None
+    point = searches[-1].select(scores.y_score, scores.y_true, scores.patients)
+    if split == "val":
+        point = point.without_certificate(
+            "not certified, since these films also picked the checkpoint: "
+            "set data.calibration_fraction"
+        )
+    return point

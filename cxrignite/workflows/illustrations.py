@@ -1,21 +1,26 @@
-"""Which figures a run shows, in its folder and in TensorBoard; `figures.py` draws them."""
+"""Which figures a run shows, in its folder and in TensorBoard.
+
+`figures.py` and `score_figures.py` draw them.
+"""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxrignite.data import XrayData
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers import BoardWriter
-from cxrignite.workflows import figures
+from cxrignite.workflows import figures, score_figures
 from cxrignite.workflows.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cxrignite.workflows.decision import Decision
     from cxrignite.workflows.scores import SplitScores
 
 _SAMPLES_PER_CLASS = 6
@@ -44,21 +49,38 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> No
 
 
 def illustrate_scores(
-    folder: RunFolder, name: str, scores: SplitScores, board: BoardWriter, step: int
+    folder: RunFolder,
+    name: str,
+    scores: SplitScores,
+    decision: Decision,
+    content: Mapping[str, Any],
+    board: BoardWriter,
+    step: int,
 ) -> None:
     """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
-    point, classes = scores.operating_point, scores.classes
-    board.add_pr_curve(f"{name}/precision_recall", scores.y_score, scores.y_true, step)
-    if point is not None and scores.at_threshold is not None:
-        pair = figures.confusion_pair(scores.at_half, scores.at_threshold, point.threshold, classes)
+    point, arrays = decision.point, (scores.y_score, scores.y_true)
+    board.add_pr_curve(f"{name}/precision_recall", *arrays, step)
+    for key in ("roc_auc", "average_precision"):
+        if content[key] is not None:
+            board.add_scalar(f"best/{name}_{key}", content[key], step)
+    for rate in ("tnr", "tpr"):
+        if point is not None and content["at_threshold"][rate] is not None:
+            board.add_scalar(f"best/{name}_{rate}", content["at_threshold"][rate], step)
+    if point is not None:
+        cells = scores.confusion(0.5), scores.confusion(point.threshold)
+        pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)
         _keep(folder, board, f"confusion_{name}", pair, step)
-    if len(set(scores.y_true.tolist())) < 2:
+    if not scores.has_both_classes:
         return
-    arrays = (scores.y_score, scores.y_true)
-    _keep(folder, board, f"roc_{name}", figures.roc_curve(*arrays, point, split=name), step)
-    curve = figures.precision_recall_curve(*arrays, point, split=name)
+    area = content["intervals"]["roc_auc"]
+    roc = score_figures.roc_curve(*arrays, point, split=name, interval=area)
+    _keep(folder, board, f"roc_{name}", roc, step)
+    area = content["patient_intervals"]["average_precision"]
+    curve = score_figures.precision_recall_curve(*arrays, point, split=name, interval=area)
     _keep(folder, board, f"precision_recall_{name}", curve, step)
-    _keep(folder, board, f"reliability_{name}", figures.reliability(*arrays, split=name), step)
+    natural = decision.imbalance.natural(scores.y_score)
+    reliability = score_figures.reliability(*arrays, split=name, natural_score=natural)
+    _keep(folder, board, f"reliability_{name}", reliability, step)
 
 
 def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:

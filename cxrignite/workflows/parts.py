@@ -13,12 +13,14 @@ from torch import nn
 from cxrignite.data import Film, LoaderSettings, XrayData
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.splits import (
-    carve_validation,
+    carve_split,
     check_patient_leakage,
     check_same_films,
     read_split,
 )
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import ConstraintError, DataError, RecipeError
+from cxrignite.functional import ImbalanceLedger, num_negatives_needed
+from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.run_folder import RunFolder
@@ -27,18 +29,24 @@ _logger = logging.getLogger(__name__)
 
 
 def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
-    """Read every film once, and carve the validation split by patient.
+    """Read every film once, and carve the validation and calibration splits by patient.
 
     Args:
-        recipe: Policy for unreadable images, share of the validation split, seed.
+        recipe: Policy for unreadable images, shares of the splits, seed.
         films: What the source lists.
 
     Raises:
         DataError: An image cannot be read (policy `raise`), or a patient stands on two sides.
     """
     films = _readable(recipe, films)
+    # Both are shares of the films as they come, so the second is one of what the first left.
+    left = 1.0
     if not any(film.split == "val" for film in films):
-        films = carve_validation(films, recipe.data.val_fraction, recipe.seed)
+        films = carve_split(films, "val", recipe.data.val_fraction, recipe.seed)
+        left -= recipe.data.val_fraction
+    if recipe.data.calibration_fraction:
+        fraction = recipe.data.calibration_fraction / left
+        films = carve_split(films, "calibration", fraction, recipe.seed)
     check_patient_leakage(films)
     return films
 
@@ -132,6 +140,53 @@ def build_loss(recipe: Recipe, data: XrayData, device: torch.device) -> nn.Modul
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
         loss.set_class_counts(*data.class_counts("train"))
     return loss
+
+
+def build_ledger(data: XrayData, loss: nn.Module) -> ImbalanceLedger:
+    """What the sampler and the loss do to the prior of the positive class.
+
+    Args:
+        data: The films, and the sampler that draws them.
+        loss: Of `BCEWithLogitsLoss` and its kind the effect is known.
+
+    Raises:
+        DataError: The sampler draws one class alone.
+    """
+    weight: float | None = None
+    if isinstance(loss, nn.BCEWithLogitsLoss) and loss.weight is None:
+        weight = 1.0 if loss.pos_weight is None else float(loss.pos_weight)
+    counts = data.class_counts("train")
+    try:
+        return ImbalanceLedger(*counts, data.drawn_prevalence(), weight)
+    except ValueError as error:
+        raise DataError(f"training needs both classes: {error}") from error
+
+
+def check_certificates(recipe: Recipe, data: XrayData) -> None:
+    """Refuse a certificate that the films cannot give, before the first step.
+
+    Raises:
+        ConstraintError: A `ThresholdSearch` asks for a confidence that needs more negative patients
+            than the split has that chooses the threshold.
+    """
+    split = deciding_split(data)
+    films = data.films(split)
+    have = len({film.patient for film in films if film.label == 0})
+    for handler in recipe.validator.handlers:
+        if not isinstance(handler, ThresholdSearch) or handler.confidence is None:
+            continue
+        needed = num_negatives_needed(handler.min_tnr, handler.confidence)
+        if have < needed:
+            raise ConstraintError(
+                f"ThresholdSearch asks for a TNR of {handler.min_tnr:g} with "
+                f"{handler.confidence:.0%} confidence, which needs at least {needed} negative "
+                f"patients; the {split} split has {have}"
+            )
+
+
+def deciding_split(data: XrayData) -> str:
+    """The split that chooses the threshold: `calibration` where there is one, else `val`."""
+    return "calibration" if "calibration" in data.splits else "val"
 
 
 def build_model(

@@ -11,25 +11,23 @@ import hashlib
 import json
 import logging
 import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cxrignite import __version__
+from cxrignite.data import Film
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import CxrIgniteError, RunFolderError
-from cxrignite.functional import OperatingPoint
-from cxrignite.handlers import read_history
+from cxrignite.errors import CheckpointError, CxrIgniteError, RunFolderError
+from cxrignite.handlers import read_history, verify_checkpoint
+from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.environment import environment
+from cxrignite.workflows.reference import Reference
 
 # May differ between a run and its resumption: more epochs, and the folder, which may have moved.
 _MAY_CHANGE = ("trainer.max_epochs", "run_dir")
-_PACKAGES = ("torch", "torchvision", "pytorch-ignite", "monai", "scikit-learn", "numpy", "timm")
 
 
 class RunFolder:
@@ -45,7 +43,11 @@ class RunFolder:
         self.environment_path = root / "environment.json"
         self.split_path = root / "split.csv"
         self.checkpoints_dir = root / "checkpoints"
+        self.best_path = self.checkpoints_dir / "best.pt"
         self.operating_point_path = root / "operating_point.json"
+        self.reference_path = root / "reference.npz"
+        self.looks_path = root / "looks.json"
+        self.report_path = root / "report.html"
         self.history_path = root / "history.csv"
         self.tensorboard_dir = root / "tensorboard"
         self.figures_dir = root / "figures"
@@ -100,7 +102,7 @@ class RunFolder:
         starts = []
         if self.environment_path.is_file():
             starts = json.loads(self.environment_path.read_text(encoding="utf-8")).get("starts", [])
-        starts.append({**_environment(command), **facts})
+        starts.append({**environment(command), **facts})
         self.write_json(self.environment_path, {"starts": starts})
         write_durably(self.recipe_path, recipe_text.encode())
 
@@ -160,22 +162,93 @@ class RunFolder:
         """Whether the run came to its end: the operating point is written last."""
         return self.operating_point_path.is_file()
 
-    def write_operating_point(self, point: OperatingPoint | None) -> None:
-        """Keep the operating point, or null where the recipe chooses none; this ends a run."""
-        content = point.to_dict() if point else None
-        self.write_json(self.operating_point_path, content)
+    def weights_sha256(self) -> str:
+        """Digest of the best weights' file.
 
-    def read_operating_point(self) -> OperatingPoint | None:
-        """The stored operating point; None where the recipe chooses none.
+        Raises:
+            CheckpointError: The file is missing or damaged.
+        """
+        return str(verify_checkpoint(self.best_path)["sha256"])
+
+    def write_decision(self, decision: Decision) -> None:
+        """Keep the operating point; this ends a run."""
+        self.write_json(self.operating_point_path, decision.to_dict())
+
+    def site_path(self, site: str) -> Path:
+        """The operating point of a site."""
+        return self.root / "operating_points" / f"{site}.json"
+
+    def write_site(self, decision: Decision, films: list[Film], reference: Reference) -> None:
+        """Keep a site's operating point, the films that chose it, and how they look to the model.
+
+        The operating point is written last: without it the other two are nothing.
+        """
+        from cxrignite.data.splits import write_split  # scikit-learn takes a second to import
+
+        path = self.site_path(decision.chosen_on)
+        write_split(films, path.with_suffix(".csv"))
+        reference.write(path.with_suffix(".npz"))
+        self.write_json(path, decision.to_dict())
+
+    def read_site_films(self, site: str) -> list[Film]:
+        """The films that chose a site's operating point.
+
+        Raises:
+            DataError: The list is missing or damaged.
+        """
+        from cxrignite.data.splits import read_split
+
+        return read_split(self.site_path(site).with_suffix(".csv"), "")
+
+    def read_decision(self, site: str | None = None) -> Decision:
+        """The stored operating point, which must be of these weights.
+
+        Args:
+            site: Whose; null is the run's own.
+
+        Raises:
+            RunFolderError: There is none of that site, or the file is damaged.
+            CheckpointError: It belongs to other weights, or those are missing or damaged.
+        """
+        path = self.operating_point_path if site is None else self.site_path(site)
+        if site is not None and not path.is_file():
+            known = sorted(each.stem for each in path.parent.glob("*.json"))
+            raise RunFolderError(
+                f"{self.root} has no operating point '{site}', "
+                f"it has {', '.join(known) if known else 'only its own'}"
+            )
+        try:
+            decision = Decision.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise RunFolderError(f"{path} is damaged: {missing}") from error
+        if decision.weights_sha256 != self.weights_sha256():
+            raise CheckpointError(
+                f"{path} is the operating point of other weights than {self.best_path}: "
+                "a threshold means nothing for scores that did not choose it"
+            )
+        return decision
+
+    def read_reference(self, site: str | None = None) -> Reference | None:
+        """How the negatives that chose an operating point look to the model; null without a file.
 
         Raises:
             RunFolderError: The file is damaged.
         """
-        try:
-            content = json.loads(self.operating_point_path.read_text(encoding="utf-8"))
-            return OperatingPoint.from_dict(content) if content is not None else None
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{self.operating_point_path} is damaged: {error}") from error
+        path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
+        return Reference.read(path) if path.is_file() else None
+
+    def count_look(self, name: str) -> int:
+        """Count one more scoring of these films with this run, and return how many there were."""
+        looks = {}
+        if self.looks_path.is_file():
+            try:
+                looks = json.loads(self.looks_path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise RunFolderError(f"{self.looks_path} is damaged: {error}") from error
+        looks[name] = looks.get(name, 0) + 1
+        self.write_json(self.looks_path, looks)
+        return int(looks[name])
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of `history.csv`; an empty cell is left out."""
@@ -217,35 +290,3 @@ def _flatten(value: object, prefix: str = "") -> dict[str, Any]:
     for key, child in pairs:
         leaves |= _flatten(child, f"{prefix}.{key}" if prefix else str(key))
     return leaves
-
-
-def _environment(command: list[str]) -> dict[str, object]:
-    import torch
-
-    versions = {name: _version(name) for name in _PACKAGES}
-    return {
-        "command": ["cxrignite", *command],
-        "cxrignite": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version for name, version in versions.items() if version},
-        "num_threads": torch.get_num_threads(),
-        "git_revision": _git_revision(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    """Revision of the working folder's repository, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -1,149 +1,242 @@
-"""Scoring films with a run's best weights and stored threshold: the verbs `validate` and `test`.
+"""Scoring films with a run's best weights and a stored threshold: the verbs `validate` and `test`.
 
-Neither can choose a threshold: they read the one that `fit` stored.
+Neither can choose a threshold: they read the one that `fit` or `recalibrate` stored.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ignite.engine import Events
+import numpy as np
 from ignite.handlers import ProgressBar
-from torch import nn
 
-from cxrignite.data import XrayData
-from cxrignite.engines import EVALUATION_METRICS, choose_precision, create_evaluator
-from cxrignite.errors import DataError
-from cxrignite.functional import OperatingPoint
+from cxrignite.data import Film, XrayData
+from cxrignite.engines import choose_precision, create_evaluator
+from cxrignite.errors import DataError, NonFiniteError
+from cxrignite.functional.shift import check_shift
 from cxrignite.handlers import (
-    Attachable,
     BoardWriter,
+    FeatureCollector,
     GracefulStop,
-    PredictionWriter,
     ScoreCollector,
-    ThresholdSearch,
     load_checkpoint,
 )
+from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.parts import build_data, build_loss, build_model, frozen_films, other_films
+from cxrignite.workflows.assessment import assess, judge
+from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.illustrations import illustrate_scores
+from cxrignite.workflows.parts import build_data, build_model, frozen_films, other_films
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.session import Session, open_session
+from cxrignite.workflows.tables import banner, indented, score_table
 
 _logger = logging.getLogger(__name__)
 
 
-def score(recipe: Recipe, run_dir: Path, split: str, *, name: str, same_films: bool = True) -> None:
-    """Score one split of a run, or another source's films, and write the results under `name`.
+@dataclass(frozen=True)
+class Scoring:
+    """What is to be scored, and how it is told.
+
+    Attributes:
+        split: `val`, `calibration` or `test`.
+        name: Name of the results in the run folder.
+        same_films: Take the films from the run's `split.csv`; else those of the recipe's source.
+        operating_point: The site whose operating point decides; null is the run's own.
+        subgroups: A regular expression with named groups, searched in each film's name; null takes
+            the attributes that the source gives.
+    """
+
+    split: str
+    name: str
+    same_films: bool = True
+    operating_point: str | None = None
+    subgroups: re.Pattern[str] | None = None
+
+
+def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
+    """Score one split of a run, or another source's films, and write the results.
 
     Args:
         recipe: The run's own recipe; its source may be another one.
         run_dir: The run folder.
-        split: `val` or `test`.
-        name: Name of the results in the run folder.
-        same_films: Take the films from the run's `split.csv`; else those of the recipe's source.
+        scoring: Which films, under which name, by which operating point.
 
     Raises:
-        RunFolderError: The folder is in use, or its run did not finish.
+        RunFolderError: The folder is in use, its run did not finish, or it has no such operating
+            point.
         DataError: There is no film to score, or a film changed since the run.
         CheckpointError: The best weights are missing or damaged.
     """
-    folder = RunFolder(run_dir)
     settings = recipe.trainer
-    with (
-        open_session(settings.device, settings.profile) as session,
-        contextlib.ExitStack() as stack,
-    ):
+    with open_session(settings.device, settings.profile) as session:
+        _score(recipe, RunFolder(run_dir), scoring, session)
+
+
+def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session) -> None:
+    split, name = scoring.split, scoring.name
+    with contextlib.ExitStack() as stack:
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
-        point = folder.read_operating_point()
-        best = load_checkpoint(folder.checkpoints_dir / "best.pt")  # the threshold is of no other
-        films = (
-            frozen_films(recipe, folder, split)
-            if same_films
-            else other_films(recipe, folder, split)
-        )
-        if not any(film.split == split for film in films):
+        decision = folder.read_decision(scoring.operating_point)
+        best = load_checkpoint(folder.best_path)
+        if scoring.same_films:
+            films = frozen_films(recipe, folder, split)
+        else:
+            films = other_films(recipe, folder, split)
+        films = [film for film in films if film.split == split]
+        if not films:
             raise DataError(f"{recipe.data.source.root} has no {split} films to score")
+        films = _not_used(films, folder, scoring.operating_point)
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
         model = build_model(recipe, session.device, best["model"])
-        path = folder.predictions_path(name)
-        scores = score_split(
-            model,
-            build_loss(recipe, data, session.device) if same_films else None,
-            data,
-            split,
-            recipe=recipe,
-            session=session,
-            point=point,
-            predictions_path=path,
+        scores = score_split(model, data, split, recipe=recipe, session=session)
+        if not session.leads:
+            return
+        board = BoardWriter(folder.tensorboard_dir)
+        stack.callback(board.close)
+        publish(scores, decision, folder, scoring, board, step=best["epoch"])
+        _logger.info(
+            "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
         )
-        if session.leads:
-            board = BoardWriter(folder.tensorboard_dir)
-            stack.callback(board.close)
-            scores.write(folder, name, board, step=best["epoch"])
-            sys.stdout.write(f"{scores.table(name)}\n")
-            _logger.info("written to %s and %s", path, folder.metrics_path(name))
+
+
+def publish(
+    scores: SplitScores,
+    decision: Decision,
+    folder: RunFolder,
+    scoring: Scoring,
+    board: BoardWriter,
+    step: int,
+) -> None:
+    """Write predictions, metrics, figures and TensorBoard entries, and print the table.
+
+    Args:
+        scores: What was scored.
+        decision: The operating point, and the scale of the scores.
+        folder: Where the files go.
+        scoring: Their name, and the subgroups.
+        board: Open to be written to.
+        step: The epoch of the weights.
+    """
+    name = scoring.name
+    write_scores(folder.predictions_path(name), scores, decision)
+    pattern = scoring.subgroups
+    content = assess(scores, decision, _named_groups(scores.films, pattern) if pattern else None)
+    if scoring.split == "test":
+        reference = folder.read_reference(scoring.operating_point)
+        negative = scores.y_true == 0
+        owners = np.array(scores.patients)[negative].tolist()
+        shift = (
+            check_shift(reference.features, scores.features[negative], reference.patients, owners)
+            if reference is not None and negative.any()
+            else None
+        )
+        content["shift"] = shift.to_dict() if shift else None
+        content["certificate"] = judge(content, decision, shift)
+        content["num_looks"] = folder.count_look(name)
+    else:
+        shift = None
+        content |= {"shift": None, "certificate": None}
+    folder.write_json(folder.metrics_path(name), content)
+    illustrate_scores(folder, name, scores, decision, content, board, step)
+    remarks = [decision.describe()]
+    if shift is not None:
+        remarks.append(shift.describe())
+    if content.get("num_looks", 1) > 1:
+        remarks.append(
+            f"look number {content['num_looks']} at these films with this run: "
+            "a choice made by them needs other films to be judged on"
+        )
+    warning = banner(content["certificate"])
+    parts = [score_table(name, scores.classes, content), "", *map(indented, remarks)]
+    sys.stdout.write("\n".join([*parts, *([warning] if warning else [])]) + "\n")
+
+
+def write_scores(path: Path, scores: SplitScores, decision: Decision) -> None:
+    """Write every film's score on both scales and its decision as CSV.
+
+    Args:
+        path: The file.
+        scores: The scores.
+        decision: The operating point and the natural scale.
+    """
+    write_predictions(
+        path,
+        [{"path": film.name, "patient": film.patient} for film in scores.films],
+        scores.y_score,
+        scores.y_true,
+        np.arange(scores.num_images),
+        decision.threshold,
+        decision.imbalance.natural(scores.y_score),
+    )
 
 
 def score_split(
-    model: BinaryClassifier,
-    loss: nn.Module | None,
-    data: XrayData,
-    split: str,
-    *,
-    recipe: Recipe,
-    session: Session,
-    handlers: Iterable[Attachable] = (),
-    point: OperatingPoint | None = None,
-    predictions_path: Path,
+    model: BinaryClassifier, data: XrayData, split: str, *, recipe: Recipe, session: Session
 ) -> SplitScores:
     """Score the films of one split, each once, whatever the number of processes.
 
     Args:
         model: The classifier.
-        loss: Published as a metric where given.
         data: The films.
         split: Which of them.
         recipe: Precision, memory order and device.
         session: Where to compute.
-        handlers: Attached to the evaluator; a `ThresholdSearch` among them chooses the threshold.
-        point: The stored operating point, where none is to be chosen.
-        predictions_path: The CSV of scores and decisions.
+
+    Returns:
+        The same on every process.
+
+    Raises:
+        NonFiniteError: A score is NaN or infinite.
     """
     evaluator = create_evaluator(
         model,
-        loss,
         device=session.device,
         precision=choose_precision(recipe.trainer.precision, session.device),
         channels_last=recipe.trainer.channels_last,
     )
     GracefulStop().attach(evaluator)
     collector = ScoreCollector.on(evaluator)
-    for handler in handlers:
-        handler.attach(evaluator)
+    features = FeatureCollector(model.head)
+    features.attach(evaluator)
     if session.leads and sys.stderr.isatty():
         ProgressBar(desc=f"score {split}").attach(evaluator)
-    films = data.films(split)
-    rows = [{"path": film.name, "patient": film.patient} for film in films]
-    writer = PredictionWriter(predictions_path, rows, point.threshold if point else None)
-    searches = [handler for handler in handlers if isinstance(handler, ThresholdSearch)]
-
-    @evaluator.on(Events.EPOCH_COMPLETED)
-    def decide_at_the_threshold_just_found() -> None:
-        for search in searches:
-            writer.threshold = search.operating_point.threshold if search.operating_point else None
-
-    writer.attach(evaluator)
     evaluator.run(data.eval_loader(split))
     y_score, y_true, _ = collector.gather()
-    published = evaluator.state.metrics
-    metrics = {name: float(published[name]) for name in EVALUATION_METRICS if name in published}
-    point = searches[-1].operating_point if searches else point
-    return SplitScores(films, data.classes, y_score, y_true, metrics, point)
+    num_strange = int((~np.isfinite(y_score)).sum())
+    if num_strange:
+        raise NonFiniteError(f"{num_strange} of {len(y_score)} scores are NaN or infinite")
+    return SplitScores(data.films(split), data.classes, y_score, y_true, features.gather()[0])
+
+
+def _not_used(films: list[Film], folder: RunFolder, site: str | None) -> list[Film]:
+    """Leave out the films that chose a site's operating point: it is not judged by them."""
+    if site is None:
+        return films
+    used = {film.sha256 for film in folder.read_site_films(site)}
+    left = [film for film in films if film.sha256 not in used]
+    if len(left) < len(films):
+        _logger.info(
+            "%d films chose the operating point %s: left out", len(films) - len(left), site
+        )
+    if not left:
+        raise DataError(f"all {len(films)} films chose the operating point {site}: none is left")
+    return left
+
+
+def _named_groups(films: Sequence[Film], pattern: re.Pattern[str]) -> list[dict[str, str]]:
+    matches = [pattern.search(film.name) for film in films]
+    return [
+        {key: value for key, value in match.groupdict().items() if value} if match else {}
+        for match in matches
+    ]

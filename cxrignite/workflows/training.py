@@ -29,6 +29,7 @@ from cxrignite.handlers import (
     GracefulStop,
     HistoryWriter,
     SafeSaver,
+    ThresholdSearch,
 )
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
@@ -167,7 +168,10 @@ class Training:
         stop = GracefulStop()
         stop.attach(trainer)
         stop.attach(self.validator)
+        owners = [film.patient for film in self.data.films("val")]
         for handler in recipe.validator.handlers:
+            if isinstance(handler, ThresholdSearch):
+                handler.patients = owners
             handler.attach(self.validator)
         if self.session.leads and sys.stderr.isatty():
             ProgressBar(desc="train").attach(trainer, output_transform=lambda loss: {"loss": loss})

@@ -1,12 +1,20 @@
 import json
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from cxrignite.errors import RunFolderError
-from cxrignite.functional import select_operating_point
+from cxrignite.data import Film
+from cxrignite.errors import CheckpointError, RunFolderError
+from cxrignite.functional import ImbalanceLedger, select_operating_point
+from cxrignite.handlers import SafeSaver
+from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
+
+LEDGER = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=1.0)
 
 RECIPE = {"seed": 1, "run_dir": "runs/a", "trainer": {"max_epochs": 3, "handlers": [{"a": 1}]}}
 
@@ -51,14 +59,57 @@ def test_the_lock_names_its_holder_and_goes_with_it(tmp_path):
         pass
 
 
-def test_an_operating_point_reads_back_equal(folder):
+@pytest.fixture
+def decided(folder):
+    """A folder with weights, and the operating point that belongs to them."""
+    SafeSaver(folder.checkpoints_dir)({"model": {}}, "best.pt", {"epoch": 1})
     point = select_operating_point([0.1, 0.95, 0.2, 0.97], [0, 1, 0, 1])
-    folder.write_operating_point(point)
-    assert folder.read_operating_point() == point
+    decision = Decision(point, "val", LEDGER, folder.weights_sha256())
+    folder.write_decision(decision)
+    return decision
+
+
+def test_an_operating_point_reads_back_equal(folder, decided):
+    assert folder.read_decision() == decided
+
+
+def test_an_operating_point_of_other_weights_is_refused(folder, decided):
+    SafeSaver(folder.checkpoints_dir)({"model": {"a": 1}}, "best.pt", {"epoch": 2})
+    with pytest.raises(CheckpointError, match="the operating point of other weights"):
+        folder.read_decision()
+
+
+def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
+    films = [Film(Path("a.png"), "a.png", 0, "p1", "calibration", sha256="00")]
+    features = np.arange(6, dtype=np.float32).reshape(2, 3)
+    site = decided.moved_to("site-a", decided.point)
+    folder.write_site(site, films, Reference(features, ["p1", "p2"]))
+    assert folder.read_decision("site-a") == site
+    assert folder.read_decision() == decided
+    assert [film.sha256 for film in folder.read_site_films("site-a")] == ["00"]
+    reference = folder.read_reference("site-a")
+    np.testing.assert_array_equal(reference.features, features)
+    assert reference.patients == ["p1", "p2"]
+    assert folder.read_reference() is None
+    with pytest.raises(RunFolderError, match="no operating point 'site-b', it has site-a"):
+        folder.read_decision("site-b")
+
+
+def test_a_damaged_reference_is_refused(folder):
+    folder.reference_path.write_bytes(b"PK damaged")
+    with pytest.raises(RunFolderError, match=r"reference\.npz is damaged"):
+        folder.read_reference()
+
+
+def test_looks_are_counted_by_name(folder):
+    assert [folder.count_look(name) for name in ("test", "test", "site", "test")] == [1, 2, 1, 3]
+    folder.looks_path.write_text("{")
+    with pytest.raises(RunFolderError, match=r"looks\.json is damaged"):
+        folder.count_look("test")
 
 
 def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):
-    folder.write_operating_point(None)
+    folder.write_decision(Decision(None, "val", LEDGER, "0" * 64))
     assert folder.is_finished
     folder.begin(yaml.safe_dump(RECIPE), ["fit", "--resume", "auto"], {"device": "cpu"})
     assert not folder.is_finished
@@ -84,7 +135,7 @@ def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
 def test_a_damaged_operating_point_is_refused(folder):
     folder.operating_point_path.write_text('{"threshold": 0.9}')
     with pytest.raises(RunFolderError, match=r"operating_point\.json is damaged"):
-        folder.read_operating_point()
+        folder.read_decision()
 
 
 def test_a_run_without_an_end_is_told_how_to_go_on(folder):

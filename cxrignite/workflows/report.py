@@ -1,0 +1,194 @@
+"""The verb `report`: a run folder to one HTML page that a clinician can read.
+
+The page holds everything it shows: it asks for nothing, runs no script and prints well. It reads
+what other verbs left behind and chooses, scores and measures nothing of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from cxrignite import __version__
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import RunFolderError
+from cxrignite.workflows import (
+    report_card,
+    report_misses,
+    report_observations,
+    report_tables,
+    report_verdict,
+)
+from cxrignite.workflows.report_numbers import counted, percent, rate, score_text
+from cxrignite.workflows.report_reading import Record, RunRecords
+from cxrignite.workflows.run_folder import RunFolder
+
+MAX_PAGE_BYTES = 5_000_000
+"""No page is larger: pictures of misses shrink until it fits."""
+
+_MAX_FIGURE_BYTES = 2_000_000
+# A gallery takes other markup than the list that the first rendering holds.
+_GALLERY_MARKUP_BYTES = 100_000
+
+
+def write_report(
+    run_dir: Path, output: Path | None = None, *, source_root: Path | None = None
+) -> Path:
+    """Write a run's report.
+
+    Args:
+        run_dir: The run folder; nothing in it is changed but the report.
+        output: The HTML file; null takes `report.html` in the run folder.
+        source_root: The data set's folder, for the pictures of misses; null takes the recipe's.
+
+    Returns:
+        The file, of at most `MAX_PAGE_BYTES`.
+
+    Raises:
+        RunFolderError: The folder holds no run.
+        CxrIgniteError: The file cannot be written.
+    """
+    folder = RunFolder(run_dir)
+    if not folder.holds_run:
+        raise RunFolderError(f"{run_dir} holds no run: it has no {folder.history_path.name}")
+    records = RunRecords(folder)
+    context = _context(records)
+    # First without pictures: what is left of the page's size is theirs.
+    page = _render(context)
+    root = source_root or _source_root(records)
+    if root is not None:
+        num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
+        misses = report_misses.picture_misses(context["misses"], root, num_bytes)
+        pictured = _render({**context, "misses": misses})
+        page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
+    path = output or run_dir / "report.html"
+    write_durably(path, page)
+    return path
+
+
+def _render(context: Mapping[str, Any]) -> bytes:
+    # File names that are not UTF-8 hold surrogates, which cannot be written.
+    return _template().render(context).encode(errors="replace")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files("cxrignite.workflows").joinpath("report_template.html")
+    return environment.from_string(source.read_text(encoding="utf-8"))
+
+
+def _context(records: RunRecords) -> dict[str, Any]:
+    """Everything the template shows; a test split that was not scored leaves validation."""
+    classes, metrics, point = records.classes, records.metrics, records.point
+    shown = next((name for name in ("test", "val", "calibration") if name in metrics), "val")
+    figures = metrics.get(shown, Record())
+    is_void = any(report_observations.is_void(each) for each in metrics.values())
+    ranked, areas = report_tables.ranking_rows(metrics)
+    subgroups, num_more_subgroups = report_tables.subgroup_rows(figures, classes)
+    decisions = figures.child("at_threshold")
+    known = (decisions.number("threshold"), point.number("threshold"), 0.5)
+    threshold = next(number for number in known if number is not None)
+    scored = records.scored_films(shown)
+    return {
+        "run": records.folder.root.resolve().name,
+        "classes": classes,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "version": __version__,
+        "is_finished": records.folder.is_finished,
+        "cautions": [
+            caution
+            for name, each in metrics.items()
+            for caution in report_observations.cautions_of(name, each, point)
+        ],
+        "is_void": is_void,
+        "verdict": report_verdict.describe_verdict(point, classes, is_void=is_void),
+        "tnr": rate(decisions, "tnr"),
+        "tpr": rate(decisions, "tpr"),
+        "observations": report_observations.observations(records),
+        "sites": {
+            name: report_verdict.describe_verdict(site, classes)
+            for name, site in records.sites.items()
+        },
+        "shown": report_verdict.split_word(shown),
+        "size": _size(figures),
+        "is_tested": records.has_metrics("test"),
+        "has_test": "test" in records.split_names or not records.films,
+        "confusions": report_tables.confusion_tables(figures, classes),
+        "rates": report_tables.rate_rows(figures, classes),
+        "prevalence": _prevalence(figures),
+        "ranked": ranked,
+        "areas": areas,
+        "calibration": report_tables.calibration_rows(figures),
+        "figures": _pictures(records.folder, shown),
+        "training": _training(records),
+        "misses": report_misses.find_misses(scored, threshold, records.films, classes),
+        "has_predictions": bool(scored),
+        "threshold": score_text(threshold),
+        "predictions": f"predictions/{shown}.csv",
+        "subgroups": subgroups,
+        "num_more_subgroups": num_more_subgroups,
+        "passport": report_card.split_passport(records),
+        "ledger": report_card.ledger_sentences(point, classes),
+        "limits": report_card.limits_of_use(records, is_void=is_void),
+        "card": report_card.model_card(records),
+        "blanks": report_card.BLANKS,
+        "complaints": records.complaints,
+    }
+
+
+def _size(figures: Record) -> str:
+    images, patients = figures.count("num_images"), figures.count("num_patients")
+    if images is None:
+        return ""
+    of = "" if patients is None else f" of {counted(patients, 'patient')}"
+    return counted(images, "film") + of
+
+
+def _prevalence(figures: Record) -> str:
+    images, positives = figures.count("num_images"), figures.count("num_positive")
+    return percent(None if not images or positives is None else positives / images)
+
+
+def _training(records: RunRecords) -> str:
+    """How long training took, in a sentence; empty where nobody measured."""
+    seconds = [row["epoch_seconds"] for row in records.history if "epoch_seconds" in row]
+    if not seconds:
+        return ""
+    device = records.environment.text("device")
+    place = f" on {device}" if device else ""
+    return (
+        f"{counted(len(records.history), 'epoch')}{place}, {statistics.median(seconds):.3g} "
+        f"seconds each (median), {sum(seconds) / 60:.3g} minutes in all."
+    )
+
+
+def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
+    """The run's figures by their name, as data URIs; those of the films shown without that."""
+    by_films = {kind: f"{kind}_{shown}" for kind in ("roc", "precision_recall", "reliability")}
+    of_run = ("learning_curves", "epoch_times", "class_distribution", "samples_train")
+    uris: dict[str, str] = {}
+    left = _MAX_FIGURE_BYTES
+    for key, name in [*by_films.items(), *zip(of_run, of_run, strict=True)]:
+        try:
+            png = (folder.figures_dir / f"{name}.png").read_bytes()
+        except OSError:
+            continue
+        if png.startswith(b"\x89PNG") and len(png) <= left:
+            left -= len(png)
+            uris[key] = report_misses.to_data_uri(png)
+    return uris
+
+
+def _source_root(records: RunRecords) -> Path | None:
+    root = records.recipe.text("data.source.init_args.root")
+    return Path(root) if root else None

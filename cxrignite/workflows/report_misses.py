@@ -1,0 +1,156 @@
+"""The films that the model called wrongly, as a gallery that fits into a page of bounded size."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from cxrignite.data import Film, read_image
+from cxrignite.errors import UnreadableImageError
+from cxrignite.workflows.report_numbers import MINUS, score_text
+from cxrignite.workflows.report_reading import ScoredFilm
+
+MAX_MISSES = 100
+"""Misses of each kind that are shown, the farthest from the threshold; the others are counted."""
+
+# Longest side in pixels, and JPEG quality: the first that fits is taken.
+_SIZES = ((320, 80), (256, 75), (192, 70), (128, 60), (96, 40))
+_PREFIX = "data:image/jpeg;base64,"
+
+
+class Miss(NamedTuple):
+    """A film called wrongly.
+
+    Attributes:
+        name: Its path inside the data set.
+        patient: The patient's key.
+        truth: The class it belongs to.
+        score: Raw, as text.
+        distance: From the threshold to the score, with its sign, as text.
+        attributes: What else is known of the film.
+    """
+
+    name: str
+    patient: str
+    truth: str
+    score: str
+    distance: str
+    attributes: str
+
+
+@dataclass(frozen=True)
+class MissKind:
+    """The misses of one kind.
+
+    Attributes:
+        title: What happened to them.
+        misses: The farthest from the threshold first, at most `MAX_MISSES`.
+        num_left_out: How many more there are.
+        pictures: Data URIs by the film's name.
+    """
+
+    title: str
+    misses: Sequence[Miss]
+    num_left_out: int
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_misses(
+    scored: Sequence[ScoredFilm],
+    threshold: float,
+    films: Sequence[Film],
+    classes: tuple[str, str],
+) -> list[MissKind]:
+    """Collect the false negatives, then the false positives.
+
+    Args:
+        scored: Films with their labels and scores.
+        threshold: A score at or above it is called positive; in `[0, 1]`.
+        films: The films of the run, for their attributes.
+        classes: The negative and the positive class.
+    """
+    attributes = {film.name: film.attributes for film in films}
+    kinds = []
+    for label, title in (
+        (1, f"Missed: {classes[1]} films called {classes[0]} (false negatives)"),
+        (0, f"False alarms: {classes[0]} films called {classes[1]} (false positives)"),
+    ):
+        wrong = [
+            film for film in scored if film.label == label and label != (film.score >= threshold)
+        ]
+        # By name where they tie, so that the page is the same whatever the order of the rows.
+        wrong.sort(key=lambda film: (-abs(film.score - threshold), film.name))
+        misses = [
+            Miss(
+                film.name,
+                film.patient,
+                classes[label],
+                score_text(film.score),
+                f"{film.score - threshold:+.4f}".replace("-", MINUS),
+                ", ".join(
+                    f"{key}: {value}" for key, value in attributes.get(film.name, {}).items()
+                ),
+            )
+            for film in wrong[:MAX_MISSES]
+        ]
+        kinds.append(MissKind(title, misses, len(wrong) - len(misses)))
+    return kinds
+
+
+def picture_misses(kinds: Sequence[MissKind], root: Path, num_bytes: int) -> list[MissKind]:
+    """Add a picture to each miss whose film can be read, all of one size.
+
+    Args:
+        kinds: The misses.
+        root: The data set's folder, which the names are relative to.
+        num_bytes: What all pictures together may take in the page; the size falls until they do,
+            and where not even the smallest does there are none.
+
+    Returns:
+        The misses with what pictures there are.
+    """
+    names = [miss.name for kind in kinds for miss in kind.misses]
+    images = {name: image for name in names if (image := _read_small(root, name)) is not None}
+    for side, quality in _SIZES:
+        uris = {name: _to_uri(image, side, quality) for name, image in images.items()}
+        if sum(map(len, uris.values())) <= num_bytes:
+            return [
+                replace(
+                    kind, pictures={m.name: uris[m.name] for m in kind.misses if m.name in uris}
+                )
+                for kind in kinds
+            ]
+    return list(kinds)
+
+
+def to_data_uri(png: bytes) -> str:
+    """A PNG picture as a URI that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _read_small(root: Path, name: str) -> Image.Image | None:
+    inside = PurePosixPath(name)
+    # A predictions file may come from anywhere, and must not show other files of this machine.
+    if inside.is_absolute() or ".." in inside.parts:
+        return None
+    try:
+        image = Image.fromarray(read_image(root / inside))
+    except (UnreadableImageError, ValueError):  # the latter for a null byte in a name
+        return None
+    side = _SIZES[0][0]
+    image.thumbnail((side, side))
+    return image
+
+
+def _to_uri(image: Image.Image, side: int, quality: int) -> str:
+    small = image.copy()
+    small.thumbnail((side, side))
+    data = io.BytesIO()
+    small.save(data, "JPEG", quality=quality, optimize=True)
+    return _PREFIX + base64.b64encode(data.getvalue()).decode("ascii")

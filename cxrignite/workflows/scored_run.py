@@ -1,0 +1,153 @@
+"""The scores of a finished run, read back from its folder to be set against another run's."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.errors import DataError, RunFolderError
+from cxrignite.workflows.run_folder import RunFolder
+
+_COLUMNS = ("path", "patient", "label", "score")
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """The films that a run scored, sorted by their paths.
+
+    Attributes:
+        run: The run folder, as it was named.
+        paths: Of the films, relative to their source's root.
+        patients: Whose each film is.
+        y_true: Labels 0 and 1, `(N,)`.
+        y_score: Probabilities of the positive class, `(N,)`.
+        natural_score: The same at the natural prevalence, `(N,)`; None where a film has none.
+        threshold: The run's own; None where it chose none.
+    """
+
+    run: str
+    paths: list[str]
+    patients: list[str]
+    y_true: NDArray[np.int64]
+    y_score: NDArray[np.float64]
+    natural_score: NDArray[np.float64] | None
+    threshold: float | None
+
+
+def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
+    """Read what a finished run scored under a name.
+
+    Args:
+        run_dir: The run folder.
+        name: A split, or a given name.
+
+    Returns:
+        The scores.
+
+    Raises:
+        RunFolderError: The run did not finish, has not scored these films, or a file is damaged.
+    """
+    folder = RunFolder(run_dir)
+    folder.finished_recipe()
+    path = folder.predictions_path(name)
+    if not path.is_file():
+        raise RunFolderError(
+            f"{run_dir} has no {path.relative_to(run_dir)}; {_remedy(run_dir, name)}"
+        )
+    try:
+        rows = _rows(path)
+        natural = [row.get("natural_score") or "" for row in rows]
+        return ScoredRun(
+            run=str(run_dir),
+            paths=[row["path"] for row in rows],
+            patients=[row["patient"] for row in rows],
+            y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
+            y_score=_probabilities([row["score"] for row in rows]),
+            natural_score=_probabilities(natural) if all(natural) else None,
+            threshold=_threshold(folder.operating_point_path),
+        )
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+
+
+def check_same_films(run: ScoredRun, baseline: ScoredRun) -> None:
+    """Make sure that two runs scored the same films, with the same labels.
+
+    Raises:
+        DataError: They did not; it says how many differ and names the first.
+    """
+    ours = dict(zip(run.paths, run.y_true.tolist(), strict=True))
+    theirs = dict(zip(baseline.paths, baseline.y_true.tolist(), strict=True))
+    differing = sorted(
+        path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)
+    )
+    if not differing:
+        return
+    first = differing[0]
+    if first not in theirs:
+        reason = f"only in {run.run}"
+    elif first not in ours:
+        reason = f"only in {baseline.run}"
+    else:
+        reason = f"label {ours[first]} in {run.run} and {theirs[first]} in {baseline.run}"
+    raise DataError(
+        f"{run.run} and {baseline.run} scored different films: "
+        f"{len(differing)} differ, the first is {first} ({reason})"
+    )
+
+
+def _remedy(run_dir: Path, name: str) -> str:
+    if name == "calibration":
+        return "`cxrignite fit` writes it where data.calibration_fraction is above 0"
+    if name in ("val", "test"):
+        verb, films = ("validate" if name == "val" else "test"), ""
+    else:
+        verb, films = "test", f" --name {name} --data.source.root ..."
+    return f"score these films first: `cxrignite {verb} --run {run_dir}{films}`"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, restval="")
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        rows = sorted(reader, key=lambda row: row["path"])
+    for row, following in itertools.pairwise(rows):
+        if row["path"] == following["path"]:
+            raise ValueError(f"{row['path']} is there twice")
+    return rows
+
+
+def _label(text: str) -> int:
+    if text not in ("0", "1"):
+        raise ValueError(f"a label must be 0 or 1, got {text!r}")
+    return int(text)
+
+
+def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
+    scores = np.array([float(text) for text in texts], dtype=np.float64)
+    strange = scores[~((scores >= 0) & (scores <= 1))]
+    if strange.size:
+        raise ValueError(f"a score must be in [0, 1], got {strange[0]:g}")
+    return scores
+
+
+def _threshold(path: Path) -> float | None:
+    """The stored threshold; a run that chose none says null for it, or for the whole file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored = None if content is None else content["threshold"]
+        threshold = None if stored is None else float(stored)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise RunFolderError(f"{path} is damaged: threshold must be in [0, 1], got {threshold}")
+    return threshold

@@ -1,0 +1,100 @@
+"""The figures of a split as a person reads them in a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_RATES = (
+    ("TNR (specificity)", "tnr"),
+    ("TPR (sensitivity)", "tpr"),
+    ("PPV", "ppv"),
+    ("NPV", "npv"),
+    ("balanced accuracy", "balanced_accuracy"),
+)
+_CALIBRATION = (
+    ("Brier score", "brier"),
+    ("calibration error (ECE)", "ece"),
+    ("calibration slope", "calibration_slope"),
+)
+_WIDTH = 28
+
+
+def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -> str:
+    """Lay out what `assessment.assess` returned, every figure with its 95 % interval.
+
+    Args:
+        name: What the films are called.
+        classes: The negative and the positive class.
+        content: The figures.
+    """
+    negatives, positives = content["num_negative"], content["num_positive"]
+    lines = [
+        f"{name}: {content['num_images']} films of {content['num_patients']} patients, "
+        f"{negatives} {classes[0]} and {positives} {classes[1]}",
+        f"  AUC {_figure(content, 'roc_auc', 4)}   "
+        f"average precision {_figure(content, 'average_precision', 4)}",
+        "",
+    ]
+    columns = [content[key] for key in ("at_half", "at_threshold") if key in content]
+    titles = [f"at {column['threshold']:.4g}" for column in columns[:1]]
+    titles += [f"at the threshold {column['threshold']:.4f}" for column in columns[1:]]
+    lines.append(_row("", titles))
+    lines += [_row(label, [_figure(each, key) for each in columns]) for label, key in _RATES]
+    lines.append(_row("missed", [f"{each['fn']} of {positives}" for each in columns]))
+    lines.append(_row("false alarms", [f"{each['fp']} of {negatives}" for each in columns]))
+    scales = content["calibration"]
+    shown = [scales[scale] for scale in ("raw", "natural") if scales[scale] is not None]
+    titles = ["of the raw score", "at natural prevalence"][: len(shown)]
+    lines += ["", _row("", titles)]
+    lines += [_row(label, [_figure(each, key) for each in shown]) for label, key in _CALIBRATION]
+    if content["subgroups"]:
+        lines += ["", _row("", ["TNR", "TPR", "AUC"])]
+    for group in content["subgroups"]:
+        label = f"{group['attribute']} {group['value']} ({group['num_images']})"
+        lines.append(_row(label, [_figure(group, key) for key in ("tnr", "tpr", "roc_auc")]))
+    return "\n".join(lines)
+
+
+def banner(certificate: Mapping[str, Any] | None) -> str | None:
+    """A warning that cannot be overlooked; none where nothing speaks against the threshold.
+
+    Args:
+        certificate: What `assessment.judge` returned.
+    """
+    if certificate is None or not certificate["reasons"]:
+        return None
+    if certificate["is_void"]:
+        headline = (
+            f"THE CERTIFICATE IS VOID FOR THESE FILMS (TNR of at least {certificate['min_tnr']:g} "
+            f"with {certificate['confidence']:.0%} confidence)"
+        )
+    else:
+        headline = "THE THRESHOLD WAS CHOSEN ON OTHER FILMS THAN THESE"
+    reasons = [indented(reason, "  - ") for reason in certificate["reasons"]]
+    advice = "  choose one for this site with `cxrignite recalibrate`"
+    return "\n".join([f"!! {headline}", *reasons, advice])
+
+
+def indented(text: str, first: str = "  ") -> str:
+    """A remark in lines of at most 100 characters.
+
+    Args:
+        text: One line.
+        first: How the first line begins; the others begin further in.
+    """
+    return textwrap.fill(text, 100, initial_indent=first, subsequent_indent=" " * len(first) + "  ")
+
+
+def _figure(block: Mapping[str, Any], key: str, digits: int = 3) -> str:
+    value = block[key]
+    if value is None:
+        return "undefined"
+    pair = block.get("intervals", {}).get(key) or block.get("patient_intervals", {}).get(key)
+    told = f"{value:.{digits}f}"
+    return f"{told} ({pair[0]:.3f} to {pair[1]:.3f})" if pair else told
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"  {label:<{_WIDTH}}{''.join(f'{cell:<26}' for cell in cells)}".rstrip()

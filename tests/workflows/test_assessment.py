@@ -1,0 +1,206 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from cxrignite.data import Film
+from cxrignite.functional import ImbalanceLedger, Interval, ShiftCheck, select_operating_point
+from cxrignite.workflows.assessment import assess, judge
+from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.scores import SplitScores
+from cxrignite.workflows.tables import banner, score_table
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+LEDGER = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=0.6)
+
+
+def scored(y_score, y_true, patients=None, attributes=None) -> SplitScores:
+    patients = patients or [f"p{number}" for number in range(len(y_true))]
+    attributes = attributes or [{}] * len(y_true)
+    films = [
+        Film(Path(f"{n}.png"), f"{n}.png", int(label), patients[n], "test", attributes[n])
+        for n, label in enumerate(y_true)
+    ]
+    features = np.zeros((len(y_true), 2), np.float32)
+    return SplitScores(films, CLASSES, np.asarray(y_score, float), np.asarray(y_true), features)
+
+
+@pytest.fixture
+def scores() -> SplitScores:
+    rng = np.random.default_rng(0)
+    y_true = rng.permutation([0] * 60 + [1] * 90)
+    y_score = 1 / (1 + np.exp(-rng.normal(3 * y_true - 1.5, 1.5)))
+    kinds = [
+        {"subgroup": str(rng.choice(["bacteria", "virus"])) if label else "IM", "file": str(n)}
+        for n, label in enumerate(y_true)
+    ]
+    return scored(y_score, y_true, [f"p{n // 2}" for n in range(150)], kinds)
+
+
+def decided(scores: SplitScores, **settings) -> Decision:
+    settings = {"min_threshold": 0.5, "min_tnr": 0.8, **settings}
+    point = select_operating_point(scores.y_score, scores.y_true, **settings)
+    return Decision(point, "calibration", LEDGER, "ab")
+
+
+def test_the_figures_are_those_of_scikit_learn(scores):
+    content = assess(scores, decided(scores))
+    assert content["roc_auc"] == pytest.approx(roc_auc_score(scores.y_true, scores.y_score))
+    precision = average_precision_score(scores.y_true, scores.y_score)
+    assert content["average_precision"] == pytest.approx(precision)
+    brier = brier_score_loss(scores.y_true, scores.y_score)
+    assert content["calibration"]["raw"]["brier"] == pytest.approx(brier)
+    natural = brier_score_loss(scores.y_true, LEDGER.natural(scores.y_score))
+    assert content["calibration"]["natural"]["brier"] == pytest.approx(natural)
+    cells = content["at_threshold"]
+    exact = binomtest(cells["tn"], cells["tn"] + cells["fp"]).proportion_ci(method="exact")
+    assert cells["intervals"]["tnr"] == pytest.approx([exact.low, exact.high])
+    counts = [content[f"num_{name}"] for name in ("images", "negative", "positive", "patients")]
+    assert counts == [150, 60, 90, 75]
+
+
+def test_every_figure_has_an_interval_that_holds_it(scores):
+    content = assess(scores, decided(scores))
+    assert json.loads(json.dumps(content)) == content
+    biased = {"ece"}  # its bootstrap is biased upwards, see `calibration_statistics`
+    blocks = [
+        content,
+        content["at_half"],
+        content["at_threshold"],
+        *content["calibration"].values(),
+    ]
+    for block in blocks:
+        for name, pair in {**block.get("intervals", {}), **block["patient_intervals"]}.items():
+            assert name in biased or pair[0] <= block[name] <= pair[1], name
+    rates = {"tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy"}
+    assert set(content["at_half"]["patient_intervals"]) == rates
+    assert set(content["patient_intervals"]) == {"roc_auc", "average_precision"}
+
+
+def test_a_subgroup_of_one_class_is_ranked_against_all_of_the_other(scores):
+    content = assess(scores, decided(scores))
+    groups = {group["value"]: group for group in content["subgroups"]}
+    assert sorted(groups) == ["IM", "bacteria", "virus"]  # a file's name makes no group
+    virus = groups["virus"]
+    inside = np.array([film.attributes["subgroup"] == "virus" for film in scores.films])
+    ranked = inside | (scores.y_true == 0)
+    expected = roc_auc_score(scores.y_true[ranked], scores.y_score[ranked])
+    assert virus["roc_auc"] == pytest.approx(expected)
+    assert virus["tnr"] is None
+    assert set(virus["intervals"]) == {"tpr", "roc_auc"}
+    assert groups["IM"]["tpr"] is None
+    assert groups["IM"]["num_images"] == groups["IM"]["num_negative"] == 60
+
+
+def test_subgroups_can_be_given(scores):
+    attributes = [{"half": "first" if n < 75 else "second"} for n in range(150)]
+    groups = assess(scores, decided(scores), attributes)["subgroups"]
+    assert [group["value"] for group in groups] == ["first", "second"]
+    expected = roc_auc_score(scores.y_true[:75], scores.y_score[:75])
+    assert groups[0]["roc_auc"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_films_of_one_class_leave_figures_undefined_and_no_nan(label):
+    scores = scored([0.2, 0.6, 0.95], [label] * 3)
+    both = scored([0.2, 0.95], [0, 1])
+    content = assess(scores, decided(both))
+    text = json.dumps(content, allow_nan=False)
+    assert json.loads(text)["roc_auc"] is None
+    assert content["intervals"]["roc_auc"] is None
+    known, unknown = ("tnr", "tpr") if label == 0 else ("tpr", "tnr")
+    assert content["at_threshold"][known] is not None
+    assert content["at_threshold"][unknown] is None
+    assert "undefined" in score_table("site", CLASSES, content)
+
+
+def test_a_run_without_a_threshold_has_no_figures_at_one(scores):
+    content = assess(scores, Decision(None, "val", LEDGER, "ab"))
+    assert "at_threshold" not in content
+    assert content["operating_point"]["threshold"] is None
+    assert judge(content, Decision(None, "val", LEDGER, "ab"), None) is None
+    assert "at the threshold" not in score_table("test", CLASSES, content)
+
+
+def test_an_unknown_natural_scale_is_null(scores):
+    unknown = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=None)
+    content = assess(scores, Decision(None, "val", unknown, "ab"))
+    assert content["calibration"]["natural"] is None
+    assert "natural" not in score_table("test", CLASSES, content)
+
+
+def certified() -> Decision:
+    y_score, y_true = [0.1] * 60 + [0.95] * 10, [0] * 60 + [1] * 10
+    point = select_operating_point(y_score, y_true, confidence=0.95)
+    assert point.verdict == "certified"
+    return Decision(point, "calibration", LEDGER, "ab")
+
+
+def at_site(num_false_positive: int, num_negative: int = 117) -> SplitScores:
+    low = [0.1] * (num_negative - num_false_positive)
+    y_score = low + [0.96] * num_false_positive + [0.97] * 30
+    return scored(y_score, [0] * num_negative + [1] * 30)
+
+
+SHIFTED = ShiftCheck(0.88, Interval(0.83, 0.92), 60, 117, 60, 117, is_detected=True)
+ALIKE = ShiftCheck(0.52, Interval(0.45, 0.60), 60, 117, 60, 117, is_detected=False)
+
+
+@pytest.mark.parametrize(
+    ("num_false_positive", "shift", "contradicted", "void"),
+    [
+        (5, None, False, False),
+        (5, ALIKE, False, False),
+        (5, SHIFTED, False, True),
+        (25, ALIKE, True, True),
+        (25, SHIFTED, True, True),
+    ],
+)
+def test_a_certificate_is_void_where_the_tnr_or_the_films_speak_against_it(
+    num_false_positive, shift, contradicted, void
+):
+    scores, decision = at_site(num_false_positive), certified()
+    verdict = judge(assess(scores, decision), decision, shift)
+    assert (verdict["is_contradicted"], verdict["is_void"]) == (contradicted, void)
+    assert len(verdict["reasons"]) == contradicted + (shift is SHIFTED)
+    warning = banner(verdict)
+    assert (warning is not None) == void
+    if void:
+        assert "THE CERTIFICATE IS VOID FOR THESE FILMS" in warning
+        assert "cxrignite recalibrate" in warning
+        assert max(map(len, warning.splitlines())) <= 100
+
+
+def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
+    scores, decision = at_site(25), certified()
+    point = decision.point.without_certificate("chosen on the validation split")
+    decision = Decision(point, "val", LEDGER, "ab")
+    verdict = judge(assess(scores, decision), decision, None)
+    assert verdict["is_contradicted"]
+    assert not verdict["is_void"]
+    assert verdict["certified_tnr"] is None
+    assert "VOID" not in banner(verdict)
+
+
+def test_without_negatives_nothing_is_contradicted():
+    scores, decision = scored([0.95, 0.97], [1, 1]), certified()
+    verdict = judge(assess(scores, decision), decision, None)
+    assert not verdict["is_contradicted"]
+    assert verdict["observed_tnr"] is None
+    assert banner(verdict) is None
+
+
+def test_the_table_fits_a_terminal_and_shows_intervals(scores):
+    content = assess(scores, decided(scores))
+    table = score_table("test", CLASSES, content)
+    assert max(map(len, table.splitlines())) <= 110
+    cells = content["at_threshold"]
+    low, high = cells["intervals"]["tnr"]
+    assert f"{cells['tnr']:.3f} ({low:.3f} to {high:.3f})" in table
+    assert f"{cells['fp']} of 60" in table
+    assert "subgroup virus" in table
+    assert not math.isnan(content["roc_auc"])

@@ -1,0 +1,322 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from cxrignite.errors import DataError, RecipeError, RunFolderError
+from cxrignite.functional.confusion import confusion_at
+from cxrignite.functional.intervals import bootstrap_samples, delong_difference
+from cxrignite.functional.weighted_metrics import decision_statistics
+from cxrignite.workflows.compare import compare_runs
+
+HEADER = ["path", "patient", "label", "score", "natural_score", "decision"]
+NUM_FILMS = 160
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Leave a finished run's files; gives the folder."""
+
+    def make(run, rows, threshold=0.6, name="test", header=HEADER):
+        folder = tmp_path / run
+        (folder / "predictions").mkdir(parents=True, exist_ok=True)
+        (folder / "history.csv").write_text("epoch\n1\n")
+        content = {"threshold": threshold, "verdict": "empirical"}
+        (folder / "operating_point.json").write_text(json.dumps(content))
+        with (folder / "predictions" / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows([[row[column] for column in header] for row in rows])
+        return folder
+
+    return make
+
+
+def films(seed, strength=2.0, num_films=NUM_FILMS):
+    """Rows of a prediction file: the same films for every seed, other scores."""
+    noise = np.random.default_rng(seed).normal(size=num_films)
+    common = np.random.default_rng(99).normal(size=num_films)
+    rows = []
+    for number in range(num_films):
+        label = int(number % 5 > 1)
+        score = float(expit(strength * label - 1 + common[number] + 0.5 * noise[number]))
+        rows.append(
+            {
+                "path": f"film{number:03d}.png",
+                "patient": f"p{number // 2}",
+                "label": label,
+                "score": repr(score),
+                "natural_score": repr(score**2),
+                "decision": int(score >= 0.6),
+            }
+        )
+    return rows
+
+
+def by_metric(comparison, method="patient_bootstrap"):
+    return {row.metric: row for row in comparison.differences if row.method == method}
+
+
+def test_every_figure_is_that_of_a_second_source(make_run):
+    ours, theirs = films(1), films(2, strength=1.2)
+    run, baseline = make_run("b", ours, threshold=0.7), make_run("a", theirs, threshold=0.5)
+    comparison = compare_runs([baseline, run])
+    assert (comparison.num_images, comparison.num_patients) == (NUM_FILMS, NUM_FILMS // 2)
+    rows = by_metric(comparison)
+    labels = [row["label"] for row in ours]
+    for side, films_of, threshold in (
+        ("value", ours, 0.7),
+        ("baseline_value", theirs, 0.5),
+    ):
+        scores = [float(row["score"]) for row in films_of]
+        natural = [float(row["natural_score"]) for row in films_of]
+        cells = confusion_at(scores, labels, threshold)
+        expected = {
+            "roc_auc": roc_auc_score(labels, scores),
+            "average_precision": average_precision_score(labels, scores),
+            "tnr": cells.tnr,
+            "tpr": cells.tpr,
+            "balanced_accuracy": cells.balanced_accuracy,
+            "brier": brier_score_loss(labels, natural),
+        }
+        assert {name: getattr(row, side) for name, row in rows.items()} == pytest.approx(expected)
+    assert {(row.run, row.baseline) for row in rows.values()} == {(str(run), str(baseline))}
+
+
+def test_the_area_is_compared_by_delong_and_by_the_bootstrap(make_run):
+    ours, theirs = films(1), films(2, strength=1.2)
+    comparison = compare_runs([make_run("a", theirs), make_run("b", ours)])
+    scores = [[float(row["score"]) for row in rows] for rows in (ours, theirs)]
+    [row] = by_metric(comparison, "delong").values()
+    assert row.metric == "roc_auc"
+    assert row.interval == delong_difference(*scores, [row["label"] for row in ours])
+    bootstrapped = by_metric(comparison)["roc_auc"]
+    assert bootstrapped.difference == row.difference > 0
+    assert bootstrapped.interval == pytest.approx(row.interval, abs=0.03)
+
+
+def test_both_runs_are_resampled_alike(make_run):
+    ours, theirs = films(1), films(2)
+    row = by_metric(compare_runs([make_run("a", theirs), make_run("b", ours)]))["balanced_accuracy"]
+    low, high = row.interval
+    assert low < row.difference < high
+    # Apart, the films that are hard for both would count twice.
+    labels, names = [row["label"] for row in ours], [row["patient"] for row in ours]
+    spread = 0.0
+    for rows in (ours, theirs):
+        statistics = decision_statistics([float(row["score"]) for row in rows], labels, 0.6)
+        spread += bootstrap_samples(statistics, names)["balanced_accuracy"].var()
+    assert high - low < 0.8 * 2 * 1.96 * math.sqrt(spread)
+
+
+def test_a_better_run_is_marked_and_an_equal_one_is_not(make_run):
+    baseline = make_run("a", films(1, strength=0.5))
+    comparison = compare_runs([baseline, make_run("b", films(2, strength=4.0))])
+    better = by_metric(comparison)
+    assert better["roc_auc"].excludes_zero
+    assert better["tpr"].excludes_zero
+    alike = compare_runs([baseline, make_run("c", films(3, strength=0.5))])
+    assert not by_metric(alike)["roc_auc"].excludes_zero
+    for row in comparison.differences:
+        assert row.excludes_zero == (row.interval.low > 0 or row.interval.high < 0)
+
+
+def test_a_run_against_its_own_scores_differs_in_nothing(make_run):
+    rows = films(1)
+    comparison = compare_runs([make_run("a", rows), make_run("b", rows)])
+    for row in comparison.differences:
+        assert row.difference == 0
+        assert not row.excludes_zero
+    # The bootstrap saw no difference in any resample and says nothing; DeLong falls back.
+    assert all(math.isnan(row.interval.low) for row in by_metric(comparison).values())
+    assert comparison.table().count(" none ") == 6
+    assert "* excludes 0: 0 of 1 comparisons made." in comparison.table()
+
+
+def test_films_are_matched_by_path_whatever_their_order(make_run):
+    ours, baseline = films(1), make_run("a", films(2))
+    straight = compare_runs([baseline, make_run("b", ours)])
+    shuffled = make_run("b", [ours[k] for k in np.random.default_rng(0).permutation(len(ours))])
+    assert compare_runs([baseline, shuffled]) == straight
+
+
+def test_every_run_is_compared_with_the_first(make_run):
+    dirs = [make_run(name, films(seed)) for seed, name in enumerate("abc")]
+    comparison = compare_runs(dirs)
+    assert [row.run for row in comparison.differences] == [str(dirs[1])] * 7 + [str(dirs[2])] * 7
+    assert {row.baseline for row in comparison.differences} == {str(dirs[0])}
+    alone = compare_runs([dirs[0], dirs[2]])
+    assert alone.differences == comparison.differences[7:]
+
+
+def test_without_a_threshold_or_natural_scores_the_rest_is_compared(make_run):
+    old = [name for name in HEADER if name != "natural_score"]
+    without = make_run("a", films(1), threshold=None, header=old)
+    comparison = compare_runs([without, make_run("b", films(2))])
+    assert list(by_metric(comparison)) == ["roc_auc", "average_precision"]
+    assert comparison.notes == (
+        f"No tnr, tpr and balanced_accuracy with {without}: it has no threshold.",
+        f"No brier with {without}: it has no natural scores.",
+    )
+    text = " ".join(comparison.table().split())
+    assert all(note in text for note in comparison.notes)
+
+
+def test_empty_natural_scores_and_a_null_operating_point_are_none(make_run):
+    rows = films(1)
+    rows[5]["natural_score"] = ""
+    baseline = make_run("a", rows)
+    (baseline / "operating_point.json").write_text("null")
+    comparison = compare_runs([make_run("b", films(2)), baseline])
+    assert list(by_metric(comparison)) == ["roc_auc", "average_precision"]
+
+
+def test_the_csv_has_a_row_a_difference_and_full_precision(make_run, tmp_path):
+    comparison = compare_runs([make_run("a", films(1)), make_run("b", films(2, strength=3.0))])
+    path = tmp_path / "out" / "differences.csv"
+    comparison.write_csv(path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("run", "baseline", "metric", "value", "baseline_value", "difference", "low", "high"),
+        *("method", "num_images", "num_patients"),
+    ]
+    assert len(rows) == len(comparison.differences) == 7
+    for row, difference in zip(rows, comparison.differences, strict=True):
+        assert (row["metric"], row["method"]) == (difference.metric, difference.method)
+        assert float(row["value"]) - float(row["baseline_value"]) == float(row["difference"])
+        assert (float(row["low"]), float(row["high"])) == difference.interval
+        assert (row["num_images"], row["num_patients"]) == ("160", "80")
+
+
+def test_an_undefined_figure_is_empty_in_the_csv_and_a_dash_in_the_table(make_run, tmp_path):
+    healthy = [{**row, "label": 0} for row in films(1)], [{**row, "label": 0} for row in films(2)]
+    comparison = compare_runs([make_run("a", healthy[0]), make_run("b", healthy[1])])
+    rows = by_metric(comparison)
+    assert math.isnan(rows["roc_auc"].value)
+    assert math.isnan(rows["tpr"].difference)
+    assert np.isfinite(rows["tnr"].interval).all()
+    comparison.write_csv(tmp_path / "differences.csv")
+    with (tmp_path / "differences.csv").open(newline="") as file:
+        [first, *_] = csv.DictReader(file)
+    assert [first[name] for name in ("value", "difference", "low", "high")] == [""] * 4
+    line = next(line for line in comparison.table().splitlines() if " tpr " in line)
+    assert line.split() == ["tpr", "-", "-", "-", "none", "bootstrap", "by", "patient"]
+
+
+def test_the_table_fits_a_terminal_and_says_what_chance_does(make_run):
+    long = "runs/" + "a-very-long-name-" * 8
+    dirs = [make_run("a", films(1, 0.5)), make_run(long, films(2, 4.0), threshold=None)]
+    comparison = compare_runs(dirs)
+    lines = comparison.table().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0] == "test: 160 films of 80 patients, each run against the baseline"
+    assert any(line.startswith("run       ...") and line.endswith(long[-40:]) for line in lines)
+    marked = sum("] *  " in line for line in lines)
+    assert marked == sum(row.excludes_zero for row in comparison.differences) == 4
+    text = " ".join(comparison.table().split())
+    assert "* excludes 0: 4 of 4 comparisons made." in text
+    assert text.count("one in twenty excludes 0 by chance") == 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_runs_are_refused(make_run, count):
+    with pytest.raises(RecipeError, match=f"at least two runs, got {count}"):
+        compare_runs([make_run("a", films(1))][:count])
+
+
+def test_a_run_named_twice_is_refused_however_it_is_spelt(make_run):
+    run = make_run("a", films(1))
+    other = make_run("b", films(2))
+    with pytest.raises(RecipeError, match=r"each run once, got .*b/\.\./a twice"):
+        compare_runs([run, other, other / ".." / "a"])
+
+
+def test_other_films_are_counted_and_the_first_is_named(make_run):
+    rows = films(1)
+    baseline = make_run("a", rows)
+    for changed, message in (
+        (rows[:-2], r"2 differ, the first is film158\.png \(only in .*/a\)"),
+        ([*rows, {**rows[0], "path": "a.png"}], r"1 differ, the first is a\.png \(only in .*/b\)"),
+        (
+            [
+                {**row, "label": 1 - row["label"]} if k in (7, 9) else row
+                for k, row in enumerate(rows)
+            ],
+            r"2 differ, the first is film007\.png \(label 0 in .*/b and 1 in .*/a\)",
+        ),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            compare_runs([baseline, make_run("b", changed)])
+        assert caught.value.exit_code == 3
+
+
+def test_predictions_without_films_are_refused(make_run):
+    with pytest.raises(DataError, match="has no films in its test predictions"):
+        compare_runs([make_run("a", []), make_run("b", [])])
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("test", "`cxrignite test --run {run}`"),
+        ("val", "`cxrignite validate --run {run}`"),
+        ("site-a", "`cxrignite test --run {run} --name site-a --data.source.root ...`"),
+        ("calibration", "data.calibration_fraction"),
+    ],
+)
+def test_a_run_that_did_not_score_the_films_is_told_what_to_run(make_run, name, remedy):
+    scored = make_run("a", films(1), name=name)
+    other = make_run("b", films(1), name="else")
+    with pytest.raises(RunFolderError) as caught:
+        compare_runs([scored, other], name)
+    assert f"{other} has no predictions/{name}.csv" in str(caught.value)
+    assert remedy.format(run=other) in str(caught.value)
+
+
+def test_a_folder_without_a_finished_run_is_refused(make_run, tmp_path):
+    run = make_run("a", films(1))
+    with pytest.raises(RunFolderError, match="holds no run"):
+        compare_runs([run, tmp_path / "nothing"])
+    unfinished = make_run("b", films(1))
+    (unfinished / "operating_point.json").unlink()
+    with pytest.raises(RunFolderError, match="did not finish"):
+        compare_runs([run, unfinished])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "2"}, "a label must be 0 or 1, got '2'"),
+        ({"label": ""}, "a label must be 0 or 1, got ''"),
+        ({"score": "high"}, "could not convert string to float: 'high'"),
+        ({"score": "nan"}, r"a score must be in \[0, 1\], got nan"),
+        ({"natural_score": "1.5"}, r"a score must be in \[0, 1\], got 1.5"),
+        ({"path": "film001.png"}, r"film001\.png is there twice"),
+    ],
+)
+def test_a_damaged_predictions_file_is_refused(make_run, change, message):
+    rows = films(1)
+    damaged = make_run("b", [{**rows[0], **change}, *rows[1:]])
+    with pytest.raises(RunFolderError, match=rf"b/predictions/test\.csv is damaged: {message}"):
+        compare_runs([make_run("a", rows), damaged])
+
+
+def test_a_predictions_file_without_a_column_is_refused(make_run):
+    damaged = make_run("b", films(1), header=["path", "label", "score"])
+    with pytest.raises(RunFolderError, match="is damaged: it has no column patient"):
+        compare_runs([make_run("a", films(1)), damaged])
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"tnr": 1}', '{"threshold": 2}', '{"threshold": "x"}']
+)
+def test_a_damaged_operating_point_is_refused(make_run, content):
+    damaged = make_run("b", films(1))
+    (damaged / "operating_point.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"operating_point\.json is damaged"):
+        compare_runs([make_run("a", films(1)), damaged])
