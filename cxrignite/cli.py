@@ -119,7 +119,7 @@ def _score(argv: list[str], split: str) -> int:
     verb = {"val": "validate", "test": "test"}[split]
     recipe, options = _recipe_of_run(verb, argv)
     other_films = any(arg.startswith("--data.source") for arg in argv)
-    name = options.get("name")
+    name = options["name"]
     if name is not None and not other_films:
         raise RecipeError("--name goes with --data.source, for the results of other films")
     if other_films and (name is None or name in ("train", "val", "calibration", "test")):
@@ -132,7 +132,7 @@ def _score(argv: list[str], split: str) -> int:
         raise RecipeError(f"--subgroups must be a regular expression: {error}") from error
     if subgroups is not None and not subgroups.groupindex:
         raise RecipeError("--subgroups must have a named group, such as (?P<view>AP|PA)")
-    site = options.get("operating_point")
+    site = options["operating_point"]
     from cxrignite.workflows.score import Scoring, score
 
     scoring = Scoring(split, _results_name(name, split, site), not other_films, site, subgroups)

@@ -43,16 +43,16 @@ class Option(NamedTuple):
 
 _RUN = Option("run", Path, "The run folder that `fit` left. (required)")
 _NAME = Option("name", str, "Name of the results, where --data.source names other films.")
-_SUBGROUPS = Option("subgroups", str, "A regular expression on file names; its named groups count.")
+_SCORING = (
+    _RUN,
+    _NAME,
+    Option("operating_point", str, "Decide by the operating point of this site."),
+    Option("subgroups", str, "A regular expression on file names; its named groups count."),
+)
 OPTIONS = {
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
-    "validate": (_RUN, _SUBGROUPS),
-    "test": (
-        _RUN,
-        _NAME,
-        Option("operating_point", str, "Decide by the operating point of this site."),
-        _SUBGROUPS,
-    ),
+    "validate": _SCORING,
+    "test": _SCORING,
     "recalibrate": (
         _RUN,
         Option("name", str, "The site's name. (required)"),

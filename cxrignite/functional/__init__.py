@@ -5,6 +5,7 @@ from __future__ import annotations
 from cxrignite.functional.calibration import (
     ReliabilityBin,
     calibration_statistics,
+    ece_interval,
     reliability_bins,
 )
 from cxrignite.functional.certificate import (
@@ -24,6 +25,7 @@ from cxrignite.functional.confusion import Confusion, confusion_at
 from cxrignite.functional.gathering import gather_rows
 from cxrignite.functional.intervals import (
     Interval,
+    bootstrap_differences,
     bootstrap_intervals,
     bootstrap_samples,
     clopper_pearson,
@@ -61,6 +63,7 @@ __all__ = [
     "Temperature",
     "Verdict",
     "balanced_weights",
+    "bootstrap_differences",
     "bootstrap_intervals",
     "bootstrap_samples",
     "calibration_statistics",
@@ -74,6 +77,7 @@ __all__ = [
     "delong_difference",
     "delong_interval",
     "drawn_share",
+    "ece_interval",
     "fit_platt",
     "fit_temperature",
     "gather_rows",

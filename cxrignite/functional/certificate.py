@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +49,22 @@ def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int 
     return int(ranks[sound[0]]) if sound.size else None
 
 
+class CertifiedFloor(NamedTuple):
+    """The lowest threshold of a certificate.
+
+    Attributes:
+        threshold: In `(0, 1]`, the next number above a score, which may tie with others.
+        rank: That of the score. The bound of the true negative rate follows from it, and not from
+            the number of scores below: that one depends on the ties the sample happens to have.
+    """
+
+    threshold: float
+    rank: int
+
+
 def certified_floor(
     independent: NDArray[np.float64], min_tnr: float, confidence: float
-) -> float | None:
+) -> CertifiedFloor | None:
     """Return the lowest threshold that keeps the true negative rate with the asked confidence.
 
     Args:
@@ -60,8 +73,7 @@ def certified_floor(
         confidence: With this probability, in `(0, 1)`.
 
     Returns:
-        A threshold in `(0, 1]`, the next number above a score, which may tie with others. None
-        where there are too few negatives, or too many of them score 1.0.
+        The floor; None where there are too few negatives, or too many of them score 1.0.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -70,7 +82,7 @@ def certified_floor(
     if rank is None:
         return None
     floor = math.nextafter(float(np.partition(independent, rank - 1)[rank - 1]), math.inf)
-    return floor if floor <= 1 else None
+    return CertifiedFloor(floor, rank) if floor <= 1 else None
 
 
 def independent_negatives(
@@ -87,7 +99,7 @@ def independent_negatives(
         Shape `(P,)`, in the order of the patients' names.
 
     Raises:
-        ValueError: If `patients` does not name one an image.
+        ValueError: If `patients` does not name one an image, or holds neither names nor numbers.
     """
     if patients is None:
         return scores[negative]
@@ -96,6 +108,8 @@ def independent_negatives(
         raise ValueError(
             f"patients must name one for each of the {scores.size} images, got shape {names.shape}"
         )
+    if names.dtype.kind not in "iuUST":
+        raise ValueError(f"patients must be names or whole numbers, got {names.dtype}")
     unique, owner = np.unique(names[negative], return_inverse=True)
     highest = np.full(unique.size, -np.inf)
     np.maximum.at(highest, owner, scores[negative])

@@ -129,5 +129,33 @@ def checked_scores(
     return scores, positive
 
 
+def counts_by_threshold(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], lowest: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Count false and true positives at every threshold that decides differently.
+
+    Args:
+        scores: Checked scores, shape `(N,)`.
+        positive: Which are positive, shape `(N,)`.
+        lowest: The lowest threshold.
+
+    Returns:
+        `lowest` and every distinct score above it, descending; the false positives and the true
+        positives at each.
+    """
+    reached = scores >= lowest
+    order = np.argsort(-scores[reached])
+    ordered = scores[reached][order]
+    tp = np.cumsum(positive[reached][order], dtype=np.int64)
+    is_last_of_equals = np.append(ordered[1:] < ordered[:-1], True)[: ordered.size]
+    thresholds, tp = ordered[is_last_of_equals], tp[is_last_of_equals]
+    fp = np.flatnonzero(is_last_of_equals) + 1 - tp
+    if not thresholds.size or thresholds[-1] > lowest:
+        thresholds = np.append(thresholds, lowest)
+        tp = np.append(tp, tp[-1] if tp.size else 0)
+        fp = np.append(fp, fp[-1] if fp.size else 0)
+    return thresholds, fp, tp
+
+
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan

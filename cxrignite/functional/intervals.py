@@ -108,12 +108,12 @@ def clopper_pearson_lower(num_successes: int, num_trials: int, confidence: float
 def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95) -> Interval:
     """Return the interval of an area under the ROC curve, symmetric on the scale of its logit.
 
-    See `delong_covariance`; on that scale an end cannot leave `[0, 1]`, and small samples are
-    covered better (Pepe 2003, ISBN 978-0-19-850984-4, section 5.2). Where the variance cannot be
-    estimated (every negative below every positive, or a class of one image) the interval is
-    `area - u` to `area + u` within `[0, 1]` (ours): `u` is the upper Clopper-Pearson bound of a
-    share that was seen 0 times among the images of the smaller class. Were more than `u` of them on
-    the wrong side of the other class, one would most likely have been seen.
+    See `delong_covariance`; on that scale an end cannot leave `[0, 1]`, and small samples or large
+    areas are covered better (Kottas, Kuss and Zapf 2014, doi 10.1186/1471-2288-14-26). Where the
+    variance cannot be estimated (every negative below every positive, or a class of one image) the
+    interval is `area - u` to `area + u` within `[0, 1]` (ours): `u` is the upper Clopper-Pearson
+    bound of a share that was seen 0 times among the images of the smaller class. Were more than `u`
+    of them on the wrong side of the other class, one would most likely have been seen.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
@@ -166,13 +166,6 @@ def delong_difference(
     Raises:
         ValueError: If `confidence` is out of range, scores are not finite or outside `[0, 1]`,
             labels are not 0 or 1, or their lengths differ.
-
-    Example:
-        >>> y_true = [0, 0, 0, 1, 1, 1]
-        >>> a, b = [0.1, 0.2, 0.6, 0.4, 0.7, 0.9], [0.5, 0.2, 0.6, 0.4, 0.7, 0.3]
-        >>> low, high = delong_difference(a, b, y_true)
-        >>> low < 4 / 9 < high
-        True
     """
     _check_confidence(confidence)
     of_positives, of_negatives = placements([y_score_a, y_score_b], y_true)

@@ -1,8 +1,8 @@
 """The threshold that turns a score into a decision, what it costs, and how sure that is.
 
 A score at or above the threshold is positive, compared in float64 (`confusion.py` says why).
-Thresholds lie in `[0, 1]`, never at infinity: where every negative has to be cleared and one scores
-1.0, no threshold does it.
+Thresholds lie in `[0, 1]`, never at infinity: where a negative that must be cleared scores 1.0, no
+threshold does it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cxrignite.functional.arrays import Numbers
 from cxrignite.functional.certificate import (
@@ -23,7 +22,7 @@ from cxrignite.functional.certificate import (
     independent_negatives,
     num_negatives_needed,
 )
-from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.confusion import checked_scores, counts_by_threshold
 from cxrignite.functional.intervals import clopper_pearson_lower
 
 Verdict = Literal["certified", "empirical", "infeasible"]
@@ -38,9 +37,9 @@ class OperatingPoint:
 
     Args:
         threshold: A score at or above it is positive; in `[0, 1]`.
-        verdict: `certified` (with `confidence` the true TNR is at least `min_tnr`, for images like
-            these), `empirical` (the constraints hold on these images only) or `infeasible` (they
-            do not hold).
+        verdict: `certified` (with `confidence` the true TNR by patient is at least `min_tnr`, for
+            images like these), `empirical` (the constraints hold on these images only) or
+            `infeasible` (they do not hold).
         tnr: True negative rate on these images (specificity), in `[0, 1]`.
         tpr: True positive rate on these images (sensitivity), in `[0, 1]`.
         num_negative: Negative images.
@@ -109,20 +108,25 @@ class OperatingPoint:
         ]
         if self.verdict == "certified":
             parts.append(
-                f"with {self.confidence:.0%} confidence the true TNR is at least "
-                f"{self.tnr_lower_bound:.3f} for films like these"
+                f"with {100 * (self.confidence or 0):g} % confidence the true TNR by patient is at "
+                f"least {self.tnr_lower_bound:.3f} for films like these"
             )
         if self.note:
             parts.append(self.note)
         if self.verdict == "infeasible":
-            needed, confidence = self.num_negatives_needed, self.confidence or USUAL_CONFIDENCE
-            parts.append(
-                f"a certificate at {confidence:.0%} needs at least {needed} independent negatives "
-                f"with no more false positives, there are {self.num_negative_patients}"
-                if needed is not None
-                else "no number of negatives certifies a TNR of 1"
-            )
+            parts.append(self._what_is_missing())
         return "; ".join(parts)
+
+    def _what_is_missing(self) -> str:
+        needed, have = self.num_negatives_needed, self.num_negative_patients
+        if needed is None:
+            return "no number of negatives certifies a TNR of 1"
+        if needed <= have:
+            return "by patient there are enough negatives, but a few patients have many images"
+        return (
+            f"a certificate at {100 * (self.confidence or USUAL_CONFIDENCE):g} % needs at least "
+            f"{needed} independent negatives with no more false positives, there are {have}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain Python values, ready for JSON."""
@@ -223,13 +227,13 @@ def select_operating_point(
             f"got {num_negative} negatives and {num_positive} positives"
         )
     independent = independent_negatives(scores, ~positive, patients)
-    floor = 0.0 if confidence is None else certified_floor(independent, min_tnr, confidence)
-    lowest = max(float(min_threshold), floor or 0.0)
+    floor = None if confidence is None else certified_floor(independent, min_tnr, confidence)
+    lowest = max(float(min_threshold), floor.threshold if floor else 0.0)
 
-    thresholds, fp, tp = _candidates(scores, positive, lowest)
+    thresholds, fp, tp = counts_by_threshold(scores, positive, lowest)
     tn = num_negative - fp
     tnr = tn / num_negative
-    feasible = (tnr >= min_tnr) & (floor is not None)
+    feasible = (tnr >= min_tnr) & (confidence is None or floor is not None)
     if feasible.any():
         # Over a common denominator, so that with whole-number costs a tie is exactly a tie.
         soft_score = fn_cost * (tp * num_negative) + fp_cost * (tn * num_positive)
@@ -242,6 +246,8 @@ def select_operating_point(
     threshold = float(thresholds[best])
     # The bound of the lowest candidate holds for all above it, however one of them is chosen.
     num_cleared = int(np.sum(independent < (lowest if verdict == "certified" else threshold)))
+    if verdict == "certified" and floor is not None and lowest == floor.threshold:
+        num_cleared = floor.rank
     level = confidence if confidence is not None else USUAL_CONFIDENCE
     false_alarms = int(np.sum(independent >= threshold))
     return OperatingPoint(
@@ -264,24 +270,6 @@ def select_operating_point(
             None if min_tnr == 1 else num_negatives_needed(min_tnr, level, false_alarms)
         ),
     )
-
-
-def _candidates(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], min_threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the thresholds, descending, and the false and true positives at each."""
-    reached = scores >= min_threshold
-    order = np.argsort(-scores[reached])
-    ordered = scores[reached][order]
-    tp = np.cumsum(positive[reached][order], dtype=np.int64)
-    is_last_of_equals = np.append(ordered[1:] < ordered[:-1], True)[: ordered.size]
-    thresholds, tp = ordered[is_last_of_equals], tp[is_last_of_equals]
-    fp = np.flatnonzero(is_last_of_equals) + 1 - tp
-    if not thresholds.size or thresholds[-1] > min_threshold:
-        thresholds = np.append(thresholds, min_threshold)
-        tp = np.append(tp, tp[-1] if tp.size else 0)
-        fp = np.append(fp, fp[-1] if fp.size else 0)
-    return thresholds, fp, tp
 
 
 def _check_unit(name: str, value: float) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from cxrignite.functional.intervals import Interval, delong_covariance, delong_interval
+from cxrignite.functional.delong import delong_covariance
+from cxrignite.functional.intervals import Interval, delong_interval
 
 SHIFT_LEVEL = 0.6
 """The AUC that the interval has to exceed (ours): below it a classifier hardly beats a coin."""
@@ -110,6 +111,11 @@ def check_shift(
     each patient and each side weigh the same, gives out-of-fold scores in five folds by patient;
     they are the mean over three divisions into folds. The AUC and DeLong's interval are those of
     the patients' mean scores, since films of one patient are not independent.
+
+    The interval takes the scores as given: in simulation the area of two draws from one
+    distribution varies about a third more than it says. `SHIFT_LEVEL` leaves room for that: of 200
+    such pairs (191 and 117 films of 64 to 1280 features, 1 to 3 films a patient) at most 1 was
+    flagged.
 
     Args:
         reference: Features of the reference films, shape `(N, D)`, such as the input of the

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.functional import Confusion, confusion_at
-from cxrignite.functional.calibration import calibration_statistics, reliability_bins
+from cxrignite.functional.calibration import (
+    calibration_statistics,
+    ece_interval,
+    reliability_bins,
+)
 from cxrignite.functional.intervals import (
     Interval,
     Statistics,
@@ -73,7 +77,8 @@ def assess(
         if part is None
         else {
             **values[scale],
-            "patient_intervals": by_patient[scale],
+            "patient_intervals": by_patient[scale]
+            | {"ece": _pair(ece_interval(part, y_true, patients))},
             "bins": [list(map(json_number, each)) for each in reliability_bins(part, y_true)],
         }
         for scale, part in (("raw", y_score), ("natural", natural))
@@ -107,9 +112,7 @@ def judge(
             f"below the {point.min_tnr:g} that was asked for"
         )
     if shift is not None and shift.is_detected:
-        reasons.append(
-            f"these films are unlike those that chose the threshold: {shift.describe()}"
-        )
+        reasons.append(f"these films are unlike those that chose the threshold: {shift.describe()}")
     return {
         "verdict": point.verdict,
         "min_tnr": point.min_tnr,

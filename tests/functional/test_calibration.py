@@ -8,7 +8,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from cxrignite.functional.calibration import calibration_statistics, reliability_bins
+from cxrignite.functional.calibration import (
+    calibration_statistics,
+    ece_interval,
+    reliability_bins,
+)
 
 NAMES = {"brier", "log_loss", "ece", "calibration_slope", "calibration_intercept"}
 
@@ -232,3 +236,50 @@ def test_bins_add_up_to_the_ece(scored):
     filled = [entry for entry in reliability_bins(*scored, num_bins=15) if entry.num_images]
     gaps = [entry.num_images * abs(entry.positive_share - entry.mean_score) for entry in filled]
     assert sum(gaps) / 624 == pytest.approx(once(*scored, num_bins=15)["ece"], rel=1e-12)
+
+
+def drawn(temperature: float, num_images: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that are too sure by `temperature`, and labels."""
+    logits = rng.normal(0, 2, num_images)
+    truth = 1 / (1 + np.exp(-logits / temperature))
+    return 1 / (1 + np.exp(-logits)), (rng.random(num_images) < truth).astype(int)
+
+
+def test_the_ece_interval_holds_the_error_and_reaches_0_for_perfect_scores():
+    rng = np.random.default_rng(0)
+    patients = [str(number) for number in range(300)]
+    for temperature in (1.0, 3.0):
+        y_score, y_true = drawn(temperature, 300, rng)
+        error = calibration_statistics(y_score, y_true)(np.ones((1, 300)))["ece"][0]
+        low, high = ece_interval(y_score, y_true, patients, num_resamples=500)
+        assert 0 <= low <= error <= high <= 1
+        assert (low == 0) == (temperature == 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"confidence": 1.5}, r"confidence must be in \(0, 1\), got 1.5"),
+        ({"num_bins": 0}, "num_bins must be at least 1, got 0"),
+    ],
+)
+def test_an_ece_interval_of_impossible_settings_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ece_interval([0.1, 0.9], [0, 1], ["a", "b"], **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("temperature", "num_images"), [(1.0, 200), (1.3, 600), (2.0, 600)])
+def test_the_ece_interval_covers_the_true_error(temperature, num_images):
+    rng = np.random.default_rng(1)
+    # The binned error of the distribution itself, by brute force.
+    y_score, _ = drawn(temperature, 1_000_000, rng)
+    truth = 1 / (1 + ((1 - y_score) / y_score) ** (1 / temperature))
+    bins = np.minimum((y_score * 10).astype(int), 9)
+    error = sum(abs((truth - y_score)[bins == each].sum()) for each in range(10)) / len(bins)
+    patients, covered = [str(number) for number in range(num_images)], 0
+    for seed in range(400):
+        films = drawn(temperature, num_images, rng)
+        low, high = ece_interval(*films, patients, num_resamples=400, seed=seed)
+        covered += low <= error <= high
+    assert covered >= 0.91 * 400, f"covered {covered} of 400, true error {error:.4f}"

@@ -80,6 +80,7 @@ def test_the_naive_rule_is_broken_about_half_of_the_time(num_negatives):
     assert 0.4 < share < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.99])
 def test_other_confidences_keep_their_word_too(confidence):
     share = share_below(points_of(uniform(200), confidence=confidence), true_tnr=float)
@@ -139,17 +140,39 @@ def test_counting_correlated_films_as_independent_breaks_the_certificate():
     assert of_patients > 0.5
 
 
+def test_the_certificate_is_by_patient_where_patients_with_many_films_score_higher():
+    """Then the TNR by film is another figure, and no better kept than by the naive rule."""
+
+    def draw(rng):
+        has_ten_films = rng.random(135) < 0.1
+        scores = np.where(has_ten_films, rng.uniform(0.5, 1, 135), rng.uniform(0, 0.95, 135))
+        owners = np.repeat(np.arange(135), np.where(has_ten_films, 10, 1))
+        return scores[owners], owners
+
+    def tnr_by(threshold, films_of_the_tenth):
+        cleared = 0.9 * min(threshold / 0.95, 1), 0.1 * (2 * threshold - 1) * films_of_the_tenth
+        return sum(cleared) / (0.9 + 0.1 * films_of_the_tenth)
+
+    points = points_of(draw)
+    assert share_below(points, lambda threshold: tnr_by(threshold, 1)) <= 1 - CONFIDENCE
+    assert share_below(points, lambda threshold: tnr_by(threshold, 10)) > 4 * (1 - CONFIDENCE)
+
+
 def rounded(num_negatives):
-    return lambda rng: (rng.random(num_negatives).round(2), None)
+    """Scores of two decimals, up to 0.98: no threshold would clear a score of 1.0."""
+    return lambda rng: ((0.98 * rng.random(num_negatives)).round(2), None)
 
 
 def tnr_of_rounded(threshold):
-    values = np.arange(101) / 100
-    return min(1.0, max(0.0, (np.sum(values < threshold) - 0.5) / 100))
+    # Each value takes up an interval of 0.01, the first one, 0, and the last one half of that.
+    num_values = np.sum(np.arange(99) / 100 < threshold)
+    return min(1.0, max(0.0, (num_values - 0.5) / 98))
 
 
 def test_scores_of_two_decimals_keep_the_certificate():
-    assert tnr_of_rounded(0.93) == pytest.approx(np.mean(rounded(10**6)(np.random)[0] < 0.93), 1e-3)
+    many, _ = rounded(10**6)(np.random.default_rng(0))
+    for threshold in (0.5, math.nextafter(0.5, 1), 0.91, 0.98):
+        assert tnr_of_rounded(threshold) == pytest.approx(np.mean(many < threshold), abs=2e-3)
     certified = share_below(points_of(rounded(135)), tnr_of_rounded)
     naive = share_below(points_of(rounded(135), confidence=None), tnr_of_rounded)
     assert certified <= 1 - CONFIDENCE
@@ -163,6 +186,7 @@ def test_the_lower_bound_of_a_certified_tnr_keeps_its_word():
     assert min(point.tnr_lower_bound for point in points) >= MIN_TNR
 
 
+@pytest.mark.slow
 def test_the_lower_bound_keeps_its_word_where_scores_tie():
     # Of the steps between scores this one is the worst of those tried: more negatives are cleared
     # than the rank asks for, and a bound that counts them all is broken in 7 % of resamples.
@@ -182,13 +206,15 @@ def test_the_lower_bound_keeps_its_word_where_scores_tie():
     assert broken <= limit + 3 * spread_of(limit, num_resamples)
 
 
-def exact_tail(num_negatives, num_false_positive, min_tnr):
-    """P(at most so many false positives) where the TNR is `min_tnr`, in exact fractions."""
-    share = 1 - Fraction(str(min_tnr))
-    return sum(
-        math.comb(num_negatives, count) * share**count * (1 - share) ** (num_negatives - count)
+def has_tail_within(num_negatives, num_false_positive, min_tnr, confidence):
+    """Whether so few false positives are as improbable as asked, at a TNR of `min_tnr`, exactly."""
+    below, above = Fraction(str(min_tnr)), 1 - Fraction(str(min_tnr))
+    whole, kept, flagged = below.denominator, below.numerator, above * below.denominator
+    ways = sum(
+        math.comb(num_negatives, count) * int(flagged) ** count * kept ** (num_negatives - count)
         for count in range(num_false_positive + 1)
     )
+    return Fraction(ways, whole**num_negatives) <= 1 - Fraction(str(confidence))
 
 
 def brute_force(y_score, y_true, patients, min_tnr, min_threshold, confidence, fp_cost, fn_cost):
@@ -197,11 +223,10 @@ def brute_force(y_score, y_true, patients, min_tnr, min_threshold, confidence, f
     for score, label, patient in zip(y_score, y_true, patients, strict=True):
         if label == 0:
             highest[patient] = max(score, highest.get(patient, 0.0))
-    limit = 1 - Fraction(str(confidence))
 
     def is_certified(threshold):
         flagged = sum(score >= threshold for score in highest.values())
-        return exact_tail(len(highest), flagged, min_tnr) <= limit
+        return has_tail_within(len(highest), flagged, min_tnr, confidence)
 
     above = filter(is_certified, (math.nextafter(score, 2) for score in highest.values()))
     lowest = max(min_threshold, min(above, default=2))
@@ -249,7 +274,7 @@ def test_it_finds_what_trying_every_candidate_finds_in_500_cases():
         assert point.threshold == threshold, seed
         assert (point.num_false_positive, point.num_false_negative) == (cells.fp, cells.fn), seed
     # Both outcomes are there often enough to mean something.
-    assert min(verdicts.count("certified"), verdicts.count("infeasible")) >= 100
+    assert min(verdicts.count("certified"), verdicts.count("infeasible")) >= 75
 
 
 def mapie_controller(y_score, y_true, thresholds, settings, **options):
@@ -366,10 +391,9 @@ def test_the_planner_and_the_rank_agree_and_are_exact(min_tnr, confidence):
         assert num_false_positives_allowed(number, min_tnr, confidence) >= num_false_positive
         fewer = num_false_positives_allowed(number - 1, min_tnr, confidence)
         assert fewer is None or fewer < num_false_positive
-        limit = 1 - Fraction(str(confidence))
-        assert exact_tail(number, num_false_positive, min_tnr) <= limit
+        assert has_tail_within(number, num_false_positive, min_tnr, confidence)
         if number - 1 > num_false_positive:
-            assert exact_tail(number - 1, num_false_positive, min_tnr) > limit
+            assert not has_tail_within(number - 1, num_false_positive, min_tnr, confidence)
 
 
 @pytest.mark.parametrize("form", ["no patients", "numbers", "names"])

@@ -132,9 +132,7 @@ def test_the_ledger_survives_json():
     ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
     assert ImbalanceLedger.from_dict(json.loads(json.dumps(ledger.to_dict()))) == ledger
     with pytest.raises(ValueError, match="must have pos_weight"):
-        ImbalanceLedger.from_dict(
-            {"num_negative": 1, "num_positive": 1, "sampled_prevalence": 0.5}
-        )
+        ImbalanceLedger.from_dict({"num_negative": 1, "num_positive": 1, "sampled_prevalence": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sklearn.metrics import (
 )
 
 from cxrignite.functional import Confusion, confusion_at
+from cxrignite.functional.confusion import counts_by_threshold
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -51,3 +52,13 @@ def test_a_float32_score_just_below_the_threshold_is_negative():
 def test_a_nan_threshold_is_refused():
     with pytest.raises(ValueError, match="threshold must be a number"):
         confusion_at([0.5], [1], math.nan)
+
+
+def test_counts_by_threshold_are_those_of_each_threshold_alone():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.random(60).round(1), rng.random(60) < 0.5
+    thresholds, fp, tp = counts_by_threshold(scores, positive, 0.25)
+    assert thresholds.tolist() == [*sorted(set(scores[scores > 0.25].tolist()), reverse=True), 0.25]
+    for threshold, *counts in zip(thresholds, fp, tp, strict=True):
+        cells = confusion_at(scores, positive, threshold)
+        assert counts == [cells.fp, cells.tp]

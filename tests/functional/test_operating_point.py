@@ -222,7 +222,7 @@ def test_forty_two_negatives_certify_and_forty_one_do_not(num_negative, verdict)
         assert "there are 41" in point.describe()
     else:
         assert point.tnr_lower_bound >= 0.93
-        assert "with 95% confidence the true TNR is at least 0.931" in point.describe()
+        assert "with 95 % confidence the true TNR by patient is at least 0.931" in point.describe()
 
 
 @pytest.mark.parametrize(("num_negative", "allowed"), [(135, 4), (234, 9), (400, 19)])
@@ -272,6 +272,24 @@ def test_a_patient_counts_with_the_highest_score():
     # 60 patients allow no false positive (it takes 66), 120 films would allow three.
     assert (point.threshold > 0.95, point.tpr, point.verdict) == (True, 0.0, "certified")
     assert select_operating_point(y_score, y_true, confidence=0.95).tpr == 1.0
+
+
+def test_where_few_patients_have_many_images_the_message_says_so():
+    # Three of 200 patients, with ten images each, all at 1.0.
+    y_score = [0.1] * 197 + [0.99] * 30 + [0.95]
+    patients = [*range(197), *[900] * 10, *[901] * 10, *[902] * 10, 999]
+    point = select_operating_point(
+        y_score, [0] * 227 + [1], confidence=0.95, min_threshold=0.5, patients=patients
+    )
+    # No score lies above .99, so there is no candidate that clears the three.
+    assert (point.verdict, point.tnr, point.tpr) == ("infeasible", 197 / 227, 1.0)
+    assert "a few patients have many images" in point.describe()
+
+
+@pytest.mark.parametrize("patients", [[None, "a"], [0.5, 1.5], [float("nan"), 1.0]])
+def test_patients_are_names_or_whole_numbers(patients):
+    with pytest.raises(ValueError, match="patients must be names or whole numbers, got"):
+        select_operating_point([0.1, 0.9], [0, 1], patients=patients)
 
 
 def test_too_many_negatives_at_one_leave_no_threshold():

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from cxrignite.errors import CxrIgniteError, RunFolderError
 from cxrignite.workflows.report import MAX_PAGE_BYTES, write_report
-from cxrignite.workflows.report_misses import MAX_MISSES
+from cxrignite.workflows.report.misses import MAX_MISSES
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 VOID_TAGS = {"meta", "link", "img", "br"}
@@ -186,7 +186,7 @@ class Run:
         start = {"cxrignite": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.14.1"}}
         start |= {"command": ["cxrignite", "--run_dir", str(self.root)], "device": "cpu"}
         self.json("environment.json", {"starts": [start]})
-        best = {"epoch": 2, "metric": "val_roc_auc", "score": 0.97, "size": 1, "sha256": "cd" * 32}
+        best = {"epoch": 2, "metric": "val_roc_auc", "score": 0.97, "size": 1, "sha256": "ab" * 32}
         self.json("checkpoints/best.json", best)
         self.csv("history.csv", ["epoch", "loss", "epoch_seconds"], [(1, 0.5, 15), (2, 0.3, 17)])
         self.recipe = {
@@ -322,9 +322,36 @@ def test_a_contradicted_certificate_is_told_before_any_figure(run):
     warning = text.index("Warning. The certificate is void for the test films: they contradict it.")
     assert warning < text.index("Specificity promised")
     assert "the observed TNR lies below what was certified" in text
-    assert "an AUC of 0.89 (95 % interval 0.85 to 0.92)" in text
     assert "Not on films like those for which the certificate is void" in text
     assert text.count("Warning.") == 1
+
+
+def test_where_nothing_was_certified_no_certificate_is_called_void(run):
+    run.decide(verdict="empirical", confidence=None)
+    judged = VOID | {"verdict": "empirical", "is_void": False}
+    figures = metrics_of(run.point, certificate=judged, shift=SHIFT)
+    figures["at_threshold"] |= {"tnr": 0.7, "intervals": {"tnr": [0.55, 0.82]}}
+    run.json("metrics/test.json", figures)
+    text = run.page().text
+    assert "Warning. The test films get less specificity than was asked for." in text
+    assert "an AUC of 0.89 (95 % interval 0.85 to 0.92)" in text
+    assert "void" not in text
+    assert "contradict" not in text
+
+
+def test_a_sites_void_certificate_leaves_the_runs_own_as_it_is(run):
+    figures = metrics_of(point_of(threshold=0.95, chosen_on="site-a"), certificate=VOID)
+    run.json("metrics/test-site-a.json", figures)
+    text = run.page().text
+    assert "Warning. The certificate is void for the test-site-a films" in text
+    assert "threshold of site-a; contradicts the promised 93 %" in text
+    assert "Certified With 95 % confidence" in text
+
+
+def test_a_threshold_of_other_weights_is_told(run):
+    assert "other weights" not in run.page().text
+    run.decide(weights_sha256="ef" * 32)
+    assert "The threshold belongs to other weights than this run has." in run.page().text
 
 
 def test_a_shift_alone_is_a_warning_of_its_own(run):
@@ -389,18 +416,23 @@ def test_every_decision_has_its_interval_also_in_runs_that_kept_none(run):
     for key in ("at_half", "at_threshold"):
         del figures[key]["intervals"], figures[key]["patient_intervals"]
     run.json("metrics/test.json", figures)
-    cells = run.page().cell_texts
+    page = run.page()
     for right, wrong, kind in ((35, 15, "true negatives"), (2, 58, "missed"), (54, 6, "true pos")):
         ends = binomtest(right, right + wrong).proportion_ci(0.95, "exact")
         expected = f"{right / (right + wrong):.1%} {ends.low:.1%} to {ends.high:.1%}"
-        told = [cell for cell in cells if cell.startswith(f"{right} {kind}")]
+        told = [cell for cell in page.cell_texts if cell.startswith(f"{right} {kind}")]
         assert told[0].replace(" %", "%").endswith(expected.replace("% to", " to"))
+    for right, wrong in ((35, 15), (58, 2), (58, 15)):  # at 0.5: TNR, TPR, PPV
+        ends = binomtest(right, right + wrong).proportion_ci(0.95, "exact")
+        share = right / (right + wrong)
+        interval = f"{ends.low * 100:.1f} to {ends.high * 100:.1f} % by film"
+        assert f"{share * 100:.1f} % {interval}" in page.cell_texts
 
 
 def test_intervals_that_were_kept_are_shown_by_film_and_by_patient(run):
     text = run.page().text
     assert "70.0 % 71.0 to 91.0 % by film 70.0 to 92.0 % by patient" in text
-    assert "0.960 0.920 to 0.985" in text
+    assert "0.960 0.930 to 0.980 by film 0.920 to 0.985 by patient" in text
     assert "0.100 0.080 to 0.120" in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cxrignite.workflows.report_numbers import (
+from cxrignite.workflows.report.numbers import (
     UNDEFINED,
     Ends,
     Estimate,
@@ -16,8 +16,8 @@ from cxrignite.workflows.report_numbers import (
     score_text,
     share_estimate,
 )
-from cxrignite.workflows.report_reading import Record
-from cxrignite.workflows.report_verdict import split_word
+from cxrignite.workflows.report.reading import Record
+from cxrignite.workflows.report.verdict import split_word
 
 MAX_SUBGROUPS = 60
 """Rows of the subgroup table; an attribute may have a value for each patient."""
@@ -46,7 +46,7 @@ class ConfusionTable(NamedTuple):
 
 
 class RateRow(NamedTuple):
-    """One rate at 0.5 and at the chosen threshold, its intervals by film and by patient."""
+    """One figure, at two thresholds or on several sets of films, with both its intervals."""
 
     name: str
     meaning: str
@@ -55,7 +55,7 @@ class RateRow(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A named figure for several sets of films or several scales."""
+    """A named figure on several scales."""
 
     name: str
     meaning: str
@@ -135,14 +135,14 @@ def _by_patient(decisions: Record, key: str) -> Estimate:
     return share_estimate(decisions.number(key), decisions.interval(f"patient_intervals.{key}"))
 
 
-def ranking_rows(metrics: dict[str, Record]) -> tuple[list[str], list[Measure]]:
+def ranking_rows(metrics: dict[str, Record]) -> tuple[list[str], list[RateRow]]:
     """AUC and average precision of every set of films.
 
     Args:
         metrics: Figures by the name of the films.
 
     Returns:
-        The names of the films, and a row a measure with one figure for each of them.
+        The names of the films, and a row a measure with a figure for each of them.
     """
     usual = [name for name in ("val", "calibration", "test") if name in metrics]
     names = [*usual, *sorted(metrics.keys() - set(usual))]
@@ -159,15 +159,18 @@ def ranking_rows(metrics: dict[str, Record]) -> tuple[list[str], list[Measure]]:
         ),
     )
     return [split_word(name) for name in names], [
-        Measure(name, meaning, [_area(metrics[films], key) for films in names])
+        RateRow(
+            name,
+            meaning,
+            [_area(metrics[films], key, "intervals") for films in names],
+            [_area(metrics[films], key, "patient_intervals") for films in names],
+        )
         for name, meaning, key in rows
     ]
 
 
-def _area(figures: Record, key: str) -> Estimate:
-    # By patient first: films of one patient are no independent witnesses.
-    ends = figures.interval(f"patient_intervals.{key}") or figures.interval(f"intervals.{key}")
-    return decimal_estimate(figures.number(key), ends)
+def _area(figures: Record, key: str, intervals: str) -> Estimate:
+    return decimal_estimate(figures.number(key), figures.interval(f"{intervals}.{key}"))
 
 
 def calibration_rows(figures: Record) -> list[Measure]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cxrignite.functional.intervals import clopper_pearson
-from cxrignite.workflows.report_reading import Record
+from cxrignite.workflows.report.reading import Record
 
 Ends = tuple[float, float]
 
@@ -35,7 +35,10 @@ def percent(share: float | None, places: int = 1) -> str:
     """
     if share is None:
         return UNDEFINED
-    return f"{_rounded(share * 100, 100, places)}{_SPACE}%"
+    # Rounded as a share, so that it agrees with the charts: 0.963 there is 96.3 % here.
+    rounded = float(f"{share:.{places + 2}f}")
+    value = share if rounded in (0, 1) else rounded
+    return f"{_rounded(value * 100, 100, places)}{_SPACE}%"
 
 
 def plain_percent(share: float | None) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from cxrignite.workflows.report_numbers import decimal, percent, score_text
-from cxrignite.workflows.report_reading import Record, RunRecords
-from cxrignite.workflows.report_verdict import split_word
+from cxrignite.workflows.report.numbers import decimal, percent, score_text
+from cxrignite.workflows.report.reading import Record, RunRecords
+from cxrignite.workflows.report.verdict import split_word
 
 _LONGEST = 300
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from cxrignite.data import Film, read_image
 from cxrignite.errors import UnreadableImageError
-from cxrignite.workflows.report_numbers import MINUS, score_text
-from cxrignite.workflows.report_reading import ScoredFilm
+from cxrignite.workflows.report.numbers import MINUS, score_text
+from cxrignite.workflows.report.reading import ScoredFilm
 
 MAX_MISSES = 100
 """Misses of each kind that are shown, the farthest from the threshold; the others are counted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cxrignite.workflows.report_numbers import (
+from cxrignite.workflows.report.numbers import (
     UNDEFINED,
     Estimate,
     counted,
@@ -16,8 +16,8 @@ from cxrignite.workflows.report_numbers import (
     rate_ends,
     score_text,
 )
-from cxrignite.workflows.report_reading import Record, RunRecords
-from cxrignite.workflows.report_verdict import split_word
+from cxrignite.workflows.report.reading import Record, RunRecords
+from cxrignite.workflows.report.verdict import split_word
 
 
 class Caution(NamedTuple):
@@ -55,9 +55,8 @@ class Observation(NamedTuple):
 
 
 def is_void(metrics: Record) -> bool:
-    """Whether these films contradict the certificate, or are of another kind."""
-    certificate = metrics.child("certificate")
-    return certificate.flag("is_void") or certificate.flag("is_contradicted")
+    """Whether the certificate does not hold for these films: they contradict it, or differ."""
+    return metrics.flag("certificate.is_void")
 
 
 def cautions_of(name: str, metrics: Record, point: Record) -> list[Caution]:
@@ -73,7 +72,6 @@ def cautions_of(name: str, metrics: Record, point: Record) -> list[Caution]:
     certificate, asked = metrics.child("certificate"), theirs.number("min_tnr")
     tnr, ends = rate(decisions, "tnr"), rate_ends(decisions, "tnr")
     seen = f"On them the specificity is {tnr.value} (95 % interval {tnr.interval})"
-    shifted = metrics.flag("shift.is_detected")
     cautions = []
     if is_void(metrics):
         contradicted = certificate.flag("is_contradicted")
@@ -81,22 +79,49 @@ def cautions_of(name: str, metrics: Record, point: Record) -> list[Caution]:
         promise = plain_percent(certificate.number("min_tnr"))
         text = f"{seen}; promised was at least {promise}, for films like those it was chosen on."
         title = f"The certificate is void for the {films}: {because}"
-        reasons = certificate.texts("reasons")
-        cautions.append(Caution(title, text, [*reasons, _shift(metrics)] if shifted else reasons))
+        cautions.append(Caution(title, text, certificate.texts("reasons") or [_shift(metrics)]))
     elif asked is not None and ends is not None and ends[1] < asked:
         text = f"{seen}; asked for was {plain_percent(asked)}. The whole interval lies below that."
         cautions.append(Caution(f"The {films} get less specificity than was asked for", text))
-    if shifted and not is_void(metrics):
+    if metrics.flag("shift.is_detected") and not is_void(metrics):
         cautions.append(Caution(f"The {films} look different to the model", _shift(metrics)))
     # A site's own threshold is another one by intention.
-    same_choice = theirs.text("chosen_on") == point.text("chosen_on")
-    if theirs and same_choice and theirs.number("threshold") != point.number("threshold"):
-        text = (
-            f"They were scored at {score_text(theirs.number('threshold'))}; the threshold of this "
-            f"run is {score_text(point.number('threshold'))} now. Score the films again."
-        )
-        cautions.append(Caution(f"The figures of the {films} belong to another threshold", text))
+    if theirs and not is_of_site(metrics, point):
+        stale = theirs.number("threshold") != point.number("threshold")
+        if stale or _other_weights(theirs, point):
+            text = (
+                f"They were scored at {score_text(theirs.number('threshold'))}; the threshold of "
+                f"this run is {score_text(point.number('threshold'))} now, or the weights are "
+                "others. Score the films again."
+            )
+            title = f"The figures of the {films} belong to another threshold"
+            cautions.append(Caution(title, text))
     return cautions
+
+
+def weights_caution(point: Record, best: Record) -> list[Caution]:
+    """Whether the threshold was chosen by scores of other weights than the run has.
+
+    Args:
+        point: The run's operating point.
+        best: What is known of the best weights.
+    """
+    theirs, ours = point.text("weights_sha256"), best.text("sha256")
+    if not theirs or not ours or theirs == ours:
+        return []
+    text = "A threshold means nothing for scores that did not choose it: choose it again."
+    return [Caution("The threshold belongs to other weights than this run has", text)]
+
+
+def is_of_site(metrics: Record, point: Record) -> bool:
+    """Whether these films were decided by a site's own operating point."""
+    chosen_on = metrics.text("operating_point.chosen_on")
+    return chosen_on not in ("", point.text("chosen_on"))
+
+
+def _other_weights(theirs: Record, ours: Record) -> bool:
+    digests = {record.text("weights_sha256") for record in (theirs, ours)} - {""}
+    return len(digests) == 2
 
 
 def _shift(metrics: Record) -> str:
@@ -113,14 +138,18 @@ def observations(records: RunRecords) -> list[Observation]:
     point, metrics = records.point, records.metrics
     chosen_on = point.text("chosen_on") or "val"
     rows = []
-    if point and not metrics.get(chosen_on, Record()).child("at_threshold"):
+    is_chosen = point.number("threshold") is not None
+    if is_chosen and not metrics.get(chosen_on, Record()).child("at_threshold"):
         rows.append(_chosen_on_row(chosen_on, point, records.classes))
     usual = [chosen_on, "val", "calibration", "test"]
     for name in dict.fromkeys([*usual, *metrics]):
         figures = metrics.get(name)
         if figures is not None:
-            chose = chosen_on == name or figures.text("operating_point.chosen_on") == name
-            rows.append(_observation(name, figures, records.classes, chose))
+            row = _observation(name, figures, records.classes, name == chosen_on)
+            if is_of_site(figures, point):
+                site = figures.text("operating_point.chosen_on")
+                row = row._replace(reading=f"threshold of {site}; {row.reading}")
+            rows.append(row)
         elif name == "test" and "test" in records.split_names and not records.has_metrics("test"):
             rows.append(Observation("test", _split_size(records, "test"), reading="not looked at"))
     return rows
@@ -177,9 +206,9 @@ def _reading(figures: Record) -> str:
     certificate, decisions = figures.child("certificate"), figures.child("at_threshold")
     asked, seen = figures.number("operating_point.min_tnr"), decisions.number("tnr")
     ends = rate_ends(decisions, "tnr")
-    if certificate.flag("is_contradicted"):
+    if is_void(figures) and certificate.flag("is_contradicted"):
         return f"contradicts the promised {plain_percent(certificate.number('min_tnr'))}"
-    if certificate.flag("is_void"):
+    if is_void(figures):
         return "the promise does not cover these films"
     if asked is None or seen is None or ends is None:
         return ""

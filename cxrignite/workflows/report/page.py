@@ -6,6 +6,7 @@ what other verbs left behind and chooses, scores and measures nothing of its own
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,15 +20,9 @@ from jinja2 import Environment, StrictUndefined, Template
 from cxrignite import __version__
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
-from cxrignite.workflows import (
-    report_card,
-    report_misses,
-    report_observations,
-    report_tables,
-    report_verdict,
-)
-from cxrignite.workflows.report_numbers import counted, percent, rate, score_text
-from cxrignite.workflows.report_reading import Record, RunRecords
+from cxrignite.workflows.report import card, misses, observations, tables, verdict
+from cxrignite.workflows.report.numbers import counted, percent, rate, score_text
+from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.run_folder import RunFolder
 
 MAX_PAGE_BYTES = 5_000_000
@@ -65,8 +60,8 @@ def write_report(
     root = source_root or _source_root(records)
     if root is not None:
         num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
-        misses = report_misses.picture_misses(context["misses"], root, num_bytes)
-        pictured = _render({**context, "misses": misses})
+        gallery = misses.picture_misses(context["misses"], root, num_bytes)
+        pictured = _render({**context, "misses": gallery})
         page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
@@ -83,7 +78,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("cxrignite.workflows").joinpath("report_template.html")
+    source = resources.files("cxrignite.workflows.report").joinpath("template.html")
     return environment.from_string(source.read_text(encoding="utf-8"))
 
 
@@ -92,9 +87,11 @@ def _context(records: RunRecords) -> dict[str, Any]:
     classes, metrics, point = records.classes, records.metrics, records.point
     shown = next((name for name in ("test", "val", "calibration") if name in metrics), "val")
     figures = metrics.get(shown, Record())
-    is_void = any(report_observations.is_void(each) for each in metrics.values())
-    ranked, areas = report_tables.ranking_rows(metrics)
-    subgroups, num_more_subgroups = report_tables.subgroup_rows(figures, classes)
+    void = [each for each in metrics.values() if observations.is_void(each)]
+    # What a site's certificate turned out to be says nothing of the run's own.
+    is_void = not all(observations.is_of_site(each, point) for each in void)
+    ranked, areas = tables.ranking_rows(metrics)
+    subgroups, num_more_subgroups = tables.subgroup_rows(figures, classes)
     decisions = figures.child("at_threshold")
     known = (decisions.number("threshold"), point.number("threshold"), 0.5)
     threshold = next(number for number in known if number is not None)
@@ -106,42 +103,42 @@ def _context(records: RunRecords) -> dict[str, Any]:
         "version": __version__,
         "is_finished": records.folder.is_finished,
         "cautions": [
-            caution
-            for name, each in metrics.items()
-            for caution in report_observations.cautions_of(name, each, point)
+            *observations.weights_caution(point, records.best),
+            *itertools.chain.from_iterable(
+                observations.cautions_of(name, each, point) for name, each in metrics.items()
+            ),
         ],
         "is_void": is_void,
-        "verdict": report_verdict.describe_verdict(point, classes, is_void=is_void),
+        "verdict": verdict.describe_verdict(point, classes, is_void=is_void),
         "tnr": rate(decisions, "tnr"),
         "tpr": rate(decisions, "tpr"),
-        "observations": report_observations.observations(records),
+        "observations": observations.observations(records),
         "sites": {
-            name: report_verdict.describe_verdict(site, classes)
-            for name, site in records.sites.items()
+            name: verdict.describe_verdict(site, classes) for name, site in records.sites.items()
         },
-        "shown": report_verdict.split_word(shown),
+        "shown": verdict.split_word(shown),
         "size": _size(figures),
         "is_tested": records.has_metrics("test"),
         "has_test": "test" in records.split_names or not records.films,
-        "confusions": report_tables.confusion_tables(figures, classes),
-        "rates": report_tables.rate_rows(figures, classes),
+        "confusions": tables.confusion_tables(figures, classes),
+        "rates": tables.rate_rows(figures, classes),
         "prevalence": _prevalence(figures),
         "ranked": ranked,
         "areas": areas,
-        "calibration": report_tables.calibration_rows(figures),
+        "calibration": tables.calibration_rows(figures),
         "figures": _pictures(records.folder, shown),
         "training": _training(records),
-        "misses": report_misses.find_misses(scored, threshold, records.films, classes),
+        "misses": misses.find_misses(scored, threshold, records.films, classes),
         "has_predictions": bool(scored),
         "threshold": score_text(threshold),
         "predictions": f"predictions/{shown}.csv",
         "subgroups": subgroups,
         "num_more_subgroups": num_more_subgroups,
-        "passport": report_card.split_passport(records),
-        "ledger": report_card.ledger_sentences(point, classes),
-        "limits": report_card.limits_of_use(records, is_void=is_void),
-        "card": report_card.model_card(records),
-        "blanks": report_card.BLANKS,
+        "passport": card.split_passport(records),
+        "ledger": card.ledger_sentences(point, classes),
+        "limits": card.limits_of_use(records, is_void=bool(void)),
+        "card": card.model_card(records),
+        "blanks": card.BLANKS,
         "complaints": records.complaints,
     }
 
@@ -185,7 +182,7 @@ def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
             continue
         if png.startswith(b"\x89PNG") and len(png) <= left:
             left -= len(png)
-            uris[key] = report_misses.to_data_uri(png)
+            uris[key] = misses.to_data_uri(png)
     return uris
 
 

@@ -133,7 +133,7 @@ class RunRecords:
         self.environment = starts[-1] if starts else Record()
         self.best = self._tree(folder.checkpoints_dir / "best.json")
         self.point = self._tree(folder.operating_point_path)
-        self.sites = self._trees(folder.root / "operating_points")
+        self.sites = self._trees(folder.site_path("any").parent)
         self.metrics = self._trees(folder.metrics_path("any").parent)
         self.history = self._history()
         self.films = self._films()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxrignite.workflows.report_numbers import (
+from cxrignite.workflows.report.numbers import (
     UNDEFINED,
     counted,
     percent,
     plain_percent,
     score_text,
 )
-from cxrignite.workflows.report_reading import Record
+from cxrignite.workflows.report.reading import Record
 
 _SPLIT_WORDS = {"val": "validation", "train": "training"}
 
@@ -128,7 +128,7 @@ def _remarks(point: Record, negative: str) -> list[str]:
     remarks = []
     kind, note = point.text("verdict"), point.text("note").strip()
     if note:
-        remarks.append(f"Why it is not certified: {note}" if kind == "empirical" else note)
+        remarks.append(f"Why it is not certified: {note}")
     elif kind == "empirical" and point.number("confidence") is None:
         remarks.append("Why it is not certified: the recipe asks for no confidence.")
     bound = point.number("tnr_lower_bound")

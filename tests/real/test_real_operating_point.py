@@ -1,0 +1,98 @@
+"""What the operating point is worth on real X-rays: a trained baseline, from end to end."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrignite.cli import run
+from cxrignite.functional import select_operating_point
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def baseline(chest_xray, recipes_dir, tmp_path_factory) -> Path:
+    """`recipes/baseline_cnn.yaml` trained and tested: three minutes on two cores with AMX."""
+    folder = tmp_path_factory.mktemp("baseline") / "run"
+    recipe = ["--config", str(recipes_dir / "baseline_cnn.yaml"), "--run_dir", str(folder)]
+    assert run(["fit", *recipe, "--data.source.root", str(chest_xray)]) == 0
+    assert run(["test", "--run", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def say(capsys):
+    """Show a figure that was measured, whatever pytest captures."""
+
+    def show(*figures) -> None:
+        with capsys.disabled():
+            sys.stdout.write("\n" + "\n".join(map(str, figures)))
+
+    return show
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@dataclass
+class Predictions:
+    """The test films' scores."""
+
+    patient: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+    def __init__(self, path: Path) -> None:
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        self.patient = np.array([row["patient"] for row in rows])
+        self.label = np.array([int(row["label"]) for row in rows])
+        self.score = np.array([float(row["score"]) for row in rows])
+
+
+def test_the_calibration_split_gives_a_certificate_or_an_honest_infeasible(baseline, say):
+    point = read(baseline / "operating_point.json")
+    names = ("threshold", "verdict", "tnr", "tpr", "tnr_lower_bound", "num_negative_patients")
+    say({name: point[name] for name in names})
+    assert point["verdict"] in ("certified", "infeasible")
+    if point["verdict"] == "certified":
+        assert point["tnr_lower_bound"] >= 0.93
+
+
+def test_the_shift_check_fires_on_the_test_films_and_voids_the_certificate(baseline, say):
+    metrics = read(baseline / "metrics" / "test.json")
+    say(metrics["shift"], metrics["certificate"])
+    assert metrics["shift"]["is_detected"]
+    assert metrics["certificate"]["is_void"]
+    low, high = metrics["certificate"]["interval"]
+    assert low <= metrics["certificate"]["observed_tnr"] <= high
+
+
+def test_recalibrated_on_half_of_the_patients_the_other_half_keeps_the_tnr(baseline, say):
+    """100 random halvings by patient, as `recalibrate --share 0.5` makes them."""
+    films = Predictions(baseline / "predictions" / "test.csv")
+    patients = np.unique(films.patient)
+    kept, rates, verdicts = 0, [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        chosen = np.isin(films.patient, rng.choice(patients, len(patients) // 2, replace=False))
+        point = select_operating_point(
+            films.score[chosen],
+            films.label[chosen],
+            confidence=0.95,
+            min_threshold=0.9,
+            patients=films.patient[chosen],
+        )
+        verdicts.append(point.verdict)
+        others = films.score[~chosen & (films.label == 0)]
+        rates.append(float(np.mean(others < point.threshold)))
+        kept += rates[-1] >= 0.93
+    say(f"kept in {kept} of 100", f"median TNR {np.median(rates):.3f}", Counter(verdicts))
+    assert kept >= 90
