@@ -88,7 +88,10 @@ def assess(
 
 
 def judge(
-    content: Mapping[str, Any], decision: Decision, shift: ShiftCheck | None
+    content: Mapping[str, Any],
+    decision: Decision,
+    shift: ShiftCheck | None,
+    classes: Sequence[str],
 ) -> dict[str, Any] | None:
     """Whether these films contradict what the threshold was chosen for.
 
@@ -96,6 +99,7 @@ def judge(
         content: What `assess` returned.
         decision: The operating point.
         shift: How well these negatives are told from those that chose it; null where not checked.
+        classes: The negative and the positive class.
 
     Returns:
         The certified and the observed TNR side by side; null where no threshold was chosen.
@@ -112,7 +116,12 @@ def judge(
             f"below the {point.min_tnr:g} that was asked for"
         )
     if shift is not None and shift.is_detected:
-        reasons.append(f"these films are unlike those that chose the threshold: {shift.describe()}")
+        low_auc, high_auc = shift.interval or (math.nan, math.nan)
+        reasons.append(
+            "these films are unlike those that chose the threshold: a classifier tells the "
+            f"{classes[0]} films of the two apart with an AUC of {shift.roc_auc:.3f} "
+            f"({low_auc:.3f} to {high_auc:.3f}), where 0.5 would be no difference"
+        )
     return {
         "verdict": point.verdict,
         "min_tnr": point.min_tnr,

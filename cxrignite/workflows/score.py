@@ -142,7 +142,7 @@ def publish(
             else None
         )
         content["shift"] = shift.to_dict() if shift else None
-        content["certificate"] = judge(content, decision, shift)
+        content["certificate"] = judge(content, decision, shift, scores.classes)
         content["num_looks"] = folder.count_look(name)
     else:
         shift = None

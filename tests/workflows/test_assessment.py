@@ -121,7 +121,7 @@ def test_a_run_without_a_threshold_has_no_figures_at_one(scores):
     content = assess(scores, Decision(None, "val", LEDGER, "ab"))
     assert "at_threshold" not in content
     assert content["operating_point"]["threshold"] is None
-    assert judge(content, Decision(None, "val", LEDGER, "ab"), None) is None
+    assert judge(content, Decision(None, "val", LEDGER, "ab"), None, CLASSES) is None
     assert "at the threshold" not in score_table("test", CLASSES, content)
 
 
@@ -163,7 +163,7 @@ def test_a_certificate_is_void_where_the_tnr_or_the_films_speak_against_it(
     num_false_positive, shift, contradicted, void
 ):
     scores, decision = at_site(num_false_positive), certified()
-    verdict = judge(assess(scores, decision), decision, shift)
+    verdict = judge(assess(scores, decision), decision, shift, CLASSES)
     assert (verdict["is_contradicted"], verdict["is_void"]) == (contradicted, void)
     assert len(verdict["reasons"]) == contradicted + (shift is SHIFTED)
     warning = banner(verdict)
@@ -178,7 +178,7 @@ def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
     scores, decision = at_site(25), certified()
     point = decision.point.without_certificate("chosen on the validation split")
     decision = Decision(point, "val", LEDGER, "ab")
-    verdict = judge(assess(scores, decision), decision, None)
+    verdict = judge(assess(scores, decision), decision, None, CLASSES)
     assert verdict["is_contradicted"]
     assert not verdict["is_void"]
     assert verdict["certified_tnr"] is None
@@ -187,7 +187,7 @@ def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
 
 def test_without_negatives_nothing_is_contradicted():
     scores, decision = scored([0.95, 0.97], [1, 1]), certified()
-    verdict = judge(assess(scores, decision), decision, None)
+    verdict = judge(assess(scores, decision), decision, None, CLASSES)
     assert not verdict["is_contradicted"]
     assert verdict["observed_tnr"] is None
     assert banner(verdict) is None
