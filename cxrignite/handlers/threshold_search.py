@@ -25,9 +25,9 @@ class ThresholdSearch(Attachable):
     *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
     is not searched on the images it is reported on.
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
-    *Publishes* `threshold`, `tnr`, `tpr` and `balanced_accuracy`, and the attribute
-    `operating_point`. Without both classes among the labels the four are NaN, `operating_point` is
-    null and a warning is logged: training goes on.
+    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, and the
+    attribute `operating_point`. Without both classes among the labels they are NaN,
+    `operating_point` is null and a warning is logged: training goes on.
 
     Args:
         min_tnr: Smallest true negative rate (specificity), in `[0, 1]`.
@@ -44,7 +44,7 @@ class ThresholdSearch(Attachable):
         ValueError: If a setting is outside its range.
     """
 
-    publishes: ClassVar = ("threshold", "tnr", "tpr", "balanced_accuracy")
+    publishes: ClassVar = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")
 
     def __init__(
         self,
@@ -98,13 +98,12 @@ class ThresholdSearch(Attachable):
         if num_classes < 2:
             _log.warning("no threshold: %d scores of %d class", len(y_score), num_classes)
             self.operating_point = None
-            rates = (math.nan,) * 4
+            figures = [math.nan] * len(self.publishes)
         else:
             patients = None if self.patients is None else self._patients_of(self.patients, index)
             point = self.operating_point = self.select(y_score, y_true, patients)
-            rates = (point.threshold, point.tnr, point.tpr, point.balanced_accuracy)
-        names = ("threshold", "tnr", "tpr", "balanced_accuracy")
-        engine.state.metrics.update(zip(names, rates, strict=True))
+            figures = [getattr(point, name) for name in self.publishes]
+        engine.state.metrics.update(zip(self.publishes, figures, strict=True))
 
     def select(
         self,

@@ -59,7 +59,7 @@ def test_one_class_gives_nan_and_a_warning_and_no_crash(label, caplog):
     run(search, *scripted(0, 50))
     metrics = run(search, [0.2, 0.95], [label, label])
     assert all(math.isnan(value) for value in metrics.values())
-    assert sorted(metrics) == ["balanced_accuracy", "threshold", "tnr", "tpr"]
+    assert sorted(metrics) == sorted(ThresholdSearch.publishes)
     assert search.operating_point is None
     assert search.state_dict() == {"operating_point": None}
     assert "no threshold" in caplog.text
@@ -142,7 +142,8 @@ order = list(range(len(scores)))
 order = (order + order[: -len(order) % world])[rank::world]
 batches = [(scores[i], labels[i], torch.tensor(i)) for i in (order[:20], order[20:])]
 engine = Engine(lambda engine, batch: batch[:2])
-search = ThresholdSearch(min_tnr=0.9, min_threshold=0.5)
+patients = [str(number // 2) for number in range(len(scores))]
+search = ThresholdSearch(min_tnr=0.5, min_threshold=0.5, confidence=0.9, patients=patients)
 search.attach(engine)
 metrics = engine.run(batches).metrics
 print(json.dumps([metrics, search.state_dict()]))
@@ -174,4 +175,13 @@ def test_two_processes_find_exactly_what_one_finds(tmp_path):
     (alone,) = processes(1, tmp_path, data)
     assert processes(2, tmp_path, data) == [alone, alone]
     _, state = json.loads(alone)
-    assert state["operating_point"]["num_negative"] == int((y_true == 0).sum())
+    point = select_operating_point(
+        y_score,
+        y_true,
+        min_tnr=0.5,
+        min_threshold=0.5,
+        confidence=0.9,
+        patients=[number // 2 for number in range(101)],
+    )
+    assert state["operating_point"] == point.to_dict()
+    assert point.verdict == "certified"
