@@ -186,10 +186,12 @@ def _report(argv: list[str]) -> int:
     )
     parser.add_argument("--run", type=Path, required=True, help="the run folder that `fit` left")
     parser.add_argument("--output", type=Path, help="the page; report.html in the run folder")
+    parser.add_argument("--source_root", type=Path, help="the films' folder, if it has moved")
     options = parser.parse_args(argv)
     from cxrignite.workflows.report import write_report
 
-    sys.stdout.write(f"{write_report(options.run, options.output)}\n")
+    page = write_report(options.run, options.output, source_root=options.source_root)
+    sys.stdout.write(f"{page}\n")
     return 0
 
 

@@ -248,3 +248,29 @@ def test_a_threshold_chosen_where_the_checkpoint_was_picked_is_never_certified(
     assert (point["verdict"], point["chosen_on"]) == ("empirical", "val")
     assert "also picked the checkpoint" in point["note"]
     assert "also picked the checkpoint" in " ".join(capsys.readouterr().out.split())
+
+
+def test_two_runs_are_compared_and_one_is_reported_by_the_command_line(run_dir, tmp_path, capsys):
+    import shutil
+
+    assert run(["test", "--run", str(run_dir)]) == 0
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    capsys.readouterr()
+    table = tmp_path / "comparison.csv"
+    assert run(["compare", str(run_dir), str(other), "--output", str(table)]) == 0
+    assert "roc_auc" in capsys.readouterr().out
+    with table.open() as file:
+        assert {float(row["difference"]) for row in csv.DictReader(file)} == {0.0}
+
+    page = tmp_path / "page.html"
+    assert run(["report", "--run", str(run_dir), "--output", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert "Certified" in page.read_text()
+    assert run(["report", "--run", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["compare"], ["report"], ["compare", "a", "--name", "../b"]])
+def test_a_verb_that_lacks_something_says_so_and_exits_with_2(argv, capsys):
+    assert run(argv) == 2
+    assert "Traceback" not in capsys.readouterr().err
