@@ -163,13 +163,21 @@ def build_ledger(data: XrayData, loss: nn.Module) -> ImbalanceLedger:
 
 
 def check_certificates(recipe: Recipe, data: XrayData) -> None:
-    """Refuse a certificate that the films cannot give, before the first step.
+    """Refuse splits that can choose nothing, and a certificate that the films cannot give.
 
     Raises:
+        DataError: A split that picks the checkpoint or the threshold lacks a class.
         ConstraintError: A `ThresholdSearch` asks for a confidence that needs more negative patients
             than the split has that chooses the threshold.
     """
     split = deciding_split(data)
+    for each in ("val", split):
+        counts = data.class_counts(each)
+        if min(counts) == 0:
+            raise DataError(
+                f"the {each} split needs films of both classes, got {counts.num_negative} "
+                f"{data.classes[0]} and {counts.num_positive} {data.classes[1]}"
+            )
     films = data.films(split)
     have = len({film.patient for film in films if film.label == 0})
     for handler in recipe.validator.handlers:
@@ -179,8 +187,8 @@ def check_certificates(recipe: Recipe, data: XrayData) -> None:
         if have < needed:
             raise ConstraintError(
                 f"ThresholdSearch asks for a TNR of {handler.min_tnr:g} with "
-                f"{handler.confidence:.0%} confidence, which needs at least {needed} negative "
-                f"patients; the {split} split has {have}"
+                f"{100 * handler.confidence:g} % confidence, which needs at least {needed} "
+                f"negative patients; the {split} split has {have}"
             )
 
 

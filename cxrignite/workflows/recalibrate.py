@@ -152,6 +152,6 @@ def _check_enough(films: list[Film], min_tnr: float, confidence: float) -> None:
     patients = len(np.unique([film.patient for film in films if film.label == 0]))
     if patients < needed:
         raise ConstraintError(
-            f"a TNR of {min_tnr:g} at {confidence:.0%} confidence needs at least {needed} negative "
-            f"patients, got {patients}: {needed - patients} more are missing"
+            f"a TNR of {min_tnr:g} at {100 * confidence:g} % confidence needs at least {needed} "
+            f"negative patients, got {patients}: {needed - patients} more are missing"
         )

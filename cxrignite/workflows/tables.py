@@ -68,7 +68,7 @@ def banner(certificate: Mapping[str, Any] | None) -> str | None:
     if certificate["is_void"]:
         headline = (
             f"THE CERTIFICATE IS VOID FOR THESE FILMS (TNR of at least {certificate['min_tnr']:g} "
-            f"with {certificate['confidence']:.0%} confidence)"
+            f"with {100 * certificate['confidence']:g} % confidence)"
         )
     else:
         headline = "THE THRESHOLD WAS CHOSEN ON OTHER FILMS THAN THESE"

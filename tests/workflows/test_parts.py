@@ -1,11 +1,17 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
-from cxrignite.data import Film, XrayData
-from cxrignite.errors import RecipeError
-from cxrignite.nn import LightCNN
-from cxrignite.workflows.parts import check_image_size
+from cxrignite.data import BalancedSampler, Film, XrayData
+from cxrignite.errors import ConstraintError, DataError, RecipeError
+from cxrignite.functional import soft_pos_weight
+from cxrignite.handlers import ThresholdSearch
+from cxrignite.nn import LightCNN, SoftPosWeightBCE
+from cxrignite.workflows.parts import build_ledger, check_certificates, check_image_size
 
 
 @pytest.fixture
@@ -27,3 +33,51 @@ def test_images_of_another_size_are_refused_before_training(data):
     model.image_size = (64, 64)
     with pytest.raises(RecipeError, match=r"must give images of \(64, 64\).*got \(48, 64\)"):
         check_image_size(model, data)
+
+
+def films_of(counts: dict[str, tuple[int, int]]) -> XrayData:
+    """Nameless films by split, as (negatives, positives); every film is a patient."""
+    films = [
+        Film(Path("x.png"), f"{split}/{label}/{n}.png", label, f"{split}-{label}-{n}", split)
+        for split, sizes in counts.items()
+        for label, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    return XrayData(films, ("NORMAL", "PNEUMONIA"), sampler=BalancedSampler)
+
+
+def asking_for(confidence: float | None) -> SimpleNamespace:
+    search = ThresholdSearch(min_tnr=0.93, confidence=confidence)
+    return SimpleNamespace(validator=SimpleNamespace(handlers=[search]))
+
+
+def test_a_certificate_is_held_against_the_split_that_decides():
+    data = films_of({"train": (10, 10), "val": (60, 60), "calibration": (41, 50)})
+    check_certificates(asking_for(None), data)
+    with pytest.raises(ConstraintError, match="42 negative patients; the calibration split has 41"):
+        check_certificates(asking_for(0.95), data)
+    check_certificates(asking_for(0.95), films_of({"train": (10, 10), "val": (42, 1)}))
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"train": (9, 9), "val": (0, 5)},
+        {"train": (9, 9), "val": (5, 5), "calibration": (5, 0)},
+        {"train": (9, 9)},
+    ],
+)
+def test_a_split_of_one_class_is_refused_before_training(counts):
+    with pytest.raises(DataError, match="split needs films of both classes, got"):
+        check_certificates(asking_for(None), films_of(counts))
+
+
+def test_the_ledger_knows_sampler_and_loss():
+    data = films_of({"train": (30, 90)})
+    loss = SoftPosWeightBCE(power=0.5, class_counts=(30, 90))
+    ledger = build_ledger(data, loss)
+    assert (ledger.prevalence, ledger.sampled_prevalence) == (0.75, pytest.approx(0.5))
+    assert ledger.pos_weight == pytest.approx(soft_pos_weight(30, 90))
+    assert ledger.corrects_twice
+    assert build_ledger(data, nn.BCEWithLogitsLoss()).pos_weight == 1.0
+    assert build_ledger(data, nn.MSELoss()).pos_weight is None
