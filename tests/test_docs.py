@@ -1,48 +1,158 @@
-"""The documentation's own promises: its Python runs, its verbs exist, its links lead somewhere."""
+"""The pages' own promises: their Python runs, their command lines parse, their links lead on."""
 
+import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from ignite.engine import Engine
 
-from cxrignite.cli import _VERBS
-from cxrignite.parsing import OPTIONS
+from cxrignite import cli
+from cxrignite.parsing import parse_recipe
+from cxrignite.workflows.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    pytest.param(language, text, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, (language, text) in enumerate(
-        re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
-    )
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
 ]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+VERBS = "|".join(cli._VERBS)
 
 
-def test_there_are_blocks_of_every_kind():
-    languages = {block.values[0] for block in BLOCKS}
-    assert {"", "python", "yaml"} <= languages
+class Reached(Exception):
+    """The command line was understood: here the work would begin."""
 
 
-@pytest.mark.parametrize(("language", "text"), BLOCKS)
-def test_a_block_holds_what_it_promises(language, text):
-    if language == "python" and "evaluator" not in text:  # that one needs the reader's engines
-        exec(compile(text, "block", "exec"), {})
-    for line in text.splitlines():
-        words = line.partition("#")[0].split()
-        if "cxrignite" not in words or "install" in words:
-            continue
-        verb, *arguments = words[words.index("cxrignite") + 1 :]
-        assert verb in _VERBS, line
-        known = {option.name for option in OPTIONS.get(verb, ())} | {"run", "output", "config"}
-        for argument in arguments:
-            name = argument.removeprefix("--")
-            if argument.startswith("--"):
-                assert name in known or name.split(".")[0] in ("data", "model", "trainer"), line
+def text_of(page):
+    return page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_inside_the_project_leads_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+def blocks(language):
+    return [
+        pytest.param(block, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, (found, block) in enumerate(FENCED.findall(text_of(page)))
+        if found == language
+    ]
+
+
+def command_lines():
+    """Those of the plain blocks, and whole ones inside a sentence; each once."""
+    found = []
+    for page in PAGES:
+        for language, block in FENCED.findall(text_of(page)):
+            if not language:
+                lines = block.replace("\\\n", " ").splitlines()
+                found += [part for line in lines for part in line.split("&&")]
+        prose = FENCED.sub("", text_of(page))
+        found += re.findall(r"`([^`]+)`", prose)
+    pattern = re.compile(rf"(?:(?:python -m )?cxrignite (?=\w)|(?=(?:{VERBS}) --run ))(.*)")
+    matches = [pattern.fullmatch(" ".join(each.partition(" #")[0].split())) for each in found]
+    return sorted({match[1] for match in matches if match})
+
+
+def links():
+    return [
+        pytest.param(page, target, id=f"{page.stem}-{target}")
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)]+)\)", FENCED.sub("", text_of(page)))
+        if "://" not in target
+    ]
+
+
+@pytest.fixture
+def run_until_work_begins(monkeypatch):
+    """Run a command line for real, up to the call that would read, train or write."""
+
+    def reached(*args, **kwargs):
+        raise Reached
+
+    def recipe_of(folder):
+        own = ROOT / "recipes" / f"{folder.root.name}.yaml"
+        return own if own.is_file() else ROOT / "recipes" / "baseline_cnn.yaml"
+
+    for work in (
+        *("fit.fit", "score.score", "recalibrate.recalibrate", "compare.compare_runs"),
+        *("report.write_report", "shipped.copy_recipe"),
+    ):
+        monkeypatch.setattr(f"cxrignite.workflows.{work}", reached)
+    monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)
+    monkeypatch.chdir(ROOT)
+
+    def run(line):
+        try:
+            return cli.run(shlex.split(line))
+        except Reached:
+            return 0
+
+    return run
+
+
+def test_every_kind_of_promise_is_found():
+    assert len(blocks("python")) >= 4
+    assert len(blocks("yaml")) >= 2
+    assert len(links()) >= 10
+    verbs = {line.split()[0] for line in command_lines()}
+    assert verbs >= {"fit", "test", "recalibrate", "compare", "report", "recipes"}
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_a_python_block_runs(block):
+    engines = {name: Engine(lambda engine, batch: None) for name in ("trainer", "evaluator")}
+    exec(compile(block, "block", "exec"), engines)  # the engines are the reader's own
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_a_yaml_block_may_be_laid_over_a_recipe(block, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(block, encoding="utf-8")
+    recipe = ROOT / "recipes" / "resnet50.yaml"
+    parse_recipe("fit", "", ["--config", str(recipe), "--config", str(overlay)])
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_a_command_line_is_understood(line, run_until_work_begins, capsys):
+    assert run_until_work_begins(line) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tset --run runs/quickstart",
+        "test --run runs/quickstart --threshold 0.5",
+        "test --run runs/quickstart --data.source.rot DIR --name site",
+        "recalibrate --run runs/baseline_cnn --name site-a --data.source.root DIR --share 0.7",
+        "fit --config recipes/quickstart.yaml --data.calibration 0.2",
+        "fit --config recipes/nowhere.yaml",
+        "compare RUN RUN --csv FILE",
+        "report RUN",
+    ],
+)
+def test_a_wrong_command_line_would_be_found(line, run_until_work_begins):
+    assert run_until_work_begins(line) == 2
+
+
+@pytest.mark.parametrize(("page", "target"), links())
+def test_a_link_inside_the_project_leads_somewhere(page, target):
+    path, _, anchor = target.partition("#")
+    destination = page.parent / path if path else page
+    assert destination.exists()
+    if anchor:
+        titles = re.findall(r"^#+ (.*)$", FENCED.sub("", text_of(destination)), re.M)
+        plain = [re.sub(r"[^\w\- ]", "", title.lower()) for title in titles]
+        assert anchor in [title.replace(" ", "-") for title in plain]
+
+
+@pytest.mark.parametrize("verb", cli._VERBS)
+def test_the_readme_names_every_verb(verb):
+    assert f"`{verb}`" in text_of(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("room", ["data", "engines", "functional", "handlers", "nn"])
+def test_every_public_name_of_a_room_is_in_the_changelog_and_the_reference(room):
+    changes = text_of(ROOT / "CHANGELOG.md")
+    names = importlib.import_module(f"cxrignite.{room}").__all__
+    assert [name for name in names if not re.search(rf"`{name}\b", changes)] == []
+    assert f"::: cxrignite.{room}\n" in text_of(ROOT / "docs" / "reference.md")
