@@ -122,10 +122,8 @@ def _score(argv: list[str], split: str) -> int:
     name = options["name"]
     if name is not None and not other_films:
         raise RecipeError("--name goes with --data.source, for the results of other films")
-    if other_films and (name is None or name in ("train", "val", "calibration", "test")):
-        raise RecipeError(
-            f"--data.source names other films: give their results a --name, not '{name or split}'"
-        )
+    if other_films:
+        _check_no_split(name or split, "--data.source names other films: give their results a")
     try:
         subgroups = re.compile(options["subgroups"]) if options["subgroups"] else None
     except re.error as error:
@@ -141,16 +139,20 @@ def _score(argv: list[str], split: str) -> int:
 
 
 def _results_name(name: str | None, split: str, site: str | None) -> str:
-    """The results of a site's operating point stand beside those of the run's own."""
-    return "-".join(filter(None, (name or split, site)))
+    """The results of a site's operating point stand beside those of the run's own.
+
+    No name holds an `@`, so none can be taken for another.
+    """
+    return "@".join(filter(None, (name or split, site)))
 
 
 def _recalibrate(argv: list[str]) -> int:
     recipe, options = _recipe_of_run("recalibrate", argv)
-    if "-h" not in argv and not any(arg.startswith("--data.source") for arg in argv):
+    if not any(arg.startswith("--data.source") for arg in argv):
         raise RecipeError("name the site's films: --data.source.root DIR")
     if not options["name"]:
         raise RecipeError("name the site: --name NAME")
+    _check_no_split(options["name"], "a site needs a")
     share = 1.0 if options["share"] is None else options["share"]
     if not (0 < share <= 0.5 or share == 1):
         raise RecipeError(f"--share must be in (0, 0.5], or 1 for all films, got {share}")
@@ -168,12 +170,14 @@ def _compare(argv: list[str]) -> int:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="the first is compared to"
     )
-    parser.add_argument("--name", default="test", help="of the results: test, val or a site's")
+    parser.add_argument("--name", default="test", help="of the results, as test or test@SITE")
     parser.add_argument("--output", type=Path, help="write the table as CSV, too")
     options = parser.parse_args(argv)
     from cxrignite.workflows.compare import compare_runs
 
-    comparison = compare_runs(options.runs, _checked_name(options.name))
+    for part in options.name.split("@"):
+        _checked_name(part)
+    comparison = compare_runs(options.runs, options.name)
     sys.stdout.write(f"{comparison.table()}\n")
     if options.output:
         comparison.write_csv(options.output)
@@ -235,6 +239,18 @@ def _recipe_of_run(verb: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
         if options.get(key) is not None:
             _checked_name(options[key], f"--{key}")
     return recipe, options
+
+
+def _check_no_split(name: str, why: str) -> None:
+    """Keep the names of the run's own splits for the run's own splits.
+
+    Raises:
+        RecipeError: It is one of them.
+    """
+    from cxrignite.data.sources import SPLITS
+
+    if name in SPLITS:
+        raise RecipeError(f"{why} --name other than {', '.join(SPLITS)}, got '{name}'")
 
 
 def _checked_name(name: str, option: str = "--name") -> str:

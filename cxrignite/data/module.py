@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,7 +119,9 @@ class XrayData:
         weights = getattr(sampler, "weights", None)
         if weights is not None and len(weights) == len(labels):
             return drawn_share(labels, weights)
-        return drawn_share([labels[index] for index in sampler], None)
+        # A sampler may go on for ever; its length is what an epoch draws.
+        drawn = islice(sampler, len(sampler))  # type: ignore[arg-type]  # as in SeededDraws
+        return drawn_share([labels[index] for index in drawn], None)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch that the next pass over the train loader gives."""

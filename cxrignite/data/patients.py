@@ -31,7 +31,7 @@ def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
     Raises:
         re.error: If `pattern` is not a regular expression.
 
-    Example:
+    Examples:
         >>> patient_key("train/PNEUMONIA/person12_virus_46.jpeg")
         'person12_virus'
         >>> patient_key("NORMAL2-IM-0123-0001-0002.jpeg")

@@ -101,7 +101,7 @@ def balanced_sampler(
         DataError: If a class has no image.
         RecipeError: If `seed`, `num_samples`, `num_replicas` or `rank` is out of range.
 
-    Example:
+    Examples:
         >>> sampler = balanced_sampler([0, 1, 1, 1], seed=7, num_samples=1000)
         >>> round(sum(index == 0 for index in sampler) / 1000, 1)
         0.5

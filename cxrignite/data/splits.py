@@ -54,7 +54,7 @@ def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -
         num_patients = len({film.patient for film in candidates if film.label == label})
         if num_patients < num_folds:
             raise DataError(
-                f"a {split} split of {fraction:.3g} needs at least {num_folds} training patients "
+                f"a {split} split of {fraction:.3g} needs at least {num_folds} patients "
                 f"of each class, got {num_patients} of class {label}"
             )
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32).split(

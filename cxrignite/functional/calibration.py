@@ -74,7 +74,7 @@ def reliability_bins(y_score: Numbers, y_true: Numbers, num_bins: int = 10) -> l
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
             lengths differ, or `num_bins` is below 1.
 
-    Example:
+    Examples:
         >>> reliability_bins([0.1, 0.7, 1.0], [0, 0, 1], num_bins=2)[1]
         ReliabilityBin(low=0.5, high=1.0, num_images=2, mean_score=0.85, positive_share=0.5)
     """
@@ -128,7 +128,7 @@ def calibration_statistics(y_score: Numbers, y_true: Numbers, num_bins: int = 10
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
             lengths differ, or `num_bins` is below 1.
 
-    Example:
+    Examples:
         >>> figures = calibration_statistics([0.2, 0.9, 0.4, 0.6], [0, 1, 1, 0])(np.ones((1, 4)))
         >>> round(float(figures["brier"][0]), 4)
         0.1925

@@ -35,7 +35,7 @@ def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int 
     Raises:
         ValueError: If a setting is out of range.
 
-    Example:
+    Examples:
         >>> umbrella_rank(135, 0.93, 0.95), umbrella_rank(41, 0.93, 0.95)
         (131, None)
     """
@@ -108,6 +108,8 @@ def independent_negatives(
         raise ValueError(
             f"patients must name one for each of the {scores.size} images, got shape {names.shape}"
         )
+    if names.dtype.kind == "O" and all(isinstance(name, str) for name in names):
+        names = names.astype(str)  # a column of a table, say
     if names.dtype.kind not in "iuUST":
         raise ValueError(f"patients must be names or whole numbers, got {names.dtype}")
     unique, owner = np.unique(names[negative], return_inverse=True)
@@ -132,7 +134,7 @@ def num_false_positives_allowed(
     Raises:
         ValueError: If a setting is out of range.
 
-    Example:
+    Examples:
         >>> [num_false_positives_allowed(n, 0.93, 0.95) for n in (135, 234, 400)]
         [4, 9, 19]
     """
@@ -156,7 +158,7 @@ def num_negatives_needed(min_tnr: float, confidence: float, num_false_positive: 
     Raises:
         ValueError: If a setting is out of range.
 
-    Example:
+    Examples:
         >>> num_negatives_needed(0.93, 0.95), num_negatives_needed(0.90, 0.95)
         (42, 29)
     """

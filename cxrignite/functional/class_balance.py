@@ -35,7 +35,7 @@ def class_counts(labels: Numbers) -> ClassCounts:
     Raises:
         ValueError: If `labels` is not one-dimensional or holds anything but 0 and 1.
 
-    Example:
+    Examples:
         >>> class_counts([0, 1, 1])
         ClassCounts(num_negative=1, num_positive=2)
     """
@@ -59,7 +59,7 @@ def balanced_weights(labels: Numbers) -> Tensor:
     Raises:
         ValueError: If a class has no sample, or `labels` are no labels.
 
-    Example:
+    Examples:
         >>> balanced_weights([0, 1, 1, 1]).tolist()[:2]
         [2.0, 0.6666666666666666]
     """
@@ -93,7 +93,7 @@ def soft_pos_weight(num_negative: int, num_positive: int, power: float = 0.5) ->
     Raises:
         ValueError: If a count is below 1 or `power` is outside `[0, 1]`.
 
-    Example:
+    Examples:
         >>> round(soft_pos_weight(1349, 3883), 3)
         0.589
     """
@@ -125,7 +125,7 @@ class ImbalanceLedger:
     Raises:
         ValueError: If a number is out of its range.
 
-    Example:
+    Examples:
         >>> ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
         >>> round(ledger.prevalence, 3), round(ledger.seen_prevalence, 3)
         (0.742, 0.371)
@@ -229,7 +229,7 @@ def drawn_share(labels: Numbers, weights: Numbers | None) -> float:
     Raises:
         ValueError: If there are no labels or weights, or their lengths differ.
 
-    Example:
+    Examples:
         >>> drawn_share([0, 1, 1, 1], [3.0, 1.0, 1.0, 1.0])
         0.5
     """

@@ -79,7 +79,7 @@ def confusion_at(y_score: Numbers, y_true: Numbers, threshold: float) -> Confusi
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
             lengths differ, or `threshold` is NaN.
 
-    Example:
+    Examples:
         >>> confusion_at([0.2, 0.9, 0.9], [0, 0, 1], 0.9)
         Confusion(tn=1, fp=1, fn=0, tp=1)
     """

@@ -34,7 +34,7 @@ def delong_covariance(
         ValueError: If there is no model, scores are not finite or outside `[0, 1]`, labels are not
             0 or 1, or their lengths differ.
 
-    Example:
+    Examples:
         >>> areas, covariance = delong_covariance([[0.1, 0.4, 0.3, 0.9]], [0, 0, 1, 1])
         >>> areas.tolist(), covariance.tolist()
         ([0.75], [[0.125]])

@@ -26,7 +26,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Raises:
         ValueError: If `rows` has no first dimension.
 
-    Example:
+    Examples:
         >>> gather_rows(torch.tensor([1, 2])).tolist()
         [1, 2]
     """

@@ -68,7 +68,7 @@ def clopper_pearson(num_successes: int, num_trials: int, confidence: float = 0.9
     Raises:
         ValueError: If a count or `confidence` is out of range.
 
-    Example:
+    Examples:
         >>> low, high = clopper_pearson(189, 234)
         >>> round(low, 3), round(high, 3)
         (0.751, 0.856)
@@ -96,7 +96,7 @@ def clopper_pearson_lower(num_successes: int, num_trials: int, confidence: float
     Raises:
         ValueError: If a count or `confidence` is out of range.
 
-    Example:
+    Examples:
         >>> round(clopper_pearson_lower(42, 42), 3)
         0.931
     """
@@ -127,7 +127,7 @@ def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95)
         ValueError: If `confidence` is out of range, scores are not finite or outside `[0, 1]`,
             labels are not 0 or 1, or their lengths differ.
 
-    Example:
+    Examples:
         >>> low, high = delong_interval([0.1, 0.2, 0.6, 0.4, 0.7, 0.9], [0, 0, 0, 1, 1, 1])
         >>> round(low, 3), round(high, 3)
         (0.261, 0.995)
@@ -212,7 +212,7 @@ def bootstrap_intervals(
     Raises:
         ValueError: If there is no patient, or `num_resamples` or `confidence` is out of range.
 
-    Example:
+    Examples:
         >>> def share(weights):
         ...     return {"share": weights @ [1, 1, 1, 1, 0, 1, 0, 1] / weights.sum(axis=1)}
         >>> bootstrap_intervals(share, list("abcdefgh"))["share"]

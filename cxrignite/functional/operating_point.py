@@ -102,9 +102,11 @@ class OperatingPoint:
         parts = [
             f"threshold {self.threshold:.4f} ({self.verdict}): "
             f"TNR {self.tnr:.3f} {relation} {self.min_tnr:g} "
-            f"({self.num_false_positive} false positives of {self.num_negative} negatives), "
+            f"({_counted(self.num_false_positive, 'false positive')} of "
+            f"{_counted(self.num_negative, 'negative')}), "
             f"TPR {self.tpr:.3f} "
-            f"({self.num_false_negative} false negatives of {self.num_positive} positives)"
+            f"({_counted(self.num_false_negative, 'false negative')} of "
+            f"{_counted(self.num_positive, 'positive')})"
         ]
         if self.verdict == "certified":
             parts.append(
@@ -207,7 +209,7 @@ def select_operating_point(
         ValueError: If a setting is out of range, scores are not finite or outside `[0, 1]`,
             labels are not 0 or 1, the lengths differ, or a class has no image.
 
-    Example:
+    Examples:
         >>> point = select_operating_point([0.1, 0.92, 0.95, 0.99], [0, 0, 1, 1])
         >>> point.threshold, point.tnr, point.tpr, point.verdict
         (0.95, 1.0, 1.0, 'empirical')
@@ -270,6 +272,10 @@ def select_operating_point(
             None if min_tnr == 1 else num_negatives_needed(min_tnr, level, false_alarms)
         ),
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _check_unit(name: str, value: float) -> None:

@@ -39,7 +39,7 @@ def patient_resamples(
     Raises:
         ValueError: If there is no patient, or `num_resamples` is below 1.
 
-    Example:
+    Examples:
         >>> [weights] = patient_resamples(["a", "a", "b"], num_resamples=3)
         >>> weights.shape, bool((weights[:, 0] + weights[:, 2] == 2).all())
         ((3, 3), True)

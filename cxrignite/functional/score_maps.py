@@ -48,7 +48,7 @@ def natural_shift(pos_weight: float, sampled_prevalence: float, prevalence: floa
     Raises:
         ValueError: If an argument is out of range.
 
-    Example:
+    Examples:
         3883 positives and 1349 negatives, drawn evenly, weighed by the square root of the ratio:
 
         >>> shift = natural_shift((1349 / 3883) ** 0.5, 0.5, 3883 / (3883 + 1349))
@@ -78,7 +78,7 @@ def shift_logit(y_score: Numbers, shift: float) -> NDArray[np.float64]:
     Raises:
         ValueError: If scores are not finite or outside `[0, 1]`, or `shift` is out of range.
 
-    Example:
+    Examples:
         >>> shift_logit([0.0, 0.5, 1.0], -1.0).round(3).tolist()
         [0.0, 0.731, 1.0]
     """

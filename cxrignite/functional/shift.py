@@ -132,7 +132,7 @@ def check_shift(
         ValueError: If features have another shape, are not finite, differ in width, or the
             patients are not one a film.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> names = [f"{n}" for n in range(120)]
         >>> bright, dark = rng.normal(1, 1, (60, 8)), rng.normal(0, 1, (60, 8))

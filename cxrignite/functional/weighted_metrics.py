@@ -37,7 +37,7 @@ def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, or their
             lengths differ.
 
-    Example:
+    Examples:
         >>> figures = ranking_statistics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1])
         >>> figures(np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]]))["roc_auc"].tolist()
         [0.875, 1.0]
@@ -85,7 +85,7 @@ def decision_statistics(y_score: Numbers, y_true: Numbers, threshold: float) -> 
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
             lengths differ, or `threshold` is NaN.
 
-    Example:
+    Examples:
         >>> rates = decision_statistics([0.1, 0.6, 0.7], [0, 0, 1], 0.5)
         >>> rates(np.array([[1.0, 1, 1], [2, 1, 1]]))["tnr"].round(3).tolist()
         [0.5, 0.667]

@@ -45,7 +45,7 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
     Raises:
         ValueError: If `power` is outside `[0, 1]` or a count is below 1.
 
-    Example:
+    Examples:
         >>> loss_fn = SoftPosWeightBCE(power=1.0, class_counts=(1, 4))
         >>> loss_fn.pos_weight
         tensor(0.2500)

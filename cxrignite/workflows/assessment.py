@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from cxrignite.functional.calibration import (
     ece_interval,
     reliability_bins,
 )
+from cxrignite.functional.certificate import independent_negatives
 from cxrignite.functional.intervals import (
     Interval,
     Statistics,
@@ -28,32 +30,32 @@ from cxrignite.functional.weighted_metrics import decision_statistics, ranking_s
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.scores import SplitScores
 
+_logger = logging.getLogger(__name__)
+
 _MOST_SUBGROUPS = 12  # values of one attribute
 _FEW_RESAMPLES_ABOVE = 20_000  # films; a sample that large needs no finer interval
 
 
 def assess(
-    scores: SplitScores, decision: Decision, attributes: Sequence[Mapping[str, str]] | None = None
+    scores: SplitScores, decision: Decision, attributes: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Every figure of one split, with intervals: what `metrics/*.json` holds.
 
     Args:
         scores: The films and their scores.
         decision: The operating point and the scale of the scores.
-        attributes: What subgroups each film belongs to; null takes the films' own attributes.
+        attributes: What subgroups each film belongs to.
 
     Returns:
         Plain values; a figure that is undefined is null, since JSON has no NaN.
     """
     y_score, y_true, patients = scores.y_score, scores.y_true, scores.patients
-    natural = decision.imbalance.natural(y_score)
+    scales = decision.scales(y_score)
     prepared: dict[str, Statistics] = {
         "ranking": ranking_statistics(y_score, y_true),
         "at_half": decision_statistics(y_score, y_true, 0.5),
-        "raw": calibration_statistics(y_score, y_true),
+        **{scale: calibration_statistics(part, y_true) for scale, part in scales.items()},
     }
-    if natural is not None:
-        prepared["natural"] = calibration_statistics(natural, y_true)
     if decision.threshold is not None:
         prepared["at_threshold"] = decision_statistics(y_score, y_true, decision.threshold)
     values, by_patient = _values_and_intervals(prepared, patients)
@@ -72,66 +74,76 @@ def assess(
         confusion = scores.confusion(threshold)
         content["at_threshold"] = _decisions(threshold, confusion, by_patient["at_threshold"])
     content["operating_point"] = decision.to_dict()
-    content["calibration"] = {
-        scale: None
-        if part is None
-        else {
+    content["calibration"] = dict.fromkeys(("raw", "natural", "platt", "temperature")) | {
+        scale: {
             **values[scale],
             "patient_intervals": by_patient[scale]
             | {"ece": _pair(ece_interval(part, y_true, patients))},
             "bins": [list(map(json_number, each)) for each in reliability_bins(part, y_true)],
         }
-        for scale, part in (("raw", y_score), ("natural", natural))
+        for scale, part in scales.items()
     }
     content["subgroups"] = _subgroups(scores, decision.threshold, attributes)
     return content
 
 
 def judge(
-    content: Mapping[str, Any],
-    decision: Decision,
-    shift: ShiftCheck | None,
-    classes: Sequence[str],
+    scores: SplitScores, decision: Decision, shift: ShiftCheck | None
 ) -> dict[str, Any] | None:
     """Whether these films contradict what the threshold was chosen for.
 
+    What is certified is a TNR by patient, so that is what it is held to; what was asked for without
+    a certificate is held to the TNR by film.
+
     Args:
-        content: What `assess` returned.
+        scores: The films and their scores.
         decision: The operating point.
         shift: How well these negatives are told from those that chose it; null where not checked.
-        classes: The negative and the positive class.
 
     Returns:
         The certified and the observed TNR side by side; null where no threshold was chosen.
     """
-    point, at_threshold = decision.point, content.get("at_threshold")
-    if point is None or at_threshold is None:
+    point = decision.point
+    if point is None:
         return None
-    low, high = at_threshold["intervals"]["tnr"]
-    is_contradicted = bool(content["num_negative"]) and high < point.min_tnr
-    reasons = []
-    if is_contradicted:
-        reasons.append(
-            f"the TNR here is {at_threshold['tnr']:.3f} ({low:.3f} to {high:.3f}), "
+    cells = scores.confusion(point.threshold)
+    by_film = clopper_pearson(cells.tn, cells.tn + cells.fp)
+    highest = independent_negatives(scores.y_score, scores.y_true == 0, scores.patients)
+    num_cleared = int(np.sum(highest < point.threshold))
+    by_patient = clopper_pearson(num_cleared, highest.size)
+    tnr_by_patient = num_cleared / highest.size if highest.size else math.nan
+    certified = point.tnr_lower_bound if point.verdict == "certified" else None
+    contradictions = []
+    if certified is not None and by_patient.high < certified:
+        contradictions.append(
+            f"the TNR by patient is {tnr_by_patient:.3f} here ({_range(by_patient)}), "
+            f"below the certified {certified:.3f}"
+        )
+    if by_film.high < point.min_tnr:
+        contradictions.append(
+            f"the TNR is {cells.tnr:.3f} here ({_range(by_film)}), "
             f"below the {point.min_tnr:g} that was asked for"
         )
-    if shift is not None and shift.is_detected:
-        low_auc, high_auc = shift.interval or (math.nan, math.nan)
-        reasons.append(
+    differences = []
+    if shift is not None and shift.is_detected and shift.interval is not None:
+        differences.append(
             "these films are unlike those that chose the threshold: a classifier tells the "
-            f"{classes[0]} films of the two apart with an AUC of {shift.roc_auc:.3f} "
-            f"({low_auc:.3f} to {high_auc:.3f}), where 0.5 would be no difference"
+            f"{scores.classes[0]} films of the two apart with an AUC of {shift.roc_auc:.3f} "
+            f"({_range(shift.interval)}), where 0.5 would be no difference"
         )
     return {
         "verdict": point.verdict,
+        "chosen_on": decision.chosen_on,
         "min_tnr": point.min_tnr,
         "confidence": point.confidence,
-        "certified_tnr": point.tnr_lower_bound if point.verdict == "certified" else None,
-        "observed_tnr": at_threshold["tnr"],
-        "interval": [low, high],
-        "is_contradicted": is_contradicted,
-        "is_void": point.verdict == "certified" and bool(reasons),
-        "reasons": reasons,
+        "certified_tnr": certified,
+        "observed_tnr": json_number(cells.tnr),
+        "interval": _pair(by_film),
+        "observed_tnr_by_patient": json_number(tnr_by_patient),
+        "interval_by_patient": _pair(by_patient),
+        "is_contradicted": bool(contradictions),
+        "is_void": certified is not None and bool(contradictions or differences),
+        "reasons": [*contradictions, *differences],
     }
 
 
@@ -194,17 +206,17 @@ def _exact_intervals(confusion: Confusion) -> dict[str, Any]:
 def _subgroups(
     scores: SplitScores,
     threshold: float | None,
-    attributes: Sequence[Mapping[str, str]] | None,
+    attributes: Sequence[Mapping[str, str]],
 ) -> list[dict[str, Any]]:
     """The figures of each value of each attribute; one class alone is ranked against all others."""
-    if attributes is None:
-        attributes = [film.attributes for film in scores.films]
     values: dict[str, set[str]] = {}
     for each in attributes:
         for name, value in each.items():
             values.setdefault(name, set()).add(value)
     # An attribute such as a file's name says nothing of a group.
     kept = {name: each for name, each in values.items() if len(each) <= _MOST_SUBGROUPS}
+    for name in sorted(values.keys() - kept.keys()):
+        _logger.debug("%s has %d values: no subgroups", name, len(values[name]))
     found = [(name, value) for name in sorted(kept) for value in sorted(kept[name])]
     groups = []
     for attribute, value in found:
@@ -247,6 +259,10 @@ def _delong(y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> Interval
     if len(set(y_true.tolist())) < 2:
         return Interval(math.nan, math.nan)
     return delong_interval(y_score, y_true)
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def _pair(interval: Interval) -> list[float | int | None] | None:

@@ -48,8 +48,8 @@ class Difference:
     Attributes:
         run: Folder of the run.
         baseline: Folder of the run it is compared with.
-        metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at its
-            own stored threshold) or `brier` (of the natural score).
+        metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at the
+            threshold it decided by) or `brier` (of the natural score).
         value: The run's figure; NaN where it is undefined.
         baseline_value: The baseline's.
         interval: 95 % interval of the difference; NaN where there is none.
@@ -116,7 +116,7 @@ class Comparison:
             "Where nothing differs, one in twenty excludes 0 by chance.",
             "DeLong takes films as independent, and is too narrow where patients have several; "
             "the bootstrap",
-            "draws patients. tnr, tpr and balanced_accuracy are at each run's own threshold.",
+            "draws patients. tnr, tpr and balanced_accuracy are at the threshold that decided.",
             *(textwrap.fill(note, _WIDTH, break_on_hyphens=False) for note in self.notes),
         ]
         return "\n".join(lines)

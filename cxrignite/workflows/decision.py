@@ -88,6 +88,17 @@ class Decision:
         natural = self.imbalance.natural([self.point.threshold])
         return None if natural is None else float(natural[0])
 
+    def scales(self, y_score: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The scores on every scale that is known, by its name: `raw`, `natural`, ..."""
+        scaling = self.scaling
+        maps = {
+            "natural": self.imbalance.natural,
+            "platt": scaling.platt if scaling else None,
+            "temperature": scaling.temperature if scaling else None,
+        }
+        mapped = {scale: each(y_score) for scale, each in maps.items() if each is not None}
+        return {"raw": y_score} | {k: part for k, part in mapped.items() if part is not None}
+
     def moved_to(self, site: str, point: OperatingPoint) -> Self:
         """The same weights with another site's operating point."""
         return replace(self, point=point, chosen_on=site)

@@ -20,7 +20,6 @@ from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.parts import (
     build_data,
-    build_ledger,
     build_model,
     check_certificates,
     check_image_size,
@@ -86,7 +85,7 @@ def _fit(
         check_certificates(recipe, data)
         _tell(session, precision, data, model)
         training = Training(recipe, session, precision, model, data, folder)
-        if build_ledger(data, training.loss).corrects_twice:
+        if training.ledger.corrects_twice:
             _logger.warning(
                 "the sampler and the loss both correct the class balance: scores are further from "
                 "probabilities than either alone makes them; natural_score takes both back"
@@ -197,7 +196,7 @@ def _finish(training: Training) -> None:
     decision = Decision(
         point=_choose(training.recipe, scored[deciding], deciding),
         chosen_on=deciding,
-        imbalance=build_ledger(data, training.loss),
+        imbalance=training.ledger,
         weights_sha256=folder.weights_sha256(),
         scaling=Scaling.fit(scored["val"].y_score, scored["val"].y_true),
     )

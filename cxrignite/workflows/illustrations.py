@@ -58,14 +58,15 @@ def illustrate_scores(
     step: int,
 ) -> None:
     """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
+    tag = name.replace("@", "/")  # TensorBoard takes no other signs
     point, arrays = decision.point, (scores.y_score, scores.y_true)
-    board.add_pr_curve(f"{name}/precision_recall", *arrays, step)
+    board.add_pr_curve(f"{tag}/precision_recall", *arrays, step)
     for key in ("roc_auc", "average_precision"):
         if content[key] is not None:
-            board.add_scalar(f"best/{name}_{key}", content[key], step)
+            board.add_scalar(f"best/{tag}_{key}", content[key], step)
     for rate in ("tnr", "tpr"):
         if point is not None and content["at_threshold"][rate] is not None:
-            board.add_scalar(f"best/{name}_{rate}", content["at_threshold"][rate], step)
+            board.add_scalar(f"best/{tag}_{rate}", content["at_threshold"][rate], step)
     if point is not None:
         cells = scores.confusion(0.5), scores.confusion(point.threshold)
         pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)
@@ -101,4 +102,4 @@ def _keep(folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step
     image = io.BytesIO()
     figure.savefig(image, format="png")
     write_durably(folder.figures_dir / f"{name}.png", image.getbuffer())
-    board.add_figure(f"figures/{name}", figure, step)
+    board.add_figure(f"figures/{name.replace('@', '/')}", figure, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -150,11 +151,15 @@ def build_ledger(data: XrayData, loss: nn.Module) -> ImbalanceLedger:
         loss: Of `BCEWithLogitsLoss` and its kind the effect is known.
 
     Raises:
+        RecipeError: The loss weighs positives by no number above 0.
         DataError: The sampler draws one class alone.
     """
     weight: float | None = None
     if isinstance(loss, nn.BCEWithLogitsLoss) and loss.weight is None:
-        weight = 1.0 if loss.pos_weight is None else float(loss.pos_weight)
+        weights = [1.0] if loss.pos_weight is None else loss.pos_weight.flatten().tolist()
+        if len(weights) != 1 or not 0 < weights[0] < math.inf:
+            raise RecipeError(f"loss.pos_weight must be one number above 0, got {weights}")
+        weight = weights[0]
     counts = data.class_counts("train")
     try:
         return ImbalanceLedger(*counts, data.drawn_prevalence(), weight)

@@ -85,11 +85,13 @@ def _recalibrate(
             )
         first = decision.point
         constraints = {
-            "min_tnr": first.min_tnr if wanted.min_tnr is None else wanted.min_tnr,
+            "min_tnr": _first(wanted.min_tnr, first.min_tnr),
             "min_threshold": _first(wanted.min_threshold, first.min_threshold),
             "confidence": _first(wanted.confidence, first.confidence, 0.95),
         }
-        films = _chosen_share(other_films(recipe, folder, "test"), wanted.share, recipe.seed)
+        pool = other_films(recipe, folder, "test")
+        _check_enough(pool, constraints["min_tnr"], constraints["confidence"])
+        films = _chosen_share(pool, wanted.share, recipe.seed)
         _check_enough(films, constraints["min_tnr"], constraints["confidence"])
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
         best = load_checkpoint(folder.best_path)

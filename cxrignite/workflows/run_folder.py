@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -238,17 +238,25 @@ class RunFolder:
         path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
         return Reference.read(path) if path.is_file() else None
 
-    def count_look(self, name: str) -> int:
-        """Count one more scoring of these films with this run, and return how many there were."""
+    def count_look(self, films: Sequence[Film]) -> int:
+        """Count one more scoring of films, told by their content, whatever they are called.
+
+        Returns:
+            How often the one that was scored most often has been scored.
+
+        Raises:
+            RunFolderError: The count is damaged.
+        """
         looks = {}
         if self.looks_path.is_file():
             try:
                 looks = json.loads(self.looks_path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise RunFolderError(f"{self.looks_path} is damaged: {error}") from error
-        looks[name] = looks.get(name, 0) + 1
+        digests = {film.sha256[:16] for film in films}
+        looks |= {digest: looks.get(digest, 0) + 1 for digest in digests}
         self.write_json(self.looks_path, looks)
-        return int(looks[name])
+        return max(int(looks[digest]) for digest in digests)
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of `history.csv`; an empty cell is left out."""

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from ignite.handlers import ProgressBar
 
 from cxrignite.data import Film, XrayData
 from cxrignite.engines import choose_precision, create_evaluator
-from cxrignite.errors import DataError, NonFiniteError
-from cxrignite.functional.shift import check_shift
+from cxrignite.errors import DataError, NonFiniteError, RecipeError
+from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.handlers import (
     BoardWriter,
     FeatureCollector,
@@ -34,6 +34,7 @@ from cxrignite.workflows.assessment import assess, judge
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.illustrations import illustrate_scores
 from cxrignite.workflows.parts import build_data, build_model, frozen_films, other_films
+from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.session import Session, open_session
@@ -61,6 +62,11 @@ class Scoring:
     operating_point: str | None = None
     subgroups: re.Pattern[str] | None = None
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether these films had no part in the run, so that its promises are held to them."""
+        return self.split == "test" or not self.same_films
+
 
 def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
     """Score one split of a run, or another source's films, and write the results.
@@ -73,6 +79,7 @@ def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
     Raises:
         RunFolderError: The folder is in use, its run did not finish, or it has no such operating
             point.
+        RecipeError: The subgroups' pattern fits no film.
         DataError: There is no film to score, or a film changed since the run.
         CheckpointError: The best weights are missing or damaged.
     """
@@ -97,6 +104,7 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         if not films:
             raise DataError(f"{recipe.data.source.root} has no {split} films to score")
         films = _not_used(films, folder, scoring.operating_point)
+        _subgroups(films, scoring.subgroups)  # refused before the films are looked at
         data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
         model = build_model(recipe, session.device, best["model"])
         scores = score_split(model, data, split, recipe=recipe, session=session)
@@ -130,23 +138,14 @@ def publish(
     """
     name = scoring.name
     write_scores(folder.predictions_path(name), scores, decision)
-    pattern = scoring.subgroups
-    content = assess(scores, decision, _named_groups(scores.films, pattern) if pattern else None)
-    if scoring.split == "test":
-        reference = folder.read_reference(scoring.operating_point)
-        negative = scores.y_true == 0
-        owners = np.array(scores.patients)[negative].tolist()
-        shift = (
-            check_shift(reference.features, scores.features[negative], reference.patients, owners)
-            if reference is not None and negative.any()
-            else None
-        )
+    content = assess(scores, decision, _subgroups(scores.films, scoring.subgroups))
+    shift = None
+    content |= {"shift": None, "certificate": None}
+    if scoring.is_judged:
+        shift = _shift_from(folder.read_reference(scoring.operating_point), scores)
         content["shift"] = shift.to_dict() if shift else None
-        content["certificate"] = judge(content, decision, shift, scores.classes)
-        content["num_looks"] = folder.count_look(name)
-    else:
-        shift = None
-        content |= {"shift": None, "certificate": None}
+        content["certificate"] = judge(scores, decision, shift)
+        content["num_looks"] = folder.count_look(scores.films)
     folder.write_json(folder.metrics_path(name), content)
     illustrate_scores(folder, name, scores, decision, content, board, step)
     remarks = [decision.describe()]
@@ -234,8 +233,29 @@ def _not_used(films: list[Film], folder: RunFolder, site: str | None) -> list[Fi
     return left
 
 
-def _named_groups(films: Sequence[Film], pattern: re.Pattern[str]) -> list[dict[str, str]]:
+def _shift_from(reference: Reference | None, scores: SplitScores) -> ShiftCheck | None:
+    if reference is None:
+        return None
+    new = Reference.of(scores)
+    return check_shift(reference.features, new.features, reference.patients, new.patients)
+
+
+def _subgroups(
+    films: Sequence[Film], pattern: re.Pattern[str] | None
+) -> Sequence[Mapping[str, str]]:
+    """What subgroups each film belongs to.
+
+    Raises:
+        RecipeError: The pattern fits no film.
+    """
+    if pattern is None:
+        return [film.attributes for film in films]
     matches = [pattern.search(film.name) for film in films]
+    if not any(matches):
+        raise RecipeError(
+            f"--subgroups '{pattern.pattern}' fits none of {len(films)} names, "
+            f"such as {films[0].name}"
+        )
     return [
         {key: value for key, value in match.groupdict().items() if value} if match else {}
         for match in matches

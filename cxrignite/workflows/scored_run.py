@@ -29,7 +29,7 @@ class ScoredRun:
         y_true: Labels 0 and 1, `(N,)`.
         y_score: Probabilities of the positive class, `(N,)`.
         natural_score: The same at the natural prevalence, `(N,)`; None where a film has none.
-        threshold: The run's own; None where it chose none.
+        threshold: The one these scores were decided by; None where there was none.
     """
 
     run: str
@@ -42,7 +42,7 @@ class ScoredRun:
 
 
 def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
-    """Read what a finished run scored under a name.
+    """Read what a finished run scored under a name, and the threshold that decided there.
 
     Args:
         run_dir: The run folder.
@@ -52,7 +52,9 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
         The scores.
 
     Raises:
-        RunFolderError: The run did not finish, has not scored these films, or a file is damaged.
+        RunFolderError: The run did not finish, has not scored these films with its weights, or a
+            file is damaged.
+        CheckpointError: The best weights are missing or damaged.
     """
     folder = RunFolder(run_dir)
     folder.finished_recipe()
@@ -71,7 +73,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
             y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
             y_score=_probabilities([row["score"] for row in rows]),
             natural_score=_probabilities(natural) if all(natural) else None,
-            threshold=_threshold(folder.operating_point_path),
+            threshold=_threshold(folder, name),
         )
     except (OSError, ValueError, csv.Error) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
@@ -109,7 +111,11 @@ def _remedy(run_dir: Path, name: str) -> str:
     if name in ("val", "test"):
         verb, films = ("validate" if name == "val" else "test"), ""
     else:
-        verb, films = "test", f" --name {name} --data.source.root ..."
+        films_name, _, site = name.partition("@")
+        own = films_name in ("val", "test")
+        verb = "validate" if films_name == "val" else "test"
+        films = "" if own else f" --name {films_name} --data.source.root ..."
+        films += f" --operating_point {site}" if site else ""
     return f"score these films first: `cxrignite {verb} --run {run_dir}{films}`"
 
 
@@ -140,14 +146,22 @@ def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
     return scores
 
 
-def _threshold(path: Path) -> float | None:
-    """The stored threshold; a run that chose none says null for it, or for the whole file."""
+def _threshold(folder: RunFolder, name: str) -> float | None:
+    """The threshold that the metrics of the same scoring name, if it was one of today's weights."""
+    path = folder.metrics_path(name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stored = None if content is None else content["threshold"]
-        threshold = None if stored is None else float(stored)
+        point = json.loads(path.read_text(encoding="utf-8"))["operating_point"]
+        threshold = None if point["threshold"] is None else float(point["threshold"])
+        digest = point["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
+        missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise RunFolderError(
+            f"{path} is damaged or of an older version ({missing}); {_remedy(folder.root, name)}"
+        ) from error
     if threshold is not None and not 0 <= threshold <= 1:
         raise RunFolderError(f"{path} is damaged: threshold must be in [0, 1], got {threshold}")
+    if digest != folder.weights_sha256():
+        raise RunFolderError(
+            f"{path} is of other weights than {folder.root} has now; {_remedy(folder.root, name)}"
+        )
     return threshold

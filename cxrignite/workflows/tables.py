@@ -18,6 +18,7 @@ _CALIBRATION = (
     ("calibration error (ECE)", "ece"),
     ("calibration slope", "calibration_slope"),
 )
+_FITTED = ("platt", "temperature")
 _WIDTH = 28
 
 
@@ -49,6 +50,9 @@ def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -
     titles = ["of the raw score", "at natural prevalence"][: len(shown)]
     lines += ["", _row("", titles)]
     lines += [_row(label, [_figure(each, key) for each in shown]) for label, key in _CALIBRATION]
+    fitted = [f"{name} {_figure(scales[name], 'ece')}" for name in _FITTED if scales[name]]
+    if fitted:
+        lines.append(f"  {'ECE after scaling':<{_WIDTH}}{', '.join(fitted)}")
     if content["subgroups"]:
         lines += ["", _row("", ["TNR", "TPR", "AUC"])]
     for group in content["subgroups"]:
@@ -70,11 +74,19 @@ def banner(certificate: Mapping[str, Any] | None) -> str | None:
             f"THE CERTIFICATE IS VOID FOR THESE FILMS (TNR of at least {certificate['min_tnr']:g} "
             f"with {100 * certificate['confidence']:g} % confidence)"
         )
+    elif certificate["is_contradicted"]:
+        headline = "THE TNR OF THESE FILMS IS LOWER THAN WAS ASKED FOR"
     else:
-        headline = "THE THRESHOLD WAS CHOSEN ON OTHER FILMS THAN THESE"
+        headline = "THE THRESHOLD WAS CHOSEN ON FILMS OF ANOTHER KIND"
     reasons = [indented(reason, "  - ") for reason in certificate["reasons"]]
-    advice = "  choose one for this site with `cxrignite recalibrate`"
-    return "\n".join([f"!! {headline}", *reasons, advice])
+    is_of_run = certificate["chosen_on"] in ("val", "calibration")
+    advice = (
+        "choose one for this site with `cxrignite recalibrate`"
+        if is_of_run
+        else f"the threshold of {certificate['chosen_on']} does not serve these films: "
+        "choose another from films like these"
+    )
+    return "\n".join([f"!! {headline}", *reasons, indented(advice)])
 
 
 def indented(text: str, first: str = "  ") -> str:

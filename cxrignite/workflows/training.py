@@ -33,7 +33,7 @@ from cxrignite.handlers import (
 )
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.parts import build_loss
+from cxrignite.workflows.parts import build_ledger, build_loss
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, seed_everything
 
@@ -65,6 +65,7 @@ class Training:
         self.model, self.data, self.folder = model, data, folder
         settings, device = recipe.trainer, session.device
         self.loss = loss = build_loss(recipe, data, device)
+        self.ledger = build_ledger(data, loss)
         # Not `idist.auto_model`, which moves the model to CUDA wherever there is some.
         parallel = DistributedDataParallel(model) if session.world_size > 1 else model
         self.optimizer = recipe.optimizer(parallel.parameters())

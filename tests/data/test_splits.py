@@ -101,7 +101,7 @@ def test_a_negative_seed_is_refused(films):
 
 def test_too_few_patients_of_a_class_are_counted(films):
     few = [f for f in films if f.label == 1 or f.patient in ("0-1", "0-2", "0-3")]
-    with pytest.raises(DataError, match=r"at least 7 training patients .* got 3 of class 0"):
+    with pytest.raises(DataError, match=r"at least 7 patients .* got 3 of class 0"):
         carve_split(few, "val", 0.15, seed=1)
 
 

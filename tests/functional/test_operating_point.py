@@ -201,7 +201,7 @@ def test_the_description_is_one_line_with_counts():
     text = select_operating_point([0.1, 0.95, 0.96, 0.2], [0, 0, 1, 1], min_tnr=0.9).describe()
     assert text == (
         "threshold 0.9600 (empirical): TNR 1.000 >= 0.9 (0 false positives of 2 negatives), "
-        "TPR 0.500 (1 false negatives of 2 positives)"
+        "TPR 0.500 (1 false negative of 2 positives)"
     )
 
 
@@ -284,6 +284,15 @@ def test_where_few_patients_have_many_images_the_message_says_so():
     # No score lies above .99, so there is no candidate that clears the three.
     assert (point.verdict, point.tnr, point.tpr) == ("infeasible", 197 / 227, 1.0)
     assert "a few patients have many images" in point.describe()
+
+
+def test_patients_may_be_a_column_of_a_table():
+    y_score, y_true = [0.1] * 50 + [0.95], [0] * 50 + [1]
+    names = [f"p{number // 2}" for number in range(51)]
+    column = np.array(names, dtype=object)  # as pandas keeps strings
+    assert select_operating_point(y_score, y_true, patients=column) == select_operating_point(
+        y_score, y_true, patients=names
+    )
 
 
 @pytest.mark.parametrize("patients", [[None, "a"], [0.5, 1.5], [float("nan"), 1.0]])

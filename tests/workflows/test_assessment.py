@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from cxrignite.data import Film
 from cxrignite.functional import ImbalanceLedger, Interval, ShiftCheck, select_operating_point
 from cxrignite.workflows.assessment import assess, judge
-from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.tables import banner, score_table
 
@@ -41,6 +41,10 @@ def scores() -> SplitScores:
     return scored(y_score, y_true, [f"p{n // 2}" for n in range(150)], kinds)
 
 
+def assessed(scores: SplitScores, decision: Decision) -> dict:
+    return assess(scores, decision, [film.attributes for film in scores.films])
+
+
 def decided(scores: SplitScores, **settings) -> Decision:
     settings = {"min_threshold": 0.5, "min_tnr": 0.8, **settings}
     point = select_operating_point(scores.y_score, scores.y_true, **settings)
@@ -48,7 +52,7 @@ def decided(scores: SplitScores, **settings) -> Decision:
 
 
 def test_the_figures_are_those_of_scikit_learn(scores):
-    content = assess(scores, decided(scores))
+    content = assessed(scores, decided(scores))
     assert content["roc_auc"] == pytest.approx(roc_auc_score(scores.y_true, scores.y_score))
     precision = average_precision_score(scores.y_true, scores.y_score)
     assert content["average_precision"] == pytest.approx(precision)
@@ -64,13 +68,13 @@ def test_the_figures_are_those_of_scikit_learn(scores):
 
 
 def test_every_figure_has_an_interval_that_holds_it(scores):
-    content = assess(scores, decided(scores))
+    content = assessed(scores, decided(scores))
     assert json.loads(json.dumps(content)) == content
     blocks = [
         content,
         content["at_half"],
         content["at_threshold"],
-        *content["calibration"].values(),
+        *filter(None, content["calibration"].values()),
     ]
     for block in blocks:
         for name, pair in {**block.get("intervals", {}), **block["patient_intervals"]}.items():
@@ -81,7 +85,7 @@ def test_every_figure_has_an_interval_that_holds_it(scores):
 
 
 def test_a_subgroup_of_one_class_is_ranked_against_all_of_the_other(scores):
-    content = assess(scores, decided(scores))
+    content = assessed(scores, decided(scores))
     groups = {group["value"]: group for group in content["subgroups"]}
     assert sorted(groups) == ["IM", "bacteria", "virus"]  # a file's name makes no group
     virus = groups["virus"]
@@ -107,7 +111,7 @@ def test_subgroups_can_be_given(scores):
 def test_films_of_one_class_leave_figures_undefined_and_no_nan(label):
     scores = scored([0.2, 0.6, 0.95], [label] * 3)
     both = scored([0.2, 0.95], [0, 1])
-    content = assess(scores, decided(both))
+    content = assessed(scores, decided(both))
     text = json.dumps(content, allow_nan=False)
     assert json.loads(text)["roc_auc"] is None
     assert content["intervals"]["roc_auc"] is None
@@ -118,16 +122,16 @@ def test_films_of_one_class_leave_figures_undefined_and_no_nan(label):
 
 
 def test_a_run_without_a_threshold_has_no_figures_at_one(scores):
-    content = assess(scores, Decision(None, "val", LEDGER, "ab"))
+    content = assessed(scores, Decision(None, "val", LEDGER, "ab"))
     assert "at_threshold" not in content
     assert content["operating_point"]["threshold"] is None
-    assert judge(content, Decision(None, "val", LEDGER, "ab"), None, CLASSES) is None
+    assert judge(scores, Decision(None, "val", LEDGER, "ab"), None) is None
     assert "at the threshold" not in score_table("test", CLASSES, content)
 
 
 def test_an_unknown_natural_scale_is_null(scores):
     unknown = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=None)
-    content = assess(scores, Decision(None, "val", unknown, "ab"))
+    content = assessed(scores, Decision(None, "val", unknown, "ab"))
     assert content["calibration"]["natural"] is None
     assert "natural" not in score_table("test", CLASSES, content)
 
@@ -163,9 +167,10 @@ def test_a_certificate_is_void_where_the_tnr_or_the_films_speak_against_it(
     num_false_positive, shift, contradicted, void
 ):
     scores, decision = at_site(num_false_positive), certified()
-    verdict = judge(assess(scores, decision), decision, shift, CLASSES)
+    verdict = judge(scores, decision, shift)
     assert (verdict["is_contradicted"], verdict["is_void"]) == (contradicted, void)
-    assert len(verdict["reasons"]) == contradicted + (shift is SHIFTED)
+    # By film below what was asked for, by patient below what is certified.
+    assert len(verdict["reasons"]) == 2 * contradicted + (shift is SHIFTED)
     warning = banner(verdict)
     assert (warning is not None) == void
     if void:
@@ -174,27 +179,71 @@ def test_a_certificate_is_void_where_the_tnr_or_the_films_speak_against_it(
         assert max(map(len, warning.splitlines())) <= 100
 
 
+def test_a_certificate_is_held_to_what_it_certifies_by_patient():
+    # 117 patients with two films each, of the last 15 one above: .936 by film, .872 by patient.
+    y_score = ([0.1, 0.1] * 102) + ([0.1, 0.96] * 15) + [0.97] * 30
+    patients = [f"well {n // 2}" for n in range(234)] + [f"ill {n}" for n in range(30)]
+    scores, decision = scored(y_score, [0] * 234 + [1] * 30, patients), certified()
+    verdict = judge(scores, decision, None)
+    assert decision.point.tnr_lower_bound == pytest.approx(0.951, abs=5e-4)
+    assert verdict["observed_tnr"] == pytest.approx(219 / 234)
+    assert verdict["observed_tnr_by_patient"] == pytest.approx(102 / 117)
+    exact = binomtest(102, 117).proportion_ci(method="exact")
+    assert verdict["interval_by_patient"] == pytest.approx([exact.low, exact.high])
+    assert verdict["is_contradicted"]
+    assert verdict["is_void"]
+    (reason,) = verdict["reasons"]
+    assert "TNR by patient is 0.872 here" in reason
+    assert "below the certified 0.951" in reason
+
+
 def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
     scores, decision = at_site(25), certified()
     point = decision.point.without_certificate("chosen on the validation split")
     decision = Decision(point, "val", LEDGER, "ab")
-    verdict = judge(assess(scores, decision), decision, None, CLASSES)
+    verdict = judge(scores, decision, None)
     assert verdict["is_contradicted"]
     assert not verdict["is_void"]
     assert verdict["certified_tnr"] is None
     assert "VOID" not in banner(verdict)
+    assert "LOWER THAN WAS ASKED FOR" in banner(verdict)
+
+
+def test_the_threshold_of_a_site_that_fails_is_not_answered_with_the_same_advice():
+    decision = certified().moved_to("site-a", certified().point)
+    warning = banner(judge(at_site(25), decision, None))
+    assert "the threshold of site-a does not serve these films" in warning
+    assert "cxrignite recalibrate" not in warning
+
+
+def test_a_shift_alone_does_not_speak_of_the_tnr():
+    point = certified().point.without_certificate("chosen on the validation split")
+    warning = banner(judge(at_site(5), Decision(point, "val", LEDGER, "ab"), SHIFTED))
+    assert "CHOSEN ON FILMS OF ANOTHER KIND" in warning
+    assert "TNR" not in warning
+
+
+def test_scaling_is_told_beside_the_raw_scores(scores):
+    scaling = Scaling.fit(scores.y_score, scores.y_true)
+    decision = Decision(None, "val", LEDGER, "ab", scaling)
+    content = assessed(scores, decision)
+    platt = brier_score_loss(scores.y_true, scaling.platt(scores.y_score))
+    assert content["calibration"]["platt"]["brier"] == pytest.approx(platt)
+    assert content["calibration"]["temperature"]["ece"] is not None
+    assert "ECE after scaling" in score_table("test", CLASSES, content)
+    assert assessed(scores, decided(scores))["calibration"]["platt"] is None
 
 
 def test_without_negatives_nothing_is_contradicted():
     scores, decision = scored([0.95, 0.97], [1, 1]), certified()
-    verdict = judge(assess(scores, decision), decision, None, CLASSES)
+    verdict = judge(scores, decision, None)
     assert not verdict["is_contradicted"]
     assert verdict["observed_tnr"] is None
     assert banner(verdict) is None
 
 
 def test_the_table_fits_a_terminal_and_shows_intervals(scores):
-    content = assess(scores, decided(scores))
+    content = assessed(scores, decided(scores))
     table = score_table("test", CLASSES, content)
     assert max(map(len, table.splitlines())) <= 110
     cells = content["at_threshold"]

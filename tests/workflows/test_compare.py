@@ -11,7 +11,9 @@ from cxrignite.errors import DataError, RecipeError, RunFolderError
 from cxrignite.functional.confusion import confusion_at
 from cxrignite.functional.intervals import bootstrap_samples, delong_difference
 from cxrignite.functional.weighted_metrics import decision_statistics
+from cxrignite.handlers import SafeSaver
 from cxrignite.workflows.compare import compare_runs
+from cxrignite.workflows.run_folder import RunFolder
 
 HEADER = ["path", "patient", "label", "score", "natural_score", "decision"]
 NUM_FILMS = 160
@@ -25,8 +27,14 @@ def make_run(tmp_path):
         folder = tmp_path / run
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         (folder / "history.csv").write_text("epoch\n1\n")
-        content = {"threshold": threshold, "verdict": "empirical"}
+        if not (folder / "checkpoints").exists():
+            SafeSaver(folder / "checkpoints")({"model": {}}, "best.pt", {"epoch": 1})
+        digest = RunFolder(folder).weights_sha256()
+        content = {"threshold": threshold, "verdict": "empirical", "weights_sha256": digest}
         (folder / "operating_point.json").write_text(json.dumps(content))
+        (folder / "metrics").mkdir(exist_ok=True)
+        path = folder / "metrics" / f"{name}.json"
+        path.write_text(json.dumps({"operating_point": content}))
         with (folder / "predictions" / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)
@@ -166,11 +174,30 @@ def test_without_a_threshold_or_natural_scores_the_rest_is_compared(make_run):
     assert all(note in text for note in comparison.notes)
 
 
-def test_empty_natural_scores_and_a_null_operating_point_are_none(make_run):
+def test_the_threshold_is_the_one_that_decided_the_scores(make_run):
+    baseline, run = make_run("a", films(1)), make_run("b", films(2), threshold=0.4)
+    before = by_metric(compare_runs([baseline, run]))["tpr"].value
+    # Another operating point now, as after more epochs or of another run: not of these scores.
+    path = run / "operating_point.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.99}))
+    assert by_metric(compare_runs([baseline, run]))["tpr"].value == before
+    # The same films decided by a site's operating point, under a name of their own.
+    for folder, seed in ((baseline, 1), (run, 2)):
+        make_run(folder.name, films(seed), threshold=0.99, name="test@site")
+    assert by_metric(compare_runs([baseline, run], "test@site"))["tpr"].value < before
+
+
+def test_scores_of_other_weights_than_the_run_has_now_are_refused(make_run):
+    baseline, run = make_run("a", films(1)), make_run("b", films(2))
+    SafeSaver(run / "checkpoints")({"model": {"more": 1}}, "best.pt", {"epoch": 2})
+    with pytest.raises(RunFolderError, match=r"is of other weights than .* has now; score these"):
+        compare_runs([baseline, run])
+
+
+def test_empty_natural_scores_are_none(make_run):
     rows = films(1)
     rows[5]["natural_score"] = ""
-    baseline = make_run("a", rows)
-    (baseline / "operating_point.json").write_text("null")
+    baseline = make_run("a", rows, threshold=None)
     comparison = compare_runs([make_run("b", films(2)), baseline])
     assert list(by_metric(comparison)) == ["roc_auc", "average_precision"]
 
@@ -266,6 +293,11 @@ def test_predictions_without_films_are_refused(make_run):
         ("test", "`cxrignite test --run {run}`"),
         ("val", "`cxrignite validate --run {run}`"),
         ("site-a", "`cxrignite test --run {run} --name site-a --data.source.root ...`"),
+        ("test@a", "`cxrignite test --run {run} --operating_point a`"),
+        (
+            "site-a@b",
+            "`cxrignite test --run {run} --name site-a --data.source.root ... --operating_point b`",
+        ),
         ("calibration", "data.calibration_fraction"),
     ],
 )
@@ -313,10 +345,15 @@ def test_a_predictions_file_without_a_column_is_refused(make_run):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"tnr": 1}', '{"threshold": 2}', '{"threshold": "x"}']
+    "content",
+    [
+        *("{", "[]", '{"tnr": 1}', '{"operating_point": {"threshold": 0.5}}'),
+        '{"operating_point": {"threshold": 2, "weights_sha256": ""}}',
+        '{"operating_point": {"threshold": "x", "weights_sha256": ""}}',
+    ],
 )
-def test_a_damaged_operating_point_is_refused(make_run, content):
+def test_damaged_or_older_metrics_are_refused(make_run, content):
     damaged = make_run("b", films(1))
-    (damaged / "operating_point.json").write_text(content)
-    with pytest.raises(RunFolderError, match=r"operating_point\.json is damaged"):
+    (damaged / "metrics" / "test.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"metrics/test\.json is damaged"):
         compare_runs([make_run("a", films(1)), damaged])

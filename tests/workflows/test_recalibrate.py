@@ -100,12 +100,12 @@ def test_a_site_gets_its_own_threshold_beside_the_first(run_dir, site, capsys):
     assert run([*scored, "--operating_point", "site-a"]) == 0
     shown = capsys.readouterr()
     assert "films chose the operating point site-a: left out" in shown.err
-    judged = read(run_dir / "metrics" / "site-site-a.json")
+    judged = read(run_dir / "metrics" / "site@site-a.json")
     assert judged["at_threshold"]["threshold"] == point["threshold"]
     assert judged["num_images"] == 100 - point["num_negative"] - point["num_positive"]
     with (run_dir / "operating_points" / "site-a.csv").open() as file:
         used = {row["path"] for row in csv.DictReader(file)}
-    with (run_dir / "predictions" / "site-site-a.csv").open() as file:
+    with (run_dir / "predictions" / "site@site-a.csv").open() as file:
         assert used.isdisjoint(row["path"] for row in csv.DictReader(file))
 
 
@@ -121,6 +121,7 @@ def test_a_site_is_not_written_over(run_dir, site, capsys):
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [
+        (["--name", "val"], 2, "a site needs a --name other than train, val, calibration, test"),
         (["--min_tnr", "0.99"], 4, "needs at least 230 negative patients, got"),
         (["--min_tnr", "1.0"], 2, "min_tnr must be in [0, 1) to be certified"),
         (["--confidence", "1.5"], 2, "confidence must be in (0, 1), got 1.5"),
@@ -186,12 +187,47 @@ def test_testing_again_is_counted_and_said(run_dir, capsys):
     assert read(run_dir / "metrics" / "test.json")["num_looks"] == 2
 
 
+def test_validate_holds_other_films_to_the_certificate_too(run_dir, tmp_path, site, capsys):
+    """Films that are all called positive: nothing certified can be left standing."""
+    from PIL import Image
+
+    from cxrignite.data import Phantom
+
+    root = tmp_path / "black"
+    for film in Phantom(root=root, **SITE).films():
+        with Image.open(film.path) as image:
+            Image.fromarray(np.asarray(image) // 8).save(film.path)
+    source = ["--data.source", "ClassFolders", "--data.source.root", str(root)]
+    source += ["--data.source.patient_pattern", r"(p\d+)"]
+    for verb, name in (("validate", "a"), ("test", "b")):
+        assert run([verb, "--run", str(run_dir), "--name", name, *source]) == 0
+        assert read(run_dir / "metrics" / f"{name}.json")["certificate"]["is_void"]
+        assert "THE CERTIFICATE IS VOID" in capsys.readouterr().out
+    # 200 films at first, then the 100 of `test` once more, under another name.
+    assert read(run_dir / "metrics" / "b.json")["num_looks"] == 2
+
+
+def test_a_site_may_be_called_like_other_results_without_taking_their_place(run_dir, site, capsys):
+    assert run(["recalibrate", "--run", str(run_dir), "--name", "a", *site, "--share", "0.5"]) == 0
+    scored = ["test", "--run", str(run_dir), *site]
+    assert run([*scored, "--name", "x", "--operating_point", "a"]) == 0
+    assert run([*scored, "--name", "x-a"]) == 0
+    names = {path.stem for path in (run_dir / "metrics").glob("x*.json")}
+    assert names == {"x@a", "x-a"}
+    assert run(["compare", str(run_dir), str(run_dir), "--name", "x@../a"]) == 2
+    assert "--name must be letters" in capsys.readouterr().err
+
+
 def test_subgroups_come_from_a_regular_expression_on_file_names(run_dir, capsys):
     view = ["--subgroups", r"_(?P<view>\d)\.png$"]
     assert run(["test", "--run", str(run_dir), *view]) == 0
     groups = read(run_dir / "metrics" / "test.json")["subgroups"]
     assert {(group["attribute"], group["value"]) for group in groups} >= {("view", "1")}
     assert "view 1" in capsys.readouterr().out
+    looks = read(run_dir / "metrics" / "test.json")["num_looks"]
+    assert run(["test", "--run", str(run_dir), "--subgroups", "(?P<n>zzz)"]) == 2
+    assert "fits none of 80 names, such as test/" in capsys.readouterr().err
+    assert max(read(run_dir / "looks.json").values()) == looks
     assert run(["test", "--run", str(run_dir), "--subgroups", "("]) == 2
     assert run(["test", "--run", str(run_dir), "--subgroups", "abc"]) == 2
     assert "must have a named group" in capsys.readouterr().err

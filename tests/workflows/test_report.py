@@ -344,7 +344,7 @@ def test_a_sites_void_certificate_leaves_the_runs_own_as_it_is(run):
     run.json("metrics/test-site-a.json", figures)
     text = run.page().text
     assert "Warning. The certificate is void for the test-site-a films" in text
-    assert "threshold of site-a; contradicts the promised 93 %" in text
+    assert "threshold of site-a; contradicts the certificate" in text
     assert "Certified With 95 % confidence" in text
 
 

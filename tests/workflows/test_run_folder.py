@@ -101,11 +101,20 @@ def test_a_damaged_reference_is_refused(folder):
         folder.read_reference()
 
 
-def test_looks_are_counted_by_name(folder):
-    assert [folder.count_look(name) for name in ("test", "test", "site", "test")] == [1, 2, 1, 3]
+def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
+    def films(name, *digests):
+        return [
+            Film(Path(name), f"{name}/{digest}.png", 0, "p", "test", sha256=digest)
+            for digest in digests
+        ]
+
+    assert folder.count_look(films("test", "aa", "bb")) == 1
+    assert folder.count_look(films("test", "aa", "bb")) == 2
+    assert folder.count_look(films("site", "cc")) == 1
+    assert folder.count_look(films("copied under another name", "bb", "cc")) == 3
     folder.looks_path.write_text("{")
     with pytest.raises(RunFolderError, match=r"looks\.json is damaged"):
-        folder.count_look("test")
+        folder.count_look(films("test", "aa"))
 
 
 def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):

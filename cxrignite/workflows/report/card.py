@@ -238,7 +238,7 @@ def say(value: object) -> str:
     Returns:
         One line, cut where it is very long; empty for None.
 
-    Example:
+    Examples:
         >>> say({"class_path": "nn.LightCNN", "init_args": {"width": 32, "weights": "/a/b.pt"}})
         'LightCNN (width 32, weights b.pt)'
     """

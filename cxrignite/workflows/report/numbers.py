@@ -29,7 +29,7 @@ def percent(share: float | None, places: int = 1) -> str:
         share: The share; None is undefined.
         places: Digits after the point.
 
-    Example:
+    Examples:
         >>> percent(0.8376), percent(0.99996), percent(1.0)
         ('83.8\xa0%', '>\xa099.9\xa0%', '100.0\xa0%')
     """
@@ -44,7 +44,7 @@ def percent(share: float | None, places: int = 1) -> str:
 def plain_percent(share: float | None) -> str:
     r"""A share that somebody chose, such as 0.93, without digits that nobody wrote.
 
-    Example:
+    Examples:
         >>> plain_percent(0.93), plain_percent(0.975)
         ('93\xa0%', '97.5\xa0%')
     """
@@ -58,7 +58,7 @@ def decimal(value: float | None, places: int = 3) -> str:
         value: The number; None is undefined.
         places: Digits after the point.
 
-    Example:
+    Examples:
         >>> decimal(0.97444), decimal(0.00004), decimal(0.9999)
         ('0.974', '<\xa00.001', '>\xa00.999')
     """
@@ -68,7 +68,7 @@ def decimal(value: float | None, places: int = 3) -> str:
 def score_text(score: float | None) -> str:
     """A score or a threshold in `[0, 1]`: four digits, or as many as tell it from 0 and 1.
 
-    Example:
+    Examples:
         >>> score_text(0.90015), score_text(0.99999994), score_text(1.0)
         ('0.9002', '0.9999999', '1.0000')
     """
@@ -88,7 +88,7 @@ def count_text(count: int | None) -> str:
 def counted(count: int, noun: str) -> str:
     """A count and its noun, with an s where they are not one.
 
-    Example:
+    Examples:
         >>> counted(1, "film"), counted(1200, "film")
         ('1 film', '1,200 films')
     """

@@ -207,7 +207,7 @@ def _reading(figures: Record) -> str:
     asked, seen = figures.number("operating_point.min_tnr"), decisions.number("tnr")
     ends = rate_ends(decisions, "tnr")
     if is_void(figures) and certificate.flag("is_contradicted"):
-        return f"contradicts the promised {plain_percent(certificate.number('min_tnr'))}"
+        return ": ".join(["contradicts the certificate", *certificate.texts("reasons")[:1]])
     if is_void(figures):
         return "the promise does not cover these films"
     if asked is None or seen is None or ends is None:

@@ -126,6 +126,7 @@ def _context(records: RunRecords) -> dict[str, Any]:
         "ranked": ranked,
         "areas": areas,
         "calibration": tables.calibration_rows(figures),
+        "scales": list(tables.CALIBRATION_SCALES.values()),
         "figures": _pictures(records.folder, shown),
         "training": _training(records),
         "misses": misses.find_misses(scored, threshold, records.films, classes),

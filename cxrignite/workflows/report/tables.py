@@ -25,6 +25,14 @@ MAX_SUBGROUPS = 60
 _COUNTS = ("tn", "fp", "fn", "tp")
 
 
+CALIBRATION_SCALES = {
+    "raw": "Raw score",
+    "natural": "Natural-prevalence probability",
+    "platt": "Platt scaling",
+    "temperature": "Temperature scaling",
+}
+
+
 class Cell(NamedTuple):
     """One cell of a confusion matrix: how many films, and which share of its row."""
 
@@ -174,16 +182,16 @@ def _area(figures: Record, key: str, intervals: str) -> Estimate:
 
 
 def calibration_rows(figures: Record) -> list[Measure]:
-    """How well the scores do as probabilities, raw and at natural prevalence.
+    """How well the scores do as probabilities: raw, at natural prevalence, and scaled.
 
     Args:
         figures: Of one set of films.
 
     Returns:
-        A row a measure, with the figure of the raw and of the natural-prevalence score; empty where
-        neither was measured.
+        A row a measure, with the figure on each scale of `CALIBRATION_SCALES`; empty where none was
+        measured.
     """
-    scales = [figures.child(f"calibration.{scale}") for scale in ("raw", "natural")]
+    scales = [figures.child(f"calibration.{scale}") for scale in CALIBRATION_SCALES]
     if not any(scales):
         return []
     rows = (
