@@ -501,6 +501,7 @@ def test_a_killed_run_goes_on_exactly_and_leaves_no_litter(start, fit, uninterru
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fifty_kills_at_random_moments(start, uninterrupted, tmp_path):
     """Promises 3 and 4: killed again and again, the run ends as if nothing had happened."""
     import random
