@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -14,21 +15,29 @@ from cxrignite.errors import UnreadableImageError
 # The largest digital detectors have about 20 megapixels. From 89 on Pillow itself warns.
 MAX_PIXELS = 80_000_000
 
+Size = tuple[int, int]
+"""Rows and columns."""
 
-def read_image(path: Path | str) -> NDArray[np.uint8]:
+# EXIF stands among a JPEG's first segments, each of which ends before 64 KiB.
+_EXIF_WITHIN = 2**17
+_ORIENTATION = 0x0112
+
+
+def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
     """Reads a JPEG or PNG file as a grey image.
 
     Args:
         path: The file.
+        size: Rows and columns to resize to, each at least 1; `None` keeps the file's own.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`, rows by columns, turned as its EXIF orientation says; its
-        memory is its own. See `decode_image` for how colours and depths become grey.
+        memory is its own. See `decode_image` for how colours, depths and sizes change.
 
     Raises:
         UnreadableImageError: If the file cannot be opened or is not a whole JPEG or PNG image.
     """
-    return decode_image(read_bytes(path), path)
+    return decode_image(read_bytes(path), path, size)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -46,15 +55,21 @@ def read_bytes(path: Path | str) -> bytes:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
 
 
-def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
     """Decodes the content of a JPEG or PNG file to a grey image.
 
     Colours become ITU-R 601 luma and transparency is ignored. 16 bits become 8 by
     `65535 -> 255`, rounded; nothing is clipped.
 
+    With a `size`, a JPEG is decoded at the smallest eighth of its size that still covers it, which
+    takes a quarter of the time, and resized from there. The result is less than one grey level
+    away, on average over an image, from that of a full decode and the same resize.
+
     Args:
         data: The file's content.
         path: The file, named in errors.
+        size: Rows and columns to resize to, bilinear with antialiasing, whatever the aspect; `None`
+            keeps the file's own.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`.
@@ -65,15 +80,46 @@ def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
     """
     if not data:
         raise UnreadableImageError(path, "the file is empty")
+    image = _plain_jpeg(data, path, size)
+    return _any_image(data, path, size) if image is None else image
+
+
+def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8] | None:
+    """Decodes a JPEG straight to grey, at a fraction of its size; `None` leaves it to Pillow.
+
+    That is for whatever is out of the ordinary: another format, damage that Pillow has better words
+    for, CMYK, an orientation.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    _check_pixels(width, height, path)
+    if colours not in {"Gray", "YCbCr"} or _is_turned(data):
+        return None
+    rows, columns = size or (height, width)
+    try:
+        # Unless it is strict it gives garbage for damaged files without a word.
+        grey = simplejpeg.decode_jpeg(
+            data, "GRAY", min_height=min(rows, height), min_width=min(columns, width), strict=True
+        )[..., 0]
+    except ValueError:
+        return None
+    if size is None:
+        return np.ascontiguousarray(grey)
+    # The decoder rounds up to whole pixels: without the part that is padding the image would be
+    # stretched by up to a pixel, and twice as far from a full decode.
+    eighths = next(
+        n for n in range(1, 9) if grey.shape == (-(-height * n // 8), -(-width * n // 8))
+    )
+    return _resized(Image.fromarray(grey), size, (width * eighths / 8, height * eighths / 8))
+
+
+def _any_image(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImageError(
-                    path,
-                    f"its header claims {width} x {height} pixels, at most {MAX_PIXELS:,} allowed",
-                )
-            return _grey(ImageOps.exif_transpose(image))
+            _check_pixels(*image.size, path)
+            grey = _grey(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -82,6 +128,32 @@ def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
         # A damaged file can raise nearly anything inside Pillow: OSError, SyntaxError, ValueError,
         # struct.error, zlib.error, DecompressionBombError.
         raise UnreadableImageError(path, str(error) or type(error).__name__) from error
+    if size is None:
+        return grey
+    return _resized(Image.fromarray(grey), size, (grey.shape[1], grey.shape[0]))
+
+
+def _resized(image: Image.Image, size: Size, covered: tuple[float, float]) -> NDArray[np.uint8]:
+    """Resizes the part of an image that it `covers`, columns by rows, from the top left."""
+    box = (0.0, 0.0, *covered)
+    return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+
+
+def _is_turned(data: bytes) -> bool:
+    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) < 0:
+        return False
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+            return image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # see `_any_image`, which has the words for it
+        return True
+
+
+def _check_pixels(width: int, height: int, path: Path | str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(
+            path, f"its header claims {width} x {height} pixels, at most {MAX_PIXELS:,} allowed"
+        )
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8]:

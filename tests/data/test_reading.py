@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cxrignite.data.reading import MAX_PIXELS, read_image
 from cxrignite.errors import UnreadableImageError
@@ -232,3 +232,71 @@ def test_the_error_survives_pickling(tmp_path):
     copy = pickle.loads(pickle.dumps(caught.value))
     assert str(copy) == str(caught.value)
     assert copy.path == tmp_path / "absent.png"
+
+
+def photograph(height: int, width: int, mode: str = "L") -> Image.Image:
+    """Smooth shapes with fine texture, as films have; no two places are alike."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = np.sin(rows / 37) * np.cos(columns / 53) + (rows + 2 * columns) / (height + 2 * width)
+    texture = np.random.default_rng(0).normal(0, 6, (height, width))
+    return Image.fromarray(np.clip(110 + 70 * waves + texture, 0, 255).astype(np.uint8)).convert(
+        mode
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("shape", [(1545, 1642), (767, 1001), (225, 223), (224, 224), (90, 300)])
+def test_a_jpeg_read_at_a_size_is_close_to_a_full_decode_and_resize(tmp_path, mode, shape):
+    photograph(*shape, mode).save(tmp_path / "a.jpeg", quality=90)
+    image = read_image(tmp_path / "a.jpeg", (224, 192))
+    with Image.open(tmp_path / "a.jpeg") as full:
+        expected = np.asarray(full.convert("L").resize((192, 224), Image.Resampling.BILINEAR))
+    assert image.shape == (224, 192)
+    assert image.flags.writeable
+    assert image.flags.c_contiguous
+    assert np.abs(image.astype(int) - expected.astype(int)).mean() < 1
+
+
+def test_the_padding_of_a_scaled_decode_is_not_seen(tmp_path):
+    # 209 rows are 26.1 eighths: the decoder gives 27, of which the last is nearly all padding.
+    ramp = np.linspace(0, 255, 209)[:, None].repeat(209, 1)
+    Image.fromarray(ramp.round().astype(np.uint8)).save(tmp_path / "a.jpeg", quality=95)
+    rows = read_image(tmp_path / "a.jpeg", (25, 25)).mean(1)
+    assert np.abs(rows - (np.arange(25) + 0.5) * 255 / 25)[1:-1].max() < 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg"])
+def test_a_size_is_rows_by_columns_and_may_enlarge(tmp_path, ramp, suffix):
+    Image.fromarray(ramp).save(tmp_path / f"a.{suffix}", quality=95)
+    image = read_image(tmp_path / f"a.{suffix}", (40, 90))
+    assert image.shape == (40, 90)
+    expected = np.asarray(Image.fromarray(ramp).resize((90, 40), Image.Resampling.BILINEAR))
+    assert difference(image, expected) <= 5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_film_is_turned_as_its_exif_says_before_it_is_resized(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph(300, 500).save(tmp_path / "a.jpeg", quality=95, exif=exif)
+    image = read_image(tmp_path / "a.jpeg", (60, 80))
+    with Image.open(tmp_path / "a.jpeg") as stored:
+        upright = ImageOps.exif_transpose(stored)
+        expected = np.asarray(upright.resize((80, 60), Image.Resampling.BILINEAR))
+    assert np.abs(image.astype(int) - expected.astype(int)).mean() < 1
+
+
+def test_a_cut_jpeg_is_refused_at_a_size_too(tmp_path):
+    data = encoded(photograph(600, 800), "JPEG", quality=90)
+    (tmp_path / "a.jpeg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        read_image(tmp_path / "a.jpeg", (64, 64))
+
+
+@pytest.mark.parametrize("size", [(224, 224), None])
+def test_inverted_cmyk_is_read_as_pillow_reads_it(tmp_path, size):
+    photograph(300, 400).convert("CMYK").save(tmp_path / "a.jpeg", quality=95)
+    with Image.open(tmp_path / "a.jpeg") as stored:
+        grey = stored.convert("RGB").convert("L")
+    expected = np.asarray(grey.resize(size, Image.Resampling.BILINEAR) if size else grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpeg", size), expected)
