@@ -53,6 +53,10 @@ class UnreadableImageError(DataError):
         return type(self), (self.path, self.reason)
 
 
+class PackError(CxrIgniteError):
+    """A folder that cannot keep preprocessed images: exit code 1."""
+
+
 class CheckpointError(CxrIgniteError):
     """A checkpoint that is missing, damaged or not ours: exit code 3."""
 

@@ -184,6 +184,7 @@ def _bases() -> dict[str, type]:
     from torch.utils.data import Sampler
 
     from cxrignite.data import Source
+    from cxrignite.data.batch_augment import BatchAugment
     from cxrignite.data.transforms import Transform
     from cxrignite.handlers import Attachable
     from cxrignite.nn import BinaryClassifier
@@ -197,6 +198,7 @@ def _bases() -> dict[str, type]:
         "data.sampler": Sampler,
         "data.preprocess": Transform,
         "data.augment": Transform,
+        "data.batch_augment": BatchAugment,
         "trainer.handlers": Attachable,
         "validator.handlers": Attachable,
     }

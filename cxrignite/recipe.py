@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 
 from cxrignite.data import Source
+from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
 from cxrignite.engines import EVALUATION_METRICS
 from cxrignite.handlers import Attachable
@@ -39,24 +40,36 @@ class DataRecipe:
             pick neither weights nor checkpoint, so it can be certified. 0 chooses it on the
             validation split.
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
-        batch_size: Images a batch, of one process.
+        image_size: Rows and columns that each film is read at, a JPEG at a fraction of its size;
+            null keeps the file's own.
+        preprocess: MONAI transforms of every split, without randomness.
+        pack: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
+            this folder; `auto` takes `packs` beside the run folder, where there is room; `off`
+            reads the films every epoch. The results do not depend on it.
+        augment: MONAI transforms of the training split alone, image by image.
+        batch_augment: Faster transforms of the training split alone, on whole batches, after
+            `augment`; on the GPU where there is one.
+        sampler: Draws the training images; null is a plain shuffle.
+        batch_size: Images a training batch, of one process.
+        eval_batch_size: Images a batch in evaluation; null takes twice `batch_size`.
         num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
         prefetch_factor: Batches each worker prepares ahead.
-        sampler: Draws the training images; null is a plain shuffle.
-        preprocess: MONAI transforms of every split, without randomness.
-        augment: MONAI transforms of the training split alone.
     """
 
     source: Source
     val_fraction: float = 0.15
     calibration_fraction: float = 0.0
     on_unreadable: Literal["raise", "skip"] = "raise"
+    image_size: tuple[int, int] | None = None
+    preprocess: list[Transform] = field(default_factory=list)
+    pack: Literal["auto", "off", False] | Path = "auto"
+    augment: list[Transform] = field(default_factory=list)
+    batch_augment: list[BatchAugment] = field(default_factory=list)
+    sampler: Callable[[list[int]], Sampler[int]] | None = None
     batch_size: int = 32
+    eval_batch_size: int | None = None
     num_workers: int = 4
     prefetch_factor: int = 4
-    sampler: Callable[[list[int]], Sampler[int]] | None = None
-    preprocess: list[Transform] = field(default_factory=list)
-    augment: list[Transform] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _require(
@@ -67,6 +80,11 @@ class DataRecipe:
         both = round(self.val_fraction + share, 9)
         _require(both <= 0.6, "data.val_fraction + data.calibration_fraction", "at most 0.6", both)
         _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
+        if self.pack is False:
+            self.pack = "off"  # which is what YAML takes it for
+        size, images = self.image_size, self.eval_batch_size
+        _require(size is None or min(size) >= 1, "data.image_size", "at least 1 x 1", size)
+        _require(images is None or images >= 1, "data.eval_batch_size", "at least 1", images)
         _require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)
         _require(
             self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor

@@ -82,7 +82,7 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
     import numpy as np
     from PIL import Image
 
-    from cxrignite.data.transforms import Pipeline
+    from cxrignite.data.pipeline import Pipeline
 
     pixels = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "film.png")

@@ -7,9 +7,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
-from cxrignite.data.reading import decode_image, read_bytes
+from cxrignite.data.reading import Size, decode_image, read_bytes
 from cxrignite.data.sources import Film
 from cxrignite.errors import UnreadableImageError
 
@@ -28,52 +30,73 @@ class Inspection:
     films: list[Film]
     unreadable: list[UnreadableImageError]
 
+    def check_all_readable(self) -> None:
+        """Refuses unreadable films.
+
+        Raises:
+            UnreadableImageError: For the first one; its reason counts the others, so that all can
+                be mended at once.
+        """
+        if not self.unreadable:
+            return
+        first, num_more = self.unreadable[0], len(self.unreadable) - 1
+        if num_more:
+            raise UnreadableImageError(first.path, f"{first.reason} (and {num_more} more)")
+        raise first
+
 
 def inspect_films(
     films: Sequence[Film],
     *,
     on_unreadable: Literal["raise", "skip"] = "raise",
+    decode: bool = True,
+    size: Size | None = None,
     progress: bool = False,
 ) -> Inspection:
-    """Reads each file once, in threads: hashes it and decodes it in full.
+    """Reads each file once, in threads: hashes it and decodes it.
 
-    No more images are in memory at a time than there are threads.
+    No more images are in memory at a time than there are threads. A file that several films name
+    is read once.
 
     Args:
         films: The films to inspect.
         on_unreadable: `raise` stops at the end of the pass, `skip` leaves unreadable films out.
+        decode: Whether to decode too; else a file is unreadable only if its bytes are.
+        size: Rows and columns that they will be read at, which is faster; see `decode_image`.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Returns:
         The readable films and the errors of the others.
 
     Raises:
-        UnreadableImageError: Under `raise`, for the first unreadable film in the order given; its
-            reason counts the others, so that all can be mended at once.
+        UnreadableImageError: Under `raise`, for the first unreadable film in the order given.
     """
+    paths = list(dict.fromkeys(film.path for film in films))
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="inspect") as pool:
-        results = pool.map(_inspect, films)
+        results = pool.map(partial(_inspect, decode=decode, size=size), paths)
         if progress:
             from tqdm import tqdm
 
             # `disable=None` keeps the bar off where stderr is not a terminal.
-            results = tqdm(results, total=len(films), desc="inspecting", unit="img", disable=None)
-        outcomes = list(results)
-    unreadable = [outcome for outcome in outcomes if isinstance(outcome, UnreadableImageError)]
-    if unreadable and on_unreadable == "raise":
-        first, num_more = unreadable[0], len(unreadable) - 1
-        if num_more:
-            raise UnreadableImageError(first.path, f"{first.reason} (and {num_more} more)")
-        raise first
-    return Inspection([film for film in outcomes if isinstance(film, Film)], unreadable)
+            results = tqdm(results, total=len(paths), desc="inspecting", unit="img", disable=None)
+        found = dict(zip(paths, results, strict=True))
+    outcomes = [(film, found[film.path]) for film in films]
+    inspection = Inspection(
+        [replace(film, sha256=digest) for film, digest in outcomes if isinstance(digest, str)],
+        [error for _, error in outcomes if isinstance(error, UnreadableImageError)],
+    )
+    if on_unreadable == "raise":
+        inspection.check_all_readable()
+    return inspection
 
 
-def _inspect(film: Film) -> Film | UnreadableImageError:
+def _inspect(path: Path, *, decode: bool, size: Size | None) -> str | UnreadableImageError:
     try:
-        data = read_bytes(film.path)
-        decode_image(data, film.path)
+        data = read_bytes(path)
+        if decode:
+            decode_image(data, path, size)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
-    return replace(film, sha256=hashlib.sha256(data).hexdigest())
+    return hashlib.sha256(data).hexdigest()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cxrignite.data.sources import Film
+from cxrignite.data.batch_augment import augment_batch
+from cxrignite.data.film_table import FilmTable
+from cxrignite.data.packing import PackedSplit
+from cxrignite.data.pipeline import Pipeline, stack_images
 from cxrignite.errors import DataError, RecipeError
-
-if TYPE_CHECKING:
-    # At run time MONAI comes with the first XrayData: it costs seconds.
-    from cxrignite.data.transforms import Pipeline
 
 logger = logging.getLogger(__name__)
 
 Draw = tuple[int, int | None]
 """An index into the films of a split, and the seed of its augmentation (`None`: not augmented)."""
+
+NO_SEED = -1
 
 
 class Batch(NamedTuple):
@@ -33,11 +35,13 @@ class Batch(NamedTuple):
         image: Shape `(N, 1, H, W)`; uint8, or float32 in `[0, 1]` where augmented.
         label: Shape `(N,)`, float32, 0 or 1.
         index: Shape `(N,)`, int64: positions in `XrayData.films` of that split.
+        seed: Shape `(N,)`, int64: of the augmentation; `NO_SEED` where there is none.
     """
 
     image: Tensor
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # It hides `tuple.index`, which nobody needs here.
+    seed: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,13 @@ class LoaderSettings:
     """How batches are loaded.
 
     Args:
-        batch_size: Images a batch and process.
-        num_workers: Worker processes a loader; 0 loads in the main process.
+        batch_size: Images a batch and process, in training.
+        num_workers: Worker processes a loader; 0 loads in the main process. A loader that has
+            nothing to do but to copy images from a pack in memory uses none.
         prefetch_factor: Batches that each worker keeps ready.
+        eval_batch_size: Images a batch in evaluation, which keeps no activations; `None` takes
+            twice `batch_size`.
+        augment_on_device: Leave `Pipeline.batch_augment` to the trainer, who has a GPU for it.
 
     Raises:
         RecipeError: If a number is out of range.
@@ -56,11 +64,43 @@ class LoaderSettings:
     batch_size: int = 32
     num_workers: int = 4
     prefetch_factor: int = 4
+    eval_batch_size: int | None = None
+    augment_on_device: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
-            if getattr(self, name) < low:
-                raise RecipeError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name, low in (
+            ("batch_size", 1),
+            ("num_workers", 0),
+            ("prefetch_factor", 1),
+            ("eval_batch_size", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise RecipeError(f"{name} must be at least {low}, got {value}")
+
+    @property
+    def eval_size(self) -> int:
+        """Images a batch in evaluation."""
+        return 2 * self.batch_size if self.eval_batch_size is None else self.eval_batch_size
+
+
+class PlainDraws(Sampler[Draw]):
+    """The films in their order, unaugmented: every `step`-th from `start` on.
+
+    Args:
+        num_films: Films in all.
+        start: This process.
+        step: Processes in all.
+    """
+
+    def __init__(self, num_films: int, start: int = 0, step: int = 1) -> None:
+        self._indices = range(start, num_films, step)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Draw]:
+        return ((index, None) for index in self._indices)
 
 
 class FilmBatches(Dataset[Batch]):
@@ -68,14 +108,28 @@ class FilmBatches(Dataset[Batch]):
 
     torch raises a worker's exception again from its text alone, which makes a RuntimeError of
     every exception with two arguments. Returned, it arrives whole (pytorch `ExceptionWrapper`).
+
+    Args:
+        table: The films.
+        pipeline: How each is read and augmented.
+        packed: The same films preprocessed; `None` reads the files.
+        augment_on_device: Leave `pipeline.batch_augment` out.
     """
 
-    def __init__(self, films: list[Film], pipeline: Pipeline) -> None:
-        self.films = films
+    def __init__(
+        self,
+        table: FilmTable,
+        pipeline: Pipeline,
+        packed: PackedSplit | None = None,
+        augment_on_device: bool = False,
+    ) -> None:
+        self.table = table
         self.pipeline = pipeline
+        self.packed = packed
+        self.augment_on_device = augment_on_device
 
     def __len__(self) -> int:
-        return len(self.films)
+        return len(self.table)
 
     def __getitems__(self, draws: list[Draw]) -> Batch | DataError:
         try:
@@ -84,20 +138,25 @@ class FilmBatches(Dataset[Batch]):
             return error
 
     def _batch(self, draws: list[Draw]) -> Batch:
-        indices = [index for index, _ in draws]
-        images = [self.pipeline(self.films[index].path, seed) for index, seed in draws]
-        for index, image in zip(indices, images, strict=True):
-            if image.shape != images[0].shape:
-                raise DataError(
-                    "images of a batch must have one size, got "
-                    f"{_size(images[0])} ({self.films[indices[0]].name}) and "
-                    f"{_size(image)} ({self.films[index].name}): add a Resize to data.preprocess"
-                )
-        return Batch(
-            torch.stack(images),
-            torch.tensor([self.films[index].label for index in indices], dtype=torch.float32),
-            torch.tensor(indices, dtype=torch.int64),
-        )
+        index = torch.tensor([each for each, _ in draws])
+        seeds = [NO_SEED if seed is None else seed for _, seed in draws]
+        seed = torch.tensor(seeds)
+        images = self._images(index)
+        if seeds[0] != NO_SEED:
+            if self.pipeline.augment:
+                images = self.pipeline.augment_each(images, seeds, self._paths(index))
+            if self.pipeline.batch_augment and not self.augment_on_device:
+                images = augment_batch(self.pipeline.batch_augment, images, seed)
+        return Batch(images, self.table.labels[index], index, seed)
+
+    def _images(self, index: Tensor) -> Tensor:
+        if self.packed is not None:
+            return self.packed.images(index)
+        paths = self._paths(index)
+        return stack_images([self.pipeline.read(path) for path in paths], paths)
+
+    def _paths(self, index: Tensor) -> list[str]:
+        return [self.table.path(each) for each in index.tolist()]
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -124,10 +183,6 @@ def _raise_failure(batch: Batch | DataError) -> Batch:
     return batch
 
 
-def _size(image: Tensor) -> str:
-    return f"{image.shape[-2]} x {image.shape[-1]}"
-
-
 def init_worker(worker_id: int) -> None:
     """Sets a worker process up: it leaves stopping to the main process, and uses one thread."""
     # Ctrl-C reaches the whole process group, and the main process has to stop in its own time;
@@ -135,6 +190,8 @@ def init_worker(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
+    # A collection writes into every object it looks at, and so copies the main process's memory.
+    gc.freeze()
 
 
 def available_workers(num_workers: int) -> int:

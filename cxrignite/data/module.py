@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
+from cxrignite.data.batch_augment import augment_batch
+from cxrignite.data.film_table import FilmTable
 from cxrignite.data.loading import (
     Batch,
     BatchLoader,
-    Draw,
     FilmBatches,
     LoaderSettings,
+    PlainDraws,
     available_workers,
     init_worker,
     keep_batch,
 )
+from cxrignite.data.packing import Pack
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.reading import Size
 from cxrignite.data.sampling import SeededDraws, process_rank, world_size
 from cxrignite.data.sources import SPLITS, Film
 from cxrignite.errors import DataError
 from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_share
-
-if TYPE_CHECKING:
-    from cxrignite.data.transforms import Transform
 
 
 class XrayData:
@@ -38,15 +40,14 @@ class XrayData:
     Args:
         films: The films of every split.
         classes: The two class names; the last one is positive.
-        preprocess: MONAI transforms for every split; see `Pipeline`.
-        augment: MONAI transforms for training.
+        pipeline: How an image is read, preprocessed and augmented.
+        pack: The films preprocessed; `None` reads their files, epoch by epoch.
         sampler: Makes the training sampler, `sampler(labels, seed=seed)`; `None` shuffles.
         loader: How batches are loaded.
         seed: Seed of the training order and of the augmentation, at least 0.
 
     Raises:
         DataError: If a film's split is none of `SPLITS`.
-        RecipeError: If a transform in `preprocess` is random.
     """
 
     def __init__(
@@ -54,20 +55,18 @@ class XrayData:
         films: Sequence[Film],
         classes: tuple[str, str],
         *,
-        preprocess: Sequence[Transform] = (),
-        augment: Sequence[Transform] = (),
+        pipeline: Pipeline | None = None,
+        pack: Pack | None = None,
         sampler: Callable[..., Sampler[int]] | None = None,
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  (it is frozen)
         seed: int = 0,
     ) -> None:
-        # Here, because MONAI costs seconds to import.
-        from cxrignite.data.transforms import Pipeline
-
         self._films: dict[str, list[Film]] = {split: [] for split in SPLITS}
         for film in films:
             self._of(film.split).append(film)
         self.classes = classes
-        self.pipeline = Pipeline(preprocess, augment)
+        self.pipeline = Pipeline() if pipeline is None else pipeline
+        self.pack = pack
         self.loader = loader
         self.seed = seed
         self._sampler = sampler
@@ -79,6 +78,25 @@ class XrayData:
     def splits(self) -> list[str]:
         """The splits that have films."""
         return [split for split, films in self._films.items() if films]
+
+    @property
+    def image_size(self) -> Size:
+        """Rows and columns of the images, as the first film has them.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        if self.pack is not None:
+            return self.pack.image_size
+        height, width = self.pipeline.read(self._films[self.splits[0]][0].path).shape[-2:]
+        return height, width
+
+    @property
+    def device_augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What the trainer has to do to images and their seeds; `None` where loaders do it."""
+        if not (self.loader.augment_on_device and self.pipeline.batch_augment):
+            return None
+        return partial(augment_batch, self.pipeline.batch_augment)
 
     def films(self, split: str) -> list[Film]:
         """The films of a split, in the order that `Batch.index` counts.
@@ -149,7 +167,7 @@ class XrayData:
         num_films = len(self._of(split))
         if num_films == 0:
             raise DataError(f"split '{split}' must have at least one film, got 0")
-        draws = [(index, None) for index in range(process_rank(), num_films, world_size())]
+        draws = PlainDraws(num_films, process_rank(), world_size())
         return self._loader_of(split, draws)
 
     def close(self) -> None:
@@ -198,22 +216,40 @@ class XrayData:
             raise DataError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
         return self._films[split]
 
-    def _loader_of(self, split: str, draws: Sequence[Draw] | SeededDraws) -> DataLoader[Batch]:
+    def _loader_of(self, split: str, draws: PlainDraws | SeededDraws) -> DataLoader[Batch]:
         """The one loader of a split and purpose, whose workers stay from epoch to epoch."""
         # The train split can be evaluated too, in order and not augmented.
-        key = (split, isinstance(draws, SeededDraws))
+        trains = isinstance(draws, SeededDraws)
+        key = (split, trains)
         if key not in self._loaders:
+            films, settings = self._of(split), self.loader
+            num_workers = self._num_workers if self._has_work(trains) else 0
             self._loaders[key] = BatchLoader(
-                FilmBatches(self._of(split), self.pipeline),
-                batch_size=self.loader.batch_size,
+                FilmBatches(
+                    FilmTable(films),
+                    self.pipeline,
+                    None if self.pack is None else self.pack.split(films),
+                    settings.augment_on_device,
+                ),
+                batch_size=settings.batch_size if trains else settings.eval_size,
                 sampler=draws,
                 collate_fn=keep_batch,
-                num_workers=self._num_workers,
-                prefetch_factor=self.loader.prefetch_factor if self._num_workers else None,
-                persistent_workers=self._num_workers > 0,
+                num_workers=num_workers,
+                prefetch_factor=settings.prefetch_factor if num_workers else None,
+                persistent_workers=num_workers > 0,
                 worker_init_fn=init_worker,
                 pin_memory=torch.cuda.is_available(),
                 # Without it each pass draws from the global generator, and shifts dropout.
                 generator=torch.Generator().manual_seed(self.seed),
             )
         return self._loaders[key]
+
+    def _has_work(self, trains: bool) -> bool:
+        """Whether more is to be done for a batch than to copy it from memory.
+
+        To send a batch from a worker takes ten times as long as that.
+        """
+        if self.pack is None or not self.pack.fits_in_memory:
+            return True
+        loader_augments = self.pipeline.batch_augment and not self.loader.augment_on_device
+        return trains and bool(self.pipeline.augment or loader_augments)

@@ -144,7 +144,7 @@ def _is_turned(data: bytes) -> bool:
         return False
     try:
         with Image.open(BytesIO(data), formats=("JPEG",)) as image:
-            return image.getexif().get(_ORIENTATION, 1) != 1
+            return bool(image.getexif().get(_ORIENTATION, 1) != 1)
     except Exception:  # see `_any_image`, which has the words for it
         return True
 

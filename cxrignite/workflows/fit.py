@@ -18,14 +18,14 @@ from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
+from cxrignite.workflows.films import frozen_films, read_and_pack, split_films
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
+    build_pipeline,
     check_certificates,
     check_image_size,
     deciding_split,
-    frozen_films,
-    split_films,
 )
 from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
@@ -79,8 +79,14 @@ def _fit(
         listed = recipe.data.source.films()
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
-        films = split_films(recipe, listed) if checkpoint is None else frozen_films(recipe, folder)
-        data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
+        pipeline = build_pipeline(recipe)
+        films, pack = read_and_pack(recipe, listed, pipeline)
+        if checkpoint is None:
+            films = split_films(recipe, films)
+        else:
+            films = frozen_films(recipe, folder, current=films)
+        data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
+        stack.callback(data.close)
         check_image_size(model, data)
         check_certificates(recipe, data)
         _tell(session, precision, data, model)

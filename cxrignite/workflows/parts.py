@@ -1,122 +1,68 @@
-"""From a recipe to its parts: films with their split, the data module, the classifier."""
+"""From a recipe to its parts: the data module, the classifier, the loss."""
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import nn
 
 from cxrignite.data import Film, LoaderSettings, XrayData
-from cxrignite.data.inspection import inspect_films
-from cxrignite.data.splits import (
-    carve_split,
-    check_patient_leakage,
-    check_same_films,
-    read_split,
-)
+from cxrignite.data.packing import Pack
+from cxrignite.data.pipeline import Pipeline
 from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import ImbalanceLedger, num_negatives_needed
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 
 
-def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
-    """Read every film once, and carve the validation and calibration splits by patient.
+def build_pipeline(recipe: Recipe) -> Pipeline:
+    """How the recipe reads, preprocesses and augments an image."""
+    data = recipe.data
+    return Pipeline(
+        data.preprocess,
+        data.augment,
+        image_size=data.image_size,
+        batch_augment=data.batch_augment,
+    )
+
+
+def build_data(
+    recipe: Recipe,
+    films: list[Film],
+    *,
+    device: torch.device,
+    pipeline: Pipeline | None = None,
+    pack: Pack | None = None,
+) -> XrayData:
+    """The data module of a recipe over these films.
 
     Args:
-        recipe: Policy for unreadable images, shares of the splits, seed.
-        films: What the source lists.
-
-    Raises:
-        DataError: An image cannot be read (policy `raise`), or a patient stands on two sides.
+        recipe: Names the sampler and the loaders' settings.
+        films: Of any split.
+        device: Where the model is; batches are augmented there if it is a GPU.
+        pipeline: The recipe's, where it has been built.
+        pack: The films preprocessed.
     """
-    films = _readable(recipe, films)
-    # Both are shares of the films as they come, so the second is one of what the first left.
-    left = 1.0
-    if not any(film.split == "val" for film in films):
-        films = carve_split(films, "val", recipe.data.val_fraction, recipe.seed)
-        left -= recipe.data.val_fraction
-    if recipe.data.calibration_fraction:
-        fraction = recipe.data.calibration_fraction / left
-        films = carve_split(films, "calibration", fraction, recipe.seed)
-    check_patient_leakage(films)
-    return films
-
-
-def frozen_films(recipe: Recipe, folder: RunFolder, split: str | None = None) -> list[Film]:
-    """The films of a run as `split.csv` froze them, checked against the files as they are now.
-
-    Args:
-        recipe: The run's recipe.
-        folder: The run.
-        split: The one split whose files are checked; null checks all.
-
-    Raises:
-        DataError: A film is gone or has other content than in this run.
-    """
-    frozen = read_split(folder.split_path, recipe.data.source.root)
-    wanted = [film for film in frozen if split in (None, film.split)]
-    names = {film.name for film in wanted}
-    current = [film for film in recipe.data.source.films() if film.name in names]
-    check_same_films(wanted, _readable(recipe, current))
-    return frozen
-
-
-def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
-    """Films of another source to be scored as `split`: those of its split of that name, else all.
-
-    Raises:
-        DataError: The source has no usable films, an image cannot be read (policy `raise`), or a
-            film took part in this run's training or in the choice of its threshold.
-    """
-    films = recipe.data.source.films()
-    wanted = [film for film in films if film.split == split] or films
-    readable = _readable(recipe, wanted)
-    used = {film.sha256 for film in read_split(folder.split_path, "") if film.split != "test"}
-    seen = [film for film in readable if film.sha256 in used]
-    if seen:
-        raise DataError(
-            f"{len(seen)} of {len(readable)} films took part in training or validation of this "
-            f"run, the first is {seen[0].name}"
-        )
-    root = recipe.data.source.root
-    _logger.info("scoring %d of the %d films in %s", len(readable), len(films), root)
-    return [replace(film, split=split) for film in readable]
-
-
-def _readable(recipe: Recipe, films: list[Film]) -> list[Film]:
-    if not films:
-        return []
-    policy = recipe.data.on_unreadable
-    inspection = inspect_films(films, on_unreadable=policy, progress=sys.stderr.isatty())
-    for unreadable in inspection.unreadable:
-        _logger.warning("left out: %s", unreadable)
-    if inspection.unreadable:
-        _logger.warning("%d of %d images left out", len(inspection.unreadable), len(films))
-    if not inspection.films:
-        raise DataError(f"none of the {len(films)} images in {recipe.data.source.root} can be read")
-    return inspection.films
-
-
-def build_data(recipe: Recipe, films: list[Film]) -> XrayData:
-    """The data module of a recipe over these films."""
     data = recipe.data
     return XrayData(
         films,
         data.source.classes,
-        preprocess=data.preprocess,
-        augment=data.augment,
+        pipeline=pipeline or build_pipeline(recipe),
+        pack=pack,
         sampler=data.sampler,
-        loader=LoaderSettings(data.batch_size, data.num_workers, data.prefetch_factor),
+        loader=LoaderSettings(
+            data.batch_size,
+            data.num_workers,
+            data.prefetch_factor,
+            data.eval_batch_size,
+            augment_on_device=device.type == "cuda",
+        ),
         seed=recipe.seed,
     )
 
@@ -127,11 +73,10 @@ def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
     Raises:
         RecipeError: The preprocessed films have another size than the backbone was built for.
     """
-    film = data.films(data.splits[0])[0]
-    size = tuple(data.pipeline(film.path).shape[-2:])
+    size = data.image_size
     if model.image_size not in (None, size):
         raise RecipeError(
-            f"data.preprocess must give images of {model.image_size} for this model, got {size}"
+            f"data.image_size must be {list(model.image_size)} for this model, got {list(size)}"
         )
 
 

@@ -16,7 +16,8 @@ from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderE
 from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.handlers import load_checkpoint
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.parts import build_data, build_model, other_films
+from cxrignite.workflows.films import other_films
+from cxrignite.workflows.parts import build_data, build_model
 from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import score_split
@@ -93,7 +94,8 @@ def _recalibrate(
         _check_enough(pool, constraints["min_tnr"], constraints["confidence"])
         films = _chosen_share(pool, wanted.share, recipe.seed)
         _check_enough(films, constraints["min_tnr"], constraints["confidence"])
-        data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
+        data = build_data(recipe, films, device=session.device)
+        stack.callback(data.close)
         best = load_checkpoint(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
         scores = score_split(model, data, "calibration", recipe=recipe, session=session)

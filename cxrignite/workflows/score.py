@@ -32,8 +32,9 @@ from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.assessment import assess, judge
 from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.illustrations import illustrate_scores
-from cxrignite.workflows.parts import build_data, build_model, frozen_films, other_films
+from cxrignite.workflows.parts import build_data, build_model
 from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.scores import SplitScores
@@ -105,7 +106,8 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
             raise DataError(f"{recipe.data.source.root} has no {split} films to score")
         films = _not_used(films, folder, scoring.operating_point)
         _subgroups(films, scoring.subgroups)  # refused before the films are looked at
-        data = stack.enter_context(contextlib.closing(build_data(recipe, films)))
+        data = build_data(recipe, films, device=session.device)
+        stack.callback(data.close)
         model = build_model(recipe, session.device, best["model"])
         scores = score_split(model, data, split, recipe=recipe, session=session)
         if not session.leads:

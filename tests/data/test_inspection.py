@@ -73,13 +73,13 @@ def test_no_more_files_are_open_at_a_time_than_there_are_threads(make_films, mon
     most, now, lock = 0, 0, threading.Lock()
     real = inspection.decode_image
 
-    def counting(data, path):
+    def counting(data, path, size):
         nonlocal most, now
         with lock:
             now += 1
             most = max(most, now)
         try:
-            return real(data, path)
+            return real(data, path, size)
         finally:
             with lock:
                 now -= 1
@@ -89,3 +89,28 @@ def test_no_more_files_are_open_at_a_time_than_there_are_threads(make_films, mon
     inspect_films(films)
     assert 1 <= most <= min(MAX_THREADS, os.cpu_count() or 1)
     assert now == 0
+
+
+def test_a_file_that_many_films_name_is_read_once(make_films, monkeypatch):
+    from cxrignite.data import inspection
+
+    films = make_films(num_normal=2, num_pneumonia=3)
+    many = [replace(film, name=f"{film.name}-{copy}") for copy in range(4) for film in films]
+    read, real = [], inspection.read_bytes
+    monkeypatch.setattr(inspection, "read_bytes", lambda path: (read.append(path), real(path))[1])
+    found = inspect_films(many).films
+    assert sorted(read) == sorted(film.path for film in films)
+    assert [film.name for film in found] == [film.name for film in many]
+    assert [film.sha256 for film in found] == [
+        each.sha256 for each in inspect_films(films).films
+    ] * 4
+
+
+def test_without_decoding_a_file_of_any_content_has_its_digest(tmp_path, make_films):
+    films = make_films(num_normal=2, num_pneumonia=2)
+    films[1].path.write_bytes(b"no image")
+    films[2].path.unlink()
+    found = inspect_films(films, decode=False, on_unreadable="skip")
+    assert [film.name for film in found.films] == [films[i].name for i in (0, 1, 3)]
+    assert found.films[1].sha256 == hashlib.sha256(b"no image").hexdigest()
+    assert [error.path for error in found.unreadable] == [films[2].path]

@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.module import XrayData
+from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sampling import balanced_sampler
 from cxrignite.data.sources import ClassFolders, Film
 from cxrignite.data.splits import carve_split
@@ -28,11 +29,11 @@ def make_data(
     films: list[Film], *, num_workers: int = 0, batch_size: int = 8, **options
 ) -> XrayData:
     options.setdefault("sampler", balanced_sampler)
-    options.setdefault("augment", [RandAffine(prob=0.9, rotate_range=0.5), RandGaussianNoise()])
+    augment = options.pop("augment", [RandAffine(prob=0.9, rotate_range=0.5), RandGaussianNoise()])
     return XrayData(
         films,
         CLASSES,
-        preprocess=[Resize([16, 16])],
+        pipeline=Pipeline([Resize([16, 16])], augment),
         loader=LoaderSettings(batch_size=batch_size, num_workers=num_workers, prefetch_factor=2),
         seed=3,
         **options,
@@ -148,12 +149,12 @@ def test_an_unreadable_image_surfaces_with_its_path(films, num_workers):
 def test_images_of_two_sizes_are_refused_with_the_remedy(films, write_image):
     data = XrayData(films, CLASSES, loader=LoaderSettings(num_workers=0))
     write_image(data.films("train")[3].path, height=30, width=20)
-    with pytest.raises(DataError, match=r"24 x 32 .* and 30 x 20 .*: add a Resize to data.prepro"):
+    with pytest.raises(DataError, match=r"24 x 32 .* and 30 x 20 .*: set data.image_size"):
         list(data.eval_loader("train"))
     # A transform that keeps small images small is found in the same way.
     data = make_data(films)
     data.pipeline.preprocess = (CenterSpatialCrop([26, 26]),)
-    with pytest.raises(DataError, match="add a Resize"):
+    with pytest.raises(DataError, match=r"set data\.image_size"):
         list(data.eval_loader("train"))
 
 
@@ -207,7 +208,7 @@ def test_training_and_evaluating_the_train_split_are_two_loaders(films):
     assert next(iter(data.train_loader())).image.dtype == torch.float32
     batch = next(iter(data.eval_loader("train")))
     assert batch.image.dtype == torch.uint8
-    assert batch.index.tolist() == list(range(8))
+    assert batch.index.tolist() == list(range(16))
 
 
 def test_closing_ends_all_workers_and_a_later_loader_starts_anew(films):

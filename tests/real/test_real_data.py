@@ -11,6 +11,7 @@ from PIL import Image
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.loading import LoaderSettings
 from cxrignite.data.module import XrayData
+from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
 from cxrignite.data.sources import ClassFolders, Film
 from cxrignite.data.splits import (
@@ -111,8 +112,10 @@ def test_odd_sizes_load_as_one_batch(full_films):
     data = XrayData(
         full_films[30:46],
         ("NORMAL", "PNEUMONIA"),
-        preprocess=[Resize([224, 224])],
-        augment=[RandAffine(prob=0.5, rotate_range=0.12, scale_range=0.1, translate_range=10)],
+        pipeline=Pipeline(
+            [Resize([224, 224])],
+            [RandAffine(prob=0.5, rotate_range=0.12, scale_range=0.1, translate_range=10)],
+        ),
         loader=LoaderSettings(batch_size=16, num_workers=0),
     )
     (batch,) = data.train_loader()

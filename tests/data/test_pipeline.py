@@ -21,8 +21,8 @@ from monai.transforms import (
     Resize,
 )
 
+from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
-from cxrignite.data.transforms import Pipeline
 from cxrignite.errors import DataError, RecipeError, UnreadableImageError
 
 

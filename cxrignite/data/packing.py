@@ -1,0 +1,183 @@
+"""Preprocessed images in one memory-mapped file, found by the content of their films.
+
+A pack is `<key>.npy`, the images, and `<key>.json`, its manifest: a pack is there if its manifest
+is. The key is a digest of what decides the images: the content of every film, and the pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxrignite.data.reading import Size
+from cxrignite.data.sources import Film
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import DataError
+
+MAX_CHECKED_BYTES = 2**32
+"""Up to here the checksum of a pack is worked out whenever it is opened: a second or two."""
+
+_BLOCK_BYTES = 2**24
+
+
+class Pack:
+    """The preprocessed images of films.
+
+    Args:
+        path: The images, a `.npy` file of shape `(N, H, W)` in 8 bits.
+        digests: The films' digests, each once and sorted: row `i` is the image of `digests[i]`.
+        unreadable: From the digest of a film that cannot be read to the reason; its row is black.
+
+    Raises:
+        DataError: If the file is not such an array.
+    """
+
+    def __init__(
+        self, path: Path, digests: NDArray[np.bytes_], unreadable: Mapping[str, str]
+    ) -> None:
+        self.path = path
+        self.unreadable = dict(unreadable)
+        self._digests = digests
+        shape = _mapped(path).shape
+        if len(shape) != 3 or shape[0] != len(digests):
+            raise DataError(f"{path} must hold {len(digests)} images, got shape {shape}")
+        self.image_size: Size = (int(shape[1]), int(shape[2]))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the images."""
+        height, width = self.image_size
+        return len(self._digests) * height * width
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether it takes less than half of the machine's memory, and so is read from there."""
+        return 2 * self.num_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    def split(self, films: Sequence[Film]) -> PackedSplit:
+        """The images of some of its films, in their order.
+
+        Raises:
+            DataError: If it does not hold one of them.
+        """
+        wanted = as_digests(films)
+        rows = np.searchsorted(self._digests, wanted)
+        found = self._digests[np.minimum(rows, len(self._digests) - 1)] == wanted
+        if not found.all():
+            raise DataError(f"{self.path} does not hold {films[int(np.argmin(found))].name}")
+        return PackedSplit(self.path, torch.from_numpy(rows))
+
+    def image(self, film: Film) -> Tensor:
+        """One image, shape `(1, H, W)`, uint8.
+
+        Raises:
+            DataError: If it does not hold the film.
+        """
+        return self.split([film]).images(torch.tensor([0]))[0]
+
+
+class PackedSplit:
+    """The images of the films of one split; a worker process maps the file, and copies nothing.
+
+    Args:
+        path: The images of a pack.
+        rows: The row of each film, shape `(N,)`, int64.
+    """
+
+    def __init__(self, path: Path, rows: Tensor) -> None:
+        self.path = path
+        self.rows = rows
+        self._images: NDArray[np.uint8] | None = None
+
+    def images(self, index: Tensor) -> Tensor:
+        """Images of the split, shape `(len(index), 1, H, W)`, uint8, with their own memory.
+
+        Args:
+            index: Positions in the split, int64.
+        """
+        if self._images is None:
+            self._images = _mapped(self.path)
+        taken = np.take(self._images, self.rows[index].numpy(), axis=0)
+        return torch.from_numpy(taken).unsqueeze(1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled, a memory map would be its content.
+        return {**vars(self), "_images": None}
+
+
+def as_digests(films: Sequence[Film]) -> NDArray[np.bytes_]:
+    """The films' digests, shape `(N,)`."""
+    return np.array([film.sha256 for film in films], dtype="S64")
+
+
+def write_manifest(path: Path, unreadable: Mapping[str, str]) -> None:
+    """Says that the images in `path` are whole.
+
+    Raises:
+        CxrIgniteError: If it cannot be written.
+    """
+    content = {"bytes": path.stat().st_size, "crc32": _checksum(path), "unreadable": unreadable}
+    write_durably(_manifest_path(path), json.dumps(content, indent=1).encode())
+
+
+def read_pack(path: Path, digests: NDArray[np.bytes_]) -> Pack:
+    """Opens a pack that is whole.
+
+    Args:
+        path: Its images.
+        digests: As in `Pack`.
+
+    Raises:
+        DataError: If it is cut, damaged, or not a pack.
+    """
+    manifest = _manifest_path(path)
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        size, checksum, unreadable = (content[key] for key in ("bytes", "crc32", "unreadable"))
+        if path.stat().st_size != size:
+            raise DataError(f"{path} must have {size} bytes, got {path.stat().st_size}")
+        if size <= MAX_CHECKED_BYTES and _checksum(path) != checksum:
+            raise DataError(f"{path} is damaged: its checksum is not that of its manifest")
+        return Pack(path, digests, unreadable)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no pack: {error}") from error
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether a pack was completed here."""
+    return _manifest_path(path).is_file()
+
+
+def remove_pack(path: Path) -> None:
+    """Removes a pack, its manifest first."""
+    _manifest_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(mapped, np.ndarray) or mapped.dtype != np.uint8:
+        raise DataError(f"{path} must hold 8-bit images")
+    # A plain view of the same memory: indexing `memmap` itself costs more.
+    return mapped.view(np.ndarray)
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -1,0 +1,183 @@
+"""From a file to an image, and to what the model learns from: read, preprocess, augment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL
+import simplejpeg
+import torch
+from torch import Tensor
+
+from cxrignite.data import reading, transforms
+from cxrignite.data.batch_augment import BatchAugment, augment_batch
+from cxrignite.data.reading import Size
+from cxrignite.data.transforms import Transform, apply_transforms
+from cxrignite.errors import DataError, PackError, RecipeError
+
+
+class Pipeline:
+    """Reads an image, preprocesses it and, in training, augments it.
+
+    Reading and preprocessing give 8-bit images in every split, so that an image kept after them is
+    the image that is served. MONAI's transforms receive float32 tensors of shape `(1, H, W)` in
+    `[0, 1]`, and have to keep to that scale: normalisation belongs to the classifier.
+
+    Args:
+        preprocess: Deterministic MONAI transforms, for every split.
+        augment: MONAI transforms for training, random or not, of single images.
+        image_size: Rows and columns that each film is read at; `None` keeps the file's own.
+        batch_augment: Transforms for training, of whole batches, after `augment`.
+
+    Raises:
+        RecipeError: If a size is below 1, a transform in `preprocess` is random, or one in
+            `augment` draws from global random state.
+    """
+
+    def __init__(
+        self,
+        preprocess: Sequence[Transform] = (),
+        augment: Sequence[Transform] = (),
+        *,
+        image_size: Size | None = None,
+        batch_augment: Sequence[BatchAugment] = (),
+    ) -> None:
+        if image_size is not None and min(image_size) < 1:
+            raise RecipeError(f"image_size must be at least 1 x 1, got {list(image_size)}")
+        self.image_size = image_size
+        self.preprocess = tuple(preprocess)
+        self.augment = tuple(augment)
+        self.batch_augment = tuple(batch_augment)
+        if self.preprocess or self.augment:
+            transforms.check_randomness(self.preprocess, self.augment)
+
+    def __call__(self, path: Path | str, seed: int | None = None) -> Tensor:
+        """Gives one image.
+
+        Args:
+            path: The file.
+            seed: Seed of the augmentation, at least 0; the same seed gives the same image, whatever
+                was drawn before. `None` does not augment.
+
+        Returns:
+            Shape `(1, H, W)`, a plain contiguous tensor with its own memory: uint8, or float32 in
+            `[0, 1]` if augmented.
+
+        Raises:
+            UnreadableImageError: If the file is not a whole JPEG or PNG image.
+            DataError: If a transform fails, or gives another shape than `(1, H, W)` or another
+                scale than `[0, 1]`.
+        """
+        image = self.read(path)
+        if seed is None or not (self.augment or self.batch_augment):
+            return image
+        images = self.augment_each(image[None], [seed], [path])
+        return augment_batch(self.batch_augment, images, torch.tensor([seed]))[0]
+
+    def read(self, path: Path | str) -> Tensor:
+        """Gives one image as it is before augmentation: what a pack keeps.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Shape `(1, H, W)`, uint8.
+
+        Raises:
+            UnreadableImageError: If the file is not a whole JPEG or PNG image.
+            DataError: If a transform fails, or breaks the rules for shape and scale.
+        """
+        image = torch.from_numpy(reading.read_image(path, self.image_size)).unsqueeze(0)
+        if not self.preprocess:
+            return image
+        return apply_transforms(self.preprocess, image, path).mul_(255).round_().to(torch.uint8)
+
+    def augment_each(
+        self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
+    ) -> Tensor:
+        """Augments the images of a batch one by one, by MONAI's transforms.
+
+        Args:
+            images: Shape `(N, 1, H, W)`, uint8.
+            seeds: One an image, at least 0.
+            paths: Their files, named in errors.
+
+        Returns:
+            Float32 in `[0, 1]`; the images themselves where there is nothing to do.
+
+        Raises:
+            DataError: If a transform fails, breaks the rules for shape and scale, or gives images
+                of several sizes.
+        """
+        if not self.augment:
+            return images
+        done = []
+        for image, seed, path in zip(images, seeds, paths, strict=True):
+            transforms.seed_each(self.augment, seed)
+            done.append(apply_transforms(self.augment, image, path))
+        return stack_images(done, paths)
+
+    def fingerprint(self) -> str:
+        """A digest of all that decides what `read` gives, other than the file.
+
+        That is the settings, the code of the transforms' own files, and the versions of the
+        libraries at work.
+
+        Raises:
+            PackError: If a transform cannot be written down, as one around a lambda.
+        """
+        versions = [np.__version__, torch.__version__, PIL.__version__, simplejpeg.__version__]
+        code = [reading, transforms, sys.modules[__name__]]
+        settings = []
+        if self.preprocess:
+            import monai
+
+            versions.append(monai.__version__)
+        for transform in self.preprocess:
+            try:
+                settings.append(pickle.dumps(transform, protocol=5))
+            except Exception as error:
+                raise PackError(
+                    f"transform {type(transform).__name__} cannot be written down: {error}"
+                ) from error
+            # Those of libraries are known by their version.
+            own = (base.__module__ for base in type(transform).__mro__)
+            code += [sys.modules[name] for name in own if not name.startswith(("monai.", "torch."))]
+        digest = hashlib.sha256(repr((self.image_size, versions, settings)).encode())
+        for module in code:
+            with contextlib.suppress(OSError, TypeError):  # built-in, or typed in
+                digest.update(inspect.getsource(module).encode())
+        return digest.hexdigest()
+
+
+def stack_images(images: Sequence[Tensor], paths: Sequence[Path | str]) -> Tensor:
+    """Stacks the images of a batch.
+
+    Args:
+        images: Each of shape `(1, H, W)`.
+        paths: Their files, named in errors.
+
+    Returns:
+        Shape `(N, 1, H, W)`.
+
+    Raises:
+        DataError: If they differ in size.
+    """
+    for image, path in zip(images, paths, strict=True):
+        if image.shape != images[0].shape:
+            raise DataError(
+                "images of a batch must have one size, got "
+                f"{_size(images[0])} ({paths[0]}) and {_size(image)} ({path}): set data.image_size"
+            )
+    return torch.stack(list(images))
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-2]} x {image.shape[-1]}"

@@ -1,0 +1,182 @@
+"""The films of a recipe: read once, checked, packed, and divided into splits."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from cxrignite.data import Film
+from cxrignite.data.inspection import Inspection, inspect_films
+from cxrignite.data.pack_building import open_pack
+from cxrignite.data.packing import Pack
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.splits import (
+    carve_split,
+    check_patient_leakage,
+    check_same_films,
+    read_split,
+)
+from cxrignite.errors import DataError, PackError, UnreadableImageError
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.run_folder import RunFolder
+
+_logger = logging.getLogger(__name__)
+
+
+class ReadFilms(NamedTuple):
+    """Films whose files have been read.
+
+    Attributes:
+        films: Those that can be read, with their digests.
+        pack: Their images; null where each epoch is to read the files.
+    """
+
+    films: list[Film]
+    pack: Pack | None
+
+
+def read_and_pack(recipe: Recipe, films: list[Film], pipeline: Pipeline) -> ReadFilms:
+    """Read every film once, and keep its preprocessed image where the recipe has a place for it.
+
+    Args:
+        recipe: Where packs are kept, and the policy for unreadable images.
+        films: What the source lists.
+        pipeline: The recipe's.
+
+    Raises:
+        DataError: An image cannot be read (policy `raise`), or the pipeline fails.
+        PackError: The folder that the recipe names cannot keep the pack.
+    """
+    folder = _pack_folder(recipe)
+    if folder is None or not films:
+        return ReadFilms(read_films(recipe, films), None)
+    progress = sys.stderr.isatty()
+    hashed = inspect_films(films, decode=False, on_unreadable="skip", progress=progress)
+    try:
+        pack = open_pack(
+            folder, hashed.films, pipeline, num_workers=recipe.data.num_workers, progress=progress
+        )
+    except PackError as error:
+        if recipe.data.pack != "auto":
+            raise
+        _logger.warning("not packed, so each epoch reads the films: %s", error)
+        return ReadFilms(read_films(recipe, films), None)
+    bad = [
+        UnreadableImageError(film.path, pack.unreadable[film.sha256])
+        for film in hashed.films
+        if film.sha256 in pack.unreadable
+    ]
+    good = [film for film in hashed.films if film.sha256 not in pack.unreadable]
+    return ReadFilms(_settled(recipe, Inspection(good, [*hashed.unreadable, *bad])), pack)
+
+
+def read_films(recipe: Recipe, films: list[Film]) -> list[Film]:
+    """Read every film once; none is kept.
+
+    Args:
+        recipe: Policy for unreadable images.
+        films: What a source lists.
+
+    Raises:
+        DataError: An image cannot be read (policy `raise`), or none can.
+    """
+    if not films:
+        return []
+    progress, size = sys.stderr.isatty(), recipe.data.image_size
+    inspection = inspect_films(films, size=size, on_unreadable="skip", progress=progress)
+    return _settled(recipe, inspection)
+
+
+def _settled(recipe: Recipe, inspection: Inspection) -> list[Film]:
+    """The readable films, by the recipe's policy for the others."""
+    if recipe.data.on_unreadable == "raise":
+        inspection.check_all_readable()
+    for unreadable in inspection.unreadable:
+        _logger.warning("left out: %s", unreadable)
+    num_films = len(inspection.films) + len(inspection.unreadable)
+    if inspection.unreadable:
+        _logger.warning("%d of %d images left out", len(inspection.unreadable), num_films)
+    if not inspection.films:
+        raise DataError(f"none of the {num_films} images in {recipe.data.source.root} can be read")
+    return inspection.films
+
+
+def _pack_folder(recipe: Recipe) -> Path | None:
+    pack = recipe.data.pack
+    if isinstance(pack, Path):
+        return pack
+    return recipe.run_dir.parent / "packs" if pack == "auto" else None
+
+
+def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
+    """Carve the validation and calibration splits by patient.
+
+    Args:
+        recipe: Shares of the splits, seed.
+        films: With the splits of their source.
+
+    Raises:
+        DataError: A split would be empty, or a patient stands on two sides.
+    """
+    # Both are shares of the films as they come, so the second is one of what the first left.
+    left = 1.0
+    if not any(film.split == "val" for film in films):
+        films = carve_split(films, "val", recipe.data.val_fraction, recipe.seed)
+        left -= recipe.data.val_fraction
+    if recipe.data.calibration_fraction:
+        fraction = recipe.data.calibration_fraction / left
+        films = carve_split(films, "calibration", fraction, recipe.seed)
+    check_patient_leakage(films)
+    return films
+
+
+def frozen_films(
+    recipe: Recipe,
+    folder: RunFolder,
+    split: str | None = None,
+    current: list[Film] | None = None,
+) -> list[Film]:
+    """The films of a run as `split.csv` froze them, checked against the files as they are now.
+
+    Args:
+        recipe: The run's recipe.
+        folder: The run.
+        split: The one split whose files are checked; null checks all.
+        current: The source's films as they were read just now; null reads those that are checked.
+
+    Raises:
+        DataError: A film is gone or has other content than in this run.
+    """
+    frozen = read_split(folder.split_path, recipe.data.source.root)
+    wanted = [film for film in frozen if split in (None, film.split)]
+    names = {film.name for film in wanted}
+    if current is None:
+        listed = recipe.data.source.films()
+        current = read_films(recipe, [film for film in listed if film.name in names])
+    check_same_films(wanted, [film for film in current if film.name in names])
+    return frozen
+
+
+def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
+    """Films of another source to be scored as `split`: those of its split of that name, else all.
+
+    Raises:
+        DataError: The source has no usable films, an image cannot be read (policy `raise`), or a
+            film took part in this run's training or in the choice of its threshold.
+    """
+    films = recipe.data.source.films()
+    wanted = [film for film in films if film.split == split] or films
+    readable = read_films(recipe, wanted)
+    used = {film.sha256 for film in read_split(folder.split_path, "") if film.split != "test"}
+    seen = [film for film in readable if film.sha256 in used]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of {len(readable)} films took part in training or validation of this "
+            f"run, the first is {seen[0].name}"
+        )
+    root = recipe.data.source.root
+    _logger.info("scoring %d of the %d films in %s", len(readable), len(films), root)
+    return [replace(film, split=split) for film in readable]

@@ -1,0 +1,345 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import GaussianSmooth, Lambda, Resize
+from PIL import Image
+
+from cxrignite.data.inspection import inspect_films
+from cxrignite.data.loading import LoaderSettings
+from cxrignite.data.module import XrayData
+from cxrignite.data.pack_building import open_pack
+from cxrignite.data.packing import Pack
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.sources import Film
+from cxrignite.errors import DataError, PackError, UnreadableImageError
+
+PIPELINE = Pipeline(image_size=(16, 20))
+
+
+@pytest.fixture
+def films(make_films) -> list[Film]:
+    return hashed(make_films(num_normal=5, num_pneumonia=6, num_test=2))
+
+
+def hashed(films: list[Film]) -> list[Film]:
+    return inspect_films(films, decode=False).films
+
+
+def assert_true(pack: Pack, films: list[Film], pipeline: Pipeline = PIPELINE) -> None:
+    """Every image of the pack is the one that is read now."""
+    for film in films:
+        assert torch.equal(pack.image(film), pipeline.read(film.path)), film.name
+
+
+def packs_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.npy"))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pack_holds_what_the_pipeline_gives(films, tmp_path, num_workers):
+    pack = open_pack(tmp_path / "packs", films, PIPELINE, num_workers=num_workers)
+    assert pack.image_size == (16, 20)
+    assert_true(pack, films)
+    names = {path.name for path in (tmp_path / "packs").iterdir()}
+    stem = pack.path.stem
+    assert names == {f"{stem}.npy", f"{stem}.json", "packs.lock"}
+
+
+def test_a_second_opening_reads_the_same_file(films, tmp_path):
+    first = open_pack(tmp_path, films, PIPELINE)
+    written = first.path.stat().st_mtime_ns
+    again = open_pack(tmp_path, list(reversed(films)), Pipeline(image_size=(16, 20)))
+    assert (again.path, again.path.stat().st_mtime_ns) == (first.path, written)
+    assert_true(again, films)
+
+
+def test_films_of_the_same_content_share_an_image(films, tmp_path):
+    twin = replace(films[0], path=tmp_path / "twin.png", name="twin.png")
+    twin.path.write_bytes(films[0].path.read_bytes())
+    pack = open_pack(tmp_path / "packs", [*films, twin], PIPELINE)
+    assert pack.num_bytes == len({film.sha256 for film in films}) * 16 * 20
+    assert torch.equal(pack.image(twin), pack.image(films[0]))
+
+
+def test_a_split_gives_images_in_its_own_order(films, tmp_path):
+    pack = open_pack(tmp_path, films, PIPELINE)
+    some = [films[4], films[1], films[8]]
+    images = pack.split(some).images(torch.tensor([2, 0]))
+    expected = torch.stack([PIPELINE.read(film.path) for film in (films[8], films[4])])
+    assert torch.equal(images, expected)
+    images.zero_()  # their memory is their own
+    assert_true(pack, films)
+
+
+def test_a_split_travels_without_its_images(films, tmp_path):
+    split = open_pack(tmp_path, films, PIPELINE).split(films)
+    split.images(torch.tensor([0]))
+    travelled = pickle.loads(pickle.dumps(split))
+    assert len(pickle.dumps(split)) < 2000
+    assert torch.equal(travelled.images(torch.tensor([3])), split.images(torch.tensor([3])))
+
+
+def test_a_strange_film_is_refused_by_name(films, tmp_path):
+    pack = open_pack(tmp_path, films[1:], PIPELINE)
+    with pytest.raises(DataError, match=films[0].name):
+        pack.split(films)
+
+
+# Promise 21: a pack is never stale.
+
+
+def test_an_edited_image_makes_another_pack(films, tmp_path):
+    first = open_pack(tmp_path / "packs", films, PIPELINE)
+    pixels = np.array(Image.open(films[0].path))
+    pixels[3, 4] ^= 1
+    before = films[0].path.stat()
+    Image.fromarray(pixels).save(films[0].path)
+    os.utime(films[0].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    films = hashed(films)
+    second = open_pack(tmp_path / "packs", films, PIPELINE)
+    assert second.path != first.path
+    assert_true(second, films)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Pipeline(image_size=(20, 16)),
+        Pipeline([Resize([16, 20])]),
+        Pipeline([Resize([16, 20], mode="bilinear")]),
+        Pipeline([GaussianSmooth(1.0)], image_size=(16, 20)),
+        Pipeline([GaussianSmooth(1.5)], image_size=(16, 20)),
+    ],
+)
+def test_another_pipeline_makes_another_pack(films, tmp_path, changed):
+    first = open_pack(tmp_path, films, PIPELINE)
+    second = open_pack(tmp_path, films, changed)
+    assert first.path != second.path
+    assert_true(second, films, changed)
+    assert open_pack(tmp_path, films, changed).path == second.path
+
+
+def test_all_fingerprints_differ_and_stay():
+    settings = ([], [GaussianSmooth(1.0)], [GaussianSmooth(1.5)], [Resize([8, 8])])
+    prints = [Pipeline(each).fingerprint() for each in settings]
+    assert len(set(prints)) == 4
+    assert prints == [Pipeline(each).fingerprint() for each in settings]
+    # Augmentation comes after the pack.
+    assert Pipeline([], [GaussianSmooth(1.0)]).fingerprint() == prints[0]
+
+
+OWN_TRANSFORM = """
+from monai.transforms import Transform
+
+class Darker(Transform):
+    def __call__(self, image):
+        return image * {factor}
+"""
+
+
+def test_an_own_transform_whose_code_changed_makes_another_pack(films, tmp_path):
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from darker import Darker\n"
+        "from cxrignite.data.pipeline import Pipeline\n"
+        "print(Pipeline([Darker()]).fingerprint())"
+    )
+    prints = []
+    for factor in (0.5, 0.25):
+        (tmp_path / "darker.py").write_text(OWN_TRANSFORM.format(factor=factor))
+        done = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True)
+        prints.append(done.stdout)
+    assert len(set(prints)) == 2
+    assert all(prints)
+
+
+def test_code_that_changed_out_of_sight_is_found_by_reading_a_few_films_again(
+    films, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(Pipeline, "fingerprint", lambda self: "the same")
+    first = open_pack(tmp_path, films, PIPELINE)
+    read = Pipeline.read
+    monkeypatch.setattr(Pipeline, "read", lambda self, path: 255 - read(self, path))
+    second = open_pack(tmp_path, films, PIPELINE)
+    assert second.path == first.path
+    assert "holds another image" in caplog.text
+    assert_true(second, films)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def grown(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def replaced(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros((2, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize("damage", [cut, grown, emptied, flipped, replaced, Path.unlink])
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_a_damaged_pack_is_built_anew(films, tmp_path, damage, suffix):
+    path = open_pack(tmp_path, films, PIPELINE).path
+    damage(path.with_suffix(suffix))
+    pack = open_pack(tmp_path, films, PIPELINE)
+    assert pack.path == path
+    assert_true(pack, films)
+
+
+# Films that cannot be read.
+
+
+def test_unreadable_films_are_named_and_the_others_packed(films, tmp_path):
+    films[2].path.write_bytes(films[2].path.read_bytes()[:60])
+    films = hashed(films)
+    for _ in range(2):  # built, opened
+        pack = open_pack(tmp_path / "packs", films, PIPELINE)
+        assert list(pack.unreadable) == [films[2].sha256]
+        assert_true(pack, [film for film in films if film is not films[2]])
+
+
+def test_no_readable_film_is_an_error_that_leaves_nothing(films, tmp_path):
+    for number, film in enumerate(films):
+        film.path.write_bytes(b"no image %d" % number)
+    with pytest.raises(UnreadableImageError, match="not a JPEG or PNG"):
+        open_pack(tmp_path / "packs", hashed(films), PIPELINE)
+    assert packs_in(tmp_path / "packs") == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_of_several_sizes_are_refused_with_the_remedy(films, tmp_path, num_workers):
+    Image.new("L", (30, 40)).save(films[3].path)
+    with pytest.raises(DataError, match=r"one size, got .*: set data.image_size"):
+        open_pack(tmp_path / "packs", hashed(films), Pipeline(), num_workers=num_workers)
+    assert [path.name for path in (tmp_path / "packs").iterdir()] == ["packs.lock"]
+
+
+# Folders that cannot keep a pack.
+
+
+def test_a_transform_that_cannot_be_written_down_is_refused(films, tmp_path):
+    with pytest.raises(PackError, match="Lambda cannot be written down"):
+        open_pack(tmp_path, films, Pipeline([Lambda(lambda image: image)]))
+
+
+def test_a_folder_that_is_a_file_is_refused(films, tmp_path):
+    (tmp_path / "packs").write_text("")
+    with pytest.raises(PackError, match=f"cannot keep a pack in {tmp_path / 'packs'}"):
+        open_pack(tmp_path / "packs", films, PIPELINE)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(films, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxrignite.data.pack_building.RESERVED_BYTES", 2**60)
+    with pytest.raises(PackError, match="are free"):
+        open_pack(tmp_path / "packs", films, PIPELINE)
+    assert [path.name for path in (tmp_path / "packs").iterdir()] == ["packs.lock"]
+
+
+# Promise 20: two at once.
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from cxrignite.data.inspection import inspect_films
+from cxrignite.data.pack_building import open_pack
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.sources import ClassFolders
+
+class Slow(Pipeline):
+    def read(self, path):
+        time.sleep(0.05)
+        return super().read(path)
+
+root, packs, start = sys.argv[1:]
+films = inspect_films(ClassFolders(root).films(), decode=False).films
+while time.time() < float(start):
+    time.sleep(0.001)
+pack = open_pack(Path(packs), films, Slow(image_size=(16, 20)))
+print(pack.path, pack.path.stat().st_mtime_ns, pack.path.stat().st_ino)
+"""
+
+
+def test_two_processes_at_once_build_one_pack(films, tmp_path):
+    root = films[0].path.parents[2]
+    arguments = [root, tmp_path / "packs", time.time() + 6]
+    program = [sys.executable, "-c", BUILDER, *map(str, arguments)]
+    both = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0] == said[1] != ""  # the same file, written once
+    assert len(packs_in(tmp_path / "packs")) == 1
+    assert not list((tmp_path / "packs").glob(".*"))
+
+
+def test_a_builder_that_was_killed_leaves_nothing_for_long(films, tmp_path):
+    root, packs = films[0].path.parents[2], tmp_path / "packs"
+    program = [sys.executable, "-c", BUILDER, str(root), str(packs), "0"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(packs.glob(".*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert packs_in(packs) == []
+    assert list(packs.glob(".*.tmp"))
+    assert_true(open_pack(packs, films, PIPELINE), films)
+    assert not list(packs.glob(".*.tmp"))
+
+
+# Loaders.
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_from_a_pack_are_those_from_the_files(films, tmp_path, num_workers):
+    from monai.transforms import RandAffine
+
+    pipeline = Pipeline([], [RandAffine(prob=0.8, rotate_range=0.4)], image_size=(16, 20))
+    pack = open_pack(tmp_path, films, pipeline)
+    settings = LoaderSettings(batch_size=4, num_workers=num_workers)
+    both = []
+    for each in (None, pack):
+        data = XrayData(films, ("A", "B"), pipeline=pipeline, pack=each, loader=settings, seed=5)
+        both.append([*data.train_loader(), *data.eval_loader("train")])
+        data.close()
+    for read, packed in zip(*both, strict=True):
+        for one, other in zip(read, packed, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_loader_that_only_copies_has_no_workers(films, tmp_path):
+    pipeline = Pipeline(image_size=(16, 20))
+    settings = LoaderSettings(batch_size=4, num_workers=1)
+    pack = open_pack(tmp_path, films, pipeline)
+    packed = XrayData(films, ("A", "B"), pipeline=pipeline, pack=pack, loader=settings)
+    unpacked = XrayData(films, ("A", "B"), pipeline=pipeline, loader=settings)
+    assert packed.train_loader().num_workers == packed.eval_loader("train").num_workers == 0
+    assert unpacked.train_loader().num_workers == unpacked.eval_loader("train").num_workers == 1
+
+
+def test_the_manifest_says_what_the_images_are(films, tmp_path):
+    path = open_pack(tmp_path, films, PIPELINE).path
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["bytes"] == path.stat().st_size
+    assert manifest["unreadable"] == {}
