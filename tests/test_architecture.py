@@ -46,7 +46,8 @@ def test_every_public_name_of_a_room_has_a_docstring():
         ("import cxrignite.engines", "jsonargparse monai torchvision matplotlib yaml timm"),
         ("import cxrignite.functional", "ignite jsonargparse monai torchvision matplotlib yaml"),
         ("import cxrignite.data", "ignite jsonargparse monai torchvision matplotlib yaml timm"),
-        ("import cxrignite.nn", "ignite jsonargparse monai matplotlib timm"),
+        ("import cxrignite.nn", "ignite jsonargparse monai torchvision matplotlib timm"),
+        ("import cxrignite.recipe", "jsonargparse monai torchvision matplotlib timm"),
         ("import cxrignite.cli", "torch ignite monai torchvision matplotlib jsonargparse numpy"),
     ],
 )

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from torch import nn
 
 from cxrignite.errors import RecipeError, WeightsError
@@ -59,6 +58,8 @@ class TransferClassifier(BinaryClassifier):
         dropout: float = 0.5,
         standardize: Standardize = "fixed",
     ) -> None:
+        import torchvision  # here, since it takes a second and 150 MB, and other networks need none
+
         check_name("arch", arch, torchvision.models.list_models(module=torchvision.models))
         published = torchvision.models.get_model_weights(arch)
         file = weights if weights is not None and names_a_file(weights) else None
@@ -107,6 +108,8 @@ def check_name(name: str, value: str, known: Iterable[str], of: str = "") -> Non
 
 def _build(arch: str, named: Any, pretrained: bool) -> nn.Module:
     """Build a network, with published weights where `named` says which."""
+    import torchvision
+
     if named is not None:
         return _load_published(arch, named)
     options: dict[str, Any] = {}
@@ -118,6 +121,8 @@ def _build(arch: str, named: Any, pretrained: bool) -> nn.Module:
 
 
 def _load_published(arch: str, named: Any) -> nn.Module:
+    import torchvision
+
     file_name = Path(urlparse(named.url).path).name
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if cached.is_file():
