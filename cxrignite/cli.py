@@ -29,6 +29,7 @@ _VERBS = {
     "recalibrate": "choose a threshold for one site from its own labelled films",
     "compare": "runs against each other, in pairs on the same films",
     "report": "a run folder as one self-contained HTML page",
+    "benchmark": "what this machine makes of a recipe, beside the same loop written by hand",
     "recipes": "list, show or copy the recipes that ship with the package",
 }
 
@@ -54,6 +55,7 @@ def run(argv: list[str]) -> int:
             "recalibrate": _recalibrate,
             "compare": _compare,
             "report": _report,
+            "benchmark": _benchmark,
             "recipes": _recipes,
         }
         with _log_to_terminal():
@@ -196,6 +198,23 @@ def _report(argv: list[str]) -> int:
 
     page = write_report(options.run, options.output, source_root=options.source_root)
     sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def _benchmark(argv: list[str]) -> int:
+    if not argv:
+        raise RecipeError("name a recipe: --config FILE; `cxrignite recipes list` names some")
+    recipe, _, options = parse_recipe("benchmark", _VERBS["benchmark"], argv)
+    from cxrignite.workflows.benchmark import benchmark
+
+    chosen = {name: value for name, value in options.items() if value is not None}
+    num_steps, repeats = chosen.get("num_steps", 12), chosen.get("repeats", 3)
+    benchmark(
+        recipe,
+        num_steps=num_steps,
+        repeats=repeats,
+        with_compile=chosen.get("with_compile", False),
+    )
     return 0
 
 

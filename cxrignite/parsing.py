@@ -61,6 +61,11 @@ OPTIONS = {
         Option("min_threshold", float, "Lowest threshold; the run's own by default."),
         Option("confidence", float, "Of the certificate; the run's own by default, else 0.95."),
     ),
+    "benchmark": (
+        Option("num_steps", int, "Batches that each variant trains; 12 by default."),
+        Option("repeats", int, "Times that everything is measured; 3 by default."),
+        Option("with_compile", bool, "Measure trainer.compile too; false by default."),
+    ),
 }
 
 
@@ -130,7 +135,7 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
-    if verb != "fit":
+    if verb not in ("fit", "benchmark"):
         _hide_all_but(parser, SCORING_KEYS, [option.name for option in OPTIONS[verb]])
     return parser
 

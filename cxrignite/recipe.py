@@ -101,6 +101,7 @@ class TrainerRecipe:
         device: `auto` takes CUDA where there is one.
         precision: `auto` takes the fastest sound one of this device and says why in the log.
         channels_last: Keep images and weights in the memory order that convolutions prefer.
+        compile: Compile the model for this machine; the first steps take minutes then.
         profile: `fast` lets cuDNN choose kernels by trial, `reproducible` the same bits again.
         max_grad_norm: Clip the gradient's norm to this; null does not clip.
         accumulation_steps: Batches that make one optimizer step.
@@ -113,6 +114,7 @@ class TrainerRecipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    compile: bool = False
     profile: Literal["fast", "reproducible"] = "fast"
     max_grad_norm: float | None = None
     accumulation_steps: int = 1

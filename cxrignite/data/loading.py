@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cxrignite.data.batch_augment import augment_batch
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.packing import PackedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
@@ -140,14 +139,12 @@ class FilmBatches(Dataset[Batch]):
     def _batch(self, draws: list[Draw]) -> Batch:
         index = torch.tensor([each for each, _ in draws])
         seeds = [NO_SEED if seed is None else seed for _, seed in draws]
-        seed = torch.tensor(seeds)
         images = self._images(index)
         if seeds[0] != NO_SEED:
-            if self.pipeline.augment:
-                images = self.pipeline.augment_each(images, seeds, self._paths(index))
-            if self.pipeline.batch_augment and not self.augment_on_device:
-                images = augment_batch(self.pipeline.batch_augment, images, seed)
-        return Batch(images, self.table.labels[index], index, seed)
+            on_device = self.augment_on_device
+            augment = self.pipeline.augment_each if on_device else self.pipeline.augmented
+            images = augment(images, seeds, self._paths(index))
+        return Batch(images, self.table.labels[index], index, torch.tensor(seeds))
 
     def _images(self, index: Tensor) -> Tensor:
         if self.packed is not None:

@@ -76,10 +76,7 @@ class Pipeline:
                 scale than `[0, 1]`.
         """
         image = self.read(path)
-        if seed is None or not (self.augment or self.batch_augment):
-            return image
-        images = self.augment_each(image[None], [seed], [path])
-        return augment_batch(self.batch_augment, images, torch.tensor([seed]))[0]
+        return image if seed is None else self.augmented(image[None], [seed], [path])[0]
 
     def read(self, path: Path | str) -> Tensor:
         """Gives one image as it is before augmentation: what a pack keeps.
@@ -99,10 +96,10 @@ class Pipeline:
             return image
         return apply_transforms(self.preprocess, image, path).mul_(255).round_().to(torch.uint8)
 
-    def augment_each(
+    def augmented(
         self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
     ) -> Tensor:
-        """Augments the images of a batch one by one, by MONAI's transforms.
+        """Augments a batch: image by image by MONAI's transforms, then as a whole by ours.
 
         Args:
             images: Shape `(N, 1, H, W)`, uint8.
@@ -116,6 +113,15 @@ class Pipeline:
             DataError: If a transform fails, breaks the rules for shape and scale, or gives images
                 of several sizes.
         """
+        images = self.augment_each(images, seeds, paths)
+        if not self.batch_augment:
+            return images
+        return augment_batch(self.batch_augment, images, torch.tensor(seeds))
+
+    def augment_each(
+        self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
+    ) -> Tensor:
+        """As `augmented`, without `batch_augment`: that is for the device where there is a GPU."""
         if not self.augment:
             return images
         done = []

@@ -92,6 +92,13 @@ def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:
         _keep(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
 
 
+def as_png(figure: Figure) -> memoryview:
+    """The content of a PNG file of a figure."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getbuffer()
+
+
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     """Up to `count` of the indices, evenly spread over them."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
@@ -99,7 +106,5 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def _keep(folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    write_durably(folder.figures_dir / f"{name}.png", image.getbuffer())
+    write_durably(folder.figures_dir / f"{name}.png", as_png(figure))
     board.add_figure(f"figures/{name.replace('@', '/')}", figure, step)

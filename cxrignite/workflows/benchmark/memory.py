@@ -1,0 +1,80 @@
+"""The most memory that this process and its workers hold at a time."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+_PROPORTIONAL = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+
+
+class PeakMemory:
+    """Watches memory while it is entered.
+
+    On CUDA it is what torch has allocated there. Elsewhere it is the proportional set size (pages
+    that processes share are counted once) of this process and its children, looked at every
+    `interval` seconds, where the system tells it (Linux); else 0.
+
+    Args:
+        device: Where the model computes.
+        interval: Seconds.
+    """
+
+    def __init__(self, device: torch.device, interval: float = 0.1) -> None:
+        self._device, self._interval = device, interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._most = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """The most that was seen."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return self._most
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._thread.is_alive():
+            self._stop.set()
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._most = max(self._most, _memory_of_all())
+
+
+def _memory_of_all() -> int:
+    own = Path("/proc/self")
+    try:
+        children = [
+            Path("/proc", pid)
+            for task in (own / "task").iterdir()
+            for pid in (task / "children").read_text().split()
+        ]
+    except OSError:
+        children = []
+    return sum(_memory_of(process) for process in (own, *children))
+
+
+def _memory_of(process: Path) -> int:
+    try:
+        match = _PROPORTIONAL.search((process / "smaps_rollup").read_text())
+    except OSError:
+        return 0  # it has ended, or this is no Linux
+    return 1024 * int(match[1]) if match else 0

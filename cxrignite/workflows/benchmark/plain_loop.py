@@ -1,0 +1,126 @@
+"""What people write by hand: Pillow, torchvision's transforms, a `DataLoader`, a loop.
+
+It is what everything here is measured against, so it is kept as it is usually written, with
+nothing done badly on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision import transforms
+
+from cxrignite.data import Film
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.transforms import apply_transforms
+from cxrignite.engines import Precision
+
+
+class Steps(NamedTuple):
+    """What a few steps took.
+
+    Attributes:
+        num_images: Images in all.
+        seconds: In all.
+        wait_seconds: Of those, waiting for batches.
+    """
+
+    num_images: int
+    seconds: float
+    wait_seconds: float
+
+
+class PlainFilms(Dataset[tuple[Tensor, float]]):
+    """Films as Pillow reads them: RGB, `Resize`, `ToTensor`; then the recipe's own transforms.
+
+    Args:
+        films: The films.
+        pipeline: Its size, its preprocessing and its augmentation are used, image by image.
+        augments: Whether to augment.
+    """
+
+    def __init__(self, films: Sequence[Film], pipeline: Pipeline, augments: bool = True) -> None:
+        self.films, self.pipeline, self.augments = films, pipeline, augments
+        size = pipeline.image_size
+        resize = [] if size is None else [transforms.Resize(list(size))]
+        self.transform = transforms.Compose([*resize, transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+        film, pipeline = self.films[index], self.pipeline
+        with Image.open(film.path) as image:
+            tensor: Tensor = self.transform(image.convert("RGB"))
+        if pipeline.preprocess:
+            grey = apply_transforms(pipeline.preprocess, tensor[:1].mul(255).byte(), film.path)
+            tensor = grey.expand(3, -1, -1)
+        if self.augments and (pipeline.augment or pipeline.batch_augment):
+            seed = int(torch.randint(2**31, ()))
+            grey = pipeline.augmented(tensor[:1].mul(255).byte()[None], [seed], [film.path])[0]
+            tensor = grey.expand(3, -1, -1)
+        return tensor, float(film.label)
+
+
+def train_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: nn.Module,
+    batches: Iterable[Any],
+    *,
+    num_steps: int,
+    device: torch.device,
+    precision: Precision,
+    channels_last: bool = False,
+    augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Steps:
+    """The loop by hand: what `fit` does at a step, and nothing else.
+
+    Args:
+        model: On `device`.
+        optimizer: Over its parameters.
+        loss_fn: Of logits and labels.
+        batches: From a `DataLoader`: images, labels, and what else.
+        num_steps: At most so many.
+        device: Where to compute.
+        precision: In which arithmetic.
+        channels_last: Lay images out so.
+        augment: Of images on the device and their seeds, as `XrayData.device_augment`.
+    """
+    model.train()
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    num_images, wait_seconds = 0, 0.0
+    _synchronize(device)
+    start = before = perf_counter()
+    for batch in islice(batches, num_steps):
+        wait_seconds += perf_counter() - before
+        images = batch[0].to(device, non_blocking=True)
+        labels = batch[1].to(device, dtype=torch.float32, non_blocking=True)
+        if augment is not None:
+            images = augment(images, batch[3])
+        # Films are grey: the three channels that Pillow gave are the same.
+        images = images[:, :1].contiguous(memory_format=memory)
+        optimizer.zero_grad(set_to_none=True)
+        with precision.autocast(device):
+            logits = model(images)
+        loss = loss_fn(logits.float(), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        num_images += len(labels)
+        before = perf_counter()
+    _synchronize(device)
+    return Steps(num_images, perf_counter() - start, wait_seconds)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

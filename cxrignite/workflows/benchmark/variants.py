@@ -1,0 +1,252 @@
+"""The plain loop with one optimisation after the other, up to `fit` itself."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from cxrignite.data import Film, XrayData
+from cxrignite.data.packing import Pack
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.engines import choose_precision
+from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_line
+from cxrignite.engines.precision import FP32
+from cxrignite.errors import RecipeError
+from cxrignite.handlers import EpochTimer
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.benchmark.memory import PeakMemory
+from cxrignite.workflows.benchmark.plain_loop import PlainFilms, Steps, train_steps
+from cxrignite.workflows.parts import build_data, build_loss
+from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.session import Session
+from cxrignite.workflows.training import Training
+
+_WARMUP_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a variant switches on; the plain loop has none of it.
+
+    Attributes:
+        scaled_decode: Films are read at a fraction of their size, as whole batches.
+        pack: They are read from a pack.
+        workers: Loader processes, as many as the recipe has.
+        channels_last: The recipe's memory order.
+        precision: The recipe's arithmetic.
+        compile: The model is compiled.
+        engine: Ignite's engine with the handlers of `fit`, instead of the loop by hand.
+    """
+
+    scaled_decode: bool = False
+    pack: bool = False
+    workers: bool = False
+    channels_last: bool = False
+    precision: bool = False
+    compile: bool = False
+    engine: bool = False
+
+
+@dataclass
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: The optimisation that it adds.
+        settings: Those that are on.
+        steps: What each repeat took.
+        memory_bytes: The most memory of this process and its workers, or of the GPU.
+        failure: Why it was not measured, or empty.
+    """
+
+    name: str
+    settings: Settings
+    steps: list[Steps] = field(default_factory=list)
+    memory_bytes: int = 0
+    failure: str = ""
+
+    @property
+    def images_per_second(self) -> float:
+        """The median over the repeats; NaN where it was not measured."""
+        rates = [steps.num_images / steps.seconds for steps in self.steps]
+        return median(rates) if rates else float("nan")
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time that waits for data, in `[0, 1]`."""
+        shares = [steps.wait_seconds / steps.seconds for steps in self.steps]
+        return median(shares) if shares else float("nan")
+
+
+def plan_variants(recipe: Recipe, with_compile: bool) -> list[Variant]:
+    """The rows, from the plain loop to what the recipe does.
+
+    Args:
+        recipe: Its `channels_last`, precision and workers are what the rows switch on.
+        with_compile: Whether to measure `compile` where the recipe does not ask for it.
+    """
+    settings = Settings()
+    variants = [Variant("plain loop, Pillow", settings)]
+    for name, switch, wanted in (
+        ("scaled decode", "scaled_decode", True),
+        ("pack", "pack", True),
+        ("workers", "workers", recipe.data.num_workers > 0),
+        ("channels_last", "channels_last", recipe.trainer.channels_last),
+        ("precision", "precision", recipe.trainer.precision != "fp32"),
+    ):
+        if wanted:
+            settings = replace(settings, **{switch: True})
+            variants.append(Variant(name, settings))
+    compiled = replace(settings, compile=True)
+    if recipe.trainer.compile:
+        settings = compiled
+    if recipe.trainer.compile or with_compile:
+        variants.append(Variant("compile", compiled))
+    variants.append(Variant("fit (engine, handlers)", replace(settings, engine=True)))
+    return variants
+
+
+class VariantRunner:
+    """Trains a few steps of a variant.
+
+    Args:
+        recipe: The recipe.
+        session: Where to compute.
+        model: The classifier, copied for each variant.
+        films: Training films.
+        pipeline: The recipe's.
+        pack: Of these films.
+        num_steps: Batches a repeat.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        session: Session,
+        model: BinaryClassifier,
+        films: list[Film],
+        pipeline: Pipeline,
+        pack: Pack,
+        num_steps: int,
+    ) -> None:
+        self._recipe, self._session, self._model = recipe, session, model
+        self._films, self._pipeline, self._pack = films, pipeline, pack
+        self._num_steps = num_steps
+
+    def run(self, variant: Variant) -> None:
+        """Measure a variant once more, after a few steps that do not count.
+
+        Args:
+            variant: Gets the result, or the reason why it cannot be measured.
+        """
+        with PeakMemory(self._session.device) as memory:
+            try:
+                run = self._through_engine if variant.settings.engine else self._by_hand
+                variant.steps.append(run(variant.settings))
+            except RecipeError as error:
+                variant.failure = str(error)
+        variant.memory_bytes = max(variant.memory_bytes, memory.num_bytes)
+
+    def _by_hand(self, settings: Settings) -> Steps:
+        trainer, device = self._recipe.trainer, self._session.device
+        data = self._data(settings)
+        model = copy.deepcopy(self._model)
+        if settings.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if settings.compile:
+            compile_model(model)
+        # A copy of the loss: it remembers the class counts that it was told.
+        loss = build_loss(
+            replace(self._recipe, loss=copy.deepcopy(self._recipe.loss)), data, device
+        )
+        optimizer = self._recipe.optimizer(model.parameters())
+        loader = data.train_loader() if settings.scaled_decode else self._plain_loader()
+        precision = choose_precision(trainer.precision, device) if settings.precision else FP32
+
+        def train(num_steps: int) -> Steps:
+            return train_steps(
+                model,
+                optimizer,
+                loss,
+                loader,
+                num_steps=num_steps,
+                device=device,
+                precision=precision,
+                channels_last=settings.channels_last,
+                augment=data.device_augment if settings.scaled_decode else None,
+            )
+
+        try:
+            with compiler_errors_in_one_line():
+                train(_WARMUP_STEPS)
+                return train(self._num_steps)
+        finally:
+            data.close()
+
+    def _through_engine(self, settings: Settings) -> Steps:
+        trainer = replace(
+            self._recipe.trainer,
+            max_epochs=2,
+            epoch_length=self._num_steps,
+            compile=settings.compile,
+        )
+        recipe = replace(self._with_own_loss(), trainer=trainer)
+        precision = choose_precision(trainer.precision, self._session.device)
+        timer, data = EpochTimer(), self._data(settings)
+        with tempfile.TemporaryDirectory() as place, quietly():
+            folder = RunFolder(Path(place) / "run")
+            folder.begin("{}", [], {})
+            model = copy.deepcopy(self._model)
+            training = Training(recipe, self._session, precision, model, data, folder)
+            timer.attach(training.trainer)
+            try:
+                training.run()
+            finally:
+                training.board.close()
+                data.close()
+        # The first epoch is the warm-up.
+        last = timer.epochs[-1]
+        return Steps(last.num_images, last.seconds, last.data_wait_seconds)
+
+    def _with_own_loss(self) -> Recipe:
+        # A loss remembers the class counts that it was told.
+        return replace(self._recipe, loss=copy.deepcopy(self._recipe.loss))
+
+    def _data(self, settings: Settings) -> XrayData:
+        workers = self._recipe.data.num_workers if settings.workers else 0
+        recipe = replace(self._recipe, data=replace(self._recipe.data, num_workers=workers))
+        return build_data(
+            recipe,
+            self._films,
+            device=self._session.device,
+            pipeline=self._pipeline,
+            pack=self._pack if settings.pack else None,
+        )
+
+    def _plain_loader(self) -> Iterable[Any]:
+        films = [film for film in self._films if film.split == "train"]
+        plain = PlainFilms(films, self._pipeline)
+        return DataLoader(plain, self._recipe.data.batch_size, shuffle=True)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what `fit` says of its epochs to itself."""
+    logger = logging.getLogger("cxrignite")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

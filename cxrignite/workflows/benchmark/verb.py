@@ -1,0 +1,148 @@
+"""From a recipe to the benchmark in its run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from tqdm import tqdm
+
+from cxrignite.data import Film
+from cxrignite.data.pack_building import open_pack
+from cxrignite.data.packing import Pack
+from cxrignite.durable_write import write_durably
+from cxrignite.engines import choose_precision
+from cxrignite.errors import DataError, RecipeError
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.benchmark.stages import measure_stages
+from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown
+from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants
+from cxrignite.workflows.films import read_films
+from cxrignite.workflows.illustrations import as_png
+from cxrignite.workflows.parts import build_data, build_model, build_pipeline, check_image_size
+from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.session import Session, open_session, seed_everything
+
+_logger = logging.getLogger(__name__)
+
+# What `fit` validates on here: a few films of each class.
+_NUM_VAL = 32
+
+
+def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: bool) -> None:
+    """Measure this machine with a recipe and its data.
+
+    Args:
+        recipe: The experiment; its weights and its run are left alone.
+        num_steps: Batches that a variant trains in each repeat.
+        repeats: Times that everything is measured; medians count.
+        with_compile: Measure `trainer.compile` although the recipe does not ask for it.
+
+    Raises:
+        RecipeError: A number is out of range, or several processes were started.
+        DataError: There are too few films for two batches, or one cannot be read.
+        RunFolderError: The run folder is in use.
+    """
+    if num_steps < 2 or repeats < 1:
+        raise RecipeError(
+            f"--num_steps must be at least 2 and --repeats at least 1, got {num_steps}, {repeats}"
+        )
+    with open_session(recipe.trainer.device, recipe.trainer.profile) as session:
+        if session.world_size > 1:
+            raise RecipeError(f"benchmark runs as one process, got {session.world_size}")
+        folder = RunFolder(recipe.run_dir)
+        with folder.lock():
+            _benchmark(recipe, folder, session, num_steps, repeats, with_compile)
+
+
+def _benchmark(
+    recipe: Recipe,
+    folder: RunFolder,
+    session: Session,
+    num_steps: int,
+    repeats: int,
+    with_compile: bool,
+) -> None:
+    listed = [film for film in recipe.data.source.films() if film.split == "train"]
+    batch = recipe.data.batch_size
+    films = read_films(recipe, _evenly(listed, num_steps * batch + _NUM_VAL))
+    films = _with_val(films)
+    train = [film for film in films if film.split == "train"]
+    num_steps = min(num_steps, len(train) // batch)
+    if num_steps < 2:
+        raise DataError(
+            f"a benchmark needs films for two batches of {batch}, got {len(train)} to train with"
+        )
+    place, pipeline = folder.root / "benchmark", build_pipeline(recipe)
+    seed_everything(recipe.seed)
+    model = build_model(recipe, session.device)
+    _logger.info("%d films, %d steps of %d, %d repeats", len(train), num_steps, batch, repeats)
+    with tempfile.TemporaryDirectory(prefix="packs-", dir=_made(place)) as packs:
+        start = perf_counter()
+        pack = open_pack(Path(packs), films, pipeline, num_workers=recipe.data.num_workers)
+        build_seconds = perf_counter() - start
+        data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
+        check_image_size(model, data)
+        stages = measure_stages(
+            data, train, pack, repeats=repeats, build_rate=len(films) / build_seconds
+        )
+        variants = plan_variants(recipe, with_compile)
+        runner = VariantRunner(recipe, session, model, films, pipeline, pack, num_steps)
+        # Each once, and all again: the machine's moods meet every variant.
+        for variant in tqdm(variants * repeats, desc="training", disable=None):
+            if not variant.failure:
+                runner.run(variant)
+    for variant in variants:
+        if variant.failure:
+            _logger.warning("%s was not measured: %s", variant.name, variant.failure)
+    table = as_markdown(_facts(recipe, session, model, pack), stages, variants, len(listed), batch)
+    write_durably(place / "benchmark.md", table.encode())
+    write_durably(place / "benchmark.csv", as_csv(stages, variants, len(listed), batch).encode())
+    write_durably(place / "benchmark.png", as_png(as_figure(stages, variants)))
+    sys.stdout.write(table)
+    _logger.info("written to %s", place)
+
+
+def _evenly(films: list[Film], wanted: int) -> list[Film]:
+    """Some of the films, from all over the list, and so of both classes."""
+    step = max(1.0, len(films) / wanted)
+    return [films[int(number * step)] for number in range(min(wanted, len(films)))]
+
+
+def _with_val(films: list[Film]) -> list[Film]:
+    """Sets a few films of each class aside, for the validation that belongs to `fit`."""
+    aside = {
+        film.name
+        for label in (0, 1)
+        for film in [each for each in films if each.label == label][: _NUM_VAL // 2]
+    }
+    return [replace(film, split="val") if film.name in aside else film for film in films]
+
+
+def _facts(recipe: Recipe, session: Session, model: BinaryClassifier, pack: Pack) -> list[str]:
+    precision = choose_precision(recipe.trainer.precision, session.device)
+    device = str(session.device)
+    if session.device.type == "cuda":
+        device = f"{device} ({torch.cuda.get_device_name(session.device)})"
+    arch = getattr(recipe.model, "keywords", {}).get("arch")
+    name = f"{type(model).__name__} {arch}" if arch else type(model).__name__
+    return [
+        f"device {device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"{precision.name}: {precision.reason}",
+        f"{name}, images of {pack.image_size[0]} x {pack.image_size[1]}, "
+        f"batches of {recipe.data.batch_size}, {recipe.data.num_workers} workers",
+    ]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
