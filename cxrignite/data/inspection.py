@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -83,7 +83,7 @@ def inspect_films(
         found = dict(zip(paths, results, strict=True))
     outcomes = [(film, found[film.path]) for film in films]
     inspection = Inspection(
-        [replace(film, sha256=digest) for film, digest in outcomes if isinstance(digest, str)],
+        [film.hashed(digest) for film, digest in outcomes if isinstance(digest, str)],
         [error for _, error in outcomes if isinstance(error, UnreadableImageError)],
     )
     if on_unreadable == "raise":

@@ -6,7 +6,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
@@ -44,6 +44,21 @@ class Film:
     split: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
+
+    def moved(self, split: str) -> Film:
+        """The same film in another split."""
+        return self._with("split", split)
+
+    def hashed(self, sha256: str) -> Film:
+        """The same film with its digest."""
+        return self._with("sha256", sha256)
+
+    def _with(self, name: str, value: str) -> Film:
+        # `dataclasses.replace` takes four times as long, which a million films feel.
+        film = object.__new__(Film)
+        vars(film).update(vars(self))
+        vars(film)[name] = value
+        return film
 
 
 class Source(ABC):
@@ -172,7 +187,7 @@ def _join_small_validation(films: list[Film]) -> list[Film]:
     if not 0 < num_val < MIN_VAL_FILMS:
         return films
     logger.info("val/ joined to train: its %d films can choose nothing", num_val)
-    return [replace(film, split="train") if film.split == "val" else film for film in films]
+    return [film.moved("train") if film.split == "val" else film for film in films]
 
 
 def _folders(folder: Path) -> str:

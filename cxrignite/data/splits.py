@@ -6,11 +6,11 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data.sources import SPLITS, Film
@@ -21,12 +21,16 @@ COLUMNS = ("path", "label", "patient", "split", "sha256")
 ATTRIBUTE_PREFIX = "attr_"
 NUM_NAMED = 3
 
+MAX_DEALT_PATIENTS = 20_000
+"""Up to here patients are dealt into even folds; of more they are drawn."""
+
 
 def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -> list[Film]:
     """Moves a share of the training films to another split, whole patients at a time.
 
     The training patients are dealt into folds of like size and class balance
-    (`StratifiedGroupKFold`), some of which become the new split.
+    (`StratifiedGroupKFold`), some of which become the new split. More than `MAX_DEALT_PATIENTS` are
+    drawn by chance within each class, which is as even then.
 
     Args:
         films: The films of every split; only those of `train` are moved.
@@ -49,33 +53,63 @@ def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -
     if any(film.split == split for film in films):
         raise DataError(f"films must have no {split} split yet, got some with split '{split}'")
     candidates = [film for film in films if film.split == "train"]
+    labels = np.array([film.label for film in candidates], dtype=np.int64)
+    numbers: dict[str, int] = {}
+    patients = np.array([numbers.setdefault(film.patient, len(numbers)) for film in candidates])
     num_folds, num_taken = _fold_counts(fraction)
     for label in (0, 1):
-        num_patients = len({film.patient for film in candidates if film.label == label})
+        num_patients = len(np.unique(patients[labels == label]))
         if num_patients < num_folds:
             raise DataError(
                 f"a {split} split of {fraction:.3g} needs at least {num_folds} patients "
                 f"of each class, got {num_patients} of class {label}"
             )
+    if len(numbers) > MAX_DEALT_PATIENTS:
+        is_moved = _draw(labels, patients, fraction, seed)
+    else:
+        names = [film.patient for film in candidates]
+        is_moved = _deal(labels, names, num_folds, num_taken, seed)
+    moves = iter(is_moved.tolist())
+    carved = [
+        film.moved(split) if film.split == "train" and next(moves) else film for film in films
+    ]
+    _check_carved(carved, split, float(is_moved.mean()), fraction)
+    return carved
+
+
+def _deal(
+    labels: NDArray[np.int64], patients: list[str], num_folds: int, num_taken: int, seed: int
+) -> NDArray[np.bool_]:
+    """Which films move: those of a few folds of like size and class balance."""
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32).split(
-        np.zeros(len(candidates)),
-        [film.label for film in candidates],
-        [film.patient for film in candidates],
+        np.zeros(len(labels)), labels, patients
     )
     # The largest patients go to the first folds, so which folds to take is drawn too.
     taken = np.random.default_rng(seed).choice(num_folds, num_taken, replace=False)
-    moved = {
-        candidates[index].name
-        for fold, (_, indices) in enumerate(folds)
-        if fold in taken
-        for index in indices
-    }
-    carved = [
-        replace(film, split=split) if film.split == "train" and film.name in moved else film
-        for film in films
-    ]
-    _check_carved(carved, split, len(moved) / len(candidates), fraction)
-    return carved
+    is_moved = np.zeros(len(labels), dtype=bool)
+    for fold, (_, indices) in enumerate(folds):
+        if fold in taken:
+            is_moved[indices] = True
+    return is_moved
+
+
+def _draw(
+    labels: NDArray[np.int64], patients: NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.bool_]:
+    """Which films move: those of patients drawn until the share is met.
+
+    Drawn among patients with a positive film and among those without, it is as even as a deal where
+    there are so many, and takes a second where that takes minutes.
+    """
+    random = np.random.default_rng(seed)
+    num_films = np.bincount(patients)
+    has_positive = np.bincount(patients, weights=labels) > 0
+    is_moved = np.zeros(len(num_films), dtype=bool)
+    for stratum in (np.flatnonzero(~has_positive), np.flatnonzero(has_positive)):
+        order = random.permutation(stratum)
+        before = np.cumsum(num_films[order]) - num_films[order]
+        is_moved[order[before < fraction * num_films[stratum].sum()]] = True
+    return is_moved[patients]
 
 
 def check_patient_leakage(films: Sequence[Film]) -> None:
@@ -143,9 +177,11 @@ def write_split(films: Sequence[Film], path: Path | str) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)])
-    for film in films:
-        fixed = (film.name, film.label, film.patient, film.split, film.sha256)
-        writer.writerow([*fixed, *(film.attributes.get(name, "") for name in attributes)])
+    writer.writerows(
+        (film.name, film.label, film.patient, film.split, film.sha256)
+        + tuple(film.attributes.get(name, "") for name in attributes)
+        for film in films
+    )
     # `surrogateescape` keeps file names that are not UTF-8.
     write_durably(path, text.getvalue().encode(errors="surrogateescape"))
 

@@ -18,7 +18,12 @@ from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
-from cxrignite.workflows.films import frozen_films, read_and_pack, split_films
+from cxrignite.workflows.films import (
+    collector_paused,
+    frozen_films,
+    read_and_pack,
+    split_films,
+)
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
@@ -76,15 +81,17 @@ def _fit(
         precision = choose_precision(recipe.trainer.precision, session.device)
         # Listed before the model is built, since a missing folder is the most common mistake, and
         # read after it, since reading thousands of films takes longer.
-        listed = recipe.data.source.films()
+        with collector_paused():
+            listed = recipe.data.source.films()
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
         pipeline = build_pipeline(recipe)
-        films, pack = read_and_pack(recipe, listed, pipeline)
-        if checkpoint is None:
-            films = split_films(recipe, films)
-        else:
-            films = frozen_films(recipe, folder, current=films)
+        with collector_paused():
+            films, pack = read_and_pack(recipe, listed, pipeline)
+            if checkpoint is None:
+                films = split_films(recipe, films)
+            else:
+                films = frozen_films(recipe, folder, current=films)
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
         stack.callback(data.close)
         check_image_size(model, data)

@@ -15,12 +15,18 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping, ProgressBar
+from ignite.handlers import EarlyStopping
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cxrignite.data import XrayData
-from cxrignite.engines import Precision, create_evaluator, create_trainer
+from cxrignite.engines import (
+    Precision,
+    compile_model,
+    compiler_errors_in_one_line,
+    create_evaluator,
+    create_trainer,
+)
 from cxrignite.errors import CheckpointError, RecipeError
 from cxrignite.handlers import (
     BestCheckpoint,
@@ -28,6 +34,7 @@ from cxrignite.handlers import (
     FiniteGuard,
     GracefulStop,
     HistoryWriter,
+    ProgressLine,
     SafeSaver,
     ThresholdSearch,
 )
@@ -66,8 +73,9 @@ class Training:
         settings, device = recipe.trainer, session.device
         self.loss = loss = build_loss(recipe, data, device)
         self.ledger = build_ledger(data, loss)
+        forward = compile_model(model) if settings.compile else model
         # Not `idist.auto_model`, which moves the model to CUDA wherever there is some.
-        parallel = DistributedDataParallel(model) if session.world_size > 1 else model
+        parallel = DistributedDataParallel(forward) if session.world_size > 1 else forward
         self.optimizer = recipe.optimizer(parallel.parameters())
         self.scheduler = recipe.lr_scheduler(self.optimizer) if recipe.lr_scheduler else None
         self.scaler = torch.amp.GradScaler(device.type) if precision.use_scaler else None
@@ -85,9 +93,10 @@ class Training:
             max_grad_norm=settings.max_grad_norm,
             accumulation_steps=settings.accumulation_steps,
             channels_last=settings.channels_last,
+            augment=data.device_augment,
         )
         self.validator = create_evaluator(
-            model, loss, device=device, precision=precision, channels_last=settings.channels_last
+            forward, loss, device=device, precision=precision, channels_last=settings.channels_last
         )
         self.board = BoardWriter(folder.tensorboard_dir, optimizer=self.optimizer)
         metric = f"val_{recipe.monitor.metric}"
@@ -111,10 +120,15 @@ class Training:
         return stopped or self.trainer.state.epoch >= self.recipe.trainer.max_epochs
 
     def run(self) -> None:
-        """Train the epochs that are left."""
+        """Train the epochs that are left.
+
+        Raises:
+            RecipeError: `trainer.compile` is set, and the compiler fails.
+        """
         if not self.is_finished:
             epochs = self.recipe.trainer.max_epochs
-            self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
+            with compiler_errors_in_one_line():
+                self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
         idist.barrier()  # until the first process has saved
 
     def state_objects(self) -> dict[str, Any]:
@@ -175,8 +189,8 @@ class Training:
                 handler.patients = owners
             handler.attach(self.validator)
         if self.session.leads and sys.stderr.isatty():
-            ProgressBar(desc="train").attach(trainer, output_transform=lambda loss: {"loss": loss})
-            ProgressBar(desc="validate").attach(self.validator)
+            ProgressLine("train", shows_loss=True).attach(trainer)
+            ProgressLine("validate").attach(self.validator)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
         for handler in recipe.trainer.handlers:
             handler.attach(trainer)
