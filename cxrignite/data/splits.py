@@ -178,8 +178,10 @@ def write_split(films: Sequence[Film], path: Path | str) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)])
     writer.writerows(
-        (film.name, film.label, film.patient, film.split, film.sha256)
-        + tuple(film.attributes.get(name, "") for name in attributes)
+        (
+            *(film.name, film.label, film.patient, film.split, film.sha256),
+            *(film.attributes.get(name, "") for name in attributes),
+        )
         for film in films
     )
     # `surrogateescape` keeps file names that are not UTF-8.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxrignite.data import splits
 from cxrignite.data.sources import Film
 from cxrignite.data.splits import (
     carve_split,
@@ -234,3 +235,33 @@ def test_a_calibration_split_survives_the_file(films, tmp_path):
     carved = carve_split(films, "calibration", 0.2, 0)
     write_split(carved, tmp_path / "split.csv")
     assert read_split(tmp_path / "split.csv", ROOT) == carved
+
+
+def many_patients(num_films: int) -> list[Film]:
+    return [
+        Film(Path("a.png"), f"{number}.png", int(number % 4 > 0), f"p{number // 3}", "train")
+        for number in range(num_films)
+    ]
+
+
+def test_more_patients_than_can_be_dealt_are_drawn_as_evenly(monkeypatch):
+    monkeypatch.setattr(splits, "MAX_DEALT_PATIENTS", 500)
+    films = many_patients(6000)
+    carved = carve_split(films, "val", 0.2, seed=3)
+    assert [film.name for film in carved] == [film.name for film in films]
+    check_patient_leakage(carved)
+    for label in (0, 1):
+        labelled = [film for film in carved if film.label == label]
+        share = sum(film.split == "val" for film in labelled) / len(labelled)
+        assert share == pytest.approx(0.2, abs=0.01)
+    assert carve_split(films, "val", 0.2, seed=3) == carved
+    assert carve_split(films, "val", 0.2, seed=4) != carved
+
+
+def test_up_to_the_limit_patients_are_dealt(monkeypatch):
+    films = many_patients(1500)
+    dealt = carve_split(films, "val", 0.2, seed=3)
+    monkeypatch.setattr(splits, "MAX_DEALT_PATIENTS", 499)
+    assert carve_split(films, "val", 0.2, seed=3) != dealt
+    monkeypatch.setattr(splits, "MAX_DEALT_PATIENTS", 500)
+    assert carve_split(films, "val", 0.2, seed=3) == dealt
