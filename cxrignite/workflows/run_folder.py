@@ -26,8 +26,8 @@ from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.environment import environment
 from cxrignite.workflows.reference import Reference
 
-# May differ between a run and its resumption: more epochs, and the folder, which may have moved.
-_MAY_CHANGE = ("trainer.max_epochs", "run_dir")
+# May differ between a run and its resumption: more epochs, and folders, which may have moved.
+_MAY_CHANGE = ("trainer.max_epochs", "run_dir", "data.pack")
 
 
 class RunFolder:

@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -119,12 +118,11 @@ def _evenly(films: list[Film], wanted: int) -> list[Film]:
 
 def _with_val(films: list[Film]) -> list[Film]:
     """Sets a few films of each class aside, for the validation that belongs to `fit`."""
-    aside = {
-        film.name
-        for label in (0, 1)
-        for film in [each for each in films if each.label == label][: _NUM_VAL // 2]
-    }
-    return [replace(film, split="val") if film.name in aside else film for film in films]
+    aside: set[str] = set()
+    for label in (0, 1):
+        names = [film.name for film in films if film.label == label]
+        aside.update(names[: min(_NUM_VAL // 2, len(names) // 4)])
+    return [film.moved("val") if film.name in aside else film for film in films]
 
 
 def _facts(recipe: Recipe, session: Session, model: BinaryClassifier, pack: Pack) -> list[str]:

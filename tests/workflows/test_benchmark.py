@@ -1,0 +1,122 @@
+"""`benchmark`: every row measured, and told as CSV, figure and Markdown in the run folder."""
+
+import csv
+import math
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from cxrignite.cli import run
+from cxrignite.workflows.benchmark.memory import PeakMemory
+from cxrignite.workflows.benchmark.plain_loop import Steps
+from cxrignite.workflows.benchmark.stages import Stage
+from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown, own_shares
+from cxrignite.workflows.benchmark.variants import Settings, Variant
+
+ROWS = ["plain loop, Pillow", "scaled decode", "pack", "workers", "channels_last", "precision"]
+
+
+def variants() -> list[Variant]:
+    settings, found = Settings(), []
+    for name, switch, seconds, wait in (
+        ("plain loop, Pillow", None, 8.0, 6.0),
+        ("pack", "pack", 4.0, 1.0),
+        ("compile", "compile", 2.0, 1.0),
+        ("fit (engine, handlers)", "engine", 4.0, 1.0),
+    ):
+        if switch is not None:
+            settings = replace(settings, **{switch: True})
+        if switch == "engine":
+            settings = replace(settings, compile=False)
+        found.append(Variant(name, settings, [Steps(64, seconds, wait)] * 2, 3 * 2**20))
+    return found
+
+
+def test_each_row_is_compared_with_the_one_that_it_builds_on():
+    # The recipe does not compile: the row after it builds on the row before it.
+    assert own_shares(variants()) == [1.0, 2.0, 2.0, 1.0]
+
+
+def test_the_table_tells_rates_shares_and_waiting():
+    text = as_csv([Stage("read", 100.0, 400.0, "one core")], variants(), 1600, 32)
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["part"] for row in rows] == ["input"] + ["training"] * 4
+    assert float(rows[0]["times_the_plain_way"]) == 4.0
+    pack = rows[2]
+    assert float(pack["images_per_second"]) == 16.0
+    assert float(pack["times_the_plain_way"]) == 2.0
+    assert float(pack["milliseconds_a_step"]) == 2000.0
+    assert float(pack["epoch_seconds"]) == 100.0
+    assert float(pack["data_wait_share"]) == 0.25
+    assert float(pack["peak_memory_mb"]) == 3.0
+
+
+def test_what_was_not_measured_says_why():
+    found = variants()
+    found[2] = Variant("compile", found[2].settings, failure="trainer.compile: no compiler")
+    assert math.isnan(found[2].images_per_second)
+    table = as_markdown(["device cpu"], [Stage("read", 1, 2, "")], found, 1600, 32)
+    assert "trainer.compile: no compiler" in table
+    assert "nan" not in table
+
+
+def test_the_figure_is_whole(assert_nothing_is_cut):
+    stages = [Stage("read a film, first pass", 100.0, 400.0, "one core")] * 3
+    assert_nothing_is_cut(as_figure(stages, variants()))
+
+
+def test_memory_is_seen_while_it_is_held():
+    with PeakMemory(torch.device("cpu"), interval=0.005) as before:
+        torch.zeros(10).sum()
+        torch.ones(100, 100).mm(torch.ones(100, 100))
+        time.sleep(0.05)
+    with PeakMemory(torch.device("cpu"), interval=0.005) as after:
+        held = torch.ones(2**26)  # 256 MiB
+        time.sleep(0.3)
+    assert after.num_bytes - before.num_bytes > 0.8 * held.nbytes
+
+
+def test_a_recipe_is_measured_beside_the_plain_loop(recipes_dir, smoke_arguments, tmp_path, capsys):
+    argv = ["--config", str(recipes_dir / "baseline_cnn.yaml"), *smoke_arguments]
+    argv += ["--run_dir", str(tmp_path / "run"), "--trainer.precision", "bf16"]
+    argv += ["--data.num_workers", "1"]
+    assert run(["benchmark", *argv, "--num_steps", "2", "--repeats", "1"]) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "run" / "benchmark"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "benchmark.csv",
+        "benchmark.md",
+        "benchmark.png",
+    ]
+    assert said == (folder / "benchmark.md").read_text()
+    rows = list(csv.DictReader((folder / "benchmark.csv").read_text().splitlines()))
+    training = [row for row in rows if row["part"] == "training"]
+    assert [row["name"] for row in training] == [*ROWS, "fit (engine, handlers)"]
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    assert all(0 <= float(row["data_wait_share"]) <= 1 for row in training)
+    with Image.open(folder / "benchmark.png") as figure:
+        assert figure.size > (500, 300)
+    # It leaves no run, so `fit` may still begin here.
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (["--num_steps", "1"], 2, "--num_steps must be at least 2"),
+        (["--repeats", "0"], 2, "--repeats at least 1"),
+        (["--data.batch_size", "40"], 3, "films for two batches of 40"),
+        (["--with_compile", "perhaps"], 2, "with_compile"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    argv, code, says, recipes_dir, smoke_arguments, tmp_path, capsys
+):
+    fixed = ["--config", str(recipes_dir / "baseline_cnn.yaml"), *smoke_arguments]
+    assert run(["benchmark", *fixed, "--run_dir", str(tmp_path / "run"), *argv]) == code
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
