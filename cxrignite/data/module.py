@@ -37,6 +37,9 @@ class XrayData:
     A training epoch is a function of `(seed, epoch)`: the same images with the same augmentation in
     the same order, whatever the number of workers and whatever ran before.
 
+    Attributes:
+        num_workers: Worker processes of a loader that has work for them: one a core at most.
+
     Args:
         films: The films of every split.
         classes: The two class names; the last one is positive.
@@ -71,7 +74,7 @@ class XrayData:
         self.seed = seed
         self._sampler = sampler
         self._epoch = 0
-        self._num_workers = available_workers(loader.num_workers)
+        self.num_workers = available_workers(loader.num_workers)
         self._loaders: dict[tuple[str, bool], BatchLoader] = {}
 
     @property
@@ -223,7 +226,7 @@ class XrayData:
         key = (split, trains)
         if key not in self._loaders:
             films, settings = self._of(split), self.loader
-            num_workers = self._num_workers if self._has_work(trains) else 0
+            num_workers = self.num_workers if self._has_work(trains) else 0
             self._loaders[key] = BatchLoader(
                 FilmBatches(
                     FilmTable(films),

@@ -57,7 +57,7 @@ def measure_stages(
     pipeline, size = data.pipeline, data.loader.batch_size
     bare = Pipeline(pipeline.preprocess, image_size=pipeline.image_size)
     plain, reading = PlainFilms(films, bare), [film.path for film in films]
-    workers = data.loader.num_workers
+    workers = data.num_workers
 
     def decode_plain() -> int:
         return len([plain[index] for index in range(len(plain))])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from cxrignite.workflows.benchmark.stages import Stage
 from cxrignite.workflows.benchmark.variants import Variant
@@ -163,6 +164,7 @@ def as_figure(stages: Sequence[Stage], variants: Sequence[Variant]) -> Figure:
     ratios = [stage.ratio for stage in stages]
     upper.barh([f"{each.name} ({each.note})" for each in stages], ratios, color=BLUE, height=0.6)
     upper.set_xscale("log")
+    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     upper.axvline(1, color=GREY, linewidth=1)
     for row, ratio in enumerate(ratios):
         upper.annotate(
@@ -188,7 +190,7 @@ def as_figure(stages: Sequence[Stage], variants: Sequence[Variant]) -> Figure:
         )
     lower.set_xlim(0, 1.3 * rates.max())
     lower.set_xlabel("images a second; the bar is divided as the time is")
-    lower.legend(loc="lower right", fontsize=9, frameon=False)
+    lower.legend(loc="upper right", fontsize=9, frameon=False)
     for axes in (upper, lower):
         make_plain(axes)
         axes.invert_yaxis()

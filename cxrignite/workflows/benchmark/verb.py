@@ -102,7 +102,9 @@ def _benchmark(
     for variant in variants:
         if variant.failure:
             _logger.warning("%s was not measured: %s", variant.name, variant.failure)
-    table = as_markdown(_facts(recipe, session, model, pack), stages, variants, len(listed), batch)
+    table = as_markdown(
+        _facts(recipe, session, model, pack, data.num_workers), stages, variants, len(listed), batch
+    )
     write_durably(place / "benchmark.md", table.encode())
     write_durably(place / "benchmark.csv", as_csv(stages, variants, len(listed), batch).encode())
     write_durably(place / "benchmark.png", as_png(as_figure(stages, variants)))
@@ -125,7 +127,9 @@ def _with_val(films: list[Film]) -> list[Film]:
     return [film.moved("val") if film.name in aside else film for film in films]
 
 
-def _facts(recipe: Recipe, session: Session, model: BinaryClassifier, pack: Pack) -> list[str]:
+def _facts(
+    recipe: Recipe, session: Session, model: BinaryClassifier, pack: Pack, num_workers: int
+) -> list[str]:
     precision = choose_precision(recipe.trainer.precision, session.device)
     device = str(session.device)
     if session.device.type == "cuda":
@@ -137,7 +141,7 @@ def _facts(recipe: Recipe, session: Session, model: BinaryClassifier, pack: Pack
         f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}",
         f"{precision.name}: {precision.reason}",
         f"{name}, images of {pack.image_size[0]} x {pack.image_size[1]}, "
-        f"batches of {recipe.data.batch_size}, {recipe.data.num_workers} workers",
+        f"batches of {recipe.data.batch_size}, {num_workers} workers",
     ]
 
 
