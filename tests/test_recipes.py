@@ -71,8 +71,13 @@ def test_no_recipe_flips_a_chest(recipe_path):
 
 
 def test_affine_augmentation_moves_and_scales_both_ways(recipe_path):
+    data = yaml.safe_load(recipe_path.read_text())["data"]
+    for transform in data.get("batch_augment", []):
+        if transform["class_path"] == "RandomAffine":
+            low, high = transform["init_args"]["scale"]
+            assert low < 1 < high
     # MONAI reads a single number as the first axis alone.
-    for transform in yaml.safe_load(recipe_path.read_text())["data"]["augment"]:
+    for transform in data.get("augment", []):
         if transform["class_path"] == "RandAffine":
             assert len(transform["init_args"]["scale_range"]) == 2
             assert len(transform["init_args"]["translate_range"]) == 2
@@ -82,7 +87,7 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
     import numpy as np
     from PIL import Image
 
-    from cxrignite.data.pipeline import Pipeline
+    from cxrignite.workflows.parts import build_pipeline
 
     pixels = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "film.png")
@@ -90,7 +95,7 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(text)
     again, _, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
-    pipelines = [Pipeline(each.data.preprocess, each.data.augment) for each in (recipe, again)]
+    pipelines = [build_pipeline(each) for each in (recipe, again)]
     for seed in range(24):  # enough that each random transform takes part
         first, second = (pipeline(tmp_path / "film.png", seed=seed) for pipeline in pipelines)
         assert torch.equal(first, second)

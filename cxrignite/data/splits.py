@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
@@ -81,7 +82,7 @@ def _deal(
     labels: NDArray[np.int64], patients: list[str], num_folds: int, num_taken: int, seed: int
 ) -> NDArray[np.bool_]:
     """Which films move: those of a few folds of like size and class balance."""
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32).split(
+    folds = _PatientFolds(num_folds, shuffle=True, random_state=seed % 2**32).split(
         np.zeros(len(labels)), labels, patients
     )
     # The largest patients go to the first folds, so which folds to take is drawn too.
@@ -91,6 +92,33 @@ def _deal(
         if fold in taken:
             is_moved[indices] = True
     return is_moved
+
+
+class _PatientFolds(StratifiedGroupKFold):  # type: ignore[misc]  # it ships no types
+    """scikit-learn's folds, in a tenth of the time.
+
+    It tries each fold for each patient in turn (1.9: a second for 4,000 patients, at every start of
+    a run); here all are tried at once. Where a later version has no such method, its own is used.
+    """
+
+    def _find_best_fold(
+        self,
+        y_counts_per_fold: NDArray[np.float64],
+        y_cnt: NDArray[np.int64],
+        group_y_counts: NDArray[np.float64],
+    ) -> int:
+        num_folds = len(y_counts_per_fold)
+        tried = np.repeat(y_counts_per_fold[None], num_folds, axis=0)
+        tried[np.arange(num_folds), np.arange(num_folds)] += group_y_counts
+        spreads = (tried / y_cnt).std(axis=1).mean(axis=1).tolist()
+        sizes = y_counts_per_fold.sum(axis=1).tolist()
+        best, least, size = 0, math.inf, math.inf
+        for fold in range(num_folds):
+            # `numpy.isclose`, for two numbers.
+            is_close = abs(spreads[fold] - least) <= 1e-8 + 1e-5 * abs(least) < math.inf
+            if spreads[fold] < least or (is_close and sizes[fold] < size):
+                best, least, size = fold, spreads[fold], sizes[fold]
+        return best
 
 
 def _draw(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Engine, Events
+
 from cxrignite.data import XrayData
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
@@ -110,7 +112,7 @@ def _fit(
         if session.leads:
             if checkpoint is None:
                 write_split(films, folder.split_path)
-                illustrations.illustrate_data(folder, data, training.board)
+            _illustrate_later(training)
             folder.begin(recipe_text, command, _facts(session, precision))
         training.run()
         _finish(training)
@@ -169,6 +171,19 @@ def _tell(session: Session, precision: Precision, data: XrayData, model: BinaryC
     _logger.info("device %s, %s: %s", session.device, precision.name, precision.reason)
     if session.world_size > 1:
         _logger.info("%d processes", session.world_size)
+
+
+def _illustrate_later(training: Training) -> None:
+    """Draw the films after the first epoch: drawing takes seconds, and training can go ahead."""
+    folder, trainer = training.folder, training.trainer
+    if illustrations.shows_data(folder):
+        return
+
+    def illustrate(engine: Engine) -> None:
+        illustrations.illustrate_data(folder, training.data, training.board)
+
+    after_next = Events.EPOCH_COMPLETED(once=trainer.state.epoch + 1)
+    trainer.add_event_handler(after_next, illustrate)
 
 
 def _best_weights(training: Training) -> Mapping[str, Any]:

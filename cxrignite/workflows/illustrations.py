@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cxrignite.workflows.scores import SplitScores
 
 _SAMPLES_PER_CLASS = 6
+_LAST_OF_DATA = "class_distribution"
 
 
 def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> None:
@@ -32,7 +33,6 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> No
         split: dict(zip(data.classes, data.class_counts(split), strict=True))
         for split in data.splits
     }
-    _keep(folder, board, "class_distribution", figures.class_distribution(counts), 0)
     for split in ("train", "test"):
         if split not in data.splits:
             continue
@@ -46,6 +46,12 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> No
         images = [data.pipeline(films[index].path)[0].numpy() for index in chosen]
         titles = [f"{data.classes[films[index].label]}\n{films[index].patient}" for index in chosen]
         _keep(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
+    _keep(folder, board, _LAST_OF_DATA, figures.class_distribution(counts), 0)
+
+
+def shows_data(folder: RunFolder) -> bool:
+    """Whether `illustrate_data` has been there."""
+    return (folder.figures_dir / f"{_LAST_OF_DATA}.png").is_file()
 
 
 def illustrate_scores(

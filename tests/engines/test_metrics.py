@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxrignite.engines import EVALUATION_METRICS, attach_metrics, create_evaluator
 from cxrignite.engines.metrics import EpochMeanLoss
+from cxrignite.functional.gathering import ScoreSource
 
 NUM_IMAGES = 101
 
@@ -162,6 +163,48 @@ def test_the_training_loss_weighs_batches_by_their_images():
     assert mean_loss_of(losses, [8, 8, 2]) == pytest.approx((8 + 16 + 10) / 18, rel=1e-12)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_the_training_loss_is_the_same_however_many_losses_are_kept(monkeypatch, most):
+    monkeypatch.setattr("cxrignite.engines.metrics._MAX_LOSSES", most)
+    losses = torch.tensor([1.0, 2.0, 5.0, 4.0])
+    assert mean_loss_of(losses, [8, 8, 2, 4]) == pytest.approx((8 + 16 + 10 + 16) / 22, rel=1e-12)
+
+
+def test_each_epochs_training_loss_stands_for_itself(monkeypatch):
+    monkeypatch.setattr("cxrignite.engines.metrics._MAX_LOSSES", 2)
+    steps, means = iter(torch.arange(6.0)), []
+    trainer = Engine(lambda _engine, _batch: next(steps))
+    EpochMeanLoss().attach(trainer)
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: means.append(engine.state.metrics["loss"])
+    )
+    trainer.run([(None, torch.zeros(4))] * 3, max_epochs=2)
+    assert means == [1.0, 4.0]
+
+
+def test_the_scores_of_an_evaluation_are_on_its_state():
+    logits, labels = make_scores()
+    indices = torch.randperm(NUM_IMAGES)
+    evaluator = create_evaluator(torch.nn.Flatten(0), device="cpu")
+    evaluator.run(as_batches(logits[indices].view(-1, 1, 1, 1), labels[indices], indices))
+    source = evaluator.state.score_source
+    assert isinstance(source, ScoreSource)
+    scores = source.gather()
+    assert scores is source.gather()
+    assert scores.index.tolist() == list(range(NUM_IMAGES))
+    assert scores.y_score.tolist() == torch.sigmoid(logits).double().tolist()
+    assert scores.y_true.tolist() == labels.tolist()
+    assert (scores.y_score.dtype, scores.y_true.dtype) == ("float64", "int64")
+
+
+def test_an_index_of_another_length_is_refused():
+    evaluator = scripted_evaluator()
+    evaluator.logger.disabled = True
+    logits, labels = make_scores(4)
+    with pytest.raises(ValueError, match="one entry an image, got 3 for 4"):
+        evaluator.run([(logits, labels, torch.arange(3))])
+
+
 def evaluate_in_process(rank, store, folder):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     logits, labels = make_scores()
@@ -175,6 +218,7 @@ def evaluate_in_process(rank, store, folder):
         images = logits[indices].view(-1, 1, 1, 1)
         metrics = evaluator.run(as_batches(images, labels[indices], indices)).metrics
         results[name] = dict(metrics)
+        results[f"{name} scores"] = evaluator.state.score_source.gather().y_score.tolist()
     results["training"] = mean_loss_of(torch.tensor([1.0, 2.0]) + rank, (4, 2 + rank))
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -193,5 +237,7 @@ def test_two_processes_publish_exactly_what_one_process_does(tmp_path):
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert results["uneven"] == dict(alone)
         assert results["padded"] == dict(alone)
+        expected_scores = evaluator.state.score_source.gather().y_score.tolist()
+        assert results["uneven scores"] == results["padded scores"] == expected_scores
         expected = (1 * 4 + 2 * 2 + 2 * 4 + 3 * 3) / 13
         assert results["training"] == pytest.approx(expected, rel=1e-12)

@@ -386,3 +386,56 @@ def test_a_loss_that_is_not_one_number_is_refused():
     trainer = create_trainer(model, optimizer, loss, device="cpu")
     with pytest.raises(RecipeError, match=r"one number a batch, got shape \(6,\)"):
         trainer.run([(torch.rand(6, 4), torch.ones(6))])
+
+
+def train_with(augment, batches, **settings):
+    model = make_model()
+    trainer = create_trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        binary_cross_entropy_with_logits,
+        device="cpu",
+        augment=augment,
+        **settings,
+    )
+    torch.manual_seed(2)
+    trainer.run(batches)
+    return model
+
+
+def with_seeds(batches):
+    return [
+        (images, labels, torch.arange(len(labels)), 100 * number + torch.arange(len(labels)))
+        for number, (images, labels) in enumerate(batches)
+    ]
+
+
+def test_images_are_augmented_by_their_seeds_before_the_forward_pass():
+    batches = with_seeds(make_batches([4, 3]))
+    calls = []
+
+    def augment(images, seeds):
+        calls.append((images, seeds, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        return images + seeds.view(-1, 1, 1, 1)
+
+    model = train_with(augment, batches, precision=BF16)
+    for batch, seen, (images, seeds, *switches) in zip(batches, model.seen, calls, strict=True):
+        assert torch.equal(images, batch[0])
+        assert seeds is batch[3]
+        assert switches == [False, False]
+        assert torch.equal(seen, batch[0] + batch[3].view(-1, 1, 1, 1))
+
+
+def test_without_augmentation_images_stay_as_they_are():
+    batches = with_seeds(make_batches([4, 3]))
+    assert_equal_states(
+        train_with(None, batches), train_with(lambda images, seeds: images, batches)
+    )
+    assert torch.equal(train_with(None, batches).seen[0], batches[0][0])
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_an_augmentation_needs_the_seeds(num_parts):
+    batches = [batch[:num_parts] for batch in with_seeds(make_batches([4]))]
+    with pytest.raises(ValueError, match=f"as the batch's fourth part, got {num_parts}"):
+        train_with(lambda images, seeds: images, batches)

@@ -4,6 +4,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cxrignite.functional import gather_rows
+from cxrignite.functional.gathering import NO_INDEX, gather_images, image_index
 
 SHARES = {
     "uneven": (3, 5),
@@ -27,6 +28,11 @@ def gather_in_process(rank: int, store: str, folder: str) -> None:
                 results[f"{name} {dtype} {trailing}"] = gather_rows(rows)
     with_gradient = torch.ones(rank + 1, requires_grad=True)
     results["gradient"] = gather_rows(with_gradient)
+    # 7 images over 2 processes, which a sampler fills up with the first.
+    index = (torch.arange(8) % 7)[rank::2]
+    results["images"] = gather_images(10.0 * index[:, None].repeat(1, 2), index)
+    unknown = index if rank else torch.full((4,), NO_INDEX)
+    results["one process does not know"] = gather_images(10.0 * index, unknown)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -63,3 +69,50 @@ def test_one_process_gets_its_own_rows_back():
 def test_a_single_number_has_no_rows():
     with pytest.raises(ValueError, match="at least one dimension"):
         gather_rows(torch.tensor(1.0))
+
+
+def test_two_processes_hold_each_image_once_by_index(results):
+    for result in results:
+        rows, index = result["images"]
+        assert index.tolist() == list(range(7))
+        assert rows.tolist() == [[10.0 * n, 10.0 * n] for n in range(7)]
+
+
+def test_an_index_that_one_process_does_not_know_leaves_all_rows(results):
+    for result in results:
+        rows, index = result["one process does not know"]
+        assert rows.tolist() == [0, 20, 40, 60, 10, 30, 50, 0]
+        assert index.tolist() == [NO_INDEX] * 4 + [1, 3, 5, 0]
+
+
+def test_the_first_of_a_repeated_image_stays():
+    rows, index = gather_images(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5, 4, 5]))
+    assert (rows.tolist(), index.tolist()) == ([2, 1], [4, 5])
+
+
+def test_no_images_are_no_images():
+    rows, index = gather_images(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+    assert (rows.shape, index.shape) == ((0, 3), (0,))
+
+
+@pytest.mark.parametrize(
+    "batch", [None, torch.zeros(2), (1, 2), [torch.zeros(2), torch.zeros(2)], {"index": [3, 4]}]
+)
+def test_a_batch_without_a_third_part_has_no_index(batch):
+    index = image_index(batch, 2)
+    assert index.dtype == torch.int64
+    assert index.tolist() == [NO_INDEX, NO_INDEX]
+
+
+@pytest.mark.parametrize("third", [torch.tensor([3, 4]), [3, 4], torch.tensor([3, 4]).int()])
+def test_the_third_part_of_a_batch_is_its_index_copied(third):
+    index = image_index((torch.zeros(2), torch.zeros(2), third), 2)
+    assert index.dtype == torch.int64
+    if isinstance(third, torch.Tensor):
+        third.zero_()
+    assert index.tolist() == [3, 4]
+
+
+def test_an_index_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="one entry an image, got 1 for 2"):
+        image_index((None, None, torch.tensor([3])), 2)

@@ -202,7 +202,7 @@ def test_another_engine_of_the_same_model_is_not_recorded():
 @pytest.mark.parametrize(
     ("features", "index", "message"),
     [
-        ([[0.5], [0.25]], [0], "one entry a row of features, got 1 for 2"),
+        ([[0.5], [0.25]], [0], "one entry an image, got 1 for 2"),
         ([0.5, 0.25], [0, 1], r"must have shape \(N, F\), got \(2,\)"),
         ([[[0.5]]], [0], r"must have shape \(N, F\), got \(1, 1, 1\)"),
     ],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
 from cxrignite.errors import NonFiniteError
@@ -117,3 +117,98 @@ def test_a_step_costs_one_synchronisation(monkeypatch):
     FiniteGuard(model).attach(engine)
     engine.run(batches(5))
     assert len(calls) == 5
+
+
+def test_a_parameter_that_replaces_another_is_seen_from_the_next_epoch_on():
+    model = network()
+    engine = Engine(lambda engine, batch: torch.tensor(0.5))
+    FiniteGuard(model).attach(engine)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def replace() -> None:
+        model[2] = nn.Linear(2, 1)
+        with torch.no_grad():
+            model[2].bias.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError, match=r"epoch 2, step 5: parameter 2.bias is not finite"):
+        engine.run(batches(), max_epochs=3)
+
+
+@pytest.fixture
+def lagging(monkeypatch):
+    """Read figures a step later, as on CUDA."""
+    monkeypatch.setattr("cxrignite.handlers.finite_guard._LAGGING", ("cpu", "cuda"))
+
+
+def poisoned(model: nn.Module, at: int) -> Engine:
+    """A trainer whose step `at` makes a weight NaN, with a finite loss."""
+
+    def step(engine, batch):
+        if engine.state.iteration == at:
+            with torch.no_grad():
+                model[0].weight[1, 2] = float("nan")
+        return torch.tensor(0.5)
+
+    return Engine(step)
+
+
+def test_where_figures_lag_the_broken_step_is_named_one_step_later(lagging):
+    model = network()
+    engine = poisoned(model, at=6)
+    FiniteGuard(model, describe_batch=lambda batch: ", ".join(batch[2])).attach(engine)
+    message = r"epoch 2, step 6: parameter 0.weight is not finite; the batch: 1.jpeg"
+    with pytest.raises(NonFiniteError, match=message):
+        engine.run(batches(), max_epochs=3)
+    assert engine.state.iteration == 7
+
+
+@pytest.mark.parametrize("ends_by", ["itself", "terminate"])
+def test_where_figures_lag_the_last_step_is_read_before_anything_is_saved(lagging, ends_by):
+    model, saved = network(), []
+    engine = poisoned(model, at=8)
+    FiniteGuard(model).attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, lambda: saved.append(1))
+    if ends_by == "terminate":
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=8), lambda: engine.terminate())
+    with pytest.raises(NonFiniteError, match=r"epoch 2, step 8: parameter 0.weight"):
+        engine.run(batches(5 if ends_by == "terminate" else 4), max_epochs=2)
+    assert len(saved) == 1  # after the first epoch
+
+
+def test_where_figures_lag_the_next_run_starts_from_nothing(lagging):
+    model = network()
+    guard, engine = FiniteGuard(model), trainer(model)
+    guard.attach(engine)
+
+    @engine.on(Events.ITERATION_COMPLETED(once=2))
+    def stop() -> None:
+        guard._unread.loss.fill_(float("nan"))  # an exception leaves this step unread
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(batches(), max_epochs=1)
+    other = trainer(model)
+    guard.attach(other)
+    assert other.run(batches(), max_epochs=1).iteration == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the lag is CUDA's")
+def test_on_cuda_no_step_waits_for_the_device_and_a_broken_one_is_named():
+    model = network().cuda()
+    loss = torch.tensor(0.5, device="cuda")
+    bad = torch.tensor(float("nan"), device="cuda")
+    engine = Engine(lambda engine, batch: bad if engine.state.iteration == 6 else loss)
+    FiniteGuard(model, describe_batch=lambda batch: ", ".join(batch[2])).attach(engine)
+    mode = torch.cuda.get_sync_debug_mode()
+    engine.add_event_handler(
+        Events.ITERATION_STARTED, lambda: torch.cuda.set_sync_debug_mode("error")
+    )
+    try:
+        assert engine.run(batches(5), max_epochs=1).iteration == 5
+        engine.add_event_handler(
+            Events.ITERATION_STARTED(once=7), lambda: torch.cuda.set_sync_debug_mode(mode)
+        )
+        with pytest.raises(NonFiniteError, match=r"step 6: the loss is nan; the batch: 0.jpeg"):
+            engine.run(batches(5), max_epochs=2)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)

@@ -24,6 +24,7 @@ from cxrignite.handlers import (
     GracefulStop,
     HistoryWriter,
     PredictionWriter,
+    ProgressLine,
     ScoreCollector,
     ThresholdSearch,
 )
@@ -49,6 +50,7 @@ BUILDERS: dict[type, Callable[[Path], Attachable]] = {
     PredictionWriter: lambda folder: PredictionWriter(
         folder / "predictions.csv", [{"path": str(n)} for n in range(NUM_IMAGES)]
     ),
+    ProgressLine: lambda folder: ProgressLine("train"),
     ScoreCollector: lambda folder: ScoreCollector(),
     ThresholdSearch: lambda folder: ThresholdSearch(min_tnr=0.5, min_threshold=0.5),
 }

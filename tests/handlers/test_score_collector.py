@@ -5,7 +5,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from cxrignite.handlers import ScoreCollector
+from cxrignite.engines import attach_metrics
+from cxrignite.handlers import PredictionWriter, ScoreCollector, ThresholdSearch
 
 
 def evaluator() -> Engine:
@@ -85,5 +86,72 @@ def test_no_batches_give_no_scores():
 def test_an_index_of_another_length_is_refused():
     engine = evaluator()
     ScoreCollector.on(engine)
-    with pytest.raises(ValueError, match="one entry a score, got 1 for 2"):
+    with pytest.raises(ValueError, match="one entry an image, got 1 for 2"):
         engine.run([batch([0.5, 0.25], [1, 0], [0])])
+
+
+def scored_batches():
+    scores = torch.linspace(0.05, 0.95, 10).tolist()
+    labels = [float(score > 0.4) for score in scores]
+    order = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]
+    return [
+        batch([scores[n] for n in part], [labels[n] for n in part], part)
+        for part in (order[:4], order[4:8], order[8:])
+    ]
+
+
+@pytest.fixture
+def count_gatherings(monkeypatch):
+    """The number of images of each gathering, whoever asks for it."""
+    from cxrignite.functional import gathering
+
+    sizes, gather_rows = [], gathering.gather_rows
+
+    def counted(rows):
+        sizes.append(len(rows))
+        return gather_rows(rows)
+
+    monkeypatch.setattr(gathering, "gather_rows", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("metrics_come", ["first", "last", "never"])
+def test_metrics_and_handlers_of_one_evaluator_see_the_same_scores(metrics_come, tmp_path):
+    engine = evaluator()
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.1)
+    if metrics_come == "first":
+        attach_metrics(engine)
+    search.attach(engine)
+    if metrics_come == "last":
+        attach_metrics(engine)
+    collector = ScoreCollector.on(engine)
+    for _ in range(2):
+        engine.run(scored_batches())
+        scores = collector.gather()
+        assert scores.index.tolist() == list(range(10))
+        assert scores.y_score.tolist() == torch.linspace(0.05, 0.95, 10).double().tolist()
+        assert scores.y_true.tolist() == [0] * 4 + [1] * 6
+        assert search.operating_point.tnr == 1
+        if metrics_come != "never":
+            assert engine.state.metrics["roc_auc"] == 1
+
+
+def test_metrics_and_handlers_gather_the_scores_once(count_gatherings, tmp_path):
+    engine = evaluator()
+    attach_metrics(engine)
+    ThresholdSearch(min_tnr=0.5, min_threshold=0.1).attach(engine)
+    PredictionWriter(tmp_path / "x.csv", [{"path": str(n)} for n in range(10)]).attach(engine)
+    engine.run(scored_batches())
+    ScoreCollector.on(engine).gather()
+    assert count_gatherings == [10, 10]  # the rows and their indices
+    engine.run(scored_batches())
+    assert count_gatherings == [10] * 4
+
+
+def test_a_collector_beside_metrics_keeps_no_scores_of_its_own():
+    engine, collector = evaluator(), ScoreCollector()
+    metrics = attach_metrics(engine)
+    collector.attach(engine)
+    engine.run(scored_batches())
+    assert collector.gather() is metrics.gather()
+    assert not collector._rows

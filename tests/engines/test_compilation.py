@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch._inductor.exc import InvalidCxxCompiler
+
+from cxrignite.engines import compile_model, compiler_errors_in_one_line
+from cxrignite.errors import RecipeError
+
+
+def test_compiling_leaves_the_model_as_it_is():
+    model = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    before = list(model.state_dict())
+    compiled = compile_model(model)
+    assert list(model.state_dict()) == before
+    assert [id(each) for each in compiled.parameters()] == [id(each) for each in model.parameters()]
+    compiled.train(False)
+    assert not model.training
+
+
+def test_a_failure_of_the_compiler_is_one_line_that_says_how_to_do_without_it():
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    error = BackendCompilerFailed(
+        lambda: None, ValueError("no such kernel\nand a long story"), None
+    )
+    with (
+        pytest.raises(RecipeError, match=r"^trainer.compile: .*; set it to false$") as caught,
+        compiler_errors_in_one_line(),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+def test_a_missing_compiler_is_named():
+    with (
+        pytest.raises(
+            RecipeError, match=r"^trainer.compile: No working C\+\+ compiler .* to false$"
+        ),
+        compiler_errors_in_one_line(),
+    ):
+        raise InvalidCxxCompiler
+
+
+@pytest.mark.parametrize("error", [ValueError("a\nb"), KeyboardInterrupt(), RecipeError("x")])
+def test_other_errors_pass_as_they_are(error):
+    with pytest.raises(type(error)) as caught, compiler_errors_in_one_line():
+        raise error
+    assert caught.value is error
+
+
+def test_engines_are_imported_without_the_compiler():
+    code = "import cxrignite.engines, sys; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "cxrignite.engines.compilation" in modules
+    assert not {"torch._dynamo", "torch._inductor"} & set(modules)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_model_gives_the_logits_and_gradients_of_the_plain_one():
+    from cxrignite.nn import LightCNN
+
+    torch.manual_seed(0)
+    model = LightCNN(width=2, dropout=0.0)
+    compiled = compile_model(model)
+    images = torch.randint(0, 256, (6, 1, 32, 32), dtype=torch.uint8)
+    for mode in (True, False):
+        for size in (6, 5, 6):
+            gradients = []
+            for each in (model, compiled):
+                each.train(mode)
+                each.zero_grad()
+                logits = each(images[:size])
+                logits.sum().backward()
+                gradients.append([logits, *(weight.grad for weight in each.parameters())])
+            torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(images), model(images))
