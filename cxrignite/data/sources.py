@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -156,17 +157,18 @@ class ClassFolders(Source):
                     f"{split_dir} must hold a folder for class '{class_name}', "
                     f"found {_folders(split_dir)}"
                 )
-            paths = sorted(path for path in class_dir.iterdir() if _is_image(path))
-            if not paths:
+            with os.scandir(class_dir) as entries:
+                file_names = sorted(entry.name for entry in entries if _is_image(entry))
+            if not file_names:
                 raise DataError(
                     f"{class_dir} must hold at least one image "
                     f"({' '.join(sorted(IMAGE_SUFFIXES))}), found none"
                 )
-            for path in paths:
-                name = path.relative_to(self.root).as_posix()
+            for file_name in file_names:
+                name = f"{split}/{class_name}/{file_name}"
                 subgroup = film_subgroup(name, self.patient_pattern)
                 yield Film(
-                    path=path,
+                    path=class_dir / file_name,
                     name=name,
                     label=label,
                     patient=patient_key(name, self.patient_pattern),
@@ -175,10 +177,11 @@ class ClassFolders(Source):
                 )
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(entry: os.DirEntry[str]) -> bool:
     # A leading dot marks macOS resource forks such as `._person1_virus_6.jpeg`.
-    hidden = path.name.startswith(".")
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+    hidden = entry.name.startswith(".")
+    suffix = os.path.splitext(entry.name)[1]
+    return suffix.lower() in IMAGE_SUFFIXES and not hidden and entry.is_file()
 
 
 def _join_small_validation(films: list[Film]) -> list[Film]:
