@@ -1,8 +1,21 @@
 """The data room: from files to batches of X-ray films."""
 
+from cxrignite.data.batch_augment import (
+    BatchAugment,
+    RandomAffine,
+    RandomBlur,
+    RandomErase,
+    RandomIntensity,
+    RandomLowResolution,
+    RandomNoise,
+    augment_batch,
+)
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.module import XrayData
+from cxrignite.data.pack_building import open_pack
+from cxrignite.data.packing import Pack
 from cxrignite.data.phantom import Phantom
+from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
 from cxrignite.data.sampling import BalancedSampler, balanced_sampler
 from cxrignite.data.sources import ClassFolders, Film, Source
@@ -10,12 +23,23 @@ from cxrignite.data.sources import ClassFolders, Film, Source
 __all__ = [
     "BalancedSampler",
     "Batch",
+    "BatchAugment",
     "ClassFolders",
     "Film",
     "LoaderSettings",
+    "Pack",
     "Phantom",
+    "Pipeline",
+    "RandomAffine",
+    "RandomBlur",
+    "RandomErase",
+    "RandomIntensity",
+    "RandomLowResolution",
+    "RandomNoise",
     "Source",
     "XrayData",
+    "augment_batch",
     "balanced_sampler",
+    "open_pack",
     "read_image",
 ]

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cxrignite.data import Film
+from cxrignite.data.carving import carve_split
 from cxrignite.data.inspection import Inspection, inspect_films
 from cxrignite.data.pack_building import open_pack
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.splits import (
-    carve_split,
     check_patient_leakage,
     check_same_films,
     read_split,

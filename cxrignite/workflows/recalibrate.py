@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrignite.data import Film
-from cxrignite.data.splits import carve_split
+from cxrignite.data.carving import carve_split
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.handlers import load_checkpoint

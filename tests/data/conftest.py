@@ -38,3 +38,17 @@ def make_films(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[...
         return ClassFolders(tmp_path).films()
 
     return make
+
+
+@pytest.fixture
+def varied_films() -> list[Film]:
+    """About 300 normal and 600 pneumonia films of patients with one to nine films each."""
+    rng = np.random.default_rng(5)
+    names = [
+        (f"train/{label}/{number}-{view}.png", label, f"{label}-{number}", "train")
+        for label, num_patients in ((0, 100), (1, 200))
+        for number in range(num_patients)
+        for view in range(min(9, rng.geometric(0.33)))
+    ]
+    names += [(f"test/{label}/{n}.png", label, f"t{n}", "test") for label in (0, 1) for n in "ab"]
+    return [Film(Path("root") / name, name, *others) for name, *others in names]

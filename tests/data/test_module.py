@@ -9,12 +9,12 @@ import torch
 from monai.transforms import CenterSpatialCrop, Lambda, RandAffine, RandGaussianNoise, Resize
 from torch.utils.data import get_worker_info
 
+from cxrignite.data.carving import carve_split
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.module import XrayData
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sampling import balanced_sampler
 from cxrignite.data.sources import ClassFolders, Film
-from cxrignite.data.splits import carve_split
 from cxrignite.errors import DataError, RecipeError, UnreadableImageError
 
 CLASSES = ("NORMAL", "PNEUMONIA")

@@ -8,6 +8,7 @@ import pytest
 from monai.transforms import RandAffine, Resize
 from PIL import Image
 
+from cxrignite.data.carving import carve_split
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.loading import LoaderSettings
 from cxrignite.data.module import XrayData
@@ -15,7 +16,6 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
 from cxrignite.data.sources import ClassFolders, Film
 from cxrignite.data.splits import (
-    carve_split,
     check_patient_leakage,
     check_same_films,
     read_split,

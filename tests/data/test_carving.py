@@ -1,0 +1,174 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.model_selection import StratifiedGroupKFold
+
+from cxrignite.data import carving
+from cxrignite.data.carving import carve_split
+from cxrignite.data.sources import Film
+from cxrignite.data.splits import check_patient_leakage
+from cxrignite.errors import DataError, RecipeError
+
+ROOT = Path("root")
+
+
+def film(name: str, label: int, patient: str, split: str = "train", **fields) -> Film:
+    return Film(ROOT / name, name, label, patient, split, **fields)
+
+
+@pytest.fixture
+def films(varied_films) -> list[Film]:
+    return varied_films
+
+
+def shares(films: list[Film]) -> dict[str, float]:
+    train = [film for film in films if film.split in ("train", "val")]
+    val = [film for film in train if film.split == "val"]
+    return {
+        "films": len(val) / len(train),
+        "positive": sum(film.label for film in val) / sum(film.label for film in train),
+    }
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
+def test_the_share_is_met_in_both_classes(films, fraction):
+    carved = carve_split(films, "val", fraction, seed=1)
+    assert shares(carved)["films"] == pytest.approx(fraction, rel=0.1)
+    assert shares(carved)["positive"] == pytest.approx(fraction, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_patient_is_on_one_side(films, seed):
+    carved = carve_split(films, "val", 0.15, seed)
+    check_patient_leakage([film for film in carved if film.split != "test"])
+    patients = {
+        split: {f.patient for f in carved if f.split == split} for split in ("train", "val")
+    }
+    assert patients["train"].isdisjoint(patients["val"])
+    assert all(patients.values())
+
+
+def test_only_the_split_of_training_films_changes(films):
+    carved = carve_split(films, "val", 0.15, seed=1)
+    assert [replace(film, split="") for film in carved] == [replace(f, split="") for f in films]
+    assert [f.name for f in carved if f.split == "test"] == [
+        f.name for f in films if f.split == "test"
+    ]
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(films):
+    first, again, other = (carve_split(films, "val", 0.15, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_the_split_leaves_global_random_state_alone(films):
+    np.random.seed(3)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    carve_split(films, "val", 0.15, seed=1)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1.0, float("nan")])
+def test_a_share_out_of_range_is_refused(films, fraction):
+    with pytest.raises(RecipeError, match=r"the share of val must be in \(0, 0.5\], got"):
+        carve_split(films, "val", fraction, seed=1)
+
+
+def test_a_negative_seed_is_refused(films):
+    with pytest.raises(RecipeError, match="seed must be at least 0, got -1"):
+        carve_split(films, "val", 0.15, seed=-1)
+
+
+def test_too_few_patients_of_a_class_are_counted(films):
+    few = [f for f in films if f.label == 1 or f.patient in ("0-1", "0-2", "0-3")]
+    with pytest.raises(DataError, match=r"at least 7 patients .* got 3 of class 0"):
+        carve_split(few, "val", 0.15, seed=1)
+
+
+def test_one_class_only_is_refused(films):
+    with pytest.raises(DataError, match="got 0 of class 0"):
+        carve_split([f for f in films if f.label == 1], "val", 0.15, seed=1)
+
+
+def test_a_second_validation_split_is_refused(films):
+    with pytest.raises(DataError, match="no val split yet"):
+        carve_split(carve_split(films, "val", 0.15, seed=1), "val", 0.15, seed=1)
+
+
+def test_a_patient_that_outweighs_the_rest_is_refused():
+    films = [film(f"{label}-{n}", label, f"{label}-{n}") for label in (0, 1) for n in range(10)]
+    films += [film(f"big-{n}", n % 2, "big") for n in range(200)]
+    refusals = []
+    for seed in range(10):
+        try:
+            carved = carve_split(films, "val", 0.2, seed)
+        except DataError as error:
+            refusals.append(str(error))
+        else:
+            assert shares(carved)["films"] == pytest.approx(0.2, rel=0.5)
+    assert refusals
+    assert all("must be near 0.2, got" in text or "both classes" in text for text in refusals)
+
+
+def test_folds_are_as_even_as_their_number_says(films):
+    counts = Counter(f.split for f in carve_split(films, "val", 0.15, seed=3))
+    assert counts["val"] == pytest.approx((counts["val"] + counts["train"]) / 7, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_calibration_split_is_carved_beside_the_validation_split(films, seed):
+    carved = carve_split(carve_split(films, "val", 0.1, seed), "calibration", 0.2, seed)
+    check_patient_leakage([film for film in carved if film.split != "test"])
+    counts = Counter(film.split for film in carved)
+    pool = counts["train"] + counts["val"] + counts["calibration"]
+    assert counts["val"] / pool == pytest.approx(0.1, rel=0.1)
+    assert counts["calibration"] / (pool - counts["val"]) == pytest.approx(0.2, rel=0.1)
+    assert carve_split(carve_split(films, "val", 0.1, seed), "calibration", 0.2, seed) == carved
+
+
+def many_patients(num_films: int) -> list[Film]:
+    return [
+        Film(Path("a.png"), f"{number}.png", int(number % 4 > 0), f"p{number // 3}", "train")
+        for number in range(num_films)
+    ]
+
+
+def test_more_patients_than_can_be_dealt_are_drawn_as_evenly(monkeypatch):
+    monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", 500)
+    films = many_patients(6000)
+    carved = carve_split(films, "val", 0.2, seed=3)
+    assert [film.name for film in carved] == [film.name for film in films]
+    check_patient_leakage(carved)
+    for label in (0, 1):
+        labelled = [film for film in carved if film.label == label]
+        share = sum(film.split == "val" for film in labelled) / len(labelled)
+        assert share == pytest.approx(0.2, abs=0.01)
+    assert carve_split(films, "val", 0.2, seed=3) == carved
+    assert carve_split(films, "val", 0.2, seed=4) != carved
+
+
+def test_up_to_the_limit_patients_are_dealt(monkeypatch):
+    films = many_patients(1500)
+    dealt = carve_split(films, "val", 0.2, seed=3)
+    monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", 499)
+    assert carve_split(films, "val", 0.2, seed=3) != dealt
+    monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", 500)
+    assert carve_split(films, "val", 0.2, seed=3) == dealt
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_folds_are_those_of_scikit_learn(seed):
+    random = np.random.default_rng(seed)
+    num_films = int(random.integers(60, 400))
+    labels = (random.random(num_films) < random.uniform(0.2, 0.8)).astype(int)
+    patients = random.integers(0, num_films // 2, num_films)
+    options = {"n_splits": int(random.integers(2, 12)), "shuffle": True, "random_state": seed}
+    ours, theirs = (
+        [test.tolist() for _, test in kind(**options).split(labels, labels, patients)]
+        for kind in (carving._PatientFolds, StratifiedGroupKFold)
+    )
+    assert ours == theirs
