@@ -56,20 +56,24 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
-            self._most = max(self._most, _memory_of_all())
+            self._most = max(self._most, memory_with_children(Path("/proc/self")))
 
 
-def _memory_of_all() -> int:
-    own = Path("/proc/self")
+def memory_with_children(process: Path) -> int:
+    """Bytes that a process and its children hold, each page counted once; 0 where it has ended.
+
+    Args:
+        process: Its folder in `/proc`.
+    """
     try:
         children = [
             Path("/proc", pid)
-            for task in (own / "task").iterdir()
+            for task in (process / "task").iterdir()
             for pid in (task / "children").read_text().split()
         ]
     except OSError:
         children = []
-    return sum(_memory_of(process) for process in (own, *children))
+    return sum(_memory_of(each) for each in (process, *children))
 
 
 def _memory_of(process: Path) -> int:

@@ -1,0 +1,139 @@
+"""Reading, and later epochs from a pack, against Pillow and torchvision.
+
+    python benchmarks/figure_input.py --films DIR      # full-size X-rays
+
+Both ways take turns, so that the ratio is one of this run. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from cxrignite.data import (
+    ClassFolders,
+    Film,
+    LoaderSettings,
+    Pipeline,
+    RandomAffine,
+    XrayData,
+    open_pack,
+    read_image,
+)
+from cxrignite.data.inspection import inspect_films
+from cxrignite.parsing import parse_recipe
+from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+from cxrignite.workflows.parts import build_pipeline
+
+SIZE = (224, 224)
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class AffineFilms(Dataset[tuple[Tensor, float]]):
+    """Pillow and torchvision with one random affine, as people write it."""
+
+    def __init__(self, films: Sequence[Film]) -> None:
+        self.films = films
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(SIZE),
+                transforms.RandomAffine(7, translate=(0.05, 0.05), scale=(0.9, 1.1)),
+                transforms.ToTensor(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+        with Image.open(self.films[index].path) as image:
+            return self.transform(image.convert("RGB")), float(self.films[index].label)
+
+
+def rate(way: Callable[[], int]) -> float:
+    """Images a second, over at least half a second."""
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.5:
+        count += way()
+    return count / (time.perf_counter() - start)
+
+
+def compare(name: str, target: float, plain: Callable[[], int], ours: Callable[[], int]) -> None:
+    """Print the ratio of two ways that take turns, five times."""
+    plain(), ours()  # workers start, files are read into the page cache
+    pairs = [(rate(plain), rate(ours)) for _ in range(5)]
+    before, after = (statistics.median(each) for each in zip(*pairs, strict=True))
+    print(f"{name}: {before:,.0f} and {after:,.0f} images/s, {after / before:.1f} x (>= {target})")
+
+
+def passes(loader: Iterable[Sequence[Any]]) -> Callable[[], int]:
+    """One epoch of a loader, that says how many images came."""
+    return lambda: sum(len(batch[0]) for batch in loader)
+
+
+def plain_loader(dataset: Dataset[Any], workers: int = 0) -> DataLoader[Any]:
+    """A `DataLoader` as it is usually set up."""
+    alive = workers > 0
+    return DataLoader(dataset, 32, shuffle=True, num_workers=workers, persistent_workers=alive)
+
+
+def measure_input(root: Path) -> None:
+    """Reading, and later epochs from a pack, on one core and with two workers."""
+    torch.set_num_threads(1)
+    films = inspect_films(ClassFolders(root).films()).films
+    films = [film.moved("train") for film in films]
+    bare = Pipeline(image_size=SIZE)
+    plain = PlainFilms(films, bare)
+    compare(
+        "first pass, one core",
+        3.5,
+        lambda: len([plain[index] for index in range(len(plain))]),
+        lambda: len([read_image(film.path, SIZE) for film in films]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        pack = open_pack(Path(folder), films, bare)
+
+        def packed(pipeline: Pipeline, workers: int = 0) -> Callable[[], int]:
+            settings = LoaderSettings(32, workers)
+            data = XrayData(films, ("A", "B"), pipeline=pipeline, pack=pack, loader=settings)
+            return passes(data.train_loader())
+
+        compare("packed, in process", 500, passes(plain_loader(plain)), packed(bare))
+        affine = [RandomAffine(prob=1.0, rotate=0.12, scale=(0.9, 1.1), shift=0.05)]
+        compare(
+            "packed, one affine, in process",
+            10,
+            passes(plain_loader(AffineFilms(films))),
+            packed(Pipeline(image_size=SIZE, batch_augment=affine)),
+        )
+        recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/efficientnet_lite0.yaml"])
+        whole = build_pipeline(recipe)
+        compare(
+            "packed, Lite0's augmentation, two workers",
+            6,
+            passes(plain_loader(PlainFilms(films, whole), 2)),
+            packed(whole, 2),
+        )
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    options = parser.parse_args()
+    measure_input(options.films)
+
+
+if __name__ == "__main__":
+    main()

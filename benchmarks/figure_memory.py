@@ -1,0 +1,117 @@
+"""The most memory of `fit` with all its handlers, against a loop by hand.
+
+python benchmarks/figure_memory.py --films DIR --weights FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cxrignite.workflows.benchmark.memory import memory_with_children
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+HAND_WRITTEN = """
+import sys, torch
+from pathlib import Path
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from cxrignite.nn import LightCNN, TimmClassifier
+
+class Films(Dataset):
+    def __init__(self, paths):
+        self.paths = paths
+        self.transform = transforms.Compose([
+            transforms.Resize((224, 224)),
+            transforms.RandomAffine(8, (0.05, 0.05), (0.9, 1.1)),
+            transforms.ToTensor(),
+        ])
+    def __len__(self):
+        return len(self.paths)
+    def __getitem__(self, index):
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), float("PNEUMONIA" in str(self.paths[index]))
+
+root, weights, workers, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+paths = sorted(Path(root).glob("train/*/*.jpeg"))
+chosen = paths[::10]
+kept = {"num_workers": workers, "persistent_workers": workers > 0}
+train = DataLoader(Films([p for p in paths if p not in set(chosen)]), 32, shuffle=True, **kept)
+val = DataLoader(Films(chosen), 32, **kept)
+if weights == "none":
+    model = LightCNN(width=32, dropout=0.3)
+else:
+    model = TimmClassifier("tf_efficientnet_lite0", weights, dropout=0.3, standardize="per_image")
+model = model.to(memory_format=torch.channels_last)
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+loss_fn = torch.nn.BCEWithLogitsLoss()
+has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+cast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=has_bf16)
+for step, (images, labels) in zip(range(steps), train):
+    optimizer.zero_grad(set_to_none=True)
+    with cast():
+        logits = model(images[:, :1].contiguous())
+    loss_fn(logits.float(), labels.float()).backward()
+    optimizer.step()
+model.eval()
+scores, truth = [], []
+with torch.no_grad(), cast():
+    for images, labels in val:
+        scores.append(model(images[:, :1].contiguous()).float().sigmoid())
+        truth.append(labels)
+print(roc_auc_score(torch.cat(truth), torch.cat(scores)))
+"""
+
+
+def peak_memory(*command: str) -> float:
+    """The most MB that a program and its workers hold, each page counted once."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        most = max(most, memory_with_children(Path("/proc", str(process.pid))))
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{command[:4]} ended with {process.returncode}")
+    return most / 2**20
+
+
+def measure_memory(root: Path, weights: str) -> None:
+    """`fit` with all handlers against a loop by hand, both with and without workers."""
+    recipes = {"baseline_cnn": "none"} | ({"efficientnet_lite0": weights} if weights else {})
+    for name, file in recipes.items():
+        for workers in (0, 2):
+            with tempfile.TemporaryDirectory() as folder:
+                argv = ["fit", "--config", f"{RECIPES}/{name}.yaml", "--run_dir", f"{folder}/run"]
+                argv += ["--data.source.root", str(root), "--data.image_size", "[224, 224]"]
+                argv += ["--data.num_workers", str(workers), "--trainer.epoch_length", "20"]
+                argv += ["--trainer.max_epochs", "1"]
+                argv += ["--model.weights", file] if file != "none" else []
+                fit = peak_memory(sys.executable, "-m", "cxrignite", *argv)
+            hand = peak_memory(
+                sys.executable, "-c", HAND_WRITTEN, str(root), file, str(workers), "20"
+            )
+            print(
+                f"peak memory, {name}, {workers} workers: fit {fit:,.0f} MB, by hand "
+                f"{hand:,.0f} MB, {fit / hand:.2f} x (<= 1.1)"
+            )
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument("--weights", default="", help="of tf_efficientnet_lite0")
+    options = parser.parse_args()
+    measure_memory(options.films, options.weights)
+
+
+if __name__ == "__main__":
+    main()

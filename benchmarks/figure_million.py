@@ -1,0 +1,90 @@
+"""A source of a million rows: the time to a first batch, and what workers hold of their own.
+
+python benchmarks/figure_million.py --films DIR
+"""
+
+from __future__ import annotations
+
+import time
+
+START = time.perf_counter()  # before the imports
+
+import argparse
+import itertools
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cxrignite.data import ClassFolders, Film, Source
+from cxrignite.parsing import parse_recipe
+from cxrignite.workflows.films import collector_paused, read_and_pack, split_films
+from cxrignite.workflows.parts import build_data, build_pipeline
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class RepeatedFilms(Source):
+    """Real films again and again, each row with a name and a patient of its own."""
+
+    def __init__(self, root: Path, num_films: int) -> None:
+        self.root, self.classes, self.num_films = root, ("NORMAL", "PNEUMONIA"), num_films
+
+    def films(self) -> list[Film]:
+        """Three films a patient."""
+        real = ClassFolders(self.root).films()
+        numbered = zip(range(self.num_films), itertools.cycle(real), strict=False)
+        return [
+            Film(
+                film.path,
+                f"{number}/{film.path.name}",
+                film.label,
+                f"{film.label}-{number // 9}",
+                "train",
+                film.attributes,
+            )
+            for number, film in numbered
+        ]
+
+
+def measure_million(root: Path, num_films: int) -> None:
+    """From nothing to a first batch of an unpacked run, and what its workers hold of their own."""
+    recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/baseline_cnn.yaml"])
+    recipe.data.source, recipe.data.pack = RepeatedFilms(root, num_films), "off"
+    pipeline = build_pipeline(recipe)
+    with collector_paused():
+        films, pack = read_and_pack(recipe, recipe.data.source.films(), pipeline)
+        films = split_films(recipe, films)
+    cpu = torch.device("cpu")
+    data = build_data(recipe, films, device=cpu, pipeline=pipeline, pack=pack)
+    batches = iter(data.train_loader())
+    next(batches)
+    seconds = time.perf_counter() - START
+    print(data.describe())
+    print(f"first batch of {num_films:,} rows: {seconds:.1f} s, imports included (< 10)")
+    for count in (1, 500):
+        for _ in range(count):
+            next(batches)
+        private = [_private(process) for process in multiprocessing.active_children()]
+        print(f"after {count} batches, MB private to each worker: {private}")
+    data.close()
+
+
+def _private(process: Any) -> int:
+    text = Path("/proc", str(process.pid), "smaps_rollup").read_text()
+    return sum(int(each) for each in re.findall(r"^Private_\w+: +(\d+)", text, re.M)) // 1024
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument("--num_films", type=int, default=1_000_000)
+    options = parser.parse_args()
+    measure_million(options.films, options.num_films)
+
+
+if __name__ == "__main__":
+    main()

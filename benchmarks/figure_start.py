@@ -1,0 +1,84 @@
+"""The time to the first step of a packed `fit`, against that of what it imports.
+
+python benchmarks/figure_start.py --films DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+FIRST_STEP = """
+import json, os, sys, time, torch
+def first_step(*_, **__):
+    names = [name for name in sys.modules if not name.startswith(("_", "cxrignite"))]
+    print(json.dumps([time.time() - float(os.environ["BEGAN"]), names]), flush=True)
+    os._exit(0)
+torch.optim.AdamW.step = first_step
+from cxrignite.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+IMPORTS = """
+import contextlib, importlib, json, os, sys, time, warnings
+warnings.simplefilter("ignore")
+for name in json.load(open(sys.argv[1])):
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+print(time.time() - float(os.environ["BEGAN"]))
+"""
+
+
+def run_python(code: str, *argv: str) -> Any:
+    """What a program printed last, as JSON."""
+    environment = {**os.environ, "BEGAN": str(time.time())}
+    command = [sys.executable, "-c", code, *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_start(root: Path) -> None:
+    """`--help`, and a packed `fit` to the end of its first step against what it imports."""
+    helps = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "cxrignite", "--help"], check=True, stdout=subprocess.DEVNULL
+        )
+        helps.append(time.perf_counter() - start)
+    print(f"--help: {statistics.median(helps):.2f} s (< 0.7)")
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ["fit", "--config", f"{RECIPES}/baseline_cnn.yaml", "--run_dir", f"{folder}/run"]
+        argv += ["--data.source.root", str(root), "--data.image_size", "[224, 224]"]
+        _, names = run_python(FIRST_STEP, *argv)  # packs
+        modules = Path(folder, "modules.json")
+        modules.write_text(json.dumps(names))
+        fits, imports = [], []
+        for _ in range(5):
+            fits.append(run_python(FIRST_STEP, *argv)[0])
+            imports.append(run_python(IMPORTS, str(modules)))
+    first, bare = statistics.median(fits), statistics.median(imports)
+    print(f"first step: {first:.2f} s, imports {bare:.2f} s, {first / bare:.2f} x (<= 1.3)")
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    options = parser.parse_args()
+    measure_start(options.films)
+
+
+if __name__ == "__main__":
+    main()
