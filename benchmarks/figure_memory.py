@@ -37,8 +37,9 @@ class Films(Dataset):
     def __len__(self):
         return len(self.paths)
     def __getitem__(self, index):
-        with Image.open(self.paths[index]) as image:
-            return self.transform(image.convert("RGB")), float("PNEUMONIA" in str(self.paths[index]))
+        path = self.paths[index]
+        with Image.open(path) as image:
+            return self.transform(image.convert("RGB")), float("PNEUMONIA" in str(path))
 
 root, weights, workers, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 paths = sorted(Path(root).glob("train/*/*.jpeg"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_line
 from cxrignite.engines.evaluator import create_evaluator
 from cxrignite.engines.metrics import EVALUATION_METRICS, attach_metrics
 from cxrignite.engines.precision import Precision, choose_precision
@@ -13,6 +14,8 @@ __all__ = [
     "amp_updater",
     "attach_metrics",
     "choose_precision",
+    "compile_model",
+    "compiler_errors_in_one_line",
     "create_evaluator",
     "create_trainer",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from cxrignite.errors import RecipeError
 
 Batch = Sequence[Tensor]
-"""Images `(N, C, H, W)`, labels `(N,)` and, where there is a third, indices `(N,)`."""
+"""Images `(N, C, H, W)`, labels, and where there are more parts indices and seeds, each `(N,)`."""
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cxrignite.engines.batches import Batch, check_logits, move_batch
 from cxrignite.engines.metrics import attach_metrics
+from cxrignite.engines.model_mode import ModelMode
 from cxrignite.engines.precision import FP32, Precision
 
 
@@ -27,7 +28,8 @@ def create_evaluator(
     `evaluator.state.output` is `(y_score, y_true)`: probabilities of the positive class and
     labels, both float32 of shape `(N,)`; `evaluator.state.logits` the logits, float32. At the
     epoch's end `evaluator.state.metrics` holds `roc_auc`, `average_precision` and, with a
-    `loss_fn`, `loss`: before any handler that is attached later.
+    `loss_fn`, `loss`: before any handler that is attached later; and
+    `evaluator.state.score_source.gather()` gives the scores of all images in one piece.
 
     Args:
         model: Images in, logits `(N,)` out; on `device`.
@@ -40,9 +42,10 @@ def create_evaluator(
         The evaluator.
     """
     device = torch.device(device)
+    mode = ModelMode(model, is_training=False)
 
     def evaluate(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
-        model.eval()
+        mode.enter()
         with torch.inference_mode():
             images, labels = move_batch(batch, device, channels_last)
             with precision.autocast(device):

@@ -13,12 +13,15 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.functional.gathering import gather_rows
+from cxrignite.functional.gathering import EpochScores, gather_images, gather_rows, image_index
 
 # What every evaluator publishes; `loss` where it is given a loss.
 EVALUATION_METRICS = ("loss", "roc_auc", "average_precision")
 
 _logger = logging.getLogger(__name__)
+
+# Losses kept before they become one sum: half a gigabyte of them lies in an epoch of a million.
+_MAX_LOSSES = 1024
 
 
 class EpochMeanLoss:
@@ -35,6 +38,8 @@ class EpochMeanLoss:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._sizes: list[int] = []
+        self._sums: list[Tensor] = []
+        self._num_images = 0
 
     def attach(self, engine: Engine) -> None:
         """Start counting.
@@ -47,19 +52,28 @@ class EpochMeanLoss:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
 
     def _reset(self) -> None:
-        self._losses.clear()
-        self._sizes.clear()
+        self._losses, self._sizes, self._sums, self._num_images = [], [], [], 0
 
     def _collect(self, engine: Engine) -> None:
         # Kept as tensors on the device: reading each would wait for it, step by step.
         state: Any = engine.state
         self._losses.append(state.output)
         self._sizes.append(len(state.batch[1]))
+        if len(self._losses) == _MAX_LOSSES:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        self._sums.append(torch.stack(self._losses).cpu().double() @ sizes)
+        self._num_images += sum(self._sizes)
+        self._losses, self._sizes = [], []
 
     def _publish(self, engine: Engine) -> None:
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
-        losses = torch.stack(self._losses).cpu().double()
-        total, num_images = gather_rows(torch.stack([losses @ sizes, sizes.sum()])[None]).sum(0)
+        if self._losses:
+            self._sum_up()
+        total = torch.stack(self._sums).sum()
+        both = torch.stack([total, torch.tensor(self._num_images, dtype=torch.float64)])
+        total, num_images = gather_rows(both[None]).sum(0)
         engine.state.metrics["loss"] = (total / num_images).item()
 
 
@@ -74,7 +88,8 @@ class EvaluationMetrics:
     left out.
 
     Publishes: `roc_auc` and `average_precision`, NaN where one class is absent; with a `loss_fn`
-    also `loss`, the mean over images. All processes publish the same numbers.
+    also `loss`, the mean over images. All processes publish the same numbers. It is the engine's
+    `state.score_source` too: handlers take the epoch's scores from its `gather()`.
 
     Args:
         loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss.
@@ -90,6 +105,7 @@ class EvaluationMetrics:
         self._device = torch.device(device)
         self._rows: list[Tensor] = []
         self._indices: list[Tensor] = []
+        self._gathered: tuple[EpochScores, Tensor] | None = None
         self._was_warned = False
 
     def attach(self, engine: Engine) -> None:
@@ -101,47 +117,52 @@ class EvaluationMetrics:
         engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
+        vars(engine.state)["score_source"] = self
+
+    def gather(self) -> EpochScores:
+        """Join the epoch's scores over all processes, each image once.
+
+        It is a collective call: every process of a group makes it, after the epoch's last batch.
+
+        Returns:
+            The scores; the same object until the next epoch.
+        """
+        return self._gather()[0]
 
     def _reset(self) -> None:
-        self._rows.clear()
-        self._indices.clear()
+        self._rows, self._indices, self._gathered = [], [], None
 
     def _collect(self, engine: Engine) -> None:
         state: Any = engine.state
         y_score, y_true = state.output
-        logits = torch.full_like(y_score, math.nan) if self._loss_fn is None else state.logits
-        self._rows.append(torch.stack([logits.float(), y_score.float(), y_true.float()], dim=1))
-        if len(state.batch) > 2:
-            # A copy: a tensor that a worker sent keeps a file descriptor open while it lives.
-            self._indices.append(state.batch[2].cpu().clone())
+        columns = [y_score, y_true] if self._loss_fn is None else [y_score, y_true, state.logits]
+        self._rows.append(torch.stack([column.float() for column in columns], dim=1))
+        self._indices.append(image_index(state.batch, len(y_score)))
 
     @torch.no_grad()
     def _publish(self, engine: Engine) -> None:
-        logits, y_score, y_true = self._gather().unbind(1)
+        scores, columns = self._gather()
         metrics = engine.state.metrics
         if self._loss_fn is not None:
             # In one piece and in the order of the indices, so that the number depends neither on
             # the batches nor on the processes.
-            arguments = (column.to(self._device) for column in (logits, y_true))
-            metrics["loss"] = float(self._loss_fn(*arguments)) if len(logits) else math.nan
-        metrics["roc_auc"], metrics["average_precision"] = self._rank(
-            y_true.double().numpy(), y_score.double().numpy()
-        )
+            y_true, logits = (column.to(self._device) for column in columns[:, 1:].unbind(1))
+            metrics["loss"] = float(self._loss_fn(logits, y_true)) if len(logits) else math.nan
+        metrics["roc_auc"], metrics["average_precision"] = self._rank(scores.y_true, scores.y_score)
 
-    def _gather(self) -> Tensor:
-        """Return logits, scores and labels of all images, shape `(N, 3)`, float32 on the CPU."""
-        rows = torch.cat(self._rows).cpu() if self._rows else torch.zeros((0, 3))
-        rows = gather_rows(rows)
-        indices = torch.cat(self._indices).cpu() if self._indices else torch.zeros(0).long()
-        indices = gather_rows(indices.long())
-        if len(indices) != len(rows):
-            return rows
-        _, first = np.unique(indices.numpy(), return_index=True)
-        return rows[torch.from_numpy(first)]
+    def _gather(self) -> tuple[EpochScores, Tensor]:
+        """Return the scores, and scores, labels and logits as columns, float32 on the CPU."""
+        if self._gathered is None:
+            empty = torch.zeros(0, 2 if self._loss_fn is None else 3)
+            rows = torch.cat(self._rows).cpu() if self._rows else empty
+            indices = torch.cat([torch.zeros(0, dtype=torch.int64), *self._indices])
+            rows, indices = gather_images(rows, indices)
+            y_score, y_true = rows[:, 0].double().numpy(), rows[:, 1].long().numpy()
+            self._gathered = EpochScores(y_score, y_true, indices.numpy()), rows
+            self._rows, self._indices = [], []
+        return self._gathered
 
-    def _rank(
-        self, y_true: NDArray[np.float64], y_score: NDArray[np.float64]
-    ) -> tuple[float, float]:
+    def _rank(self, y_true: NDArray[np.int64], y_score: NDArray[np.float64]) -> tuple[float, float]:
         if not 0 < y_true.sum() < y_true.size:
             if not self._was_warned:
                 _logger.warning(

@@ -15,10 +15,14 @@ from torch.optim import Optimizer
 
 from cxrignite.engines.batches import Batch, check_logits, move_batch
 from cxrignite.engines.metrics import EpochMeanLoss
+from cxrignite.engines.model_mode import ModelMode
 from cxrignite.engines.precision import FP32, Precision
 from cxrignite.errors import RecipeError
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""From images on the device and their seeds, int64 `(N,)` as the loader gave them, to images."""
 
 
 def amp_updater(
@@ -32,6 +36,7 @@ def amp_updater(
     max_grad_norm: float | None = None,
     accumulation_steps: int = 1,
     channels_last: bool = False,
+    augment: Augment | None = None,
 ) -> Callable[[Engine, Batch], Tensor]:
     """Make the function that a trainer `Engine` runs on each batch.
 
@@ -49,13 +54,16 @@ def amp_updater(
         max_grad_norm: Gradients longer than this are shortened to it, after unscaling; above 0.
         accumulation_steps: Batches a step, at least 1.
         channels_last: Whether images of more than one channel are laid out channels last.
+        augment: Changes the images on the device, before the forward pass, without gradients and
+            in their own precision; the seeds are the fourth part of the batch. Null leaves them.
 
     Returns:
         From engine and batch to the batch's loss, a detached 0-d tensor on `device`: no step
         waits for it.
 
     Raises:
-        ValueError: If `max_grad_norm` or `accumulation_steps` is out of range.
+        ValueError: If `max_grad_norm` or `accumulation_steps` is out of range; during the run if
+            there is an `augment` and a batch has no seeds.
     """
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
@@ -66,21 +74,24 @@ def amp_updater(
         # Switched off it hands everything through, so there is one path for all formats.
         scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
 
+    mode = ModelMode(model, is_training=True)
+
     def update(engine: Engine, batch: Batch) -> Tensor:
-        # Each time: an evaluator leaves the model inside a wrapper in evaluation mode, and the
-        # wrapper does not notice.
-        model.train()
+        mode.enter()
         position, group_size = _place_in_group(engine, accumulation_steps)
         if position == 0:
             optimizer.zero_grad(set_to_none=True)
         images, labels = move_batch(batch, device, channels_last)
+        if augment is not None:
+            with torch.no_grad():
+                images = augment(images, _seeds(batch))
         with precision.autocast(device):
             logits = model(images)
         check_logits(logits, labels)
         loss = loss_fn(logits.float(), labels)
         if loss.ndim:
             raise RecipeError(f"a loss must be one number a batch, got shape {tuple(loss.shape)}")
-        scaled: Tensor = scaler.scale(loss / group_size)
+        scaled: Tensor = scaler.scale(loss if group_size == 1 else loss / group_size)
         scaled.backward()  # type: ignore[no-untyped-call]
         if position == group_size - 1:
             if max_grad_norm is not None:
@@ -104,6 +115,7 @@ def create_trainer(
     max_grad_norm: float | None = None,
     accumulation_steps: int = 1,
     channels_last: bool = False,
+    augment: Augment | None = None,
 ) -> Engine:
     """Make a trainer around `amp_updater`.
 
@@ -121,6 +133,7 @@ def create_trainer(
         max_grad_norm: Gradients longer than this are shortened to it; above 0.
         accumulation_steps: Batches a step, at least 1.
         channels_last: Whether images and weights are laid out channels last.
+        augment: Changes the images on the device, by the seeds in the fourth part of the batch.
 
     Returns:
         The trainer.
@@ -141,10 +154,19 @@ def create_trainer(
             max_grad_norm=max_grad_norm,
             accumulation_steps=accumulation_steps,
             channels_last=channels_last,
+            augment=augment,
         )
     )
     EpochMeanLoss().attach(trainer)
     return trainer
+
+
+def _seeds(batch: Batch) -> Tensor:
+    if len(batch) < 4:
+        raise ValueError(
+            f"augment needs the seeds of the images as the batch's fourth part, got {len(batch)}"
+        )
+    return batch[3]
 
 
 def _place_in_group(engine: Engine, accumulation_steps: int) -> tuple[int, int]:

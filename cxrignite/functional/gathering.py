@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
+
+NO_INDEX = -1
+"""The index of an image whose batch has none."""
+
+
+class EpochScores(NamedTuple):
+    """The scores of an epoch, each image once, the same on all processes.
+
+    Attributes:
+        y_score: Probabilities of the positive class, shape `(N,)`.
+        y_true: Labels, 0 or 1, shape `(N,)`.
+        index: Positions in the evaluated split, shape `(N,)`, ascending; where the batches have no
+            index it is `NO_INDEX`, and the order is that of collection.
+    """
+
+    y_score: NDArray[np.float64]
+    y_true: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]  # It hides `tuple.index`.
+
+
+@runtime_checkable
+class ScoreSource(Protocol):
+    """Something that has the scores of an engine's epoch: `engine.state.score_source`.
+
+    Whoever needs them asks there first, so that they are collected and gathered once.
+    """
+
+    def gather(self) -> EpochScores:
+        """Join the epoch's scores over all processes.
+
+        It is a collective call: every process of a group makes it, after the epoch's last batch.
+        A second call gives the same object.
+        """
+        ...
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -47,6 +85,53 @@ def gather_rows(rows: Tensor) -> Tensor:
         dist.all_gather(shares, padded)
     joined = torch.cat([share[:count] for share, count in zip(shares, num_rows, strict=True)])
     return joined.to(rows.device)
+
+
+def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Join one row an image over all processes, each image once.
+
+    A distributed sampler repeats images until every process has as many; a repeat is told by its
+    index, and the first one stays. Every process must call this, as `gather_rows`.
+
+    Args:
+        rows: This process's images, shape `(n, ...)`.
+        index: Of each, shape `(n,)`, int64; `NO_INDEX` where it is not known.
+
+    Returns:
+        Rows and indices, sorted by index; where an index is not known, all rows in rank order.
+
+    Examples:
+        >>> rows, index = gather_images(torch.tensor([5.0, 7.0, 5.0]), torch.tensor([3, 1, 3]))
+        >>> rows.tolist(), index.tolist()
+        ([7.0, 5.0], [1, 3])
+    """
+    rows, index = gather_rows(rows), gather_rows(index)
+    if (index == NO_INDEX).any():
+        return rows, index
+    unique, first = np.unique(index.cpu().numpy(), return_index=True)
+    return rows[torch.from_numpy(first).to(rows.device)], torch.from_numpy(unique)
+
+
+def image_index(batch: object, num_images: int) -> Tensor:
+    """Read the index of each image from the third part of a batch.
+
+    Args:
+        batch: A sequence; with fewer than three parts, or anything else, it has no index.
+        num_images: How many there must be.
+
+    Returns:
+        Shape `(num_images,)`, int64, on the CPU; `NO_INDEX` where there is none. A copy: a tensor
+        that a loader worker sent keeps a file descriptor open while it lives.
+
+    Raises:
+        ValueError: If the batch has another number of them.
+    """
+    if not isinstance(batch, list | tuple) or len(batch) < 3:
+        return torch.full((num_images,), NO_INDEX)
+    index = torch.as_tensor(batch[2], dtype=torch.int64).cpu().clone()
+    if len(index) != num_images:
+        raise ValueError(f"index must have one entry an image, got {len(index)} for {num_images}")
+    return index
 
 
 def _collective_device(rows: Tensor) -> torch.device:

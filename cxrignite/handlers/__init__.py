@@ -20,6 +20,7 @@ from cxrignite.handlers.finite_guard import FiniteGuard
 from cxrignite.handlers.graceful_stop import GracefulStop, StopRequested
 from cxrignite.handlers.history_writer import HistoryWriter, read_history
 from cxrignite.handlers.prediction_writer import PredictionWriter
+from cxrignite.handlers.progress_line import ProgressLine
 from cxrignite.handlers.safe_saver import SafeSaver
 from cxrignite.handlers.score_collector import ScoreCollector
 from cxrignite.handlers.threshold_search import ThresholdSearch
@@ -34,6 +35,7 @@ __all__ = [
     "GracefulStop",
     "HistoryWriter",
     "PredictionWriter",
+    "ProgressLine",
     "SafeSaver",
     "ScoreCollector",
     "StopRequested",

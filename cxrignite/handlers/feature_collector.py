@@ -10,10 +10,8 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxrignite.functional.gathering import gather_rows
+from cxrignite.functional.gathering import gather_images, gather_rows, image_index
 from cxrignite.handlers.attachable import Attachable
-
-_NO_INDEX = -1
 
 Features = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -82,9 +80,9 @@ class FeatureCollector(Attachable):
             width = torch.tensor([self._rows[0].shape[1] if self._rows else 0])
             # The empty first piece gives a process without images the right shape.
             empty = torch.empty(0, int(gather_rows(width).max()))
-            rows = gather_rows(torch.cat([empty, *self._rows])).numpy()
             index = torch.cat([torch.empty(0, dtype=torch.int64), *self._index])
-            self._gathered = _each_image_once(rows, gather_rows(index).numpy())
+            rows, index = gather_images(torch.cat([empty, *self._rows]), index)
+            self._gathered = rows.numpy(), index.numpy()
             self._rows, self._index = [], []
         return self._gathered
 
@@ -107,23 +105,5 @@ class FeatureCollector(Attachable):
             )
         rows = torch.cat(self._pieces)
         self._pieces = []
-        batch: Any = engine.state.batch
-        if isinstance(batch, list | tuple) and len(batch) > 2:
-            # A copy: a tensor from a loader worker keeps a file descriptor open while it lives.
-            index = torch.as_tensor(batch[2], dtype=torch.int64).cpu().clone()
-        else:
-            index = torch.full((len(rows),), _NO_INDEX)
-        if len(index) != len(rows):
-            raise ValueError(
-                f"index must have one entry a row of features, got {len(index)} for {len(rows)}"
-            )
         self._rows.append(rows)
-        self._index.append(index)
-
-
-def _each_image_once(rows: NDArray[np.float32], index: NDArray[np.int64]) -> Features:
-    if (index == _NO_INDEX).any():
-        return rows, index
-    # A distributed sampler repeats images to fill the last batch.
-    unique, first = np.unique(index, return_index=True)
-    return rows[first], unique
+        self._index.append(image_index(engine.state.batch, len(rows)))

@@ -4,7 +4,6 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch._inductor.exc import InvalidCxxCompiler
 
 from cxrignite.engines import compile_model, compiler_errors_in_one_line
 from cxrignite.errors import RecipeError
@@ -23,9 +22,8 @@ def test_compiling_leaves_the_model_as_it_is():
 def test_a_failure_of_the_compiler_is_one_line_that_says_how_to_do_without_it():
     from torch._dynamo.exc import BackendCompilerFailed
 
-    error = BackendCompilerFailed(
-        lambda: None, ValueError("no such kernel\nand a long story"), None
-    )
+    cause = ValueError("no such kernel\nand a long story")
+    error = BackendCompilerFailed(lambda: None, cause, None)
     with (
         pytest.raises(RecipeError, match=r"^trainer.compile: .*; set it to false$") as caught,
         compiler_errors_in_one_line(),
@@ -36,10 +34,10 @@ def test_a_failure_of_the_compiler_is_one_line_that_says_how_to_do_without_it():
 
 
 def test_a_missing_compiler_is_named():
+    from torch._inductor.exc import InvalidCxxCompiler
+
     with (
-        pytest.raises(
-            RecipeError, match=r"^trainer.compile: No working C\+\+ compiler .* to false$"
-        ),
+        pytest.raises(RecipeError, match=r"^trainer.compile: No working C\+\+ compiler"),
         compiler_errors_in_one_line(),
     ):
         raise InvalidCxxCompiler
@@ -63,9 +61,10 @@ def test_engines_are_imported_without_the_compiler():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_compiled_model_gives_the_logits_and_gradients_of_the_plain_one():
+def test_a_compiled_model_gives_the_logits_and_gradients_of_the_plain_one(monkeypatch, tmp_path):
     from cxrignite.nn import LightCNN
 
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
     model = LightCNN(width=2, dropout=0.0)
     compiled = compile_model(model)

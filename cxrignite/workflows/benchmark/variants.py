@@ -164,8 +164,7 @@ class VariantRunner:
         model = copy.deepcopy(self._model)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        if settings.compile:
-            compile_model(model)
+        forward = compile_model(model) if settings.compile else model
         # A copy of the loss: it remembers the class counts that it was told.
         loss = build_loss(
             replace(self._recipe, loss=copy.deepcopy(self._recipe.loss)), data, device
@@ -176,7 +175,7 @@ class VariantRunner:
 
         def train(num_steps: int) -> Steps:
             return train_steps(
-                model,
+                forward,
                 optimizer,
                 loss,
                 loader,

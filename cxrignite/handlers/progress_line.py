@@ -1,0 +1,68 @@
+"""How far an epoch is, on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from cxrignite.handlers.attachable import Attachable
+
+_FORMAT = "{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}{postfix} [{elapsed}<{remaining}]"
+
+
+class ProgressLine(Attachable):
+    """Draws a line on stderr a few times a second, however many steps that are.
+
+    Ignite's `ProgressBar` (0.5.5) draws twice at every step and reads the loss, for which a step
+    waits until the device has done it.
+
+    *Attach to* any engine, on one process and where stderr is a terminal.
+    *Expects* nothing; with `shows_loss`, `state.output` to be a 0-d tensor or a number.
+    *Publishes* nothing.
+
+    Args:
+        name: What stands before the line.
+        shows_loss: Whether the loss of the last step stands behind it.
+    """
+
+    def __init__(self, name: str = "epoch", shows_loss: bool = False) -> None:
+        self.name = name
+        self.shows_loss = shows_loss
+        self._line: tqdm[Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Draw while `engine` runs; attaching twice acts once.
+
+        Args:
+            engine: A trainer or an evaluator.
+        """
+        if not engine.has_event_handler(self._step, Events.ITERATION_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._close)
+            engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        self._close()
+        epoch, last = engine.state.epoch, engine.state.max_epochs
+        counted = f" [{epoch}/{last}]" if last is not None and last > 1 else ""
+        self._line = tqdm(
+            total=engine.state.epoch_length,
+            desc=self.name + counted,
+            leave=False,
+            bar_format=_FORMAT,
+            position=0,
+        )
+
+    def _step(self, engine: Engine) -> None:
+        # tqdm draws every tenth of a second, and says when it did.
+        if self._line is not None and self._line.update() and self.shows_loss:
+            state: Any = engine.state
+            self._line.set_postfix(loss=float(state.output), refresh=False)
+
+    def _close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
