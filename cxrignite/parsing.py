@@ -119,8 +119,11 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
             *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
         ]
     )
+    takes_recipe = verb in ("fit", "benchmark")
     parser = ArgumentParser(
         prog=f"cxrignite {verb}",
+        # Left to itself it names all keys, which stand below with what they mean.
+        usage=f"%(prog)s {'--config RECIPE' if takes_recipe else '--run RUN'} [--KEY VALUE ...]",
         description=f"{what}.",
         epilog=EXIT_CODES,
         allow_abbrev=False,
@@ -135,7 +138,7 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
-    if verb not in ("fit", "benchmark"):
+    if not takes_recipe:
         _hide_all_but(parser, SCORING_KEYS, [option.name for option in OPTIONS[verb]])
     return parser
 

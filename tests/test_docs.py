@@ -48,7 +48,8 @@ def command_lines():
                 found += [part for line in lines for part in line.split("&&")]
         prose = FENCED.sub("", text_of(page))
         found += re.findall(r"`([^`]+)`", prose)
-    pattern = re.compile(rf"(?:(?:python -m )?cxrignite (?=\w)|(?=(?:{VERBS}) --run ))(.*)")
+    launched = r"(?:(?:torchrun .*-m |srun (?:-\S+ )*)?(?:python -m )?cxrignite (?=\w)"
+    pattern = re.compile(rf"{launched}|(?=(?:{VERBS}) --run ))(.*)")
     matches = [pattern.fullmatch(" ".join(each.partition(" #")[0].split())) for each in found]
     return sorted({match[1] for match in matches if match})
 
@@ -75,7 +76,7 @@ def run_until_work_begins(monkeypatch):
 
     for work in (
         *("fit.fit", "score.score", "recalibrate.recalibrate", "compare.compare_runs"),
-        *("report.write_report", "shipped.copy_recipe"),
+        *("report.write_report", "shipped.copy_recipe", "benchmark.benchmark"),
     ):
         monkeypatch.setattr(f"cxrignite.workflows.{work}", reached)
     monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)

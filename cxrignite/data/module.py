@@ -173,6 +173,14 @@ class XrayData:
         draws = PlainDraws(num_films, process_rank(), world_size())
         return self._loader_of(split, draws)
 
+    def eval_batch_size(self, split: str) -> int:
+        """Images of a full batch of `eval_loader(split)`, however many processes share the split.
+
+        Raises:
+            DataError: If there is no such split.
+        """
+        return min(self.loader.eval_size, len(self._of(split)))
+
     def close(self) -> None:
         """Ends all worker processes; a loader asked for later starts new ones."""
         for loader in self._loaders.values():
@@ -234,7 +242,7 @@ class XrayData:
                     None if self.pack is None else self.pack.split(films),
                     settings.augment_on_device,
                 ),
-                batch_size=settings.batch_size if trains else settings.eval_size,
+                batch_size=settings.batch_size if trains else self.eval_batch_size(split),
                 sampler=draws,
                 collate_fn=keep_batch,
                 num_workers=num_workers,

@@ -50,3 +50,20 @@ def move_batch(batch: Batch, device: torch.device, channels_last: bool) -> tuple
         memory_format=torch.channels_last if is_laid_out else torch.preserve_format,
     )
     return images, labels.to(device, dtype=torch.float32, non_blocking=True)
+
+
+def fill_up(images: Tensor, batch_size: int) -> Tensor:
+    """Repeat the last image of a batch until the batch is full.
+
+    Args:
+        images: Shape `(n, C, H, W)`, at least one.
+        batch_size: How many there are to be.
+
+    Returns:
+        Shape `(max(n, batch_size), C, H, W)`, contiguous; the batch itself where it is full.
+    """
+    if len(images) >= batch_size:
+        return images
+    # Not `torch.cat`, whose strides may be those of channels last where there is one channel: that
+    # is the same memory, and another kernel with other last bits.
+    return images[torch.arange(batch_size, device=images.device).clamp_(max=len(images) - 1)]

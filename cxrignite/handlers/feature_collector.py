@@ -24,7 +24,8 @@ class FeatureCollector(Attachable):
 
     *Attach to* an evaluator.
     *Expects* its step to call the layer with features of shape `(N, F)`, in one or more pieces, and
-    `state.batch[2]`, where there is one, to be the index of each image.
+    `state.batch[2]`, where there is one, to be the index of each image; `state.num_fillings`, where
+    there is one, counts images that the step put behind them.
     *Publishes* nothing; `gather()` gives the epoch's features.
 
     Args:
@@ -105,5 +106,7 @@ class FeatureCollector(Attachable):
             )
         rows = torch.cat(self._pieces)
         self._pieces = []
+        # Behind the batch's own images.
+        rows = rows[: len(rows) - getattr(engine.state, "num_fillings", 0)]
         self._rows.append(rows)
         self._index.append(image_index(engine.state.batch, len(rows)))

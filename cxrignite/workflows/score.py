@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ignite.handlers import ProgressBar
 
 from cxrignite.data import Film, XrayData
 from cxrignite.engines import choose_precision, create_evaluator
@@ -24,6 +23,7 @@ from cxrignite.handlers import (
     BoardWriter,
     FeatureCollector,
     GracefulStop,
+    ProgressLine,
     ScoreCollector,
     load_checkpoint,
 )
@@ -205,13 +205,14 @@ def score_split(
         device=session.device,
         precision=choose_precision(recipe.trainer.precision, session.device),
         channels_last=recipe.trainer.channels_last,
+        batch_size=data.eval_batch_size(split),
     )
     GracefulStop().attach(evaluator)
     collector = ScoreCollector.on(evaluator)
     features = FeatureCollector(model.head)
     features.attach(evaluator)
     if session.leads and sys.stderr.isatty():
-        ProgressBar(desc=f"score {split}").attach(evaluator)
+        ProgressLine(f"score {split}").attach(evaluator)
     evaluator.run(data.eval_loader(split))
     y_score, y_true, _ = collector.gather()
     num_strange = int((~np.isfinite(y_score)).sum())

@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
     if device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("trainer.device is cuda, and this machine has no CUDA device")
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = _num_launched(os.environ) > 1
     if several:
         idist.initialize("nccl" if on_cuda else "gloo")
     before = (
@@ -84,6 +84,18 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             # As long as that lives, so do gloo's threads; one that is still there when the
             # interpreter ends may bring the process down (SIGABRT, seen once in CI).
             gc.collect()
+
+
+def _num_launched(environment: Mapping[str, str]) -> int:
+    """Processes that `torchrun` or SLURM's `srun` started together; 1 where neither did.
+
+    Not by `SLURM_NTASKS`, which a batch script has too: there one process runs, and would wait for
+    tasks that nobody starts.
+    """
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if name in environment:
+            return int(environment[name])
+    return 1
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:

@@ -83,20 +83,23 @@ class Training:
         if (settings.epoch_length or 0) > len(self.loader):
             _logger.warning("trainer.epoch_length is cut to the %d batches", len(self.loader))
         self._check_schedule()
+        computing: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "channels_last": settings.channels_last,
+        }
         self.trainer = create_trainer(
             parallel,
             self.optimizer,
             loss,
-            device=device,
-            precision=precision,
             scaler=self.scaler,
             max_grad_norm=settings.max_grad_norm,
             accumulation_steps=settings.accumulation_steps,
-            channels_last=settings.channels_last,
             augment=data.device_augment,
+            **computing,
         )
         self.validator = create_evaluator(
-            forward, loss, device=device, precision=precision, channels_last=settings.channels_last
+            forward, loss, batch_size=data.eval_batch_size("val"), **computing
         )
         self.board = BoardWriter(folder.tensorboard_dir, optimizer=self.optimizer)
         metric = f"val_{recipe.monitor.metric}"
@@ -110,7 +113,8 @@ class Training:
     @property
     def epoch_length(self) -> int:
         """Batches an epoch; the loader's length where the recipe asks for more."""
-        return min(self.recipe.trainer.epoch_length or len(self.loader), len(self.loader))
+        length = len(self.loader)
+        return min(self.recipe.trainer.epoch_length or length, length)
 
     @property
     def is_finished(self) -> bool:

@@ -79,6 +79,14 @@ def test_an_evaluation_pass_gives_each_film_once_in_order(films, split):
             assert torch.equal(image, data.pipeline(data.films(split)[index].path))
 
 
+def test_evaluation_batches_are_as_large_as_the_settings_and_the_split_allow(films):
+    data = make_data(films)
+    assert data.eval_batch_size("val") == min(data.loader.eval_size, len(data.films("val")))
+    assert len(next(iter(data.eval_loader("val"))).label) == data.eval_batch_size("val")
+    with pytest.raises(DataError, match="split must be one of"):
+        data.eval_batch_size("dev")
+
+
 def test_an_epoch_has_the_same_bits_with_no_and_with_two_workers(films, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     alone = epochs_of(make_data(films, num_workers=0), [1, 2])

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxrignite.engines import choose_precision, create_evaluator, create_trainer
+from cxrignite.nn import LightCNN
 
 
 def make_model(num_channels=1):
@@ -109,3 +110,40 @@ def test_images_of_many_channels_are_laid_out(channels_last):
     )
     create_evaluator(model, device="cpu", channels_last=channels_last).run(make_batches(3))
     assert set(layouts) == {channels_last}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_scores_do_not_depend_on_the_batches_to_the_last_bit(channels_last):
+    # Ours has the matrix products whose last bits change with the number of images.
+    torch.manual_seed(0)
+    model = LightCNN(width=8)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (17, 1, 64, 64), dtype=torch.uint8)
+    labels, index = torch.arange(17) % 2, torch.arange(17)
+
+    def scores(order, batch_size):
+        evaluator = create_evaluator(model, device="cpu", batch_size=batch_size)
+        parts = [torch.tensor(each) for each in order]
+        evaluator.run([(images[part], labels[part], index[part]) for part in parts])
+        return evaluator.state.score_source.gather().y_score
+
+    whole = scores([range(16), [16]], 16)
+    evens, odds = list(range(0, 17, 2)), list(range(1, 17, 2))
+    assert (scores([evens, odds], 16) == whole).all()
+    assert (scores([[each] for each in range(17)], 16) == whole).all()
+
+
+def test_fillings_reach_the_model_and_nothing_else():
+    model, sizes = make_model(), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    evaluator = create_evaluator(
+        model, binary_cross_entropy_with_logits, device="cpu", batch_size=8
+    )
+    plain = create_evaluator(model, binary_cross_entropy_with_logits, device="cpu")
+    filled = evaluator.run(make_batches())
+    assert sizes == [8, 8, 8]
+    assert len(filled.output[0]) == len(filled.logits) == 5
+    assert filled.num_fillings == 3
+    assert filled.metrics == pytest.approx(plain.run(make_batches()).metrics)
+    assert plain.state.num_fillings == 0

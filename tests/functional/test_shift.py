@@ -253,15 +253,22 @@ def test_what_cannot_be_compared_is_refused(reference, films, patients, message)
         check_shift(reference, films, names, names)
 
 
-def test_two_thousand_films_of_1280_features_take_less_than_two_seconds():
+def test_two_thousand_films_of_1280_features_cost_a_few_decompositions():
     reference, films = np.random.default_rng(0).normal(size=(2, 1000, 1280))
     names = [str(number) for number in range(2000)]
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
-        check_shift(reference, films, names[:1000], names[1000:])
-        best = min(best, time.perf_counter() - start)
-    assert best < 2
+    both = np.concatenate([reference, films])
+
+    def seconds(work):
+        times = []
+        for _ in range(2):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    decomposition = seconds(lambda: np.linalg.svd(both, full_matrices=False))
+    check = seconds(lambda: check_shift(reference, films, names[:1000], names[1000:]))
+    assert check < 5 * decomposition  # 1.8 on two idle cores
 
 
 def test_importing_it_does_not_load_scikit_learn():

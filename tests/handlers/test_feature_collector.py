@@ -71,6 +71,24 @@ def test_the_features_of_a_classifier_are_what_its_backbone_gives():
     assert features.std() > 0
 
 
+def test_the_features_of_fillings_are_left_out():
+    torch.manual_seed(0)
+    model = LightCNN(width=2).eval()
+    images = torch.randint(0, 256, (6, 1, 32, 32), dtype=torch.uint8)
+    labels, index = torch.tensor([0.0, 1, 0, 1, 0, 1]), torch.arange(6)
+    batches = [(images[:4], labels[:4], index[:4]), (images[4:], labels[4:], index[4:])]
+    gathered = []
+    for batch_size in (None, 4):
+        engine = create_evaluator(model, device="cpu", batch_size=batch_size)
+        collector = FeatureCollector(model.head)
+        collector.attach(engine)
+        engine.run(batches)
+        gathered.append(collector.gather())
+    (plain, _), (filled, order) = gathered
+    assert np.allclose(filled, plain, atol=1e-6)
+    assert order.tolist() == index.tolist()
+
+
 def test_each_epoch_stands_for_itself():
     engine, collector = collecting(nn.Identity())
     engine.run([batch([[0.5]])], max_epochs=3)

@@ -1,4 +1,4 @@
-"""`fit` under torchrun: two real processes that train one model and score each film once."""
+"""`fit` on two real processes: one model, each film scored once, the figures of one process."""
 
 import csv
 import json
@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cxrignite.cli import run
 
+# 66 films and 16 of validation: an odd share for one of the processes.
 RECIPE = """\
 data:
   source: {class_path: Phantom, init_args: {num_train: 66, num_test: 8, size: 64}}
@@ -28,51 +31,88 @@ LAUNCHED = """\
 import json, os, pathlib, sys
 from cxrignite.cli import run
 
+rank = os.environ.get("RANK") or os.environ["SLURM_PROCID"]
 code = run(sys.argv[1:])
 tasks = pathlib.Path("/proc/self/task").glob("*/comm")
 names = [task.read_text().strip() for task in tasks]
-pathlib.Path(f"threads_{os.environ['RANK']}.json").write_text(json.dumps(names))
+pathlib.Path(f"threads_{rank}.json").write_text(json.dumps(names))
 sys.exit(code)
 """
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 
-def test_two_processes_train_one_model_and_score_each_film_once(tmp_path):
+
+@pytest.fixture
+def program(tmp_path):
+    """The arguments of a `fit` that notes which threads are left when it is done."""
     from cxrignite.data import Phantom
 
-    # An odd number of validation films, so that the processes' shares differ.
     Phantom(root=tmp_path / "films", num_train=66, num_test=8, size=64).films()
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "launched.py").write_text(LAUNCHED)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *("launched.py", "fit", "--config", "recipe.yaml"),
-            *("--data.source.root", tmp_path / "films", "--run_dir", "run"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
-    assert done.returncode == 0, done.stderr
+    films, folder = tmp_path / "films", tmp_path / "run"
+    arguments = ["--config", "recipe.yaml", "--data.source.root", films, "--run_dir", folder]
+    return ["launched.py", "fit", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
+
+
+def torchrun(program, folder):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return [
+        subprocess.Popen(
+            [sys.executable, *launcher, *program],
+            cwd=folder,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    ]
+
+
+def srun(program, folder):
+    """Two tasks with the variables that SLURM's `srun` sets; SLURM itself is not asked."""
+    job = {
+        # The last four digits choose the port.
+        "SLURM_JOB_ID": str(10_000 + os.getpid() % 9_000),
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_JOB_NUM_NODES": "1",
+        # Without `scontrol` Ignite reads the list of nodes itself.
+        "PATH": "",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *program],
+            cwd=folder,
+            env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize("launch", [torchrun, srun])
+def test_two_processes_train_one_model_and_score_each_film_once(launch, program, tmp_path):
+    for process in launch(program, tmp_path):
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
     # A thread of gloo that outlives the run may abort the process when the interpreter ends.
     for rank in (0, 1):
         threads = json.loads((tmp_path / f"threads_{rank}.json").read_text())
         assert not [name for name in threads if "gloo" in name]
-    with (tmp_path / "run" / "predictions" / "val.csv").open() as file:
+    folder = tmp_path / "run"
+    with (folder / "predictions" / "val.csv").open() as file:
         joined = list(csv.DictReader(file))
-    metrics = json.loads((tmp_path / "run" / "metrics" / "val.json").read_text())
+    metrics = json.loads((folder / "metrics" / "val.json").read_text())
     assert len({row["path"] for row in joined}) == len(joined) == metrics["num_images"]
-    assert (
-        json.loads((tmp_path / "run" / "environment.json").read_text())["starts"][0]["processes"]
-        == 2
-    )
+    assert json.loads((folder / "environment.json").read_text())["starts"][0]["processes"] == 2
 
-    assert run(["validate", "--run", str(tmp_path / "run"), "--trainer.device", "cpu"]) == 0
-    alone = json.loads((tmp_path / "run" / "metrics" / "val.json").read_text())
-    assert alone == metrics
+    assert run(["validate", "--run", str(folder), "--trainer.device", "cpu"]) == 0
+    assert json.loads((folder / "metrics" / "val.json").read_text()) == metrics
+    with (folder / "predictions" / "val.csv").open() as file:
+        assert list(csv.DictReader(file)) == joined

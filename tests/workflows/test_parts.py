@@ -31,7 +31,7 @@ def test_images_of_a_fitting_size_pass(size, data):
 def test_images_of_another_size_are_refused_before_training(data):
     model = LightCNN(width=2)
     model.image_size = (64, 64)
-    with pytest.raises(RecipeError, match=r"must give images of \(64, 64\).*got \(48, 64\)"):
+    with pytest.raises(RecipeError, match=r"must be \[64, 64\] for this model, got \[48, 64\]"):
         check_image_size(model, data)
 
 

@@ -47,3 +47,11 @@ def test_the_fast_profile_lets_cudnn_try_kernels():
 def test_cuda_is_refused_where_there_is_none():
     with pytest.raises(RecipeError, match="no CUDA device"), open_session("cuda", "fast"):
         pass
+
+
+def test_a_batch_script_of_slurm_waits_for_nobody(monkeypatch):
+    # `sbatch -n 2` runs the script once; only `srun` in it starts two tasks.
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with open_session("cpu", "fast") as session:
+        assert session.world_size == 1

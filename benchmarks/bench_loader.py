@@ -1,0 +1,43 @@
+"""One epoch of a loader: the plain one, and ours from a pack."""
+
+from pathlib import Path
+
+import pytest
+from conftest import SIZE
+from torch.utils.data import DataLoader
+
+from cxrignite.data import LoaderSettings, Pipeline, RandomAffine, XrayData, open_pack
+from cxrignite.parsing import parse_recipe
+from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+from cxrignite.workflows.parts import build_pipeline
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def whole_augmentation():
+    argv = ["--config", str(RECIPES / "efficientnet_lite0.yaml")]
+    return build_pipeline(parse_recipe("fit", "", argv)[0])
+
+
+PIPELINES = {
+    "no augmentation": lambda: Pipeline(image_size=SIZE),
+    "one affine": lambda: Pipeline(image_size=SIZE, batch_augment=[RandomAffine(prob=1.0)]),
+    "that of efficientnet_lite0.yaml": whole_augmentation,
+}
+
+
+@pytest.fixture(params=PIPELINES)
+def pipeline(request):
+    return PIPELINES[request.param]()
+
+
+def test_plain(benchmark, films, pipeline):
+    loader = DataLoader(PlainFilms(films, pipeline), 32, shuffle=True)
+    benchmark.pedantic(lambda: sum(1 for _ in loader), rounds=2)
+
+
+def test_packed(benchmark, films, pipeline, tmp_path):
+    pack = open_pack(tmp_path, films, pipeline)
+    settings = LoaderSettings(32, num_workers=0)
+    data = XrayData(films, ("A", "B"), pipeline=pipeline, pack=pack, loader=settings)
+    benchmark(lambda: sum(1 for _ in data.train_loader()))

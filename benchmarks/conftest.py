@@ -1,0 +1,33 @@
+"""The films that the benchmarks read: real ones where there are some, else synthetic ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxrignite.data import ClassFolders, Phantom
+from cxrignite.data.inspection import inspect_films
+
+SIZE = (224, 224)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """Full-size training films, from the folder `CXRIGNITE_FULL_SIZE` where it is set."""
+    root = os.environ.get("CXRIGNITE_FULL_SIZE")
+    source = (
+        ClassFolders(Path(root))
+        if root
+        else Phantom(tmp_path_factory.mktemp("films"), num_train=64, num_test=8, size=1024)
+    )
+    found = [film for film in source.films() if film.split == "train"]
+    return inspect_films(found).films
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,103 @@
+"""What Ignite's engine and all of `fit`'s handlers add to a step, against the same loop by hand.
+
+    python benchmarks/figure_steps.py
+
+On synthetic films, from a pack, in one process; a terminal adds the progress line. Both ways take
+turns. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from cxrignite.data import Phantom, open_pack
+from cxrignite.parsing import parse_recipe
+from cxrignite.workflows.benchmark.variants import Settings, Variant, VariantRunner
+from cxrignite.workflows.films import read_films, split_films
+from cxrignite.workflows.parts import build_model, build_pipeline
+from cxrignite.workflows.session import open_session
+
+RECIPE = """\
+seed: 1
+run_dir: {folder}/run
+data:
+  source:
+    class_path: Phantom
+    init_args: {{root: {folder}/films, num_train: 1200, num_test: 8, size: {size}}}
+  sampler: BalancedSampler
+  batch_size: {batch}
+  num_workers: 0
+model: {{class_path: LightCNN, init_args: {{width: {width}, dropout: 0.3}}}}
+loss: SoftPosWeightBCE
+optimizer: {{class_path: AdamW, init_args: {{lr: 1.0e-3}}}}
+trainer: {{max_epochs: 2, handlers: [EpochTimer]}}
+validator:
+  handlers: [{{class_path: ThresholdSearch, init_args: {{min_tnr: 0.9, min_threshold: 0.5}}}}]
+"""
+
+PLAIN = Settings(True, True, True, True, True)
+"""All that `fit` does at a step, by hand."""
+
+
+class Case(NamedTuple):
+    """A network, batches and steps for about so many milliseconds, and the most that is asked."""
+
+    size: int
+    width: int
+    batch: int
+    num_steps: int
+    target: float
+
+
+CASES = (Case(32, 1, 4, 200, 1.20), Case(128, 24, 8, 60, 1.03))
+
+
+def measure_steps(case: Case, repeats: int) -> None:
+    """Print the median times of a step, and the median of their ratios."""
+    with tempfile.TemporaryDirectory() as place, open_session("cpu", "fast") as session:
+        folder = Path(place)
+        Phantom(folder / "films", num_train=1200, num_test=8, size=case.size).films()
+        path = folder / "recipe.yaml"
+        path.write_text(
+            RECIPE.format(folder=place, size=case.size, width=case.width, batch=case.batch)
+        )
+        recipe, _, _ = parse_recipe("fit", "", ["--config", str(path)])
+        films = split_films(recipe, read_films(recipe, recipe.data.source.films()))
+        pipeline = build_pipeline(recipe)
+        pack = open_pack(folder / "packs", films, pipeline)
+        model = build_model(recipe, session.device)
+        runner = VariantRunner(recipe, session, model, films, pipeline, pack, case.num_steps)
+        hand = Variant("by hand", PLAIN)
+        fit = Variant("fit", replace(PLAIN, engine=True))
+        for _ in range(repeats):
+            runner.run(hand)
+            runner.run(fit)
+    rates = [[s.num_images / s.seconds for s in way.steps] for way in (hand, fit)]
+    ratio = statistics.median(by_hand / ours for by_hand, ours in zip(*rates, strict=True))
+    milliseconds = [1000 * case.batch / statistics.median(each) for each in rates]
+    print(
+        f"a step by hand {milliseconds[0]:.2f} ms, in fit {milliseconds[1]:.2f} ms, "
+        f"{ratio:.3f} x (<= {case.target})"
+    )
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for case in CASES:
+        measure_steps(case, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
