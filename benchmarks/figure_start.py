@@ -25,7 +25,7 @@ def first_step(*_, **__):
     names = [name for name in sys.modules if not name.startswith(("_", "cxrignite"))]
     print(json.dumps([time.time() - float(os.environ["BEGAN"]), names]), flush=True)
     os._exit(0)
-torch.optim.AdamW.step = first_step
+torch.optim.AdamW.zero_grad = first_step  # what a step begins with, its batch at hand
 from cxrignite.cli import run
 sys.exit(run(sys.argv[1:]))
 """
@@ -49,7 +49,7 @@ def run_python(code: str, *argv: str) -> Any:
 
 
 def measure_start(root: Path) -> None:
-    """`--help`, and a packed `fit` to the end of its first step against what it imports."""
+    """`--help`, and a packed `fit` to the beginning of its first step against what it imports."""
     helps = []
     for _ in range(5):
         start = time.perf_counter()

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from cxrignite.data import Phantom, open_pack
+from cxrignite.nn import BinaryClassifier, ImageNormalizer
 from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.benchmark.variants import Settings, Variant, VariantRunner
 from cxrignite.workflows.films import read_films, split_films
@@ -34,9 +36,9 @@ data:
   sampler: BalancedSampler
   batch_size: {batch}
   num_workers: 0
-model: {{class_path: LightCNN, init_args: {{width: {width}, dropout: 0.3}}}}
+model: {model}
 loss: SoftPosWeightBCE
-optimizer: {{class_path: AdamW, init_args: {{lr: 1.0e-3}}}}
+optimizer: {{class_path: SGD, init_args: {{lr: 1.0e-3}}}}
 trainer: {{max_epochs: 2, handlers: [EpochTimer]}}
 validator:
   handlers: [{{class_path: ThresholdSearch, init_args: {{min_tnr: 0.9, min_threshold: 0.5}}}}]
@@ -46,17 +48,30 @@ PLAIN = Settings(True, True, True, True, True)
 """All that `fit` does at a step, by hand."""
 
 
+class TinyCNN(BinaryClassifier):
+    """One convolution, for steps that are nearly nothing but calls."""
+
+    def __init__(self) -> None:
+        backbone = nn.Sequential(
+            nn.Conv2d(1, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        super().__init__(ImageNormalizer([0.5], [0.25], num_channels=1), backbone, nn.Linear(4, 1))
+
+
 class Case(NamedTuple):
     """A network, batches and steps for about so many milliseconds, and the most that is asked."""
 
     size: int
-    width: int
+    model: str
     batch: int
     num_steps: int
     target: float
 
 
-CASES = (Case(32, 1, 4, 200, 1.20), Case(128, 24, 8, 60, 1.03))
+CASES = (
+    Case(32, "figure_steps.TinyCNN", 4, 200, 1.20),
+    Case(128, "{class_path: LightCNN, init_args: {width: 24}}", 8, 60, 1.03),
+)
 
 
 def measure_steps(case: Case, repeats: int) -> None:
@@ -66,7 +81,7 @@ def measure_steps(case: Case, repeats: int) -> None:
         Phantom(folder / "films", num_train=1200, num_test=8, size=case.size).films()
         path = folder / "recipe.yaml"
         path.write_text(
-            RECIPE.format(folder=place, size=case.size, width=case.width, batch=case.batch)
+            RECIPE.format(folder=place, size=case.size, model=case.model, batch=case.batch)
         )
         recipe, _, _ = parse_recipe("fit", "", ["--config", str(path)])
         films = split_films(recipe, read_films(recipe, recipe.data.source.films()))

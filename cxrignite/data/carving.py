@@ -88,8 +88,9 @@ def _deal(
 class _PatientFolds(StratifiedGroupKFold):  # type: ignore[misc]  # it ships no types
     """scikit-learn's folds, in a tenth of the time.
 
-    It tries each fold for each patient in turn (1.9: a second for 4,000 patients, at every start of
-    a run); here all are tried at once. Where a later version has no such method, its own is used.
+    For each patient it tries each fold with several calls of numpy (1.9: two seconds for 4,000
+    patients, at every start of a run). Here it is the same arithmetic, to the last bit, on single
+    numbers. Where a later version has no such method, its own is used.
     """
 
     def _find_best_fold(
@@ -98,18 +99,33 @@ class _PatientFolds(StratifiedGroupKFold):  # type: ignore[misc]  # it ships no 
         y_cnt: NDArray[np.int64],
         group_y_counts: NDArray[np.float64],
     ) -> int:
-        num_folds = len(y_counts_per_fold)
-        tried = np.repeat(y_counts_per_fold[None], num_folds, axis=0)
-        tried[np.arange(num_folds), np.arange(num_folds)] += group_y_counts
-        spreads = (tried / y_cnt).std(axis=1).mean(axis=1).tolist()
-        sizes = y_counts_per_fold.sum(axis=1).tolist()
+        columns, sizes = y_counts_per_fold.T.tolist(), y_counts_per_fold.sum(axis=1).tolist()
+        spreads = [0.0] * len(sizes)
+        for counts, total, added in zip(
+            columns, y_cnt.tolist(), group_y_counts.tolist(), strict=True
+        ):
+            shares = [each / total for each in counts]
+            if not added:  # as of every patient with one class: the same whatever the fold
+                deviation = _deviation(shares)
+                spreads = [spread + deviation for spread in spreads]
+                continue
+            for fold, own in enumerate(counts):
+                kept, shares[fold] = shares[fold], (own + added) / total
+                spreads[fold] += _deviation(shares)
+                shares[fold] = kept
         best, least, size = 0, math.inf, math.inf
-        for fold in range(num_folds):
+        for fold, spread in enumerate(each / len(columns) for each in spreads):
             # `numpy.isclose`, for two numbers.
-            is_close = abs(spreads[fold] - least) <= 1e-8 + 1e-5 * abs(least) < math.inf
-            if spreads[fold] < least or (is_close and sizes[fold] < size):
-                best, least, size = fold, spreads[fold], sizes[fold]
+            is_close = abs(spread - least) <= 1e-8 + 1e-5 * abs(least) < math.inf
+            if spread < least or (is_close and sizes[fold] < size):
+                best, least, size = fold, spread, sizes[fold]
         return best
+
+
+def _deviation(values: list[float]) -> float:
+    """As `numpy.std` of a few numbers, to the last bit."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum([(value - mean) ** 2 for value in values]) / len(values))
 
 
 def _draw(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from cxrignite.data.sources import Film
 from cxrignite.errors import UnreadableImageError
 
 MAX_THREADS = 8
+_TASK_FILES = 16
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ def inspect_films(
     paths = list(dict.fromkeys(film.path for film in films))
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="inspect") as pool:
-        results = pool.map(partial(_inspect, decode=decode, size=size), paths)
+        # Several files a task: to hand a task over takes as long as to hash a small file.
+        inspect = partial(_inspect, decode=decode, size=size)
+        tasks = [paths[start : start + _TASK_FILES] for start in range(0, len(paths), _TASK_FILES)]
+        results = chain.from_iterable(pool.map(lambda task: list(map(inspect, task)), tasks))
         if progress:
             from tqdm import tqdm
 

@@ -143,7 +143,9 @@ class FilmBatches(Dataset[Batch]):
         if seeds[0] != NO_SEED:
             on_device = self.augment_on_device
             augment = self.pipeline.augment_each if on_device else self.pipeline.augmented
-            images = augment(images, seeds, self._paths(index))
+            # Named in the errors of MONAI's; to look them up takes as long as a packed image.
+            paths = self._paths(index) if self.pipeline.augment else []
+            images = augment(images, seeds, paths)
         return Batch(images, self.table.labels[index], index, torch.tensor(seeds))
 
     def _images(self, index: Tensor) -> Tensor:

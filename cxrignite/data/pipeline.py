@@ -104,7 +104,7 @@ class Pipeline:
         Args:
             images: Shape `(N, 1, H, W)`, uint8.
             seeds: One an image, at least 0.
-            paths: Their files, named in errors.
+            paths: Their files, named in errors; may be empty where `augment` is.
 
         Returns:
             Float32 in `[0, 1]`; the images themselves where there is nothing to do.

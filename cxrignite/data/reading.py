@@ -50,7 +50,9 @@ def read_bytes(path: Path | str) -> bytes:
         UnreadableImageError: If the file cannot be opened or read.
     """
     try:
-        return Path(path).read_bytes()
+        # `Path.read_bytes` takes twice as long for a small file.
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
     except OSError as error:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
 
