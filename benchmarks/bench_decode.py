@@ -2,10 +2,10 @@
 
 import itertools
 
-from conftest import SIZE
-
 from cxrignite.data import Pipeline, read_image
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+
+SIZE = (224, 224)
 
 
 def test_pillow(benchmark, films):

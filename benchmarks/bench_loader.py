@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from conftest import SIZE
 from torch.utils.data import DataLoader
 
 from cxrignite.data import LoaderSettings, Pipeline, RandomAffine, XrayData, open_pack
 from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms
 from cxrignite.workflows.parts import build_pipeline
+
+SIZE = (224, 224)
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
-from conftest import SIZE
 
 from cxrignite.data import Pipeline, open_pack
+
+SIZE = (224, 224)
 
 PIPELINE = Pipeline(image_size=SIZE)
 

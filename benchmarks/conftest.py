@@ -9,8 +9,6 @@ import torch
 from cxrignite.data import ClassFolders, Phantom
 from cxrignite.data.inspection import inspect_films
 
-SIZE = (224, 224)
-
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory):

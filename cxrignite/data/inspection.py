@@ -86,10 +86,14 @@ def inspect_films(
             # `disable=None` keeps the bar off where stderr is not a terminal.
             results = tqdm(results, total=len(paths), desc="inspecting", unit="img", disable=None)
         found = dict(zip(paths, results, strict=True))
-    outcomes = [(film, found[film.path]) for film in films]
+    outcomes = [found[film.path] for film in films]
     inspection = Inspection(
-        [film.hashed(digest) for film, digest in outcomes if isinstance(digest, str)],
-        [error for _, error in outcomes if isinstance(error, UnreadableImageError)],
+        [
+            film.hashed(each)
+            for film, each in zip(films, outcomes, strict=True)
+            if type(each) is str
+        ],
+        [each for each in outcomes if isinstance(each, UnreadableImageError)],
     )
     if on_unreadable == "raise":
         inspection.check_all_readable()

@@ -149,7 +149,8 @@ class SeededDraws(Sampler[tuple[int, int]]):
         indices += indices[: len(self) - len(indices)]
         sequence = np.random.SeedSequence([self.seed, self.epoch, process_rank()])
         seeds = sequence.generate_state(len(indices), np.uint32).tolist()
-        return iter(list(zip(indices, seeds, strict=True)))
+        # One by one: a list of a million pairs takes seconds, most of them garbage collection.
+        return zip(indices, seeds, strict=True)
 
 
 def world_size() -> int:

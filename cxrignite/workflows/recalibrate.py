@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +136,8 @@ def _first(*values: float | None) -> float:
 def _chosen_share(films: list[Film], share: float, seed: int) -> list[Film]:
     """Those of the films `test` would score that choose the threshold, whole patients."""
     if share == 1:
-        return [replace(film, split="calibration") for film in films]
-    dealt = carve_split(
-        [replace(film, split="train") for film in films], "calibration", share, seed
-    )
+        return [film.moved("calibration") for film in films]
+    dealt = carve_split([film.moved("train") for film in films], "calibration", share, seed)
     return [film for film in dealt if film.split == "calibration"]
 
 

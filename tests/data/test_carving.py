@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def test_a_patient_is_on_one_side(films, seed):
 
 def test_only_the_split_of_training_films_changes(films):
     carved = carve_split(films, "val", 0.15, seed=1)
-    assert [replace(film, split="") for film in carved] == [replace(f, split="") for f in films]
+    assert [film._replace(split="") for film in carved] == [f._replace(split="") for f in films]
     assert [f.name for f in carved if f.split == "test"] == [
         f.name for f in films if f.split == "test"
     ]

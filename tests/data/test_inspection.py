@@ -2,7 +2,6 @@ import hashlib
 import os
 import sys
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -16,7 +15,7 @@ def test_every_film_gets_its_digest_in_order(make_films):
     inspection = inspect_films(films)
     assert inspection.unreadable == []
     assert inspection.films == [
-        replace(film, sha256=hashlib.sha256(film.path.read_bytes()).hexdigest()) for film in films
+        film._replace(sha256=hashlib.sha256(film.path.read_bytes()).hexdigest()) for film in films
     ]
 
 
@@ -95,7 +94,7 @@ def test_a_file_that_many_films_name_is_read_once(make_films, monkeypatch):
     from cxrignite.data import inspection
 
     films = make_films(num_normal=2, num_pneumonia=3)
-    many = [replace(film, name=f"{film.name}-{copy}") for copy in range(4) for film in films]
+    many = [film._replace(name=f"{film.name}-{copy}") for copy in range(4) for film in films]
     read, real = [], inspection.read_bytes
     monkeypatch.setattr(inspection, "read_bytes", lambda path: (read.append(path), real(path))[1])
     found = inspect_films(many).films

@@ -1,4 +1,3 @@
-import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -139,5 +138,5 @@ def test_no_warning_where_every_name_matches(make_films, caplog):
 def test_a_film_moves_and_is_hashed_as_a_new_one(make_films):
     film = make_films()[0]
     moved = film.moved("val").hashed("ab")
-    assert moved == dataclasses.replace(film, split="val", sha256="ab")
+    assert moved == film._replace(split="val", sha256="ab")
     assert (film.split, film.sha256) == ("train", "")

@@ -1,6 +1,5 @@
 import csv
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +30,10 @@ def test_planted_leaks_are_counted_and_named(films):
 
 def test_what_is_written_is_read_back_equal(tmp_path, films):
     films = carve_split(films, "val", 0.15, seed=1)
-    films[0] = replace(
-        films[0], attributes={"subgroup": "virus", "age": "3, or 4"}, sha256="ab" * 32
+    films[0] = films[0]._replace(
+        attributes={"subgroup": "virus", "age": "3, or 4"}, sha256="ab" * 32
     )
-    films[1] = replace(films[1], attributes={"subgroup": "bacteria"}, patient='odd "name"')
+    films[1] = films[1]._replace(attributes={"subgroup": "bacteria"}, patient='odd "name"')
     films.append(film("train/0/caf\udce9 ü.png", 0, "line\nbreak"))
     write_split(films, tmp_path / "split.csv")
     assert read_split(tmp_path / "split.csv", ROOT) == films
@@ -91,13 +90,13 @@ def test_a_missing_split_is_named(tmp_path):
 
 
 def test_the_same_files_pass_whatever_their_split_and_order(films):
-    hashed = [replace(f, sha256=f"{index:064}") for index, f in enumerate(films)]
+    hashed = [f._replace(sha256=f"{index:064}") for index, f in enumerate(films)]
     check_same_films(carve_split(hashed, "val", 0.15, seed=1), hashed[::-1])
 
 
 def test_files_that_went_came_or_changed_are_counted(films):
-    hashed = [replace(f, sha256=f"{index:064}") for index, f in enumerate(films)]
-    now = [*hashed[2:-1], replace(hashed[-1], sha256="f" * 64), film("new.png", 0, "new")]
+    hashed = [f._replace(sha256=f"{index:064}") for index, f in enumerate(films)]
+    now = [*hashed[2:-1], hashed[-1]._replace(sha256="f" * 64), film("new.png", 0, "new")]
     with pytest.raises(
         DataError, match=r"got 2 missing, 1 new, 1 changed; first missing: train/0/0"
     ):
