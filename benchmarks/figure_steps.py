@@ -44,7 +44,7 @@ validator:
   handlers: [{{class_path: ThresholdSearch, init_args: {{min_tnr: 0.9, min_threshold: 0.5}}}}]
 """
 
-PLAIN = Settings(True, True, True, True, True)
+PLAIN = Settings(True, True, True, True, True, True)
 """All that `fit` does at a step, by hand."""
 
 

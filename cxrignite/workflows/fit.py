@@ -26,6 +26,7 @@ from cxrignite.workflows.films import (
     read_and_pack,
     split_films,
 )
+from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
@@ -63,7 +64,7 @@ def fit(
         CxrIgniteError: Whatever else ends a run; see `cxrignite.errors`.
     """
     settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session:
+    with open_session(settings.device, settings.profile) as session, kept_memory(session.device):
         # A call of its own: when it returns, nothing holds the processes' connections any more.
         _fit(recipe, recipe_text, resume, command or [], session)
 

@@ -16,7 +16,10 @@ from cxrignite.workflows.benchmark.stages import Stage
 from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown, own_shares
 from cxrignite.workflows.benchmark.variants import Settings, Variant
 
-ROWS = ["plain loop, Pillow", "scaled decode", "pack", "workers", "channels_last", "precision"]
+ROWS = [
+    *("plain loop, Pillow", "scaled decode", "pack", "workers", "channels_last", "precision"),
+    "kept memory",
+]
 
 
 def variants() -> list[Variant]:

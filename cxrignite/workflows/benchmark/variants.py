@@ -6,7 +6,7 @@ import copy
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,7 @@ from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.benchmark.memory import PeakMemory
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms, Steps, train_steps
+from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import build_data, build_loss
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session
@@ -45,6 +46,7 @@ class Settings:
         workers: Loader processes, as many as the recipe has.
         channels_last: The recipe's memory order.
         precision: The recipe's arithmetic.
+        kept_memory: On a CPU, what a step frees stays with the process.
         compile: The model is compiled.
         engine: Ignite's engine with the handlers of `fit`, instead of the loop by hand.
     """
@@ -54,6 +56,7 @@ class Settings:
     workers: bool = False
     channels_last: bool = False
     precision: bool = False
+    kept_memory: bool = False
     compile: bool = False
     engine: bool = False
 
@@ -89,11 +92,14 @@ class Variant:
         return median(shares) if shares else float("nan")
 
 
-def plan_variants(recipe: Recipe, with_compile: bool) -> list[Variant]:
+def plan_variants(
+    recipe: Recipe, device: torch.device, with_compile: bool = False
+) -> list[Variant]:
     """The rows, from the plain loop to what the recipe does.
 
     Args:
         recipe: Its `channels_last`, precision and workers are what the rows switch on.
+        device: Where it trains; a CPU has a row of its own.
         with_compile: Whether to measure `compile` where the recipe does not ask for it.
     """
     settings = Settings()
@@ -104,6 +110,7 @@ def plan_variants(recipe: Recipe, with_compile: bool) -> list[Variant]:
         ("workers", "workers", recipe.data.num_workers > 0),
         ("channels_last", "channels_last", recipe.trainer.channels_last),
         ("precision", "precision", recipe.trainer.precision != "fp32"),
+        ("kept memory", "kept_memory", device.type == "cpu"),
     ):
         if wanted:
             settings = replace(settings, **{switch: True})
@@ -150,10 +157,12 @@ class VariantRunner:
         Args:
             variant: Gets the result, or the reason why it cannot be measured.
         """
-        with PeakMemory(self._session.device) as memory:
+        device = self._session.device
+        with PeakMemory(device) as memory:
             try:
                 run = self._through_engine if variant.settings.engine else self._by_hand
-                variant.steps.append(run(variant.settings))
+                with kept_memory(device) if variant.settings.kept_memory else nullcontext():
+                    variant.steps.append(run(variant.settings))
             except RecipeError as error:
                 variant.failure = str(error)
         variant.memory_bytes = max(variant.memory_bytes, memory.num_bytes)
@@ -161,14 +170,11 @@ class VariantRunner:
     def _by_hand(self, settings: Settings) -> Steps:
         trainer, device = self._recipe.trainer, self._session.device
         data = self._data(settings)
-        model = copy.deepcopy(self._model)
-        if settings.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+        # The model comes as the recipe has it, which may be channels last already.
+        memory = torch.channels_last if settings.channels_last else torch.contiguous_format
+        model = copy.deepcopy(self._model).to(memory_format=memory)
         forward = compile_model(model) if settings.compile else model
-        # A copy of the loss: it remembers the class counts that it was told.
-        loss = build_loss(
-            replace(self._recipe, loss=copy.deepcopy(self._recipe.loss)), data, device
-        )
+        loss = build_loss(self._with_own_loss(), data, device)
         optimizer = self._recipe.optimizer(model.parameters())
         loader = data.train_loader() if settings.scaled_decode else self._plain_loader()
         precision = choose_precision(trainer.precision, device) if settings.precision else FP32
@@ -203,7 +209,7 @@ class VariantRunner:
         recipe = replace(self._with_own_loss(), trainer=trainer)
         precision = choose_precision(trainer.precision, self._session.device)
         timer, data = EpochTimer(), self._data(settings)
-        with tempfile.TemporaryDirectory() as place, quietly():
+        with tempfile.TemporaryDirectory() as place:
             folder = RunFolder(Path(place) / "run")
             folder.begin("{}", [], {})
             model = copy.deepcopy(self._model)

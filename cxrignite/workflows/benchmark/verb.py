@@ -23,7 +23,7 @@ from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown
-from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants
+from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
 from cxrignite.workflows.films import read_films
 from cxrignite.workflows.illustrations import as_png
 from cxrignite.workflows.parts import build_data, build_model, build_pipeline, check_image_size
@@ -90,15 +90,18 @@ def _benchmark(
         build_seconds = perf_counter() - start
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
         check_image_size(model, data)
-        stages = measure_stages(
-            data, train, pack, repeats=repeats, build_rate=len(films) / build_seconds
-        )
-        variants = plan_variants(recipe, with_compile)
+        # What each of many loaders and runs would say of itself, again and again.
+        with quietly():
+            stages = measure_stages(
+                data, train, pack, repeats=repeats, build_rate=len(films) / build_seconds
+            )
+        variants = plan_variants(recipe, session.device, with_compile)
         runner = VariantRunner(recipe, session, model, films, pipeline, pack, num_steps)
         # Each once, and all again: the machine's moods meet every variant.
-        for variant in tqdm(variants * repeats, desc="training", disable=None):
-            if not variant.failure:
-                runner.run(variant)
+        with quietly():
+            for variant in tqdm(variants * repeats, desc="training", disable=None):
+                if not variant.failure:
+                    runner.run(variant)
     for variant in variants:
         if variant.failure:
             _logger.warning("%s was not measured: %s", variant.name, variant.failure)
