@@ -23,6 +23,7 @@ from cxrignite.functional.class_balance import (
 )
 from cxrignite.functional.confusion import Confusion, confusion_at
 from cxrignite.functional.gathering import gather_rows
+from cxrignite.functional.grad_cam import CamMaps, CamMethod, CamTarget, grad_cam
 from cxrignite.functional.intervals import (
     Interval,
     bootstrap_differences,
@@ -52,6 +53,9 @@ from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 
 __all__ = [
+    "CamMaps",
+    "CamMethod",
+    "CamTarget",
     "ClassCounts",
     "Confusion",
     "ImbalanceLedger",
@@ -81,6 +85,7 @@ __all__ = [
     "fit_platt",
     "fit_temperature",
     "gather_rows",
+    "grad_cam",
     "natural_shift",
     "num_false_positives_allowed",
     "num_negatives_needed",
