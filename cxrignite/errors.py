@@ -70,4 +70,4 @@ class ConstraintError(CxrIgniteError):
 
 
 class NonFiniteError(CxrIgniteError):
-    """A loss or weight became NaN or infinite during training: exit code 1."""
+    """A loss, weight or map became NaN or infinite: exit code 1."""

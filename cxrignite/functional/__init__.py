@@ -22,7 +22,13 @@ from cxrignite.functional.class_balance import (
     soft_pos_weight,
 )
 from cxrignite.functional.confusion import Confusion, confusion_at
+from cxrignite.functional.faithfulness import (
+    PerturbationCurve,
+    deletion_curve,
+    insertion_curve,
+)
 from cxrignite.functional.gathering import gather_rows
+from cxrignite.functional.grad_cam import CamMaps, CamMethod, CamTarget, grad_cam
 from cxrignite.functional.intervals import (
     Interval,
     bootstrap_differences,
@@ -35,11 +41,13 @@ from cxrignite.functional.intervals import (
     delong_interval,
     patient_resamples,
 )
+from cxrignite.functional.localization import EnergyInside, energy_inside, pointing_game
 from cxrignite.functional.operating_point import (
     OperatingPoint,
     Verdict,
     select_operating_point,
 )
+from cxrignite.functional.random_maps import PairedDifference, paired_difference, random_maps
 from cxrignite.functional.score_maps import (
     Platt,
     Temperature,
@@ -49,15 +57,27 @@ from cxrignite.functional.score_maps import (
     shift_logit,
 )
 from cxrignite.functional.shift import ShiftCheck, check_shift
+from cxrignite.functional.weight_randomization import (
+    RandomizationCheck,
+    randomization_check,
+    rank_correlation,
+)
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 
 __all__ = [
+    "CamMaps",
+    "CamMethod",
+    "CamTarget",
     "ClassCounts",
     "Confusion",
+    "EnergyInside",
     "ImbalanceLedger",
     "Interval",
     "OperatingPoint",
+    "PairedDifference",
+    "PerturbationCurve",
     "Platt",
+    "RandomizationCheck",
     "ReliabilityBin",
     "ShiftCheck",
     "Temperature",
@@ -73,18 +93,27 @@ __all__ = [
     "clopper_pearson_lower",
     "confusion_at",
     "decision_statistics",
+    "deletion_curve",
     "delong_covariance",
     "delong_difference",
     "delong_interval",
     "drawn_share",
     "ece_interval",
+    "energy_inside",
     "fit_platt",
     "fit_temperature",
     "gather_rows",
+    "grad_cam",
+    "insertion_curve",
     "natural_shift",
     "num_false_positives_allowed",
     "num_negatives_needed",
+    "paired_difference",
     "patient_resamples",
+    "pointing_game",
+    "random_maps",
+    "randomization_check",
+    "rank_correlation",
     "ranking_statistics",
     "reliability_bins",
     "select_operating_point",

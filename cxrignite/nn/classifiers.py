@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cxrignite.nn.cam_layer import last_map_layer
 from cxrignite.nn.normalizer import ImageNormalizer
 
 
@@ -30,6 +31,19 @@ class BinaryClassifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.image_size = image_size
+
+    @property
+    def cam_layer(self) -> str:
+        """The dotted name of the layer where class activation maps are taken, `backbone.4` say.
+
+        It is worked out from the network each time, in milliseconds (see `last_map_layer`).
+
+        Raises:
+            RecipeError: If the network has no map of the image before its head, as a vision
+                transformer.
+        """
+        layer = last_map_layer(self.backbone, self.normalizer.num_channels, self.image_size)
+        return f"backbone.{layer}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Score a batch.

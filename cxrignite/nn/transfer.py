@@ -9,6 +9,7 @@ import io
 import logging
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class TransferClassifier(BinaryClassifier):
     """A torchvision network with a new head, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
 
     `backbone` is torchvision's network without its classifier layer, so its parts keep their
-    names: `backbone.layer4` is the last stage of a ResNet.
+    names: `backbone.layer4` is the last stage of a ResNet. A DenseNet's last ReLU, which
+    torchvision calls as a function, is the layer `backbone.relu`.
 
     Args:
         arch: A name of `torchvision.models.list_models(module=torchvision.models)`.
@@ -74,12 +76,15 @@ class TransferClassifier(BinaryClassifier):
         num_features, classifier = _take_classifier_off(backbone)
         if file is not None:
             load_weights_file(backbone, file, arch, ignored=(classifier, *_AUXILIARY))
+        image_size = _fixed_size(arch, backbone)
+        if arch.startswith("densenet"):
+            backbone = _with_relu_as_layer(backbone)
         normalization = (named or published["DEFAULT"]).transforms()
         super().__init__(
             ImageNormalizer(normalization.mean, normalization.std, standardize=standardize),
             backbone,
             dense_head(num_features, hidden, dropout),
-            image_size=_fixed_size(arch, backbone),
+            image_size=image_size,
         )
 
 
@@ -183,6 +188,21 @@ def _take_classifier_off(backbone: Any) -> tuple[int, str]:
         return layer.in_channels, name
     backbone.set_submodule(name, nn.Identity())
     return layer.in_features, name
+
+
+def _with_relu_as_layer(densenet: nn.Module) -> nn.Sequential:
+    """Say torchvision's forward pass of a DenseNet in layers; weights keep their names.
+
+    Activation maps could else be taken only in front of the last ReLU, where places that it shuts
+    still count.
+    """
+    layers = {
+        "features": densenet.get_submodule("features"),
+        "relu": nn.ReLU(inplace=True),
+        "avgpool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _fixed_size(arch: str, backbone: nn.Module) -> tuple[int, int] | None:

@@ -1,0 +1,100 @@
+"""Whether a map points where the finding is known to be, by a mask."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class EnergyInside(NamedTuple):
+    """How much of each map lies inside its mask, and how much would by chance.
+
+    Attributes:
+        energy: Share of a map's sum inside the mask, shape `(N,)`, float32 in `[0, 1]`; 0 for an
+            empty map, which points nowhere.
+        area: Share of the pixels inside the mask, shape `(N,)`, float32 in `(0, 1]`: the energy of
+            a map that is the same everywhere.
+    """
+
+    energy: Tensor
+    area: Tensor
+
+
+def energy_inside(maps: Tensor, masks: Tensor) -> EnergyInside:
+    """Return the share of each map's energy inside a mask (Wang 2020, arXiv 1910.01279).
+
+    Args:
+        maps: Shape `(N, H, W)`, at least 0.
+        masks: Shape `(N, H, W)`, bool, or a number that is above 0 inside.
+
+    Returns:
+        The shares of energy and area.
+
+    Raises:
+        ValueError: If shapes differ, a map has values below 0 or not finite, or a mask is empty.
+
+    Examples:
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 3.0]]])
+        >>> found = energy_inside(maps, torch.tensor([[[0, 0], [0, 1]]]))
+        >>> found.energy.tolist(), found.area.tolist()
+        ([0.75], [0.25])
+    """
+    inside = _inside(maps, masks)
+    # Sums of a million pixels, in double precision.
+    values = maps.double()
+    total = values.sum(dim=(1, 2))
+    within = (values * inside).sum(dim=(1, 2))
+    energy = torch.where(total > 0, within / total, 0.0)
+    return EnergyInside(energy.float(), inside.float().mean(dim=(1, 2)))
+
+
+def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
+    """Say whether each map's maximum lies inside a mask (Zhang 2016, arXiv 1608.00507).
+
+    There is no margin around the mask (the reference has one of 15 pixels). Where several pixels
+    share the maximum, all of them have to lie inside; so an empty map misses, and so does one that
+    is the same everywhere.
+
+    Args:
+        maps: Shape `(N, H, W)`, at least 0.
+        masks: Shape `(N, H, W)`, bool, or a number that is above 0 inside.
+
+    Returns:
+        True for a hit, shape `(N,)`.
+
+    Raises:
+        ValueError: If shapes differ, a map has values below 0 or not finite, or a mask is empty.
+
+    Examples:
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 3.0]], [[0.0, 3.0], [0.0, 3.0]]])
+        >>> pointing_game(maps, torch.tensor([[[0, 0], [0, 1]]]).expand(2, 2, 2)).tolist()
+        [True, False]
+    """
+    inside = _inside(maps, masks)
+    peak = maps.amax(dim=(1, 2), keepdim=True)
+    misses = ((maps == peak) & ~inside).any(dim=2).any(dim=1)
+    return ~misses & (peak[:, 0, 0] > 0)
+
+
+def _inside(maps: Tensor, masks: Tensor) -> Tensor:
+    if maps.ndim != 3 or maps.shape != masks.shape or 0 in maps.shape:
+        raise ValueError(
+            "maps and masks must both have shape (N, H, W), "
+            f"got {tuple(maps.shape)} and {tuple(masks.shape)}"
+        )
+    strange = ~(maps.isfinite() & (maps >= 0))
+    if strange.any():
+        raise ValueError(
+            f"maps must be finite and at least 0, got {maps[strange][0]:g} "
+            f"({int(strange.sum())} such values)"
+        )
+    inside = masks > 0
+    is_empty = ~inside.any(dim=2).any(dim=1)
+    if is_empty.any():
+        raise ValueError(
+            f"masks must each have a pixel inside, got {int(is_empty.sum())} of {len(masks)} "
+            f"without (first: {int(is_empty.nonzero()[0])})"
+        )
+    return inside

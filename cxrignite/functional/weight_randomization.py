@@ -1,0 +1,163 @@
+"""Whether a map depends on what the model has learnt: maps of a copy with random weights.
+
+The model-randomisation check of Adebayo 2018 (arXiv 1810.03292). A map that stays alike when the
+weights are random shows the image, edges for instance, and not the model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cxrignite.functional.model_access import evaluation_mode
+
+Explain = Callable[[nn.Module, Tensor], Tensor]
+"""From a model and images, shape `(N, C, H, W)`, to maps, shape `(N, h, w)`."""
+
+
+class RandomizationCheck(NamedTuple):
+    """How alike the maps of a model and of its randomised copies are.
+
+    Attributes:
+        layers: The last layer, counted from the logit, that each stage has randomised.
+        rank_correlation: Spearman's, over the pixels of each map, shape `(S, N)` by stage and
+            image, in `[-1, 1]`; NaN where a map is the same everywhere and so has no ranks.
+    """
+
+    layers: tuple[str, ...]
+    rank_correlation: NDArray[np.float64]
+
+
+def randomization_check(
+    model: nn.Module, images: Tensor, explain: Explain, *, num_stages: int = 1, seed: int = 0
+) -> RandomizationCheck:
+    """Compare the maps of a model with those of copies whose weights are random.
+
+    The weights are the model's own, each tensor's values in random order: that suits every kind of
+    layer and keeps their scale. A batch norm whose weights are random takes its statistics anew
+    from the images, without which a deep network overflows. Both are ours; the reference draws the
+    weights as at the start of training.
+
+    One random model may look where the model does, or away from it, for all images alike: take the
+    mean over several seeds.
+
+    Args:
+        model: The model; it is left as it is.
+        images: Shape `(N, C, H, W)`, as the model takes them.
+        explain: From a model and images to maps, such as
+            `lambda model, images: grad_cam(model, images, "backbone.4").maps`.
+        num_stages: 1 randomises all layers at once; more of them go from the logit to the image,
+            about as many layers at each, and end with all.
+        seed: Of the order; torch's own generator is left alone.
+
+    Returns:
+        The rank correlations.
+
+    Raises:
+        ValueError: If `num_stages` is below 1 or above the number of layers that have weights, or
+            `explain` gives maps of other shapes.
+    """
+    stages = _stages(model, num_stages)
+    generator = torch.Generator().manual_seed(seed)
+    correlations, norms = [], []
+    # A copy made in inference mode could have no gradients.
+    with torch.inference_mode(False):
+        original = _checked_maps(explain(model, images), len(images))
+        random_model = copy.deepcopy(model)
+        for stage in stages:
+            for name in stage:
+                layer = random_model.get_submodule(name)
+                _shuffle(layer, generator)
+                # Those in front of the random layers still see what they were trained on.
+                norms += [layer] if isinstance(layer, _BatchNorm) else []
+            _renew_statistics(random_model, norms, images)
+            maps = _checked_maps(explain(random_model, images), len(images))
+            correlations.append(rank_correlation(original, maps))
+    return RandomizationCheck(tuple(stage[-1] for stage in stages), np.stack(correlations))
+
+
+def rank_correlation(maps: Tensor, other_maps: Tensor) -> NDArray[np.float64]:
+    """Return Spearman's correlation of each map with another one, ties at their mean rank.
+
+    Args:
+        maps: Shape `(N, H, W)`.
+        other_maps: Shape `(N, H, W)`.
+
+    Returns:
+        Shape `(N,)`, in `[-1, 1]`; NaN where a map is the same everywhere.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Examples:
+        >>> maps = torch.tensor([[[1.0, 2.0], [3.0, 9.0]], [[0.0, 0.0], [0.0, 0.0]]])
+        >>> rank_correlation(maps, -maps).tolist()
+        [-1.0, nan]
+    """
+    if maps.ndim != 3 or maps.shape != other_maps.shape:
+        raise ValueError(
+            "maps and other_maps must both have shape (N, H, W), "
+            f"got {tuple(maps.shape)} and {tuple(other_maps.shape)}"
+        )
+    first, second = (
+        rankdata(each.detach().flatten(1).cpu().double().numpy(), axis=1)
+        for each in (maps, other_maps)
+    )
+    first -= first.mean(axis=1, keepdims=True)
+    second -= second.mean(axis=1, keepdims=True)
+    spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    shared = (first * second).sum(axis=1)
+    correlation = np.full(len(shared), np.nan)
+    np.divide(shared, spread, out=correlation, where=spread > 0)
+    return correlation
+
+
+def _stages(model: nn.Module, num_stages: int) -> list[list[str]]:
+    """Deal the layers that have weights out, from the logit to the image."""
+    layers = [
+        name
+        for name, layer in model.named_modules()
+        if any(True for _ in layer.parameters(recurse=False)) or isinstance(layer, _BatchNorm)
+    ][::-1]
+    if not 1 <= num_stages <= len(layers):
+        raise ValueError(
+            f"num_stages must be between 1 and the {len(layers)} layers with weights, "
+            f"got {num_stages}"
+        )
+    return [part.tolist() for part in np.array_split(np.asarray(layers), num_stages)]
+
+
+def _shuffle(layer: nn.Module, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for weight in layer.parameters(recurse=False):
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            weight.copy_(weight.flatten()[order].view(weight.shape))
+
+
+def _renew_statistics(model: nn.Module, norms: list[_BatchNorm], images: Tensor) -> None:
+    """Let batch norms take the statistics of these images for their own."""
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with evaluation_mode(model), torch.no_grad():
+        for norm in norms:
+            norm.training, norm.momentum = True, 1.0
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _checked_maps(maps: Tensor, num_images: int) -> Tensor:
+    if maps.ndim != 3 or len(maps) != num_images:
+        raise ValueError(
+            f"explain must give a map an image, shape ({num_images}, H, W), got {tuple(maps.shape)}"
+        )
+    return maps

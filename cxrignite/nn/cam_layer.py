@@ -1,0 +1,112 @@
+"""The layer of a network where class activation maps are taken, found by a run without numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cxrignite.errors import RecipeError
+from cxrignite.functional.model_access import evaluation_mode
+
+# Two sizes, so that what grows with the image is told from what does not; the smaller one leaves
+# 4 x 4 places behind the usual 32-fold reduction.
+_SIZES = (128, 192)
+
+
+def last_map_layer(
+    backbone: nn.Module, num_channels: int, image_size: tuple[int, int] | None = None
+) -> str:
+    """Find the layer whose output is the last map of the image before it is pooled.
+
+    The backbone runs on tensors that have a shape and no content, in evaluation mode: that takes
+    milliseconds for any size of network, and leaves weights, buffers and modes as they are. A map
+    has the shape `(N, C, H, W)`, where `H` and `W` grow with the image and `C` does not, and more
+    than one place. Of layers that end with the same map, the outermost is named.
+
+    Args:
+        backbone: From images, shape `(N, num_channels, H, W)`, to features.
+        num_channels: Channels of the images, at least 1.
+        image_size: Height and width it is bound to, in pixels; null where any will do.
+
+    Returns:
+        The layer's dotted name, such as `layer4`.
+
+    Raises:
+        RecipeError: If there is no such layer, as in a network that cuts the image into tokens.
+    """
+    sizes = [image_size] if image_size is not None else [(side, side) for side in _SIZES]
+    shapes: dict[str, list[torch.Size]] = {}
+    try:
+        for size in sizes:
+            run = _output_shapes(backbone, (1, num_channels, *size))
+            # A layer that is called again ends where its last call does.
+            for name, shape in run.items():
+                shapes.setdefault(name, []).append(shape)
+    # Whatever a network of somebody else's raises on shapes alone.
+    except Exception as error:
+        raise _no_layer(backbone, f"{type(error).__name__} on an image without content") from error
+    found, later_tokens = "", False
+    for name, seen in shapes.items():
+        if _is_map(seen):
+            found, later_tokens = name, False
+        elif _is_tokens(seen):
+            later_tokens = True
+    if not found or later_tokens:
+        reason = "its last layers give tokens" if later_tokens else "none gives a map"
+        raise _no_layer(backbone, reason)
+    return found
+
+
+def _output_shapes(backbone: nn.Module, shape: tuple[int, ...]) -> dict[str, torch.Size]:
+    """Return the shape of each layer's output, in the order in which the layers end."""
+    shapes: dict[str, torch.Size] = {}
+
+    def note(name: str) -> Any:
+        def hook(_layer: nn.Module, _inputs: object, output: object) -> None:
+            shapes.pop(name, None)
+            if isinstance(output, Tensor):
+                shapes[name] = output.shape
+
+        return hook
+
+    weights = {
+        name: tensor.detach().to("meta")
+        for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
+    }
+    # An identity ends with somebody else's map, and its name says nothing.
+    hooks = [
+        layer.register_forward_hook(note(name))
+        for name, layer in backbone.named_modules()
+        if name and not isinstance(layer, nn.Identity | nn.modules.dropout._DropoutNd)
+    ]
+    try:
+        with evaluation_mode(backbone), torch.no_grad():
+            image = torch.empty(shape, device="meta")
+            torch.func.functional_call(backbone, weights, (image,))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+def _is_map(seen: list[torch.Size]) -> bool:
+    first, last = seen[0], seen[-1]
+    if len(first) != 4 or first[2] * first[3] < 2:
+        return False
+    if len(seen) == 1:
+        # Rows by columns of a square image; channels stand last in some networks.
+        return first[2] == first[3]
+    return first[1] == last[1] and first[2] < last[2] and first[3] < last[3]
+
+
+def _is_tokens(seen: list[torch.Size]) -> bool:
+    return len(seen[0]) == 3 or (len(seen[0]) == 4 and seen[0][1] == seen[0][2] > 1)
+
+
+def _no_layer(backbone: nn.Module, reason: str) -> RecipeError:
+    return RecipeError(
+        f"{type(backbone).__name__} has no layer that class activation maps are known to suit "
+        f"({reason}); set target_layer to the name of one"
+    )

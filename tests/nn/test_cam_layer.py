@@ -1,0 +1,157 @@
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from cxrignite.errors import RecipeError
+from cxrignite.functional import grad_cam
+from cxrignite.nn import BinaryClassifier, ImageNormalizer, LightCNN, TransferClassifier
+from cxrignite.nn.cam_layer import last_map_layer
+
+TORCHVISION = [
+    ("resnet18", "backbone.layer4"),
+    ("resnet50", "backbone.layer4"),
+    ("densenet121", "backbone.relu"),
+    ("efficientnet_b0", "backbone.features"),
+    ("convnext_tiny", "backbone.features"),
+    ("mobilenet_v3_small", "backbone.features"),
+    ("regnet_y_400mf", "backbone.trunk_output"),
+    ("shufflenet_v2_x0_5", "backbone.conv5"),
+    ("squeezenet1_1", "backbone.features"),
+    ("googlenet", "backbone.inception5b"),
+    ("inception_v3", "backbone.Mixed_7c"),
+    ("swin_t", "backbone.permute"),
+]
+
+
+def small(*layers, image_size=None):
+    normalizer = ImageNormalizer([0.5], [0.5], num_channels=1)
+    return BinaryClassifier(normalizer, nn.Sequential(*layers), nn.Linear(2, 1), image_size)
+
+
+def check_maps(model, side):
+    size = model.image_size or (side, side)
+    images = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    found = grad_cam(model, images, model.cam_layer, method="hires_cam")
+    against = grad_cam(model, images, model.cam_layer, method="hires_cam", target="negative")
+    assert found.maps.shape == (2, *size)
+    assert (found.raw_max + against.raw_max > 0).all()
+
+
+@pytest.mark.parametrize(("arch", "layer"), TORCHVISION)
+def test_torchvision_s_networks_are_mapped_at_their_last_map(arch, layer):
+    model = TransferClassifier(arch, hidden=8)
+    assert model.cam_layer == layer
+    check_maps(model, 128)
+
+
+@pytest.mark.slow
+def test_the_layers_in_front_of_a_fixed_pool_are_the_last_map_of_vgg_and_alexnet():
+    for arch in ("vgg11_bn", "alexnet"):
+        model = TransferClassifier(arch, hidden=8)
+        assert model.cam_layer == "backbone.features"
+        check_maps(model, 96)
+
+
+def test_the_baseline_is_mapped_at_its_last_block():
+    model = LightCNN(width=4)
+    assert model.cam_layer == "backbone.4"
+    check_maps(model, 64)
+
+
+@pytest.mark.parametrize(
+    ("arch", "layer"),
+    [
+        ("tf_efficientnet_lite0", "backbone.bn2"),
+        ("mobilenetv3_small_050", "backbone.blocks"),
+        ("resnet10t", "backbone.layer4"),
+        ("convnext_atto", "backbone.stages"),
+    ],
+)
+def test_timm_s_networks_are_mapped_at_their_last_map(arch, layer):
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+    from cxrignite.nn import TimmClassifier
+
+    model = TimmClassifier(arch, hidden=8)
+    assert model.cam_layer == layer
+    check_maps(model, 96)
+
+
+def test_a_network_of_tokens_has_no_layer_and_says_so():
+    message = (
+        r"^VisionTransformer has no layer .* \(its last layers give tokens\); set target_layer"
+    )
+    with pytest.raises(RecipeError, match=message):
+        _ = TransferClassifier("vit_b_32", hidden=8).cam_layer
+
+
+def test_a_network_that_pools_at_once_has_no_layer():
+    with pytest.raises(RecipeError, match=r"Sequential has no layer .* \(none gives a map\)"):
+        _ = small(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).cam_layer
+
+
+def test_a_network_that_cannot_run_without_content_says_so():
+    class Choosing(nn.Module):
+        def forward(self, images):
+            return images if images.sum() > 0 else -images
+
+    with pytest.raises(RecipeError, match=r"has no layer .*on an image without content"):
+        _ = small(Choosing(), nn.Flatten(), nn.Linear(4096, 2)).cam_layer
+
+
+def test_a_map_of_fixed_size_and_an_identity_are_not_chosen():
+    layers = [nn.Conv2d(1, 2, 3, 4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Identity()]
+    pools = [nn.AdaptiveAvgPool2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    assert small(*layers, *pools).cam_layer == "backbone.1"
+
+
+def test_where_the_size_is_fixed_channels_last_are_told_by_their_shape():
+    class Last(nn.Module):
+        def forward(self, images):
+            return images.permute(0, 2, 3, 1)
+
+    first = nn.Conv2d(1, 2, 3, 4)
+    with pytest.raises(RecipeError, match="its last layers give tokens"):
+        _ = small(first, Last(), nn.Flatten(), nn.Linear(512, 2), image_size=(64, 64)).cam_layer
+    pools = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    assert small(first, *pools, image_size=(64, 64)).cam_layer == "backbone.0"
+
+
+def test_looking_for_the_layer_leaves_the_model_and_the_random_numbers_alone():
+    model = LightCNN(width=4).train()
+    model.backbone[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    random_state = torch.get_rng_state()
+    with torch.inference_mode():
+        assert model.cam_layer == "backbone.4"
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(model.state_dict()[name], each) for name, each in before.items())
+    assert all(weight.device.type == "cpu" for weight in model.parameters())
+    assert sum(len(part._forward_hooks) for part in model.modules()) == 0
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_large_network_is_looked_through_in_no_time():
+    model = TransferClassifier("resnet50", hidden=8)
+    start = time.perf_counter()
+    assert last_map_layer(model.backbone, 3) == "layer4"
+    assert time.perf_counter() - start < 5  # a pass of 224 pixels without numbers takes 0.1 s
+
+
+def test_a_densenet_said_in_layers_is_torchvision_s_to_the_bit():
+    import torchvision
+
+    torch.manual_seed(0)
+    model = TransferClassifier("densenet121", hidden=8).train()
+    network = torchvision.models.densenet121().train()
+    network.classifier = nn.Identity()
+    network.load_state_dict(model.backbone.state_dict())
+    images = torch.rand(2, 1, 64, 64)
+    features = network(model.normalizer(images))
+    assert torch.equal(model.backbone(model.normalizer(images)), features)
+    features.sum().backward()
+    model.backbone(model.normalizer(images)).sum().backward()
+    own = dict(model.backbone.named_parameters())
+    assert all(torch.equal(own[name].grad, each.grad) for name, each in network.named_parameters())
