@@ -1,5 +1,7 @@
 """The most memory of `fit` with all its handlers, against a loop by hand.
 
+Pages of files do not count, such as those of a pack: the system drops them when it needs the room.
+
 python benchmarks/figure_memory.py --films DIR --weights FILE
 """
 

@@ -102,7 +102,8 @@ class TrainerRecipe:
         precision: `auto` takes the fastest sound one of this device and says why in the log.
         channels_last: Keep images and weights in the memory order that convolutions prefer.
         compile: Compile the model for this machine; the first steps take minutes then.
-        profile: `fast` lets cuDNN choose kernels by trial, `reproducible` the same bits again.
+        profile: `fast` lets cuDNN choose kernels by trial, and on a CPU keeps the memory that steps
+            free; `reproducible` gives the same bits again.
         max_grad_norm: Clip the gradient's norm to this; null does not clip.
         accumulation_steps: Batches that make one optimizer step.
         lr_step: When the learning-rate scheduler steps.

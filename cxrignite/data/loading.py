@@ -93,7 +93,9 @@ class PlainDraws(Sampler[Draw]):
     """
 
     def __init__(self, num_films: int, start: int = 0, step: int = 1) -> None:
-        self._indices = range(start, num_films, step)
+        # Of more processes than films some score the first film too, which counts once: an engine
+        # refuses a loader without a batch, and the others would wait for it.
+        self._indices = range(start, num_films, step) or range(min(1, num_films))
 
     def __len__(self) -> int:
         return len(self._indices)

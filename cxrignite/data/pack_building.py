@@ -103,15 +103,27 @@ def _true_pack(
     try:
         pack = read_pack(path, digests)
         readable = [film for film in films if film.sha256 not in pack.unreadable]
-        for film in readable[:: -(-len(readable) // _NUM_PROBES)]:
+        for film in readable[:: max(1, -(-len(readable) // _NUM_PROBES))]:
             # The key knows the code only as far as it can be seen from here.
             if not torch.equal(pack.image(film), pipeline.read(film.path)):
                 raise DataError(f"{path} holds another image of {film.name} than is read now")
+        for film in films:
+            # A disk may have failed for a moment while the pack was built.
+            if film.sha256 in pack.unreadable and _is_readable(film, pipeline):
+                raise DataError(f"{path} lacks {film.name}, which can be read now")
     except DataError as error:
         logger.warning("pack built anew: %s", error)
         return None
     logger.info("%d images of %d x %d from %s", len(films), *pack.image_size, path)
     return pack
+
+
+def _is_readable(film: Film, pipeline: Pipeline) -> bool:
+    try:
+        pipeline.read(film.path)
+    except UnreadableImageError:
+        return False
+    return True
 
 
 def _build(
@@ -129,7 +141,7 @@ def _build(
         )
     # Nodes that share the folder may not see each other's locks, nor each other's processes.
     host = f"{path.stem}.{socket.gethostname()}"
-    sweep_temporaries(path.parent, f"{host}*")
+    sweep_temporaries(path.parent, f"{host}.npy")
     temporary = temporary_path(path.with_name(f"{host}.npy"))
     logger.info("packing %d images of %d x %d into %s", *shape, path)
     try:

@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ MAX_CHECKED_BYTES = 2**32
 """Up to here the checksum of a pack is worked out whenever it is opened: a second or two."""
 
 _BLOCK_BYTES = 2**24
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class Pack:
@@ -47,7 +49,9 @@ class Pack:
         self.path = path
         self.unreadable = dict(unreadable)
         self._digests = digests
-        shape = _mapped(path).shape
+        # Mapped once and for all: the folder may be deleted while a run reads from it.
+        self._images = _mapped(path)
+        shape = self._images.shape
         if len(shape) != 3 or shape[0] != len(digests):
             raise DataError(f"{path} must hold {len(digests)} images, got shape {shape}")
         self.image_size: Size = (int(shape[1]), int(shape[2]))
@@ -60,8 +64,11 @@ class Pack:
 
     @property
     def fits_in_memory(self) -> bool:
-        """Whether it takes less than half of the machine's memory, and so is read from there."""
-        return 2 * self.num_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        """Whether it takes less than half of the memory at hand, and so is read from there."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with suppress(OSError, ValueError):  # no such group, or `max`
+            memory = min(memory, int(_CGROUP_LIMIT.read_text()))
+        return 2 * self.num_bytes < memory
 
     def split(self, films: Sequence[Film]) -> PackedSplit:
         """The images of some of its films, in their order.
@@ -74,7 +81,7 @@ class Pack:
         found = self._digests[np.minimum(rows, len(self._digests) - 1)] == wanted
         if not found.all():
             raise DataError(f"{self.path} does not hold {films[int(np.argmin(found))].name}")
-        return PackedSplit(self.path, torch.from_numpy(rows))
+        return PackedSplit(self.path, torch.from_numpy(rows), self._images)
 
     def image(self, film: Film) -> Tensor:
         """One image, shape `(1, H, W)`, uint8.
@@ -91,12 +98,13 @@ class PackedSplit:
     Args:
         path: The images of a pack.
         rows: The row of each film, shape `(N,)`, int64.
+        images: The file, mapped; `None` maps it when it is first asked for an image.
     """
 
-    def __init__(self, path: Path, rows: Tensor) -> None:
+    def __init__(self, path: Path, rows: Tensor, images: NDArray[np.uint8] | None = None) -> None:
         self.path = path
         self.rows = rows
-        self._images: NDArray[np.uint8] | None = None
+        self._images = images
 
     def images(self, index: Tensor) -> Tensor:
         """Images of the split, shape `(len(index), 1, H, W)`, uint8, with their own memory.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import ignite.distributed as idist
 
 from cxrignite.data import Film
 from cxrignite.data.carving import carve_split
@@ -149,6 +152,28 @@ def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
         films = carve_split(films, "calibration", fraction, recipe.seed)
     check_patient_leakage(films)
     return films
+
+
+def check_same_everywhere(films: list[Film]) -> None:
+    """Refuse to go on where processes have read other films, as from disks of their own.
+
+    Every process of a group calls it. Their splits would differ, and a patient could be learnt from
+    here and validated on there.
+
+    Raises:
+        DataError: They differ.
+    """
+    if idist.get_world_size() == 1:
+        return
+    digest = hashlib.sha256()
+    for film in films:
+        digest.update(f"{film.name}\0{film.split}\0{film.sha256}\n".encode(errors="replace"))
+    gathered: Any = idist.all_gather(digest.hexdigest())
+    if len(set(gathered)) > 1:
+        raise DataError(
+            f"all processes must read the same films, got {len(set(gathered))} different tables "
+            f"in {len(gathered)} processes"
+        )
 
 
 def frozen_films(

@@ -21,6 +21,7 @@ from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.films import (
+    check_same_everywhere,
     collector_paused,
     frozen_films,
     read_and_pack,
@@ -64,7 +65,10 @@ def fit(
         CxrIgniteError: Whatever else ends a run; see `cxrignite.errors`.
     """
     settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session, kept_memory(session.device):
+    with (
+        open_session(settings.device, settings.profile) as session,
+        kept_memory(session.device) if settings.profile == "fast" else contextlib.nullcontext(),
+    ):
         # A call of its own: when it returns, nothing holds the processes' connections any more.
         _fit(recipe, recipe_text, resume, command or [], session)
 
@@ -95,6 +99,7 @@ def _fit(
                 films = split_films(recipe, films)
             else:
                 films = frozen_films(recipe, folder, current=films)
+        check_same_everywhere(films)
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
         stack.callback(data.close)
         check_image_size(model, data)

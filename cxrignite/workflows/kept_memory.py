@@ -22,7 +22,8 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     glibc maps each large activation afresh and unmaps it after the step, so the system hands out
     and clears every page again: 800,000 page faults a step of 32 images for EfficientNet-Lite0, a
     quarter of the time. The process keeps up to a tenth more memory at its peak, and gives it back
-    at the end.
+    at the end. Settings of `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_MAX_` are lost, and afterwards
+    glibc does not adapt its limit for mapping to the sizes it sees any more.
 
     Args:
         device: Where the model computes; CUDA has a cache of its own.

@@ -54,7 +54,8 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     several = _num_launched(os.environ) > 1
     if several:
-        idist.initialize("nccl" if on_cuda else "gloo")
+        with _torchrun_first():
+            idist.initialize("nccl" if on_cuda else "gloo")
     before = (
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
@@ -84,6 +85,22 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             # As long as that lives, so do gloo's threads; one that is still there when the
             # interpreter ends may bring the process down (SIGABRT, seen once in CI).
             gc.collect()
+
+
+@contextmanager
+def _torchrun_first() -> Iterator[None]:
+    """Hide SLURM where `torchrun` has said which process this is.
+
+    Ignite (0.5.5) reads SLURM's variables wherever there are some, and refuses a `torchrun` that
+    `srun` started on several nodes.
+    """
+    job = "SLURM_JOB_ID"
+    hidden = os.environ.pop(job, None) if "TORCHELASTIC_RUN_ID" in os.environ else None
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            os.environ[job] = hidden
 
 
 def _num_launched(environment: Mapping[str, str]) -> int:

@@ -324,3 +324,10 @@ def test_the_drawn_prevalence_is_what_the_sampler_makes_of_it(films):
     ]
     for sampler, share in drawn:
         assert make_data(films, sampler=sampler).drawn_prevalence() == pytest.approx(share)
+
+
+def test_of_more_processes_than_films_each_has_a_batch():
+    from cxrignite.data.loading import PlainDraws
+
+    draws = [[index for index, _ in PlainDraws(3, rank, 5)] for rank in range(5)]
+    assert draws == [[0], [1], [2], [0], [0]]

@@ -342,3 +342,29 @@ def test_the_manifest_says_what_the_images_are(films, tmp_path):
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert manifest["bytes"] == path.stat().st_size
     assert manifest["unreadable"] == {}
+
+
+def test_a_film_that_could_not_be_read_for_a_moment_is_packed_the_next_time(films, tmp_path):
+    away = films[2].path.with_suffix(".away")
+    films[2].path.rename(away)
+    assert list(open_pack(tmp_path, films, PIPELINE).unreadable) == [films[2].sha256]
+    away.rename(films[2].path)
+    pack = open_pack(tmp_path, films, PIPELINE)
+    assert pack.unreadable == {}
+    assert_true(pack, films)
+
+
+def test_a_deleted_pack_is_read_to_the_end(films, tmp_path):
+    pack = open_pack(tmp_path, films, PIPELINE)
+    for path in tmp_path.glob(f"{pack.path.stem}.*"):
+        path.unlink()
+    assert_true(pack, films)
+
+
+def test_a_limit_of_memory_counts(films, tmp_path, monkeypatch):
+    pack = open_pack(tmp_path / "packs", films, PIPELINE)
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("cxrignite.data.packing._CGROUP_LIMIT", limit)
+    for text, fits in (("max\n", True), (f"{3 * pack.num_bytes}\n", True), ("1000\n", False)):
+        limit.write_text(text)
+        assert pack.fits_in_memory is fits

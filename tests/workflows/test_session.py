@@ -1,11 +1,12 @@
+import os
 import random
 
 import numpy as np
 import pytest
 import torch
 
-from cxrignite.errors import RecipeError
-from cxrignite.workflows.session import open_session, seed_everything
+from cxrignite.errors import DataError, RecipeError
+from cxrignite.workflows.session import _torchrun_first, open_session, seed_everything
 
 
 def draws():
@@ -55,3 +56,29 @@ def test_a_batch_script_of_slurm_waits_for_nobody(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     with open_session("cpu", "fast") as session:
         assert session.world_size == 1
+
+
+@pytest.mark.parametrize(("launcher", "seen"), [("TORCHELASTIC_RUN_ID", False), ("OTHER", True)])
+def test_torchrun_under_slurm_says_which_process_this_is(monkeypatch, launcher, seen):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(launcher, "run")
+    with _torchrun_first():
+        assert ("SLURM_JOB_ID" in os.environ) is seen
+    assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+def test_processes_that_read_other_films_are_refused(monkeypatch):
+    from pathlib import Path
+
+    from cxrignite.data import Film
+    from cxrignite.workflows import films
+
+    # A stand-in for the second process, which has read another file.
+    monkeypatch.setattr(films.idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(films.idist, "all_gather", lambda mine: [mine, theirs or mine])
+    film = Film(Path("a.png"), "a.png", 0, "a", "train", {}, "ab")
+    theirs = None
+    films.check_same_everywhere([film])
+    theirs = "another"
+    with pytest.raises(DataError, match="all processes must read the same films"):
+        films.check_same_everywhere([film])

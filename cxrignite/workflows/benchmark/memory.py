@@ -9,14 +9,15 @@ from types import TracebackType
 
 import torch
 
-_PROPORTIONAL = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+_PROPORTIONAL = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
 
 
 class PeakMemory:
     """Watches memory while it is entered.
 
     On CUDA it is what torch has allocated there. Elsewhere it is the proportional set size (pages
-    that processes share are counted once) of this process and its children, looked at every
+    that processes share are counted once) of this process and its children, without the pages of
+    files, which the system drops when it needs the room; looked at every
     `interval` seconds, where the system tells it (Linux); else 0.
 
     Args:
@@ -78,7 +79,7 @@ def memory_with_children(process: Path) -> int:
 
 def _memory_of(process: Path) -> int:
     try:
-        match = _PROPORTIONAL.search((process / "smaps_rollup").read_text())
+        found = _PROPORTIONAL.findall((process / "smaps_rollup").read_text())
     except OSError:
         return 0  # it has ended, or this is no Linux
-    return 1024 * int(match[1]) if match else 0
+    return 1024 * sum(map(int, found))

@@ -102,6 +102,7 @@ def plan_variants(
         device: Where it trains; a CPU has a row of its own.
         with_compile: Whether to measure `compile` where the recipe does not ask for it.
     """
+    keeps_memory = device.type == "cpu" and recipe.trainer.profile == "fast"
     settings = Settings()
     variants = [Variant("plain loop, Pillow", settings)]
     for name, switch, wanted in (
@@ -110,7 +111,7 @@ def plan_variants(
         ("workers", "workers", recipe.data.num_workers > 0),
         ("channels_last", "channels_last", recipe.trainer.channels_last),
         ("precision", "precision", recipe.trainer.precision != "fp32"),
-        ("kept memory", "kept_memory", device.type == "cpu"),
+        ("kept memory", "kept_memory", keeps_memory),
     ):
         if wanted:
             settings = replace(settings, **{switch: True})
