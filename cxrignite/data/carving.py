@@ -86,10 +86,10 @@ def _deal(
 
 
 class _PatientFolds(StratifiedGroupKFold):  # type: ignore[misc]  # it ships no types
-    """scikit-learn's folds, in a tenth of the time.
+    """scikit-learn's folds, in a fraction of the time.
 
-    For each patient it tries each fold with several calls of numpy (1.9: two seconds for 4,000
-    patients, at every start of a run). Here it is the same arithmetic, to the last bit, on single
+    For each patient it tries each fold with several calls of numpy (1.9), at every start of a run.
+    Here it is the same arithmetic, to the last bit, on single
     numbers. Where a later version has no such method, its own is used.
     """
 
