@@ -64,9 +64,11 @@ def measure_million(root: Path, num_films: int) -> None:
     seconds = time.perf_counter() - START
     print(data.describe())
     print(f"first batch of {num_films:,} rows: {seconds:.1f} s, imports included (< 10)")
-    for count in (1, 500):
-        for _ in range(count):
+    taken = 0
+    for count in (1, 250, 500, 1000, 1500):
+        while taken < count:
             next(batches)
+            taken += 1
         private = [_private(process) for process in multiprocessing.active_children()]
         print(f"after {count} batches, MB private to each worker: {private}")
     data.close()
