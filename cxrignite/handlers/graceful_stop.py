@@ -67,12 +67,22 @@ class GracefulStop(Attachable):
             return
         engine.add_event_handler(Events.STARTED, self._enter)
         # A signal during a validation that is not listened to ends the run before the next epoch.
-        engine.add_event_handler(Events.EPOCH_STARTED, self._stop_if_requested)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_requested)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.stop_if_requested)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_if_requested)
         engine.add_event_handler(Events.COMPLETED, self._complete)
         engine.add_event_handler(Events.TERMINATE, self._terminate)
         engine.add_event_handler(Events.INTERRUPT, self._leave)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def stop_if_requested(self) -> None:
+        """Raise where a signal has come; for a handler to call between steps that take seconds.
+
+        Raises:
+            StopRequested: A signal asked for the end since the last batch.
+        """
+        if self._requested is not None:
+            number, self._requested = self._requested, None
+            raise StopRequested(number)
 
     def _enter(self, engine: Engine) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -100,7 +110,7 @@ class GracefulStop(Attachable):
     def _complete(self, engine: Engine) -> None:
         self._leave(engine)
         # A signal that came after the last batch is not lost.
-        self._stop_if_requested()
+        self.stop_if_requested()
 
     def _terminate(self, engine: Engine) -> None:
         if engine.should_terminate == "skip_completed":
@@ -110,11 +120,6 @@ class GracefulStop(Attachable):
         # Ignite comes here twice for one exception, and swallows it unless it is raised again.
         self._leave(engine)
         raise error
-
-    def _stop_if_requested(self) -> None:
-        if self._requested is not None:
-            number, self._requested = self._requested, None
-            raise StopRequested(number)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

@@ -186,7 +186,8 @@ def _illustrate_later(training: Training) -> None:
         return
 
     def illustrate(engine: Engine) -> None:
-        illustrations.illustrate_data(folder, training.data, training.board)
+        for _ in illustrations.illustrate_data(folder, training.data, training.board):
+            training.stop.stop_if_requested()
 
     after_next = Events.EPOCH_COMPLETED(once=trainer.state.epoch + 1)
     trainer.add_event_handler(after_next, illustrate)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +27,12 @@ _SAMPLES_PER_CLASS = 6
 _LAST_OF_DATA = "class_distribution"
 
 
-def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> None:
-    """Show how many films there are of each class and split, and what some of them look like."""
+def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> Iterator[None]:
+    """Show how many films there are of each class and split, and what some of them look like.
+
+    Yields:
+        After each figure, so that the caller can stop between two; a figure takes about a second.
+    """
     counts = {
         split: dict(zip(data.classes, data.class_counts(split), strict=True))
         for split in data.splits
@@ -46,7 +50,9 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> No
         images = [data.pipeline(films[index].path)[0].numpy() for index in chosen]
         titles = [f"{data.classes[films[index].label]}\n{films[index].patient}" for index in chosen]
         _keep(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
+        yield
     _keep(folder, board, _LAST_OF_DATA, figures.class_distribution(counts), 0)
+    yield
 
 
 def shows_data(folder: RunFolder) -> bool:

@@ -106,6 +106,7 @@ class Training:
         self.best = BestCheckpoint(
             {"model": model}, folder.checkpoints_dir, metric, mode=recipe.monitor.mode, name="best"
         )
+        self.stop = GracefulStop()
         self.stopper = self._early_stopping(metric)
         self.saver = SafeSaver(folder.checkpoints_dir)
         self._attach()
@@ -184,9 +185,8 @@ class Training:
             # Wrapped, since Ignite would hand the engine to `step` as its deprecated `epoch`.
             step = self.scheduler.step
             trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step())
-        stop = GracefulStop()
-        stop.attach(trainer)
-        stop.attach(self.validator)
+        self.stop.attach(trainer)
+        self.stop.attach(self.validator)
         owners = [film.patient for film in self.data.films("val")]
         for handler in recipe.validator.handlers:
             if isinstance(handler, ThresholdSearch):

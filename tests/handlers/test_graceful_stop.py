@@ -256,3 +256,22 @@ def test_a_forked_worker_can_still_be_terminated():
         [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "143\n"
+
+
+def test_a_slow_handler_asks_between_its_steps_whether_to_stop():
+    engine, seen = trainer_that(9, lambda: None)
+    stop = GracefulStop()
+    stop.attach(engine)
+
+    def draw() -> None:
+        for figure in range(3):
+            if figure == 1:
+                send(signal.SIGTERM)
+            stop.stop_if_requested()
+            seen.append(f"figure {figure}")
+
+    engine.add_event_handler(Events.EPOCH_COMPLETED, draw)
+    with pytest.raises(StopRequested):
+        engine.run(range(1), max_epochs=2)
+    assert seen == ["step 1", "epoch", "figure 0"]
+    stop.stop_if_requested()
