@@ -22,14 +22,20 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
     "4 a constraint that cannot be met"
 )
-# What verbs that take a finished run may change of the recipe they find in its folder.
-SCORING_KEYS = (
+_SCORING_KEYS = (
     "data.source",
     "data.batch_size",
     "data.num_workers",
     "trainer.device",
     "trainer.precision",
 )
+# What verbs that take a finished run may change of the recipe they find in its folder.
+CHANGEABLE_KEYS = {
+    "validate": _SCORING_KEYS,
+    "test": _SCORING_KEYS,
+    "recalibrate": _SCORING_KEYS,
+    "explain": (*_SCORING_KEYS, "explain"),
+}
 _MAX_NAMED = 6
 
 
@@ -39,6 +45,7 @@ class Option(NamedTuple):
     name: str
     type: Callable[[str], Any]
     help: str
+    nargs: str | None = None
 
 
 _RUN = Option("run", Path, "The run folder that `fit` left. (required)")
@@ -53,6 +60,13 @@ OPTIONS = {
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
     "validate": _SCORING,
     "test": _SCORING,
+    "explain": (
+        _RUN,
+        _NAME,
+        Option("split", str, "Of the run's films; test by default."),
+        Option("files", Path, "Explain these images, or folders of images, instead.", "+"),
+        Option("operating_point", str, "Decide by the operating point of this site."),
+    ),
     "recalibrate": (
         _RUN,
         Option("name", str, "The site's name. (required)"),
@@ -119,7 +133,7 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
             *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
         ]
     )
-    takes_recipe = verb in ("fit", "benchmark")
+    takes_recipe = verb not in CHANGEABLE_KEYS
     parser = ArgumentParser(
         prog=f"cxrignite {verb}",
         # Left to itself it names all keys, which stand below with what they mean.
@@ -134,12 +148,14 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
         "--config", action="config", help="A recipe; a later --config or option wins over it."
     )
     for option in OPTIONS[verb]:
-        parser.add_argument(f"--{option.name}", type=option.type, help=option.help)
+        parser.add_argument(
+            f"--{option.name}", type=option.type, help=option.help, nargs=option.nargs
+        )
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
     if not takes_recipe:
-        _hide_all_but(parser, SCORING_KEYS, [option.name for option in OPTIONS[verb]])
+        _hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
     return parser
 
 

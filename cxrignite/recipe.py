@@ -20,6 +20,7 @@ from cxrignite.data import Source
 from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
 from cxrignite.engines import EVALUATION_METRICS
+from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable
 from cxrignite.nn import BinaryClassifier
 
@@ -167,6 +168,31 @@ class MonitorRecipe:
 
 
 @dataclass
+class ExplainRecipe:
+    """Which images the verb `explain` draws maps of, and how.
+
+    Attributes:
+        target_layer: Where maps are taken; null is the last layer before the pooling.
+        method: How a map weighs activations and gradients.
+        select: Kinds of images.
+        max_images: Images of each kind at most.
+        num_measured: Films that tell whether maps mean anything; 0 measures nothing.
+    """
+
+    target_layer: str | None = None
+    method: CamMethod = "grad_cam"
+    select: list[ImageKind] = field(
+        default_factory=lambda: ["misses", "most_sure", "least_sure", "random"]
+    )
+    max_images: int = 16
+    num_measured: int = 32
+
+    def __post_init__(self) -> None:
+        _require(self.max_images >= 1, "explain.max_images", "at least 1", self.max_images)
+        _require(self.num_measured >= 0, "explain.num_measured", "at least 0", self.num_measured)
+
+
+@dataclass
 class Recipe:
     """One experiment.
 
@@ -182,6 +208,7 @@ class Recipe:
         trainer: How the model is trained.
         validator: What happens after each epoch.
         monitor: What picks the best checkpoint.
+        explain: What the verb `explain` shows.
     """
 
     data: DataRecipe
@@ -194,6 +221,7 @@ class Recipe:
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
     validator: ValidatorRecipe = field(default_factory=ValidatorRecipe)
     monitor: MonitorRecipe = field(default_factory=MonitorRecipe)
+    explain: ExplainRecipe = field(default_factory=ExplainRecipe)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)

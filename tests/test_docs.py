@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ignite.engine import Engine
 
-from cxrignite import cli
+from cxrignite import cli, verbs
 from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.run_folder import RunFolder
 
@@ -18,7 +18,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-VERBS = "|".join(cli._VERBS)
+VERBS = "|".join(verbs.VERBS)
 
 
 class Reached(Exception):
@@ -146,7 +146,7 @@ def test_a_link_inside_the_project_leads_somewhere(page, target):
         assert anchor in [title.replace(" ", "-") for title in plain]
 
 
-@pytest.mark.parametrize("verb", cli._VERBS)
+@pytest.mark.parametrize("verb", verbs.VERBS)
 def test_the_readme_names_every_verb(verb):
     assert f"`{verb}`" in text_of(ROOT / "README.md")
 

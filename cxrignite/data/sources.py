@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,6 +170,37 @@ class ClassFolders(Source):
                     split=split,
                     attributes={"subgroup": subgroup} if subgroup else {},
                 )
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """The images that paths name: files as they are, folders by the images below them.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        Each file once, those of a folder by name.
+
+    Raises:
+        DataError: If a path does not exist, or a folder has no image.
+    """
+    files: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            found = sorted(
+                Path(root, entry.name)
+                for root, _, _ in os.walk(path)
+                for entry in os.scandir(root)
+                if _is_image(entry)
+            )
+            if not found:
+                raise DataError(f"{path} must hold an image, found none that is JPEG or PNG")
+        elif path.exists():
+            found = [path]
+        else:
+            raise DataError(f"{path} does not exist")
+        files |= dict.fromkeys(found)
+    return list(files)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

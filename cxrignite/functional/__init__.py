@@ -29,6 +29,7 @@ from cxrignite.functional.faithfulness import (
 )
 from cxrignite.functional.gathering import gather_rows
 from cxrignite.functional.grad_cam import CamMaps, CamMethod, CamTarget, grad_cam
+from cxrignite.functional.image_choice import UNKNOWN_LABEL, ImageChoice, ImageKind
 from cxrignite.functional.intervals import (
     Interval,
     bootstrap_differences,
@@ -47,6 +48,7 @@ from cxrignite.functional.operating_point import (
     Verdict,
     select_operating_point,
 )
+from cxrignite.functional.overlay import overlay
 from cxrignite.functional.random_maps import PairedDifference, paired_difference, random_maps
 from cxrignite.functional.score_maps import (
     Platt,
@@ -60,17 +62,21 @@ from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.functional.weight_randomization import (
     RandomizationCheck,
     randomization_check,
+    randomized_copy,
     rank_correlation,
 )
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 
 __all__ = [
+    "UNKNOWN_LABEL",
     "CamMaps",
     "CamMethod",
     "CamTarget",
     "ClassCounts",
     "Confusion",
     "EnergyInside",
+    "ImageChoice",
+    "ImageKind",
     "ImbalanceLedger",
     "Interval",
     "OperatingPoint",
@@ -108,11 +114,13 @@ __all__ = [
     "natural_shift",
     "num_false_positives_allowed",
     "num_negatives_needed",
+    "overlay",
     "paired_difference",
     "patient_resamples",
     "pointing_game",
     "random_maps",
     "randomization_check",
+    "randomized_copy",
     "rank_correlation",
     "ranking_statistics",
     "reliability_bins",

@@ -39,11 +39,13 @@ class CamMaps(NamedTuple):
         raw_max: The largest value of each map before scaling, shape `(N,)`, float32, at least 0; in
             logits for `hires_cam`. It is 0 for an empty map: no place spoke for the target.
         logits: Of the positive class, shape `(N,)`, float32, whatever the target.
+        grid: Rows and columns of the layer's own map: how much a map can resolve.
     """
 
     maps: Tensor
     raw_max: Tensor
     logits: Tensor
+    grid: tuple[int, int]
 
 
 def grad_cam(
@@ -117,7 +119,8 @@ def grad_cam(
         # After upsampling: between the centres of the coarse places no pixel reaches their value.
         peak = maps.amax(dim=(1, 2), keepdim=True)
         maps = torch.where(peak > 0, maps / peak, 0.0)
-    return CamMaps(maps, coarse.amax(dim=(1, 2)), logits)
+    rows, columns = coarse.shape[1:]
+    return CamMaps(maps, coarse.amax(dim=(1, 2)), logits, (rows, columns))
 
 
 def _activation_and_gradient(

@@ -7,7 +7,7 @@ weights are random shows the image, edges for instance, and not the model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,21 +67,38 @@ def randomization_check(
     """
     stages = _stages(model, num_stages)
     generator = torch.Generator().manual_seed(seed)
-    correlations, norms = [], []
+    correlations = []
     # A copy made in inference mode could have no gradients.
     with torch.inference_mode(False):
         original = _checked_maps(explain(model, images), len(images))
         random_model = copy.deepcopy(model)
+        norms: list[_BatchNorm] = []
         for stage in stages:
-            for name in stage:
-                layer = random_model.get_submodule(name)
-                _shuffle(layer, generator)
-                # Those in front of the random layers still see what they were trained on.
-                norms += [layer] if isinstance(layer, _BatchNorm) else []
+            norms += _randomize(random_model, stage, generator)
+            # Those in front of the random layers still see what they were trained on.
             _renew_statistics(random_model, norms, images)
             maps = _checked_maps(explain(random_model, images), len(images))
             correlations.append(rank_correlation(original, maps))
     return RandomizationCheck(tuple(stage[-1] for stage in stages), np.stack(correlations))
+
+
+def randomized_copy(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Module:
+    """Copy a model and put random weights into every layer, as `randomization_check` does.
+
+    Args:
+        model: The model; it is left as it is.
+        images: Shape `(N, C, H, W)`, as the model takes them, for the statistics of batch norms.
+        seed: Of the order of the weights.
+
+    Raises:
+        ValueError: If the model has no weights.
+    """
+    (layers,) = _stages(model, 1)
+    with torch.inference_mode(False):
+        random_model = copy.deepcopy(model)
+        norms = _randomize(random_model, layers, torch.Generator().manual_seed(seed))
+        _renew_statistics(random_model, norms, images)
+    return random_model
 
 
 def rank_correlation(maps: Tensor, other_maps: Tensor) -> NDArray[np.float64]:
@@ -133,6 +150,16 @@ def _stages(model: nn.Module, num_stages: int) -> list[list[str]]:
             f"got {num_stages}"
         )
     return [part.tolist() for part in np.array_split(np.asarray(layers), num_stages)]
+
+
+def _randomize(
+    model: nn.Module, names: Sequence[str], generator: torch.Generator
+) -> list[_BatchNorm]:
+    """Put the weights of these layers in random order, and return the batch norms among them."""
+    layers = [model.get_submodule(name) for name in names]
+    for layer in layers:
+        _shuffle(layer, generator)
+    return [layer for layer in layers if isinstance(layer, _BatchNorm)]
 
 
 def _shuffle(layer: nn.Module, generator: torch.Generator) -> None:

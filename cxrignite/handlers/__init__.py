@@ -15,9 +15,11 @@ from cxrignite.handlers.checkpoint_loading import (
     verify_checkpoint,
 )
 from cxrignite.handlers.epoch_timer import EpochTimer
+from cxrignite.handlers.explanation import Explanation
 from cxrignite.handlers.feature_collector import FeatureCollector
 from cxrignite.handlers.finite_guard import FiniteGuard
 from cxrignite.handlers.graceful_stop import GracefulStop, StopRequested
+from cxrignite.handlers.grad_cam_exporter import GradCAMExporter
 from cxrignite.handlers.history_writer import HistoryWriter, read_history
 from cxrignite.handlers.prediction_writer import PredictionWriter
 from cxrignite.handlers.progress_line import ProgressLine
@@ -30,9 +32,11 @@ __all__ = [
     "BestCheckpoint",
     "BoardWriter",
     "EpochTimer",
+    "Explanation",
     "FeatureCollector",
     "FiniteGuard",
     "GracefulStop",
+    "GradCAMExporter",
     "HistoryWriter",
     "PredictionWriter",
     "ProgressLine",

@@ -34,6 +34,7 @@ from cxrignite.workflows.parts import (
     build_pipeline,
     check_certificates,
     check_image_size,
+    explained_layer,
     deciding_split,
 )
 from cxrignite.workflows.reference import Reference
@@ -92,6 +93,8 @@ def _fit(
             listed = recipe.data.source.films()
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
+        if recipe.explain.target_layer is not None:
+            explained_layer(recipe, model)  # a slip shows now, and not when the run is over
         pipeline = build_pipeline(recipe)
         with collector_paused():
             films, pack = read_and_pack(recipe, listed, pipeline)

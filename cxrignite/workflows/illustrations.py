@@ -49,9 +49,9 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> It
         films = data.films(split)
         images = [data.pipeline(films[index].path)[0].numpy() for index in chosen]
         titles = [f"{data.classes[films[index].label]}\n{films[index].patient}" for index in chosen]
-        _keep(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
+        keep_figure(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
         yield
-    _keep(folder, board, _LAST_OF_DATA, figures.class_distribution(counts), 0)
+    keep_figure(folder, board, _LAST_OF_DATA, figures.class_distribution(counts), 0)
     yield
 
 
@@ -82,26 +82,26 @@ def illustrate_scores(
     if point is not None:
         cells = scores.confusion(0.5), scores.confusion(point.threshold)
         pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)
-        _keep(folder, board, f"confusion_{name}", pair, step)
+        keep_figure(folder, board, f"confusion_{name}", pair, step)
     if not scores.has_both_classes:
         return
     area = content["intervals"]["roc_auc"]
     roc = score_figures.roc_curve(*arrays, point, split=name, interval=area)
-    _keep(folder, board, f"roc_{name}", roc, step)
+    keep_figure(folder, board, f"roc_{name}", roc, step)
     area = content["patient_intervals"]["average_precision"]
     curve = score_figures.precision_recall_curve(*arrays, point, split=name, interval=area)
-    _keep(folder, board, f"precision_recall_{name}", curve, step)
+    keep_figure(folder, board, f"precision_recall_{name}", curve, step)
     natural = decision.imbalance.natural(scores.y_score)
     reliability = score_figures.reliability(*arrays, split=name, natural_score=natural)
-    _keep(folder, board, f"reliability_{name}", reliability, step)
+    keep_figure(folder, board, f"reliability_{name}", reliability, step)
 
 
 def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:
     """Show losses and AUC by epoch, and where the time went."""
     rows = folder.read_history()
-    _keep(folder, board, "learning_curves", figures.learning_curves(rows), len(rows))
+    keep_figure(folder, board, "learning_curves", figures.learning_curves(rows), len(rows))
     if rows and "epoch_seconds" in rows[0]:
-        _keep(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
+        keep_figure(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
 
 
 def as_png(figure: Figure) -> memoryview:
@@ -117,6 +117,17 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     return np.take(indices, places)
 
 
-def _keep(folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int) -> None:
+def keep_figure(
+    folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int
+) -> None:
+    """Keep a figure in the run folder and show it in TensorBoard.
+
+    Args:
+        folder: The run.
+        board: Open to be written to.
+        name: Of the file, without its suffix.
+        figure: The figure.
+        step: The epoch it belongs to.
+    """
     write_durably(folder.figures_dir / f"{name}.png", as_png(figure))
     board.add_figure(f"figures/{name.replace('@', '/')}", figure, step)

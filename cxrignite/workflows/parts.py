@@ -14,6 +14,7 @@ from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import ImbalanceLedger, num_negatives_needed
+from cxrignite.functional.model_access import find_layer
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
@@ -173,3 +174,22 @@ def build_model(
     if state is not None:
         model.load_state_dict(state)
     return model
+
+
+def explained_layer(recipe: Recipe, model: BinaryClassifier) -> str:
+    """The dotted name of the layer where a recipe's maps are taken.
+
+    Args:
+        recipe: Names it, or leaves it to the classifier.
+        model: The recipe's classifier.
+
+    Raises:
+        RecipeError: The model has no such layer, or none that maps can be taken at.
+    """
+    named = recipe.explain.target_layer
+    if named is None:
+        return model.cam_layer
+    try:
+        return find_layer(model, named)[0]
+    except RecipeError as error:
+        raise RecipeError(f"explain.{error}") from error

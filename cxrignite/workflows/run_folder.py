@@ -24,10 +24,8 @@ from cxrignite.errors import CheckpointError, CxrIgniteError, RunFolderError
 from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.environment import environment
+from cxrignite.workflows.recipe_keys import flatten_recipe, may_change
 from cxrignite.workflows.reference import Reference
-
-# May differ between a run and its resumption: more epochs, and folders, which may have moved.
-_MAY_CHANGE = ("trainer.max_epochs", "run_dir", "data.pack")
 
 
 class RunFolder:
@@ -57,6 +55,10 @@ class RunFolder:
     def predictions_path(self, name: str) -> Path:
         """The scores of the films of `name`, a split or a given name."""
         return self.root / "predictions" / f"{name}.csv"
+
+    def explain_dir(self, name: str) -> Path:
+        """The class activation maps of the films of `name`, a split or a given name."""
+        return self.root / "explain" / name
 
     def metrics_path(self, name: str) -> Path:
         """The figures of the films of `name`, a split or a given name."""
@@ -113,10 +115,10 @@ class RunFolder:
             RunFolderError: `trainer.max_epochs` would shrink, or this run's recipe is damaged.
         """
         try:
-            ours = _flatten(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
+            ours = flatten_recipe(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise RunFolderError(f"{self.recipe_path} cannot be read: {error}") from error
-        theirs = _flatten(yaml.safe_load(recipe_text))
+        theirs = flatten_recipe(yaml.safe_load(recipe_text))
         key = "trainer.max_epochs"
         if theirs[key] < ours[key]:
             raise RunFolderError(
@@ -128,13 +130,13 @@ class RunFolder:
         return [
             key
             for key in keys
-            if key not in _MAY_CHANGE and ours.get(key, missing) != theirs.get(key, missing)
+            if not may_change(key) and ours.get(key, missing) != theirs.get(key, missing)
         ]
 
     def recipe_hash(self) -> str:
         """A digest of this run's recipe, without the keys that may change."""
-        leaves = _flatten(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
-        fixed = {key: leaf for key, leaf in sorted(leaves.items()) if key not in _MAY_CHANGE}
+        leaves = flatten_recipe(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
+        fixed = {key: leaf for key, leaf in sorted(leaves.items()) if not may_change(key)}
         return hashlib.sha256(json.dumps(fixed, default=str).encode()).hexdigest()
 
     def finished_recipe(self) -> Path:
@@ -282,19 +284,3 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             handler.close()
-
-
-def _flatten(value: object, prefix: str = "") -> dict[str, Any]:
-    """Every leaf of a recipe by its dotted key; list elements by their number."""
-    if isinstance(value, dict):
-        pairs = value.items()
-    elif isinstance(value, list):
-        pairs = dict(enumerate(value)).items()
-    else:
-        return {prefix: value}
-    if not pairs:
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, child in pairs:
-        leaves |= _flatten(child, f"{prefix}.{key}" if prefix else str(key))
-    return leaves

@@ -20,6 +20,7 @@ from cxrignite.engines import choose_precision, create_evaluator
 from cxrignite.errors import DataError, NonFiniteError, RecipeError
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.handlers import (
+    Attachable,
     BoardWriter,
     FeatureCollector,
     GracefulStop,
@@ -97,14 +98,7 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
             stack.enter_context(folder.logging())
         decision = folder.read_decision(scoring.operating_point)
         best = load_checkpoint(folder.best_path)
-        if scoring.same_films:
-            films = frozen_films(recipe, folder, split)
-        else:
-            films = other_films(recipe, folder, split)
-        films = [film for film in films if film.split == split]
-        if not films:
-            raise DataError(f"{recipe.data.source.root} has no {split} films to score")
-        films = _not_used(films, folder, scoring.operating_point)
+        films = films_to_score(recipe, folder, scoring)
         _subgroups(films, scoring.subgroups)  # refused before the films are looked at
         data = build_data(recipe, films, device=session.device)
         stack.callback(data.close)
@@ -118,6 +112,27 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         _logger.info(
             "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
         )
+
+
+def films_to_score(recipe: Recipe, folder: RunFolder, scoring: Scoring) -> list[Film]:
+    """The films of a split or of another source, checked, without those that chose the threshold.
+
+    Args:
+        recipe: The run's own; its source may be another one.
+        folder: The run.
+        scoring: Which films, by which operating point.
+
+    Raises:
+        DataError: There is no film to score, one changed since the run, or one took part in it.
+    """
+    if scoring.same_films:
+        films = frozen_films(recipe, folder, scoring.split)
+    else:
+        films = other_films(recipe, folder, scoring.split)
+    films = [film for film in films if film.split == scoring.split]
+    if not films:
+        raise DataError(f"{recipe.data.source.root} has no {scoring.split} films to score")
+    return _not_used(films, folder, scoring.operating_point)
 
 
 def publish(
@@ -183,7 +198,13 @@ def write_scores(path: Path, scores: SplitScores, decision: Decision) -> None:
 
 
 def score_split(
-    model: BinaryClassifier, data: XrayData, split: str, *, recipe: Recipe, session: Session
+    model: BinaryClassifier,
+    data: XrayData,
+    split: str,
+    *,
+    recipe: Recipe,
+    session: Session,
+    handlers: Sequence[Attachable] = (),
 ) -> SplitScores:
     """Score the films of one split, each once, whatever the number of processes.
 
@@ -193,6 +214,7 @@ def score_split(
         split: Which of them.
         recipe: Precision, memory order and device.
         session: Where to compute.
+        handlers: Attached to the evaluator, beside those that collect.
 
     Returns:
         The same on every process.
@@ -211,6 +233,8 @@ def score_split(
     collector = ScoreCollector.on(evaluator)
     features = FeatureCollector(model.head)
     features.attach(evaluator)
+    for handler in handlers:
+        handler.attach(evaluator)
     if session.leads and sys.stderr.isatty():
         ProgressLine(f"score {split}").attach(evaluator)
     evaluator.run(data.eval_loader(split))

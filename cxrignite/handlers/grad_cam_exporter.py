@@ -1,0 +1,247 @@
+"""Pictures of where a model looked, for the images of an evaluation that are worth a look."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cxrignite.durable_write import write_durably
+from cxrignite.functional.gathering import NO_INDEX, image_index
+from cxrignite.functional.grad_cam import CamMethod, grad_cam
+from cxrignite.functional.image_choice import ImageChoice
+from cxrignite.functional.overlay import overlay
+from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.board_writer import BoardWriter
+from cxrignite.handlers.explanation import Explanation, explanations_table
+from cxrignite.handlers.map_picture import map_picture
+
+_BATCH_SIZE = 16
+_MAX_NAME = 60
+
+
+class _Candidate(NamedTuple):
+    number: int
+    y_score: float
+    y_true: int
+    image: Tensor
+
+
+class GradCAMExporter(Attachable):
+    """Draws class activation maps of the images that an evaluation brings to notice.
+
+    The images are chosen while their scores come in; no more are kept than may be chosen. The maps
+    are computed after the epoch's last batch, and the model is left as it was found. Each run of
+    the engine replaces the pictures of the one before. The scores are asked for batch by batch,
+    for which a GPU has to be waited for.
+
+    *Attach to* an evaluator.
+    *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`; `state.batch[0]` to be the
+    images, all of one shape `(C, H, W)`, as the model takes them; and `state.batch[2]`, where there
+    is one, to be the index of each image. Without one they are counted from 0.
+    *Publishes* in `directory` two PNG files an image and `explain.csv`; `explanations`; and
+    TensorBoard images, where there is a `board`. On rank 0 only, of the images of all processes.
+
+    Attributes:
+        step: The step of the TensorBoard images; may be set before each run.
+        explanations: What the last run brought, in the order of choice; empty on other ranks.
+
+    Args:
+        model: Images in, one logit an image out.
+        directory: The folder of the files.
+        target_layer: Where the maps are taken; see `grad_cam`.
+        method: How a map weighs activations and gradients.
+        choice: Which images, and the threshold that they are called by.
+        rows: What is known of each image, by index; they all have the same keys, for example `path`
+            and `patient`, which become the first columns. The first names the picture.
+        classes: The negative and the positive class, for the captions.
+        board: Where TensorBoard images go.
+
+    Raises:
+        RecipeError: If the model has no such layer, or none that maps can be taken at (in the run).
+        ValueError: If batches of several processes have no index, or `rows` misses one (in the
+            run).
+        NonFiniteError: If a map is NaN or infinite (in the run).
+        CxrIgniteError: If a file cannot be written (in the run).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        directory: Path | str,
+        target_layer: str | nn.Module,
+        method: CamMethod = "grad_cam",
+        choice: ImageChoice = ImageChoice(),  # noqa: B008  (it is frozen)
+        rows: Sequence[Mapping[str, str]] | None = None,
+        classes: tuple[str, str] = ("negative", "positive"),
+        board: BoardWriter | None = None,
+    ) -> None:
+        self.model = model
+        self.directory = Path(directory)
+        self.target_layer = target_layer
+        self.method = method
+        self.choice = choice
+        self.rows = rows
+        self.classes = classes
+        self.board = board
+        self.step = 0
+        self.explanations: list[Explanation] = []
+        self._reset()
+
+    def attach(self, engine: Engine) -> None:
+        """Draw maps after every epoch of `engine`; attaching twice acts once.
+
+        Args:
+            engine: The evaluator.
+        """
+        if not engine.has_event_handler(self._look, Events.ITERATION_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def export(
+        self,
+        images: Tensor,
+        y_score: NDArray[np.float64],
+        y_true: NDArray[np.int64],
+        index: NDArray[np.int64],
+    ) -> list[Explanation]:
+        """Draw the chosen of these images, in place of the pictures that are there.
+
+        Args:
+            images: Shape `(N, C, H, W)`, as the model takes them, on any device.
+            y_score: Probabilities of the positive class, shape `(N,)`.
+            y_true: Labels, 0, 1 or `UNKNOWN_LABEL`, shape `(N,)`.
+            index: Which image each is, shape `(N,)`.
+
+        Returns:
+            The explanations, which are `explanations` from now on.
+        """
+        chosen = self.choice.of(y_score, y_true, index)
+        self._remove_pictures()
+        positions = list(chosen)
+        for start in range(0, len(positions), _BATCH_SIZE):
+            part = positions[start : start + _BATCH_SIZE]
+            batch = images[part].to(_device_of(self.model))
+            found = grad_cam(self.model, batch, self.target_layer, method=self.method)
+            for place, position in enumerate(part):
+                about = self._about(int(index[position]))
+                explanation = Explanation(
+                    about=about,
+                    selection=chosen[position],
+                    y_score=float(y_score[position]),
+                    y_true=int(y_true[position]),
+                    threshold=self.choice.threshold,
+                    image=images[position].cpu(),
+                    importance=found.maps[place].cpu(),
+                    raw_max=float(found.raw_max[place]),
+                    name=_file_name(int(index[position]), next(iter(about.values()))),
+                )
+                self.explanations.append(explanation)
+                self._draw(explanation)
+        write_durably(self.directory / "explain.csv", explanations_table(self.explanations))
+        return self.explanations
+
+    def _reset(self) -> None:
+        self._candidates: list[_Candidate] = []
+        self._num_seen = 0
+
+    def _look(self, engine: Engine) -> None:
+        """Keep of the batch and of what was kept what would be chosen by now."""
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
+        y_score, y_true = (part.detach().cpu() for part in output)
+        index = image_index(batch, len(y_score))
+        if (index == NO_INDEX).any():
+            if idist.get_world_size() > 1:
+                raise ValueError(
+                    "with several processes each image needs its index, as state.batch[2]"
+                )
+            index = torch.arange(self._num_seen, self._num_seen + len(index))
+        self._num_seen += len(index)
+        new = zip(index.tolist(), y_score.tolist(), y_true.long().tolist(), batch[0], strict=True)
+        known = len(self._candidates)
+        candidates = [*self._candidates, *(_Candidate(*each) for each in new)]
+        # A copy of a new one: a view would keep its whole batch, whose memory may be used again.
+        self._candidates = [
+            each if position < known else each._replace(image=each.image.detach().cpu().clone())
+            for position, each in self._chosen(candidates)
+        ]
+
+    def _chosen(self, candidates: Sequence[_Candidate]) -> list[tuple[int, _Candidate]]:
+        chosen = self.choice.of(
+            [each.y_score for each in candidates],
+            [each.y_true for each in candidates],
+            [each.number for each in candidates],
+        )
+        return [(position, candidates[position]) for position in chosen]
+
+    def _finish(self) -> None:
+        pools = [self._candidates]
+        if idist.get_world_size() > 1:
+            pools = idist.all_gather(self._candidates)  # type: ignore[assignment]  # of any object
+        # A distributed sampler may give an image to two processes.
+        unique = {each.number: each for pool in pools for each in pool}
+        self._reset()
+        if idist.get_rank() != 0 or not unique:
+            return
+        _, y_score, y_true, images = zip(*unique.values(), strict=True)
+        self.export(
+            torch.stack(images), np.array(y_score), np.array(y_true), np.array(list(unique))
+        )
+
+    def _draw(self, explanation: Explanation) -> None:
+        layer = self.target_layer
+        name = layer if isinstance(layer, str) else type(layer).__name__
+        lines = explanation.caption(self.classes, f"{self.method} at {name}")
+        picture = map_picture(explanation.image, explanation.importance, lines)
+        over = overlay(explanation.image[None], explanation.importance[None])[0]
+        write_durably(self.directory / explanation.picture, _as_png(picture))
+        write_durably(self.directory / explanation.overlay, _as_png(over.permute(1, 2, 0).numpy()))
+        if self.board is not None:
+            tag = f"grad_cam/{self.directory.name}/{explanation.name}"
+            self.board.add_image(tag, picture.transpose(2, 0, 1), self.step)
+
+    def _remove_pictures(self) -> None:
+        """A picture that stayed would be taken for one of this run."""
+        for each in self.explanations:
+            (self.directory / each.picture).unlink(missing_ok=True)
+            (self.directory / each.overlay).unlink(missing_ok=True)
+        self.explanations = []
+
+    def _about(self, index: int) -> Mapping[str, str]:
+        if self.rows is None:
+            return {"index": str(index)}
+        if index >= len(self.rows):
+            raise ValueError(
+                f"index must be below {len(self.rows)}, the number of rows, got {index}"
+            )
+        return self.rows[index]
+
+
+def _file_name(index: int, known_as: str) -> str:
+    """The number makes it unique, what the image is known as makes it found."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(known_as).stem)[-_MAX_NAME:]
+    return f"{index:06d}" if known_as == str(index) else f"{index:06d}_{stem}"
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    weight = next(model.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
+def _as_png(pixels: NDArray[np.uint8]) -> memoryview:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getbuffer()

@@ -1,0 +1,74 @@
+"""A film, the same film with its map, and below them what was found, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxrignite.functional.overlay import as_grey, overlay
+
+_MIN_PANEL = 320
+_MARGIN = 8
+_TEXT_SIZE = 14
+
+
+def map_picture(image: Tensor, importance: Tensor, lines: Sequence[str]) -> NDArray[np.uint8]:
+    """Draw a film and its map side by side, with lines of text below.
+
+    Args:
+        image: Shape `(C, H, W)`, as `overlay` takes images.
+        importance: The map, shape `(H, W)`, in `[0, 1]`.
+        lines: What is to be read below; a line that is too long goes on in the next.
+
+    Returns:
+        Shape `(H', W', 3)`, uint8.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    # Here, so that the handlers can be imported without an image library.
+    from PIL import Image, ImageDraw, ImageFont
+
+    mapped = overlay(image[None], importance[None])[0].permute(1, 2, 0)
+    film = as_grey(image[None])[0].round().to(torch.uint8)[..., None].expand(-1, -1, 3)
+    # Small films are enlarged by a whole number, which keeps each pixel what it is.
+    scale = max(1, -(-_MIN_PANEL // film.shape[1]))
+    panels = [
+        Image.fromarray(panel.numpy()).resize(
+            (scale * film.shape[1], scale * film.shape[0]), Image.Resampling.NEAREST
+        )
+        for panel in (film.contiguous(), mapped.contiguous())
+    ]
+    width = 2 * panels[0].width + 3 * _MARGIN
+    font = ImageFont.load_default(_TEXT_SIZE)
+    wrapped = [part for line in lines for part in _wrap(line, font.getlength, width - 2 * _MARGIN)]
+    line_height = round(1.4 * _TEXT_SIZE)
+    height = panels[0].height + 3 * _MARGIN + line_height * len(wrapped)
+    canvas = Image.new("RGB", (width, height), "white")
+    for number, panel in enumerate(panels):
+        canvas.paste(panel, (_MARGIN + number * (panel.width + _MARGIN), _MARGIN))
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(wrapped):
+        top = panels[0].height + 2 * _MARGIN + number * line_height
+        draw.text((_MARGIN, top), line, fill="black", font=font)
+    return np.array(canvas)
+
+
+def _wrap(line: str, measure: Callable[[str], float], width: int) -> list[str]:
+    """Break a line before the first word that would reach over the width, and a word that does."""
+    parts, current = [], ""
+    for word in line.split():
+        longer = f"{current} {word}".lstrip()
+        if measure(longer) > width and current:
+            parts.append(current)
+            longer = word
+        while measure(longer) > width and len(longer) > 1:
+            fitting = next(n for n in range(len(longer) - 1, 0, -1) if measure(longer[:n]) <= width)
+            parts.append(longer[:fitting])
+            longer = longer[fitting:]
+        current = longer
+    return [*parts, current]

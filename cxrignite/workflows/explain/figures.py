@@ -1,0 +1,72 @@
+"""The figures of class activation maps: one of each outcome, and the curves that measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cxrignite.functional.overlay import overlay
+from cxrignite.handlers import Explanation
+from cxrignite.workflows.charting import BLUE, GREY, blank_figure, make_plain
+from cxrignite.workflows.explain.checks import MeanCurves
+
+_OUTCOMES = {
+    (0, 0): "true negative",
+    (0, 1): "false positive",
+    (1, 0): "false negative",
+    (1, 1): "true positive",
+}
+
+
+def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) -> Figure:
+    """Two by two: truth by row, decision by column, the surest film of each with its map.
+
+    Args:
+        explanations: To choose from.
+        classes: The negative and the positive class.
+    """
+    figure = blank_figure(width=7.6, height=8.6)
+    for axes, (outcome, name) in zip(figure.subplots(2, 2).flat, _OUTCOMES.items(), strict=True):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        of_kind = [each for each in explanations if each.outcome == outcome]
+        truth, decision = (classes[label] for label in outcome)
+        title = f"{truth}, called {decision} ({name})"
+        if not of_kind:
+            axes.set_title(title, fontsize=10)
+            axes.text(0.5, 0.5, "no such film\nwas chosen", ha="center", va="center", color=GREY)
+            continue
+        surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
+        picture = overlay(surest.image[None], surest.importance[None])[0]
+        axes.imshow(picture.permute(1, 2, 0).numpy())
+        empty = "\nempty map: no place speaks for it" if surest.raw_max <= 0 else ""
+        axes.set_title(f"{title}\nP({classes[1]}) = {surest.y_score:.4f}{empty}", fontsize=10)
+    threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
+    figure.suptitle(f"Where it looks: what speaks for {classes[1]}{threshold}", fontsize=12)
+    return figure
+
+
+def perturbation_curves(curves: Mapping[str, MeanCurves], positive: str) -> Figure:
+    """The mean score while pixels go, or come, by importance and by chance.
+
+    Args:
+        curves: By name, `deletion` and `insertion`.
+        positive: The positive class.
+    """
+    figure = blank_figure(width=8.8, height=4.2)
+    titles = {
+        "deletion": "Deletion: the lower, the better",
+        "insertion": "Insertion: the higher, the better",
+    }
+    for axes, (name, curve) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+        percent = 100 * np.asarray(curve.fraction)
+        axes.plot(percent, curve.by_map, color=BLUE, label="by the map")
+        axes.plot(percent, curve.by_chance, "--", color=GREY, label="by random maps")
+        axes.set(ylim=(-0.02, 1.02), ylabel=f"mean P({positive})")
+        axes.set_xlabel(f"% of the pixels {'gone' if name == 'deletion' else 'put in'}")
+        axes.set_title(titles[name], fontsize=11)
+        axes.legend(frameon=False)
+        make_plain(axes)
+    return figure

@@ -1,0 +1,218 @@
+"""Maps of a run's films, or of any images, drawn and measured."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cxrignite.data import Film, XrayData
+from cxrignite.data.sources import image_files
+from cxrignite.data.splits import read_split
+from cxrignite.engines import choose_precision
+from cxrignite.errors import DataError
+from cxrignite.functional import UNKNOWN_LABEL, CamMaps, ImageChoice, grad_cam
+from cxrignite.functional.model_access import evaluation_mode
+from cxrignite.handlers import BoardWriter, GradCAMExporter, load_checkpoint
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.explain import figures
+from cxrignite.workflows.explain.checks import MapProbe, check_maps
+from cxrignite.workflows.explain.tables import map_table
+from cxrignite.workflows.illustrations import keep_figure
+from cxrignite.workflows.parts import build_data, build_model, build_pipeline, explained_layer
+from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.score import Scoring, films_to_score, score_split
+from cxrignite.workflows.scores import SplitScores
+from cxrignite.workflows.session import Session, open_session
+
+_logger = logging.getLogger(__name__)
+
+# Where the run has chosen no threshold.
+_NO_THRESHOLD = 0.5
+_BATCH_SIZE = 16
+
+
+def explain(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
+    """Draw maps of films of one split of a run, or of another source, and measure them.
+
+    Args:
+        recipe: The run's own; its source may be another one.
+        run_dir: The run folder.
+        scoring: Which films, under which name, by which operating point.
+
+    Raises:
+        RunFolderError: The folder is in use, or has no such operating point.
+        RecipeError: The model has no such layer, or none that maps can be taken at.
+        DataError: There is no film to explain, or a film changed since the run.
+        CheckpointError: The best weights are missing or damaged.
+        NonFiniteError: A score or a map is NaN or infinite.
+    """
+    settings, split = recipe.explain, scoring.split
+    with _opened(recipe, RunFolder(run_dir)) as (folder, session, stack):
+        run = _ExplainedRun(recipe, folder, session, scoring.name, scoring.operating_point)
+        films = films_to_score(recipe, folder, scoring)
+        data = build_data(recipe, films, device=session.device)
+        stack.callback(data.close)
+        kinds, most = settings.select, settings.max_images
+        exporter = run.exporter(films, ImageChoice(run.threshold, kinds, most, seed=recipe.seed))
+        stack.callback(run.board.close)
+        scores = score_split(
+            run.model, data, split, recipe=recipe, session=session, handlers=[exporter]
+        )
+        if session.leads:
+            run.publish(exporter, run.measure(data, scores) if settings.num_measured else None)
+
+
+def explain_files(
+    recipe: Recipe, run_dir: Path, paths: Sequence[Path], name: str, site: str | None = None
+) -> None:
+    """Draw maps of any images, whose labels are unknown.
+
+    Args:
+        recipe: The run's own.
+        run_dir: The run folder.
+        paths: Images and folders of images.
+        name: Of the results.
+        site: Whose operating point decides; null is the run's own.
+
+    Raises:
+        RunFolderError: The folder is in use, or has no such operating point.
+        RecipeError: The model has no such layer, or none that maps can be taken at.
+        DataError: An image is missing, cannot be read, or has another size than the run's films.
+        CheckpointError: The best weights are missing or damaged.
+        NonFiniteError: A map is NaN or infinite.
+    """
+    files = image_files(paths)
+    with _opened(recipe, RunFolder(run_dir)) as (folder, session, stack):
+        if not session.leads:
+            return
+        images = _read(recipe, folder, files)
+        run = _ExplainedRun(recipe, folder, session, name, site)
+        films = [Film(path, str(path), UNKNOWN_LABEL, "", "test") for path in files]
+        everything = range(len(films))
+        exporter = run.exporter(films, ImageChoice(run.threshold, (), indices=everything))
+        stack.callback(run.board.close)
+        y_score = torch.cat([run.score(part) for part in torch.split(images, _BATCH_SIZE)])
+        labels = torch.full((len(films),), UNKNOWN_LABEL)
+        exporter.export(
+            images, y_score.double().numpy(), labels.numpy(), torch.arange(len(films)).numpy()
+        )
+        run.publish(exporter, None)
+
+
+class _ExplainedRun:
+    """A run's model with its threshold, and the place of its maps in folder and TensorBoard."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, session: Session, name: str, site: str | None
+    ) -> None:
+        self.recipe, self.folder, self.session, self.name = recipe, folder, session, name
+        self.decision = folder.read_decision(site)
+        best = load_checkpoint(folder.best_path)
+        self.epoch: int = best["epoch"]
+        self.model = build_model(recipe, session.device, best["model"])
+        self.layer = explained_layer(recipe, self.model)
+        threshold = self.decision.threshold
+        self.threshold = _NO_THRESHOLD if threshold is None else threshold
+        self.directory = folder.explain_dir(name)
+        self.board = BoardWriter(folder.tensorboard_dir)
+
+    def exporter(self, films: Sequence[Film], choice: ImageChoice) -> GradCAMExporter:
+        """What draws maps of these films, in an empty folder."""
+        if self.session.leads:
+            # Pictures of an earlier explanation would be taken for some of this one.
+            shutil.rmtree(self.directory, ignore_errors=True)
+        exporter = GradCAMExporter(
+            self.model,
+            self.directory,
+            self.layer,
+            self.recipe.explain.method,
+            choice,
+            [{"path": film.name, "patient": film.patient} for film in films],
+            self.recipe.data.source.classes,
+            self.board,
+        )
+        exporter.step = self.epoch
+        return exporter
+
+    def score(self, images: Tensor) -> Tensor:
+        """Probabilities of a batch as the other verbs compute them, `(N,)`, on the CPU."""
+        device = self.session.device
+        precision = choose_precision(self.recipe.trainer.precision, device)
+        with evaluation_mode(self.model), torch.inference_mode(), precision.autocast(device):
+            return torch.sigmoid(self.model(images.to(device)).float()).cpu()
+
+    def measure(self, data: XrayData, scores: SplitScores) -> Mapping[str, Any]:
+        """Whether the maps mean anything, with the figure of it."""
+        settings = self.recipe.explain
+        _logger.info("measuring the maps of %d films at most", settings.num_measured)
+        explainer = partial(self._maps, self.layer)
+        probe = MapProbe(self.model, explainer, data.pipeline.read, self.session.device)
+        found, curves = check_maps(
+            probe,
+            scores,
+            self.threshold,
+            settings.num_measured,
+            self.recipe.data.source.root,
+            self.recipe.seed,
+        )
+        figure = figures.perturbation_curves(curves, self.recipe.data.source.classes[1])
+        keep_figure(self.folder, self.board, f"faithfulness_{self.name}", figure, self.epoch)
+        return found
+
+    def publish(self, exporter: GradCAMExporter, faithfulness: Mapping[str, Any] | None) -> None:
+        """Write what holds for all pictures, draw the figure of outcomes, and print a summary."""
+        explained, classes = exporter.explanations, self.recipe.data.source.classes
+        if any(each.y_true != UNKNOWN_LABEL for each in explained):
+            figure = figures.outcome_maps(explained, classes)
+            keep_figure(self.folder, self.board, f"grad_cam_{self.name}", figure, self.epoch)
+        content = {
+            "weights_sha256": self.decision.weights_sha256,
+            "method": self.recipe.explain.method,
+            "target_layer": self.layer,
+            "target_class": classes[1],
+            "threshold": self.threshold,
+            "faithfulness": faithfulness,
+        }
+        self.folder.write_json(self.directory / "explain.json", content)
+        sys.stdout.write(f"{map_table(self.name, explained, content)}\n")
+        _logger.info("written to %s", self.directory)
+
+    def _maps(self, layer: str, model: torch.nn.Module, images: Tensor) -> CamMaps:
+        return grad_cam(model, images, layer, method=self.recipe.explain.method)
+
+
+@contextmanager
+def _opened(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[RunFolder, Session, ExitStack]]:
+    """A session that may write into the run folder, and what is to be closed after it."""
+    settings = recipe.trainer
+    with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
+        if session.leads:
+            stack.enter_context(folder.lock())
+            stack.enter_context(folder.logging())
+        yield folder, session, stack
+
+
+def _read(recipe: Recipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
+    """Read images through the run's pipeline; they must come out in the size of the run's films."""
+    pipeline = build_pipeline(recipe)
+    images = [pipeline.read(path) for path in files]
+    known = read_split(folder.split_path, recipe.data.source.root)[0].path
+    # Where the run's films are not at hand the images can only be held against each other.
+    wanted = (pipeline.read(known) if known.is_file() else images[0]).shape[-2:]
+    for path, image in zip(files, images, strict=True):
+        if image.shape[-2:] != wanted:
+            height, width = image.shape[-2:]
+            raise DataError(
+                f"{path} must be {wanted[0]} x {wanted[1]} pixels after preprocessing, "
+                f"as the run's films, got {height} x {width}"
+            )
+    return torch.stack(images)
