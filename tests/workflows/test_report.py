@@ -730,9 +730,10 @@ def test_each_miss_has_its_map_right_beside_its_film(run):
         red, _, blue = pictures[map_of(film)].getpixel((9, 9))
         assert (red < 60 and blue > 200) if film == SUREST else (red > 200 and blue < 60)
     assert (
-        "Beside a film lies its map: warm colours mark the places that raised the score of "
-        "PNEUMONIA, by Grad-CAM at the layer backbone.4. A map shows where a score comes from, and "
-        "not whether the finding is right. 6 of the 6 films below have one." in page.text
+        "Beside a film lies its map, over the film as the model gets it: warm colours mark the "
+        "places that raised the score of PNEUMONIA, by Grad-CAM at the layer backbone.4. A map "
+        "shows where a score comes from, and not whether the finding is right. 6 of the 6 films "
+        "below have one." in page.text
     )
     assert "Part of this report is missing" not in page.text
 
@@ -910,9 +911,9 @@ def test_whether_the_maps_mean_anything_is_told_before_the_first_of_them(run):
     run.explain(faithfulness=FAITHFULNESS)
     page = run.page()
     assert (
-        "Do the maps mean anything? The maps passed every check: they show what moved the score. "
-        "That does not make a score, or a finding, right. Measured on 32 films and, for the last "
-        "two, on 120 films whose finding is marked." in page.text
+        "Do the maps mean anything? The maps passed every check: on the whole they show what "
+        "moved the score. That does not make a score, or a finding, right. Measured on 32 films "
+        "and, for the last two, on 120 films whose finding is marked." in page.text
     )
     assert page.text.index("Do the maps mean") < page.text.index("empty film; higher is better")
     assert page.text.index("Do the maps mean") < page.text.index("Missed: PNEUMONIA films")

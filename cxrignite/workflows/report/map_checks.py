@@ -80,7 +80,7 @@ def checks_summary(checks: Sequence[MapCheck]) -> str:
         return "No check of these maps was made: nobody knows whether they mean anything."
     made = "every check" if len(passed) == len(checks) else "every check that was made"
     return (
-        f"The maps passed {made}: they show what moved the score. "
+        f"The maps passed {made}: on the whole they show what moved the score. "
         "That does not make a score, or a finding, right."
     )
 
