@@ -1,7 +1,10 @@
+import base64
 import csv
 import hashlib
+import io
 import itertools
 import json
+import os
 import re
 import shutil
 import time
@@ -15,10 +18,13 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from cxrignite.errors import CxrIgniteError, RunFolderError
-from cxrignite.workflows.report import MAX_PAGE_BYTES, write_report
+from cxrignite.workflows.report import MAX_PAGE_BYTES, misses, write_report
 from cxrignite.workflows.report.misses import MAX_MISSES
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
+SUREST = "test/PNEUMONIA/film 4.png"
+"""The miss that lies farthest from the threshold."""
+
 VOID_TAGS = {"meta", "link", "img", "br"}
 
 
@@ -251,6 +257,31 @@ class Run:
         self.json("operating_point.json", self.point)
         for path in (self.root / "metrics").glob("*.json"):
             self.json(f"metrics/{path.name}", metrics_of(self.point))
+
+    def explain(self, rows=None, *, name="test", **changes):
+        """What `explain` leaves: a map of every film that was scored, all of them red."""
+        for number, _ in enumerate(self.scored):
+            self.overlay(f"{number}.png", (250, 20, 20), name)
+        self.write_maps(rows or self.map_rows(), name)
+        about = {"weights_sha256": "ab" * 32, "method": "grad_cam", "target_layer": "backbone.4"}
+        about |= {"target_class": "PNEUMONIA", "threshold": 0.9, "faithfulness": None}
+        self.json(f"explain/{name}/explain.json", about | changes)
+
+    def overlay(self, file, colour, name="test"):
+        self.picture(self.root / "explain" / name / file, np.full((32, 32, 3), colour, np.uint8))
+
+    def map_rows(self, **changes):
+        """The rows of `explain.csv`; `changes` are of the first miss, the surest one."""
+        rows = []
+        for number, (path, patient, label, score, *_) in enumerate(self.scored):
+            row = {"path": path, "patient": patient, "label": label, "score": score}
+            row |= {"threshold": 0.9, "decision": int(score >= 0.9), "selection": "wrong"}
+            row |= {"raw_max": 1.5, "picture": f"{number}c.png", "overlay": f"{number}.png"}
+            rows.append(row | (changes if path == SUREST else {}))
+        return rows
+
+    def write_maps(self, rows, name="test"):
+        self.csv(f"explain/{name}/explain.csv", list(rows[0]), [list(row.values()) for row in rows])
 
     def page(self, **options):
         return Page(write_report(self.root, **options))
@@ -676,6 +707,262 @@ def test_the_page_stays_under_its_size_whatever_the_number_of_misses(run):
     assert f"(false negatives): {MAX_MISSES + 15}" in page.text
 
 
+def pictures_of(page):
+    """Every picture of the gallery, by its alternative text."""
+    found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"', page.source)
+    return {alt: Image.open(io.BytesIO(base64.b64decode(data))) for data, alt in found}
+
+
+def map_of(film):
+    return f"Map of PNEUMONIA over the film {film}"
+
+
+def test_each_miss_has_its_map_right_beside_its_film(run):
+    run.explain()
+    run.overlay("10.png", (20, 20, 250))  # that of the surest miss
+    page = run.page()
+    pictures = pictures_of(page)
+    films = [alt.removeprefix("Film ") for alt in pictures if alt.startswith("Film ")]
+    assert len(films) == 6
+    assert list(pictures) == [alt for film in films for alt in (f"Film {film}", map_of(film))]
+    assert films[0] == SUREST
+    for film in films:
+        red, _, blue = pictures[map_of(film)].getpixel((9, 9))
+        assert (red < 60 and blue > 200) if film == SUREST else (red > 200 and blue < 60)
+    assert (
+        "Beside a film lies its map, over the film as the model gets it: warm colours mark the "
+        "places that raised the score of PNEUMONIA, by Grad-CAM at the layer backbone.4. A map "
+        "shows where a score comes from, and not whether the finding is right. 6 of the 6 films "
+        "below have one." in page.text
+    )
+    assert "Part of this report is missing" not in page.text
+
+
+def test_a_film_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
+    run.explain()
+    shapes = [value for key, value in run.page().attributes if key == "style"]
+    assert shapes == ["flex: 1.250", "flex: 1.000"] * 6
+
+
+def test_without_maps_the_page_says_nothing_of_them(run):
+    page = run.page()
+    assert len(pictures_of(page)) == 6
+    assert not re.search(r"\bmaps?\b", page.text)
+    assert not {"maps", "mapped"} & {
+        word for key, value in page.attributes if key == "class" for word in value.split()
+    }
+
+
+def test_a_miss_without_a_map_shows_its_film_alone(run):
+    run.explain([row for row in run.map_rows() if row["path"] != SUREST])
+    page = run.page()
+    assert f"Film {SUREST}" in pictures_of(page)
+    assert map_of(SUREST) not in pictures_of(page)
+    assert "5 of the 6 films below have one." in page.text
+    assert page.source.count('<li class="mapped">') == 5
+
+
+def test_maps_of_other_films_than_the_misses_are_not_shown(run):
+    run.explain([row for row in run.map_rows() if row["path"] == "test/NORMAL/film 0.png"])
+    page = run.page()
+    assert len(pictures_of(page)) == 6
+    assert "None of the films below has a map in explain/test ." in page.text
+
+
+def test_a_map_that_is_empty_is_called_empty_and_not_shown_in_colours(run):
+    run.explain(run.map_rows(raw_max=0.0))
+    page = run.page()
+    assert page.text.count("empty map: no place spoke for PNEUMONIA") == 1
+    assert map_of(SUREST) not in pictures_of(page)
+    assert len(pictures_of(page)) == 11
+
+
+def test_maps_against_the_positive_class_are_not_said_to_raise_its_score(run):
+    run.explain(target_class="NORMAL", method="layer_cam")
+    text = run.page().text
+    assert "the places that spoke for NORMAL, by LayerCAM" in text
+    assert "raised the score" not in text
+
+
+def test_where_no_film_is_found_the_maps_are_shown_all_the_same(run):
+    run.explain()
+    shutil.rmtree(run.films_root)
+    del run.recipe["data"]["source"]["init_args"]["root"]
+    run.write_recipe()
+    page = run.page()
+    assert len(pictures_of(page)) == 6
+    assert page.text.count("film not found") == 6
+
+
+def test_the_maps_are_those_of_the_films_that_the_page_shows(run):
+    (run.root / "metrics" / "test.json").unlink()
+    run.write_predictions("val", run.scored)
+    run.explain(name="test")
+    assert len(pictures_of(run.page())) == 6
+    run.explain(name="val")
+    assert len(pictures_of(run.page())) == 12
+
+
+@pytest.mark.parametrize(
+    ("digest", "told"), [("ef" * 32, "names other weights"), (None, "names no weights")]
+)
+def test_maps_of_other_weights_are_left_out_until_they_are_made_again(run, digest, told):
+    run.explain(weights_sha256=digest, faithfulness={"num_images": 3})
+    page = run.page()
+    assert len(pictures_of(page)) == 6
+    assert "Do the maps mean anything?" not in page.text
+    assert f"explain/test/explain.json {told}" in page.text
+    assert "its maps are left out until `explain` is run again." in page.text
+
+
+def test_maps_are_left_out_where_no_threshold_says_of_which_weights_the_run_is(run):
+    run.explain()
+    (run.root / "operating_point.json").unlink()
+    assert len(pictures_of(run.page())) == 6
+
+
+OUTSIDE = (
+    *("../secret.png", "{root}/secret.png", "deep/../../secret.png", "deep/map.png", ".."),
+    *("link.png", "pipe.png", "", "a\0b", "x" * 5000),
+)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_overlay_from_outside_its_folder_is_shown(run, name):
+    run.explain(run.map_rows(overlay=name.replace("{root}", str(run.root / "explain"))))
+    folder = run.root / "explain" / "test"
+    for secret in (folder / "deep" / "map.png", folder.parent / "secret.png"):
+        run.picture(secret, np.full((32, 32, 3), 7, np.uint8))
+    (folder / "link.png").symlink_to(folder.parent / "secret.png")
+    os.mkfifo(folder / "pipe.png")  # whoever opens it waits for ever
+    page = run.page()
+    assert map_of(SUREST) not in pictures_of(page)
+    assert len(pictures_of(page)) == 11
+    assert (
+        "explain/test/explain.csv names 1 overlays that cannot be read or lie elsewhere; they are "
+        "left out." in page.text
+    )
+
+
+def damaged_png(kind):
+    data = io.BytesIO()
+    Image.new("RGB", (5000, 8) if kind == "too large" else (64, 64)).save(data, "PNG")
+    png = data.getvalue()
+    if kind == "another format":
+        Image.new("RGB", (64, 64)).save(data := io.BytesIO(), "JPEG")
+        return data.getvalue()
+    return {"empty": b"", "cut short": png[:60], "text": b"{}", "too large": png}[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut short", "text", "another format", "too large"])
+def test_a_damaged_overlay_costs_itself_and_is_complained_of(run, kind):
+    run.explain()
+    (run.root / "explain" / "test" / "10.png").write_bytes(damaged_png(kind))
+    page = run.page()
+    assert map_of(SUREST) not in pictures_of(page)
+    assert len(pictures_of(page)) == 11
+    assert "names 1 overlays that cannot be read" in page.text
+
+
+@pytest.mark.parametrize("raw_max", ["", "warm", "nan", "inf", -1])
+def test_a_row_that_does_not_say_whether_its_map_is_empty_is_left_out(run, raw_max):
+    run.explain(run.map_rows(raw_max=raw_max))
+    page = run.page()
+    assert map_of(SUREST) not in pictures_of(page)
+    assert "explain/test/explain.csv has 1 rows that cannot be read" in page.text
+
+
+@pytest.mark.parametrize("name", ["explain.csv", "explain.json"])
+def test_a_damaged_or_missing_list_of_maps_costs_the_maps_and_is_complained_of(run, name):
+    run.explain()
+    path = run.root / "explain" / "test" / name
+    for damage in (*DAMAGE, None):
+        path.unlink() if damage is None else path.write_bytes(damage)
+        page = run.page()
+        assert len(pictures_of(page)) == 6
+        assert f"explain/test/{name}" in page.text[page.text.index("Part of this report") :]
+
+
+def test_what_explain_wrote_is_text_and_nothing_else(run):
+    run.explain(method="<script>", target_layer="<i>", target_class='"><u>')
+    page = run.page()
+    assert {"script", "i", "u"}.isdisjoint(page.tags)
+    assert 'spoke for "><u> , by <script> at the layer <i>' in page.text.replace("<u>,", "<u> ,")
+
+
+FAITHFULNESS = {
+    "num_images": 32,
+    "deletion": {"map": 0.41, "random": 0.62, "difference": -0.21, "interval": [-0.25, -0.17]},
+    "insertion": {"map": 0.8, "random": 0.7, "difference": 0.1, "interval": [0.05, 0.15]},
+    "randomization": {"rank_correlation": 0.05, "num_models": 5},
+    "masks": {
+        "num_images": 120,
+        "pointing_game": 0.9,
+        "pointing_game_interval": [0.83, 0.94],
+        "energy": 0.5,
+        "area": 0.05,
+        "energy_ratio": 10.2,
+        "randomized": {"pointing_game": 0.06, "energy_ratio": 1.1},
+    },
+}
+
+
+def test_whether_the_maps_mean_anything_is_told_before_the_first_of_them(run):
+    run.explain(faithfulness=FAITHFULNESS)
+    page = run.page()
+    assert (
+        "Do the maps mean anything? The maps passed every check: on the whole they show what "
+        "moved the score. That does not make a score, or a finding, right. Measured on 32 films "
+        "and, for the last two, on 120 films whose finding is marked." in page.text
+    )
+    assert page.text.index("Do the maps mean") < page.text.index("empty film; higher is better")
+    assert page.text.index("Do the maps mean") < page.text.index("Missed: PNEUMONIA films")
+    assert "0.620 with random maps" in page.cell_texts
+
+
+def test_maps_that_nobody_measured_are_said_to_be_so(run):
+    run.explain(faithfulness=None)
+    text = run.page().text
+    assert "Whether these maps mean anything was not measured." in text
+    assert "Do the maps mean" not in text
+
+
+def test_any_figure_of_the_maps_may_be_absent_or_strange(run):
+    for block, strange in itertools.product(FAITHFULNESS, (None, "text", [], {}, 10**400, True)):
+        run.explain(faithfulness={**FAITHFULNESS, block: strange})
+        assert "Do the maps mean anything?" in run.page(source_root=Path("/nowhere")).text
+
+
+def test_the_page_stays_under_its_size_with_a_map_beside_each_miss(run):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (320, 320, 3), np.uint8)  # the worst that JPEG can meet
+    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_MISSES)]
+    scored = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2), "", "") for k, name in enumerate(names)]
+    run.scored = scored
+    run.write_predictions("test", scored)
+    run.explain()
+    for k, name in enumerate(names):
+        run.picture(run.films_root / name, noise[..., 0])
+        run.picture(run.root / "explain" / "test" / f"{k}.png", noise)
+    path = write_report(run.root)
+    pictures = pictures_of(Page(path))
+    assert path.stat().st_size <= MAX_PAGE_BYTES
+    assert len(pictures) == 4 * MAX_MISSES
+    assert len({picture.size for picture in pictures.values()}) == 1
+
+
+def test_where_there_is_no_room_for_both_the_films_stay_and_the_maps_go(run, monkeypatch):
+    pictures = re.findall(r"data:image/jpeg[^\"]+", run.page().source)
+    room = sum(map(len, pictures))
+    real = misses.picture_misses
+    monkeypatch.setattr(misses, "picture_misses", lambda *given: real(*given[:-1], room))
+    run.explain()
+    page = run.page()
+    assert list(pictures_of(page)) == [alt for alt in pictures_of(page) if alt.startswith("Film ")]
+    assert len(pictures_of(page)) == 6
+    assert "no room in this page; they lie in explain/test ." in page.text
+
+
 def test_the_same_run_gives_the_same_page(run):
     assert run.page().source == run.page().source
 
@@ -722,6 +1009,7 @@ def browser():
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run, browser, width):
+    run.explain(run.map_rows(raw_max=0), faithfulness=FAITHFULNESS)
     path = write_report(run.root)
     seconds = []
     for _ in range(3):

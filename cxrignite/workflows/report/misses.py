@@ -19,8 +19,11 @@ from cxrignite.workflows.report.reading import ScoredFilm
 MAX_MISSES = 100
 """Misses of each kind that are shown, the farthest from the threshold; the others are counted."""
 
+LARGEST_SIDE = 320
+"""Pixels of the longest side of a picture, where there is room for all of them."""
+
 # Longest side in pixels, and JPEG quality: the first that fits is taken.
-_SIZES = ((320, 80), (256, 75), (192, 70), (128, 60), (96, 40))
+_SIZES = ((LARGEST_SIDE, 80), (256, 75), (192, 70), (128, 60), (96, 40))
 _PREFIX = "data:image/jpeg;base64,"
 
 
@@ -44,6 +47,18 @@ class Miss(NamedTuple):
     attributes: str
 
 
+class Picture(NamedTuple):
+    """A picture as the page holds it.
+
+    Attributes:
+        uri: A data URI.
+        aspect: Its width by its height, above 0.
+    """
+
+    uri: str
+    aspect: float
+
+
 @dataclass(frozen=True)
 class MissKind:
     """The misses of one kind.
@@ -52,13 +67,26 @@ class MissKind:
         title: What happened to them.
         misses: The farthest from the threshold first, at most `MAX_MISSES`.
         num_left_out: How many more there are.
-        pictures: Data URIs by the film's name.
+        pictures: Of the films that were found, by name.
+        maps: The map over a film, by the film's name; None is a map that is empty.
     """
 
     title: str
     misses: Sequence[Miss]
     num_left_out: int
-    pictures: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    maps: Mapping[str, Picture | None] = field(default_factory=dict)
+
+    def pictured(
+        self, pictures: Mapping[str, Picture], maps: Mapping[str, Picture | None]
+    ) -> MissKind:
+        """The same with those of the pictures and maps that are of its films."""
+        names = [miss.name for miss in self.misses]
+        return replace(
+            self,
+            pictures={name: pictures[name] for name in names if name in pictures},
+            maps={name: maps[name] for name in names if name in maps},
+        )
 
 
 def find_misses(
@@ -103,29 +131,38 @@ def find_misses(
     return kinds
 
 
-def picture_misses(kinds: Sequence[MissKind], root: Path, num_bytes: int) -> list[MissKind]:
-    """Add a picture to each miss whose film can be read, all of one size.
+def picture_misses(
+    kinds: Sequence[MissKind],
+    root: Path | None,
+    overlays: Mapping[str, Image.Image | None],
+    num_bytes: int,
+) -> list[MissKind]:
+    """Add a picture to each miss whose film can be read, and its map, all of one size.
 
     Args:
         kinds: The misses.
-        root: The data set's folder, which the names are relative to.
-        num_bytes: What all pictures together may take in the page; the size falls until they do,
-            and where not even the smallest does there are none.
+        root: The data set's folder, which the names are relative to; None where it is not known.
+        overlays: The map over a film, by the film's name; None is a map that is empty.
+        num_bytes: What all pictures together may take in the page; the size falls until they do.
+            Where not even the smallest does there are no maps, and then no films either.
 
     Returns:
         The misses with what pictures there are.
     """
     names = [miss.name for kind in kinds for miss in kind.misses]
-    images = {name: image for name in names if (image := _read_small(root, name)) is not None}
-    for side, quality in _SIZES:
-        uris = {name: _to_uri(image, side, quality) for name, image in images.items()}
-        if sum(map(len, uris.values())) <= num_bytes:
-            return [
-                replace(
-                    kind, pictures={m.name: uris[m.name] for m in kind.misses if m.name in uris}
-                )
-                for kind in kinds
-            ]
+    images = {} if root is None else {name: _read_small(root, name) for name in names}
+    films = {name: image for name, image in images.items() if image is not None}
+    for shown in (overlays, {}):
+        # Of one size: a film and its map are there to be compared.
+        for side, quality in _SIZES:
+            pictures = {name: _to_picture(film, side, quality) for name, film in films.items()}
+            maps = {
+                name: None if overlay is None else _to_picture(overlay, side, quality)
+                for name, overlay in shown.items()
+            }
+            taken = [*pictures.values(), *filter(None, maps.values())]
+            if sum(len(picture.uri) for picture in taken) <= num_bytes:
+                return [kind.pictured(pictures, maps) for kind in kinds]
     return list(kinds)
 
 
@@ -143,14 +180,14 @@ def _read_small(root: Path, name: str) -> Image.Image | None:
         image = Image.fromarray(read_image(root / inside))
     except (UnreadableImageError, ValueError):  # the latter for a null byte in a name
         return None
-    side = _SIZES[0][0]
-    image.thumbnail((side, side))
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     return image
 
 
-def _to_uri(image: Image.Image, side: int, quality: int) -> str:
+def _to_picture(image: Image.Image, side: int, quality: int) -> Picture:
     small = image.copy()
     small.thumbnail((side, side))
     data = io.BytesIO()
     small.save(data, "JPEG", quality=quality, optimize=True)
-    return _PREFIX + base64.b64encode(data.getvalue()).decode("ascii")
+    uri = _PREFIX + base64.b64encode(data.getvalue()).decode("ascii")
+    return Picture(uri, small.width / small.height)

@@ -20,7 +20,15 @@ from jinja2 import Environment, StrictUndefined, Template
 from cxrignite import __version__
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
-from cxrignite.workflows.report import card, misses, observations, tables, verdict
+from cxrignite.workflows.report import (
+    card,
+    map_checks,
+    maps,
+    misses,
+    observations,
+    tables,
+    verdict,
+)
 from cxrignite.workflows.report.numbers import counted, percent, rate, score_text
 from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.run_folder import RunFolder
@@ -30,7 +38,7 @@ MAX_PAGE_BYTES = 5_000_000
 
 _MAX_FIGURE_BYTES = 2_000_000
 # A gallery takes other markup than the list that the first rendering holds.
-_GALLERY_MARKUP_BYTES = 100_000
+_GALLERY_MARKUP_BYTES = 150_000
 
 
 def write_report(
@@ -58,11 +66,11 @@ def write_report(
     # First without pictures: what is left of the page's size is theirs.
     page = _render(context)
     root = source_root or _source_root(records)
-    if root is not None:
-        num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
-        gallery = misses.picture_misses(context["misses"], root, num_bytes)
-        pictured = _render({**context, "misses": gallery})
-        page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
+    overlays = context["maps"].overlays if context["maps"] else {}
+    num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
+    gallery = misses.picture_misses(context["misses"], root, overlays, num_bytes)
+    pictured = _render({**context, "misses": gallery})
+    page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
     return path
@@ -96,6 +104,11 @@ def _context(records: RunRecords) -> dict[str, Any]:
     known = (decisions.number("threshold"), point.number("threshold"), 0.5)
     threshold = next(number for number in known if number is not None)
     scored = records.scored_films(shown)
+    kinds = misses.find_misses(scored, threshold, records.films, classes)
+    wrong = [miss.name for kind in kinds for miss in kind.misses]
+    mapped = maps.read_maps(records, shown, wrong)
+    faithfulness = mapped.faithfulness if mapped else Record()
+    checks = map_checks.map_checks(faithfulness) if faithfulness else []
     return {
         "run": records.folder.root.resolve().name,
         "classes": classes,
@@ -129,7 +142,11 @@ def _context(records: RunRecords) -> dict[str, Any]:
         "scales": list(tables.CALIBRATION_SCALES.values()),
         "figures": _pictures(records.folder, shown),
         "training": _training(records),
-        "misses": misses.find_misses(scored, threshold, records.films, classes),
+        "misses": kinds,
+        "maps": mapped,
+        "map_checks": checks,
+        "map_summary": map_checks.checks_summary(checks),
+        "map_films": map_checks.checks_size(faithfulness),
         "has_predictions": bool(scored),
         "threshold": score_text(threshold),
         "predictions": f"predictions/{shown}.csv",

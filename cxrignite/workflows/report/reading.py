@@ -128,11 +128,11 @@ class RunRecords:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.complaints: list[str] = []
-        self.recipe = self._tree(folder.recipe_path)
-        starts = self._tree(folder.environment_path).children("starts")
+        self.recipe = self.tree(folder.recipe_path)
+        starts = self.tree(folder.environment_path).children("starts")
         self.environment = starts[-1] if starts else Record()
-        self.best = self._tree(folder.checkpoints_dir / "best.json")
-        self.point = self._tree(folder.operating_point_path)
+        self.best = self.tree(folder.checkpoints_dir / "best.json")
+        self.point = self.tree(folder.operating_point_path)
         self.sites = self._trees(folder.site_path("any").parent)
         self.metrics = self._trees(folder.metrics_path("any").parent)
         self.history = self._history()
@@ -167,7 +167,7 @@ class RunRecords:
         """The rows of `predictions/<name>.csv` that can be read; the others are complained of."""
         path = self.folder.predictions_path(name)
         rows, num_bad = [], 0
-        for row in self._rows(path):
+        for row in self.rows(path):
             try:
                 label, score = int(row["label"]), float(row["score"])
                 sound = label in (0, 1) and math.isfinite(score) and row["path"]
@@ -178,14 +178,14 @@ class RunRecords:
             else:
                 num_bad += 1
         if num_bad:
-            self._complain(path, f"has {num_bad} rows that cannot be read; they are left out")
+            self.complain(path, f"has {num_bad} rows that cannot be read; they are left out")
         return rows
 
     def _trees(self, folder: Path) -> dict[str, Record]:
-        trees = {path.stem: self._tree(path) for path in sorted(folder.glob("*.json"))}
+        trees = {path.stem: self.tree(path) for path in sorted(folder.glob("*.json"))}
         return {name: tree for name, tree in trees.items() if tree}
 
-    def _tree(self, path: Path) -> Record:
+    def tree(self, path: Path) -> Record:
         """A file's tree; empty where it is missing, damaged, or says null."""
         try:
             text = path.read_text(encoding="utf-8")
@@ -193,14 +193,15 @@ class RunRecords:
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            self._complain(path, "cannot be read; what it says is left out")
+            self.complain(path, "cannot be read; what it says is left out")
             return Record()
         if content is not None and not isinstance(content, Mapping):
-            self._complain(path, "is not what it should be; what it says is left out")
+            self.complain(path, "is not what it should be; what it says is left out")
             return Record()
         return Record(content or {})
 
-    def _rows(self, path: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, path: Path) -> Iterator[dict[str, Any]]:
+        """The rows of a CSV file, as far as it can be read; a cell that is missing is None."""
         try:
             # Names that are not UTF-8 pass through as `read_split` lets them.
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -208,21 +209,27 @@ class RunRecords:
         except FileNotFoundError:
             return
         except (OSError, csv.Error):
-            self._complain(path, "cannot be read to its end")
+            self.complain(path, "cannot be read to its end")
 
     def _history(self) -> list[dict[str, float]]:
         try:
             return self.folder.read_history() if self.folder.holds_run else []
         except (OSError, ValueError, TypeError, csv.Error):
-            self._complain(self.folder.history_path, "cannot be read; it is left out")
+            self.complain(self.folder.history_path, "cannot be read; it is left out")
             return []
 
     def _films(self) -> list[Film]:
         try:
             return read_split(self.folder.split_path, "")
         except DataError:
-            self._complain(self.folder.split_path, "is missing or cannot be read")
+            self.complain(self.folder.split_path, "is missing or cannot be read")
             return []
 
-    def _complain(self, path: Path, what: str) -> None:
+    def complain(self, path: Path, what: str) -> None:
+        """Add a line to the complaints.
+
+        Args:
+            path: The file in question, inside the run folder.
+            what: What is wrong with it, as the rest of a sentence that begins with its name.
+        """
         self.complaints.append(f"{path.relative_to(self.folder.root).as_posix()} {what}.")
