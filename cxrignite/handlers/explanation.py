@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
-_FIGURES = ["label", "score", "threshold", "decision", "selection", "raw_max"]
+_FIGURES = ["label", "score", "threshold", "decision", "selection", "raw_max", "strength"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Explanation:
         image: As the model takes it, shape `(C, H, W)`.
         importance: Its map, shape `(H, W)`, float32 in `[0, 1]`.
         raw_max: The map's largest value before scaling; 0 for an empty map.
+        strength: `raw_max` as a share of the largest of the images explained with this one, in
+            `[0, 1]`: every map is scaled to its own maximum, a faint one too.
         name: Of its files: `<name>.png` shows image, map and caption, `<name>.overlay.png` the map
             over the image alone.
     """
@@ -39,6 +41,7 @@ class Explanation:
     image: Tensor
     importance: Tensor
     raw_max: float
+    strength: float
     name: str
 
     @property
@@ -73,13 +76,18 @@ class Explanation:
         if self.y_true != UNKNOWN_LABEL:
             verdict = "right" if self.y_true == self.decision else "wrong"
             truth = f"truth {classes[self.y_true]}: {verdict}"
-        found = "map: what speaks for" if self.raw_max > 0 else "map: empty, no place speaks for"
         return [
             f"P({positive}) = {self.y_score:.4f}, threshold {self.threshold:.4f}: "
             f"called {classes[self.decision]}; {truth}",
-            f"{found} {positive} ({where})",
-            " ".join(self.about.values()),
+            f"map of what speaks for {positive} ({where}): {self.describe_strength()}",
+            ", ".join(filter(None, self.about.values())),
         ]
+
+    def describe_strength(self) -> str:
+        """How much the map says, in words."""
+        if self.raw_max <= 0:
+            return "empty, no place does"
+        return f"{self.strength:.2g} times as strong as the strongest shown"
 
 
 def explanations_table(explanations: Sequence[Explanation]) -> bytes:
@@ -105,6 +113,7 @@ def explanations_table(explanations: Sequence[Explanation]) -> bytes:
                 each.decision,
                 " ".join(each.selection),
                 repr(each.raw_max),
+                repr(each.strength),
                 each.picture,
                 each.overlay,
             ]

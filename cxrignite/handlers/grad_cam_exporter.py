@@ -129,25 +129,34 @@ class GradCAMExporter(Attachable):
         chosen = self.choice.of(y_score, y_true, index)
         self._remove_pictures()
         positions = list(chosen)
-        for start in range(0, len(positions), _BATCH_SIZE):
-            part = positions[start : start + _BATCH_SIZE]
-            batch = images[part].to(_device_of(self.model))
-            found = grad_cam(self.model, batch, self.target_layer, method=self.method)
-            for place, position in enumerate(part):
-                about = self._about(int(index[position]))
-                explanation = Explanation(
-                    about=about,
-                    selection=chosen[position],
-                    y_score=float(y_score[position]),
-                    y_true=int(y_true[position]),
-                    threshold=self.choice.threshold,
-                    image=images[position].cpu(),
-                    importance=found.maps[place].cpu(),
-                    raw_max=float(found.raw_max[place]),
-                    name=_file_name(int(index[position]), next(iter(about.values()))),
-                )
-                self.explanations.append(explanation)
-                self._draw(explanation)
+        found = [
+            grad_cam(
+                self.model,
+                images[positions[start : start + _BATCH_SIZE]].to(_device_of(self.model)),
+                self.target_layer,
+                method=self.method,
+            )
+            for start in range(0, len(positions), _BATCH_SIZE)
+        ]
+        maps = [importance.cpu() for part in found for importance in part.maps]
+        raw_max = [raw for part in found for raw in part.raw_max.tolist()]
+        strongest = max(raw_max, default=0) or 1.0
+        for position, importance, raw in zip(positions, maps, raw_max, strict=True):
+            about = self._about(int(index[position]))
+            explanation = Explanation(
+                about=about,
+                selection=chosen[position],
+                y_score=float(y_score[position]),
+                y_true=int(y_true[position]),
+                threshold=self.choice.threshold,
+                image=images[position].cpu(),
+                importance=importance,
+                raw_max=raw,
+                strength=raw / strongest,
+                name=_file_name(int(index[position]), next(iter(about.values()))),
+            )
+            self.explanations.append(explanation)
+            self._draw(explanation)
         write_durably(self.directory / "explain.csv", explanations_table(self.explanations))
         return self.explanations
 

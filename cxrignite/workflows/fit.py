@@ -34,8 +34,8 @@ from cxrignite.workflows.parts import (
     build_pipeline,
     check_certificates,
     check_image_size,
-    explained_layer,
     deciding_split,
+    explained_layer,
 )
 from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder

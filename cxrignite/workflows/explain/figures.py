@@ -27,7 +27,7 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         explanations: To choose from.
         classes: The negative and the positive class.
     """
-    figure = blank_figure(width=7.6, height=8.6)
+    figure = blank_figure(width=7.6, height=8.9)
     for axes, (outcome, name) in zip(figure.subplots(2, 2).flat, _OUTCOMES.items(), strict=True):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -35,14 +35,14 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         truth, decision = (classes[label] for label in outcome)
         title = f"{truth}, called {decision} ({name})"
         if not of_kind:
-            axes.set_title(title, fontsize=10)
+            axes.set_title(title, fontsize=9)
             axes.text(0.5, 0.5, "no such film\nwas chosen", ha="center", va="center", color=GREY)
             continue
         surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
         picture = overlay(surest.image[None], surest.importance[None])[0]
         axes.imshow(picture.permute(1, 2, 0).numpy())
-        empty = "\nempty map: no place speaks for it" if surest.raw_max <= 0 else ""
-        axes.set_title(f"{title}\nP({classes[1]}) = {surest.y_score:.4f}{empty}", fontsize=10)
+        words = f"P({classes[1]}) = {surest.y_score:.4f}"
+        axes.set_title(f"{title}\n{words}\nmap {surest.describe_strength()}", fontsize=9)
     threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
     figure.suptitle(f"Where it looks: what speaks for {classes[1]}{threshold}", fontsize=12)
     return figure
