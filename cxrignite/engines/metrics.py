@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxrignite.errors import NonFiniteError
 from cxrignite.functional.gathering import EpochScores, gather_images, gather_rows, image_index
 
 # What every evaluator publishes; `loss` where it is given a loss.
@@ -173,6 +174,9 @@ class EvaluationMetrics:
                 )
             self._was_warned = True
             return math.nan, math.nan
+        num_strange = int((~np.isfinite(y_score)).sum())
+        if num_strange:
+            raise NonFiniteError(f"{num_strange} of {y_score.size} scores are NaN or infinite")
         # scikit-learn takes a second to import, and a trainer needs none of it.
         from sklearn.metrics import average_precision_score, roc_auc_score
 

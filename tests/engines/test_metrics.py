@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxrignite.engines import EVALUATION_METRICS, attach_metrics, create_evaluator
 from cxrignite.engines.metrics import EpochMeanLoss
+from cxrignite.errors import NonFiniteError
 from cxrignite.functional.gathering import ScoreSource
 
 NUM_IMAGES = 101
@@ -241,3 +242,10 @@ def test_two_processes_publish_exactly_what_one_process_does(tmp_path):
         assert results["uneven scores"] == results["padded scores"] == expected_scores
         expected = (1 * 4 + 2 * 2 + 2 * 4 + 3 * 3) / 13
         assert results["training"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_scores_that_are_not_finite_are_refused_in_one_line():
+    logits, labels = make_scores(seed=1)
+    logits[3] = math.nan
+    with pytest.raises(NonFiniteError, match=f"1 of {len(logits)} scores are NaN or infinite"):
+        scripted_evaluator().run(as_batches(logits, labels))

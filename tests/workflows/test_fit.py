@@ -583,3 +583,12 @@ def test_an_unreadable_image_is_named_or_counted(tmp_path, capsys):
     assert "1 of 56 images left out" in error
     assert broken.name not in (tmp_path / "run" / "split.csv").read_text()
     assert run(["test", "--run", str(tmp_path / "run")]) == 0
+
+
+def test_training_that_goes_on_after_an_explanation_is_the_same(uninterrupted, fit, tmp_path):
+    run_dir = tmp_path / "run"
+    assert fit(run_dir, "--trainer.max_epochs", "2") == 0
+    options = ["--explain.max_images", "2", "--explain.num_measured", "2"]
+    assert run(["explain", "--run", str(run_dir), "--split", "val", *options]) == 0
+    assert fit(run_dir, "--trainer.max_epochs", "4", "--resume", "auto") == 0
+    assert_same_run(uninterrupted, run_dir)

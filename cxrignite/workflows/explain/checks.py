@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +109,10 @@ def check_maps(
     owners = [film.patient for film in films]
     for name, (by_map, by_chance) in areas.items():
         figures[name] = _compared(by_map, by_chance, paired_difference(by_map, by_chance, owners))
+        # What is left of a film without its pixels: where that scores as high as the film, the
+        # curve of deletion cannot fall, whatever the map.
+        blank = curves[name].by_map[-1 if name == "deletion" else 0]
+        figures[name]["blank"] = float(blank)
     figures["randomization"] = {
         "rank_correlation": _number(float(np.nanmean(correlations))),
         "num_models": NUM_RANDOM_MODELS,
@@ -195,7 +199,7 @@ def _localize(probe: MapProbe, films: Sequence[Film], root: Path) -> dict[str, A
     }
 
 
-def _compared(by_map: Tensor, by_chance: Tensor, difference: PairedDifference) -> Mapping[str, Any]:
+def _compared(by_map: Tensor, by_chance: Tensor, difference: PairedDifference) -> dict[str, Any]:
     return {
         "map": float(by_map.mean()),
         "random": float(by_chance.mean()),

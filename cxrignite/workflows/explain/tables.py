@@ -7,7 +7,7 @@ from typing import Any
 
 from cxrignite.handlers import Explanation
 
-_WIDTH = 28
+_WIDTH = 30
 
 
 def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str, Any]) -> str:
@@ -28,15 +28,18 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
     found = content["faithfulness"]
     if found is None:
         return "\n".join([*lines, "  whether the maps mean anything was not measured"])
+    random = found["randomization"]
     lines += [
         "",
-        f"  does the score rest on what the maps show? ({found['num_images']} films called "
-        f"{positive} where there are any)",
-        _curve("deletion (lower is better)", found["deletion"], below=True),
-        _curve("insertion (higher is better)", found["insertion"], below=False),
-        f"  {'with random weights':<{_WIDTH}}rank correlation of the maps "
-        f"{_told(found['randomization']['rank_correlation'])} "
-        f"(mean of {found['randomization']['num_models']} random models; 0 is best)",
+        f"  does the score rest on what the maps show? ({found['num_images']} films, called "
+        f"{positive} where any is)",
+        *_curve("deletion, lower is better", found["deletion"], below=True),
+        *_curve("insertion, higher is better", found["insertion"], below=False),
+        _row(
+            "random weights",
+            f"rank correlation with their maps {_told(random['rank_correlation'])}, "
+            f"mean of {random['num_models']} random models; near 0 is good",
+        ),
     ]
     masks = found["masks"]
     if masks is not None:
@@ -45,27 +48,46 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
         lines += [
             "",
             f"  do the maps lie in the masks? ({masks['num_images']} films with a mask)",
-            f"  {'pointing game':<{_WIDTH}}{masks['pointing_game']:.3f} ({low:.3f} to {high:.3f}), "
-            f"with random weights {chance['pointing_game']:.3f}",
-            f"  {'energy inside':<{_WIDTH}}{masks['energy_ratio']:.2f} times the area's share "
-            f"({masks['energy']:.3f} in {masks['area']:.3f}), "
-            f"with random weights {chance['energy_ratio']:.2f} times",
+            _row(
+                "pointing game",
+                f"{masks['pointing_game']:.3f} ({low:.3f} to {high:.3f}), "
+                f"with random weights {chance['pointing_game']:.3f}",
+            ),
+            _row(
+                "energy inside",
+                f"{masks['energy_ratio']:.2f} times the area's share "
+                f"({masks['energy']:.3f} in {masks['area']:.3f}), "
+                f"with random weights {chance['energy_ratio']:.2f} times",
+            ),
         ]
     return "\n".join(lines)
 
 
-def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> str:
+def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> list[str]:
     low, high = figures["interval"]
-    if low is None or high is None:
-        verdict, interval = "not told from random maps", "no interval"
-    else:
+    interval, verdict = "no interval", "not told from random maps"
+    if low is not None and high is not None:
         is_better = high < 0 if below else low > 0
-        verdict = "better than random maps" if is_better else "NO BETTER THAN RANDOM MAPS"
         interval = f"{low:+.3f} to {high:+.3f}"
-    return (
-        f"  {label:<{_WIDTH}}{figures['map']:.3f}, random maps {figures['random']:.3f}, "
-        f"difference {figures['difference']:+.3f} ({interval}): {verdict}"
-    )
+        verdict = "better than random maps" if is_better else "NO BETTER THAN RANDOM MAPS"
+    lines = [
+        _row(
+            label,
+            f"{figures['map']:.3f}, random maps {figures['random']:.3f}, "
+            f"difference {figures['difference']:+.3f} ({interval}): {verdict}",
+        )
+    ]
+    if below and figures["blank"] >= figures["map"]:
+        lines.append(
+            _row(
+                "", f"films without a pixel score {figures['blank']:.3f}: deletion cannot tell here"
+            )
+        )
+    return lines
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<{_WIDTH}}{text}"
 
 
 def _told(number: float | None) -> str:
