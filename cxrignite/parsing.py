@@ -62,9 +62,9 @@ OPTIONS = {
     "test": _SCORING,
     "explain": (
         _RUN,
-        _NAME,
-        Option("split", str, "Of the run's films; test by default."),
-        Option("files", Path, "Explain these images, or folders of images, instead.", "+"),
+        Option("split", str, "Of the run's films: train, val, calibration or test (default)."),
+        Option("files", Path, "All of these images, or folders of images, instead.", "+"),
+        Option("name", str, "Name of the results, where --data.source or --files names images."),
         Option("operating_point", str, "Decide by the operating point of this site."),
     ),
     "recalibrate": (

@@ -188,6 +188,7 @@ class ExplainRecipe:
     num_measured: int = 32
 
     def __post_init__(self) -> None:
+        _require(bool(self.select), "explain.select", "at least one kind", self.select)
         _require(self.max_images >= 1, "explain.max_images", "at least 1", self.max_images)
         _require(self.num_measured >= 0, "explain.num_measured", "at least 0", self.num_measured)
 

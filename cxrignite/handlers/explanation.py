@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
+_OPACITY, _PALEST = 0.6, 0.2
 _FIGURES = ["label", "score", "threshold", "decision", "selection", "raw_max", "strength"]
 
 
@@ -82,6 +83,11 @@ class Explanation:
             f"map of what speaks for {positive} ({where}): {self.describe_strength()}",
             ", ".join(filter(None, self.about.values())),
         ]
+
+    @property
+    def opacity(self) -> float:
+        """Of its most important pixel: the weaker a map, the paler, down to what is still seen."""
+        return _OPACITY * max(_PALEST, self.strength**0.5)
 
     def describe_strength(self) -> str:
         """How much the map says, in words."""

@@ -201,7 +201,11 @@ class GradCAMExporter(Attachable):
         # A distributed sampler may give an image to two processes.
         unique = {each.number: each for pool in pools for each in pool}
         self._reset()
-        if idist.get_rank() != 0 or not unique:
+        if idist.get_rank() != 0:
+            return
+        if not unique:
+            empty = np.empty(0)
+            self.export(torch.empty(0), empty, empty, empty)
             return
         _, y_score, y_true, images = zip(*unique.values(), strict=True)
         self.export(
@@ -212,8 +216,9 @@ class GradCAMExporter(Attachable):
         layer = self.target_layer
         name = layer if isinstance(layer, str) else type(layer).__name__
         lines = explanation.caption(self.classes, f"{self.method} at {name}")
-        picture = map_picture(explanation.image, explanation.importance, lines)
-        over = overlay(explanation.image[None], explanation.importance[None])[0]
+        image, importance, opacity = explanation.image, explanation.importance, explanation.opacity
+        picture = map_picture(image, importance, lines, opacity=opacity)
+        over = overlay(image[None], importance[None], opacity=opacity)[0]
         write_durably(self.directory / explanation.picture, _as_png(picture))
         write_durably(self.directory / explanation.overlay, _as_png(over.permute(1, 2, 0).numpy()))
         if self.board is not None:

@@ -16,13 +16,16 @@ _MARGIN = 8
 _TEXT_SIZE = 14
 
 
-def map_picture(image: Tensor, importance: Tensor, lines: Sequence[str]) -> NDArray[np.uint8]:
+def map_picture(
+    image: Tensor, importance: Tensor, lines: Sequence[str], *, opacity: float = 0.6
+) -> NDArray[np.uint8]:
     """Draw a film and its map side by side, with lines of text below.
 
     Args:
         image: Shape `(C, H, W)`, as `overlay` takes images.
         importance: The map, shape `(H, W)`, in `[0, 1]`.
         lines: What is to be read below; a line that is too long goes on in the next.
+        opacity: Of the most important pixel, in `(0, 1]`.
 
     Returns:
         Shape `(H', W', 3)`, uint8.
@@ -33,7 +36,7 @@ def map_picture(image: Tensor, importance: Tensor, lines: Sequence[str]) -> NDAr
     # Here, so that the handlers can be imported without an image library.
     from PIL import Image, ImageDraw, ImageFont
 
-    mapped = overlay(image[None], importance[None])[0].permute(1, 2, 0)
+    mapped = overlay(image[None], importance[None], opacity=opacity)[0].permute(1, 2, 0)
     film = as_grey(image[None])[0].round().to(torch.uint8)[..., None].expand(-1, -1, 3)
     # Small films are enlarged by a whole number, which keeps each pixel what it is.
     scale = max(1, -(-_MIN_PANEL // film.shape[1]))

@@ -93,8 +93,6 @@ def _fit(
             listed = recipe.data.source.films()
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
-        if recipe.explain.target_layer is not None:
-            explained_layer(recipe, model)  # a slip shows now, and not when the run is over
         pipeline = build_pipeline(recipe)
         with collector_paused():
             films, pack = read_and_pack(recipe, listed, pipeline)
@@ -106,6 +104,8 @@ def _fit(
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
         stack.callback(data.close)
         check_image_size(model, data)
+        if recipe.explain.target_layer is not None:
+            explained_layer(recipe, model, data.image_size)  # a slip shows now, not in the end
         check_certificates(recipe, data)
         _tell(session, precision, data, model)
         training = Training(recipe, session, precision, model, data, folder)

@@ -13,8 +13,7 @@ from cxrignite.data import Film, LoaderSettings, XrayData
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.errors import ConstraintError, DataError, RecipeError
-from cxrignite.functional import ImbalanceLedger, num_negatives_needed
-from cxrignite.functional.model_access import find_layer
+from cxrignite.functional import ImbalanceLedger, grad_cam, num_negatives_needed
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
@@ -176,12 +175,13 @@ def build_model(
     return model
 
 
-def explained_layer(recipe: Recipe, model: BinaryClassifier) -> str:
+def explained_layer(recipe: Recipe, model: BinaryClassifier, image_size: tuple[int, int]) -> str:
     """The dotted name of the layer where a recipe's maps are taken.
 
     Args:
         recipe: Names it, or leaves it to the classifier.
         model: The recipe's classifier.
+        image_size: Rows and columns of the images.
 
     Raises:
         RecipeError: The model has no such layer, or none that maps can be taken at.
@@ -189,7 +189,10 @@ def explained_layer(recipe: Recipe, model: BinaryClassifier) -> str:
     named = recipe.explain.target_layer
     if named is None:
         return model.cam_layer
+    device = next(model.parameters()).device
     try:
-        return find_layer(model, named)[0]
+        # A blank film tells whether the layer gives maps at all.
+        grad_cam(model, torch.zeros(1, 1, *image_size, device=device), named)
     except RecipeError as error:
         raise RecipeError(f"explain.{error}") from error
+    return named

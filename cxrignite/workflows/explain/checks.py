@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrignite.data import Film
+from cxrignite.errors import DataError
 from cxrignite.functional import (
     CamMaps,
     ImageChoice,
@@ -31,6 +33,8 @@ from cxrignite.functional import (
 )
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.workflows.scores import SplitScores
+
+_logger = logging.getLogger(__name__)
 
 NUM_RANDOM_MODELS = 5
 """One random model may look where the trained one does, for all films alike; the mean of some
@@ -102,6 +106,7 @@ def check_maps(
 
     Raises:
         UnreadableImageError: A mask cannot be read.
+        DataError: A mask has another size than its film.
     """
     films = _sample(scores, threshold, num_films, seed)
     curves, areas, correlations = _perturb(probe, films, seed)
@@ -118,7 +123,8 @@ def check_maps(
         "num_models": NUM_RANDOM_MODELS,
     }
     masked = [film for film in scores.films if film.label == 1 and film.attributes.get("mask")]
-    figures["masks"] = _localize(probe, masked[:_MAX_MASKED], root) if masked else None
+    masks = _read_masks(probe, masked[:_MAX_MASKED], root)
+    figures["masks"] = _localize(probe, masks) if masks else None
     return figures, curves
 
 
@@ -163,15 +169,37 @@ def _perturb(
     return curves, areas, np.concatenate(correlations)
 
 
-def _localize(probe: MapProbe, films: Sequence[Film], root: Path) -> dict[str, Any]:
+def _read_masks(
+    probe: MapProbe, films: Sequence[Film], root: Path
+) -> list[tuple[Film, Tensor, Tensor]]:
+    """Films, images and masks, `(1, H, W)` each, without those whose mask has no pixel inside."""
+    found = []
+    for film in films:
+        path = root / film.attributes["mask"]
+        # Through the same pipeline as the films, so that a mask lies where its film does.
+        image, mask = probe.read(film.path), probe.read(path)
+        if mask.shape != image.shape:
+            raise DataError(
+                f"mask {path} must have the size of its film after preprocessing, "
+                f"{image.shape[1]} x {image.shape[2]}, got {mask.shape[1]} x {mask.shape[2]}"
+            )
+        if (mask > 127).any():
+            found.append((film, image, mask > 127))
+    if len(found) < len(films):
+        _logger.warning(
+            "%d of %d masks have no pixel inside: left out", len(films) - len(found), len(films)
+        )
+    return found
+
+
+def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) -> dict[str, Any]:
     """Whether maps point into the masks, those of the model and those of random models."""
     hits, energy, area = [], [], []
     random_hits, random_energy = [], []
-    for start in range(0, len(films), _BATCH_SIZE):
-        part = films[start : start + _BATCH_SIZE]
-        images = probe.images([film.path for film in part])
-        # Through the same pipeline as the films, so that a mask lies where its film does.
-        masks = probe.images([root / film.attributes["mask"] for film in part])[:, 0] > 127
+    for start in range(0, len(masked), _BATCH_SIZE):
+        _, films, inside_of = zip(*masked[start : start + _BATCH_SIZE], strict=True)
+        images = torch.stack(films).to(probe.device)
+        masks = torch.cat(inside_of).to(probe.device)
         maps = probe.explain(probe.model, images).maps
         inside = energy_inside(maps, masks)
         hits.append(pointing_game(maps, masks))
@@ -186,7 +214,7 @@ def _localize(probe: MapProbe, films: Sequence[Film], root: Path) -> dict[str, A
     low, high = clopper_pearson(int(hit.sum()), len(hit))
     inside_share = float(torch.cat(energy).mean())
     return {
-        "num_images": len(films),
+        "num_images": len(masked),
         "pointing_game": float(hit.float().mean()),
         "pointing_game_interval": [low, high],
         "energy": inside_share,

@@ -39,7 +39,7 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
             axes.text(0.5, 0.5, "no such film\nwas chosen", ha="center", va="center", color=GREY)
             continue
         surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
-        picture = overlay(surest.image[None], surest.importance[None])[0]
+        picture = overlay(surest.image[None], surest.importance[None], opacity=surest.opacity)[0]
         axes.imshow(picture.permute(1, 2, 0).numpy())
         words = f"P({classes[1]}) = {surest.y_score:.4f}"
         axes.set_title(f"{title}\n{words}\nmap {surest.describe_strength()}", fontsize=9)

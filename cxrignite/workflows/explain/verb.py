@@ -62,13 +62,14 @@ def explain(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
         data = build_data(recipe, films, device=session.device)
         stack.callback(data.close)
         kinds, most = settings.select, settings.max_images
-        exporter = run.exporter(films, ImageChoice(run.threshold, kinds, most, seed=recipe.seed))
-        stack.callback(run.board.close)
+        choice = ImageChoice(run.threshold, kinds, most, seed=recipe.seed)
+        exporter = run.exporter(films, choice, data.image_size)
+        stack.callback(run.close)
         scores = score_split(
             run.model, data, split, recipe=recipe, session=session, handlers=[exporter]
         )
         if session.leads:
-            run.publish(exporter, run.measure(data, scores) if settings.num_measured else None)
+            run.publish(exporter, run.measure(data, scores))
 
 
 def explain_files(
@@ -97,9 +98,10 @@ def explain_files(
         images = _read(recipe, folder, files)
         run = _ExplainedRun(recipe, folder, session, name, site)
         films = [Film(path, str(path), UNKNOWN_LABEL, "", "test") for path in files]
-        everything = range(len(films))
-        exporter = run.exporter(films, ImageChoice(run.threshold, (), indices=everything))
-        stack.callback(run.board.close)
+        everything = ImageChoice(run.threshold, (), indices=range(len(films)))
+        height, width = images.shape[-2:]
+        exporter = run.exporter(films, everything, (height, width))
+        stack.callback(run.close)
         y_score = torch.cat([run.score(part) for part in torch.split(images, _BATCH_SIZE)])
         labels = torch.full((len(films),), UNKNOWN_LABEL)
         exporter.export(
@@ -119,20 +121,24 @@ class _ExplainedRun:
         best = load_checkpoint(folder.best_path)
         self.epoch: int = best["epoch"]
         self.model = build_model(recipe, session.device, best["model"])
-        self.layer = explained_layer(recipe, self.model)
         threshold = self.decision.threshold
         self.threshold = _NO_THRESHOLD if threshold is None else threshold
+        self.layer = ""
         self.directory = folder.explain_dir(name)
+        # Of the same name, which TensorBoard shows, until everything is there.
+        self.unfinished_dir = folder.explain_dir(".unfinished") / name
         self.board = BoardWriter(folder.tensorboard_dir)
 
-    def exporter(self, films: Sequence[Film], choice: ImageChoice) -> GradCAMExporter:
+    def exporter(
+        self, films: Sequence[Film], choice: ImageChoice, image_size: tuple[int, int]
+    ) -> GradCAMExporter:
         """What draws maps of these films, in an empty folder."""
+        self.layer = explained_layer(self.recipe, self.model, image_size)
         if self.session.leads:
-            # Pictures of an earlier explanation would be taken for some of this one.
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self.clear()
         exporter = GradCAMExporter(
             self.model,
-            self.directory,
+            self.unfinished_dir,
             self.layer,
             self.recipe.explain.method,
             choice,
@@ -143,6 +149,10 @@ class _ExplainedRun:
         exporter.step = self.epoch
         return exporter
 
+    def clear(self) -> None:
+        """Remove what an explanation that came to no end has left."""
+        shutil.rmtree(self.unfinished_dir.parent, ignore_errors=True)
+
     def score(self, images: Tensor) -> Tensor:
         """Probabilities of a batch as the other verbs compute them, `(N,)`, on the CPU."""
         device = self.session.device
@@ -150,9 +160,18 @@ class _ExplainedRun:
         with evaluation_mode(self.model), torch.inference_mode(), precision.autocast(device):
             return torch.sigmoid(self.model(images.to(device)).float()).cpu()
 
-    def measure(self, data: XrayData, scores: SplitScores) -> Mapping[str, Any]:
-        """Whether the maps mean anything, with the figure of it."""
-        settings = self.recipe.explain
+    def close(self) -> None:
+        """Close what was open, and leave nothing unfinished behind."""
+        self.board.close()
+        if self.session.leads:
+            self.clear()
+
+    def measure(self, data: XrayData, scores: SplitScores) -> Mapping[str, Any] | None:
+        """Whether the maps mean anything, with the figure of it; nothing where it is not asked."""
+        settings, name = self.recipe.explain, f"faithfulness_{self.name}"
+        if not settings.num_measured:
+            (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
+            return None
         _logger.info("measuring the maps of %d films at most", settings.num_measured)
         explainer = partial(self._maps, self.layer)
         probe = MapProbe(self.model, explainer, data.pipeline.read, self.session.device)
@@ -165,15 +184,18 @@ class _ExplainedRun:
             self.recipe.seed,
         )
         figure = figures.perturbation_curves(curves, self.recipe.data.source.classes[1])
-        keep_figure(self.folder, self.board, f"faithfulness_{self.name}", figure, self.epoch)
+        keep_figure(self.folder, self.board, name, figure, self.epoch)
         return found
 
     def publish(self, exporter: GradCAMExporter, faithfulness: Mapping[str, Any] | None) -> None:
         """Write what holds for all pictures, draw the figure of outcomes, and print a summary."""
         explained, classes = exporter.explanations, self.recipe.data.source.classes
+        name = f"grad_cam_{self.name}"
         if any(each.y_true != UNKNOWN_LABEL for each in explained):
             figure = figures.outcome_maps(explained, classes)
-            keep_figure(self.folder, self.board, f"grad_cam_{self.name}", figure, self.epoch)
+            keep_figure(self.folder, self.board, name, figure, self.epoch)
+        else:
+            (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
         content = {
             "weights_sha256": self.decision.weights_sha256,
             "method": self.recipe.explain.method,
@@ -182,7 +204,10 @@ class _ExplainedRun:
             "threshold": self.threshold,
             "faithfulness": faithfulness,
         }
-        self.folder.write_json(self.directory / "explain.json", content)
+        self.folder.write_json(self.unfinished_dir / "explain.json", content)
+        # All at once: pictures of an earlier explanation would be taken for some of this one.
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.unfinished_dir.rename(self.directory)
         sys.stdout.write(f"{map_table(self.name, explained, content)}\n")
         _logger.info("written to %s", self.directory)
 
