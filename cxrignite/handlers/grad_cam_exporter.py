@@ -201,11 +201,14 @@ class GradCAMExporter(Attachable):
         # A distributed sampler may give an image to two processes.
         unique = {each.number: each for pool in pools for each in pool}
         self._reset()
-        if idist.get_rank() != 0 or not unique:
+        if idist.get_rank() != 0:
             return
-        _, y_score, y_true, images = zip(*unique.values(), strict=True)
+        images = [each.image for each in unique.values()]
         self.export(
-            torch.stack(images), np.array(y_score), np.array(y_true), np.array(list(unique))
+            torch.stack(images) if images else torch.zeros(0, 1, 1, 1),
+            np.array([each.y_score for each in unique.values()]),
+            np.array([each.y_true for each in unique.values()]),
+            np.array(list(unique)),
         )
 
     def _draw(self, explanation: Explanation) -> None:
