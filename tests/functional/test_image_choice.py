@@ -59,7 +59,7 @@ def test_each_kind_is_what_it_says():
     expected = {"misses": [1, 4, 3], "most_sure": [0, 4, 5], "least_sure": [1, 2, 3]}
     for kind, positions in expected.items():
         choice = ImageChoice(kinds=(kind,), max_images=3)
-        assert choice.of(y_score, y_true, range(6)) == dict.fromkeys(positions, [kind])
+        assert choice.of(y_score, y_true, range(6)) == {key: [kind] for key in positions}
 
 
 def test_of_the_misses_positives_and_negatives_take_turns_until_one_side_is_used_up():

@@ -44,7 +44,7 @@ def test_a_large_film_keeps_its_size():
         "one two three " * 30,
         "x" * 400,
         "/a/very/long/path" * 30 + " and words",
-        "Lungenentzündung – 肺炎 " * 20,
+        "Lungenentzündung, 肺炎 " * 20,
     ],
 )
 def test_a_line_that_is_too_long_goes_on_in_the_next(line):
