@@ -66,6 +66,10 @@ def test_an_image_in_0_to_1_keeps_its_greys_and_one_beyond_is_stretched_by_itsel
     assert grey[1:].tolist() == [[0, 255], [0, 255], [0, 0]]
 
 
+def test_colours_are_rounded_to_the_nearest():
+    assert overlay(torch.full((1, 1, 1, 1), 0.999), torch.zeros(1, 1, 1)).unique().tolist() == [255]
+
+
 def test_several_channels_are_shown_as_their_mean():
     images = torch.tensor([10, 20, 60], dtype=torch.uint8).reshape(1, 3, 1, 1)
     assert overlay(images, torch.zeros(1, 1, 1)).flatten().tolist() == [30, 30, 30]
