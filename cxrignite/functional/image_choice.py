@@ -83,7 +83,8 @@ class ImageChoice:
         is_miss = (labels != UNKNOWN_LABEL) & (labels != called)
         everything = np.arange(len(scores))
         chosen: dict[int, list[str]] = {}
-        for position in np.flatnonzero(np.isin(names, list(self.indices))):
+        fixed = np.flatnonzero(np.isin(names, list(self.indices)))
+        for position in fixed[np.argsort(names[fixed])]:
             chosen.setdefault(int(position), []).append("fixed")
         for kind in self.kinds:
             if kind == "random":

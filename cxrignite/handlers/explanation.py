@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ class Explanation:
     @property
     def opacity(self) -> float:
         """Of its most important pixel: the weaker a map, the paler, down to what is still seen."""
-        return _OPACITY * max(_PALEST, self.strength**0.5)
+        return _OPACITY * max(_PALEST, math.sqrt(self.strength))
 
     def describe_strength(self) -> str:
         """How much the map says, in words."""

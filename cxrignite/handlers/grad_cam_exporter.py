@@ -203,13 +203,12 @@ class GradCAMExporter(Attachable):
         self._reset()
         if idist.get_rank() != 0:
             return
-        if not unique:
-            empty = np.empty(0)
-            self.export(torch.empty(0), empty, empty, empty)
-            return
-        _, y_score, y_true, images = zip(*unique.values(), strict=True)
+        images = [each.image for each in unique.values()]
         self.export(
-            torch.stack(images), np.array(y_score), np.array(y_true), np.array(list(unique))
+            torch.stack(images) if images else torch.zeros(0, 1, 1, 1),
+            np.array([each.y_score for each in unique.values()]),
+            np.array([each.y_true for each in unique.values()]),
+            np.array(list(unique)),
         )
 
     def _draw(self, explanation: Explanation) -> None:

@@ -70,7 +70,9 @@ def _wrap(line: str, measure: Callable[[str], float], width: int) -> list[str]:
             parts.append(current)
             longer = word
         while measure(longer) > width and len(longer) > 1:
-            fitting = next(n for n in range(len(longer) - 1, 0, -1) if measure(longer[:n]) <= width)
+            fitting = 1
+            while measure(longer[: fitting + 1]) <= width:
+                fitting += 1
             parts.append(longer[:fitting])
             longer = longer[fitting:]
         current = longer

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.sources import ClassFolders, image_files
 from cxrignite.errors import DataError, RecipeError
 
 
@@ -140,3 +140,31 @@ def test_a_film_moves_and_is_hashed_as_a_new_one(make_films):
     moved = film.moved("val").hashed("ab")
     assert moved == film._replace(split="val", sha256="ab")
     assert (film.split, film.sha256) == ("train", "")
+
+
+def test_paths_are_files_as_they_are_and_folders_by_the_images_below_them(tmp_path, write_image):
+    names = ("b.png", "a/2.JPG", "a/1.jpeg", "a/deep/3.png")
+    for name in names:
+        write_image(tmp_path / "films" / name)
+    alone = write_image(tmp_path / "alone.png")
+    for name in (".DS_Store", "._b.png", "notes.txt"):
+        (tmp_path / "films" / name).write_bytes(b"no image")
+    scan = tmp_path / "scan.dcm"
+    scan.write_bytes(b"not for this function to judge")
+    found = image_files([scan, tmp_path / "films", alone])
+    expected = ("films/a/1.jpeg", "films/a/2.JPG", "films/a/deep/3.png", "films/b.png")
+    assert found == [scan, *(tmp_path / name for name in expected), alone]
+
+
+def test_a_file_named_twice_counts_once_where_it_is_named_first(tmp_path, write_image):
+    first, last = (write_image(tmp_path / "films" / name) for name in ("a.png", "b.png"))
+    assert image_files([last, tmp_path / "films", last]) == [last, first]
+    assert image_files([]) == []
+
+
+def test_paths_that_name_no_image_are_refused(tmp_path):
+    (tmp_path / "empty/folder.png").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"empty must hold an image, found none that is JPEG"):
+        image_files([tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"absent\.png does not exist"):
+        image_files([tmp_path / "absent.png"])

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from cxrignite.functional import grad_cam, randomization_check, rank_correlation
+from cxrignite.functional import grad_cam, randomization_check, randomized_copy, rank_correlation
 from cxrignite.nn import LightCNN
 
 
@@ -158,3 +158,52 @@ def test_maps_of_other_shapes_are_refused():
         randomization_check(LightCNN(4), torch.rand(2, 1, 64, 64), lambda _, images: images)
     with pytest.raises(ValueError, match=r"both have shape \(N, H, W\), got \(1, 2, 2\) and"):
         rank_correlation(torch.rand(1, 2, 2), torch.rand(1, 2, 3))
+
+
+def test_a_randomized_copy_is_the_model_that_the_check_looks_at(spots):
+    model, images = spots
+    seen = []
+
+    def explain(model, images):
+        seen.append(copy.deepcopy(model.state_dict()))
+        return cam(model, images)
+
+    randomization_check(model, images, explain, seed=7)
+    found = randomized_copy(model, images, seed=7).state_dict()
+    assert list(found) == list(seen[1])
+    assert all(torch.equal(found[name], seen[1][name]) for name in found)
+
+
+def test_a_randomized_copy_shares_nothing_with_the_model(spots):
+    model, images = spots
+    model = copy.deepcopy(model).train()
+    model.backbone[2].eval()
+    before = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+    with torch.inference_mode():
+        copied = randomized_copy(model, images)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for mine, theirs in zip(copied.modules(), model.modules(), strict=True):
+        assert mine.training == theirs.training
+        assert getattr(mine, "momentum", None) == getattr(theirs, "momentum", None)
+    for (name, mine), theirs in zip(copied.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(mine.flatten().sort().values, theirs.flatten().sort().values)
+        assert mine.numel() == 1 or not torch.equal(mine, theirs), name
+    (2 * copied(images)).sum().backward()  # no tensor of inference mode is left in it
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_another_seed_gives_another_copy(spots):
+    model, images = spots
+    weights = [
+        randomized_copy(model, images, seed=seed).backbone[0][0].weight for seed in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_model_without_weights_cannot_be_randomized():
+    with pytest.raises(ValueError, match="the 0 layers with weights"):
+        randomized_copy(nn.Flatten(), torch.rand(1, 1, 4, 4))

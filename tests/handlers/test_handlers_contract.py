@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 import cxrignite.handlers
+from cxrignite.functional import ImageChoice
 from cxrignite.handlers import (
     Attachable,
     BestCheckpoint,
@@ -22,6 +23,7 @@ from cxrignite.handlers import (
     FeatureCollector,
     FiniteGuard,
     GracefulStop,
+    GradCAMExporter,
     HistoryWriter,
     PredictionWriter,
     ProgressLine,
@@ -46,6 +48,12 @@ BUILDERS: dict[type, Callable[[Path], Attachable]] = {
     FeatureCollector: lambda folder: FeatureCollector(LAYER),
     FiniteGuard: lambda folder: FiniteGuard(model()),
     GracefulStop: lambda folder: GracefulStop(),
+    GradCAMExporter: lambda folder: GradCAMExporter(
+        torch.nn.Sequential(torch.nn.Identity(), torch.nn.Flatten(), torch.nn.Linear(16, 1)),
+        folder / "maps",
+        target_layer="0",
+        choice=ImageChoice(max_images=1),
+    ),
     HistoryWriter: lambda folder: HistoryWriter(folder / "history.csv"),
     PredictionWriter: lambda folder: PredictionWriter(
         folder / "predictions.csv", [{"path": str(n)} for n in range(NUM_IMAGES)]
@@ -74,9 +82,9 @@ def engine_for(handler: type) -> Engine:
 
     def step(engine: Engine, batch: tuple[torch.Tensor, ...]) -> object:
         images, labels, _ = batch
-        images = LAYER(images)
+        scores = LAYER(images.flatten(1))[:, 0]
         engine.state.metrics["score"] = engine.state.iteration / 100
-        return (images[:, 0], labels) if is_for_evaluators(handler) else torch.tensor(0.5)
+        return (scores, labels) if is_for_evaluators(handler) else torch.tensor(0.5)
 
     return Engine(step)
 
@@ -84,8 +92,9 @@ def engine_for(handler: type) -> Engine:
 def batches() -> list[tuple[torch.Tensor, ...]]:
     scores = torch.linspace(0, 1, NUM_IMAGES)
     labels = (scores > 0.6).float()
+    images = scores[:, None, None, None].expand(-1, 1, 4, 4)
     return [
-        (scores[n : n + 4, None], labels[n : n + 4], torch.arange(NUM_IMAGES)[n : n + 4])
+        (images[n : n + 4], labels[n : n + 4], torch.arange(NUM_IMAGES)[n : n + 4])
         for n in range(0, NUM_IMAGES, 4)
     ]
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cxrignite.functional import grad_cam
 from cxrignite.nn import BinaryClassifier, LightCNN
 
 
@@ -23,6 +24,43 @@ def test_the_last_block_has_a_map_of_a_thirty_second():
     )
     model(torch.rand(2, 1, 224, 224))
     assert shapes == [(2, 32, 7, 7)]
+
+
+@pytest.mark.parametrize(("stride", "places"), [(8, 8), (16, 4), (32, 2)])
+def test_a_place_of_the_last_map_stands_for_as_many_pixels_as_the_stride(stride, places):
+    model = LightCNN(width=4, stride=stride).eval()
+    found = grad_cam(model, torch.rand(2, 1, 64, 96), model.cam_layer)
+    assert model.cam_layer == "backbone.4"
+    assert found.grid == (places, places * 3 // 2)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_stride_changes_no_weight(stride):
+    torch.manual_seed(0)
+    finer = LightCNN(width=4, stride=stride).state_dict()
+    torch.manual_seed(0)
+    coarse = LightCNN(width=4).state_dict()
+    assert list(finer) == list(coarse)
+    assert all(torch.equal(finer[name], coarse[name]) for name in coarse)
+
+
+def test_a_smaller_stride_costs_what_the_docstring_says():
+    costs = {}
+    for stride in (8, 16, 32):
+        model = LightCNN(stride=stride).to("meta").eval()
+        sums = costs[stride] = []
+        for part in model.modules():
+            if isinstance(part, torch.nn.Conv2d):
+                part.register_forward_hook(
+                    lambda part, _inputs, output, sums=sums: sums.append(
+                        output[0, 0].numel() * part.weight.numel()
+                    )
+                )
+        model.backbone(torch.zeros(1, 1, 224, 224, device="meta"))
+    total = {stride: sum(products) for stride, products in costs.items()}
+    assert total[32] == pytest.approx(0.21e9, abs=0.005e9)
+    assert total[16] / total[32] == pytest.approx(1.4, abs=0.05)
+    assert total[8] / total[32] == pytest.approx(3.9, abs=0.05)
 
 
 def test_channels_last_changes_the_layout_and_not_the_logits():
@@ -70,6 +108,8 @@ def test_it_is_a_binary_classifier():
     ("settings", "message"),
     [
         ({"width": 0}, "width must be at least 1, got 0"),
+        ({"stride": 4}, "stride must be 8, 16 or 32, got 4"),
+        ({"stride": 64}, "stride must be 8, 16 or 32, got 64"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": float("nan")}, r"dropout must be in \[0, 1\), got nan"),
     ],

@@ -163,7 +163,8 @@ def test_broken_and_missing_images_are_named(run_dir, tmp_path, capsys):
     ("options", "complaint"),
     [
         (["--explain.target_layer", "backbone.44"], "did you mean backbone.4"),
-        (["--explain.target_layer", "head.1"], "must give a map"),
+        (["--explain.target_layer", "head.1"], "explain.target_layer head.1 must give a map"),
+        (["--explain.select", "[]"], "explain.select must be at least one kind"),
         (["--explain.method", "gradcam"], "explain.method"),
         (["--explain.max_images", "0"], "explain.max_images must be at least 1"),
         (["--split", "tset"], "--split must be one of"),
@@ -177,6 +178,25 @@ def test_mistakes_get_one_line(options, complaint, run_dir, capsys):
     error = capsys.readouterr().err
     assert complaint in error
     assert "Traceback" not in error
+
+
+def test_a_failure_leaves_the_earlier_maps(explained, tmp_path):
+    run_dir = Path(shutil.copytree(explained, tmp_path / "run"))
+    folder = run_dir / "explain" / "test"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # A folder where the last figure has to be written, when all maps are there.
+    (run_dir / "figures" / "grad_cam_test.png").unlink()
+    (run_dir / "figures" / "grad_cam_test.png").mkdir()
+    assert run(["explain", "--run", str(run_dir), "--explain.method", "layer_cam"]) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (run_dir / "explain" / ".unfinished").exists()
+
+
+def test_figures_of_an_earlier_explanation_do_not_stay(explained, tmp_path):
+    run_dir = Path(shutil.copytree(explained, tmp_path / "run"))
+    assert run(["explain", "--run", str(run_dir), "--explain.num_measured", "0"]) == 0
+    assert not (run_dir / "figures" / "faithfulness_test.png").exists()
+    assert (run_dir / "figures" / "grad_cam_test.png").exists()
 
 
 def test_a_wrong_layer_is_found_before_training(tmp_path, capsys):

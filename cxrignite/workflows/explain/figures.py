@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from cxrignite.handlers import Explanation
 from cxrignite.workflows.charting import BLUE, GREY, blank_figure, make_plain
 from cxrignite.workflows.explain.checks import MeanCurves
 
+_LINE = 44
 _OUTCOMES = {
     (0, 0): "true negative",
     (0, 1): "false positive",
@@ -33,7 +35,8 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         axes.spines[:].set_visible(False)
         of_kind = [each for each in explanations if each.outcome == outcome]
         truth, decision = (classes[label] for label in outcome)
-        title = f"{truth}, called {decision} ({name})"
+        told = textwrap.fill(f"truth {truth}, called {decision}", _LINE)
+        title = f"{name}\n{told}"
         if not of_kind:
             axes.set_title(title, fontsize=9)
             axes.text(0.5, 0.5, "no such film\nwas chosen", ha="center", va="center", color=GREY)

@@ -1,0 +1,104 @@
+import csv
+import io
+
+import pytest
+import torch
+
+from cxrignite.functional import UNKNOWN_LABEL
+from cxrignite.handlers import Explanation
+from cxrignite.handlers.explanation import explanations_table
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+
+
+def explained(**changes):
+    known = {
+        "about": {"path": "a/b.png", "patient": "p1"},
+        "selection": ["misses", "random"],
+        "y_score": 0.9,
+        "y_true": 0,
+        "threshold": 0.25,
+        "image": torch.zeros(1, 2, 2),
+        "importance": torch.zeros(2, 2),
+        "raw_max": 0.5,
+        "strength": 0.125,
+        "name": "000007_b",
+    }
+    return Explanation(**{**known, **changes})
+
+
+def rows(table):
+    return list(csv.DictReader(io.StringIO(table.decode(), newline="")))
+
+
+def test_the_caption_says_what_was_found_and_where():
+    assert explained().caption(CLASSES, "grad_cam at backbone.4") == [
+        "P(PNEUMONIA) = 0.9000, threshold 0.2500: called PNEUMONIA; truth NORMAL: wrong",
+        "map of what speaks for PNEUMONIA (grad_cam at backbone.4): "
+        "0.12 times as strong as the strongest shown",
+        "a/b.png, p1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("y_score", "y_true", "end"),
+    [
+        (0.25, 1, "called PNEUMONIA; truth PNEUMONIA: right"),
+        (0.2499, 1, "called NORMAL; truth PNEUMONIA: wrong"),
+        (0.1, 0, "called NORMAL; truth NORMAL: right"),
+        (0.1, UNKNOWN_LABEL, "called NORMAL; truth unknown"),
+    ],
+)
+def test_the_caption_says_what_it_is_called_and_what_it_is(y_score, y_true, end):
+    each = explained(y_score=y_score, y_true=y_true)
+    assert each.caption(CLASSES, "here")[0].endswith(f": {end}")
+    assert each.outcome == (y_true, int(y_score >= 0.25))
+
+
+def test_the_caption_of_an_empty_map_says_so():
+    each = explained(raw_max=0.0, strength=0.0)
+    assert each.caption(CLASSES, "here")[1].endswith("(here): empty, no place does")
+
+
+def test_what_is_not_known_of_an_image_leaves_no_comma():
+    each = explained(about={"path": "a.png", "patient": "", "sex": "f"})
+    assert each.caption(CLASSES, "here")[2] == "a.png, f"
+
+
+def test_the_table_has_a_row_an_image_and_every_figure_in_full():
+    third = 1 / 3
+    table = explanations_table(
+        [explained(y_score=third), explained(y_true=UNKNOWN_LABEL, selection=["fixed"])]
+    )
+    first, second = rows(table)
+    assert first == {
+        "path": "a/b.png",
+        "patient": "p1",
+        "label": "0",
+        "score": repr(third),
+        "threshold": "0.25",
+        "decision": "1",
+        "selection": "misses random",
+        "raw_max": "0.5",
+        "strength": "0.125",
+        "picture": "000007_b.png",
+        "overlay": "000007_b.overlay.png",
+    }
+    assert (second["label"], second["selection"]) == ("", "fixed")
+    assert b"\r" not in table
+
+
+def test_a_table_of_nothing_has_a_header():
+    header = explanations_table([]).decode().splitlines()
+    assert len(header) == 1
+    assert header[0].startswith("label,score,")
+
+
+@pytest.mark.parametrize("path", ['a,"b".png', "two\nlines.png", "Röntgen/肺炎.png"])
+def test_any_path_is_read_back_as_it_was(path):
+    assert rows(explanations_table([explained(about={"path": path})]))[0]["path"] == path
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_with_a_question_mark():
+    table = explanations_table([explained(about={"path": "a\udcff.png"})])
+    assert rows(table)[0]["path"] == "a?.png"

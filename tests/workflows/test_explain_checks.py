@@ -1,0 +1,143 @@
+"""What `explain` measures, on a model whose reasons are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cxrignite.data import Film
+from cxrignite.errors import DataError
+from cxrignite.functional import grad_cam
+from cxrignite.workflows.explain.checks import MapProbe, check_maps
+from cxrignite.workflows.explain.figures import outcome_maps, perturbation_curves
+from cxrignite.workflows.explain.tables import map_table
+from cxrignite.workflows.scores import SplitScores
+
+SIDE = 32
+NUM_FILMS = 20
+
+
+class SpotFinder(nn.Module):
+    """Says yes where there is a bright spot on a darker ground."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spot = nn.Conv2d(1, 1, 7, padding=3, bias=False)
+        offsets = torch.arange(7) - 3.0
+        bell = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / 4)
+        self.spot.weight.data[0, 0] = (bell - bell.mean()) / bell.sum()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        grey = images.float() / 255 if images.dtype == torch.uint8 else images
+        return 40 * self.spot(grey).amax(dim=(1, 2, 3)) - 6
+
+
+@pytest.fixture
+def scores():
+    films = [
+        Film(Path(f"{n}.png"), f"{n}.png", 1, f"p{n // 2}", "test", {"mask": f"mask{n}.png"})
+        for n in range(NUM_FILMS)
+    ]
+    y_score = np.full(NUM_FILMS, 0.99)
+    y_score[:4] = 0.1
+    y_true = np.ones(NUM_FILMS, dtype=np.int64)
+    return SplitScores(films, ("no", "yes"), y_score, y_true, np.zeros((NUM_FILMS, 1), np.float32))
+
+
+def place_of(path: Path) -> tuple[int, int]:
+    number = int("".join(sign for sign in path.stem if sign.isdigit()))
+    return 4 + (7 * number) % 20, 4 + (11 * number) % 20
+
+
+def read(path: Path) -> torch.Tensor:
+    """A dark film with one bright spot, or the mask of the spot."""
+    row, column = place_of(path)
+    is_mask = path.stem.startswith("mask")
+    image = torch.full((1, SIDE, SIDE), 0 if is_mask else 40, dtype=torch.uint8)
+    image[0, row : row + 6, column : column + 6] = 255 if is_mask else 220
+    return image
+
+
+def explain(model: nn.Module, images: torch.Tensor):
+    return grad_cam(model, images.float() / 255, "spot")
+
+
+def probe_of(read_image=read) -> MapProbe:
+    return MapProbe(SpotFinder(), explain, read_image, torch.device("cpu"))
+
+
+def test_a_map_of_the_reason_passes_every_check(scores):
+    found, curves = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    assert found["num_images"] == 16
+    assert found["deletion"]["interval"][1] < 0
+    assert found["insertion"]["interval"][0] > 0
+    assert found["deletion"]["blank"] == pytest.approx(found["insertion"]["blank"], abs=0.2)
+    assert found["masks"]["num_images"] == NUM_FILMS
+    assert found["masks"]["pointing_game"] == 1.0
+    assert found["masks"]["energy_ratio"] > 4
+    assert found["masks"]["randomized"]["energy_ratio"] < found["masks"]["energy_ratio"] / 2
+    assert abs(found["randomization"]["rank_correlation"]) < 0.5
+    assert curves["deletion"].by_map[0] == pytest.approx(curves["insertion"].by_map[-1])
+
+
+def test_films_called_negative_are_left_out_while_there_are_others(scores):
+    seen = []
+
+    def noting(path: Path) -> torch.Tensor:
+        seen.append(path.name)
+        return read(path)
+
+    check_maps(probe_of(noting), scores, 0.5, 16, Path(), seed=0)
+    assert not {"0.png", "1.png", "2.png", "3.png"} & set(seen[:16])
+    found, _ = check_maps(probe_of(), scores, 1.0, 8, Path(), seed=0)
+    assert found["num_images"] == 8
+
+
+def test_masks_without_an_inside_are_left_out_and_said(scores, caplog):
+    def read_some(path: Path) -> torch.Tensor:
+        return torch.zeros(1, SIDE, SIDE, dtype=torch.uint8) if path.stem == "mask3" else read(path)
+
+    found, _ = check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
+    assert found["masks"]["num_images"] == NUM_FILMS - 1
+    assert "1 of 20 masks have no pixel inside" in caplog.text
+
+
+def test_a_mask_of_another_size_is_named(scores):
+    def read_some(path: Path) -> torch.Tensor:
+        return read(path)[:, 1:] if path.stem == "mask3" else read(path)
+
+    with pytest.raises(DataError, match=r"mask mask3\.png must have the size of its film"):
+        check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
+
+
+def content_of(found) -> dict:
+    return {
+        "method": "grad_cam",
+        "target_layer": "spot",
+        "target_class": "yes",
+        "threshold": 0.5,
+        "faithfulness": found,
+    }
+
+
+def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
+    found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    table = map_table("test", [], content_of(found))
+    assert table.count("better than random maps") == 2
+    assert "deletion cannot tell" not in table
+    found["deletion"] |= {"interval": [-0.1, 0.1], "blank": 1.0}
+    found["insertion"]["interval"] = [None, None]
+    table = map_table("test", [], content_of(found))
+    assert "NO BETTER THAN RANDOM MAPS" in table
+    assert "films without a pixel score 1.000: deletion cannot tell here" in table
+    assert "not told from random maps" in table
+    assert max(map(len, table.splitlines())) <= 140
+    assert "was not measured" in map_table("test", [], content_of(None))
+
+
+def test_figures_show_everything(scores, assert_nothing_is_cut):
+    _, curves = check_maps(probe_of(), scores, 0.5, 4, Path(), seed=0)
+    assert_nothing_is_cut(perturbation_curves(curves, "yes"))
+    assert_nothing_is_cut(outcome_maps([], ("a rather long class name", "yes")))
