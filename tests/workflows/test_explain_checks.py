@@ -60,8 +60,8 @@ def read(path: Path) -> torch.Tensor:
     return image
 
 
-def explain(model: nn.Module, images: torch.Tensor):
-    return grad_cam(model, images.float() / 255, "spot")
+def explain(model: nn.Module, images: torch.Tensor, target: str):
+    return grad_cam(model, images.float() / 255, "spot", target=target)
 
 
 def probe_of(read_image=read) -> MapProbe:
@@ -91,8 +91,12 @@ def test_films_called_negative_are_left_out_while_there_are_others(scores):
 
     check_maps(probe_of(noting), scores, 0.5, 16, Path(), seed=0)
     assert not {"0.png", "1.png", "2.png", "3.png"} & set(seen[:16])
+    assert {"0.png", "1.png", "2.png", "3.png"} == set(seen[-4:])
     found, _ = check_maps(probe_of(), scores, 1.0, 8, Path(), seed=0)
-    assert found["num_images"] == 8
+    assert found["num_images"] == found["against"]["num_images"] == 8
+    found, curves = check_maps(probe_of(), scores, 0.0, 8, Path(), seed=0)
+    assert found["against"] is None
+    assert list(curves) == ["deletion", "insertion"]
 
 
 def test_masks_without_an_inside_are_left_out_and_said(scores, caplog):
@@ -117,6 +121,7 @@ def content_of(found) -> dict:
         "method": "grad_cam",
         "target_layer": "spot",
         "target_class": "yes",
+        "other_class": "no",
         "threshold": 0.5,
         "faithfulness": found,
     }
@@ -124,8 +129,10 @@ def content_of(found) -> dict:
 
 def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
     found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
-    table = map_table("test", [], content_of(found))
+    assert found["against"]["num_images"] == 4
+    table = map_table("test", [], content_of({**found, "against": None}))
     assert table.count("better than random maps") == 2
+    assert "does P(no) rest" in map_table("test", [], content_of(found))
     assert "deletion cannot tell" not in table
     found["deletion"] |= {"interval": [-0.1, 0.1], "blank": 1.0}
     found["insertion"]["interval"] = [None, None]
@@ -139,5 +146,5 @@ def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
 
 def test_figures_show_everything(scores, assert_nothing_is_cut):
     _, curves = check_maps(probe_of(), scores, 0.5, 4, Path(), seed=0)
-    assert_nothing_is_cut(perturbation_curves(curves, "yes"))
+    assert_nothing_is_cut(perturbation_curves(curves, ("no", "yes")))
     assert_nothing_is_cut(outcome_maps([], ("a rather long class name", "yes")))

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from cxrignite.data import Film
 from cxrignite.errors import DataError
 from cxrignite.functional import (
     CamMaps,
+    CamTarget,
     ImageChoice,
-    PairedDifference,
     PerturbationCurve,
     clopper_pearson,
     deletion_curve,
@@ -65,13 +66,13 @@ class MapProbe:
 
     Attributes:
         model: The classifier.
-        explain: From a classifier and images to maps.
+        explain: From a classifier, images and what the maps are to speak for to the maps.
         read: From a film's file to an image as the classifier takes it, `(1, H, W)`, uint8.
         device: Where the classifier is.
     """
 
     model: nn.Module
-    explain: Callable[[nn.Module, Tensor], CamMaps]
+    explain: Callable[[nn.Module, Tensor, CamTarget], CamMaps]
     read: Callable[[Path], Tensor]
     device: torch.device
 
@@ -79,10 +80,11 @@ class MapProbe:
         """The images of these files on the device, `(N, 1, H, W)`."""
         return torch.stack([self.read(path) for path in paths]).to(self.device)
 
-    def score(self, images: Tensor) -> Tensor:
-        """Probabilities of the positive class, `(N,)`."""
+    def score(self, target: CamTarget, images: Tensor) -> Tensor:
+        """Probabilities of the class that maps of this target speak for, `(N,)`."""
+        sign = 1 if target == "positive" else -1
         with evaluation_mode(self.model):
-            return torch.sigmoid(self.model(images).float())
+            return torch.sigmoid(sign * self.model(images).float())
 
 
 def check_maps(
@@ -90,83 +92,107 @@ def check_maps(
 ) -> tuple[dict[str, Any], dict[str, MeanCurves]]:
     """Measure the maps: by what the score does without their pixels, by random weights, by masks.
 
-    A map says what speaks for the positive class, so films that are called positive are looked at;
-    where none is, all are.
+    Maps of what speaks for the positive class are measured on films that are called positive; where
+    none is, on all. Those of what speaks for the negative class, on films called negative: a
+    network may know one class by what it sees, and the other by the lack of that.
 
     Args:
         probe: Draws maps.
         scores: Of the films.
         threshold: A score of at least this is called positive.
-        num_films: Films at most, drawn by the seed.
+        num_films: Films of each kind at most, drawn by the seed.
         root: The folder that the masks' names are relative to.
         seed: Of the draw and the random maps.
 
     Returns:
-        The figures, ready for JSON, and the mean curves by name.
+        The figures, ready for JSON, those of the negative class under `against`; and the mean
+        curves by name, those of the negative class with `against_` before it.
 
     Raises:
         UnreadableImageError: A mask cannot be read.
         DataError: A mask has another size than its film.
     """
-    films = _sample(scores, threshold, num_films, seed)
-    curves, areas, correlations = _perturb(probe, films, seed)
-    figures: dict[str, Any] = {"num_images": len(films)}
-    owners = [film.patient for film in films]
-    for name, (by_map, by_chance) in areas.items():
-        figures[name] = _compared(by_map, by_chance, paired_difference(by_map, by_chance, owners))
-        # What is left of a film without its pixels: where that scores as high as the film, the
-        # curve of deletion cannot fall, whatever the map.
-        blank = curves[name].by_map[-1 if name == "deletion" else 0]
-        figures[name]["blank"] = float(blank)
+    called = scores.y_score >= threshold
+    films = _sample(scores, called if called.any() else ~called, num_films, seed)
+    figures, curves = _perturb(probe, films, "positive", seed)
+    correlations = [each for part in _parts(films) for each in _correlations(probe, part, seed)]
     figures["randomization"] = {
-        "rank_correlation": _number(float(np.nanmean(correlations))),
+        "rank_correlation": _number(float(np.nanmean(np.concatenate(correlations)))),
         "num_models": NUM_RANDOM_MODELS,
     }
     masked = [film for film in scores.films if film.label == 1 and film.attributes.get("mask")]
     masks = _read_masks(probe, masked[:_MAX_MASKED], root)
     figures["masks"] = _localize(probe, masks) if masks else None
+    figures["against"] = None
+    if not called.all():
+        films = _sample(scores, ~called, num_films, seed)
+        figures["against"], against = _perturb(probe, films, "negative", seed)
+        curves |= {f"against_{name}": curve for name, curve in against.items()}
     return figures, curves
 
 
-def _sample(scores: SplitScores, threshold: float, num_films: int, seed: int) -> list[Film]:
-    called = np.flatnonzero(scores.y_score >= threshold)
-    among = called if len(called) else np.arange(scores.num_images)
-    choice = ImageChoice(threshold, ("random",), num_films, seed=seed)
+def _sample(
+    scores: SplitScores, is_one: NDArray[np.bool_], num_films: int, seed: int
+) -> list[Film]:
+    among = np.flatnonzero(is_one)
+    choice = ImageChoice(kinds=("random",), max_images=num_films, seed=seed)
     chosen = choice.of(scores.y_score[among], scores.y_true[among], among)
     return [scores.films[among[position]] for position in chosen]
 
 
+def _parts(films: Sequence[Film]) -> list[Sequence[Film]]:
+    return [films[start : start + _BATCH_SIZE] for start in range(0, len(films), _BATCH_SIZE)]
+
+
+def _correlations(probe: MapProbe, films: Sequence[Film], seed: int) -> list[NDArray[np.float64]]:
+    """How alike the maps of random models are, for each of them and each film."""
+    images = probe.images([film.path for film in films])
+    maps = probe.explain(probe.model, images, "positive").maps
+    others = (
+        randomized_copy(probe.model, images, seed=seed + number)
+        for number in range(NUM_RANDOM_MODELS)
+    )
+    return [
+        rank_correlation(maps, probe.explain(other, images, "positive").maps) for other in others
+    ]
+
+
 def _perturb(
-    probe: MapProbe, films: Sequence[Film], seed: int
-) -> tuple[dict[str, MeanCurves], dict[str, tuple[Tensor, Tensor]], NDArray[np.float64]]:
-    """Curves and areas by map and by chance, and rank correlations with random models' maps."""
+    probe: MapProbe, films: Sequence[Film], target: CamTarget, seed: int
+) -> tuple[dict[str, Any], dict[str, MeanCurves]]:
+    """Deletion and insertion by map and by chance: figures and mean curves."""
     pieces: dict[str, list[tuple[PerturbationCurve, PerturbationCurve]]] = {}
-    correlations = []
-    for start in range(0, len(films), _BATCH_SIZE):
-        images = probe.images([film.path for film in films[start : start + _BATCH_SIZE]])
-        found = probe.explain(probe.model, images)
+    for number, part in enumerate(_parts(films)):
+        images = probe.images([film.path for film in part])
+        found = probe.explain(probe.model, images, target)
         height, width = images.shape[-2:]
         # As coarse as the maps: a finer or a coarser one would be another question.
-        chance = random_maps(len(images), (height, width), grid=found.grid, seed=seed + start)
+        chance = random_maps(len(part), (height, width), grid=found.grid, seed=seed + number)
         for name, curve in (("deletion", deletion_curve), ("insertion", insertion_curve)):
-            pair = [
-                curve(probe.score, images, maps, num_steps=_NUM_STEPS, seed=seed)
+            by_map, by_chance = (
+                curve(partial(probe.score, target), images, maps, num_steps=_NUM_STEPS, seed=seed)
                 for maps in (found.maps, chance)
-            ]
-            pieces.setdefault(name, []).append((pair[0], pair[1]))
-        for number in range(NUM_RANDOM_MODELS):
-            random_model = randomized_copy(probe.model, images, seed=seed + number)
-            others = probe.explain(random_model, images).maps
-            correlations.append(rank_correlation(found.maps, others))
-    curves, areas = {}, {}
+            )
+            pieces.setdefault(name, []).append((by_map, by_chance))
+    figures: dict[str, Any] = {"num_images": len(films)}
+    curves, owners = {}, [film.patient for film in films]
     for name, pairs in pieces.items():
         sides = list(zip(*pairs, strict=True))
         means = [torch.cat([each.score for each in side]).mean(dim=0) for side in sides]
         fraction = pairs[0][0].fraction
         curves[name] = MeanCurves(*(each.double().cpu().numpy() for each in (fraction, *means)))
-        by_map, by_chance = (torch.cat([each.area for each in side]) for side in sides)
-        areas[name] = (by_map, by_chance)
-    return curves, areas, np.concatenate(correlations)
+        by_map_area, by_chance_area = (torch.cat([each.area for each in side]) for side in sides)
+        difference = paired_difference(by_map_area, by_chance_area, owners)
+        figures[name] = {
+            "map": float(by_map_area.mean()),
+            "random": float(by_chance_area.mean()),
+            "difference": difference.mean,
+            "interval": [_number(end) for end in difference.interval],
+            # What is left of a film without its pixels: where that scores as high as the film, the
+            # curve of deletion cannot fall, whatever the map.
+            "blank": float(curves[name].by_map[-1 if name == "deletion" else 0]),
+        }
+    return figures, curves
 
 
 def _read_masks(
@@ -200,14 +226,14 @@ def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) ->
         _, films, inside_of = zip(*masked[start : start + _BATCH_SIZE], strict=True)
         images = torch.stack(films).to(probe.device)
         masks = torch.cat(inside_of).to(probe.device)
-        maps = probe.explain(probe.model, images).maps
+        maps = probe.explain(probe.model, images, "positive").maps
         inside = energy_inside(maps, masks)
         hits.append(pointing_game(maps, masks))
         energy.append(inside.energy)
         area.append(inside.area)
         for number in range(NUM_RANDOM_MODELS):
             random_model = randomized_copy(probe.model, images, seed=number)
-            maps = probe.explain(random_model, images).maps
+            maps = probe.explain(random_model, images, "positive").maps
             random_hits.append(pointing_game(maps, masks))
             random_energy.append(energy_inside(maps, masks).energy)
     hit, share = torch.cat(hits), float(torch.cat(area).mean())
@@ -224,15 +250,6 @@ def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) ->
             "pointing_game": float(torch.cat(random_hits).float().mean()),
             "energy_ratio": float(torch.cat(random_energy).mean()) / share,
         },
-    }
-
-
-def _compared(by_map: Tensor, by_chance: Tensor, difference: PairedDifference) -> dict[str, Any]:
-    return {
-        "map": float(by_map.mean()),
-        "random": float(by_chance.mean()),
-        "difference": difference.mean,
-        "interval": [_number(end) for end in difference.interval],
     }
 
 

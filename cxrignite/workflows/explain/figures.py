@@ -51,25 +51,26 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
     return figure
 
 
-def perturbation_curves(curves: Mapping[str, MeanCurves], positive: str) -> Figure:
+def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, str]) -> Figure:
     """The mean score while pixels go, or come, by importance and by chance.
 
     Args:
-        curves: By name, `deletion` and `insertion`.
-        positive: The positive class.
+        curves: By name, as `check_maps` gives them.
+        classes: The negative and the positive class.
     """
-    figure = blank_figure(width=8.8, height=4.2)
-    titles = {
-        "deletion": "Deletion: the lower, the better",
-        "insertion": "Insertion: the higher, the better",
-    }
-    for axes, (name, curve) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+    num_rows = len(curves) // 2
+    figure = blank_figure(width=8.8, height=4.2 * num_rows)
+    grid = figure.subplots(num_rows, 2, squeeze=False).flat
+    for axes, (name, curve) in zip(grid, curves.items(), strict=True):
+        is_deletion = name.endswith("deletion")
+        scored = classes[0] if name.startswith("against") else classes[1]
         percent = 100 * np.asarray(curve.fraction)
         axes.plot(percent, curve.by_map, color=BLUE, label="by the map")
         axes.plot(percent, curve.by_chance, "--", color=GREY, label="by random maps")
-        axes.set(ylim=(-0.02, 1.02), ylabel=f"mean P({positive})")
-        axes.set_xlabel(f"% of the pixels {'gone' if name == 'deletion' else 'put in'}")
-        axes.set_title(titles[name], fontsize=11)
+        axes.set(ylim=(-0.02, 1.02), ylabel=f"mean P({scored})")
+        axes.set_xlabel(f"% of the pixels {'gone' if is_deletion else 'put in'}")
+        way = "Deletion: the lower" if is_deletion else "Insertion: the higher"
+        axes.set_title(f"{way}, the better\nfilms called {scored}, maps for it", fontsize=10)
         axes.legend(frameon=False)
         make_plain(axes)
     return figure

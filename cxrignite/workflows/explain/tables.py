@@ -28,19 +28,17 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
     found = content["faithfulness"]
     if found is None:
         return "\n".join([*lines, "  whether the maps mean anything was not measured"])
-    random = found["randomization"]
-    lines += [
-        "",
-        f"  does the score rest on what the maps show? ({found['num_images']} films, called "
-        f"{positive} where any is)",
-        *_curve("deletion, lower is better", found["deletion"], below=True),
-        *_curve("insertion, higher is better", found["insertion"], below=False),
+    random, against = found["randomization"], found["against"]
+    lines += ["", f"  {_question(found, positive)}", *_curves(found)]
+    lines.append(
         _row(
             "random weights",
             f"rank correlation with their maps {_told(random['rank_correlation'])}, "
             f"mean of {random['num_models']} random models; near 0 is good",
-        ),
-    ]
+        )
+    )
+    if against is not None:
+        lines += ["", f"  {_question(against, content['other_class'])}", *_curves(against)]
     masks = found["masks"]
     if masks is not None:
         low, high = masks["pointing_game_interval"]
@@ -61,6 +59,20 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
             ),
         ]
     return "\n".join(lines)
+
+
+def _question(found: Mapping[str, Any], scored: str) -> str:
+    return (
+        f"does P({scored}) rest on what maps for {scored} show? "
+        f"({found['num_images']} films, called {scored} where any is)"
+    )
+
+
+def _curves(found: Mapping[str, Any]) -> list[str]:
+    return [
+        *_curve("deletion, lower is better", found["deletion"], below=True),
+        *_curve("insertion, higher is better", found["insertion"], below=False),
+    ]
 
 
 def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> list[str]:

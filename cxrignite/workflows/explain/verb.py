@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cxrignite.data.sources import image_files
 from cxrignite.data.splits import read_split
 from cxrignite.engines import choose_precision
 from cxrignite.errors import DataError
-from cxrignite.functional import UNKNOWN_LABEL, CamMaps, ImageChoice, grad_cam
+from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import BoardWriter, GradCAMExporter, load_checkpoint
 from cxrignite.recipe import Recipe
@@ -173,8 +172,7 @@ class _ExplainedRun:
             (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
             return None
         _logger.info("measuring the maps of %d films at most", settings.num_measured)
-        explainer = partial(self._maps, self.layer)
-        probe = MapProbe(self.model, explainer, data.pipeline.read, self.session.device)
+        probe = MapProbe(self.model, self._maps, data.pipeline.read, self.session.device)
         found, curves = check_maps(
             probe,
             scores,
@@ -183,7 +181,7 @@ class _ExplainedRun:
             self.recipe.data.source.root,
             self.recipe.seed,
         )
-        figure = figures.perturbation_curves(curves, self.recipe.data.source.classes[1])
+        figure = figures.perturbation_curves(curves, self.recipe.data.source.classes)
         keep_figure(self.folder, self.board, name, figure, self.epoch)
         return found
 
@@ -201,6 +199,7 @@ class _ExplainedRun:
             "method": self.recipe.explain.method,
             "target_layer": self.layer,
             "target_class": classes[1],
+            "other_class": classes[0],
             "threshold": self.threshold,
             "faithfulness": faithfulness,
         }
@@ -211,8 +210,9 @@ class _ExplainedRun:
         sys.stdout.write(f"{map_table(self.name, explained, content)}\n")
         _logger.info("written to %s", self.directory)
 
-    def _maps(self, layer: str, model: torch.nn.Module, images: Tensor) -> CamMaps:
-        return grad_cam(model, images, layer, method=self.recipe.explain.method)
+    def _maps(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
+        method = self.recipe.explain.method
+        return grad_cam(model, images, self.layer, method=method, target=target)
 
 
 @contextmanager
