@@ -149,7 +149,7 @@ class MonitorRecipe:
     Attributes:
         metric: A metric of the validator, such as `roc_auc` or `loss`.
         mode: Whether more or less of it is better.
-        patience: Epochs without a better value before training stops; null never stops early.
+        patience: Epochs without a better value before training stops; null never stops.
     """
 
     metric: str = "roc_auc"
@@ -172,11 +172,11 @@ class ExplainRecipe:
     """Which images the verb `explain` draws maps of, and how.
 
     Attributes:
-        target_layer: Where maps are taken; null is the last layer before the pooling.
+        target_layer: A layer's name; null is the last before pooling.
         method: How a map weighs activations and gradients.
         select: Kinds of images.
         max_images: Images of each kind at most.
-        num_measured: Films that tell whether maps mean anything; 0 measures nothing.
+        num_measured: Films measured, or 0.
     """
 
     target_layer: str | None = None
