@@ -46,6 +46,14 @@ def test_maps_beat_random_ones_where_the_whole_interval_lies_on_the_right_side(
     assert check.reading.startswith(f"{told}; the difference is ")
 
 
+@pytest.mark.parametrize(("blank", "is_told"), [(0.99, True), (0.1, False), (None, False)])
+def test_a_deletion_that_no_map_could_pass_is_told(blank, is_told):
+    figures = {"map": 0.9, "random": 0.8, "difference": 0.1, "interval": [0.05, 0.2]}
+    check = checked(deletion=figures | {"blank": blank})["Deletion"]
+    assert check.is_passed is False
+    assert ("no map could pass" in check.reading) is is_told
+
+
 def test_figures_stand_with_their_interval():
     figures = {"map": 0.41, "random": 0.62, "difference": -0.21, "interval": [-0.25, -0.17]}
     check = checked(deletion=figures)["Deletion"]

@@ -99,6 +99,10 @@ def _against_random(name: str, meaning: str, figures: Record, *, better: int) ->
     maps, random = figures.number("map"), figures.number("random")
     difference, ends = figures.number("difference"), figures.interval("interval")
     reading, is_passed = _difference_reading(difference, ends, better)
+    blank = figures.number("blank")
+    failed_deletion = better < 0 and is_passed is False
+    if failed_deletion and blank is not None and maps is not None and blank >= maps:
+        reading = f"{reading} A film without a pixel scores {decimal(blank)}: no map could pass."
     comparison = UNDEFINED if random is None else f"{decimal(random)} with random maps"
     return MapCheck(name, meaning, Estimate(decimal(maps)), comparison, reading, is_passed)
 
