@@ -102,3 +102,8 @@ def test_any_path_is_read_back_as_it_was(path):
 def test_a_file_name_that_is_not_utf_8_is_written_with_a_question_mark():
     table = explanations_table([explained(about={"path": "a\udcff.png"})])
     assert rows(table)[0]["path"] == "a?.png"
+
+
+def test_a_weak_map_is_drawn_paler_and_is_still_seen():
+    opacities = [explained(strength=strength).opacity for strength in (1.0, 0.25, 0.04, 0.0)]
+    assert opacities == pytest.approx([0.6, 0.3, 0.12, 0.12])

@@ -92,7 +92,9 @@ def test_the_files_show_and_tell_what_the_images_score(tmp_path, light):
         assert float(row["strength"]) == each.strength == each.raw_max / strongest
         assert torch.equal(each.image, IMAGES[number])
         torch.testing.assert_close(each.importance, found.maps[number], atol=1e-4, rtol=1e-4)
-        over = overlay(each.image[None], each.importance[None])[0].permute(1, 2, 0)
+        over = overlay(each.image[None], each.importance[None], opacity=each.opacity)[0].permute(
+            1, 2, 0
+        )
         assert np.array_equal(pixels(tmp_path / "maps" / row["overlay"]), over)
 
 
@@ -109,7 +111,7 @@ def test_the_picture_carries_the_caption_with_threshold_truth_and_classes(tmp_pa
     ]
     assert captions[1][0].endswith("threshold 0.2500: called gesund; truth Röntgen-肺炎: wrong")
     for each, lines in zip((first, second), captions, strict=True):
-        expected = map_picture(each.image, each.importance, lines)
+        expected = map_picture(each.image, each.importance, lines, opacity=each.opacity)
         assert np.array_equal(pixels(tmp_path / each.picture), expected)
 
 
