@@ -25,6 +25,12 @@ TORCHVISION = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def same_weights():
+    """Random ones, in a head wide enough that no image finds all of it shut by its ReLU."""
+    torch.manual_seed(0)
+
+
 def small(*layers, image_size=None):
     normalizer = ImageNormalizer([0.5], [0.5], num_channels=1)
     return BinaryClassifier(normalizer, nn.Sequential(*layers), nn.Linear(2, 1), image_size)
@@ -41,7 +47,7 @@ def check_maps(model, side):
 
 @pytest.mark.parametrize(("arch", "layer"), TORCHVISION)
 def test_torchvision_s_networks_are_mapped_at_their_last_map(arch, layer):
-    model = TransferClassifier(arch, hidden=8)
+    model = TransferClassifier(arch, hidden=64)
     assert model.cam_layer == layer
     check_maps(model, 128)
 
@@ -49,7 +55,7 @@ def test_torchvision_s_networks_are_mapped_at_their_last_map(arch, layer):
 @pytest.mark.slow
 def test_the_layers_in_front_of_a_fixed_pool_are_the_last_map_of_vgg_and_alexnet():
     for arch in ("vgg11_bn", "alexnet"):
-        model = TransferClassifier(arch, hidden=8)
+        model = TransferClassifier(arch, hidden=64)
         assert model.cam_layer == "backbone.features"
         check_maps(model, 96)
 
@@ -73,7 +79,7 @@ def test_timm_s_networks_are_mapped_at_their_last_map(arch, layer):
     pytest.importorskip("timm", reason="the extra timm is not installed")
     from cxrignite.nn import TimmClassifier
 
-    model = TimmClassifier(arch, hidden=8)
+    model = TimmClassifier(arch, hidden=64)
     assert model.cam_layer == layer
     check_maps(model, 96)
 
@@ -83,7 +89,7 @@ def test_a_network_of_tokens_has_no_layer_and_says_so():
         r"^VisionTransformer has no layer .* \(its last layers give tokens\); set target_layer"
     )
     with pytest.raises(RecipeError, match=message):
-        _ = TransferClassifier("vit_b_32", hidden=8).cam_layer
+        _ = TransferClassifier("vit_b_32", hidden=64).cam_layer
 
 
 def test_a_network_that_pools_at_once_has_no_layer():
@@ -134,7 +140,7 @@ def test_looking_for_the_layer_leaves_the_model_and_the_random_numbers_alone():
 
 
 def test_a_large_network_is_looked_through_in_no_time():
-    model = TransferClassifier("resnet50", hidden=8)
+    model = TransferClassifier("resnet50", hidden=64)
     start = time.perf_counter()
     assert last_map_layer(model.backbone, 3) == "layer4"
     assert time.perf_counter() - start < 5  # a pass of 224 pixels without numbers takes 0.1 s
@@ -144,7 +150,7 @@ def test_a_densenet_said_in_layers_is_torchvision_s_to_the_bit():
     import torchvision
 
     torch.manual_seed(0)
-    model = TransferClassifier("densenet121", hidden=8).train()
+    model = TransferClassifier("densenet121", hidden=64).train()
     network = torchvision.models.densenet121().train()
     network.classifier = nn.Identity()
     network.load_state_dict(model.backbone.state_dict())
