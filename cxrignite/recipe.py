@@ -9,7 +9,7 @@ written in Python too: `Recipe(model=LightCNN, ...)`.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -181,9 +181,7 @@ class ExplainRecipe:
 
     target_layer: str | None = None
     method: CamMethod = "grad_cam"
-    select: list[ImageKind] = field(
-        default_factory=lambda: ["misses", "most_sure", "least_sure", "random"]
-    )
+    select: list[ImageKind] = field(default_factory=lambda: list(get_args(ImageKind)))
     max_images: int = 16
     num_measured: int = 32
 

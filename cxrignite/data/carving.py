@@ -89,8 +89,8 @@ class _PatientFolds(StratifiedGroupKFold):  # type: ignore[misc]  # it ships no 
     """scikit-learn's folds, in a fraction of the time.
 
     For each patient it tries each fold with several calls of numpy (1.9), at every start of a run.
-    Here it is the same arithmetic, to the last bit, on single
-    numbers. Where a later version has no such method, its own is used.
+    Here it is the same arithmetic, to the last bit, on single numbers. Where a later version has no
+    such method, its own is used.
     """
 
     def _find_best_fold(

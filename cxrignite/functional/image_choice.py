@@ -44,7 +44,7 @@ class ImageChoice:
     """
 
     threshold: float = 0.5
-    kinds: Sequence[ImageKind] = ("misses", "most_sure", "least_sure", "random")
+    kinds: Sequence[ImageKind] = get_args(ImageKind)
     max_images: int = 8
     indices: Sequence[int] = ()
     seed: int = 0
