@@ -36,6 +36,12 @@ CHANGEABLE_KEYS = {
     "recalibrate": _SCORING_KEYS,
     "explain": (*_SCORING_KEYS, "explain"),
 }
+# What `audit` shows of a recipe, and the parts that it needs none of.
+_AUDITED_KEYS = ("config", "data", "loss", "validator", "seed", "run_dir")
+_UNUSED_PARTS = {
+    "model": {"class_path": "cxrignite.nn.LightCNN"},
+    "optimizer": {"class_path": "torch.optim.SGD"},
+}
 _MAX_NAMED = 6
 
 
@@ -57,6 +63,16 @@ _SCORING = (
     Option("subgroups", str, "A regular expression on file names; its named groups count."),
 )
 OPTIONS = {
+    "audit": (
+        Option("output_dir", Path, "Gets the lists and the page; `audit` in run_dir by default."),
+        Option(
+            "fail_on",
+            str,
+            "Kinds of findings that end it with exit code 3; `problem` (default) is all that are "
+            "grave, `none` is none.",
+            "+",
+        ),
+    ),
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
     "validate": _SCORING,
     "test": _SCORING,
@@ -154,6 +170,9 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
+    if verb == "audit":
+        parser.set_defaults(_UNUSED_PARTS)
+        _hide_all_but(parser, _AUDITED_KEYS, [option.name for option in OPTIONS[verb]])
     if not takes_recipe:
         _hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
     return parser

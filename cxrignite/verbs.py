@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cxrignite.recipe import Recipe
 
 VERBS = {
+    "audit": "what is wrong with a data set, before training on it",
     "fit": "train and validate, keep the best, choose the operating point, leave a run folder",
     "validate": "score a run on its validation split, with the stored threshold",
     "test": "score a run on its test split or on other films, with a stored threshold",
@@ -31,6 +32,18 @@ VERBS = {
     "recipes": "list, show or copy the recipes that ship with the package",
 }
 """What each verb does, in the order in which help names them."""
+
+
+def _audit(argv: list[str]) -> int:
+    if not argv:
+        raise RecipeError("name a recipe, --config FILE, or a source, --data.source CLASS")
+    recipe, _, options = parse_recipe("audit", VERBS["audit"], argv)
+    from cxrignite.workflows.audit import PROBLEMS, audit
+
+    chosen = options["fail_on"]
+    fail_on = [PROBLEMS] if chosen is None else [kind for kind in chosen if kind != "none"]
+    audit(recipe, options["output_dir"] or recipe.run_dir / "audit", fail_on)
+    return 0
 
 
 def _fit(argv: list[str]) -> int:
@@ -261,6 +274,7 @@ def _refuse_other_keys(argv: list[str], verb: str) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "audit": _audit,
     "fit": _fit,
     "validate": lambda argv: _score(argv, "val"),
     "test": lambda argv: _score(argv, "test"),
