@@ -1,14 +1,13 @@
-"""The stored values of a DICOM film: its pixel data, decompressed where it is compressed."""
+"""The stored values of a DICOM film: its pixel data, decoded where it is compressed."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.data.dicom_decoders import CODECS, decoded, syntax_name
 from cxrignite.data.dicom_elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -23,35 +22,10 @@ from cxrignite.data.dicom_streams import PixelFormat, check_stream
 
 Bits = NDArray[np.unsignedinteger[Any]]
 
-NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
-
+_NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
 
 # Some writers fill the last block up.
 _PADDING = 512
-
-
-class _Codec(NamedTuple):
-    """Who decompresses, by pydicom's name for it, and what the streams look like."""
-
-    plugin: str
-    stream: str
-
-
-# One for each, so that a film does not depend on what else is installed. Pillow's is always there.
-_CODECS = {
-    "1.2.840.10008.1.2.4.50": _Codec("pillow", "JPEG"),
-    "1.2.840.10008.1.2.4.51": _Codec("pillow", "JPEG"),
-    "1.2.840.10008.1.2.4.57": _Codec("gdcm", "JPEG"),
-    "1.2.840.10008.1.2.4.70": _Codec("gdcm", "JPEG"),
-    "1.2.840.10008.1.2.4.80": _Codec("pyjpegls", "JPEG-LS"),
-    "1.2.840.10008.1.2.4.81": _Codec("pyjpegls", "JPEG-LS"),
-    "1.2.840.10008.1.2.4.90": _Codec("pylibjpeg", "JPEG 2000"),
-    "1.2.840.10008.1.2.4.91": _Codec("pylibjpeg", "JPEG 2000"),
-    "1.2.840.10008.1.2.4.201": _Codec("pylibjpeg", "JPEG 2000"),
-    "1.2.840.10008.1.2.4.202": _Codec("pylibjpeg", "JPEG 2000"),
-    "1.2.840.10008.1.2.4.203": _Codec("pylibjpeg", "JPEG 2000"),
-    "1.2.840.10008.1.2.5": _Codec("pylibjpeg", "RLE"),
-}
 
 
 def stored_bits(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
@@ -63,22 +37,23 @@ def stored_bits(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
         pixels: What the header says of the pixels.
 
     Returns:
-        Shape `(rows, columns)`, below `2**bits_stored`.
+        Shape `(rows, columns)`, below `2**bits_stored`; may be the file's own memory.
 
     Raises:
         DicomRefusal: If the transfer syntax is unknown or its decoder is not installed, or the
             pixel data is cut, damaged, or not what the header says.
     """
-    if syntax in NATIVE:
+    if syntax in _NATIVE:
         return _native(header, syntax, pixels)
-    if syntax not in _CODECS:
-        raise DicomRefusal(f"its transfer syntax is {_named(syntax)}, which is not supported")
+    if syntax not in CODECS:
+        raise DicomRefusal(f"its transfer syntax is {syntax_name(syntax)}, which is not supported")
     return _decompressed(header, syntax, pixels)
 
 
 def _native(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
     element = header[PIXEL_DATA]
-    num_bytes = pixels.rows * pixels.columns * pixels.bits_allocated // 8
+    num_pixels = pixels.rows * pixels.columns
+    num_bytes = num_pixels * pixels.bits_allocated // 8
     if element.length == UNDEFINED:
         raise DicomRefusal("its pixel data is compressed, which its transfer syntax denies")
     present = min(element.length, len(header.data) - element.start)
@@ -88,104 +63,39 @@ def _native(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
         raise DicomRefusal(
             f"its pixel data has {element.length:,} bytes, {num_bytes:,} by its rows and columns"
         )
-    is_swapped = syntax == EXPLICIT_BIG and pixels.bits_allocated == 8 and element.vr == b"OW"
-    bits: Bits
-    if is_swapped:  # two pixels to a word, the second one first
-        words = np.frombuffer(header.data, ">u2", -(-num_bytes // 2), element.start)
-        bits = words.astype("<u2").view(np.uint8)[:num_bytes]
+    if syntax == EXPLICIT_BIG and pixels.bits_allocated == 8 and element.vr == b"OW":
+        # Two pixels to a word, the second one first.
+        words = np.frombuffer(header.data, ">u2", present // 2, element.start).astype("<u2")
+        bits: Bits = words.view(np.uint8)[:num_pixels]
     else:
-        dtype = np.dtype(f"{header.order}u{pixels.bits_allocated // 8}")
-        bits = np.frombuffer(header.data, dtype, pixels.rows * pixels.columns, element.start)
+        dtype = f"{header.order}u{pixels.bits_allocated // 8}"
+        bits = np.frombuffer(header.data, dtype, num_pixels, element.start)
     shift = pixels.high_bit + 1 - pixels.bits_stored
     if shift:
         bits = np.right_shift(bits, shift)
-    if pixels.bits_stored + shift < pixels.bits_allocated:
-        bits = np.bitwise_and(bits, 2**pixels.bits_stored - 1)  # overlays may lie above
-    return bits.reshape(pixels.rows, pixels.columns)
+    return _lowest(bits, pixels).reshape(pixels.rows, pixels.columns)
 
 
 def _decompressed(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
-    codec = _CODECS[syntax]
     element = header[PIXEL_DATA]
     if element.length != UNDEFINED:
         raise DicomRefusal("its pixel data is not encapsulated, which its transfer syntax asks for")
     frame = b"".join(fragments(header.data, element.start, header.order))
-    check_stream(codec.stream, frame, pixels)
-    with _QUIET:
-        values = _decoded(frame, syntax, codec.plugin, pixels)
-    # Signed values came with their sign spread over all bits.
-    low = -(2 ** (pixels.bits_stored - 1)) if pixels.is_signed else 0
-    if values.min() < low or values.max() >= low + 2**pixels.bits_stored:
+    check_stream(CODECS[syntax].stream, frame, pixels)
+    values = decoded(frame, syntax, pixels)
+    if values.dtype.kind == "i":
+        low, high = -(2 ** (pixels.bits_stored - 1)), 2 ** (pixels.bits_stored - 1) - 1
+        is_within = low <= values.min() and values.max() <= high
+    else:
+        # Of a signed value, the bits above may repeat its sign.
+        is_within = pixels.is_signed or values.max() < 2**pixels.bits_stored
+    if not is_within:
         raise DicomRefusal(f"its pixel data has values of more than {pixels.bits_stored} bits")
-    bits = values.view(f"u{values.itemsize}")
-    return bits & (2**pixels.bits_stored - 1) if pixels.is_signed else bits
+    return _lowest(values.view(f"u{values.itemsize}"), pixels)
 
 
-def _decoded(frame: bytes, syntax: str, plugin: str, pixels: PixelFormat) -> NDArray[Any]:
-    # pydicom takes as long to import as a film to read, and most films do not need it.
-    from pydicom.encaps import encapsulate
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
-
-    decoder = get_decoder(UID(syntax))
-    if plugin not in decoder.available_plugins:
-        raise DicomRefusal(
-            f"its transfer syntax is {_named(syntax)}, whose decoder is not installed: "
-            "pip install 'cxrignite[dicom]'"
-        )
-    options: dict[str, Any] = {
-        "rows": pixels.rows,
-        "columns": pixels.columns,
-        "samples_per_pixel": 1,
-        "number_of_frames": 1,
-        "photometric_interpretation": "MONOCHROME2",
-        "bits_allocated": pixels.bits_allocated,
-        "bits_stored": pixels.bits_stored,
-        "pixel_representation": int(pixels.is_signed),
-        "pixel_keyword": "PixelData",
-    }
-    try:
-        # Validated above: pydicom would warn and go on.
-        values, _ = decoder.as_array(
-            encapsulate([frame], has_bot=False),
-            index=0,
-            raw=True,
-            validate=False,
-            decoding_plugin=plugin,
-            **options,
-        )
-    except Exception as error:
-        # What they raise has no form that could be relied on, nor words that help.
-        raise DicomRefusal(
-            f"its pixel data is damaged, or of a kind of {_named(syntax)} that is not supported"
-        ) from error
-    return values
-
-
-def _named(syntax: str) -> str:
-    from pydicom._uid_dict import UID_dictionary
-
-    # Whatever else is written there is not repeated.
-    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a known one"
-
-
-class _QuietThread(logging.Filter, threading.local):
-    """Drops what pydicom logs of a decoder's failure, a traceback, while we decode.
-
-    The failure becomes an error of ours. Other threads' records, and the user's own, pass.
-    """
-
-    _is_quiet = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not self._is_quiet
-
-    def __enter__(self) -> None:
-        self._is_quiet = True
-
-    def __exit__(self, *_: object) -> None:
-        self._is_quiet = False
-
-
-_QUIET = _QuietThread()
-logging.getLogger("pydicom.pixels.decoders.base").addFilter(_QUIET)
+def _lowest(bits: Bits, pixels: PixelFormat) -> Bits:
+    """The bits of the value; overlays and signs may lie above."""
+    if bits.itemsize * 8 == pixels.bits_stored:
+        return bits
+    return np.bitwise_and(bits, bits.dtype.type(2**pixels.bits_stored - 1))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cxrignite.data import (
     dicom,
+    dicom_decoders,
     dicom_elements,
     dicom_pixels,
     dicom_streams,
@@ -31,7 +32,7 @@ from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
 from cxrignite.errors import DataError, PackError, RecipeError
 
-_DICOM = (dicom, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
+_DICOM = (dicom, dicom_decoders, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
 
 
 class Pipeline:

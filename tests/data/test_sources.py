@@ -59,7 +59,7 @@ def test_suffixes_count_in_any_case_and_other_files_do_not(tmp_path, make_films,
     shutil.copy(folder / "IM-0000-0001.png", folder / "IM-0001-0001.PNG")
     write_image(folder / "IM-0002-0001.JPG")
     write_image(folder / "IM-0003-0001.JPEG")
-    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt", "scan.dcm"):
+    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt", "scan.tiff"):
         (folder / name).write_bytes(b"no image")
     (folder / "folder.png").mkdir()
     (tmp_path / "__MACOSX/train/NORMAL").mkdir(parents=True)
