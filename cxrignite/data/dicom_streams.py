@@ -68,10 +68,10 @@ def _check_jpeg_2000(frame: bytes, pixels: PixelFormat) -> None:
     precision, x_step, y_step = struct.unpack_from(">3B", frame, 42)
     if (x_step, y_step) != (1, 1) or min(tile[:2]) < 1:
         raise DicomRefusal("its JPEG 2000 stream is subsampled or damaged")
+    _check_size(bottom - top, right - left, samples, (precision & 0x7F) + 1, pixels)
     num_tiles = -(-(right - tile[2]) // tile[0]) * -(-(bottom - tile[3]) // tile[1])
     if num_tiles > _MAX_TILES:  # each takes kilobytes, however small it is
         raise DicomRefusal(f"its JPEG 2000 stream has {num_tiles:,} tiles")
-    _check_size(bottom - top, right - left, samples, (precision & 0x7F) + 1, pixels)
 
 
 def _check_rle(frame: bytes, pixels: PixelFormat) -> None:

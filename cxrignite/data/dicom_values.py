@@ -26,6 +26,9 @@ VALUE_TAGS = frozenset(
     | {MODALITY_LUT, VOI_LUT}
 )
 
+# Beyond it whole numbers are no longer told apart.
+_LARGEST = 2.0**53
+
 Values = NDArray[np.float64]
 
 
@@ -63,7 +66,8 @@ def grey_levels(
     bits = np.arange(2**bits_stored)
     stored = np.where(bits >= 2 ** (bits_stored - 1), bits - 2**bits_stored, bits)
     values = (stored if is_signed else bits).astype(np.float64)
-    levels = _voi(header, _modality(header, values, is_signed)).grey()
+    with np.errstate(over="ignore"):  # a value far from a narrow window
+        levels = _voi(header, _modality(header, values, is_signed)).grey()
     return 255 - levels if is_inverted else levels
 
 
@@ -75,11 +79,11 @@ def _modality(header: Elements, values: Values, is_signed: bool) -> _Range:
     pair = _pair(header, RESCALE_SLOPE, RESCALE_INTERCEPT, "RescaleSlope and RescaleIntercept")
     if pair is not None:
         slope, intercept = pair
-        if slope == 0:
-            raise DicomRefusal("its RescaleSlope is 0")
         values = values * slope + intercept
-        if not np.isfinite(values).all():
+        if not np.abs(values).max() < _LARGEST:
             raise DicomRefusal("its RescaleSlope or RescaleIntercept is too large")
+        if not values.min() < values.max():
+            raise DicomRefusal(f"its RescaleSlope makes all values one, got {slope:g}")
     return _Range(values, values.min(), values.max())
 
 
