@@ -222,7 +222,7 @@ def test_unreadable_films_are_named_and_the_others_packed(films, tmp_path):
 def test_no_readable_film_is_an_error_that_leaves_nothing(films, tmp_path):
     for number, film in enumerate(films):
         film.path.write_bytes(b"no image %d" % number)
-    with pytest.raises(UnreadableImageError, match="not a JPEG or PNG"):
+    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG or DICOM"):
         open_pack(tmp_path / "packs", hashed(films), PIPELINE)
     assert packs_in(tmp_path / "packs") == []
 
