@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import struct
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.data.dicom_elements import DicomRefusal
@@ -85,6 +83,7 @@ def _by_pydicom(plugin: str) -> Callable[[bytes, str, PixelFormat], NDArray[Any]
             "bits_stored": pixels.bits_stored,
             "pixel_representation": int(pixels.is_signed),
             "pixel_keyword": "PixelData",
+            "correct_unused_bits": False,
         }
         # The stream was checked: pydicom would warn and go on. Without `raw` it changes colours.
         return decoder.as_array(
@@ -105,34 +104,6 @@ def _by_imagecodecs(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[A
 
     values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
     return values
-
-
-def _run_lengths(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
-    """PS3.5, annex G: the bytes of all pixels, the highest of each first, packed one by one.
-
-    pylibjpeg's decoder panics at damaged files, and pydicom's own unpacks whatever there is.
-    """
-    num_segments = pixels.bits_allocated // 8
-    starts = struct.unpack_from(f"<{num_segments}I", frame, 4)
-    values: NDArray[Any] = np.zeros(pixels.rows * pixels.columns, np.uint16)
-    for start, stop in zip(starts, (*starts[1:], len(frame)), strict=True):
-        segment = _unpacked(frame[start:stop], len(values))
-        values = values << 8 | np.frombuffer(segment, np.uint8)
-    return values
-
-
-def _unpacked(segment: bytes, length: int) -> bytes:
-    """PackBits, as far as it is wanted."""
-    unpacked, at = bytearray(), 0
-    while len(unpacked) < length:
-        control = segment[at]
-        if control < 128:
-            unpacked += segment[at + 1 : at + 2 + control]
-            at += 2 + control
-        else:  # 128 says nothing
-            unpacked += segment[at + 1 : at + 2] * (257 - control if control > 128 else 0)
-            at += 2 if control > 128 else 1
-    return bytes(unpacked[:length])
 
 
 class _QuietThread(logging.Filter, threading.local):
@@ -174,5 +145,5 @@ CODECS = {
     "1.2.840.10008.1.2.4.201": _JPEG_2000,
     "1.2.840.10008.1.2.4.202": _JPEG_2000,
     "1.2.840.10008.1.2.4.203": _JPEG_2000,
-    "1.2.840.10008.1.2.5": Codec("RLE", _run_lengths),
+    "1.2.840.10008.1.2.5": Codec("RLE", _by_pydicom("pydicom")),
 }

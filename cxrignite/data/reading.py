@@ -15,7 +15,15 @@ from cxrignite.data.dicom import DICOM_SUFFIXES, decode_dicom, is_dicom
 from cxrignite.data.pixel_limit import MAX_PIXELS, check_pixels
 from cxrignite.errors import UnreadableImageError
 
-__all__ = ["MAX_PIXELS", "Size", "decode_image", "read_bytes", "read_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "Size",
+    "decode_image",
+    "holds_dicom",
+    "read_bytes",
+    "read_image",
+    "resize_image",
+]
 
 Size = tuple[int, int]
 """Rows and columns."""
@@ -85,8 +93,9 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
     """
     if not data:
         raise UnreadableImageError(path, "the file is empty")
-    if is_dicom(data) or _may_be_dicom(data, path):
-        return _at_size(decode_dicom(data, path), size)
+    if holds_dicom(data, path):
+        grey = decode_dicom(data, path)
+        return grey if size is None else resize_image(grey, size)
     image = _plain_jpeg(data, path, size)
     return _any_image(data, path, size) if image is None else image
 
@@ -135,18 +144,29 @@ def _any_image(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.u
         # A damaged file can raise nearly anything inside Pillow: OSError, SyntaxError, ValueError,
         # struct.error, zlib.error, DecompressionBombError.
         raise UnreadableImageError(path, str(error) or type(error).__name__) from error
-    return _at_size(grey, size)
+    return grey if size is None else resize_image(grey, size)
 
 
-def _may_be_dicom(data: bytes, path: Path | str) -> bool:
-    """Whether a file that lacks DICOM's preamble, as some do, is named as one and nothing else."""
+def holds_dicom(data: bytes, path: Path | str) -> bool:
+    """Whether a file is to be read as DICOM: by its preamble or, where it has none, by its name.
+
+    Args:
+        data: The file's content.
+        path: The file.
+    """
+    if is_dicom(data):
+        return True
     is_named = os.path.splitext(path)[1].lower() in DICOM_SUFFIXES
     return is_named and not data.startswith((b"\xff\xd8", b"\x89PNG"))
 
 
-def _at_size(grey: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
-    if size is None:
-        return grey
+def resize_image(grey: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resizes a grey image as `decode_image` does.
+
+    Args:
+        grey: Shape `(H, W)`.
+        size: Rows and columns, each at least 1.
+    """
     return _resized(Image.fromarray(grey), size, (grey.shape[1], grey.shape[0]))
 
 

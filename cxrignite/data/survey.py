@@ -16,15 +16,16 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxrignite.data.dicom import DICOM_SUFFIXES
 from cxrignite.data.inspection import MAX_THREADS
-from cxrignite.data.reading import decode_image, read_bytes
+from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
 from cxrignite.errors import UnreadableImageError
 
 THUMBNAIL_SIDE = 32
 """Rows and columns of a thumbnail."""
 
-SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
+SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "DICOM": tuple(sorted(DICOM_SUFFIXES))}
 """What files of each format are called."""
 
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -36,10 +37,10 @@ class FilmFacts(NamedTuple):
     """What one file says of its film.
 
     Attributes:
-        format: `JPEG` or `PNG`, by its content.
+        format: `JPEG`, `PNG` or `DICOM`, by its content.
         height: Rows, as its header says.
         width: Columns.
-        mode: Pillow's word for its pixels: `L`, `RGB`, `I;16`, ...
+        mode: Pillow's word for its pixels: `L`, `RGB`, `I;16`, ...; `L` for a DICOM.
         colour: Mean difference of a pixel's largest and smallest channel, in grey levels; 0 for a
             grey film, whatever its mode.
         mean: Mean grey level of the film at 64 x 64, in `[0, 255]`.
@@ -116,15 +117,22 @@ class _Look(NamedTuple):
 def _look_at(path: Path) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
-        grey = decode_image(data, path, (_SIDE, _SIDE))
+        if holds_dicom(data, path):
+            # Decoded whole in any case, and then its size is known.
+            whole = decode_image(data, path)
+            grey = resize_image(whole, (_SIDE, _SIDE))
+            header, colour = ("DICOM", *whole.shape, "L"), 0.0
+        else:
+            grey = decode_image(data, path, (_SIDE, _SIDE))
+            header, colour = _header(data), _colour(data)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
     return _Look(
         hashlib.sha256(data).hexdigest(),
         FilmFacts(
-            *_header(data),
-            colour=_colour(data),
+            *header,
+            colour=colour,
             mean=float(grey.mean()),
             deviation=float(grey.std()),
             quantiles=tuple(np.quantile(grey, _QUANTILES).tolist()),
@@ -135,7 +143,7 @@ def _look_at(path: Path) -> _Look | UnreadableImageError:
 
 
 def _header(data: bytes) -> tuple[str, int, int, str]:
-    """Format, rows, columns and mode of a file that can be decoded."""
+    """Format, rows, columns and mode of a JPEG or PNG file that can be decoded."""
     with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
         return str(image.format), image.height, image.width, image.mode
 

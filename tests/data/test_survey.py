@@ -59,6 +59,19 @@ def test_sixteen_bits_are_no_colour(tmp_path, scene):
     assert facts.mean == pytest.approx(np.asarray(scene).mean(), abs=1)
 
 
+def test_a_dicom_gives_the_same_greys_as_the_png_of_its_pixels(
+    tmp_path, scene, make_dicom, dicom_bytes
+):
+    scene.save(tmp_path / "a.png")
+    (tmp_path / "IM0001").write_bytes(dicom_bytes(make_dicom(np.asarray(scene), bits=8)))
+    survey = survey_films([film_of(tmp_path / name) for name in ("a.png", "IM0001")])
+    png, dicom = survey.facts
+    assert (dicom.format, dicom.mode, dicom.colour) == ("DICOM", "L", 0)
+    assert dicom[1:3] == png[1:3]
+    assert dicom[4:-1] == png[4:-1]
+    np.testing.assert_array_equal(*survey.thumbnails)
+
+
 def test_greys_are_those_of_the_film(tmp_path, scene):
     scene.save(tmp_path / "a.png")
     facts, pixels = facts_of(tmp_path / "a.png"), np.asarray(scene)
