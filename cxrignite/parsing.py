@@ -22,19 +22,15 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
     "4 a constraint that cannot be met"
 )
-_SCORING_KEYS = (
-    "data.source",
-    "data.batch_size",
-    "data.num_workers",
-    "trainer.device",
-    "trainer.precision",
-)
+_COMPUTING_KEYS = ("data.batch_size", "data.num_workers", "trainer.device", "trainer.precision")
+_SCORING_KEYS = ("data.source", *_COMPUTING_KEYS)
 # What verbs that take a finished run may change of the recipe they find in its folder.
 CHANGEABLE_KEYS = {
     "validate": _SCORING_KEYS,
     "test": _SCORING_KEYS,
     "recalibrate": _SCORING_KEYS,
     "explain": (*_SCORING_KEYS, "explain"),
+    "predict": (*_COMPUTING_KEYS, "explain.method", "explain.target_layer"),
 }
 # What `audit` shows of a recipe, and the parts that it needs none of.
 _AUDITED_KEYS = ("config", "data", "loss", "validator", "seed", "run_dir")
@@ -82,6 +78,17 @@ OPTIONS = {
         Option("files", Path, "All of these images, or folders of images, instead.", "+"),
         Option("name", str, "Name of the results, where --data.source or --files names images."),
         Option("operating_point", str, "Decide by the operating point of this site."),
+    ),
+    "predict": (
+        _RUN,
+        Option("files", Path, "Images, folders, quoted patterns as 'films/**/*.png'.", "+"),
+        Option("manifest", Path, "A CSV file that names the images, in place of --files."),
+        Option("path_column", str, "Its column of the images' names; `path` by default."),
+        Option("patient_column", str, "Its column of patients; `patient` where there is one."),
+        Option("output", Path, "The table of scores; predictions.csv by default."),
+        Option("operating_point", str, "Decide by the operating point of this site."),
+        Option("maps", bool, "As --explain true: draw a map of every image, too."),
+        Option("overwrite", bool, "Begin anew, whatever is there; false goes on (default)."),
     ),
     "recalibrate": (
         _RUN,
@@ -255,3 +262,14 @@ def option_values(option: str, argv: list[str]) -> list[str]:
         for arg, following in pairs
         if arg.partition("=")[0] == option
     ]
+
+
+def with_maps(argv: list[str]) -> list[str]:
+    """`--explain true` as `--maps true`: the recipe's group of that name would take a file."""
+    told = []
+    for arg, following in itertools.pairwise([*argv, "--"]):
+        name, equals, value = arg.partition("=")
+        told.append(f"--maps{equals}{value}" if name == "--explain" else arg)
+        if arg == "--explain" and following.startswith("--"):
+            told.append("true")
+    return told

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxrignite.errors import RecipeError
-from cxrignite.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe
+from cxrignite.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
 
 if TYPE_CHECKING:
     from cxrignite.recipe import Recipe
@@ -25,6 +25,7 @@ VERBS = {
     "validate": "score a run on its validation split, with the stored threshold",
     "test": "score a run on its test split or on other films, with a stored threshold",
     "recalibrate": "choose a threshold for one site from its own labelled films",
+    "predict": "new films to a table of scores and decisions, which a stop does not undo",
     "explain": "draw where the model looked, and measure whether the maps mean anything",
     "compare": "runs against each other, in pairs on the same films",
     "report": "a run folder as one self-contained HTML page",
@@ -97,6 +98,14 @@ def _explain(argv: list[str]) -> int:
 
     name = _results_name(options["name"], split, site)
     explain(recipe, options["run"], Scoring(split, name, not other_films, site))
+    return 0
+
+
+def _predict(argv: list[str]) -> int:
+    recipe, options = _recipe_of_run("predict", with_maps(argv))
+    from cxrignite.workflows.predict import Request, predict
+
+    predict(recipe, options["run"], Request.of(options))
     return 0
 
 
@@ -279,6 +288,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "validate": lambda argv: _score(argv, "val"),
     "test": lambda argv: _score(argv, "test"),
     "recalibrate": _recalibrate,
+    "predict": _predict,
     "explain": _explain,
     "compare": _compare,
     "report": _report,

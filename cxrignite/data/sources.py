@@ -79,6 +79,17 @@ class Source(ABC):
             DataError: If a folder is missing or a class has no image.
         """
 
+    def patient_of(self, path: Path) -> str:
+        """Tells the patient of a film that is not of the source.
+
+        Args:
+            path: The film's file.
+
+        Returns:
+            The patient's key, empty where it cannot be told.
+        """
+        return ""
+
 
 class ClassFolders(Source):
     """A folder for each class: `<root>/{train,test}/<class>/*.jpeg`.
@@ -147,6 +158,19 @@ class ClassFolders(Source):
                 self.patient_pattern,
             )
         return films
+
+    def patient_of(self, path: Path) -> str:
+        """Tells the patient of a film that is not of the source, by the pattern.
+
+        Args:
+            path: The film's file.
+
+        Returns:
+            The patient's key, empty where the name does not match.
+        """
+        if not is_patient_name(path.name, self.patient_pattern):
+            return ""
+        return patient_key(path.name, self.patient_pattern)
 
     def _films_in(self, split_dir: Path, split: str) -> Iterator[Film]:
         for label, class_name in enumerate(self.classes):
