@@ -121,7 +121,7 @@ def _look_at(path: Path) -> _Look | UnreadableImageError:
             # Decoded whole in any case, and then its size is known.
             whole = decode_image(data, path)
             grey = resize_image(whole, (_SIDE, _SIDE))
-            header, colour = ("DICOM", *whole.shape, "L"), 0.0
+            header, colour = ("DICOM", whole.shape[0], whole.shape[1], "L"), 0.0
         else:
             grey = decode_image(data, path, (_SIDE, _SIDE))
             header, colour = _header(data), _colour(data)
