@@ -66,7 +66,7 @@ def describe_leaks(pairs: Sequence[LeakedPair]) -> str:
     """How many pairs there are, and of which kind, in a few words.
 
     Examples:
-        >>> film = Film(Path("a.png"), "a.png", 0, "p1", "train", {}, "ab")
+        >>> film = Film("a.png", "a.png", 0, "p1", "train", {}, "ab")
         >>> describe_leaks(leaked_pairs([film, film.moved("test")]))
         '2 pairs of films across splits (1 of one patient, 1 of identical files)'
     """

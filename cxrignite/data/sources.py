@@ -27,13 +27,26 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"}) | DICOM_SUFFIXES
 _DICOM_DIRECTORY = "DICOMDIR"  # lists the files of a medium, and holds no image
 
 
-class Film(NamedTuple):
+class _FilmFields(NamedTuple):
+    """What a `Film` holds."""
+
+    file: str
+    name: str
+    label: int
+    patient: str
+    split: str
+    attributes: Mapping[str, str] = {}
+    sha256: str = ""
+
+
+class Film(_FilmFields):
     """One image of a data set.
 
-    A tuple, since a data set may have a million: an object takes three times as long to make.
+    A tuple of plain text and numbers, since a data set may have a million: an object takes three
+    times as long to make, and a `Path` more than all the rest.
 
     Attributes:
-        path: The file.
+        file: The path of its file.
         name: The path relative to the source's root, with forward slashes: the stable identity.
         label: 0 for the first class, 1 for the last (positive) one.
         patient: The patient's key; films of one patient share it.
@@ -42,13 +55,12 @@ class Film(NamedTuple):
         sha256: The file's digest in lower-case hexadecimal, or empty before inspection.
     """
 
-    path: Path
-    name: str
-    label: int
-    patient: str
-    split: str
-    attributes: Mapping[str, str] = {}
-    sha256: str = ""
+    __slots__ = ()
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return Path(self.file)
 
     def moved(self, split: str) -> Film:
         """The same film in another split."""
@@ -191,7 +203,7 @@ class ClassFolders(Source):
                 name = f"{split}/{class_name}/{file_name}"
                 subgroup = film_subgroup(name, self.patient_pattern)
                 yield Film(
-                    path=class_dir / file_name,
+                    file=f"{class_dir}/{file_name}",
                     name=name,
                     label=label,
                     patient=patient_key(name, self.patient_pattern),

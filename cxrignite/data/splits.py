@@ -144,7 +144,7 @@ def _row_problem(row: dict[str, str | None]) -> str | None:
 
 def _film_of(row: dict[str, str], source_root: Path) -> Film:
     return Film(
-        path=source_root / row["path"],
+        file=f"{source_root}/{row['path']}",
         name=row["path"],
         label=int(row["label"]),
         patient=row["patient"],

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +83,7 @@ def survey_films(films: Sequence[Film], *, progress: bool = False) -> Survey:
         films: The films of every split.
         progress: Show a progress bar on stderr where that is a terminal.
     """
-    paths = list(dict.fromkeys(film.path for film in films))
+    paths = list(dict.fromkeys(film.file for film in films))
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="survey") as pool:
         results = pool.map(_look_at, paths)
@@ -96,7 +95,7 @@ def survey_films(films: Sequence[Film], *, progress: bool = False) -> Survey:
         found = dict(zip(paths, results, strict=True))
     readable, facts, thumbnails, unreadable = [], [], [], []
     for film in films:
-        outcome = found[film.path]
+        outcome = found[film.file]
         if isinstance(outcome, UnreadableImageError):
             unreadable.append((film, outcome))
             continue
@@ -114,7 +113,7 @@ class _Look(NamedTuple):
     thumbnail: NDArray[np.uint8]
 
 
-def _look_at(path: Path) -> _Look | UnreadableImageError:
+def _look_at(path: str) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
         if holds_dicom(data, path):

@@ -56,7 +56,7 @@ def varied_films() -> list[Film]:
         for view in range(min(9, rng.geometric(0.33)))
     ]
     names += [(f"test/{label}/{n}.png", label, f"t{n}", "test") for label in (0, 1) for n in "ab"]
-    return [Film(Path("root") / name, name, *others) for name, *others in names]
+    return [Film(f"root/{name}", name, *others) for name, *others in names]
 
 
 @pytest.fixture(scope="session")

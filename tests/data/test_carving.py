@@ -15,7 +15,7 @@ ROOT = Path("root")
 
 
 def film(name: str, label: int, patient: str, split: str = "train", **fields) -> Film:
-    return Film(ROOT / name, name, label, patient, split, **fields)
+    return Film(str(ROOT / name), name, label, patient, split, **fields)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_calibration_split_is_carved_beside_the_validation_split(films, seed):
 
 def many_patients(num_films: int) -> list[Film]:
     return [
-        Film(Path("a.png"), f"{number}.png", int(number % 4 > 0), f"p{number // 3}", "train")
+        Film("a.png", f"{number}.png", int(number % 4 > 0), f"p{number // 3}", "train")
         for number in range(num_films)
     ]
 

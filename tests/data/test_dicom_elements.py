@@ -310,7 +310,7 @@ def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path):
         "        patient_id(path); read_image(path); print('read')\n"
         "    except Exception:\n"
         "        traceback.print_exc()\n"
-        "films = [Film(path, path.name, 0, path.name, 'train') for path in paths]\n"
+        "films = [Film(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
         "found = inspect_films(films, on_unreadable='skip')\n"
         "print(len(found.films), found.unreadable)\n"
     )

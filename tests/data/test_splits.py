@@ -13,7 +13,7 @@ ROOT = Path("root")
 
 
 def film(name: str, label: int, patient: str, split: str = "train", **fields) -> Film:
-    return Film(ROOT / name, name, label, patient, split, **fields)
+    return Film(str(ROOT / name), name, label, patient, split, **fields)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from cxrignite.data.survey import THUMBNAIL_SIDE, survey_films
 
 
 def film_of(path):
-    return Film(path, path.name, 0, path.stem, "train")
+    return Film(str(path), path.name, 0, path.stem, "train")
 
 
 @pytest.fixture

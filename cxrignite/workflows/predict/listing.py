@@ -90,7 +90,7 @@ def list_manifest(
 
 
 def _new_film(path: Path, name: str, patient: str = "") -> Film:
-    return Film(path, name, UNKNOWN_LABEL, patient, "test")
+    return Film(str(path), name, UNKNOWN_LABEL, patient, "test")
 
 
 def _column(path: Path, header: list[str], name: str) -> int:
