@@ -39,6 +39,7 @@ _UNUSED_PARTS = {
     "optimizer": {"class_path": "torch.optim.SGD"},
 }
 _MAX_NAMED = 6
+_NUM_NAMED = 3  # of a longer list
 
 
 class Option(NamedTuple):
@@ -221,7 +222,7 @@ def _brief_formatter() -> type[argparse.HelpFormatter]:
             text: str = super()._expand_help(action)
             before, marker, classes = text.partition("known subclasses: ")
             names = classes.rstrip(")").split(", ")
-            few = ", ".join(names[:_MAX_NAMED])
+            few = ", ".join(names[:_NUM_NAMED])
             return text if len(names) <= _MAX_NAMED else f"{before}{marker}{few}, ...)"
 
     return BriefFormatter

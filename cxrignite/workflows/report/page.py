@@ -99,6 +99,7 @@ def _context(records: RunRecords) -> dict[str, Any]:
         "version": __version__,
         "is_finished": records.folder.is_finished,
         "cautions": [
+            *observations.leakage_caution(records.films),
             *observations.weights_caution(point, records.best),
             *itertools.chain.from_iterable(
                 observations.cautions_of(name, each, point) for name, each in metrics.items()
