@@ -188,7 +188,7 @@ def _download(argv: list[str]) -> int:
     )
     names = list(download.PUBLIC_DATA)
     parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
-    parser.add_argument("--into", type=Path, default=Path("data"), help="made if missing; data by default")
+    parser.add_argument("--into", type=Path, default=Path("data"), help="folder; data by default")
     parser.add_argument("--archive", type=Path, help="take this file, checked the same way")
     parser.add_argument(
         "--keep_archive",

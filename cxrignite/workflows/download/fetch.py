@@ -36,9 +36,10 @@ class Patience:
 
     Attributes:
         timeout: Seconds without a byte, when connecting too, after which a try has failed.
-        tries: Failed tries after which there is no other. A try that brings a hundredth of the
-            file starts the count anew, so a bad line comes to its end and so does a bad server.
-        wait: Seconds before the second try; doubled before each one more.
+        tries: Failed tries in a row after which there is no other. One that brings a hundredth of
+            the file starts the count anew: a bad line gets there, and no bad server is asked for
+            ever.
+        wait: Seconds after a try that brought that much; doubled by each that did not.
         longest_wait: Seconds that no wait is longer than, whatever the server asks for.
     """
 
@@ -83,14 +84,13 @@ def fetch(data: PublicData, part: Part, patience: Patience) -> None:
             _fetch_once(opener, data, part, patience.timeout)
         except _TryFailed as failure:
             gained = part.size - before
-            failures = 1 if gained * 100 >= data.size else failures + 1
+            failures = 0 if gained * 100 >= data.size else failures + 1
             if failures >= patience.tries:
                 raise DownloadError(
                     f"{data.url}: {failure}; {failures} tries in a row failed, "
                     f"{part.size:,} of {data.size:,} bytes are here; {_OTHERWISE}"
                 ) from failure
-            wait = max(patience.wait * 2 ** (failures - 1), failure.wait)
-            wait = min(wait, patience.longest_wait)
+            wait = min(max(patience.wait * 2**failures, failure.wait), patience.longest_wait)
             _logger.warning(
                 "%s at byte %d of %d; trying again in %.3g s", failure, part.size, data.size, wait
             )
@@ -132,6 +132,7 @@ def _fetch_once(opener: OpenerDirector, data: PublicData, part: Part, timeout: f
             ):
                 for chunk in _chunks(response, missing):
                     file.write(chunk)
+                    file.flush()  # what has come outlives a process that is killed
                     bar.update(len(chunk))
         except OSError as error:  # of the disk: those of the network have become another
             raise DownloadError(
