@@ -13,7 +13,11 @@ from cxrignite.errors import CxrIgniteError
 from cxrignite.parsing import EXIT_CODES
 from cxrignite.verbs import COMMANDS, VERBS
 
-_GOING_ON = {"fit": "; go on with --resume auto", "predict": "; the same command goes on"}
+_AFTER_A_STOP = {
+    "fit": "; go on with --resume auto",
+    "predict": "; the same command goes on",
+    "download": "; the same command goes on",
+}
 
 
 def run(argv: list[str]) -> int:
@@ -37,7 +41,7 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         number: int = getattr(interrupt, "signal_number", 2)
-        hint = _GOING_ON.get(verb or "", "")
+        hint = _AFTER_A_STOP.get(str(verb), "")
         sys.stderr.write(f"cxrignite {verb}: stopped by signal {number}{hint}\n")
         return 128 + number
     except BrokenPipeError:

@@ -30,6 +30,7 @@ VERBS = {
     "compare": "runs against each other, in pairs on the same films",
     "report": "a run folder as one self-contained HTML page",
     "benchmark": "what this machine makes of a recipe, beside the same loop written by hand",
+    "download": "a public data set by name, checked by size and sha256, unpacked",
     "recipes": "list, show or copy the recipes that ship with the package",
 }
 """What each verb does, in the order in which help names them."""
@@ -201,6 +202,32 @@ def _benchmark(argv: list[str]) -> int:
     return 0
 
 
+def _download(argv: list[str]) -> int:
+    from cxrignite.workflows import download
+
+    parser = argparse.ArgumentParser(
+        prog="cxrignite download", description=f"{VERBS['download']}.", allow_abbrev=False
+    )
+    names = list(download.PUBLIC_DATA)
+    parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
+    parser.add_argument("--into", type=Path, default=Path("data"), help="folder; data by default")
+    parser.add_argument("--archive", type=Path, help="take this file, checked the same way")
+    parser.add_argument(
+        "--keep_archive",
+        choices=["true", "false"],
+        default="false",
+        help="keep the archive beside the films; false by default",
+    )
+    options = parser.parse_args(argv)
+    download.download(
+        download.PUBLIC_DATA[options.name],
+        options.into,
+        archive=options.archive,
+        keep_archive=options.keep_archive == "true",
+    )
+    return 0
+
+
 def _recipes(argv: list[str]) -> int:
     from cxrignite.workflows import shipped
 
@@ -293,6 +320,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "report": _report,
     "benchmark": _benchmark,
+    "download": _download,
     "recipes": _recipes,
 }
 """From a verb to what runs it: the arguments after the verb in, an exit code out."""
