@@ -194,6 +194,18 @@ def test_what_lies_above_the_high_bit_is_not_the_films(make_dicom, dicom_bytes):
     np.testing.assert_array_equal(decode_dicom(dicom_bytes(shifted), "a"), expected)
 
 
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+def test_bytes_in_big_endian_words_are_put_in_order(make_dicom, dicom_bytes, vr):
+    values = every_value(8, signed=False)[:, :69]  # an odd number of them
+    dataset = make_dicom(values[:65], bits=8)
+    raw = values[:65].astype(np.uint8).tobytes() + b"\0"
+    if vr == "OW":
+        raw = np.frombuffer(raw, "<u2").byteswap().tobytes()
+    dataset.add_new("PixelData", vr, raw)
+    image = decode_dicom(dicom_bytes(dataset, ExplicitVRBigEndian), "a")
+    np.testing.assert_array_equal(image, values[:65])
+
+
 def test_a_table_of_eight_bits_may_be_packed_and_longer_than_its_own_values(
     make_dicom, dicom_bytes
 ):

@@ -172,6 +172,10 @@ def test_headers_that_lead_nowhere_end_soon(content):
     assert time.perf_counter() - began < 5
 
 
+def test_elements_without_end_are_not_followed_to_the_end():
+    assert "its header is damaged" in refusal(header_only(bytes(8) * 1_100_000))
+
+
 @pytest.mark.parametrize(
     "syntax",
     [

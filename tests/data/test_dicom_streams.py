@@ -142,6 +142,12 @@ def test_a_stream_of_too_many_tiles_is_refused(film, make_dicom, dicom_bytes):
     assert "3,844,608 tiles" in refusal(bytes(data))
 
 
+def test_a_stream_of_more_than_sixteen_bits_is_refused(film, make_dicom, dicom_bytes):
+    data = bytearray(dicom_bytes(make_dicom(film), JPEG2000Lossless))
+    data[data.rindex(b"\xff\x4f\xff\x51") + 42] = 37
+    assert "38 bits a pixel, at most 16" in refusal(bytes(data))
+
+
 def test_more_bits_than_the_header_says_are_refused(film, make_dicom, dicom_bytes):
     for syntax in (JPEGLSLossless, JPEG2000Lossless, RLELossless):
         data = dicom_bytes(make_dicom(film, bits=12), syntax)
