@@ -76,6 +76,17 @@ class Source(ABC):
             DataError: If a folder is missing or a class has no image.
         """
 
+    def patient_of(self, path: Path) -> str:
+        """Tells the patient of a film that is not of the source.
+
+        Args:
+            path: The film's file.
+
+        Returns:
+            The patient's key, empty where it cannot be told.
+        """
+        return ""
+
 
 class ClassFolders(Source):
     """A folder for each class: `<root>/{train,test}/<class>/*.jpeg`.
@@ -100,8 +111,7 @@ class ClassFolders(Source):
         classes: list[str] = ["NORMAL", "PNEUMONIA"],  # noqa: B006  (read only, and `--help` shows it)
         patient_pattern: str = "chest-xray-2017",
     ) -> None:
-        if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
-            raise RecipeError(f"classes must be two different folder names, got {list(classes)}")
+        self.classes = two_classes(classes, "folder names")
         try:
             re.compile(PATTERNS.get(patient_pattern, patient_pattern))
         except re.error as error:
@@ -110,7 +120,6 @@ class ClassFolders(Source):
                 f"got {patient_pattern!r} ({error})"
             ) from error
         self.root = Path(root)
-        self.classes = (classes[0], classes[1])
         self.patient_pattern = patient_pattern
 
     def films(self) -> list[Film]:
@@ -132,7 +141,7 @@ class ClassFolders(Source):
             if (self.root / split).is_dir()
             for film in self._films_in(self.root / split, split)
         ]
-        films = _join_small_validation(films)
+        films = join_small_validation(films)
         nameless = sum(not is_patient_name(film.name, self.patient_pattern) for film in films)
         if nameless:
             logger.warning(
@@ -143,6 +152,19 @@ class ClassFolders(Source):
                 self.patient_pattern,
             )
         return films
+
+    def patient_of(self, path: Path) -> str:
+        """Tells the patient of a film that is not of the source, by the pattern.
+
+        Args:
+            path: The film's file.
+
+        Returns:
+            The patient's key, empty where the name does not match.
+        """
+        if not is_patient_name(path.name, self.patient_pattern):
+            return ""
+        return patient_key(path.name, self.patient_pattern)
 
     def _films_in(self, split_dir: Path, split: str) -> Iterator[Film]:
         for label, class_name in enumerate(self.classes):
@@ -170,6 +192,21 @@ class ClassFolders(Source):
                     split=split,
                     attributes={"subgroup": subgroup} if subgroup else {},
                 )
+
+
+def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
+    """The two classes of a source, as a recipe lists them.
+
+    Args:
+        classes: The negative and the positive one.
+        what: What they are, for the error.
+
+    Raises:
+        RecipeError: If they are not two different names.
+    """
+    if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
+        raise RecipeError(f"classes must be two different {what}, got {list(classes)}")
+    return classes[0], classes[1]
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -210,12 +247,16 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return suffix.lower() in IMAGE_SUFFIXES and not hidden and entry.is_file()
 
 
-def _join_small_validation(films: list[Film]) -> list[Film]:
-    """Joins a validation split that is too small to choose anything by to train."""
+def join_small_validation(films: list[Film]) -> list[Film]:
+    """Joins a validation split that is too small to choose anything by to train.
+
+    Args:
+        films: The films of every split.
+    """
     num_val = sum(film.split == "val" for film in films)
     if not 0 < num_val < MIN_VAL_FILMS:
         return films
-    logger.info("val/ joined to train: its %d films can choose nothing", num_val)
+    logger.info("val joined to train: its %d films can choose nothing", num_val)
     return [film.moved("train") if film.split == "val" else film for film in films]
 
 
