@@ -11,6 +11,9 @@ from cxrignite.data.batch_augment import (
     augment_batch,
 )
 from cxrignite.data.loading import Batch, LoaderSettings
+from cxrignite.data.manifest import Manifest, ManifestColumns
+from cxrignite.data.manifest_labels import ManifestLabels
+from cxrignite.data.manifest_patients import ManifestPatients
 from cxrignite.data.module import XrayData
 from cxrignite.data.pack_building import open_pack
 from cxrignite.data.packing import Pack
@@ -27,6 +30,10 @@ __all__ = [
     "ClassFolders",
     "Film",
     "LoaderSettings",
+    "Manifest",
+    "ManifestColumns",
+    "ManifestLabels",
+    "ManifestPatients",
     "Pack",
     "Phantom",
     "Pipeline",

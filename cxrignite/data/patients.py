@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import posixpath
 import re
 
@@ -40,10 +42,42 @@ def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
         '7'
     """
     match = _search(PATTERNS.get(pattern, pattern), name)
-    if match is None:
-        return posixpath.splitext(name)[0]
-    groups = [group for group in match.groups() if group] or [match.group()]
-    return "_".join(groups)
+    return posixpath.splitext(name)[0] if match is None else _key(match)
+
+
+def patient_in_path(name: str, pattern: str) -> str:
+    r"""Reads a patient's key from a film's whole path, where its folder may say whose it is.
+
+    Args:
+        name: The film's path relative to its source.
+        pattern: A name in `PATTERNS`, searched in the file name; or a regular expression, searched
+            in the whole path.
+
+    Returns:
+        The pattern's groups that matched, joined by `_` (the whole match where it has no groups),
+        or an empty string.
+
+    Examples:
+        >>> patient_in_path("train/patient00042/study1/view1_frontal.jpg", r"patient\d+")
+        'patient00042'
+    """
+    known = PATTERNS.get(pattern)
+    match = _search(known, name) if known else re.search(pattern, name)
+    return "" if match is None else _key(match)
+
+
+def hashed_patient(key: str, salt: bytes) -> str:
+    """A patient's key that tells nothing of the patient to those who do not have the salt.
+
+    Args:
+        key: As the hospital knows the patient.
+        salt: The secret; the same one gives the same keys.
+
+    Returns:
+        The first 16 hexadecimal digits of their HMAC-SHA256: 64 bits, in which two of a million
+        patients share a key with a probability of 3e-8.
+    """
+    return hmac.digest(salt, key.encode("utf-8", "surrogateescape"), hashlib.sha256).hex()[:16]
 
 
 def is_patient_name(name: str, pattern: str = "chest-xray-2017") -> bool:
@@ -73,6 +107,10 @@ def film_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
         return ""
     match = _search(SUBGROUPS[pattern], name)
     return match.group() if match else ""
+
+
+def _key(match: re.Match[str]) -> str:
+    return "_".join([group for group in match.groups() if group] or [match.group()])
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:

@@ -127,8 +127,7 @@ class ClassFolders(Source):
         classes: list[str] = ["NORMAL", "PNEUMONIA"],  # noqa: B006  (read only, and `--help` shows it)
         patient_pattern: str = "chest-xray-2017",
     ) -> None:
-        if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
-            raise RecipeError(f"classes must be two different folder names, got {list(classes)}")
+        self.classes = two_classes(classes, "folder names")
         try:
             re.compile(PATTERNS.get(patient_pattern, patient_pattern))
         except re.error as error:
@@ -137,7 +136,6 @@ class ClassFolders(Source):
                 f"got {patient_pattern!r} ({error})"
             ) from error
         self.root = Path(root)
-        self.classes = (classes[0], classes[1])
         self.patient_pattern = patient_pattern
 
     def films(self) -> list[Film]:
@@ -159,7 +157,7 @@ class ClassFolders(Source):
             if (self.root / split).is_dir()
             for film in self._films_in(self.root / split, split)
         ]
-        films = _join_small_validation(films)
+        films = join_small_validation(films)
         nameless = sum(not is_patient_name(film.name, self.patient_pattern) for film in films)
         if nameless:
             logger.warning(
@@ -212,6 +210,21 @@ class ClassFolders(Source):
                 )
 
 
+def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
+    """The two classes of a source, as a recipe lists them.
+
+    Args:
+        classes: The negative and the positive one.
+        what: What they are, for the error.
+
+    Raises:
+        RecipeError: If they are not two different names.
+    """
+    if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
+        raise RecipeError(f"classes must be two different {what}, got {list(classes)}")
+    return classes[0], classes[1]
+
+
 def image_files(paths: Sequence[Path]) -> list[Path]:
     """The images that paths name: files as they are, folders by the images below them.
 
@@ -257,12 +270,16 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _join_small_validation(films: list[Film]) -> list[Film]:
-    """Joins a validation split that is too small to choose anything by to train."""
+def join_small_validation(films: list[Film]) -> list[Film]:
+    """Joins a validation split that is too small to choose anything by to train.
+
+    Args:
+        films: The films of every split.
+    """
     num_val = sum(film.split == "val" for film in films)
     if not 0 < num_val < MIN_VAL_FILMS:
         return films
-    logger.info("val/ joined to train: its %d films can choose nothing", num_val)
+    logger.info("val joined to train: its %d films can choose nothing", num_val)
     return [film.moved("train") if film.split == "val" else film for film in films]
 
 

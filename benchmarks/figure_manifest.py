@@ -1,0 +1,82 @@
+"""A manifest of a million rows: the seconds until its films are listed.
+
+    python benchmarks/figure_manifest.py
+
+Path, label, patient, split, two attributes, a filter, and one film in ten that is left out; with
+`--salt`, patients are hashed. Only one of the files is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cxrignite.data import Manifest, ManifestColumns, ManifestLabels, ManifestPatients
+from cxrignite.workflows.films import collector_paused
+
+
+def rows(num_rows: int) -> Iterator[tuple[object, ...]]:
+    """A header, then three films a patient."""
+    yield "path", "label", "patient", "split", "view", "sex", "age"
+    labels = ("normal", "pneumonia", "1.0", "0.0", "other")
+    splits = ("train", "train", "train", "valid", "test")
+    for number in range(num_rows):
+        patient = number // 3
+        yield (
+            f"images_{number % 12:03}/{patient:08}_{number % 3:03}.png",
+            labels[number % 9 % 5],
+            f"{patient:08}",
+            splits[patient % 5],
+            "PA" if number % 20 else "LL",
+            "FM"[patient % 2],
+            patient % 90,
+        )
+
+
+def measure(num_rows: int, folder: Path, with_salt: bool) -> None:
+    """Write it, list its films, and print the seconds."""
+    path, salt = folder / "films.csv", folder / "salt"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows(num_rows))
+    (folder / "images_001").mkdir()
+    (folder / "images_001" / "00000000_001.png").touch()
+    salt.write_text("not a secret, for it stands here")
+    source = Manifest(
+        path,
+        columns=ManifestColumns(attributes=["view", "sex", "age"]),
+        labels=ManifestLabels(
+            {"NORMAL": ["normal", 0], "PNEUMONIA": ["pneumonia", 1]}, on_other="skip"
+        ),
+        where={"view": ["PA", "AP"]},
+        patients=ManifestPatients(salt_file=salt if with_salt else None),
+    )
+    start, start_cpu = time.perf_counter(), time.process_time()
+    with collector_paused():
+        films = source.films()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(
+        f"{num_rows:,} rows, {path.stat().st_size / 1e6:.0f} MB: {len(films):,} films in "
+        f"{seconds:.1f} s, {cpu:.1f} s of them on the processor; {peak:,} MB at most (< 10 s)"
+    )
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num_rows", type=int, default=1_000_000)
+    parser.add_argument("--salt", action="store_true", help="hash the patients")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options.num_rows, Path(folder), options.salt)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Whose the films of a manifest are: by a column, by their paths, or by their DICOM headers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cxrignite.data.patients import PATTERNS, hashed_patient, patient_in_path
+from cxrignite.errors import RecipeError, UnreadableImageError
+
+MIN_SALT = 16
+"""Bytes of a salt, so that nobody finds it by trying."""
+
+
+@dataclass(frozen=True)
+class ManifestPatients:
+    """Whose a manifest's films are, where no column tells; and whether their keys are hashed.
+
+    Attributes:
+        pattern: Reads the patient from the path: `chest-xray-2017`, or a regular expression whose
+            groups, joined, make the key; it is searched in the whole path.
+        from_header: Read the patient from the DICOM header; only with a salt.
+        salt_file: A file with a secret of 16 characters or more. Every key is replaced by its hash
+            with this secret, so that the run folder holds no patient's number.
+    """
+
+    pattern: str | None = None
+    from_header: bool = False
+    salt_file: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            RecipeError: If they contradict each other or `pattern` is not a regular expression.
+        """
+        if self.from_header and self.pattern is not None:
+            raise RecipeError("patients: pattern and from_header both tell the patient, choose one")
+        if self.from_header and self.salt_file is None:
+            raise RecipeError(
+                "patients.from_header must have a salt_file, so that no number from a header "
+                "gets into the run folder"
+            )
+        try:
+            re.compile(PATTERNS.get(self.pattern or "", self.pattern or ""))
+        except re.error as error:
+            raise RecipeError(
+                f"patients.pattern must be one of {sorted(PATTERNS)} or a regular expression, "
+                f"got {self.pattern!r} ({error})"
+            ) from error
+
+
+class PatientReader:
+    """Makes patient keys, each empty where the patient cannot be told.
+
+    Args:
+        settings: Where they come from, and the salt.
+    """
+
+    def __init__(self, settings: ManifestPatients) -> None:
+        self.settings = settings
+
+    def of_cell(self, cell: str) -> str:
+        """The key of the patient that a cell names.
+
+        Raises:
+            RecipeError: If the salt cannot be used, as in the other methods.
+        """
+        if not cell or self.settings.salt_file is None:
+            return cell
+        return hashed_patient(cell, self._salt)
+
+    def of_name(self, name: str) -> str:
+        """The key of the patient that a film's path names."""
+        pattern = self.settings.pattern
+        return "" if pattern is None else self.of_cell(patient_in_path(name, pattern))
+
+    def of_header(self, path: Path) -> str:
+        """The key of the patient that a DICOM file names.
+
+        A file that cannot be read tells nothing; that it cannot is told when the films are read.
+        """
+        # Only here, since few manifests name DICOM files by nothing else.
+        from cxrignite.data.dicom import patient_id
+
+        try:
+            return self.of_cell((patient_id(path) or "").strip())
+        except UnreadableImageError:
+            return ""
+
+    @cached_property
+    def _salt(self) -> bytes:
+        path = Path(self.settings.salt_file or "")
+        try:
+            salt = path.read_bytes().strip()
+        except OSError as error:
+            raise RecipeError(
+                f"cannot read patients.salt_file {path}: {error.strerror or error}"
+            ) from error
+        if len(salt) < MIN_SALT:
+            raise RecipeError(
+                f"patients.salt_file must hold at least {MIN_SALT} characters, "
+                f"got {len(salt)} in {path}"
+            )
+        return salt

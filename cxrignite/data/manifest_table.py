@@ -1,0 +1,223 @@
+"""A manifest's rows as text, from CSV or Parquet, each with the line it stands in."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from cxrignite.errors import DataError, RecipeError
+
+# Excel writes `;` where the comma is the decimal sign.
+_DELIMITERS = ",;\t|"
+_PARQUET_SUFFIXES = (".parquet", ".pq")
+_NUM_NAMED = 12
+
+Rows = Iterator[tuple[int, list[str]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text with a header.
+
+    Attributes:
+        path: The file.
+        header: The names of its columns.
+        read: From column positions to the rows: line and stripped cells.
+        unit: What a row's number counts: `line` or `row`.
+    """
+
+    path: Path
+    header: list[str]
+    read: Callable[[Sequence[int]], Rows]
+    unit: str = "line"
+
+    def find(self, name: str) -> int | None:
+        """The position of a column, `None` where there is none of this name.
+
+        Raises:
+            DataError: If there are several.
+        """
+        for wanted, names in (
+            (name, self.header),
+            (name.strip().casefold(), [each.casefold() for each in self.header]),
+        ):
+            if names.count(wanted) > 1:
+                raise DataError(f"{self.path} must have one column '{name}', got several")
+            if wanted in names:
+                return names.index(wanted)
+        return None
+
+    def column(self, name: str, setting: str) -> int:
+        """The position of a column that a recipe names.
+
+        Args:
+            name: The column; case does not matter where only one fits.
+            setting: The recipe's key, named in the error.
+
+        Raises:
+            DataError: If there is none or several; it names the nearest.
+        """
+        position = self.find(name)
+        if position is None:
+            raise DataError(
+                f"{self.path} has no column '{name}' (source.{setting}){self._nearest(name)}"
+            )
+        return position
+
+    def at(self, number: int) -> str:
+        """The place of a row, for messages."""
+        return f"{self.path}, {self.unit} {number}"
+
+    def _nearest(self, name: str) -> str:
+        lower = {each.casefold(): each for each in reversed(self.header)}
+        near = difflib.get_close_matches(name.casefold(), lower, n=1, cutoff=0.5)
+        if near:
+            return f"; did you mean '{lower[near[0]]}'?"
+        names = [each for each in self.header if each]
+        more = ", ..." if len(names) > _NUM_NAMED else ""
+        return f"; there are {', '.join(names[:_NUM_NAMED])}{more}"
+
+
+def open_table(path: Path) -> Table:
+    """Opens a table by its suffix: `.parquet` and `.pq` are Parquet, all else is CSV.
+
+    CSV is UTF-8 with a header, its cells separated by a comma, semicolon, tab or bar: whichever
+    makes the most of the header. `.gz` is unpacked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The table; its rows are read when they are asked for.
+
+    Raises:
+        DataError: If it cannot be read or has no header.
+        RecipeError: If it is Parquet and pyarrow is not installed.
+    """
+    if path.suffix.lower() in _PARQUET_SUFFIXES:
+        return _open_parquet(path)
+    headers = {each: next(_csv_rows(path, each), (0, []))[1] for each in _DELIMITERS}
+    delimiter = max(headers, key=lambda each: len(headers[each]))
+    header = [name.strip() for name in headers[delimiter]]
+    if not any(header):
+        raise DataError(f"{path} must have a header line and a row a film, it is empty")
+    return Table(path, header, partial(_read_csv, path, delimiter, len(header)))
+
+
+def _read_csv(path: Path, delimiter: str, width: int, columns: Sequence[int]) -> Rows:
+    rows = _csv_rows(path, delimiter)
+    next(rows)  # the header
+    for line, row in rows:
+        if len(row) != width and any(map(str.strip, row[width:])) | (len(row) < width):
+            if not any(map(str.strip, row)):
+                continue
+            raise DataError(
+                f"{path}, line {line}: the row must have {width} cells as the header has, "
+                f"got {len(row)}"
+            )
+        cells = [row[column].strip() for column in columns]
+        if any(cells) or any(map(str.strip, row)):
+            yield line, cells
+
+
+def _csv_rows(path: Path, delimiter: str) -> Rows:
+    """Every row that is not blank, the header first."""
+    line = 0
+    try:
+        with _open_text(path) as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+                line = reader.line_num
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}, line {_first_undecodable(path)}: a manifest must be UTF-8 text; "
+            "save it as 'CSV UTF-8'"
+        ) from None
+    except csv.Error as error:
+        raise DataError(f"{path}, line {line + 1}: a manifest must be CSV, got: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    # `utf-8-sig` drops the mark that Excel puts first.
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="")
+
+
+def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _first_undecodable(path: Path) -> int:
+    with _open_bytes(path) as file:
+        for number, line in zip(count(1), file, strict=False):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _open_parquet(path: Path) -> Table:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise RecipeError(
+            f"{path}: Parquet needs pyarrow: pip install 'cxrignite[parquet]'"
+        ) from error
+    try:
+        with ParquetFile(path) as file:
+            header = list(file.schema_arrow.names)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ArrowException as error:
+        raise DataError(f"{path} must be a Parquet file, got: {_first_line(error)}") from error
+    return Table(path, header, partial(_read_parquet, path, header), unit="row")
+
+
+def _read_parquet(path: Path, header: list[str], columns: Sequence[int]) -> Rows:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    names = [header[column] for column in columns]
+    numbers = count(1)
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=sorted(set(names))):
+                cells = ([_text(value) for value in batch[name].to_pylist()] for name in names)
+                for row in zip(*cells, strict=True):
+                    yield next(numbers), list(row)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ArrowException as error:
+        raise DataError(f"{path} must be a Parquet file, got: {_first_line(error)}") from error
+
+
+def _text(value: Any) -> str:
+    """A cell as CSV would have it; whole numbers become floats in a column that has gaps."""
+    if value is None or value != value:  # NaN, which pandas writes for a gap
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or _first_line(error)
+    return DataError(f"cannot read the manifest {path}: {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
