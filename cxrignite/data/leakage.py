@@ -48,17 +48,17 @@ def leaked_pairs(films: Sequence[Film]) -> list[LeakedPair]:
     patients: dict[str, Film] = {}
     contents: dict[str, Film] = {}
     pairs: list[LeakedPair] = []
-    for split in SPLITS:
+    for split in filter(members.__getitem__, SPLITS):
         # Looked up before any film of this split is known: its own films are no leak.
         for film in members[split] if patients else ():
             if film.patient in patients:
                 pairs.append(LeakedPair("patient", patients[film.patient], film))
-            if film.sha256 in contents:
+            if film.sha256 and film.sha256 in contents:
                 pairs.append(LeakedPair("content", contents[film.sha256], film))
-        # Backwards and the older ones last, so that the first film of the earliest split stays.
-        patients = {film.patient: film for film in reversed(members[split])} | patients
-        contents = {film.sha256: film for film in reversed(members[split])} | contents
-        contents.pop("", None)
+        for film in members[split]:
+            patients.setdefault(film.patient, film)
+            if film.sha256:
+                contents.setdefault(film.sha256, film)
     return pairs
 
 
