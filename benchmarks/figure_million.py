@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from cxrignite.data import ClassFolders, Film, Source
+from cxrignite.data.leakage import leaked_pairs
 from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.films import collector_paused, read_and_pack, split_films
 from cxrignite.workflows.parts import build_data, build_pipeline
@@ -56,7 +57,10 @@ def measure_million(root: Path, num_films: int) -> None:
     pipeline = build_pipeline(recipe)
     with collector_paused():
         films, pack = read_and_pack(recipe, recipe.data.source.films(), pipeline)
+        # Copies would stay together as identical files do, all of them: each is a picture here.
+        films = [film.hashed(f"{number:064x}") for number, film in enumerate(films)]
         films = split_films(recipe, films)
+        leaked_pairs(films)
     cpu = torch.device("cpu")
     data = build_data(recipe, films, device=cpu, pipeline=pipeline, pack=pack)
     batches = iter(data.train_loader())

@@ -278,6 +278,6 @@ def _choose(
     if touching:
         point = point.without_certificate(
             f"not certified, since patients or files of the {split} split are in others too: "
-            f"{touching} pairs in leakage.csv"
+            f"{touching} in leakage.csv"
         )
     return point

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -6,8 +7,9 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data import carving
-from cxrignite.data.carving import carve_split
+from cxrignite.data.carving import carve_fold, carve_split
 from cxrignite.data.leakage import leaked_pairs
+from cxrignite.data.phantom import Phantom
 from cxrignite.data.sources import Film
 from cxrignite.errors import DataError, RecipeError
 
@@ -171,3 +173,142 @@ def test_folds_are_those_of_scikit_learn(seed):
         for kind in (carving._PatientFolds, StratifiedGroupKFold)
     )
     assert ours == theirs
+
+
+def with_digests(films: list[Film]) -> list[Film]:
+    return [film.hashed(f"{number:064x}") for number, film in enumerate(films)]
+
+
+def digest_of(films: list[Film]) -> str:
+    text = "\n".join(f"{film.name} {film.split}" for film in films)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def carved_twice(films: list[Film], seed: int) -> list[Film]:
+    return carve_split(carve_split(films, "val", 0.15, seed), "calibration", 0.2 / 0.85, seed)
+
+
+@pytest.mark.parametrize(("seed", "digest"), [(0, "0d4cddba5568cb1a"), (42, "23bfcdd74339375a")])
+def test_without_shared_files_a_dealt_split_is_what_it_always_was(tmp_path, seed, digest):
+    # The digests were taken before patients with files in common were joined.
+    films = Phantom(tmp_path, num_train=800, num_test=100)._plan()
+    assert digest_of(carved_twice(films, seed)) == digest
+    assert digest_of(carved_twice(with_digests(films), seed)) == digest
+
+
+@pytest.mark.parametrize(("seed", "digest"), [(0, "cd809f2ba043b6f1"), (42, "95a6831272b2d569")])
+def test_without_shared_files_a_drawn_split_is_what_it_always_was(seed, digest):
+    films = many_patients(75_000)
+    assert digest_of(carved_twice(with_digests(films), seed)) == digest
+
+
+@pytest.fixture
+def twins(films) -> list[Film]:
+    """Films with 60 pairs of identical files of two patients of one class, some in chains."""
+    films, random = with_digests(films), np.random.default_rng(7)
+    train = [number for number, film in enumerate(films) if film.split == "train"]
+    for label in (0, 1):
+        members = [number for number in train if films[number].label == label]
+        for first, second in random.choice(members, (30, 2), replace=False).tolist():
+            films[second] = films[second].hashed(films[first].sha256)
+    assert sum(count > 1 for count in Counter(film.sha256 for film in films).values()) == 60
+    return films
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("most_dealt", [20_000, 100])
+def test_identical_files_of_two_patients_stay_together(twins, seed, most_dealt, monkeypatch):
+    unjoined = [film.hashed("") for film in twins]
+    monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", most_dealt)
+    contents = [film.sha256 for film in twins]
+    apart = zip(carve_split(unjoined, "val", 0.2, seed), contents, strict=True)
+    assert leaked_pairs([film.hashed(content) for film, content in apart])
+    assert not leaked_pairs(carve_split(twins, "val", 0.2, seed))
+    for index in range(4):
+        assert not leaked_pairs(carve_fold(twins, index, 4, seed))
+
+
+def test_patients_joined_through_a_chain_stay_together():
+    others = [
+        film(f"{label}-{n}", label, f"{label}-{n}", sha256=f"o{label}{n}")
+        for label in (0, 1)
+        for n in range(20)
+    ]
+    # p0 and p1 share a file, p1 and p2 another, ...: one group of 6, whatever the order.
+    chain = [
+        film(f"c{n}-{side}", 0, f"p{n}", sha256=f"c{n + side}") for n in range(6) for side in (0, 1)
+    ]
+    for seed in range(12):
+        order = np.random.default_rng(seed).permutation(52)
+        shuffled = [(others + chain)[index] for index in order]
+        carved = carve_split(shuffled, "val", 0.3, seed)
+        assert len({film.split for film in carved if film.name.startswith("c")}) == 1
+
+
+def folds_of(films: list[Film], num_folds: int, seed: int) -> list[set[str]]:
+    return [
+        {f.name for f in carve_fold(films, index, num_folds, seed) if f.split == "val"}
+        for index in range(num_folds)
+    ]
+
+
+@pytest.mark.parametrize("most_dealt", [20_000, 100])
+@pytest.mark.parametrize("num_folds", [2, 5, 10])
+def test_over_all_folds_each_training_film_is_validated_once(
+    films, num_folds, most_dealt, monkeypatch
+):
+    monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", most_dealt)
+    folds = folds_of(films, num_folds, seed=3)
+    train = [film.name for film in films if film.split == "train"]
+    assert sorted(name for fold in folds for name in fold) == sorted(train)
+    patients = [{film.patient for film in films if film.name in fold} for fold in folds]
+    assert sum(map(len, patients)) == len(set().union(*patients)) == 300
+    assert folds == folds_of(films, num_folds, seed=3)
+    assert folds != folds_of(films, num_folds, seed=4)
+
+
+@pytest.mark.parametrize("most_dealt", [20_000, 100])
+def test_folds_have_the_share_of_each_class(films, most_dealt, monkeypatch):
+    monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", most_dealt)
+    for label in (0, 1):
+        names = {f.name for f in films if f.split == "train" and f.label == label}
+        for fold in folds_of(films, 5, seed=1):
+            # Drawn ones differ by about a patient.
+            assert len(fold & names) == pytest.approx(
+                len(names) / 5, abs=2 if most_dealt > 100 else 9
+            )
+
+
+def test_a_fold_moves_training_films_alone(films):
+    carved = carve_fold(films, 1, 5, seed=1)
+    assert [film._replace(split="") for film in carved] == [f._replace(split="") for f in films]
+    tested = {film.name for film in films if film.split == "test"}
+    assert {film.name for film in carved if film.split == "test"} == tested
+
+
+@pytest.mark.parametrize(
+    ("index", "num_folds", "message"),
+    [
+        (0, 1, "number of folds must be at least 2, got 1"),
+        (5, 5, r"index must be in \[0, 5\), got 5"),
+        (-1, 5, r"index must be in \[0, 5\), got -1"),
+    ],
+)
+def test_a_fold_that_is_none_is_refused(films, index, num_folds, message):
+    with pytest.raises(RecipeError, match=message):
+        carve_fold(films, index, num_folds, seed=1)
+
+
+def test_more_folds_than_patients_of_a_class_are_refused(films):
+    with pytest.raises(DataError, match=r"fold 0 of 101 needs at least 101 patients .* got 100 of"):
+        carve_fold(films, 0, 101, seed=1)
+
+
+def test_joined_patients_count_as_one():
+    films = [
+        film(f"{label}-{n}", label, f"{label}-{n}", sha256=str(label or n))
+        for label in (0, 1)
+        for n in range(10, 20)
+    ]
+    with pytest.raises(DataError, match="got 1 of class 1"):
+        carve_fold(films, 0, 2, seed=1)

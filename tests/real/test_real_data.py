@@ -1,5 +1,6 @@
 """The data room on the real ChestXRay2017 images, which are not part of the project."""
 
+import hashlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from monai.transforms import RandAffine, Resize
 from PIL import Image
 
-from cxrignite.data.carving import carve_split
+from cxrignite.data.carving import carve_fold, carve_split
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.data.loading import LoaderSettings
@@ -74,6 +75,37 @@ def test_a_validation_split_has_its_share_of_both_classes(films, seed, tmp_path)
     write_split(carved, tmp_path / "split.csv")
     assert read_split(tmp_path / "split.csv", SMALL) == carved
     check_same_films(carved, films)
+
+
+@pytest.fixture(scope="module")
+def hashed_films(films) -> list[Film]:
+    return inspect_films(films, decode=False).films
+
+
+@needs_small
+def test_no_picture_is_on_both_sides_whatever_is_carved(hashed_films):
+    assert not leaked_pairs(hashed_films)
+    twins = {film.patient: film.sha256 for film in hashed_films}
+    assert twins["NORMAL2-IM-0095"] == twins["NORMAL2-IM-0096"]
+    validated = Counter()
+    for index in range(5):
+        fold = carve_fold(hashed_films, index, 5, 42)
+        assert not leaked_pairs(fold)
+        validated.update(film.name for film in fold if film.split == "val")
+    assert set(validated.values()) == {1}
+    assert set(validated) == {film.name for film in hashed_films if film.split == "train"}
+    for seed in range(10):
+        assert not leaked_pairs(carve_split(hashed_films, "val", 0.15, seed))
+
+
+@needs_small
+@pytest.mark.parametrize(("seed", "digest"), [(0, "e727e5a22f1832d4"), (42, "55cb4ecc0c5c0a33")])
+def test_without_shared_files_the_split_is_what_it_always_was(films, seed, digest):
+    # Taken before patients with files in common were joined; these films have no digests.
+    carved = carve_split(films, "val", 0.15, seed)
+    carved = carve_split(carved, "calibration", 0.2 / 0.85, seed)
+    text = "\n".join(f"{film.name} {film.split}" for film in carved)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
 
 
 @needs_small
