@@ -267,9 +267,9 @@ def test_a_damaged_archive_is_refused_or_right(playground):
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_archives_are_refused_or_right(playground):
-    outcomes = [playground.unpack(body) for _, body in damaged(10_000)]
-    assert outcomes.count(False) > 8000
+def test_two_thousand_damaged_archives_are_refused_or_right(playground):
+    outcomes = [playground.unpack(body) for _, body in damaged(2_000)]
+    assert outcomes.count(False) > 1_600
 
 
 def test_a_bomb_is_refused_before_anything_is_written(playground, monkeypatch):
