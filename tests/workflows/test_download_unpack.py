@@ -5,8 +5,6 @@ import io
 import random
 import stat
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -278,19 +276,6 @@ def test_a_bomb_is_refused_before_anything_is_written(playground, monkeypatch):
 
     monkeypatch.setattr(unpacking, "_unpack", reached)
     assert not playground.unpack(BOMB)
-
-
-def test_a_partial_folder_of_a_killed_process_is_swept_and_others_are_not(playground):
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    stale = playground.into / f"chest_xray.{process.pid}.partial"
-    (stale / "train").mkdir(parents=True)
-    theirs = playground.into / "chest_xray.mine.partial"
-    theirs.mkdir()
-    playground.archive.write_bytes(build())
-    unpack(playground.archive, DATA, playground.target)
-    assert not stale.exists()
-    assert theirs.exists()
 
 
 def test_a_disk_that_fills_up_leaves_nothing_and_names_path_and_room(playground, monkeypatch):

@@ -49,7 +49,6 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
         DataError: The archive is damaged, hostile, or has other films; nothing stays behind.
         CxrIgniteError: The disk is full or cannot be written to; nothing stays behind.
     """
-    sweep_partials(target)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         with _opened(archive) as contents:
