@@ -55,8 +55,8 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
             films = _films(archive, contents, data)
             _unpack(contents, films, archive, partial)
         write_origin(partial, data)
-        # Thousands of small files: one by one they take minutes to reach a slow disk.
-        os.sync()
+        # Not synced, as thousands of small files take minutes on a slow disk: after a power cut
+        # those that were lost are short, and `is_whole` says so.
         partial.rename(target)
         sync_folder(target.parent)
     except OSError as error:
