@@ -53,7 +53,7 @@ FILMS = {
 }
 
 
-def build(*more, instead=None, leave_out=()):
+def build(*more, instead=None, leave_out=(), method=zipfile.ZIP_DEFLATED):
     """An archive of all films, and of `(name or ZipInfo, bytes)` behind them."""
     entries = [("chest_xray/train/", b""), ("chest_xray/.DS_Store", b"litter")]
     for name, content in FILMS.items():
@@ -66,7 +66,7 @@ def build(*more, instead=None, leave_out=()):
         for entry, content in (*entries, *more):
             # By a name alone it would have the time of now, and each run other archives.
             info = zipfile.ZipInfo(entry) if isinstance(entry, str) else entry
-            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+            archive.writestr(info, content, method)
     return buffer.getvalue()
 
 
@@ -191,7 +191,9 @@ def crafted():
         yield f"name {name!a:.60}", build((name, b"evil"))
         yield f"alone {name!a:.60}", build((name, b"evil"), leave_out=[FILM])
     for name in TWICE:
-        yield f"twice {name}", build((f"chest_xray/train/NORMAL/{name}", b"again"))
+        again = (f"chest_xray/train/NORMAL/{name}", b"again")
+        # As many films as there should be: the name alone is wrong.
+        yield f"twice {name}", build(again, leave_out=["train/NORMAL/IM-0002-0001.jpeg"])
     for kind in KINDS:
         yield (
             f"mode {kind:o}",
@@ -218,6 +220,8 @@ def crafted():
         yield f"encrypted {flag:x}", patched(build(), FLAGS, flag)
     for method in (1, 9, 12, 14, 93, 99):
         yield f"method {method}", patched(build(), METHOD, method)
+    yield "bzip2", build(method=zipfile.ZIP_BZIP2)
+    yield "LZMA", build(method=zipfile.ZIP_LZMA)
     yield "link by the list alone", patched(build(), MODE, (stat.S_IFLNK | 0o777) << 16)
     yield "empty", b""
     yield "no archive", b"<html>login</html>"
