@@ -203,28 +203,9 @@ def _benchmark(argv: list[str]) -> int:
 
 
 def _download(argv: list[str]) -> int:
-    from cxrignite.workflows import download
+    from cxrignite.workflows.download import download_named
 
-    parser = argparse.ArgumentParser(
-        prog="cxrignite download", description=f"{VERBS['download']}.", allow_abbrev=False
-    )
-    names = list(download.PUBLIC_DATA)
-    parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
-    parser.add_argument("--into", type=Path, default=Path("data"), help="folder; data by default")
-    parser.add_argument("--archive", type=Path, help="take this file, checked the same way")
-    parser.add_argument(
-        "--keep_archive",
-        choices=["true", "false"],
-        default="false",
-        help="keep the archive beside the films; false by default",
-    )
-    options = parser.parse_args(argv)
-    download.download(
-        download.PUBLIC_DATA[options.name],
-        options.into,
-        archive=options.archive,
-        keep_archive=options.keep_archive == "true",
-    )
+    download_named(argv, VERBS["download"])
     return 0
 
 

@@ -5,8 +5,6 @@ import io
 import random
 import stat
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -55,7 +53,7 @@ FILMS = {
 }
 
 
-def build(*more, instead=None, leave_out=()):
+def build(*more, instead=None, leave_out=(), method=zipfile.ZIP_DEFLATED):
     """An archive of all films, and of `(name or ZipInfo, bytes)` behind them."""
     entries = [("chest_xray/train/", b""), ("chest_xray/.DS_Store", b"litter")]
     for name, content in FILMS.items():
@@ -68,7 +66,7 @@ def build(*more, instead=None, leave_out=()):
         for entry, content in (*entries, *more):
             # By a name alone it would have the time of now, and each run other archives.
             info = zipfile.ZipInfo(entry) if isinstance(entry, str) else entry
-            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+            archive.writestr(info, content, method)
     return buffer.getvalue()
 
 
@@ -92,9 +90,8 @@ def entry_of_mode(name, kind):
 def renamed(name):
     """An archive one of whose films has another name, of the same length, in both places."""
     old = b"chest_xray/test/NORMAL/IM-0001-0001.jpeg"
-    new = name.ljust(len(old), b"x") if not name.endswith(b".jpeg") else name
-    assert len(new) == len(old), len(new)
-    return build().replace(old, new)
+    assert len(name) == len(old)
+    return build().replace(old, name)
 
 
 class Playground:
@@ -193,7 +190,9 @@ def crafted():
         yield f"name {name!a:.60}", build((name, b"evil"))
         yield f"alone {name!a:.60}", build((name, b"evil"), leave_out=[FILM])
     for name in TWICE:
-        yield f"twice {name}", build((f"chest_xray/train/NORMAL/{name}", b"again"))
+        again = (f"chest_xray/train/NORMAL/{name}", b"again")
+        # As many films as there should be: the name alone is wrong.
+        yield f"twice {name}", build(again, leave_out=["train/NORMAL/IM-0002-0001.jpeg"])
     for kind in KINDS:
         yield (
             f"mode {kind:o}",
@@ -201,7 +200,7 @@ def crafted():
         )
     for name, content in LINKS:
         yield f"link {name}", build((entry_of_mode(name, stat.S_IFLNK), content))
-    yield "nul in a name", renamed(b"chest_xray/test/NORMAL/IM-0001\x000001.jpeg")
+    yield "nul in a name", renamed(b"chest_xray/test/NORMAL/IM-0001.jpeg\x00jpeg")
     yield "a film is missing", build(leave_out=[FILM])
     yield "a film more", build(("chest_xray/test/NORMAL/IM-0003-0001.jpeg", b"more"))
     yield "a bomb by its ratio", BOMB
@@ -220,6 +219,8 @@ def crafted():
         yield f"encrypted {flag:x}", patched(build(), FLAGS, flag)
     for method in (1, 9, 12, 14, 93, 99):
         yield f"method {method}", patched(build(), METHOD, method)
+    yield "bzip2", build(method=zipfile.ZIP_BZIP2)
+    yield "LZMA", build(method=zipfile.ZIP_LZMA)
     yield "link by the list alone", patched(build(), MODE, (stat.S_IFLNK | 0o777) << 16)
     yield "empty", b""
     yield "no archive", b"<html>login</html>"
@@ -267,9 +268,9 @@ def test_a_damaged_archive_is_refused_or_right(playground):
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_archives_are_refused_or_right(playground):
-    outcomes = [playground.unpack(body) for _, body in damaged(10_000)]
-    assert outcomes.count(False) > 8000
+def test_two_thousand_damaged_archives_are_refused_or_right(playground):
+    outcomes = [playground.unpack(body) for _, body in damaged(2_000)]
+    assert outcomes.count(False) > 1_600
 
 
 def test_a_bomb_is_refused_before_anything_is_written(playground, monkeypatch):
@@ -278,19 +279,6 @@ def test_a_bomb_is_refused_before_anything_is_written(playground, monkeypatch):
 
     monkeypatch.setattr(unpacking, "_unpack", reached)
     assert not playground.unpack(BOMB)
-
-
-def test_a_partial_folder_of_a_killed_process_is_swept_and_others_are_not(playground):
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    stale = playground.into / f"chest_xray.{process.pid}.partial"
-    (stale / "train").mkdir(parents=True)
-    theirs = playground.into / "chest_xray.mine.partial"
-    theirs.mkdir()
-    playground.archive.write_bytes(build())
-    unpack(playground.archive, DATA, playground.target)
-    assert not stale.exists()
-    assert theirs.exists()
 
 
 def test_a_disk_that_fills_up_leaves_nothing_and_names_path_and_room(playground, monkeypatch):

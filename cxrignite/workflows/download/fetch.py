@@ -159,7 +159,9 @@ def _answer(opener: OpenerDirector, request: Request, part: Part, timeout: float
 
 def _refusal(request: Request, error: HTTPError, part: Part) -> Exception:
     """What a status other than success means."""
-    said = f"the server answers {error.code} {error.reason}"
+    # urllib tells of a redirect without end on three lines, and a server says what it likes.
+    words = "".join(filter(str.isprintable, " ".join(str(error.reason).split())))
+    said = f"the server answers {error.code} {words:.200}"
     if error.code == 416:
         # What is asked for lies behind the file's end: this is no part of that file.
         part.remove()
@@ -178,14 +180,17 @@ def _offset(response: HTTPResponse, part: Part, size: int) -> int:
     """
     if response.status == 200:
         return 0
+    if response.status != 206:
+        raise _TryFailed(f"the server answers {response.status}")
     said = response.headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(said)
-    if response.status == 206 and found and int(found[1]) == part.size:
+    if found and int(found[1]) == part.size:
         if found[2] in (str(size), "*") and part.continues(response.headers):
             return part.size
-        said = "the file at the server has changed"
+        part.remove()
+        raise _TryFailed("the file at the server has changed")
     part.remove()
-    raise _TryFailed(f"the server answers {response.status} with {said or 'no Content-Range'}")
+    raise _TryFailed(f"the server answers with the range {said!a:.100}")
 
 
 def _chunks(response: HTTPResponse, missing: int) -> Iterator[bytes]:

@@ -71,6 +71,7 @@ def _measure(folder: Path, data: PublicData) -> tuple[int, int]:
         if (folder / name).is_dir():
             with os.scandir(folder / name) as entries:
                 for entry in entries:
-                    num_files += 1
-                    num_bytes += entry.stat().st_size
+                    if not entry.name.startswith("."):  # a file manager's, of who looked in
+                        num_files += 1
+                        num_bytes += entry.stat().st_size
     return num_files, num_bytes

@@ -49,15 +49,14 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
         DataError: The archive is damaged, hostile, or has other films; nothing stays behind.
         CxrIgniteError: The disk is full or cannot be written to; nothing stays behind.
     """
-    sweep_partials(target)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         with _opened(archive) as contents:
             films = _films(archive, contents, data)
             _unpack(contents, films, archive, partial)
         write_origin(partial, data)
-        # Thousands of small files: one by one they take minutes to reach a slow disk.
-        os.sync()
+        # Not synced, as thousands of small files take minutes on a slow disk: after a power cut
+        # those that were lost are short, and `is_whole` says so.
         partial.rename(target)
         sync_folder(target.parent)
     except OSError as error:
