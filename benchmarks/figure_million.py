@@ -38,7 +38,7 @@ class RepeatedFilms(Source):
         numbered = zip(range(self.num_films), itertools.cycle(real), strict=False)
         return [
             Film(
-                film.path,
+                film.file,
                 f"{number}/{film.path.name}",
                 film.label,
                 f"{film.label}-{number // 9}",

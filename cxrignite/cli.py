@@ -13,6 +13,12 @@ from cxrignite.errors import CxrIgniteError
 from cxrignite.parsing import EXIT_CODES
 from cxrignite.verbs import COMMANDS, VERBS
 
+_AFTER_A_STOP = {
+    "fit": "; go on with --resume auto",
+    "predict": "; the same command goes on",
+    "download": "; the same command goes on",
+}
+
 
 def run(argv: list[str]) -> int:
     """Run one command line.
@@ -35,7 +41,7 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         number: int = getattr(interrupt, "signal_number", 2)
-        hint = "; go on with --resume auto" if verb == "fit" else ""
+        hint = _AFTER_A_STOP.get(str(verb), "")
         sys.stderr.write(f"cxrignite {verb}: stopped by signal {number}{hint}\n")
         return 128 + number
     except BrokenPipeError:

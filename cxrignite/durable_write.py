@@ -40,7 +40,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CxrIgniteError(
-            f"cannot write {path} ({len(data)} bytes, {_free_bytes(path)} free): {reason}"
+            f"cannot write {path} ({len(data)} bytes, {free_bytes(path)} free): {reason}"
         ) from error
     finally:
         with suppress(OSError):
@@ -120,6 +120,7 @@ def _is_another_live_process(pid: int) -> bool:
     return True
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
+    """The bytes that are free where `path` is, or would be."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     return shutil.disk_usage(folder).free

@@ -57,6 +57,10 @@ class PackError(CxrIgniteError):
     """A folder that cannot keep preprocessed images: exit code 1."""
 
 
+class DownloadError(CxrIgniteError):
+    """A file that could not be fetched: exit code 1."""
+
+
 class CheckpointError(CxrIgniteError):
     """A checkpoint that is missing, damaged or not ours: exit code 3."""
 

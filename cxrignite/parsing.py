@@ -22,21 +22,24 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
     "4 a constraint that cannot be met"
 )
-_SCORING_KEYS = (
-    "data.source",
-    "data.batch_size",
-    "data.num_workers",
-    "trainer.device",
-    "trainer.precision",
-)
+_COMPUTING_KEYS = ("data.batch_size", "data.num_workers", "trainer.device", "trainer.precision")
+_SCORING_KEYS = ("data.source", *_COMPUTING_KEYS)
 # What verbs that take a finished run may change of the recipe they find in its folder.
 CHANGEABLE_KEYS = {
     "validate": _SCORING_KEYS,
     "test": _SCORING_KEYS,
     "recalibrate": _SCORING_KEYS,
     "explain": (*_SCORING_KEYS, "explain"),
+    "predict": (*_COMPUTING_KEYS, "explain.method", "explain.target_layer"),
+}
+# What `audit` shows of a recipe, and the parts that it needs none of.
+_AUDITED_KEYS = ("config", "data", "loss", "validator", "seed", "run_dir")
+_UNUSED_PARTS = {
+    "model": {"class_path": "cxrignite.nn.LightCNN"},
+    "optimizer": {"class_path": "torch.optim.SGD"},
 }
 _MAX_NAMED = 6
+_NUM_NAMED = 3  # of a longer list
 
 
 class Option(NamedTuple):
@@ -57,6 +60,16 @@ _SCORING = (
     Option("subgroups", str, "A regular expression on file names; its named groups count."),
 )
 OPTIONS = {
+    "audit": (
+        Option("output_dir", Path, "Gets the lists and the page; `audit` in run_dir by default."),
+        Option(
+            "fail_on",
+            str,
+            "Kinds of findings that end it with exit code 3; `problem` (default) is all that are "
+            "grave, `none` is none.",
+            "+",
+        ),
+    ),
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
     "validate": _SCORING,
     "test": _SCORING,
@@ -66,6 +79,17 @@ OPTIONS = {
         Option("files", Path, "All of these images, or folders of images, instead.", "+"),
         Option("name", str, "Name of the results, where --data.source or --files names images."),
         Option("operating_point", str, "Decide by the operating point of this site."),
+    ),
+    "predict": (
+        _RUN,
+        Option("files", Path, "Images, folders, quoted patterns as 'films/**/*.png'.", "+"),
+        Option("manifest", Path, "A CSV file that names the images, in place of --files."),
+        Option("path_column", str, "Its column of the images' names; `path` by default."),
+        Option("patient_column", str, "Its column of patients; `patient` where there is one."),
+        Option("output", Path, "The table of scores; predictions.csv by default."),
+        Option("operating_point", str, "Decide by the operating point of this site."),
+        Option("maps", bool, "As --explain true: draw a map of every image, too."),
+        Option("overwrite", bool, "Begin anew, whatever is there; false goes on (default)."),
     ),
     "recalibrate": (
         _RUN,
@@ -154,6 +178,9 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
+    if verb == "audit":
+        parser.set_defaults(_UNUSED_PARTS)
+        _hide_all_but(parser, _AUDITED_KEYS, [option.name for option in OPTIONS[verb]])
     if not takes_recipe:
         _hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
     return parser
@@ -195,7 +222,7 @@ def _brief_formatter() -> type[argparse.HelpFormatter]:
             text: str = super()._expand_help(action)
             before, marker, classes = text.partition("known subclasses: ")
             names = classes.rstrip(")").split(", ")
-            few = ", ".join(names[:_MAX_NAMED])
+            few = ", ".join(names[:_NUM_NAMED])
             return text if len(names) <= _MAX_NAMED else f"{before}{marker}{few}, ...)"
 
     return BriefFormatter
@@ -236,3 +263,14 @@ def option_values(option: str, argv: list[str]) -> list[str]:
         for arg, following in pairs
         if arg.partition("=")[0] == option
     ]
+
+
+def with_maps(argv: list[str]) -> list[str]:
+    """`--explain true` as `--maps true`: the recipe's group of that name would take a file."""
+    told = []
+    for arg, following in itertools.pairwise([*argv, "--"]):
+        name, equals, value = arg.partition("=")
+        told.append(f"--maps{equals}{value}" if name == "--explain" else arg)
+        if arg == "--explain" and following.startswith("--"):
+            told.append("true")
+    return told

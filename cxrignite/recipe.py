@@ -31,6 +31,24 @@ def _require(holds: bool, name: str, rule: str, value: object) -> None:
 
 
 @dataclass
+class Fold:
+    """One of several folds of the training patients.
+
+    Attributes:
+        index: Which, from 0.
+        count: Of how many, at least 2.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 2, "data.fold.count", "at least 2", self.count)
+        rule = f"in [0, {self.count})"
+        _require(0 <= self.index < self.count, "data.fold.index", rule, self.index)
+
+
+@dataclass
 class DataRecipe:
     """What is learnt from, and how it reaches the model.
 
@@ -40,6 +58,9 @@ class DataRecipe:
         calibration_fraction: Share of them kept to choose the threshold, in [0, 0.4]; these films
             pick neither weights nor checkpoint, so it can be certified. 0 chooses it on the
             validation split.
+        test_fraction: Share kept for the test, in [0, 0.5]; the source then has no test split.
+        fold: In place of `val_fraction`, the fold validated on: `{index: 0, count: 5}`.
+        allow_leakage: Train though a patient or a file is in several splits.
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
         image_size: Rows and columns that each film is read at, a JPEG at a fraction of its size;
             null keeps the file's own.
@@ -60,6 +81,9 @@ class DataRecipe:
     source: Source
     val_fraction: float = 0.15
     calibration_fraction: float = 0.0
+    test_fraction: float = 0.0
+    fold: Fold | None = None
+    allow_leakage: bool = False
     on_unreadable: Literal["raise", "skip"] = "raise"
     image_size: tuple[int, int] | None = None
     preprocess: list[Transform] = field(default_factory=list)
@@ -73,13 +97,7 @@ class DataRecipe:
     prefetch_factor: int = 4
 
     def __post_init__(self) -> None:
-        _require(
-            0 < self.val_fraction <= 0.5, "data.val_fraction", "in (0, 0.5]", self.val_fraction
-        )
-        share = self.calibration_fraction
-        _require(0 <= share <= 0.4, "data.calibration_fraction", "in [0, 0.4]", share)
-        both = round(self.val_fraction + share, 9)
-        _require(both <= 0.6, "data.val_fraction + data.calibration_fraction", "at most 0.6", both)
+        self._check_shares()
         _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
         if self.pack is False:
             self.pack = "off"  # which is what YAML takes it for
@@ -90,6 +108,21 @@ class DataRecipe:
         _require(
             self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor
         )
+
+    def _check_shares(self) -> None:
+        """Each is carved of what the one before left: never more than a half of that."""
+        test, val, share = self.test_fraction, self.val_fraction, self.calibration_fraction
+        _require(0 <= test <= 0.5, "data.test_fraction", "in [0, 0.5]", test)
+        _require(0 < val <= 0.5, "data.val_fraction", "in (0, 0.5]", val)
+        _require(0 <= share <= 0.4, "data.calibration_fraction", "in [0, 0.4]", share)
+        name = "data.val_fraction"
+        if self.fold is not None:
+            name, val = "the share of data.fold", (1 - test) / self.fold.count
+        rule = "at most a half of what data.test_fraction leaves"
+        _require(round(val, 9) <= round((1 - test) / 2, 9), name, rule, val)
+        taken = round(test + val + share, 9)
+        names = [*(["data.test_fraction"] if test else []), name, "data.calibration_fraction"]
+        _require(taken <= 0.6, " + ".join(names), "at most 0.6", taken)
 
 
 @dataclass

@@ -14,23 +14,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxrignite.errors import RecipeError
-from cxrignite.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe
+from cxrignite.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
 
 if TYPE_CHECKING:
     from cxrignite.recipe import Recipe
 
 VERBS = {
+    "audit": "what is wrong with a data set, before training on it",
     "fit": "train and validate, keep the best, choose the operating point, leave a run folder",
     "validate": "score a run on its validation split, with the stored threshold",
     "test": "score a run on its test split or on other films, with a stored threshold",
     "recalibrate": "choose a threshold for one site from its own labelled films",
+    "predict": "new films to a table of scores and decisions, which a stop does not undo",
     "explain": "draw where the model looked, and measure whether the maps mean anything",
     "compare": "runs against each other, in pairs on the same films",
     "report": "a run folder as one self-contained HTML page",
     "benchmark": "what this machine makes of a recipe, beside the same loop written by hand",
+    "download": "a public data set by name, checked by size and sha256, unpacked",
     "recipes": "list, show or copy the recipes that ship with the package",
 }
 """What each verb does, in the order in which help names them."""
+
+
+def _audit(argv: list[str]) -> int:
+    if not argv:
+        raise RecipeError("name a recipe, --config FILE, or a source, --data.source CLASS")
+    recipe, _, options = parse_recipe("audit", VERBS["audit"], argv)
+    from cxrignite.workflows.audit import PROBLEMS, audit
+
+    chosen = options["fail_on"]
+    fail_on = [PROBLEMS] if chosen is None else [kind for kind in chosen if kind != "none"]
+    audit(recipe, options["output_dir"] or recipe.run_dir / "audit", fail_on)
+    return 0
 
 
 def _fit(argv: list[str]) -> int:
@@ -84,6 +99,14 @@ def _explain(argv: list[str]) -> int:
 
     name = _results_name(options["name"], split, site)
     explain(recipe, options["run"], Scoring(split, name, not other_films, site))
+    return 0
+
+
+def _predict(argv: list[str]) -> int:
+    recipe, options = _recipe_of_run("predict", with_maps(argv))
+    from cxrignite.workflows.predict import Request, predict
+
+    predict(recipe, options["run"], Request.of(options))
     return 0
 
 
@@ -179,6 +202,32 @@ def _benchmark(argv: list[str]) -> int:
     return 0
 
 
+def _download(argv: list[str]) -> int:
+    from cxrignite.workflows import download
+
+    parser = argparse.ArgumentParser(
+        prog="cxrignite download", description=f"{VERBS['download']}.", allow_abbrev=False
+    )
+    names = list(download.PUBLIC_DATA)
+    parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
+    parser.add_argument("--into", type=Path, default=Path("data"), help="folder; data by default")
+    parser.add_argument("--archive", type=Path, help="take this file, checked the same way")
+    parser.add_argument(
+        "--keep_archive",
+        choices=["true", "false"],
+        default="false",
+        help="keep the archive beside the films; false by default",
+    )
+    options = parser.parse_args(argv)
+    download.download(
+        download.PUBLIC_DATA[options.name],
+        options.into,
+        archive=options.archive,
+        keep_archive=options.keep_archive == "true",
+    )
+    return 0
+
+
 def _recipes(argv: list[str]) -> int:
     from cxrignite.workflows import shipped
 
@@ -261,14 +310,17 @@ def _refuse_other_keys(argv: list[str], verb: str) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "audit": _audit,
     "fit": _fit,
     "validate": lambda argv: _score(argv, "val"),
     "test": lambda argv: _score(argv, "test"),
     "recalibrate": _recalibrate,
+    "predict": _predict,
     "explain": _explain,
     "compare": _compare,
     "report": _report,
     "benchmark": _benchmark,
+    "download": _download,
     "recipes": _recipes,
 }
 """From a verb to what runs it: the arguments after the verb in, an exit code out."""

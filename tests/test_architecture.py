@@ -48,6 +48,10 @@ def test_every_public_name_of_a_room_has_a_docstring():
         ("import cxrignite.data", "ignite jsonargparse monai torchvision matplotlib yaml timm"),
         ("import cxrignite.nn", "ignite jsonargparse monai torchvision matplotlib timm"),
         ("import cxrignite.recipe", "jsonargparse monai torchvision matplotlib timm"),
+        (
+            "import cxrignite.workflows.download",
+            "torch ignite monai torchvision matplotlib jsonargparse numpy yaml",
+        ),
         ("import cxrignite.cli", "torch ignite monai torchvision matplotlib jsonargparse numpy"),
     ],
 )

@@ -34,7 +34,9 @@ monitor: {metric: roc_auc, patience: 3}
 """
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["recipes", "list"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], ["recipes", "list"], ["download", "--help"]]
+)
 def test_light_answers_come_within_a_second_and_without_torch(argv):
     # Shut out, so that an import of torch anywhere fails the command.
     started = time.perf_counter()

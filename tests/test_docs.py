@@ -77,7 +77,8 @@ def run_until_work_begins(monkeypatch):
     for work in (
         *("fit.fit", "score.score", "recalibrate.recalibrate", "compare.compare_runs"),
         *("report.write_report", "shipped.copy_recipe", "benchmark.benchmark"),
-        *("explain.explain", "explain.explain_files"),
+        *("explain.explain", "explain.explain_files", "audit.audit"),
+        *("predict.predict", "download.download"),
     ):
         monkeypatch.setattr(f"cxrignite.workflows.{work}", reached)
     monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)

@@ -1,10 +1,12 @@
-"""Validation and calibration films carved out of the training films, whole patients at a time."""
+"""Splits carved out of the training films, whole patients at a time; folds by patient."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data.sources import Film
 from cxrignite.errors import DataError, RecipeError
+
+_logger = logging.getLogger(__name__)
 
 MAX_DEALT_PATIENTS = 20_000
 """Up to here patients are dealt into even folds; of more they are drawn."""
@@ -22,11 +26,13 @@ def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -
 
     The training patients are dealt into folds of like size and class balance
     (`StratifiedGroupKFold`), some of which become the new split. More than `MAX_DEALT_PATIENTS` are
-    drawn by chance within each class, which is as even then.
+    drawn by chance within each class, which is as even then. Patients who have a file in common, to
+    the byte, stay together: they may be one patient under two names, and one picture must not
+    stand on two sides.
 
     Args:
         films: The films of every split; only those of `train` are moved.
-        split: `val` or `calibration`; no film may be in it yet.
+        split: `val`, `calibration` or `test`; no film may be in it yet.
         fraction: Share of the films in `train`, in `(0, 0.5]`.
         seed: Seed of the deal, at least 0; the same seed and films give the same split.
 
@@ -40,49 +46,151 @@ def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -
     """
     if not 0.0 < fraction <= 0.5:
         raise RecipeError(f"the share of {split} must be in (0, 0.5], got {fraction}")
-    if seed < 0:
-        raise RecipeError(f"seed must be at least 0, got {seed}")
-    if any(film.split == split for film in films):
-        raise DataError(f"films must have no {split} split yet, got some with split '{split}'")
-    candidates = [film for film in films if film.split == "train"]
-    labels = np.array([film.label for film in candidates], dtype=np.int64)
-    numbers: dict[str, int] = {}
-    patients = np.array([numbers.setdefault(film.patient, len(numbers)) for film in candidates])
-    num_folds, num_taken = _fold_counts(fraction)
-    for label in (0, 1):
-        num_patients = len(np.unique(patients[labels == label]))
-        if num_patients < num_folds:
-            raise DataError(
-                f"a {split} split of {fraction:.3g} needs at least {num_folds} patients "
-                f"of each class, got {num_patients} of class {label}"
-            )
-    if len(numbers) > MAX_DEALT_PATIENTS:
-        is_moved = _draw(labels, patients, fraction, seed)
+    pool = _Pool.of(films, split, seed)
+    what, (num_folds, num_taken) = f"a {split} split of {fraction:.3g}", _fold_counts(fraction)
+    pool.check_enough(num_folds, what)
+    if pool.num_patients > MAX_DEALT_PATIENTS:
+        before, in_all = _queue(pool, seed)
+        is_moved = (before < fraction * in_all)[pool.numbers]
     else:
-        names = [film.patient for film in candidates]
-        is_moved = _deal(labels, names, num_folds, num_taken, seed)
-    moves = iter(is_moved.tolist())
-    carved = [
-        film.moved(split) if film.split == "train" and next(moves) else film for film in films
-    ]
-    _check_carved(carved, split, float(is_moved.mean()), fraction)
+        # The largest patients go to the first folds, so which folds to take is drawn too.
+        taken = np.random.default_rng(seed).choice(num_folds, num_taken, replace=False)
+        is_moved = np.isin(_deal(pool, num_folds, seed), taken)
+    achieved = float(is_moved.mean())
+    carved = _moved(films, is_moved, split, what)
+    if abs(achieved - fraction) > 0.5 * fraction:
+        raise DataError(
+            f"the share of {split} must be near {fraction:.3g}, got {achieved:.3f}: "
+            "some patients have too many images to be dealt evenly"
+        )
     return carved
 
 
-def _deal(
-    labels: NDArray[np.int64], patients: list[str], num_folds: int, num_taken: int, seed: int
-) -> NDArray[np.bool_]:
-    """Which films move: those of a few folds of like size and class balance."""
-    folds = _PatientFolds(num_folds, shuffle=True, random_state=seed % 2**32).split(
-        np.zeros(len(labels)), labels, patients
-    )
-    # The largest patients go to the first folds, so which folds to take is drawn too.
-    taken = np.random.default_rng(seed).choice(num_folds, num_taken, replace=False)
-    is_moved = np.zeros(len(labels), dtype=bool)
-    for fold, (_, indices) in enumerate(folds):
-        if fold in taken:
-            is_moved[indices] = True
-    return is_moved
+def carve_fold(films: Sequence[Film], index: int, num_folds: int, seed: int) -> list[Film]:
+    """Moves one of several folds of the training films to `val`, whole patients at a time.
+
+    Over all indices each training film is validated exactly once. The folds are dealt as
+    `carve_split` deals them; where patients are drawn by chance, each is drawn into one fold.
+
+    Args:
+        films: The films of every split; only those of `train` are moved, none may be in `val`.
+        index: Which fold, in `[0, num_folds)`.
+        num_folds: How many folds there are, at least 2.
+        seed: Seed of the deal, at least 0; the same seed and films give the same folds.
+
+    Returns:
+        The films in the same order, each in one of `SPLITS`.
+
+    Raises:
+        RecipeError: If a number is out of range.
+        DataError: If there is a `val` split already, a class has fewer patients than there are
+            folds, or this fold or the rest would lack a class.
+    """
+    if num_folds < 2:
+        raise RecipeError(f"the number of folds must be at least 2, got {num_folds}")
+    if not 0 <= index < num_folds:
+        raise RecipeError(f"the fold's index must be in [0, {num_folds}), got {index}")
+    pool, what = _Pool.of(films, "val", seed), f"fold {index} of {num_folds}"
+    pool.check_enough(num_folds, what)
+    if pool.num_patients > MAX_DEALT_PATIENTS:
+        before, in_all = _queue(pool, seed)
+        folds = (before * num_folds // in_all)[pool.numbers]
+    else:
+        folds = _deal(pool, num_folds, seed)
+    return _moved(films, folds == index, "val", what)
+
+
+class _Pool(NamedTuple):
+    """The training films as arrays, `(N,)` each.
+
+    Attributes:
+        labels: Of each film.
+        patients: Whom it stays with: its patient, or one of the patients joined to that.
+        numbers: The same as numbers from 0, in the order of the films.
+        num_patients: How many of them there are.
+    """
+
+    labels: NDArray[np.int64]
+    patients: list[str]
+    numbers: NDArray[np.int64]
+    num_patients: int
+
+    @classmethod
+    def of(cls, films: Sequence[Film], split: str, seed: int) -> _Pool:
+        """The training films, from which `split` is to be carved.
+
+        Raises:
+            RecipeError: If `seed` is out of range.
+            DataError: If there is such a split already.
+        """
+        if seed < 0:
+            raise RecipeError(f"seed must be at least 0, got {seed}")
+        splits = [film.split for film in films]
+        if split in splits:
+            raise DataError(f"films must have no {split} split yet, got some with split '{split}'")
+        candidates = [film for film in films if film.split == "train"]
+        labels = np.array([film.label for film in candidates], dtype=np.int64)
+        patients = _joined_patients(candidates)
+        numbers: dict[str, int] = {}
+        each = [numbers.setdefault(patient, len(numbers)) for patient in patients]
+        return cls(labels, patients, np.array(each, dtype=np.int64), len(numbers))
+
+    def check_enough(self, num_folds: int, what: str) -> None:
+        """Check that each fold can have a patient of each class.
+
+        Raises:
+            DataError: It cannot.
+        """
+        for label in (0, 1):
+            num_patients = np.count_nonzero(np.bincount(self.numbers[self.labels == label]))
+            if num_patients < num_folds:
+                raise DataError(
+                    f"{what} needs at least {num_folds} patients of each class, "
+                    f"got {num_patients} of class {label}"
+                )
+
+
+def _joined_patients(films: Sequence[Film]) -> list[str]:
+    """Whom each film stays with: its patient, or the first of the patients joined to that.
+
+    Patients are joined who share a file's content, and so on along a chain of such pairs.
+    """
+    patients = [film.patient for film in films]
+    digests = [film.sha256 or film.name for film in films]
+    if len(set(digests)) == len(digests):
+        return patients  # as a rule; the rest takes a second for a million films
+    last = dict(zip(digests, patients, strict=True))
+    owners = [last[digest] for digest in digests]
+    parents: dict[str, str] = {}
+
+    def root(patient: str) -> str:
+        while (parent := parents.get(patient, patient)) != patient:
+            parents[patient] = patient = parents.get(parent, parent)
+        return patient
+
+    for owner, patient in zip(owners, patients, strict=True):
+        if owner != patient:
+            parents[root(owner)] = root(patient)
+    if not parents:
+        return patients
+    involved = {*parents, *parents.values()}
+    _logger.info("%d patients have files in common: they stay together", len(involved))
+    # Named by whoever comes first, so that the name does not depend on how they were joined.
+    first: dict[str, str] = {}
+    for patient in patients:
+        if patient in involved:
+            first.setdefault(root(patient), patient)
+    return [first[root(each)] if each in involved else each for each in patients]
+
+
+def _deal(pool: _Pool, num_folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each film, `(N,)`: folds of like size and class balance."""
+    folds = np.zeros(len(pool.labels), dtype=np.int64)
+    dealer = _PatientFolds(num_folds, shuffle=True, random_state=seed % 2**32)
+    dealt = dealer.split(np.zeros(len(folds)), pool.labels, pool.patients)
+    for fold, (_, indices) in enumerate(dealt):
+        folds[indices] = fold
+    return folds
 
 
 class _PatientFolds(StratifiedGroupKFold):  # type: ignore[misc]  # it ships no types
@@ -128,23 +236,21 @@ def _deviation(values: list[float]) -> float:
     return math.sqrt(sum([(value - mean) ** 2 for value in values]) / len(values))
 
 
-def _draw(
-    labels: NDArray[np.int64], patients: NDArray[np.int64], fraction: float, seed: int
-) -> NDArray[np.bool_]:
-    """Which films move: those of patients drawn until the share is met.
+def _queue(pool: _Pool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Patients in a drawn order: how many films come before each, and how many there are in all.
 
-    Drawn among patients with a positive film and among those without, it is as even as a deal where
-    there are so many, and takes a second where that takes minutes.
+    Drawn among patients with a positive film and among those without, a split is as even as a deal
+    where there are so many, and takes a second where that takes minutes.
     """
     random = np.random.default_rng(seed)
-    num_films = np.bincount(patients)
-    has_positive = np.bincount(patients, weights=labels) > 0
-    is_moved = np.zeros(len(num_films), dtype=bool)
+    num_films = np.bincount(pool.numbers)
+    has_positive = np.bincount(pool.numbers, weights=pool.labels) > 0
+    before, in_all = np.zeros_like(num_films), np.zeros_like(num_films)
     for stratum in (np.flatnonzero(~has_positive), np.flatnonzero(has_positive)):
         order = random.permutation(stratum)
-        before = np.cumsum(num_films[order]) - num_films[order]
-        is_moved[order[before < fraction * num_films[stratum].sum()]] = True
-    return is_moved[patients]
+        before[order] = np.cumsum(num_films[order]) - num_films[order]
+        in_all[order] = num_films[stratum].sum()
+    return before, in_all
 
 
 def _fold_counts(fraction: float) -> tuple[int, int]:
@@ -159,16 +265,17 @@ def _fold_counts(fraction: float) -> tuple[int, int]:
     raise AssertionError("unreachable: the shares k / n are dense")
 
 
-def _check_carved(films: Sequence[Film], split: str, achieved: float, fraction: float) -> None:
+def _moved(films: Sequence[Film], is_moved: NDArray[np.bool_], split: str, what: str) -> list[Film]:
+    """The films with some of those of `train`, `(N,)`, in another split."""
+    moves = iter(is_moved.tolist())
+    carved = [
+        film.moved(split) if film.split == "train" and next(moves) else film for film in films
+    ]
     for each in ("train", split):
-        labels = {film.label for film in films if film.split == each}
+        labels = {film.label for film in carved if film.split == each}
         if labels != {0, 1}:
             raise DataError(
-                f"a {split} split of {fraction:.3g} must leave both classes in train and {split}, "
+                f"{what} must leave both classes in train and {split}, "
                 f"got classes {sorted(labels)} in {each}"
             )
-    if abs(achieved - fraction) > 0.5 * fraction:
-        raise DataError(
-            f"the share of {split} must be near {fraction:.3g}, got {achieved:.3f}: "
-            "some patients have too many images to be dealt evenly"
-        )
+    return carved

@@ -26,7 +26,7 @@ class FilmTable:
     """
 
     def __init__(self, films: Sequence[Film]) -> None:
-        paths = [str(film.path).encode("utf-8", "surrogateescape") for film in films]
+        paths = [film.file.encode("utf-8", "surrogateescape") for film in films]
         self.labels = torch.tensor([film.label for film in films], dtype=torch.float32)
         self._ends = torch.tensor(list(accumulate(map(len, paths), initial=0)), dtype=torch.int64)
         # A copy, since torch takes writable memory only.

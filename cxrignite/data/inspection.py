@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 from cxrignite.data.reading import Size, decode_image, read_bytes
@@ -73,7 +72,7 @@ def inspect_films(
     Raises:
         UnreadableImageError: Under `raise`, for the first unreadable film in the order given.
     """
-    paths = list(dict.fromkeys(film.path for film in films))
+    paths = list(dict.fromkeys(film.file for film in films))
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="inspect") as pool:
         # Several files a task: to hand a task over takes as long as to hash a small file.
@@ -86,7 +85,7 @@ def inspect_films(
             # `disable=None` keeps the bar off where stderr is not a terminal.
             results = tqdm(results, total=len(paths), desc="inspecting", unit="img", disable=None)
         found = dict(zip(paths, results, strict=True))
-    outcomes = [found[film.path] for film in films]
+    outcomes = [found[film.file] for film in films]
     inspection = Inspection(
         [
             film.hashed(each)
@@ -100,7 +99,7 @@ def inspect_films(
     return inspection
 
 
-def _inspect(path: Path, *, decode: bool, size: Size | None) -> str | UnreadableImageError:
+def _inspect(path: str, *, decode: bool, size: Size | None) -> str | UnreadableImageError:
     try:
         data = read_bytes(path)
         if decode:

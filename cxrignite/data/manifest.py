@@ -133,7 +133,8 @@ class Manifest(Source):
         at_label = len(names.columns)
         at_others = at_label + len(selection.columns)
         columns = [*names.columns, *selection.columns, *others.columns]
-        root = self.root
+        # Text, and as `Path` writes it.
+        before = str(self.root / "name").removesuffix("name")
         films: dict[str, Film] = {}
         lines = array("q")
         num_rows = 0
@@ -146,11 +147,13 @@ class Manifest(Source):
             facts = label, *others.read(line, name, cells[at_others:])
             first = films.get(name)
             if first is None:
-                films[name] = Film(root / name, name, *facts)
+                films[name] = Film(before + name, name, *facts)
                 lines.append(line)
             elif first[2:6] != facts:
                 first_line = lines[list(films).index(name)]
-                _check_same_film(table.at(line), Film(root, name, *facts), first, first_line)
+                _check_same_film(
+                    table.at(line), Film(before + name, name, *facts), first, first_line
+                )
         selection.check(list(films.values()))
         if num_rows > len(films):
             _logger.info("%s: %s rows name a film again", table.path, f"{num_rows - len(films):,}")

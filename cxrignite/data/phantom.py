@@ -119,7 +119,7 @@ class Phantom(Source):
         patient = f"p{number:05d}"
         name = f"{split}/{self.classes[label]}/{patient}_{k}.png"
         return Film(
-            path=self.root / name,
+            file=f"{self.root}/{name}",
             name=name,
             label=label,
             patient=patient,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import inspect
 import pickle
 import sys
@@ -16,11 +17,22 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from cxrignite.data import reading, transforms
+from cxrignite.data import (
+    dicom,
+    dicom_decoders,
+    dicom_elements,
+    dicom_pixels,
+    dicom_streams,
+    dicom_values,
+    reading,
+    transforms,
+)
 from cxrignite.data.batch_augment import BatchAugment, augment_batch
 from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
 from cxrignite.errors import DataError, PackError, RecipeError
+
+_DICOM = (dicom, dicom_decoders, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
 
 
 class Pipeline:
@@ -71,7 +83,7 @@ class Pipeline:
             `[0, 1]` if augmented.
 
         Raises:
-            UnreadableImageError: If the file is not a whole JPEG or PNG image.
+            UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
             DataError: If a transform fails, or gives another shape than `(1, H, W)` or another
                 scale than `[0, 1]`.
         """
@@ -88,7 +100,7 @@ class Pipeline:
             Shape `(1, H, W)`, uint8.
 
         Raises:
-            UnreadableImageError: If the file is not a whole JPEG or PNG image.
+            UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
         image = torch.from_numpy(reading.read_image(path, self.image_size)).unsqueeze(0)
@@ -140,7 +152,8 @@ class Pipeline:
             PackError: If a transform cannot be written down, as one around a lambda.
         """
         versions = [np.__version__, torch.__version__, PIL.__version__, simplejpeg.__version__]
-        code = [reading, transforms, sys.modules[__name__]]
+        versions.append(importlib.metadata.version("pydicom"))  # not imported where not needed
+        code = [reading, *_DICOM, transforms, sys.modules[__name__]]
         settings = []
         if self.preprocess:
             import monai

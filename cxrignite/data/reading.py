@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -10,10 +11,19 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cxrignite.data.dicom import DICOM_SUFFIXES, decode_dicom, is_dicom
+from cxrignite.data.pixel_limit import MAX_PIXELS, check_pixels
 from cxrignite.errors import UnreadableImageError
 
-# The largest digital detectors have about 20 megapixels. From 89 on Pillow itself warns.
-MAX_PIXELS = 80_000_000
+__all__ = [
+    "MAX_PIXELS",
+    "Size",
+    "decode_image",
+    "holds_dicom",
+    "read_bytes",
+    "read_image",
+    "resize_image",
+]
 
 Size = tuple[int, int]
 """Rows and columns."""
@@ -24,7 +34,7 @@ _ORIENTATION = 0x0112
 
 
 def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
-    """Reads a JPEG or PNG file as a grey image.
+    """Reads a JPEG, PNG or DICOM file as a grey image.
 
     Args:
         path: The file.
@@ -35,7 +45,8 @@ def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
         memory is its own. See `decode_image` for how colours, depths and sizes change.
 
     Raises:
-        UnreadableImageError: If the file cannot be opened or is not a whole JPEG or PNG image.
+        UnreadableImageError: If the file cannot be opened or is not a whole JPEG, PNG or
+            DICOM image.
     """
     return decode_image(read_bytes(path), path, size)
 
@@ -58,10 +69,10 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
-    """Decodes the content of a JPEG or PNG file to a grey image.
+    """Decodes the content of a JPEG, PNG or DICOM file to a grey image.
 
     Colours become ITU-R 601 luma and transparency is ignored. 16 bits become 8 by
-    `65535 -> 255`, rounded; nothing is clipped.
+    `65535 -> 255`, rounded; nothing is clipped. What is done to a DICOM says `decode_dicom`.
 
     With a `size`, a JPEG is decoded at the smallest eighth of its size that still covers it, which
     takes a quarter of the time, and resized from there. The result is less than one grey level
@@ -77,11 +88,14 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
         Shape `(H, W)`, in `[0, 255]`.
 
     Raises:
-        UnreadableImageError: If the content is not a whole JPEG or PNG image, or its header claims
-            more than `MAX_PIXELS` pixels (which is found before anything is decoded).
+        UnreadableImageError: If the content is not a whole JPEG, PNG or DICOM image, or its header
+            claims more than `MAX_PIXELS` pixels (which is found before anything is decoded).
     """
     if not data:
         raise UnreadableImageError(path, "the file is empty")
+    if holds_dicom(data, path):
+        grey = decode_dicom(data, path)
+        return grey if size is None else resize_image(grey, size)
     image = _plain_jpeg(data, path, size)
     return _any_image(data, path, size) if image is None else image
 
@@ -96,7 +110,7 @@ def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    _check_pixels(width, height, path)
+    check_pixels(width, height, path)
     if colours not in {"Gray", "YCbCr"} or _is_turned(data):
         return None
     rows, columns = size or (height, width)
@@ -120,18 +134,39 @@ def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.
 def _any_image(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-            _check_pixels(*image.size, path)
+            check_pixels(*image.size, path)
             grey = _grey(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(path, "not a JPEG or PNG image") from error
+        raise UnreadableImageError(path, "not a JPEG, PNG or DICOM image") from error
     except Exception as error:
         # A damaged file can raise nearly anything inside Pillow: OSError, SyntaxError, ValueError,
         # struct.error, zlib.error, DecompressionBombError.
         raise UnreadableImageError(path, str(error) or type(error).__name__) from error
-    if size is None:
-        return grey
+    return grey if size is None else resize_image(grey, size)
+
+
+def holds_dicom(data: bytes, path: Path | str) -> bool:
+    """Whether a file is to be read as DICOM: by its preamble or, where it has none, by its name.
+
+    Args:
+        data: The file's content.
+        path: The file.
+    """
+    if is_dicom(data):
+        return True
+    is_named = os.path.splitext(path)[1].lower() in DICOM_SUFFIXES
+    return is_named and not data.startswith((b"\xff\xd8", b"\x89PNG"))
+
+
+def resize_image(grey: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resizes a grey image as `decode_image` does.
+
+    Args:
+        grey: Shape `(H, W)`.
+        size: Rows and columns, each at least 1.
+    """
     return _resized(Image.fromarray(grey), size, (grey.shape[1], grey.shape[0]))
 
 
@@ -149,13 +184,6 @@ def _is_turned(data: bytes) -> bool:
             return bool(image.getexif().get(_ORIENTATION, 1) != 1)
     except Exception:  # see `_any_image`, which has the words for it
         return True
-
-
-def _check_pixels(width: int, height: int, path: Path | str) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(
-            path, f"its header claims {width} x {height} pixels, at most {MAX_PIXELS:,} allowed"
-        )
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cxrignite.data.dicom import DICOM_SUFFIXES, is_dicom
 from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
 from cxrignite.errors import DataError, RecipeError
 
@@ -21,16 +22,31 @@ MIN_VAL_FILMS = 50
 SPLITS = ("train", "val", "calibration", "test")
 """Learn the weights, pick the checkpoint, choose the threshold, judge all three."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"}) | DICOM_SUFFIXES
+
+_DICOM_DIRECTORY = "DICOMDIR"  # lists the files of a medium, and holds no image
 
 
-class Film(NamedTuple):
+class _FilmFields(NamedTuple):
+    """What a `Film` holds."""
+
+    file: str
+    name: str
+    label: int
+    patient: str
+    split: str
+    attributes: Mapping[str, str] = {}
+    sha256: str = ""
+
+
+class Film(_FilmFields):
     """One image of a data set.
 
-    A tuple, since a data set may have a million: an object takes three times as long to make.
+    A tuple of plain text and numbers, since a data set may have a million: an object takes three
+    times as long to make, and a `Path` more than all the rest.
 
     Attributes:
-        path: The file.
+        file: The path of its file.
         name: The path relative to the source's root, with forward slashes: the stable identity.
         label: 0 for the first class, 1 for the last (positive) one.
         patient: The patient's key; films of one patient share it.
@@ -39,13 +55,12 @@ class Film(NamedTuple):
         sha256: The file's digest in lower-case hexadecimal, or empty before inspection.
     """
 
-    path: Path
-    name: str
-    label: int
-    patient: str
-    split: str
-    attributes: Mapping[str, str] = {}
-    sha256: str = ""
+    __slots__ = ()
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return Path(self.file)
 
     def moved(self, split: str) -> Film:
         """The same film in another split."""
@@ -91,8 +106,9 @@ class Source(ABC):
 class ClassFolders(Source):
     """A folder for each class: `<root>/{train,test}/<class>/*.jpeg`.
 
-    JPEG and PNG files count. A `val` folder is joined to `train`: the one that Kaggle's variant of
-    ChestXRay2017 brings holds 16 images, which can validate nothing. `test` may be absent.
+    JPEG, PNG and DICOM files count, DICOM by its content where the name does not tell. A `val`
+    folder is joined to `train`: the one that Kaggle's variant of ChestXRay2017 brings holds 16
+    images, which can validate nothing. `test` may be absent.
 
     Args:
         root: The data set's folder; read by `films()`, not by the constructor.
@@ -185,7 +201,7 @@ class ClassFolders(Source):
                 name = f"{split}/{class_name}/{file_name}"
                 subgroup = film_subgroup(name, self.patient_pattern)
                 yield Film(
-                    path=class_dir / file_name,
+                    file=f"{class_dir}/{file_name}",
                     name=name,
                     label=label,
                     patient=patient_key(name, self.patient_pattern),
@@ -231,7 +247,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
                 if _is_image(entry)
             )
             if not found:
-                raise DataError(f"{path} must hold an image, found none that is JPEG or PNG")
+                raise DataError(f"{path} must hold an image, found none that is JPEG, PNG or DICOM")
         elif path.exists():
             found = [path]
         else:
@@ -242,9 +258,16 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     # A leading dot marks macOS resource forks such as `._person1_virus_6.jpeg`.
-    hidden = entry.name.startswith(".")
-    suffix = os.path.splitext(entry.name)[1]
-    return suffix.lower() in IMAGE_SUFFIXES and not hidden and entry.is_file()
+    if entry.name.startswith(".") or entry.name == _DICOM_DIRECTORY or not entry.is_file():
+        return False
+    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+        return True
+    # PACS name their exports `IM000001` or `1.2.840.10008.5`: only the content tells.
+    try:
+        with open(entry.path, "rb", buffering=0) as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False
 
 
 def join_small_validation(films: list[Film]) -> list[Film]:

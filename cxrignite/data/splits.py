@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,28 +13,6 @@ from cxrignite.errors import DataError
 
 COLUMNS = ("path", "label", "patient", "split", "sha256")
 ATTRIBUTE_PREFIX = "attr_"
-NUM_NAMED = 3
-
-
-def check_patient_leakage(films: Sequence[Film]) -> None:
-    """Checks that no patient is in more than one split.
-
-    Args:
-        films: The films of every split.
-
-    Raises:
-        DataError: If one is; it counts them and names the first few.
-    """
-    splits: dict[str, set[str]] = defaultdict(set)
-    for film in films:
-        splits[film.patient].add(film.split)
-    leaks = sorted(patient for patient, where in splits.items() if len(where) > 1)
-    if leaks:
-        named = ", ".join(f"{p} ({' and '.join(sorted(splits[p]))})" for p in leaks[:NUM_NAMED])
-        raise DataError(
-            f"a patient must be in one split only, got {len(leaks)} in more: "
-            f"{named}{', ...' if len(leaks) > NUM_NAMED else ''}"
-        )
 
 
 def check_same_films(frozen: Sequence[Film], current: Sequence[Film]) -> None:
@@ -144,7 +121,7 @@ def _row_problem(row: dict[str, str | None]) -> str | None:
 
 def _film_of(row: dict[str, str], source_root: Path) -> Film:
     return Film(
-        path=source_root / row["path"],
+        file=f"{source_root}/{row['path']}",
         name=row["path"],
         label=int(row["label"]),
         patient=row["patient"],

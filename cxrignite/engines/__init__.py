@@ -6,10 +6,12 @@ from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_
 from cxrignite.engines.evaluator import create_evaluator
 from cxrignite.engines.metrics import EVALUATION_METRICS, attach_metrics
 from cxrignite.engines.precision import Precision, choose_precision
+from cxrignite.engines.scoring import BatchScorer
 from cxrignite.engines.updater import amp_updater, create_trainer
 
 __all__ = [
     "EVALUATION_METRICS",
+    "BatchScorer",
     "Precision",
     "amp_updater",
     "attach_metrics",

@@ -42,14 +42,27 @@ def move_batch(batch: Batch, device: torch.device, channels_last: bool) -> tuple
     Returns:
         Images in the dtype they came in, and labels in float32, which BCE asks for.
     """
-    images, labels = batch[0], batch[1]
+    labels = batch[1].to(device, dtype=torch.float32, non_blocking=True)
+    return move_images(batch[0], device, channels_last), labels
+
+
+def move_images(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+    """Move images to a device, without waiting for the copy.
+
+    Args:
+        images: Shape `(N, C, H, W)`.
+        device: Where to.
+        channels_last: As `move_batch` takes it.
+
+    Returns:
+        Images in the dtype they came in.
+    """
     is_laid_out = channels_last and images.ndim == 4 and images.shape[1] > 1
-    images = images.to(
+    return images.to(
         device,
         non_blocking=True,
         memory_format=torch.channels_last if is_laid_out else torch.preserve_format,
     )
-    return images, labels.to(device, dtype=torch.float32, non_blocking=True)
 
 
 def fill_up(images: Tensor, batch_size: int) -> Tensor:

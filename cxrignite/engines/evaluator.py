@@ -9,10 +9,10 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
-from cxrignite.engines.batches import Batch, check_logits, fill_up, move_batch
+from cxrignite.engines.batches import Batch, check_logits
 from cxrignite.engines.metrics import attach_metrics
-from cxrignite.engines.model_mode import ModelMode
 from cxrignite.engines.precision import FP32, Precision
+from cxrignite.engines.scoring import BatchScorer
 
 
 def create_evaluator(
@@ -48,21 +48,22 @@ def create_evaluator(
         The evaluator.
     """
     device = torch.device(device)
-    mode = ModelMode(model, is_training=False)
+    scorer = BatchScorer(
+        model,
+        device=device,
+        precision=precision,
+        channels_last=channels_last,
+        batch_size=batch_size,
+    )
 
     def evaluate(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
-        mode.enter()
-        with torch.inference_mode():
-            filled = [fill_up(batch[0], batch_size or 0), batch[1]]
-            images, labels = move_batch(filled, device, channels_last)
-            with precision.autocast(device):
-                logits = model(images).float()
-            # Fillings are cut off last: the sigmoid of a vector too depends on its length.
-            scores, logits = torch.sigmoid(logits)[: len(labels)], logits[: len(labels)]
-            check_logits(logits, labels)
-            state: Any = engine.state
-            state.logits, state.num_fillings = logits, len(images) - len(labels)
-            return scores, labels
+        scores, logits = scorer(batch[0])
+        labels = batch[1].to(device, dtype=torch.float32, non_blocking=True)
+        check_logits(logits, labels)
+        state: Any = engine.state
+        state.logits = logits
+        state.num_fillings = max(0, scorer.batch_size - len(labels))
+        return scores, labels
 
     evaluator = Engine(evaluate)
     attach_metrics(evaluator, loss_fn, device=device)

@@ -43,6 +43,7 @@ from cxrignite.functional.intervals import (
     patient_resamples,
 )
 from cxrignite.functional.localization import EnergyInside, energy_inside, pointing_game
+from cxrignite.functional.near_duplicates import NearPair, detail_correlation, near_duplicates
 from cxrignite.functional.operating_point import (
     OperatingPoint,
     Verdict,
@@ -79,6 +80,7 @@ __all__ = [
     "ImageKind",
     "ImbalanceLedger",
     "Interval",
+    "NearPair",
     "OperatingPoint",
     "PairedDifference",
     "PerturbationCurve",
@@ -103,6 +105,7 @@ __all__ = [
     "delong_covariance",
     "delong_difference",
     "delong_interval",
+    "detail_correlation",
     "drawn_share",
     "ece_interval",
     "energy_inside",
@@ -112,6 +115,7 @@ __all__ = [
     "grad_cam",
     "insertion_curve",
     "natural_shift",
+    "near_duplicates",
     "num_false_positives_allowed",
     "num_negatives_needed",
     "overlay",

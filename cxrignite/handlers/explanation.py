@@ -30,7 +30,8 @@ class Explanation:
         importance: Its map, shape `(H, W)`, float32 in `[0, 1]`.
         raw_max: The map's largest value before scaling; 0 for an empty map.
         strength: `raw_max` as a share of the largest of the images explained with this one, in
-            `[0, 1]`: every map is scaled to its own maximum, a faint one too.
+            `[0, 1]`: every map is scaled to its own maximum, a faint one too. Null where it is not
+            held against others.
         name: Of its files: `<name>.png` shows image, map and caption, `<name>.overlay.png` the map
             over the image alone.
     """
@@ -43,7 +44,7 @@ class Explanation:
     image: Tensor
     importance: Tensor
     raw_max: float
-    strength: float
+    strength: float | None
     name: str
 
     @property
@@ -88,12 +89,15 @@ class Explanation:
     @property
     def opacity(self) -> float:
         """Of its most important pixel: the weaker a map, the paler, down to what is still seen."""
-        return _OPACITY * max(_PALEST, math.sqrt(self.strength))
+        strength = float(self.raw_max > 0) if self.strength is None else self.strength
+        return _OPACITY * max(_PALEST, math.sqrt(strength))
 
     def describe_strength(self) -> str:
         """How much the map says, in words."""
         if self.raw_max <= 0:
             return "empty, no place does"
+        if self.strength is None:
+            return f"highest value {self.raw_max:.3g}"
         return f"{self.strength:.2g} times as strong as the strongest shown"
 
 
@@ -120,7 +124,7 @@ def explanations_table(explanations: Sequence[Explanation]) -> bytes:
                 each.decision,
                 " ".join(each.selection),
                 repr(each.raw_max),
-                repr(each.strength),
+                "" if each.strength is None else repr(each.strength),
                 each.picture,
                 each.overlay,
             ]

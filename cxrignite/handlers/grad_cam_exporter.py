@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +17,12 @@ from cxrignite.durable_write import write_durably
 from cxrignite.functional.gathering import NO_INDEX, image_index
 from cxrignite.functional.grad_cam import CamMethod, grad_cam
 from cxrignite.functional.image_choice import ImageChoice
-from cxrignite.functional.overlay import overlay
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.board_writer import BoardWriter
 from cxrignite.handlers.explanation import Explanation, explanations_table
-from cxrignite.handlers.map_picture import map_picture
+from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 
 _BATCH_SIZE = 16
-_MAX_NAME = 60
 
 
 class _Candidate(NamedTuple):
@@ -153,7 +149,7 @@ class GradCAMExporter(Attachable):
                 importance=importance,
                 raw_max=raw,
                 strength=raw / strongest,
-                name=_file_name(int(index[position]), next(iter(about.values()))),
+                name=picture_name(int(index[position]), next(iter(about.values()))),
             )
             self.explanations.append(explanation)
             self._draw(explanation)
@@ -213,13 +209,10 @@ class GradCAMExporter(Attachable):
 
     def _draw(self, explanation: Explanation) -> None:
         layer = self.target_layer
-        name = layer if isinstance(layer, str) else type(layer).__name__
-        lines = explanation.caption(self.classes, f"{self.method} at {name}")
-        image, importance, opacity = explanation.image, explanation.importance, explanation.opacity
-        picture = map_picture(image, importance, lines, opacity=opacity)
-        over = overlay(image[None], importance[None], opacity=opacity)[0]
-        write_durably(self.directory / explanation.picture, _as_png(picture))
-        write_durably(self.directory / explanation.overlay, _as_png(over.permute(1, 2, 0).numpy()))
+        where = f"{self.method} at {layer if isinstance(layer, str) else type(layer).__name__}"
+        picture, over = explanation_pictures(explanation, self.classes, where)
+        write_durably(self.directory / explanation.picture, as_png(picture))
+        write_durably(self.directory / explanation.overlay, as_png(over))
         if self.board is not None:
             tag = f"grad_cam/{self.directory.name}/{explanation.name}"
             self.board.add_image(tag, picture.transpose(2, 0, 1), self.step)
@@ -241,20 +234,6 @@ class GradCAMExporter(Attachable):
         return self.rows[index]
 
 
-def _file_name(index: int, known_as: str) -> str:
-    """The number makes it unique, what the image is known as makes it found."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(known_as).stem)[-_MAX_NAME:]
-    return f"{index:06d}" if known_as == str(index) else f"{index:06d}_{stem}"
-
-
 def _device_of(model: nn.Module) -> torch.device:
     weight = next(model.parameters(), None)
     return torch.device("cpu") if weight is None else weight.device
-
-
-def _as_png(pixels: NDArray[np.uint8]) -> memoryview:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
-    return file.getbuffer()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrignite.functional.overlay import as_grey, overlay
+from cxrignite.handlers.explanation import Explanation
 
 _MIN_PANEL = 320
 _MARGIN = 8
 _TEXT_SIZE = 14
+_MAX_NAME = 60
 
 
 def map_picture(
@@ -59,6 +64,45 @@ def map_picture(
         top = panels[0].height + 2 * _MARGIN + number * line_height
         draw.text((_MARGIN, top), line, fill="black", font=font)
     return np.array(canvas)
+
+
+def explanation_pictures(
+    explanation: Explanation, classes: tuple[str, str], where: str
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw an explanation.
+
+    Args:
+        explanation: What is drawn.
+        classes: The negative and the positive class.
+        where: How and where the map was taken.
+
+    Returns:
+        Film, map and caption, shape `(H', W', 3)`, and the map over the film, `(H, W, 3)`.
+    """
+    image, importance, opacity = explanation.image, explanation.importance, explanation.opacity
+    lines = explanation.caption(classes, where)
+    picture = map_picture(image, importance, lines, opacity=opacity)
+    over = overlay(image[None], importance[None], opacity=opacity)[0]
+    return picture, over.permute(1, 2, 0).numpy()
+
+
+def picture_name(number: int, known_as: str) -> str:
+    """Name an image's files: the number makes it unique, what it is known as makes it found."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(known_as).stem)[-_MAX_NAME:]
+    return f"{number:06d}" if known_as == str(number) else f"{number:06d}_{stem}"
+
+
+def as_png(pixels: NDArray[np.uint8]) -> memoryview:
+    """Encode a picture.
+
+    Args:
+        pixels: Shape `(H, W, 3)`.
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getbuffer()
 
 
 def _wrap(line: str, measure: Callable[[str], float], width: int) -> list[str]:

@@ -14,17 +14,14 @@ from typing import Any, NamedTuple
 import ignite.distributed as idist
 
 from cxrignite.data import Film
-from cxrignite.data.carving import carve_split
+from cxrignite.data.carving import carve_fold, carve_split
 from cxrignite.data.inspection import Inspection, inspect_films
+from cxrignite.data.leakage import LeakedPair, describe_leaks, leaked_pairs, write_leaks
 from cxrignite.data.pack_building import open_pack
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
-from cxrignite.data.splits import (
-    check_patient_leakage,
-    check_same_films,
-    read_split,
-)
-from cxrignite.errors import DataError, PackError, UnreadableImageError
+from cxrignite.data.splits import check_same_films, read_split
+from cxrignite.errors import DataError, PackError, RecipeError, UnreadableImageError
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.run_folder import RunFolder
 
@@ -132,26 +129,84 @@ def _pack_folder(recipe: Recipe) -> Path | None:
     return recipe.run_dir.parent / "packs" if pack == "auto" else None
 
 
-def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
-    """Carve the validation and calibration splits by patient.
-
-    Args:
-        recipe: Shares of the splits, seed.
-        films: With the splits of their source.
+def check_no_second_test(recipe: Recipe, films: list[Film]) -> None:
+    """Refuse to carve a test split beside the source's own, before any film is read.
 
     Raises:
-        DataError: A split would be empty, or a patient stands on two sides.
+        RecipeError: `data.test_fraction` asks for that.
     """
-    # Both are shares of the films as they come, so the second is one of what the first left.
+    num_test = sum(film.split == "test" for film in films)
+    if recipe.data.test_fraction and num_test:
+        raise RecipeError(
+            "data.test_fraction must be 0 where the source has a test split, "
+            f"got {recipe.data.test_fraction:g} beside {num_test} test films"
+        )
+
+
+def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
+    """Carve the test, validation and calibration splits by patient.
+
+    The test split is carved first: it depends on nothing but the films, its share and the seed.
+
+    Args:
+        recipe: Shares of the splits, the fold, seed.
+        films: With the splits of their source. With a fold its `val` is joined to `train`.
+
+    Raises:
+        RecipeError: There is a test split, and another is to be carved.
+        DataError: A split would be empty, or lack a class.
+    """
+    check_no_second_test(recipe, films)
+    data = recipe.data
+    # All are shares of the films as they come, so each is one of what those before it left.
     left = 1.0
-    if not any(film.split == "val" for film in films):
-        films = carve_split(films, "val", recipe.data.val_fraction, recipe.seed)
-        left -= recipe.data.val_fraction
-    if recipe.data.calibration_fraction:
-        fraction = recipe.data.calibration_fraction / left
+    if data.test_fraction:
+        films = carve_split(films, "test", data.test_fraction, recipe.seed)
+        left -= data.test_fraction
+    has_val = any(film.split == "val" for film in films)
+    if data.fold is not None:
+        if has_val:
+            _logger.info("the source's val split is joined to train: a fold takes its place")
+            films = [film.moved("train") if film.split == "val" else film for film in films]
+        films = carve_fold(films, data.fold.index, data.fold.count, recipe.seed)
+        left -= left / data.fold.count
+    elif not has_val:
+        films = carve_split(films, "val", min(data.val_fraction / left, 0.5), recipe.seed)
+        left -= data.val_fraction
+    if data.calibration_fraction:
+        fraction = min(data.calibration_fraction / left, 0.5)
         films = carve_split(films, "calibration", fraction, recipe.seed)
-    check_patient_leakage(films)
     return films
+
+
+def list_leakage(folder: RunFolder, pairs: list[LeakedPair]) -> None:
+    """Leave the list of leaked pairs in the run folder; that of an earlier start goes."""
+    if pairs:
+        write_leaks(pairs, folder.leakage_path)
+    else:
+        folder.leakage_path.unlink(missing_ok=True)
+
+
+def check_leakage(recipe: Recipe, folder: RunFolder, pairs: list[LeakedPair]) -> None:
+    """Refuse to train where a split knows another's films, unless the recipe allows it.
+
+    Args:
+        recipe: Whether it does.
+        folder: Where they are listed.
+        pairs: What was found in the splits.
+
+    Raises:
+        DataError: It does not.
+    """
+    if not pairs:
+        return
+    found = f"{describe_leaks(pairs)}, listed in {folder.leakage_path}"
+    if not recipe.data.allow_leakage:
+        raise DataError(
+            f"leakage: {found}; mend the splits, or train all the same with "
+            "data.allow_leakage: true"
+        )
+    _logger.warning("leakage, allowed by the recipe: %s; their figures flatter", found)
 
 
 def check_same_everywhere(films: list[Film]) -> None:
@@ -200,6 +255,9 @@ def frozen_films(
         listed = recipe.data.source.films()
         current = read_films(recipe, [film for film in listed if film.name in names])
     check_same_films(wanted, [film for film in current if film.name in names])
+    leaks = [pair for pair in leaked_pairs(frozen) if pair.second.split == split]
+    if leaks:
+        _logger.warning("the %s films' figures flatter: %s", split, describe_leaks(leaks))
     return frozen
 
 

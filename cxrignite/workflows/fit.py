@@ -11,6 +11,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from cxrignite.data import XrayData
+from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.errors import CheckpointError, NonFiniteError, RunFolderError
@@ -21,9 +22,12 @@ from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.films import (
+    check_leakage,
+    check_no_second_test,
     check_same_everywhere,
     collector_paused,
     frozen_films,
+    list_leakage,
     read_and_pack,
     split_films,
 )
@@ -91,6 +95,7 @@ def _fit(
         # read after it, since reading thousands of films takes longer.
         with collector_paused():
             listed = recipe.data.source.films()
+        check_no_second_test(recipe, listed)
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
         pipeline = build_pipeline(recipe)
@@ -100,7 +105,11 @@ def _fit(
                 films = split_films(recipe, films)
             else:
                 films = frozen_films(recipe, folder, current=films)
-        check_same_everywhere(films)
+            leaks = leaked_pairs(films)
+        if session.leads:
+            list_leakage(folder, leaks)
+        check_same_everywhere(films)  # and wait for the list, before a refusal ends all
+        check_leakage(recipe, folder, leaks)
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
         stack.callback(data.close)
         check_image_size(model, data)
@@ -124,7 +133,7 @@ def _fit(
             _illustrate_later(training)
             folder.begin(recipe_text, command, _facts(session, precision))
         training.run()
-        _finish(training)
+        _finish(training, leaks)
 
 
 def _checkpoint(
@@ -218,7 +227,7 @@ def _best_weights(training: Training) -> Mapping[str, Any]:
     )
 
 
-def _finish(training: Training) -> None:
+def _finish(training: Training, leaks: list[LeakedPair]) -> None:
     """Score with the best weights, choose the threshold, and store it last."""
     folder, data, session = training.folder, training.data, training.session
     best = _best_weights(training)
@@ -232,7 +241,7 @@ def _finish(training: Training) -> None:
         return
     deciding = deciding_split(data)
     decision = Decision(
-        point=_choose(training.recipe, scored[deciding], deciding),
+        point=_choose(training.recipe, scored[deciding], deciding, leaks),
         chosen_on=deciding,
         imbalance=training.ledger,
         weights_sha256=folder.weights_sha256(),
@@ -252,7 +261,9 @@ def _finish(training: Training) -> None:
     _logger.info("best epoch %d; everything is in %s", best["epoch"], folder.root)
 
 
-def _choose(recipe: Recipe, scores: SplitScores, split: str) -> OperatingPoint | None:
+def _choose(
+    recipe: Recipe, scores: SplitScores, split: str, leaks: list[LeakedPair]
+) -> OperatingPoint | None:
     """The operating point of the recipe's last `ThresholdSearch`; null where there is none."""
     searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
     if not searches:
@@ -262,5 +273,11 @@ def _choose(recipe: Recipe, scores: SplitScores, split: str) -> OperatingPoint |
         point = point.without_certificate(
             "not certified, since these films also picked the checkpoint: "
             "set data.calibration_fraction"
+        )
+    touching = sum(split in (pair.first.split, pair.second.split) for pair in leaks)
+    if touching:
+        point = point.without_certificate(
+            f"not certified, since patients or files of the {split} split are in others too: "
+            f"{touching} pairs in leakage.csv"
         )
     return point

@@ -40,6 +40,7 @@ class RunFolder:
         self.recipe_path = root / "recipe.yaml"
         self.environment_path = root / "environment.json"
         self.split_path = root / "split.csv"
+        self.leakage_path = root / "leakage.csv"
         self.checkpoints_dir = root / "checkpoints"
         self.best_path = self.checkpoints_dir / "best.pt"
         self.operating_point_path = root / "operating_point.json"

@@ -1,9 +1,14 @@
+import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from cxrignite.data.sources import ClassFolders, Film
 
@@ -51,4 +56,56 @@ def varied_films() -> list[Film]:
         for view in range(min(9, rng.geometric(0.33)))
     ]
     names += [(f"test/{label}/{n}.png", label, f"t{n}", "test") for label in (0, 1) for n in "ab"]
-    return [Film(Path("root") / name, name, *others) for name, *others in names]
+    return [Film(f"root/{name}", name, *others) for name, *others in names]
+
+
+@pytest.fixture(scope="session")
+def make_dicom() -> Callable[..., pydicom.Dataset]:
+    """Makes a data set around stored values, not yet compressed."""
+
+    def make(
+        values: np.ndarray,
+        *,
+        bits: int = 12,
+        signed: bool = False,
+        inverted: bool = False,
+        **header,
+    ) -> pydicom.Dataset:
+        dataset = pydicom.Dataset()
+        dataset.SOPClassUID = SecondaryCaptureImageStorage
+        dataset.SOPInstanceUID = "1.2.3.4"
+        dataset.SamplesPerPixel = 1
+        dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+        dataset.Rows, dataset.Columns = values.shape
+        dataset.BitsAllocated = 8 if bits <= 8 else 16
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
+        dataset.PixelRepresentation = int(signed)
+        stored = values.astype(f"<{'i' if signed else 'u'}{dataset.BitsAllocated // 8}")
+        raw = stored.tobytes()
+        dataset.add_new("PixelData", "OW" if bits > 8 else "OB", raw + bytes(len(raw) % 2))
+        for keyword, value in header.items():
+            setattr(dataset, keyword, value)
+        return dataset
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dicom_bytes() -> Callable[..., bytes]:
+    """Writes a data set as a file's content, compressed where the transfer syntax says so."""
+
+    def write(dataset: pydicom.Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+        dataset = copy.deepcopy(dataset)
+        dataset.file_meta = FileMetaDataset()
+        uid = pydicom.uid.UID(syntax)
+        if uid.is_encapsulated:
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            dataset.compress(uid, generate_instance_uid=False)
+        if not uid.is_little_endian and dataset.BitsAllocated == 16:
+            dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()
+        dataset.file_meta.TransferSyntaxUID = uid
+        buffer = io.BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        return buffer.getvalue()
+
+    return write

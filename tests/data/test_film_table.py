@@ -1,12 +1,11 @@
 import pickle
-from pathlib import Path
 
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.sources import Film
 
 
 def film(path: str, label: int) -> Film:
-    return Film(Path(path), path, label, path, "train")
+    return Film(path, path, label, path, "train")
 
 
 def test_paths_and_labels_come_back_as_they_were():

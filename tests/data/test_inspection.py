@@ -98,7 +98,7 @@ def test_a_file_that_many_films_name_is_read_once(make_films, monkeypatch):
     read, real = [], inspection.read_bytes
     monkeypatch.setattr(inspection, "read_bytes", lambda path: (read.append(path), real(path))[1])
     found = inspect_films(many).films
-    assert sorted(read) == sorted(film.path for film in films)
+    assert sorted(read) == sorted(film.file for film in films)
     assert [film.name for film in found] == [film.name for film in many]
     assert [film.sha256 for film in found] == [
         each.sha256 for each in inspect_films(films).films

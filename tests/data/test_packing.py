@@ -62,7 +62,7 @@ def test_a_second_opening_reads_the_same_file(films, tmp_path):
 
 
 def test_films_of_the_same_content_share_an_image(films, tmp_path):
-    twin = films[0]._replace(path=tmp_path / "twin.png", name="twin.png")
+    twin = films[0]._replace(file=str(tmp_path / "twin.png"), name="twin.png")
     twin.path.write_bytes(films[0].path.read_bytes())
     pack = open_pack(tmp_path / "packs", [*films, twin], PIPELINE)
     assert pack.num_bytes == len({film.sha256 for film in films}) * 16 * 20
@@ -222,7 +222,7 @@ def test_unreadable_films_are_named_and_the_others_packed(films, tmp_path):
 def test_no_readable_film_is_an_error_that_leaves_nothing(films, tmp_path):
     for number, film in enumerate(films):
         film.path.write_bytes(b"no image %d" % number)
-    with pytest.raises(UnreadableImageError, match="not a JPEG or PNG"):
+    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG or DICOM"):
         open_pack(tmp_path / "packs", hashed(films), PIPELINE)
     assert packs_in(tmp_path / "packs") == []
 

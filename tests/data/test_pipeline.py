@@ -1,6 +1,9 @@
+import importlib.metadata
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +181,31 @@ def test_a_transform_that_draws_from_global_random_state_is_refused():
     for settings in ({"augment": [transform]}, {"preprocess": [transform]}):
         with pytest.raises(RecipeError, match="got RandTorchVision"):
             Pipeline(**settings)
+
+
+def test_the_fingerprint_knows_all_code_that_reads_a_dicom(monkeypatch):
+    before = Pipeline().fingerprint()
+    data_room = Path(inspect.getfile(Pipeline)).parent
+    names = {f"cxrignite.data.{path.stem}" for path in data_room.glob("dicom*.py")}
+    assert "cxrignite.data.dicom_values" in names
+    source = inspect.getsource
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(inspect, "getsource", lambda it: source(it) + "#" * (it.__name__ == name))  # noqa: B023
+            assert Pipeline().fingerprint() != before, name
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: "4.0")
+        assert Pipeline().fingerprint() != before
+    assert Pipeline().fingerprint() == before
+
+
+def test_reading_films_that_are_no_dicom_imports_no_pydicom(tmp_path, write_image: Callable):
+    code = (
+        "import sys; from cxrignite.data import Pipeline; pipeline = Pipeline()\n"
+        "pipeline.fingerprint(); pipeline.read(sys.argv[1]); print('pydicom' in sys.modules)"
+    )
+    path = write_image(tmp_path / "a.png")
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

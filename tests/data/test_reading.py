@@ -136,7 +136,7 @@ def test_the_content_counts_and_not_the_suffix(tmp_path, ramp):
 @pytest.mark.parametrize("file_format", ["GIF", "BMP", "TIFF", "WEBP"])
 def test_other_formats_are_refused(tmp_path, ramp, file_format):
     (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(ramp), file_format))
-    with pytest.raises(UnreadableImageError, match="not a JPEG or PNG image"):
+    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG or DICOM image"):
         read_image(tmp_path / "a.png")
 
 
@@ -144,10 +144,10 @@ def test_other_formats_are_refused(tmp_path, ramp, file_format):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "not a JPEG or PNG image"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "not a JPEG, PNG or DICOM image"),
         (b"\xff\xd8\xff", "."),
         (b"\x89PNG\r\n\x1a\n", "."),
-        (bytes(1000), "not a JPEG or PNG image"),
+        (bytes(1000), "not a JPEG, PNG or DICOM image"),
     ],
 )
 def test_what_is_no_image_is_refused_by_path(tmp_path, content, reason):

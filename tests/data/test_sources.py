@@ -2,8 +2,10 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cxrignite.data.inspection import inspect_films
 from cxrignite.data.sources import ClassFolders, image_files
 from cxrignite.errors import DataError, RecipeError
 
@@ -59,7 +61,7 @@ def test_suffixes_count_in_any_case_and_other_files_do_not(tmp_path, make_films,
     shutil.copy(folder / "IM-0000-0001.png", folder / "IM-0001-0001.PNG")
     write_image(folder / "IM-0002-0001.JPG")
     write_image(folder / "IM-0003-0001.JPEG")
-    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt", "scan.dcm"):
+    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt", "scan.tiff"):
         (folder / name).write_bytes(b"no image")
     (folder / "folder.png").mkdir()
     (tmp_path / "__MACOSX/train/NORMAL").mkdir(parents=True)
@@ -168,3 +170,21 @@ def test_paths_that_name_no_image_are_refused(tmp_path):
         image_files([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"absent\.png does not exist"):
         image_files([tmp_path / "absent.png"])
+
+
+def test_dicom_is_found_by_name_and_by_content(tmp_path, make_films, make_dicom, dicom_bytes):
+    make_films(num_normal=1, num_pneumonia=1)
+    folder = tmp_path / "train/NORMAL"
+    data = dicom_bytes(make_dicom(np.arange(12).reshape(3, 4)))
+    for name in ("IM000001", "1.2.840.10008.5", "scan.dcm", "scan.DICOM", "._scan.dcm", "DICOMDIR"):
+        (folder / name).write_bytes(data)
+    (folder / "IM000002").write_bytes(data[132:])  # only its name could tell
+    (folder / "README").write_text("DICM")
+    (folder / "empty").touch()
+    (folder / "subfolder").mkdir()
+    found = ["1.2.840.10008.5", "IM-0000-0001.png", "IM000001", "scan.DICOM", "scan.dcm"]
+    films = ClassFolders(tmp_path).films()
+    assert [film.path.name for film in films if film.label == 0] == found
+    assert [path.name for path in image_files([folder])] == found
+    inspected = inspect_films(films, size=(8, 8))
+    assert len(inspected.films) == len(films)

@@ -6,26 +6,19 @@ import pytest
 
 from cxrignite.data.carving import carve_split
 from cxrignite.data.sources import Film
-from cxrignite.data.splits import check_patient_leakage, check_same_films, read_split, write_split
+from cxrignite.data.splits import check_same_films, read_split, write_split
 from cxrignite.errors import DataError
 
 ROOT = Path("root")
 
 
 def film(name: str, label: int, patient: str, split: str = "train", **fields) -> Film:
-    return Film(ROOT / name, name, label, patient, split, **fields)
+    return Film(str(ROOT / name), name, label, patient, split, **fields)
 
 
 @pytest.fixture
 def films(varied_films) -> list[Film]:
     return varied_films
-
-
-def test_planted_leaks_are_counted_and_named(films):
-    check_patient_leakage(carve_split(films, "val", 0.15, seed=1)[:-4])
-    planted = [film(f"p{n}", 1, f"1-{n}", "test") for n in range(5)]
-    with pytest.raises(DataError, match=r"got 5 in more: 1-0 \(test and train\), 1-1 .*, \.\.\.$"):
-        check_patient_leakage([f for f in films if f.split == "train"] + planted)
 
 
 def test_what_is_written_is_read_back_equal(tmp_path, films):

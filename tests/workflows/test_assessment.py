@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ def scored(y_score, y_true, patients=None, attributes=None) -> SplitScores:
     patients = patients or [f"p{number}" for number in range(len(y_true))]
     attributes = attributes or [{}] * len(y_true)
     films = [
-        Film(Path(f"{n}.png"), f"{n}.png", int(label), patients[n], "test", attributes[n])
+        Film(f"{n}.png", f"{n}.png", int(label), patients[n], "test", attributes[n])
         for n, label in enumerate(y_true)
     ]
     features = np.zeros((len(y_true), 2), np.float32)

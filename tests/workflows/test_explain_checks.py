@@ -37,7 +37,7 @@ class SpotFinder(nn.Module):
 @pytest.fixture
 def scores():
     films = [
-        Film(Path(f"{n}.png"), f"{n}.png", 1, f"p{n // 2}", "test", {"mask": f"mask{n}.png"})
+        Film(f"{n}.png", f"{n}.png", 1, f"p{n // 2}", "test", {"mask": f"mask{n}.png"})
         for n in range(NUM_FILMS)
     ]
     y_score = np.full(NUM_FILMS, 0.99)

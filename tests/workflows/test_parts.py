@@ -1,4 +1,3 @@
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +17,7 @@ from cxrignite.workflows.parts import build_ledger, check_certificates, check_im
 def data(tmp_path):
     path = tmp_path / "film.png"
     Image.fromarray(np.zeros((48, 64), dtype=np.uint8)).save(path)
-    return XrayData([Film(path, "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
+    return XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
 
 
 @pytest.mark.parametrize("size", [None, (48, 64)])
@@ -38,7 +37,7 @@ def test_images_of_another_size_are_refused_before_training(data):
 def films_of(counts: dict[str, tuple[int, int]]) -> XrayData:
     """Nameless films by split, as (negatives, positives); every film is a patient."""
     films = [
-        Film(Path("x.png"), f"{split}/{label}/{n}.png", label, f"{split}-{label}-{n}", split)
+        Film("x.png", f"{split}/{label}/{n}.png", label, f"{split}-{label}-{n}", split)
         for split, sizes in counts.items()
         for label, size in enumerate(sizes)
         for n in range(size)

@@ -1,6 +1,5 @@
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +79,7 @@ def test_an_operating_point_of_other_weights_is_refused(folder, decided):
 
 
 def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
-    films = [Film(Path("a.png"), "a.png", 0, "p1", "calibration", sha256="00")]
+    films = [Film("a.png", "a.png", 0, "p1", "calibration", sha256="00")]
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
     site = decided.moved_to("site-a", decided.point)
     folder.write_site(site, films, Reference(features, ["p1", "p2"]))
@@ -104,8 +103,7 @@ def test_a_damaged_reference_is_refused(folder):
 def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
     def films(name, *digests):
         return [
-            Film(Path(name), f"{name}/{digest}.png", 0, "p", "test", sha256=digest)
-            for digest in digests
+            Film(name, f"{name}/{digest}.png", 0, "p", "test", sha256=digest) for digest in digests
         ]
 
     assert folder.count_look(films("test", "aa", "bb")) == 1

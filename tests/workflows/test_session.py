@@ -68,7 +68,6 @@ def test_torchrun_under_slurm_says_which_process_this_is(monkeypatch, launcher, 
 
 
 def test_processes_that_read_other_films_are_refused(monkeypatch):
-    from pathlib import Path
 
     from cxrignite.data import Film
     from cxrignite.workflows import films
@@ -76,7 +75,7 @@ def test_processes_that_read_other_films_are_refused(monkeypatch):
     # A stand-in for the second process, which has read another file.
     monkeypatch.setattr(films.idist, "get_world_size", lambda: 2)
     monkeypatch.setattr(films.idist, "all_gather", lambda mine: [mine, theirs or mine])
-    film = Film(Path("a.png"), "a.png", 0, "a", "train", {}, "ab")
+    film = Film("a.png", "a.png", 0, "a", "train", {}, "ab")
     theirs = None
     films.check_same_everywhere([film])
     theirs = "another"

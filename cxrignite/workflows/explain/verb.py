@@ -96,7 +96,7 @@ def explain_files(
             return
         images = _read(recipe, folder, files)
         run = _ExplainedRun(recipe, folder, session, name, site)
-        films = [Film(path, str(path), UNKNOWN_LABEL, "", "test") for path in files]
+        films = [Film(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
         everything = ImageChoice(run.threshold, (), indices=range(len(films)))
         height, width = images.shape[-2:]
         exporter = run.exporter(films, everything, (height, width))

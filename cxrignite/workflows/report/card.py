@@ -144,7 +144,8 @@ def model_card(records: RunRecords) -> list[CardGroup]:
             [
                 ("Source", class_name(data.text("source.class_path"))),
                 ("Classes", " (negative), ".join(records.classes) + " (positive)"),
-                ("Validation share, by patient", say(data.get("val_fraction"))),
+                ("Test share, by patient", say(data.get("test_fraction") or None)),
+                ("Validation, by patient", _validation(data)),
                 ("Calibration share, by patient", say(data.get("calibration_fraction"))),
                 ("Preprocessing", say(data.get("preprocess"))),
                 ("Augmentation, training only", say(data.get("augment"))),
@@ -188,6 +189,14 @@ def model_card(records: RunRecords) -> list[CardGroup]:
     )
     kept = [CardGroup(group.title, [line for line in group.lines if line[1]]) for group in groups]
     return [group for group in kept if group.lines]
+
+
+def _validation(data: Record) -> str:
+    """The share of the films, or the fold in its place."""
+    index, count = data.count("fold.index"), data.count("fold.count")
+    if index is not None and count is not None:
+        return f"fold {index} of {count}, counted from 0"
+    return say(data.get("val_fraction"))
 
 
 def _chosen_by(best: Record) -> str:

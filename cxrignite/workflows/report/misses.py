@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from PIL import Image
 
 from cxrignite.data import Film, read_image
 from cxrignite.errors import UnreadableImageError
+from cxrignite.workflows.html_page import to_data_uri
 from cxrignite.workflows.report.numbers import MINUS, score_text
 from cxrignite.workflows.report.reading import ScoredFilm
 
@@ -24,7 +24,6 @@ LARGEST_SIDE = 320
 
 # Longest side in pixels, and JPEG quality: the first that fits is taken.
 _SIZES = ((LARGEST_SIDE, 80), (256, 75), (192, 70), (128, 60), (96, 40))
-_PREFIX = "data:image/jpeg;base64,"
 
 
 class Miss(NamedTuple):
@@ -166,11 +165,6 @@ def picture_misses(
     return list(kinds)
 
 
-def to_data_uri(png: bytes) -> str:
-    """A PNG picture as a URI that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-
-
 def _read_small(root: Path, name: str) -> Image.Image | None:
     inside = PurePosixPath(name)
     # A predictions file may come from anywhere, and must not show other files of this machine.
@@ -189,5 +183,4 @@ def _to_picture(image: Image.Image, side: int, quality: int) -> Picture:
     small.thumbnail((side, side))
     data = io.BytesIO()
     small.save(data, "JPEG", quality=quality, optimize=True)
-    uri = _PREFIX + base64.b64encode(data.getvalue()).decode("ascii")
-    return Picture(uri, small.width / small.height)
+    return Picture(to_data_uri(data.getvalue(), "jpeg"), small.width / small.height)

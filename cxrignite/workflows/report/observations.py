@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cxrignite.data import Film
+from cxrignite.data.leakage import describe_leaks, leaked_pairs
 from cxrignite.workflows.report.numbers import (
     UNDEFINED,
     Estimate,
@@ -111,6 +114,27 @@ def weights_caution(point: Record, best: Record) -> list[Caution]:
         return []
     text = "A threshold means nothing for scores that did not choose it: choose it again."
     return [Caution("The threshold belongs to other weights than this run has", text)]
+
+
+def leakage_caution(films: Sequence[Film]) -> list[Caution]:
+    """Whether films were judged that an earlier split knows, which flatters their figures.
+
+    Args:
+        films: The films of every split.
+    """
+    pairs = leaked_pairs(films)
+    if not pairs:
+        return []
+    splits = Counter((pair.first.split, pair.second.split) for pair in pairs)
+    reasons = [
+        f"{split_word(second)} and {split_word(first)}: {counted(number, 'pair')}"
+        for (first, second), number in splits.items()
+    ]
+    text = (
+        f"The splits share {describe_leaks(pairs)}; leakage.csv names them. The figures of the "
+        "later split flatter, and nothing is certified where the threshold was chosen on it."
+    )
+    return [Caution("Patients or films stand on two sides", text, reasons)]
 
 
 def is_of_site(metrics: Record, point: Record) -> bool:

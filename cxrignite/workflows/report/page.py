@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from cxrignite import __version__
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
+from cxrignite.workflows.html_page import render_page, to_data_uri
 from cxrignite.workflows.report import (
     card,
     map_checks,
@@ -36,6 +32,7 @@ from cxrignite.workflows.run_folder import RunFolder
 MAX_PAGE_BYTES = 5_000_000
 """No page is larger: pictures of misses shrink until it fits."""
 
+_PACKAGE = "cxrignite.workflows.report"
 _MAX_FIGURE_BYTES = 2_000_000
 # A gallery takes other markup than the list that the first rendering holds.
 _GALLERY_MARKUP_BYTES = 150_000
@@ -64,30 +61,16 @@ def write_report(
     records = RunRecords(folder)
     context = _context(records)
     # First without pictures: what is left of the page's size is theirs.
-    page = _render(context)
+    page = render_page(_PACKAGE, context)
     root = source_root or _source_root(records)
     overlays = context["maps"].overlays if context["maps"] else {}
     num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
     gallery = misses.picture_misses(context["misses"], root, overlays, num_bytes)
-    pictured = _render({**context, "misses": gallery})
+    pictured = render_page(_PACKAGE, {**context, "misses": gallery})
     page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
     return path
-
-
-def _render(context: Mapping[str, Any]) -> bytes:
-    # File names that are not UTF-8 hold surrogates, which cannot be written.
-    return _template().render(context).encode(errors="replace")
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("cxrignite.workflows.report").joinpath("template.html")
-    return environment.from_string(source.read_text(encoding="utf-8"))
 
 
 def _context(records: RunRecords) -> dict[str, Any]:
@@ -116,6 +99,7 @@ def _context(records: RunRecords) -> dict[str, Any]:
         "version": __version__,
         "is_finished": records.folder.is_finished,
         "cautions": [
+            *observations.leakage_caution(records.films),
             *observations.weights_caution(point, records.best),
             *itertools.chain.from_iterable(
                 observations.cautions_of(name, each, point) for name, each in metrics.items()
@@ -200,7 +184,7 @@ def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
             continue
         if png.startswith(b"\x89PNG") and len(png) <= left:
             left -= len(png)
-            uris[key] = misses.to_data_uri(png)
+            uris[key] = to_data_uri(png)
     return uris
 
 

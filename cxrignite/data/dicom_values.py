@@ -1,0 +1,174 @@
+"""What a DICOM's stored values mean: one table from each value that can be stored to a grey level.
+
+The header's steps (modality, value of interest, photometric interpretation; PS3.3, C.11.1 and
+C.11.2) treat pixels one by one, so they are computed once for each of at most 65,536 values and
+looked up for each pixel. That is exact, and the float64 images that the steps would make are never
+there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.data.dicom_elements import DicomRefusal, Elements
+
+WINDOW_CENTER, WINDOW_WIDTH, WINDOW_FUNCTION = 0x0028_1050, 0x0028_1051, 0x0028_1056
+RESCALE_INTERCEPT, RESCALE_SLOPE = 0x0028_1052, 0x0028_1053
+MODALITY_LUT, VOI_LUT = 0x0028_3000, 0x0028_3010
+_LUT_DESCRIPTOR, _LUT_DATA = 0x0028_3002, 0x0028_3006
+
+VALUE_TAGS = frozenset(
+    {WINDOW_CENTER, WINDOW_WIDTH, WINDOW_FUNCTION, RESCALE_INTERCEPT, RESCALE_SLOPE}
+    | {MODALITY_LUT, VOI_LUT}
+)
+
+# Beyond it whole numbers are no longer told apart.
+_LARGEST = 2.0**53
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Values, and the lowest and highest that there could nominally be."""
+
+    values: Values
+    low: float
+    high: float
+
+    def grey(self) -> NDArray[np.uint8]:
+        """To `[0, 255]`, rounded; nothing is clipped, since nothing lies outside."""
+        scaled = (self.values - self.low) * 255 / (self.high - self.low)
+        return np.floor(scaled + 0.5).astype(np.uint8)
+
+
+def grey_levels(
+    header: Elements, bits_stored: int, is_signed: bool, is_inverted: bool
+) -> NDArray[np.uint8]:
+    """The grey level of every value that can be stored.
+
+    Args:
+        header: The elements `VALUE_TAGS`, as far as the file has them.
+        bits_stored: Bits of a value, 1 to 16.
+        is_signed: Whether they are two's complement.
+        is_inverted: Whether the least value is white (MONOCHROME1).
+
+    Returns:
+        Shape `(2**bits_stored,)`, indexed by the stored bits taken as unsigned.
+
+    Raises:
+        DicomRefusal: If the header asks for a step that cannot be done as it stands.
+    """
+    bits = np.arange(2**bits_stored)
+    stored = np.where(bits >= 2 ** (bits_stored - 1), bits - 2**bits_stored, bits)
+    values = (stored if is_signed else bits).astype(np.float64)
+    with np.errstate(over="ignore"):  # a value far from a narrow window
+        levels = _voi(header, _modality(header, values, is_signed)).grey()
+    return 255 - levels if is_inverted else levels
+
+
+def _modality(header: Elements, values: Values, is_signed: bool) -> _Range:
+    """Modality LUT or rescale; without either, the values and their whole range."""
+    table = _looked_up(header, MODALITY_LUT, "Modality LUT", values, is_signed)
+    if table is not None:
+        return table
+    pair = _pair(header, RESCALE_SLOPE, RESCALE_INTERCEPT, "RescaleSlope and RescaleIntercept")
+    if pair is not None:
+        slope, intercept = pair
+        values = values * slope + intercept
+        if not np.abs(values).max() < _LARGEST:
+            raise DicomRefusal("its RescaleSlope or RescaleIntercept is too large")
+        if not values.min() < values.max():
+            raise DicomRefusal(f"its RescaleSlope makes all values one, got {slope:g}")
+    return _Range(values, values.min(), values.max())
+
+
+def _voi(header: Elements, modality: _Range) -> _Range:
+    """VOI LUT, else window, the first where there are several; else everything there is."""
+    is_signed = modality.low < 0
+    table = _looked_up(header, VOI_LUT, "VOI LUT", modality.values, is_signed)
+    if table is not None:
+        return table
+    pair = _pair(header, WINDOW_CENTER, WINDOW_WIDTH, "WindowCenter and WindowWidth")
+    if pair is None:
+        return modality
+    center, width = pair
+    function = header.text(WINDOW_FUNCTION) or "LINEAR"
+    if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
+        raise DicomRefusal(
+            "its VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID, and is something else"
+        )
+    least = "at least 1" if function == "LINEAR" else "above 0"
+    if width < 1 if function == "LINEAR" else width <= 0:
+        raise DicomRefusal(f"its WindowWidth must be {least} for {function}, got {width:g}")
+    if function == "SIGMOID":
+        # Its ends are infinitely far away: within [0, 1] without reaching either.
+        power = np.clip(-4 * (modality.values - center) / width, -700, 700)
+        return _Range(1 / (1 + np.exp(power)), 0, 1)
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    if width == 0:
+        return _Range((modality.values > center).astype(np.float64), 0, 1)
+    return _Range(np.clip((modality.values - center) / width + 0.5, 0, 1), 0, 1)
+
+
+def _looked_up(
+    header: Elements, tag: int, name: str, values: Values, is_signed: bool
+) -> _Range | None:
+    """Values through a lookup table of the header's, `None` where it has none.
+
+    Its nominal range is that of its bits. Some tables hold more than their descriptor says: then
+    it ends at the greatest entry.
+    """
+    item = header.first_item(tag, frozenset({_LUT_DESCRIPTOR, _LUT_DATA}))
+    if item is None:
+        return None
+    descriptor = item.words(_LUT_DESCRIPTOR)
+    if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
+        raise DicomRefusal(f"its {name} has a descriptor that makes no sense")
+    num_entries, first, bits = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
+    if first >= 2**15 and (item[_LUT_DESCRIPTOR].vr == b"SS" or (is_signed and not _says_us(item))):
+        first -= 2**16
+    raw = item.raw(_LUT_DATA)
+    # Entries of 8 bits may be packed, two in a word.
+    is_packed = bits == 8 and len(raw) in (num_entries, num_entries + 1) and num_entries > 1
+    entries = np.frombuffer(raw, np.uint8) if is_packed else item.words(_LUT_DATA)
+    if len(entries) < num_entries:
+        raise DicomRefusal(
+            f"its {name} has {len(entries)} entries, {num_entries} by its descriptor"
+        )
+    entries = entries[:num_entries]
+    index = np.clip(np.floor(values) - first, 0, num_entries - 1).astype(np.int64)
+    high = max(2**bits - 1, int(entries.max()))
+    return _Range(entries[index].astype(np.float64), 0, high)
+
+
+def _says_us(item: Elements) -> bool:
+    return item[_LUT_DESCRIPTOR].vr == b"US"
+
+
+def _pair(header: Elements, first: int, second: int, names: str) -> tuple[float, float] | None:
+    """Two numbers that only mean something together, the first of several each."""
+    values = [_first_number(header, tag, names) for tag in (first, second)]
+    if values[0] is None and values[1] is None:
+        return None
+    if values[0] is None or values[1] is None:
+        raise DicomRefusal(f"{names} must be given together, got one of them")
+    return values[0], values[1]
+
+
+def _first_number(header: Elements, tag: int, names: str) -> float | None:
+    text = header.text(tag).split("\\")[0].strip()
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DicomRefusal(f"one of {names} is not a number")
+    return number

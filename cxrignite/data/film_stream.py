@@ -1,0 +1,120 @@
+"""Films read once, in their order, with an outcome for each: an image, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cxrignite.data.film_table import FilmTable
+from cxrignite.data.loading import available_workers, init_worker, keep_batch
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.reading import Size
+from cxrignite.data.sources import Film
+from cxrignite.errors import DataError, UnreadableImageError
+
+
+class ReadBatch(NamedTuple):
+    """What became of the films of a batch.
+
+    Attributes:
+        images: Of those that were read, shape `(n, 1, H, W)`, uint8; `n` may be 0.
+        positions: Which films they are, `n` positions in the stream's films.
+        failures: From the position of every other film to why it has no image.
+    """
+
+    images: Tensor
+    positions: list[int]
+    failures: dict[int, str]
+
+
+class FilmStream:
+    """Batches of new films in their order; a film that cannot be read costs no other its place.
+
+    No more images are in memory than a few batches a worker process, however many films there are.
+
+    Args:
+        films: At least one.
+        pipeline: How each is read and preprocessed.
+        image_size: Rows and columns that an image must come out with.
+        batch_size: Films of each batch but the last.
+        num_workers: Processes that read, one a core at most; 0 reads in this one.
+        prefetch_factor: Batches that each worker keeps ready.
+    """
+
+    def __init__(
+        self,
+        films: Sequence[Film],
+        pipeline: Pipeline,
+        image_size: Size,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        prefetch_factor: int = 2,
+    ) -> None:
+        # No worker is started that would have no batch to read.
+        num_workers = min(available_workers(num_workers), -(-len(films) // batch_size))
+        self._loader: DataLoader[ReadBatch] = DataLoader(
+            _Outcomes(FilmTable(films), pipeline, image_size),
+            batch_size=batch_size,
+            collate_fn=keep_batch,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            persistent_workers=num_workers > 0,  # so that `close` finds them
+            worker_init_fn=init_worker,
+            pin_memory=torch.cuda.is_available(),
+            # Without it the pass draws from the global generator.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Batches in all."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[ReadBatch]:
+        """Reads the films from the first on."""
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]  # No public name for it.
+
+
+class _Outcomes(Dataset[ReadBatch]):
+    """Whole batches; what fails is told of its film and not raised, which would end the worker."""
+
+    def __init__(self, table: FilmTable, pipeline: Pipeline, image_size: Size) -> None:
+        self._table, self._pipeline, self._image_size = table, pipeline, image_size
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitems__(self, positions: list[int]) -> ReadBatch:
+        images, failures = {}, {}
+        for position in positions:
+            try:
+                images[position] = self._read(self._table.path(position))
+            except UnreadableImageError as error:
+                failures[position] = error.reason
+            except DataError as error:  # of a transform, which this film does not suit
+                failures[position] = str(error)
+        empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
+        stacked = torch.stack(list(images.values())) if images else empty
+        return ReadBatch(stacked, list(images), failures)
+
+    def _read(self, path: str) -> Tensor:
+        image = self._pipeline.read(path)
+        rows, columns = image.shape[-2:]
+        if (rows, columns) != self._image_size:
+            wanted_rows, wanted_columns = self._image_size
+            raise UnreadableImageError(
+                path,
+                f"it must be {wanted_rows} x {wanted_columns} pixels after preprocessing, as the "
+                f"run's films, got {rows} x {columns}",
+            )
+        return image

@@ -1,0 +1,175 @@
+"""What an audit can find: the kinds, how grave each is, and one finding in words and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from cxrignite.data import Film
+
+Severity = Literal["problem", "warning"]
+"""Trained on as it is, the result is wrong; or it may mislead."""
+
+
+class Kind(NamedTuple):
+    """A kind of finding.
+
+    Attributes:
+        severity: How grave it is.
+        title: What it is called.
+        advice: What to do about it.
+    """
+
+    severity: Severity
+    title: str
+    advice: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "unreadable": Kind(
+        "problem",
+        "Files that cannot be read",
+        "mend or remove them; data.on_unreadable: skip leaves them out of training",
+    ),
+    "patient_leakage": Kind(
+        "problem",
+        "Patients in more than one split",
+        "move each patient to one side, or remove the split and have one carved by patient",
+    ),
+    "content_leakage": Kind(
+        "problem",
+        "Identical files in more than one split",
+        "keep one of each, or move them to one side",
+    ),
+    "near_leakage": Kind(
+        "problem",
+        "Nearly identical films in more than one split",
+        "look at the pairs; remove one of each, or give both the same patient",
+    ),
+    "label_conflict": Kind(
+        "problem",
+        "The same picture with both labels",
+        "have the label decided, and keep one",
+    ),
+    "cannot_split": Kind(
+        "problem",
+        "Splits that the recipe asks for and these films cannot give",
+        "take other shares, or more patients",
+    ),
+    "too_few_negatives": Kind(
+        "problem",
+        "Too few negative patients for the certificate",
+        "take a larger data.calibration_fraction, a lower min_tnr or confidence, or more films",
+    ),
+    "duplicate": Kind(
+        "warning",
+        "Identical files within a split",
+        "each counts as often as it is there; keep one of each",
+    ),
+    "near_duplicate": Kind(
+        "warning",
+        "Nearly identical films within a split",
+        "look at the pairs; where patients differ, a patient may have two keys",
+    ),
+    "unknown_patient": Kind(
+        "warning",
+        "Every film counts as a patient of its own",
+        "name the patients' column or pattern: leakage and intervals by patient depend on it",
+    ),
+    "blank": Kind("warning", "Films without a picture", "remove them"),
+    "narrow_range": Kind(
+        "warning",
+        "Films that use few of the grey levels",
+        "look at them: a DICOM without a window, or an exposure gone wrong",
+    ),
+    "colour": Kind(
+        "warning",
+        "Films in colour",
+        "look at them: annotations, or no X-ray at all; they are read as grey",
+    ),
+    "odd_size": Kind(
+        "warning",
+        "Films of unusual size or shape",
+        "look at them: a cut-out, a screenshot, or another view",
+    ),
+    "wrong_suffix": Kind(
+        "warning",
+        "Files called what they are not",
+        "they are read by their content; other programs may not",
+    ),
+    "shortcut": Kind(
+        "warning",
+        "Labels given away by what is no sign of disease",
+        "resize all films to one size, augment acquisition, and judge on films of another origin",
+    ),
+    "shift": Kind(
+        "warning",
+        "Test films of another kind than the others",
+        "a certificate will not hold there: choose the threshold on films of that kind",
+    ),
+    "corrected_twice": Kind(
+        "warning",
+        "Class balance corrected by both sampler and loss",
+        "drop one of the two, or read natural_score",
+    ),
+}
+"""From a kind's name to what it means; the worst come first."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding of an audit.
+
+    Attributes:
+        kind: One of `KINDS`.
+        count: Of what was found: files, pairs, patients, probes.
+        text: What was found, in one line, with the first examples.
+        rows: All of it, one a row, ready for a CSV; empty where there is nothing to list.
+        pictured: Rows of the survey worth a look, in groups that belong together.
+    """
+
+    kind: str
+    count: int
+    text: str
+    rows: Sequence[Mapping[str, Any]] = ()
+    pictured: Sequence[Sequence[int]] = ()
+
+    @property
+    def severity(self) -> Severity:
+        """How grave it is."""
+        return KINDS[self.kind].severity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON; the rows are in a file of their own."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "count": self.count,
+            "text": self.text,
+            "list": f"{self.kind}.csv" if self.rows else None,
+        }
+
+
+def sorted_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings in the order of `KINDS`."""
+    order = list(KINDS)
+    return sorted(findings, key=lambda each: order.index(each.kind))
+
+
+def film_row(film: Film, **more: object) -> dict[str, object]:
+    """A film as a row of a list."""
+    about = {"path": film.name, "split": film.split, "label": film.label, "patient": film.patient}
+    return {**about, **more}
+
+
+def pair_row(first: Film, second: Film, **more: object) -> dict[str, object]:
+    """Two films that belong together as a row of a list."""
+    sides = {"first": film_row(first), "second": film_row(second)}
+    told = {f"{side}_{key}": value for side, row in sides.items() for key, value in row.items()}
+    return {**told, **more}
+
+
+def examples(names: Sequence[str], most: int = 2) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,120 @@
+"""An audit as one HTML page of figures and pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cxrignite import __version__
+from cxrignite.data import Film, read_image
+from cxrignite.data.survey import Survey
+from cxrignite.errors import UnreadableImageError
+from cxrignite.workflows.audit import figures
+from cxrignite.workflows.audit.findings import KINDS, Finding
+from cxrignite.workflows.audit.probes import Probe
+from cxrignite.workflows.figures import class_distribution
+from cxrignite.workflows.html_page import render_page, to_data_uri
+from cxrignite.workflows.illustrations import as_png
+
+MAX_PICTURED = 12
+"""Groups of films that are shown of each kind of finding."""
+
+_MAX_IN_GROUP = 2
+_SIDE = 240
+
+_MEANINGS = {
+    "classes told apart by": (
+        "How well a classifier that sees nothing else tells the classes apart, of films outside "
+        "of the test split. Size, colour mode and format are no signs of disease: what they give "
+        "away a network may learn instead. Grey levels and bytes a pixel are partly the disease "
+        "and partly the device: a network that is no better than they are has learnt little."
+    ),
+    "test films told from the others by thumbnails": (
+        "How well a classifier tells the test films of a class from its other films. Above the "
+        "random halves, the test films are of another kind: a threshold certified on films like "
+        "the others promises nothing there."
+    ),
+}
+
+
+def audit_page(
+    root: str,
+    classes: tuple[str, str],
+    survey: Survey,
+    counts: Sequence[Mapping[str, Any]],
+    plan: Sequence[str],
+    probes: Mapping[str, Sequence[Probe]],
+    findings: Sequence[Finding],
+) -> bytes:
+    """Render the page.
+
+    Args:
+        root: The data set's folder.
+        classes: The negative and the positive class.
+        survey: What was looked at.
+        counts: A row a split.
+        plan: Sentences.
+        probes: From what they look for to the probes.
+        findings: The worst first.
+    """
+    num_sizes = len({(facts.height, facts.width) for facts in survey.facts})
+    bars = {row["split"]: {name: row[name] for name in classes} for row in counts}
+    charts = {
+        "Films by split and class": class_distribution(bars) if bars else None,
+        "Size of the films": figures.sizes(survey, classes) if num_sizes > 1 else None,
+        "Grey levels of the films": figures.greys(survey, classes) if survey.films else None,
+    }
+    context = {
+        "root": root,
+        "num_films": len(survey.films) + len(survey.unreadable),
+        "version": __version__,
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "findings": [_shown(finding, survey, classes) for finding in findings],
+        "counts": counts,
+        "plan": plan,
+        "probes": [
+            {
+                "title": f"{title[:1].upper()}{title[1:]}",
+                "meaning": _MEANINGS[title],
+                "figure": _uri(figures.areas(some, "")),
+            }
+            for title, some in probes.items()
+            if some
+        ],
+        "figures": [{"alt": alt, "uri": _uri(figure)} for alt, figure in charts.items() if figure],
+    }
+    return render_page("cxrignite.workflows.audit", context)
+
+
+def _shown(finding: Finding, survey: Survey, classes: tuple[str, str]) -> dict[str, Any]:
+    kind = KINDS[finding.kind]
+    gallery = [
+        {"films": [_pictured(survey.films[row], classes) for row in group[:_MAX_IN_GROUP]]}
+        for group in finding.pictured[:MAX_PICTURED]
+    ]
+    return {**finding.to_dict(), "title": kind.title, "advice": kind.advice, "gallery": gallery}
+
+
+def _pictured(film: Film, classes: tuple[str, str]) -> dict[str, str]:
+    about = f"{film.split}, {classes[film.label]}, patient {film.patient}"
+    return {"name": film.name, "about": about, "uri": _picture_uri(film)}
+
+
+def _picture_uri(film: Film) -> str:
+    try:
+        image = Image.fromarray(read_image(film.path))
+    except UnreadableImageError:  # it could be read a moment ago
+        return "data:,"
+    image.thumbnail((_SIDE, _SIDE))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=75)
+    return to_data_uri(data.getvalue(), "jpeg")
+
+
+def _uri(figure: Figure) -> str:
+    return to_data_uri(as_png(figure))

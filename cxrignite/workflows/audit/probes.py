@@ -1,0 +1,157 @@
+"""What gives a label or a split away: classifiers that see no more than a few numbers of a film."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.data import Film
+from cxrignite.data.survey import FilmFacts, Survey
+from cxrignite.functional.shift import ShiftCheck, check_shift
+
+MAX_PATIENTS = 2_000
+"""Of each side; of more a share is drawn, which tells as much."""
+
+_PIXELS = 16
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How well two kinds of films are told apart by some of what is known of them.
+
+    Attributes:
+        name: What the classifier sees, or whose films it compares.
+        check: Its area under the curve, of patients it was not fitted on; None where the two kinds
+            do not differ in it at all.
+    """
+
+    name: str
+    check: ShiftCheck | None
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether it tells them apart for certain."""
+        return bool(self.check and self.check.is_detected)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        return {"name": self.name, **(self.check.to_dict() if self.check else {"roc_auc": 0.5})}
+
+
+def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
+    """Tell the classes apart by what is no sign of disease, and by the grey levels.
+
+    Films of the test split are left out: what is learnt here may change a recipe.
+
+    Args:
+        survey: Films of both classes.
+        seed: Of the folds, and of the patients that are drawn.
+
+    Returns:
+        One each of `size and aspect`, `colour mode and format`, `bytes a pixel`, `grey levels`, and
+        all of them. A side of fewer than 20 patients leaves it undecided.
+    """
+    kept = [row for row, film in enumerate(survey.films) if film.split != "test"]
+    films = [survey.films[row] for row in kept]
+    columns = _columns([survey.facts[row] for row in kept])
+    columns["all of these"] = np.concatenate(list(columns.values()), axis=1)
+    is_positive = np.array([film.label == 1 for film in films], dtype=bool)
+    return [
+        Probe(name, _compare(films, table, ~is_positive, is_positive, seed))
+        for name, table in columns.items()
+    ]
+
+
+def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Probe]:
+    """Tell the test films of each class from the others of that class by their thumbnails.
+
+    A second probe of each class divides its films outside of the test split at random by patient:
+    what it reaches is what chance reaches.
+
+    Args:
+        survey: The films.
+        classes: The names of label 0 and 1.
+        seed: Of the folds and draws.
+
+    Returns:
+        Two for each class that has test films and others; none without a test split.
+    """
+    pixels = _standard_pixels(survey.thumbnails)
+    label = np.array([film.label for film in survey.films])
+    is_test = np.array([film.split == "test" for film in survey.films], dtype=bool)
+    random = np.random.default_rng(seed)
+    owners, owner = np.unique([film.patient for film in survey.films], return_inverse=True)
+    is_half = random.random(len(owners))[owner] < 0.5
+    probes = []
+    for number, name in enumerate(classes):
+        ours = label == number
+        if not (ours & is_test).any() or not (ours & ~is_test).any():
+            continue
+        sides = {
+            f"{name}: test against the others": (ours & ~is_test, ours & is_test),
+            f"{name}: two random halves": (ours & ~is_test & is_half, ours & ~is_test & ~is_half),
+        }
+        probes += [
+            Probe(title, _compare(survey.films, pixels, *pair, seed))
+            for title, pair in sides.items()
+        ]
+    return probes
+
+
+def _columns(facts: Sequence[FilmFacts]) -> dict[str, NDArray[np.float64]]:
+    """Tables with a row a film, by what they are of."""
+    height, width, num_bytes = (
+        np.log([float(getattr(each, name)) for each in facts])
+        for name in ("height", "width", "num_bytes")
+    )
+    kinds = [f"{each.format} {each.mode}" for each in facts]
+    return {
+        "size and aspect": np.stack([height, width, width - height, width + height], axis=1),
+        "colour mode and format": np.array(
+            [[float(kind == known) for known in sorted(set(kinds))] for kind in kinds]
+        ),
+        "bytes a pixel": (num_bytes - height - width)[:, None],
+        "grey levels": np.array([[each.mean, each.deviation, *each.quantiles] for each in facts]),
+    }
+
+
+def _standard_pixels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Thumbnails of 16 x 16, each with mean 0 and deviation 1: framing, not exposure."""
+    factor = thumbnails.shape[1] // _PIXELS
+    small = thumbnails.reshape(-1, _PIXELS, factor, _PIXELS, factor).mean(axis=(2, 4))
+    flat = small.reshape(len(small), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    standard: NDArray[np.float64] = flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
+    return standard
+
+
+def _compare(
+    films: Sequence[Film],
+    table: NDArray[np.float64],
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    seed: int,
+) -> ShiftCheck | None:
+    if not len(table) or not np.ptp(table, axis=0).any():
+        return None
+    sides = [_drawn(films, side, seed) for side in (first, second)]
+    patients = [[films[row].patient for row in side.tolist()] for side in sides]
+    if not all(patients):
+        return None
+    return check_shift(table[sides[0]], table[sides[1]], *patients, seed=seed)
+
+
+def _drawn(films: Sequence[Film], side: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    """Rows of a side, of at most `MAX_PATIENTS` patients."""
+    rows = np.flatnonzero(side)
+    patients = [films[row].patient for row in rows.tolist()]
+    distinct = sorted(set(patients))
+    if len(distinct) <= MAX_PATIENTS:
+        return rows
+    drawn = np.random.default_rng(seed).choice(len(distinct), MAX_PATIENTS, replace=False)
+    kept = {distinct[number] for number in drawn}
+    return rows[[patient in kept for patient in patients]]

@@ -1,0 +1,146 @@
+"""`audit`: look at all films of a recipe's source, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cxrignite.data.survey import Survey, survey_films
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import DataError, RecipeError
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.audit.copies import MAX_COMPARED, check_copies
+from cxrignite.workflows.audit.files import check_files, check_patients
+from cxrignite.workflows.audit.findings import KINDS, Finding, sorted_findings
+from cxrignite.workflows.audit.page import audit_page
+from cxrignite.workflows.audit.plan import counts_by_split, plan_training
+from cxrignite.workflows.audit.probes import Probe, shift_probes, shortcut_probes
+from cxrignite.workflows.audit.tables import audit_table
+from cxrignite.workflows.films import collector_paused, split_films
+
+_logger = logging.getLogger(__name__)
+
+PROBLEMS = "problem"
+"""Stands for every kind of that severity, in `fail_on`."""
+
+# What these give away is nothing of the disease.
+_NO_SIGNS = ("size and aspect", "colour mode and format")
+_LABELS = "classes told apart by"
+_SPLITS = "test films told from the others by thumbnails"
+
+
+def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)) -> list[Finding]:
+    """Survey a recipe's films, print what is wrong, and leave lists, figures and a page.
+
+    Args:
+        recipe: The source, and what `fit` is to make of it; its model is not looked at.
+        output_dir: Gets `audit.json`, `audit.html` and a CSV for each finding that has a list.
+        fail_on: Kinds of findings, or `problem` for all that are grave.
+
+    Returns:
+        The findings, the worst first.
+
+    Raises:
+        RecipeError: `fail_on` names no kind.
+        DataError: Something on that list was found, or there are no films at all.
+    """
+    strange = sorted(set(fail_on) - {PROBLEMS, *KINDS})
+    if strange:
+        known = ", ".join([PROBLEMS, *KINDS])
+        raise RecipeError(
+            f"--fail_on must name kinds of findings, got '{strange[0]}'; there are {known}"
+        )
+    source = recipe.data.source
+    with collector_paused():
+        listed = source.films()
+        survey = survey_films(listed, progress=sys.stderr.isatty())
+        survey, findings = _in_splits(recipe, survey)
+    findings += [
+        *check_files(survey, recipe.data.image_size),
+        *check_patients(survey),
+        *check_copies(survey),
+    ]
+    if len(survey.films) > MAX_COMPARED:
+        _logger.warning("more than %d films: near duplicates were not looked for", MAX_COMPARED)
+    plan = plan_training(recipe, survey.films)
+    probes = {
+        _LABELS: shortcut_probes(survey, recipe.seed),
+        _SPLITS: shift_probes(survey, source.classes, recipe.seed),
+    }
+    findings = sorted_findings([*findings, *plan.findings, *_given_away(recipe, probes)])
+    counts = counts_by_split(plan.data)
+    title = f"{source.root}: {len(listed):,} films"
+    sys.stdout.write(f"{audit_table(title, counts, plan.sentences, probes, findings)}\n")
+    _write(output_dir, survey, findings)
+    content = {
+        "source": str(source.root),
+        "classes": list(source.classes),
+        "num_films": len(listed),
+        "num_unreadable": len(survey.unreadable),
+        "splits": counts,
+        "plan": plan.to_dict(),
+        "probes": {name: [probe.to_dict() for probe in some] for name, some in probes.items()},
+        "findings": [finding.to_dict() for finding in findings],
+    }
+    write_durably(output_dir / "audit.json", f"{json.dumps(content, indent=2)}\n".encode())
+    page = audit_page(
+        str(source.root), source.classes, survey, counts, plan.sentences, probes, findings
+    )
+    write_durably(output_dir / "audit.html", page)
+    _logger.info("written to %s", output_dir)
+    failing = [each for each in findings if {each.kind, each.severity} & set(fail_on)]
+    if failing:
+        kinds = ", ".join(f"{each.count} {each.kind}" for each in failing)
+        raise DataError(f"the audit found {kinds}; the lists are in {output_dir}")
+    return findings
+
+
+def _in_splits(recipe: Recipe, survey: Survey) -> tuple[Survey, list[Finding]]:
+    """The survey with its films in the splits that `fit` would make."""
+    try:
+        films = split_films(recipe, survey.films)
+    except DataError as error:
+        return survey, [Finding("cannot_split", 1, str(error))]
+    return Survey(films, survey.facts, survey.thumbnails, survey.unreadable), []
+
+
+def _given_away(recipe: Recipe, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:
+    findings = []
+    for kind, name in (("shortcut", _LABELS), ("shift", _SPLITS)):
+        told = [
+            f"{probe.name} (AUC {probe.check.roc_auc:.3f})"
+            for probe in probes[name]
+            if probe.is_detected
+            and probe.check is not None
+            and (kind == "shift" or probe.name in _NO_SIGNS)
+        ]
+        if told:
+            text = "; ".join(told)
+            if kind == "shortcut" and recipe.data.image_size is not None:
+                rows, columns = recipe.data.image_size
+                text += f"; read at {rows} x {columns} in grey, only what stretching leaves is seen"
+            findings.append(Finding(kind, len(told), text))
+    return findings
+
+
+def _write(output_dir: Path, survey: Survey, findings: Sequence[Finding]) -> None:
+    """Write the list of each finding, and remove those of an earlier audit."""
+    for kind in KINDS:
+        (output_dir / f"{kind}.csv").unlink(missing_ok=True)
+    for finding in findings:
+        if finding.rows:
+            _write_table(output_dir / f"{finding.kind}.csv", finding.rows)
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    # `surrogateescape` keeps file names that are not UTF-8.
+    write_durably(path, text.getvalue().encode(errors="surrogateescape"))

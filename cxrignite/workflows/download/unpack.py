@@ -1,0 +1,186 @@
+"""A zip archive to a folder of films that is whole or absent, whatever the archive says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, LargeZipFile, ZipFile, ZipInfo
+
+from tqdm import tqdm
+
+from cxrignite.durable_write import free_bytes, sync_folder
+from cxrignite.errors import CxrIgniteError, DataError
+from cxrignite.workflows.download.catalogue import PublicData
+from cxrignite.workflows.download.origin import write_origin
+
+# It begins with a letter, a digit or `_`: neither `..` nor a hidden file, and has no separator,
+# no drive's colon and no control character.
+_FILM_NAME = re.compile(r"\w[\w .-]{0,150}\.(?:jpeg|jpg|png)", re.ASCII | re.IGNORECASE)
+# Films are compressed already: those of ChestXRay2017 shrink by 1 %.
+_MAX_RATIO = 20
+_CHUNK_BYTES = 2**20
+# What zipfile (3.11) raises for one or another damage.
+_DAMAGES = (
+    *(BadZipFile, LargeZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+
+
+def unpack(archive: Path, data: PublicData, target: Path) -> None:
+    """Unpack an archive into a folder that appears when it is whole.
+
+    All is judged by the archive's own list before anything is written, and again by what comes out.
+    What is not listed by `data.films` is refused, except for what macOS adds to an archive.
+
+    Args:
+        archive: A zip file.
+        data: What has to be in it.
+        target: The folder for what is below `data.folder`; it must be missing or empty, and no
+            other process may unpack there.
+
+    Raises:
+        DataError: The archive is damaged, hostile, or has other films; nothing stays behind.
+        CxrIgniteError: The disk is full or cannot be written to; nothing stays behind.
+    """
+    sweep_partials(target)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with _opened(archive) as contents:
+            films = _films(archive, contents, data)
+            _unpack(contents, films, archive, partial)
+        write_origin(partial, data)
+        # Thousands of small files: one by one they take minutes to reach a slow disk.
+        os.sync()
+        partial.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise CxrIgniteError(
+            f"cannot unpack into {target} ({free_bytes(target):,} bytes free): "
+            f"{error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep_partials(target: Path) -> None:
+    """Remove the partial folders that killed processes have left of `target`."""
+    for path in target.parent.glob(f"{target.name}.*.partial"):
+        if re.fullmatch(r"\d+", path.name[len(target.name) + 1 : -len(".partial")]):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _opened(archive: Path) -> ZipFile:
+    try:
+        return ZipFile(archive)
+    except _DAMAGES as error:
+        raise DataError(f"{archive} is no whole zip archive: {error}") from error
+
+
+def _films(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[ZipInfo, str]]:
+    """The archive's films, each with its path below the target.
+
+    Raises:
+        DataError: Naming the first entry that is refused, and why.
+    """
+    folders = {
+        "/".join((data.folder, *parts[:depth], ""))
+        for parts in (name.split("/") for name in data.films)
+        for depth in range(len(parts) + 1)
+    }
+    films: list[tuple[ZipInfo, str]] = []
+    seen: set[str] = set()
+    for info in contents.infolist():
+        # zipfile cuts `filename` at a NUL.
+        name = info.orig_filename
+        if _is_litter_of_macos(name):
+            continue
+        path = name.removeprefix(f"{data.folder}/")
+        folder, _, film = path.rpartition("/")
+        if name in folders:
+            reason = "" if _is_kind(info, stat.S_IFDIR) else "is no folder, by its mode"
+        elif path == name or folder not in data.films or not _FILM_NAME.fullmatch(film):
+            reason = f"is no film of {data.name}"
+        else:
+            reason = "stands twice" if path.casefold() in seen else _film_trouble(info)
+            films.append((info, path))
+            seen.add(path.casefold())
+        if reason:
+            raise DataError(f"{archive} is refused: {name!a:.100} {reason}")
+    claimed = sum(info.file_size for info, _ in films)
+    if claimed > data.max_unpacked_bytes:
+        raise DataError(
+            f"{archive} is refused: its films must be at most {data.max_unpacked_bytes:,} bytes, "
+            f"got {claimed:,}"
+        )
+    counts = Counter(path.rpartition("/")[0] for _, path in films)
+    for folder, number in data.films.items():
+        if counts[folder] != number:
+            raise DataError(
+                f"{archive} is refused: {folder} must have {number:,} films, got {counts[folder]:,}"
+            )
+    return films
+
+
+def _is_litter_of_macos(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return name.startswith("__MACOSX/") or last == ".DS_Store" or last.startswith("._")
+
+
+def _is_kind(info: ZipInfo, kind: int) -> bool:
+    """Whether an entry's mode says what it is expected to be, or nothing."""
+    return stat.S_IFMT(info.external_attr >> 16) in (0, kind)
+
+
+def _film_trouble(info: ZipInfo) -> str:
+    """Why an entry with a film's name is none; empty if it may be one."""
+    if not _is_kind(info, stat.S_IFREG):
+        return "is a link or another special file"
+    if info.flag_bits & 0x2041:  # encrypted, strongly encrypted, masked
+        return "is encrypted"
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        return f"is compressed by method {info.compress_type}"
+    if info.file_size > _MAX_RATIO * info.compress_size:
+        return f"claims {info.file_size:,} bytes out of {info.compress_size:,}"
+    return ""
+
+
+def _unpack(
+    contents: ZipFile, films: list[tuple[ZipInfo, str]], archive: Path, partial: Path
+) -> None:
+    partial.mkdir()
+    for folder in {path.rpartition("/")[0] for _, path in films}:
+        (partial / folder).mkdir(parents=True)
+    # `disable=None` keeps the bar off where stderr is not a terminal.
+    for info, path in tqdm(films, desc="unpacking", unit="film", leave=False, disable=None):
+        # Never through a name that is there already.
+        with (partial / path).open("xb") as file:
+            for chunk in _inflate(contents, info, archive):
+                file.write(chunk)
+
+
+def _inflate(contents: ZipFile, info: ZipInfo, archive: Path) -> Iterator[bytes]:
+    """The bytes of an entry: as many as it claims, and with its checksum.
+
+    Raises:
+        DataError: They are others. zipfile stops where there are more, and compares the CRC.
+    """
+    size = 0
+    try:
+        with contents.open(info) as entry:
+            while chunk := entry.read(_CHUNK_BYTES):
+                size += len(chunk)
+                yield chunk
+    except _DAMAGES as error:
+        raise DataError(f"{archive} is damaged: {info.filename!a:.100}: {error}") from error
+    if size != info.file_size:
+        raise DataError(
+            f"{archive} is damaged: {info.filename!a:.100} must have {info.file_size:,} "
+            f"bytes, got {size:,}"
+        )

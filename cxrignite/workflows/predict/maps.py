@@ -1,0 +1,119 @@
+"""Maps of new films, a few at a time, so that none stays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxrignite.data import Film
+from cxrignite.engines.batches import fill_up
+from cxrignite.functional import UNKNOWN_LABEL, grad_cam
+from cxrignite.handlers import Explanation
+from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import Recipe
+
+_BATCH_SIZE = 16
+
+
+class DrawnMap(NamedTuple):
+    """A map that has been drawn.
+
+    Attributes:
+        raw_max: Its highest value; 0 is an empty map: no place spoke for the class.
+        picture: The file of film, map and caption. The map over the film alone is beside it, with
+            the suffix `.overlay.png`.
+    """
+
+    raw_max: float
+    picture: str
+
+
+class MapDrawer:
+    """Draws the map of every film that is scored.
+
+    A map's pixels do not depend on the films beside it, so that going on after a stop gives the
+    pictures of a command that was never stopped. That is why no map is held against others.
+
+    Args:
+        recipe: The run's: the method, and the names of the classes.
+        model: Its classifier.
+        layer: Where the maps are taken.
+        directory: The folder of the pictures; made if it is missing.
+        threshold: By which the captions call films.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: BinaryClassifier,
+        layer: str,
+        directory: Path,
+        threshold: float,
+    ) -> None:
+        self._method, self._classes = recipe.explain.method, recipe.data.source.classes
+        self._model, self._layer = model, layer
+        self._directory, self._threshold = directory, threshold
+        self._device = next(model.parameters()).device
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def draw(
+        self,
+        films: Sequence[Film],
+        patients: Sequence[str],
+        images: Tensor,
+        y_score: NDArray[np.float64],
+        first: int,
+    ) -> list[DrawnMap]:
+        """Draw the maps of a batch.
+
+        Args:
+            films: Its `n` films.
+            patients: Whose they are.
+            images: Shape `(n, 1, H, W)`, uint8.
+            y_score: Their scores, shape `(n,)`.
+            first: Number of the first film; the others follow.
+
+        Returns:
+            One a film.
+
+        Raises:
+            NonFiniteError: A map is NaN or infinite.
+        """
+        drawn = []
+        for start in range(0, len(films), _BATCH_SIZE):
+            part = images[start : start + _BATCH_SIZE]
+            # Of one shape, as the scores are, for the same last bits whatever is in it.
+            filled = fill_up(part, _BATCH_SIZE).to(self._device)
+            found = grad_cam(self._model, filled, self._layer, method=self._method)
+            for row in range(len(part)):
+                number = start + row
+                film = films[number]
+                explanation = Explanation(
+                    about={"path": film.name, "patient": patients[number]},
+                    selection=("fixed",),
+                    y_score=float(y_score[number]),
+                    y_true=UNKNOWN_LABEL,
+                    threshold=self._threshold,
+                    image=part[row],
+                    importance=found.maps[row].cpu(),
+                    raw_max=float(found.raw_max[row]),
+                    strength=None,
+                    name=picture_name(first + number, film.name),
+                )
+                drawn.append(self._write(explanation))
+        return drawn
+
+    def _write(self, explanation: Explanation) -> DrawnMap:
+        where = f"{self._method} at {self._layer}"
+        pictures = explanation_pictures(explanation, self._classes, where)
+        names = (explanation.picture, explanation.overlay)
+        for name, pixels in zip(names, pictures, strict=True):
+            # Not durably: a picture counts once its film has a row, and is drawn again until then.
+            (self._directory / name).write_bytes(as_png(pixels))
+        return DrawnMap(explanation.raw_max, explanation.picture)

@@ -1,0 +1,245 @@
+"""The table that `predict` writes batch by batch, and goes on with after a stop.
+
+Whoever stops it, and whenever: the rows that are there are whole but for the last one, and that one
+is dropped by the next command. A row that is there is never written again.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import CxrIgniteError, RecipeError
+from cxrignite.workflows.predict.output_settings import (
+    ANEW,
+    OutputPaths,
+    check_settings,
+    stored_settings,
+)
+
+COLUMNS = ("path", "patient", "score", "natural_score", "decision", "threshold", "verdict")
+MAP_COLUMNS = ("raw_max", "picture")
+
+_NUM_TOLD = 3
+
+
+class PredictionFile:
+    """An open output that no other process writes to; made by `open_output`.
+
+    Attributes:
+        names: The films that have a row.
+        num_positive: Of those, the ones decided 1.
+        num_unreadable: Films that this command could not read.
+        first_unreadable: A few of them, and why.
+    """
+
+    def __init__(self, paths: OutputPaths, file: io.FileIO, columns: Sequence[str]) -> None:
+        self._paths, self._file, self._columns = paths, file, columns
+        self.names: set[str] = set()
+        self.num_positive = 0
+        self.num_unreadable = 0
+        self.first_unreadable: dict[str, str] = {}
+        self._end = 0
+
+    def take_up(self) -> None:
+        """Read the whole rows that are there; what follows them is written over.
+
+        Raises:
+            RecipeError: The file is no such table.
+        """
+        try:
+            for row, end in _whole_rows(self._file):
+                self._take_up(row)
+                self._end = end
+        except csv.Error as error:
+            raise RecipeError(f"{self._paths.table} is damaged: {error}; {ANEW}") from error
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+    def _take_up(self, row: Sequence[str]) -> None:
+        table, wanted = self._paths.table, self._columns
+        if self._end == 0:
+            if tuple(row) != tuple(wanted):
+                raise RecipeError(
+                    f"{table} must have the columns {', '.join(wanted)}, got {', '.join(row)}; "
+                    f"{ANEW}"
+                )
+        elif len(row) != len(wanted):
+            raise RecipeError(
+                f"{table}, row {self.num_rows + 1}: it must have {len(wanted)} cells, "
+                f"got {len(row)}; {ANEW}"
+            )
+        else:
+            self._count(row)
+
+    @property
+    def num_rows(self) -> int:
+        """Films that have a row."""
+        return len(self.names)
+
+    def begin(self) -> None:
+        """Write the header where there is none yet."""
+        if self._end == 0:
+            self._write([self._columns])
+
+    def append(self, rows: Sequence[Sequence[Any]], failures: Mapping[str, str]) -> None:
+        """Write the outcomes of a batch; they are on the disk when this returns.
+
+        Args:
+            rows: A cell a column.
+            failures: From a film's name to why it has no score.
+
+        Raises:
+            CxrIgniteError: The disk is full, say; the rows before are whole.
+        """
+        if failures:
+            self._list_unreadable(failures)
+        if rows:
+            self._write(rows)
+        for row in rows:
+            self._count([str(cell) for cell in row])
+
+    def _count(self, row: Sequence[str]) -> None:
+        self.names.add(row[self._columns.index("path")])
+        self.num_positive += row[self._columns.index("decision")] == "1"
+
+    def _write(self, rows: Iterable[Sequence[Any]]) -> None:
+        data = _as_csv(rows)
+        try:
+            _write_all(self._file, data)
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+            reason = error.strerror or error
+            raise CxrIgniteError(f"cannot write {self._paths.table}: {reason}") from error
+        self._end += len(data)
+
+    def _list_unreadable(self, failures: Mapping[str, str]) -> None:
+        # Begun anew by each command, which tries those again that have no score.
+        mode = "a" if self.num_unreadable else "w"
+        rows: list[Sequence[str]] = [] if self.num_unreadable else [("path", "reason")]
+        try:
+            with io.FileIO(self._paths.unreadable, mode) as file:
+                _write_all(file, _as_csv([*rows, *failures.items()]))
+        except OSError as error:
+            reason = error.strerror or error
+            raise CxrIgniteError(f"cannot write {self._paths.unreadable}: {reason}") from error
+        self.num_unreadable += len(failures)
+        for name, reason in failures.items():
+            if len(self.first_unreadable) < _NUM_TOLD:
+                self.first_unreadable[name] = reason
+
+
+@contextmanager
+def open_output(
+    paths: OutputPaths, settings: Mapping[str, Any], columns: Sequence[str], *, overwrite: bool
+) -> Iterator[PredictionFile]:
+    """Open an output, new or to be gone on with, for this process alone.
+
+    Args:
+        paths: Its files.
+        settings: What the scores depend on, as JSON knows it; kept beside the table.
+        columns: Of the table.
+        overwrite: Begin anew, whatever is there.
+
+    Raises:
+        RecipeError: Another process writes there, or what is there is of other settings.
+        CxrIgniteError: The file cannot be written.
+    """
+    try:
+        paths.table.parent.mkdir(parents=True, exist_ok=True)
+        # Opened here and nowhere else: a process loses its lock when it closes any handle.
+        file = io.FileIO(os.open(paths.table, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    except OSError as error:
+        raise CxrIgniteError(f"cannot write {paths.table}: {error.strerror or error}") from error
+    with file:
+        _lock(file, paths)
+        if overwrite:
+            file.truncate(0)
+            _remove_others(paths)
+        output = PredictionFile(paths, file, columns)
+        if file.seek(0, os.SEEK_END):
+            check_settings(paths, settings)
+            file.seek(0)
+            output.take_up()
+        elif paths.settings.exists():
+            stored_settings(paths)  # of something else it is not replaced
+        content = {**settings, "process": os.getpid()}
+        write_durably(paths.settings, f"{json.dumps(content, indent=2)}\n".encode())
+        paths.unreadable.unlink(missing_ok=True)
+        output.begin()
+        yield output
+
+
+def _lock(file: io.FileIO, paths: OutputPaths) -> None:
+    """Keep other processes away, until this one ends however it ends.
+
+    Not by `flock`, which the worker processes of a killed predecessor would hold until they notice.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # a file system without locks
+        process = "unknown"
+        with suppress(OSError, ValueError, AttributeError):
+            process = json.loads(paths.settings.read_text(encoding="utf-8")).get("process", process)
+        raise RecipeError(f"{paths.table} is in use by process {process}") from error
+
+
+def _remove_others(paths: OutputPaths) -> None:
+    paths.settings.unlink(missing_ok=True)
+    if paths.maps_dir.is_dir():
+        for picture in paths.maps_dir.glob("*.png"):
+            picture.unlink()
+
+
+def _whole_rows(file: io.FileIO) -> Iterator[tuple[list[str], int]]:
+    """The rows that end with a line's end, and where the next one begins."""
+    lines: list[bytes] = []
+    num_quotes, end = 0, 0
+    for line in io.BufferedReader(_Borrowed(file)):
+        lines.append(line)
+        num_quotes += line.count(b'"')
+        # Inside of quotes a line's end is part of a name.
+        if line.endswith(b"\n") and num_quotes % 2 == 0:
+            record = b"".join(lines)
+            end += len(record)
+            text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
+            yield next(csv.reader(text), []), end
+            lines, num_quotes = [], 0
+
+
+class _Borrowed(io.RawIOBase):
+    """A file that is read through a buffer, and stays open when that is thrown away."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        return self._file.readinto(buffer)
+
+
+def _as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    # File names that are not UTF-8 keep their bytes.
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())

@@ -1,0 +1,251 @@
+"""From a finished run and new films to a table of scores."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+from cxrignite import __version__
+from cxrignite.data import Film
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.reading import Size
+from cxrignite.data.splits import read_split
+from cxrignite.engines import BatchScorer, choose_precision
+from cxrignite.errors import DataError, RecipeError
+from cxrignite.handlers import load_checkpoint
+from cxrignite.recipe import Recipe
+from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.parts import build_model, build_pipeline, explained_layer
+from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
+from cxrignite.workflows.predict.maps import MapDrawer
+from cxrignite.workflows.predict.output import (
+    COLUMNS,
+    MAP_COLUMNS,
+    PredictionFile,
+    open_output,
+)
+from cxrignite.workflows.predict.output_settings import OutputPaths
+from cxrignite.workflows.predict.scoring import Unscored, score_films
+from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.session import Session, open_session
+
+_logger = logging.getLogger(__name__)
+
+# Where the run has chosen no threshold, the captions of maps take this one, as `explain` does.
+_NO_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored, and where the scores go.
+
+    Attributes:
+        output: The table; its other files are named after it.
+        files: Images, folders of images, and patterns of either.
+        manifest: A CSV file that names the films instead.
+        path_column: Its column of the films' names.
+        patient_column: Its column of the patients; null takes `patient` where there is one.
+        operating_point: The site whose operating point decides; null is the run's own.
+        draws_maps: Draw a map of every film, too.
+        overwrite: Begin anew, whatever the output holds.
+    """
+
+    output: Path
+    files: Sequence[Path] = ()
+    manifest: Path | None = None
+    path_column: str = "path"
+    patient_column: str | None = None
+    operating_point: str | None = None
+    draws_maps: bool = False
+    overwrite: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """The request of a command line.
+
+        Args:
+            options: By name; null where it does not say.
+
+        Raises:
+            RecipeError: They name no films, or contradict each other.
+        """
+        files, manifest = options["files"], options["manifest"]
+        if (files is None) == (manifest is None):
+            raise RecipeError("name the films: --files PATH ... or --manifest FILE")
+        columns = options["path_column"], options["patient_column"]
+        if manifest is None and any(columns):
+            raise RecipeError("--path_column and --patient_column go with --manifest")
+        return cls(
+            options["output"] or Path("predictions.csv"),
+            files or (),
+            manifest,
+            columns[0] or "path",
+            columns[1],
+            options["operating_point"],
+            bool(options["maps"]),
+            bool(options["overwrite"]),
+        )
+
+
+def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
+    """Score new films with a run's best weights, and go on where an earlier command stopped.
+
+    Args:
+        recipe: The run's own.
+        run_dir: The run folder, which is only read.
+        request: Which films, by which operating point, to where.
+
+    Raises:
+        RunFolderError: The run has no such operating point.
+        RecipeError: Several processes were started; the output is in use or of other settings; the
+            model has no layer that maps can be taken at.
+        CheckpointError: The best weights are missing or damaged.
+        NonFiniteError: A score or a map is NaN or infinite.
+        DataError: There is no film; or, once all others have their scores, some cannot be read.
+    """
+    paths = OutputPaths(request.output)
+    settings = recipe.trainer
+    with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
+        if session.world_size > 1:
+            raise RecipeError(
+                f"predict takes one process, got {session.world_size}: give each its own films "
+                "and its own --output"
+            )
+        listing = _list(recipe, request)
+        folder = RunFolder(run_dir)
+        decision = folder.read_decision(request.operating_point)
+        best = load_checkpoint(folder.best_path)
+        model = build_model(recipe, session.device, best["model"])
+        frozen = read_split(folder.split_path, recipe.data.source.root)
+        pipeline = build_pipeline(recipe)
+        image_size = _image_size(recipe, pipeline, frozen, listing.films)
+        scorer = BatchScorer(
+            model,
+            device=session.device,
+            precision=choose_precision(recipe.trainer.precision, session.device),
+            channels_last=recipe.trainer.channels_last,
+            batch_size=_batch_size(recipe, frozen),
+        )
+        layer, drawer = None, None
+        if request.draws_maps:
+            layer = explained_layer(recipe, model, image_size or (1, 1))
+        kept = _settings(recipe, folder, request, decision, scorer, session, image_size, layer)
+        columns = (*COLUMNS, *MAP_COLUMNS) if layer else COLUMNS
+        output = stack.enter_context(open_output(paths, kept, columns, overwrite=request.overwrite))
+        if layer:
+            called_by = _NO_THRESHOLD if decision.threshold is None else decision.threshold
+            drawer = MapDrawer(recipe, model, layer, paths.maps_dir, called_by)
+        films = [film for film in listing.films if film.name not in output.names]
+        if output.num_rows:
+            _logger.info(
+                "%s has %d films: %d are left to score", paths.table, output.num_rows, len(films)
+            )
+        num_before = output.num_rows
+        work = Unscored(films, listing.patient_of, pipeline, image_size or (1, 1))
+        if films:
+            score_films(work, scorer, decision, output, drawer, recipe)
+        sys.stdout.write(_summary(output, decision, paths, num_before, drawer is not None))
+        if output.num_unreadable:
+            raise DataError(_complaint(output, len(listing.films), paths))
+
+
+def _list(recipe: Recipe, request: Request) -> Listing:
+    source = recipe.data.source
+    if request.manifest is None:
+        return list_films(request.files, source)
+    if request.manifest.absolute() == request.output.absolute():
+        raise RecipeError(f"--output must be another file than --manifest, got {request.output}")
+    return list_manifest(request.manifest, source, request.path_column, request.patient_column)
+
+
+def _batch_size(recipe: Recipe, frozen: Sequence[Film]) -> int:
+    """As many images in a forward pass as `test` takes, for the same last bits."""
+    data = recipe.data
+    usual = data.eval_batch_size or 2 * data.batch_size
+    return min(usual, sum(film.split == "test" for film in frozen) or usual)
+
+
+def _image_size(
+    recipe: Recipe, pipeline: Pipeline, frozen: Sequence[Film], films: Sequence[Film]
+) -> Size | None:
+    """The size of the run's films after preprocessing; null where no film at all can be read.
+
+    Where the run's films are not at hand it is that of the first new film.
+    """
+    if recipe.data.image_size is not None and not recipe.data.preprocess:
+        return recipe.data.image_size
+    for film in chain(frozen[:1], films):
+        try:
+            rows, columns = pipeline.read(film.path).shape[-2:]
+        except DataError:
+            continue
+        return rows, columns
+    return None
+
+
+def _settings(
+    recipe: Recipe,
+    folder: RunFolder,
+    request: Request,
+    decision: Decision,
+    scorer: BatchScorer,
+    session: Session,
+    image_size: Size | None,
+    layer: str | None,
+) -> dict[str, object]:
+    """What scores and decisions depend on, to the last bit."""
+    return {
+        "run": str(folder.root),
+        "version": __version__,
+        "weights_sha256": decision.weights_sha256,
+        "operating_point": request.operating_point,
+        "chosen_on": decision.chosen_on,
+        "threshold": decision.threshold,
+        "verdict": decision.point.verdict if decision.point else None,
+        "image_size": image_size,
+        "batch_size": scorer.batch_size,
+        "precision": scorer.precision.name,
+        "device": session.device.type,
+        "maps": {"method": recipe.explain.method, "target_layer": layer} if layer else None,
+    }
+
+
+def _summary(
+    output: PredictionFile,
+    decision: Decision,
+    paths: OutputPaths,
+    num_before: int,
+    has_maps: bool,
+) -> str:
+    """What was done, what it is worth, and where it is."""
+    num_films = output.num_rows
+    called = f", {output.num_positive} called positive" if decision.point else ""
+    before = f" ({num_before} of them before)" if num_before else ""
+    lines = [f"{paths.table}: {num_films} films scored{before}{called}"]
+    lines.append(f"  {decision.describe()}")
+    if decision.point:
+        lines.append(
+            "  this holds for films like those that chose the threshold: `test` on labelled films "
+            "of this site tells whether these are, `recalibrate` chooses by them"
+        )
+    if has_maps:
+        lines.append(f"  maps in {paths.maps_dir}")
+    if output.num_unreadable:
+        lines.append(f"  {output.num_unreadable} films without a score in {paths.unreadable}")
+    return "\n".join([*lines, f"  settings in {paths.settings}", ""])
+
+
+def _complaint(output: PredictionFile, num_films: int, paths: OutputPaths) -> str:
+    few = "; ".join(f"{name}: {reason}" for name, reason in output.first_unreadable.items())
+    more = output.num_unreadable - len(output.first_unreadable)
+    others = f"; and {more} more" if more else ""
+    return (
+        f"{output.num_unreadable} of {num_films} films cannot be read, all listed in "
+        f"{paths.unreadable}: {few}{others}"
+    )

@@ -1,0 +1,260 @@
+"""Compressed films: streams that claim other than their header, end early, or have no decoder."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from cxrignite.data.dicom import decode_dicom
+from cxrignite.errors import UnreadableImageError
+
+
+@pytest.fixture
+def film():
+    """Smooth, so that lossy coding keeps it, and of 12 bits."""
+    rows, columns = np.mgrid[0:72, 0:64]
+    return (2000 + 1900 * np.sin(rows / 17) * np.cos(columns / 23)).astype(int)
+
+
+@pytest.fixture
+def encapsulated(make_dicom, dicom_bytes):
+    """A file around a stream that is already made."""
+
+    def make(values, stream, syntax, fragments=1, **options):
+        dataset = make_dicom(values, **options)
+        parts = max(2, -(-len(stream) // fragments) // 2 * 2)
+        pieces = [stream[start : start + parts] for start in range(0, len(stream), parts)]
+        body = b"".join(
+            struct.pack("<HHI", 0xFFFE, 0xE000, len(piece) + len(piece) % 2)
+            + piece
+            + bytes(len(piece) % 2)
+            for piece in [b"", *pieces]
+        )
+        plain = dicom_bytes(dataset)
+        marker = b"\xe0\x7f\x10\x00"
+        head = plain[: plain.rindex(marker)]
+        old, new = (str(uid).encode() for uid in (ExplicitVRLittleEndian, syntax))
+        declared = b"\x02\x00\x10\x00UI"
+        at = head.index(declared)
+        new += bytes(len(new) % 2)
+        end = at + 8 + len(old) + len(old) % 2
+        head = head[: at + 6] + struct.pack("<H", len(new)) + new + head[end:]
+        tail = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        return head + marker + b"OB\0\0\xff\xff\xff\xff" + body + tail
+
+    return make
+
+
+def jpeg(values, quality=95):
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def refusal(data):
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_dicom(data, "film.dcm")
+    assert "film.dcm" in str(caught.value)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("fragments", [1, 5])
+def test_a_baseline_jpeg_is_what_pillow_decodes(film, encapsulated, fragments):
+    stream = jpeg(film >> 4)
+    data = encapsulated(film >> 4, stream, JPEGBaseline8Bit, fragments, bits=8)
+    with Image.open(io.BytesIO(stream)) as image:
+        np.testing.assert_array_equal(decode_dicom(data, "a"), np.asarray(image))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_lossless_jpeg_keeps_every_value(
+    film, encapsulated, dicom_bytes, make_dicom, bits, signed
+):
+    values = film * 16 >> 16 - bits
+    values -= 2 ** (bits - 1) * signed
+    stored = (values & 2**bits - 1).astype(np.uint8 if bits == 8 else np.uint16)
+    stream = imagecodecs.jpeg8_encode(stored, lossless=True, bitspersample=bits)
+    data = encapsulated(values, stream, JPEGLosslessSV1, bits=bits, signed=signed)
+    plain = dicom_bytes(make_dicom(values, bits=bits, signed=signed))
+    np.testing.assert_array_equal(decode_dicom(data, "a"), decode_dicom(plain, "a"))
+
+
+def test_an_extended_jpeg_of_twelve_bits_is_close(film, encapsulated):
+    stream = imagecodecs.jpeg8_encode(film.astype(np.uint16), level=98, bitspersample=12)
+    image = decode_dicom(encapsulated(film, stream, JPEGExtended12Bit), "a")
+    assert np.abs(image - film * 255 / 4095).max() < 1.5
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, JPEGBaseline8Bit])
+@pytest.mark.parametrize(("rows", "columns"), [(71, 64), (72, 60_000), (60_000, 60_000)])
+def test_a_stream_that_claims_another_size_is_refused_before_it_is_decoded(
+    film, make_dicom, dicom_bytes, encapsulated, syntax, rows, columns
+):
+    if syntax == JPEGBaseline8Bit:
+        data = bytearray(encapsulated(film >> 4, jpeg(film >> 4), syntax, bits=8))
+    else:
+        data = bytearray(dicom_bytes(make_dicom(film), syntax))
+    at = data.rindex(b"\xe0\x7f\x10\x00")
+    if syntax == JPEG2000Lossless:
+        struct.pack_into(">II", data, data.index(b"\xff\x51", at) + 6, columns, rows)
+    else:
+        marker = b"\xff\xf7" if syntax == JPEGLSLossless else b"\xff\xc0"
+        struct.pack_into(">HH", data, data.index(marker, at) + 5, rows, columns)
+    tracemalloc.start()
+    reason = refusal(bytes(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"claims {columns} x {rows} pixels, its header 64 x 72" in reason
+    assert peak < 3_000_000
+
+
+def test_a_stream_of_colours_is_refused(film, encapsulated):
+    buffer = io.BytesIO()
+    Image.fromarray((film >> 4).astype(np.uint8)).convert("RGB").save(buffer, "JPEG")
+    data = encapsulated(film >> 4, buffer.getvalue(), JPEGBaseline8Bit, bits=8)
+    assert "3 samples a pixel" in refusal(data)
+
+
+def test_a_stream_of_too_many_tiles_is_refused(film, make_dicom, dicom_bytes):
+    data = bytearray(dicom_bytes(make_dicom(film, Rows=72), JPEG2000Lossless))
+    at = data.rindex(b"\xff\x4f\xff\x51")
+    struct.pack_into(">4I", data, at + 8, 64, 60_072, 0, 60_000)
+    struct.pack_into(">4I", data, at + 24, 1, 1, 0, 0)
+    assert "3,844,608 tiles" in refusal(bytes(data))
+
+
+def test_a_stream_of_more_than_sixteen_bits_is_refused(film, make_dicom, dicom_bytes):
+    data = bytearray(dicom_bytes(make_dicom(film), JPEG2000Lossless))
+    data[data.rindex(b"\xff\x4f\xff\x51") + 42] = 37
+    assert "38 bits a pixel, at most 16" in refusal(bytes(data))
+
+
+def test_more_bits_than_the_header_says_are_refused(film, make_dicom, dicom_bytes):
+    for syntax in (JPEGLSLossless, JPEG2000Lossless, RLELossless):
+        data = dicom_bytes(make_dicom(film, bits=12), syntax)
+        for old, new in ((12, 10), (11, 9)):  # BitsStored and HighBit
+            tag = b"\x28\x00" + (b"\x01" if old == 12 else b"\x02") + b"\x01US\x02\x00"
+            data = data.replace(tag + bytes([old, 0]), tag + bytes([new, 0]))
+        assert "values of more than 10 bits" in refusal(data)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless])
+def test_a_stream_cut_anywhere_is_refused_or_whole(film, make_dicom, dicom_bytes, syntax):
+    data = dicom_bytes(make_dicom(film), syntax)
+    whole = decode_dicom(data, "a")
+    start, num_refused = data.rindex(b"\xe0\x7f\x10\x00"), 0
+    lengths = range(start + 12, len(data), max(1, (len(data) - start) // 60))
+    for length in lengths:
+        try:
+            image = decode_dicom(data[:length], "a")
+        except UnreadableImageError:
+            num_refused += 1
+        else:
+            np.testing.assert_array_equal(image, whole)
+    assert num_refused >= len(lengths) - 1
+
+
+def test_a_stream_without_its_end_is_refused(film, encapsulated):
+    data = encapsulated(film >> 4, jpeg(film >> 4)[:-60], JPEGBaseline8Bit, bits=8)
+    assert "the stream's end is missing" in refusal(data)
+
+
+def test_the_wrong_stream_for_its_transfer_syntax_is_refused(film, encapsulated):
+    assert "not the stream" in refusal(encapsulated(film, jpeg(film >> 4), JPEG2000Lossless))
+    assert "not known" not in refusal(encapsulated(film, b"no stream", JPEGLSLossless))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "reason"),
+    [
+        (MPEG2MPML, "MPEG2 Main Profile / Main Level, which is not supported"),
+        ("1.2.3.4.5", "its transfer syntax is not a known one"),
+        (DeflatedExplicitVRLittleEndian, "Deflated Explicit VR Little Endian, which is not inflat"),
+    ],
+)
+def test_a_transfer_syntax_that_is_not_read_is_named(film, encapsulated, syntax, reason):
+    assert reason in refusal(encapsulated(film, jpeg(film >> 4), syntax))
+
+
+def test_compressed_and_plain_pixel_data_are_not_taken_for_each_other(
+    film, make_dicom, dicom_bytes, encapsulated
+):
+    assert "which its transfer syntax denies" in refusal(
+        encapsulated(film, jpeg(film >> 4), ExplicitVRLittleEndian)
+    )
+    data = dicom_bytes(make_dicom(film))
+    at = data.index(b"\x02\x00\x10\x00UI")
+    new = str(JPEGBaseline8Bit).encode()
+    data = data[: at + 6] + struct.pack("<H", len(new)) + new + data[at + 28 :]
+    assert "not encapsulated" in refusal(data)
+
+
+def test_without_a_decoder_the_error_says_what_to_install(
+    tmp_path, film, make_dicom, dicom_bytes, encapsulated
+):
+    lossless = imagecodecs.jpeg8_encode(film.astype(np.uint16), lossless=True, bitspersample=12)
+    files = {
+        "JPEG-LS Lossless": dicom_bytes(make_dicom(film), JPEGLSLossless),
+        "JPEG 2000 Image Compression (Lossless Only)": dicom_bytes(
+            make_dicom(film), JPEG2000Lossless
+        ),
+        "JPEG Lossless, Non-Hierarchical": encapsulated(film, lossless, JPEGLosslessSV1),
+        "read": encapsulated(film >> 4, jpeg(film >> 4), JPEGBaseline8Bit, bits=8),
+        "read too": dicom_bytes(make_dicom(film), RLELossless),
+    }
+    for number, data in enumerate(files.values()):
+        (tmp_path / f"{number}.dcm").write_bytes(data)
+    program = (
+        "import sys\n"
+        "for name in ('jpeg_ls', '_openjpeg', 'openjpeg', 'pylibjpeg', 'imagecodecs'):\n"
+        "    sys.modules[name] = None\n"
+        "from cxrignite.data.reading import read_image\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        read_image(path)\n"
+        "        print('read')\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    paths = [str(tmp_path / f"{number}.dcm") for number in range(len(files))]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *paths],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[3:] == ["read", "read"], done.stderr
+    for name, path, line in zip(files, paths[:3], lines, strict=False):
+        assert line.startswith(f"UnreadableImageError cannot read image {path}: ")
+        assert f"its transfer syntax is {name}" in line
+        assert line.endswith("pip install 'cxrignite[dicom]'")
+
+
+def test_a_decoders_failure_leaves_no_traceback_in_the_log(film, make_dicom, dicom_bytes, caplog):
+    data = bytearray(dicom_bytes(make_dicom(film), JPEGLSLossless))
+    start = data.rindex(b"\xff\xda") + 20
+    data[start : start + 200] = bytes([0x55]) * 200
+    with caplog.at_level("DEBUG"):
+        assert "damaged" in refusal(bytes(data))
+    assert caplog.records == []

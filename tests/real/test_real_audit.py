@@ -1,0 +1,75 @@
+"""What the audit says of ChestXRay2017: the known facts of it, found without being told."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cxrignite.data.sources import ClassFolders
+from cxrignite.data.survey import survey_films
+from cxrignite.workflows.audit.copies import check_copies
+from cxrignite.workflows.audit.files import check_files, check_patients
+from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
+
+
+@pytest.fixture(scope="module")
+def survey(chest_xray):
+    return survey_films(ClassFolders(chest_xray).films())
+
+
+@pytest.fixture(scope="module")
+def full_size(chest_xray):
+    root = Path(
+        os.environ.get("CXRIGNITE_FULL_SIZE", chest_xray.with_name("chest_xray_full_sample"))
+    )
+    if not root.is_dir():
+        pytest.skip(f"no full-size X-rays: set CXRIGNITE_FULL_SIZE or provide {root.name}")
+    return survey_films(ClassFolders(root).films())
+
+
+def test_copies_are_those_that_sha256_finds_and_none_is_across_splits(survey):
+    digests = [film.sha256 for film in survey.films]
+    groups = sum(digests.count(each) > 1 for each in set(digests))
+    findings = {finding.kind: finding for finding in check_copies(survey)}
+    assert set(findings) == {"duplicate"}
+    assert findings["duplicate"].count == groups == 28
+    assert findings["duplicate"].text.endswith("58 files, 32 pairs")
+
+
+def test_no_file_is_broken_strange_or_without_a_patient(survey):
+    assert check_files(survey, (224, 224)) == []
+    assert check_patients(survey) == []
+
+
+def test_healthy_children_of_the_test_split_are_of_another_kind(survey):
+    probes = {probe.name: probe for probe in shift_probes(survey, ("NORMAL", "PNEUMONIA"), 42)}
+    areas = {name: probe.check.roc_auc for name, probe in probes.items()}
+    assert areas["NORMAL: test against the others"] >= 0.8
+    assert areas["PNEUMONIA: test against the others"] < 0.65
+    assert areas["NORMAL: two random halves"] == pytest.approx(0.5, abs=0.06)
+    assert [name for name, probe in probes.items() if probe.is_detected] == [
+        "NORMAL: test against the others"
+    ]
+
+
+def test_size_and_aspect_give_the_label_away_at_full_size(full_size):
+    probes = {probe.name: probe for probe in shortcut_probes(full_size, 42)}
+    assert probes["size and aspect"].check.roc_auc > 0.7
+    assert probes["size and aspect"].is_detected
+    modes = {
+        (film.label, facts.mode)
+        for film, facts in zip(full_size.films, full_size.facts, strict=True)
+    }
+    assert modes == {(0, "L"), (1, "L"), (1, "RGB")}
+
+
+@pytest.mark.slow
+def test_the_whole_audit_ends_well_within_a_minute(chest_xray, command, tmp_path):
+    source = ["--data.source", "ClassFolders", "--data.source.root", chest_xray]
+    done = command("audit", *source, "--output_dir", "out", timeout=60)
+    assert done.returncode == 0, done.stderr
+    kinds = [
+        each["kind"] for each in json.loads((tmp_path / "out/audit.json").read_text())["findings"]
+    ]
+    assert kinds == ["duplicate", "shift"]

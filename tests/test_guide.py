@@ -1,0 +1,160 @@
+"""The guide from DICOMs and a table to scores, followed line by line."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from cxrignite.data import Phantom
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "your-data.md"
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+NUM_FILMS, NUM_NEW = 420, 8
+# A hospital has larger films and more time.
+SMALLER = [
+    "--data.image_size",
+    "[48, 48]",
+    "--trainer.max_epochs",
+    "2",
+    "--model.init_args.width",
+    "8",
+]
+
+
+def page():
+    return PAGE.read_text(encoding="utf-8")
+
+
+def block(language):
+    return next(text for found, text in FENCED.findall(page()) if found == language)
+
+
+def commands():
+    plain = [text for language, text in FENCED.findall(page()) if language == ""]
+    lines = [line for text in plain for line in text.splitlines()]
+    return [shlex.split(line.removeprefix("python -m cxrignite ")) for line in lines]
+
+
+def save_dicom(pixels, path, mrn):
+    """A film of 12 bits with a window, inverted, and a person's name in its header."""
+    film = pydicom.Dataset()
+    film.SOPClassUID, film.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    film.PatientName, film.PatientID = "Person^With A Name", mrn
+    film.PhotometricInterpretation, film.SamplesPerPixel = "MONOCHROME1", 1
+    film.Rows, film.Columns = pixels.shape
+    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
+    film.WindowCenter, film.WindowWidth = 2048, 4096
+    stored = 4095 - pixels.astype("<u2") * 16
+    film.add_new("PixelData", "OW", stored.tobytes())
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A hospital's folder, its table, new films, and what the guide says to save."""
+    home = tmp_path_factory.mktemp("home")
+    phantom = Phantom(
+        home / "phantom",
+        num_train=NUM_FILMS,
+        num_test=NUM_NEW,
+        size=64,
+        positive_fraction=0.4,
+        images_per_patient=1,
+    )
+    (home / "hospital" / "films").mkdir(parents=True)
+    (home / "incoming").mkdir()
+    header, *_ = block("csv").splitlines()
+    rows = [header.split(",")]
+    for number, film in enumerate(phantom.films()):
+        with Image.open(film.path) as image:
+            pixels = np.asarray(image.convert("L"))
+        mrn = f"7001{number:04}"
+        if film.split == "test":
+            save_dicom(pixels, home / "incoming" / f"NEW{number:04}", mrn)
+            continue
+        name = f"films/IM{number:06}"
+        save_dicom(pixels, home / "hospital" / name, mrn)
+        finding = "pneumonia" if film.label else "normal"
+        rows.append([name, finding, mrn, ("PA", "AP")[number % 2]])
+    with (home / "hospital" / "films.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (home / "hospital.yaml").write_text(block("yaml"), encoding="utf-8")
+    made = block("bash").strip().replace("python ", f"{sys.executable} ", 1)
+    subprocess.run(made, shell=True, check=True, cwd=home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def outcomes(home):
+    """What each command of the guide ends with, in its order."""
+    outcomes = {}
+    for argv in commands():
+        if "other/films.csv" in argv:
+            continue
+        trimmed = SMALLER if "--config" in argv else []
+        if argv[0] == "audit":
+            trimmed = SMALLER[:2]
+        outcomes[argv[0]] = subprocess.run(
+            [sys.executable, "-m", "cxrignite", *argv, *trimmed],
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    return outcomes
+
+
+def test_every_command_of_the_guide_is_run():
+    assert [argv[0] for argv in commands()] == [
+        *("audit", "fit", "test", "report", "predict", "test", "recalibrate")
+    ]
+
+
+@pytest.mark.parametrize("verb", ["audit", "fit", "test", "report", "predict"])
+def test_each_step_of_the_guide_ends_well(outcomes, verb):
+    assert outcomes[verb].returncode == 0, outcomes[verb].stdout + outcomes[verb].stderr
+
+
+def test_the_audit_sees_the_splits_that_fit_makes(outcomes, home):
+    told = outcomes["audit"].stdout
+    split = (home / "runs/hospital/split.csv").read_text()
+    for name in ("train", "val", "calibration", "test"):
+        row = next(line for line in told.splitlines() if line.split()[:1] == [name])
+        assert int(row.split()[1]) == split.count(f",{name},")
+
+
+def test_the_threshold_is_chosen_with_its_verdict(outcomes):
+    assert "certified" in outcomes["fit"].stdout + outcomes["fit"].stderr
+
+
+def test_every_new_film_gets_a_score(outcomes, home):
+    with (home / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == NUM_NEW
+    assert all(0 <= float(row["score"]) <= 1 for row in rows)
+
+
+def test_no_number_or_name_of_a_patient_is_anywhere(outcomes, home):
+    written = [path for path in (home / "runs").rglob("*") if path.is_file()]
+    written += [path for path in home.iterdir() if path.name.startswith("scores")]
+    assert len(written) > 15
+    texts = [path.read_bytes() for path in written]
+    texts += [(each.stdout + each.stderr).encode() for each in outcomes.values()]
+    for secret in (
+        b"70010",
+        b"Person^With",
+        b"With A Name",
+        (home / "salt.txt").read_bytes().strip(),
+    ):
+        assert not any(secret in text for text in texts)

@@ -1,0 +1,344 @@
+"""A data set in which things are wrong, and what the audit says of it."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrignite.data.sources import ClassFolders
+from cxrignite.data.survey import survey_films
+from cxrignite.errors import DataError, RecipeError
+from cxrignite.parsing import parse_recipe
+from cxrignite.workflows.audit import audit
+from cxrignite.workflows.audit.copies import check_copies
+from cxrignite.workflows.audit.files import check_files, check_patients
+from cxrignite.workflows.audit.findings import KINDS
+
+SIDE = 96
+NUM_TRAIN, NUM_TEST = 30, 24
+
+
+def film(seed):
+    """A smooth scene with fine grain, unlike any other."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(20, 230, (6, 6), dtype=np.uint8))
+    grain = Image.fromarray(rng.normal(0, 40, (SIDE // 3, SIDE // 3)).astype(np.float32))
+    size = (SIDE, SIDE)
+    pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=float)
+    pixels = pixels + np.asarray(grain.resize(size, Image.Resampling.BICUBIC))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def opened(path):
+    with Image.open(path) as image:
+        return image.copy()
+
+
+@pytest.fixture(scope="session")
+def sound_root(tmp_path_factory):
+    """A data set with nothing wrong in it; two films a patient now and then."""
+    root = tmp_path_factory.mktemp("sound")
+    seed = 0
+    for split, number in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        for class_name, stem in (
+            ("NORMAL", "IM-{}{:03}-{}"),
+            ("PNEUMONIA", "person{}{:03}_virus_{}"),
+        ):
+            folder = root / split / class_name
+            folder.mkdir(parents=True)
+            for patient in range(number):
+                for view in range(1 + patient % 2):
+                    seed += 1
+                    name = stem.format(int(split == "test"), patient, view)
+                    film(seed).save(folder / f"{name}-1.png")
+    return root
+
+
+@pytest.fixture
+def root(sound_root, tmp_path):
+    """The same, to be spoilt."""
+    return shutil.copytree(sound_root, tmp_path / "films")
+
+
+def recipe_of(root, *options):
+    source = ["--data.source", "ClassFolders", "--data.source.root", str(root)]
+    return parse_recipe("audit", "", [*source, *options])[0]
+
+
+def found(root, check=check_copies):
+    survey = survey_films(ClassFolders(root).films())
+    return {finding.kind: finding for finding in check(survey)}
+
+
+def files(root):
+    return found(root, lambda survey: check_files(survey, None))
+
+
+def test_a_sound_data_set_gives_no_finding(sound_root, tmp_path, capsys):
+    assert audit(recipe_of(sound_root), tmp_path) == []
+    table = capsys.readouterr().out
+    assert "nothing was found to be wrong" in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.html", "audit.json"]
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert content["num_films"] == 2 * (45 + 36)
+    assert [row["split"] for row in content["splits"]] == ["train", "val", "test"]
+    assert sum(row["NORMAL"] for row in content["splits"]) == 81
+    assert {row["split"]: row["NORMAL patients"] for row in content["splits"]}["test"] == NUM_TEST
+    assert content["probes"]["classes told apart by"][0]["name"] == "size and aspect"
+
+
+def test_a_patient_on_both_sides_is_found(root):
+    shutil.move(root / "train/NORMAL/IM-0005-1-1.png", root / "test/NORMAL/IM-0005-1-1.png")
+    finding = found(root)["patient_leakage"]
+    assert (finding.count, finding.severity) == (1, "problem")
+    assert finding.rows[0]["first_path"] == "train/NORMAL/IM-0005-0-1.png"
+    assert finding.rows[0]["second_path"] == "test/NORMAL/IM-0005-1-1.png"
+    assert "IM-0005" in finding.text
+
+
+def test_a_copied_file_on_both_sides_is_found(root):
+    shutil.copy(root / "train/NORMAL/IM-0007-0-1.png", root / "test/NORMAL/IM-1900-0-1.png")
+    findings = found(root)
+    assert findings["content_leakage"].count == 1
+    assert findings["content_leakage"].rows[0]["second_path"] == "test/NORMAL/IM-1900-0-1.png"
+    assert "near_leakage" not in findings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda image, path: image.save(path, quality=40), id="compressed"),
+        pytest.param(lambda image, path: image.resize((64, 64)).save(path), id="smaller"),
+        pytest.param(
+            lambda image, path: image.point(lambda v: v * 0.7 + 20).save(path), id="paler"
+        ),
+        pytest.param(
+            lambda image, path: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path),
+            id="mirrored",
+        ),
+        pytest.param(lambda image, path: image.point(lambda v: 255 - v).save(path), id="inverted"),
+    ],
+)
+def test_a_changed_copy_on_both_sides_is_found(root, change):
+    image = opened(root / "train/NORMAL/IM-0007-0-1.png")
+    change(image, root / "test/NORMAL/IM-1900-0-1.jpeg")
+    findings = found(root)
+    assert findings["near_leakage"].count == 1
+    assert "content_leakage" not in findings
+
+
+def test_copies_within_a_split_are_counted_as_groups(root):
+    source = root / "train/NORMAL/IM-0007-0-1.png"
+    for name in ("IM-0900-0-1.png", "IM-0901-0-1.png"):
+        shutil.copy(source, source.with_name(name))
+    finding = found(root)["duplicate"]
+    assert (finding.count, finding.severity) == (1, "warning")
+    assert finding.text == "1 groups of identical files: 3 files, 3 pairs"
+    assert {row["group"] for row in finding.rows} == {1}
+
+
+@pytest.mark.parametrize("quality", [None, 60])
+def test_one_picture_with_both_labels_is_found(root, quality):
+    source, copy = (
+        root / "train/NORMAL/IM-0007-0-1.png",
+        root / "train/PNEUMONIA/person9_virus_1.jpeg",
+    )
+    if quality:
+        opened(source).save(copy, quality=quality)
+    else:
+        shutil.copy(source, copy)
+    finding = found(root)["label_conflict"]
+    assert finding.count == 1
+    assert {row["label"] for row in finding.rows} == {0, 1}
+
+
+def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
+    folder = root / "train/NORMAL"
+    (folder / "IM-0001-0-1.png").write_bytes(b"")
+    (folder / "IM-0002-0-1.png").write_text("<html>gone</html>")
+    whole = (folder / "IM-0003-0-1.png").read_bytes()
+    (folder / "IM-0003-0-1.png").write_bytes(whole[: len(whole) // 2])
+    finding = files(root)["unreadable"]
+    assert finding.count == 3
+    reasons = {row["path"].rpartition("/")[2]: row["reason"] for row in finding.rows}
+    assert reasons["IM-0001-0-1.png"] == "the file is empty"
+    assert set(reasons) == {f"IM-000{number}-0-1.png" for number in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil"),
+    [
+        ("blank", lambda image: Image.new("L", image.size, 90)),
+        ("narrow_range", lambda image: image.point(lambda v: 100 + v * 0.1)),
+        ("colour", lambda image: Image.merge("RGB", [image, image.rotate(180), image])),
+        ("odd_size", lambda image: image.resize((300, 100))),
+        ("odd_size", lambda image: image.resize((40, 40))),
+    ],
+)
+def test_a_film_that_looks_like_no_other_is_found(root, kind, spoil):
+    path = root / "train/NORMAL/IM-0004-0-1.png"
+    spoil(opened(path)).save(path)
+    findings = files(root)
+    assert set(findings) == {kind}
+    assert [row["path"] for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
+
+
+def test_a_file_called_what_it_is_not_is_found(root):
+    path = root / "train/NORMAL/IM-0004-0-1.png"
+    opened(path).save(path, "JPEG")
+    finding = files(root)["wrong_suffix"]
+    assert finding.count == 1
+    assert finding.rows[0]["reason"] == "holds JPEG"
+
+
+def test_films_smaller_than_they_will_be_read_at_are_found(sound_root):
+    survey = survey_films(ClassFolders(sound_root).films())
+    assert check_files(survey, (SIDE, SIDE)) == []
+    finding = check_files(survey, (SIDE + 1, SIDE))[0]
+    assert (finding.kind, finding.count) == ("odd_size", len(survey.films))
+
+
+def test_unknown_patients_are_a_finding(sound_root):
+    pattern = "no such name"
+    survey = survey_films(ClassFolders(sound_root, patient_pattern=pattern).films())
+    assert [finding.kind for finding in check_patients(survey)] == ["unknown_patient"]
+    assert check_patients(survey_films(ClassFolders(sound_root).films())) == []
+
+
+def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
+    """Promises 12, 13 and 22: leaks, copies and broken files, each at a random place."""
+    root = shutil.copytree(sound_root, tmp_path / "films")
+    rng = np.random.default_rng(7)
+    sources = sorted((root / "train").rglob("*.png"))
+    expected = {
+        "content_leakage": set(),
+        "near_leakage": set(),
+        "unreadable": set(),
+        "patient_leakage": set(),
+    }
+    for number in range(200):
+        source = sources[rng.integers(len(sources))]
+        class_name, kind = source.parent.name, list(expected)[number % 4]
+        stem = f"IM-8{number:03}-0-1" if class_name == "NORMAL" else f"person8{number:03}_virus_1"
+        target = root / "test" / class_name / f"{stem}.png"
+        if kind == "content_leakage":
+            shutil.copy(source, target)
+        elif kind == "near_leakage":
+            image = opened(source).point(lambda value, by=number: value * (0.6 + by / 600))
+            target = target.with_suffix(".jpeg")
+            image.save(target, quality=int(rng.integers(30, 90)))
+        elif kind == "unreadable":
+            content = source.read_bytes()
+            spoilt = [b"", content[: rng.integers(1, len(content) - 20)], b"<html>" + content]
+            target.write_bytes(spoilt[rng.integers(3)])
+        else:
+            patient = (
+                source.stem.split("-")[1] if class_name == "NORMAL" else source.stem.split("_")[0]
+            )
+            mark = "IM-" + patient if class_name == "NORMAL" else patient
+            joint = "-" if class_name == "NORMAL" else "_virus_"
+            target = target.with_name(f"{mark}{joint}9{number:03}.png")
+            film(10_000 + number).save(target)
+        expected[kind].add(target.relative_to(root).as_posix())
+    survey = survey_films(ClassFolders(root).films())
+    findings = {each.kind: each for each in [*check_copies(survey), *check_files(survey, None)]}
+    seen = {
+        kind: {row.get("second_path", row.get("path")) for row in findings[kind].rows}
+        for kind in expected
+    }
+    # A changed copy is also near the copies of the same film that were planted in the test split.
+    assert seen["content_leakage"] == expected["content_leakage"]
+    assert seen["unreadable"] == expected["unreadable"]
+    assert seen["patient_leakage"] == expected["patient_leakage"]
+    near = findings["near_leakage"].rows
+    assert {row["first_path"] for row in near} | {row["second_path"] for row in near} >= expected[
+        "near_leakage"
+    ]
+
+
+def test_what_is_on_the_list_ends_the_audit_and_all_is_written_before(root, tmp_path, capsys):
+    shutil.copy(root / "train/NORMAL/IM-0007-0-1.png", root / "test/NORMAL/IM-1900-0-1.png")
+    out = tmp_path / "out"
+    with pytest.raises(
+        DataError, match=r"the audit found 1 content_leakage; the lists are in .*out"
+    ):
+        audit(recipe_of(root), out)
+    with (out / "content_leakage.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+    assert json.loads((out / "audit.json").read_text())["findings"][0]["kind"] == "content_leakage"
+    assert "IM-1900-0-1.png" in (out / "audit.html").read_text()
+    assert "!! Identical files in more than one split" in capsys.readouterr().out
+
+
+def test_what_is_not_on_the_list_does_not_end_it_and_old_lists_go(root, tmp_path):
+    copy = root / "test/NORMAL/IM-1900-0-1.png"
+    shutil.copy(root / "train/NORMAL/IM-0007-0-1.png", copy)
+    out = tmp_path / "out"
+    findings = audit(recipe_of(root), out, ["unreadable", "blank"])
+    assert [finding.kind for finding in findings] == ["content_leakage"]
+    copy.unlink()
+    audit(recipe_of(root), out, [])
+    assert not (out / "content_leakage.csv").exists()
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(
+        RecipeError, match="--fail_on must name kinds of findings, got 'leaks'; there"
+    ):
+        audit(recipe_of(tmp_path / "nowhere"), tmp_path, ["leaks"])
+
+
+def test_what_sampler_loss_and_certificate_make_of_it_is_told(sound_root, tmp_path, capsys):
+    recipe = recipe_of(
+        sound_root,
+        *("--data.sampler", "BalancedSampler", "--loss", "SoftPosWeightBCE"),
+        "--validator.handlers+={class_path: ThresholdSearch, "
+        "init_args: {min_tnr: 0.93, confidence: 0.95}}",
+    )
+    findings = audit(recipe, tmp_path, [])
+    assert [finding.kind for finding in findings] == ["too_few_negatives"]
+    assert "needs at least 42 negative patients" in findings[0].text
+    table = " ".join(capsys.readouterr().out.split())
+    assert "of the training films are PNEUMONIA" in table
+    assert "negative patients of val cannot certify (it takes 42)" in table
+
+
+def test_size_that_gives_the_label_away_is_a_shortcut(root, tmp_path):
+    for path in sorted((root / "train/PNEUMONIA").iterdir()):
+        opened(path).resize((SIDE + 40, SIDE + 20)).save(path)
+    findings = audit(recipe_of(root), tmp_path / "out", [])
+    assert "shortcut" in {finding.kind for finding in findings}
+    assert KINDS["shortcut"].severity == "warning"
+
+
+def test_test_films_of_another_kind_are_a_shift(root, tmp_path):
+    for path in sorted((root / "test/NORMAL").iterdir()):
+        pixels = np.asarray(opened(path)).astype(float)
+        pixels[:, : SIDE // 3] = pixels[:, : SIDE // 3] * 0.3
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    findings = {finding.kind: finding for finding in audit(recipe_of(root), tmp_path / "out", [])}
+    assert "NORMAL: test against the others" in findings["shift"].text
+    assert "PNEUMONIA" not in findings["shift"].text
+
+
+def test_a_data_set_that_cannot_be_split_is_told_and_looked_at_all_the_same(root, tmp_path):
+    for path in sorted((root / "train/NORMAL").iterdir())[2:]:
+        path.unlink()
+    findings = {finding.kind: finding for finding in audit(recipe_of(root), tmp_path / "out", [])}
+    assert "needs at least" in findings["cannot_split"].text
+
+
+def test_the_command_line_ends_with_3_in_one_line_and_0_where_told(root, command):
+    (root / "train/NORMAL/IM-0001-0-1.png").write_text("<html>")
+    source = ["--data.source", "ClassFolders", "--data.source.root", root]
+    failed = command("audit", *source, "--output_dir", "out")
+    assert failed.returncode == 3
+    assert failed.stderr.splitlines()[-1] == (
+        "cxrignite audit: error: the audit found 1 unreadable; the lists are in out"
+    )
+    passed = command("audit", *source, "--output_dir", "out", "--fail_on", "none")
+    assert passed.returncode == 0
+    assert "Traceback" not in passed.stderr + failed.stderr
