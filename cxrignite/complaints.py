@@ -171,6 +171,11 @@ def explain(
     unknown_class = re.search(r"Expected a dot import path string: (\S+)", text)
     unknown_option = re.search(r"Option '([^']+)' is not accepted", text)
     unknown_argument = re.search(r"[Uu]nrecognized arguments: (--)?(\S+?)(?:[ =]|$)", text)
+    # A setting of a group of settings: from a file, or as `--data.source.columns.lable`.
+    unknown_inside = re.search(
+        r"Group '([^']+)' does not accept option '([^']+)'", text
+    ) or re.search(r"in [\w.]+: unrecognized arguments: --(\w+)\.(\w+)", text)
+    no_group = re.search(r"Parser key \"([^\"]+)\": Unable to load config '([^']*)'", text)
     missing = re.search(r"the following arguments are required: ([\w.]+(?:, [\w.]+)*)", text)
     if unknown_class and base:
         name = unknown_class.group(1)
@@ -183,6 +188,12 @@ def explain(
         settings = list(inspect.signature(owner).parameters) if owner else []
         of = f" of {owner.__name__}" if owner else f" of '{key}'"
         text = f"no setting '{name}'{of}{_nearest(name, settings)}"
+    elif unknown_inside:
+        group, name = unknown_inside.groups()
+        near = _nearest(name, _settings_of(_owner(text, base), group), f"{group}.")
+        text = f"no setting '{group}.{name}' of '{key}'{near}"
+    elif key and no_group:
+        text = f"'{key}': '{no_group[1]}' must be a mapping of settings, got {no_group[2]}"
     elif unknown_argument:
         dashes, name = unknown_argument.groups(default="")
         near = _nearest(name, options, dashes) if dashes else ""
@@ -206,6 +217,10 @@ def _wrong_type(text: str, key: str) -> str | None:
     names = re.findall(r"<class '(?:[\w.]*\.)?(\w+)'>", found.group(1)) or [
         found.group(1).removeprefix("typing.Literal").strip("[]")
     ]
+    if "dict[" in found.group(1):
+        names.insert(
+            0, "a mapping of lists" if "dict[str, list[" in found.group(1) else "a mapping"
+        )
     kinds = " or ".join("null" if name == "NoneType" else name for name in names)
     place = f"'{key}': '{inner}'" if inner != key else f"'{key}'"
     return f"{place} must be {kinds}, got {value.group(1)}"
@@ -215,6 +230,13 @@ def _owner(text: str, base: type | None) -> type | None:
     named = re.findall(r"class_path='?([\w.]+)|in ([\w.]+):|[\"']class_path[\"']: '?([\w.]+)", text)
     wanted = {"".join(groups).rpartition(".")[2] for groups in named}
     return next((c for c in _subclasses(base) if c.__name__ in wanted), None) if base else None
+
+
+def _settings_of(owner: type | None, group: str) -> list[str]:
+    """The settings of a class that stand together in a dataclass."""
+    parameter = inspect.signature(owner, eval_str=True).parameters.get(group) if owner else None
+    kind = parameter.annotation if parameter else None
+    return [field.name for field in dataclasses.fields(kind)] if isinstance(kind, type) else []
 
 
 def _shorten(text: str, limit: int = 300) -> str:
@@ -239,7 +261,7 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
         inside = [each for each in file.lines if each.startswith(key)]
         for word in words:
             for each in inside:
-                if word in (file.scalars.get(each), each, each.rpartition(".")[2]):
+                if word in (file.scalars.get(each), each) or f".{each}".endswith(f".{word}"):
                     return f"{file.path}:{file.lines[each]}: "
         for begins in (key, words[-1].partition(".")[0] if words else ""):
             if begins in file.lines:

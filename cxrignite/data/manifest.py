@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Value
 from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template
@@ -104,15 +105,9 @@ class Manifest(Source):
         table = open_table(self.path)
         if not self.root.is_dir():
             raise DataError(f"source.root must be an existing folder, got {self.root}")
-        rows = self._rows(table)
-        patients = self._patients(rows)
-        root = self.root
-        films = [
-            Film(f"{root}/{name}", name, label, patient or name, split, attributes)
-            for (_, name, label, _, split, attributes), patient in zip(rows, patients, strict=True)
-        ]
-        check_some_exist(films, root)
-        return join_small_validation(films)
+        films = self._listed(table)
+        check_some_exist(films, self.root)
+        return join_small_validation(self._with_patients(films))
 
     def patient_of(self, path: Path) -> str:
         """Tells the patient of a film that is not of the source, by its path or its header.
@@ -130,68 +125,59 @@ class Manifest(Source):
         inside = path.is_relative_to(self.root)
         return reader.of_name((path.relative_to(self.root) if inside else path).as_posix())
 
-    def _rows(self, table: Table) -> list[_Row]:
-        """The rows that count, one a film."""
+    def _listed(self, table: Table) -> list[Film]:
+        """The films of the rows that count; the patient is empty where no cell or path tells it."""
         names = FilmNames(table, self.columns.path, self.root)
-        selection = RowSelection(table, self.classes, self.labels, self.where)
-        label_at = table.column(self.columns.label, "columns.label")
+        selection = RowSelection(table, self.columns.label, self.classes, self.labels, self.where)
         others = _OtherCells(table, self.columns, self.patients)
         at_label = len(names.columns)
-        at_others = at_label + 1 + len(selection.columns)
-        columns = [*names.columns, label_at, *selection.columns, *others.columns]
-        rows: dict[str, _Row] = {}
-        num_again = 0
+        at_others = at_label + len(selection.columns)
+        columns = [*names.columns, *selection.columns, *others.columns]
+        # Text, and as `Path` writes it.
+        before = str(self.root / "name").removesuffix("name")
+        films: dict[str, Film] = {}
+        lines = array("q")
+        num_rows = 0
         for line, cells in table.read(columns):
-            label = selection.label(line, cells[at_label], cells[at_label + 1 : at_others])
+            label = selection.label(line, cells[at_label:at_others])
             if label is None:
                 continue
+            num_rows += 1
             name = names.name(line, cells[:at_label])
-            row = _Row(line, name, label, *others.read(line, name, cells[at_others:]))
-            first = rows.setdefault(name, row)
-            if first is not row:
-                _check_same_film(table, first, row)
-                num_again += 1
-        selection.check()
-        selection.tell()
-        if num_again:
-            _logger.info("%s: %s rows name a film again", table.path, f"{num_again:,}")
-        num_positive = sum(row.label for row in rows.values())
-        if not 0 < num_positive < len(rows):
-            counts = (len(rows) - num_positive, num_positive)
-            told = " and ".join(f"{n:,} {c}" for n, c in zip(counts, self.classes, strict=True))
-            left_out = selection.left_out()
-            raise DataError(
-                f"{table.path} must have films of both classes, got {told}"
-                f"{f' ({left_out})' if left_out else ''}; {selection.found()}"
-            )
-        return list(rows.values())
+            facts = label, *others.read(line, name, cells[at_others:])
+            first = films.get(name)
+            if first is None:
+                films[name] = Film(before + name, name, *facts)
+                lines.append(line)
+            elif first[2:6] != facts:
+                first_line = lines[list(films).index(name)]
+                _check_same_film(
+                    table.at(line), Film(before + name, name, *facts), first, first_line
+                )
+        selection.check(list(films.values()))
+        if num_rows > len(films):
+            _logger.info("%s: %s rows name a film again", table.path, f"{num_rows - len(films):,}")
+        return list(films.values())
 
-    def _patients(self, rows: list[_Row]) -> list[str]:
-        """The patients' keys; tells how many rows name none."""
-        patients = [row.patient for row in rows]
+    def _with_patients(self, films: list[Film]) -> list[Film]:
+        """Reads patients from headers where asked to; a film without one is its own patient."""
         if self.patients.from_header:
-            reader, root = PatientReader(self.patients), self.root
+            reader = PatientReader(self.patients)
             with ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="headers") as pool:
-                patients = list(pool.map(lambda row: reader.of_header(root / row.name), rows))
-        num_nameless = patients.count("")
-        if num_nameless:
-            _logger.warning(
-                "%s: %s of %s films name no patient: each counts as a patient of its own, so films "
-                "of one patient in two splits cannot be found",
-                *(self.path, f"{num_nameless:,}", f"{len(rows):,}"),
-            )
-        return patients
-
-
-class _Row(NamedTuple):
-    """A row that counts."""
-
-    line: int
-    name: str
-    label: int
-    patient: str
-    split: str
-    attributes: Mapping[str, str]
+                patients = pool.map(lambda film: reader.of_header(film.path), films)
+                films = [
+                    film._replace(patient=patient)
+                    for film, patient in zip(films, patients, strict=True)
+                ]
+        num_nameless = sum(not film.patient for film in films)
+        if not num_nameless:
+            return films
+        _logger.warning(
+            "%s: %s of %s films name no patient: each counts as a patient of its own, so films of "
+            "one patient in two splits cannot be found",
+            *(self.path, f"{num_nameless:,}", f"{len(films):,}"),
+        )
+        return [film if film.patient else film._replace(patient=film.name) for film in films]
 
 
 class _OtherCells:
@@ -205,45 +191,55 @@ class _OtherCells:
         by_column = self._of_name is None and not patients.from_header
         self._patients = Memo(reader.of_cell)
         self._patient_at = self._position("patient", columns.patient) if by_column else None
-        self._splits = Memo(lambda cell: _SPLIT_NAMES.get(cell.casefold(), ""))
-        self._split_at = self._position("split", columns.split)
-        self._attributes = [
-            (name, self._add(table.column(name, "columns.attributes")))
-            for name in columns.attributes
-        ]
+        has_split = self._position("split", columns.split) is not None
+        attributes = [table.column(name, "columns.attributes") for name in columns.attributes]
+        self._rest_from = len(self.columns) - has_split
+        self.columns += attributes
+        # Films that have the same share them: a million dictionaries are hundreds of megabytes.
+        self._rest = Memo(partial(_split_and_attributes, has_split, columns.attributes))
 
-    def read(self, line: int, name: str, cells: list[str]) -> tuple[str, str, Mapping[str, str]]:
+    def read(
+        self, line: int, name: str, cells: Sequence[str]
+    ) -> tuple[str, str, Mapping[str, str]]:
         """Patient (empty where it cannot be told), split and attributes."""
         patient = ""
         if self._patient_at is not None:
             patient = self._patients[cells[self._patient_at]]
         elif self._of_name is not None:
             patient = self._of_name(name)
-        split = "train" if self._split_at is None else self._splits[cells[self._split_at]]
-        if not split:
+        split, attributes = self._rest[tuple(cells[self._rest_from :])]
+        if split not in SPLITS:
             raise DataError(
-                f"{self._table.at(line)}: split must be one of {', '.join(SPLITS)}, "
-                f"got '{cells[self._split_at or 0]}'"
+                f"{self._table.at(line)}: split must be one of {', '.join(SPLITS)}, got '{split}'"
             )
-        attributes = {name: cells[at] for name, at in self._attributes if cells[at]}
         return patient, split, attributes
 
     def _position(self, usual: str, column: str | None) -> int | None:
         """Where among the cells a column is that may be left unnamed."""
         if column is not None:
-            return self._add(self._table.column(column, f"columns.{usual}"))
-        position = self._table.find(usual)
-        return None if position is None else self._add(position)
-
-    def _add(self, column: int) -> int:
-        self.columns.append(column)
+            position: int | None = self._table.column(column, f"columns.{usual}")
+        else:
+            position = self._table.find(usual)
+        if position is None:
+            return None
+        self.columns.append(position)
         return len(self.columns) - 1
 
 
-def _check_same_film(table: Table, first: _Row, again: _Row) -> None:
+def _split_and_attributes(
+    has_split: bool, names: Sequence[str], cells: Sequence[str]
+) -> tuple[str, Mapping[str, str]]:
+    """Of the cells of split (where there is one) and attributes; an unknown split stays."""
+    split, values = (cells[0].strip(), cells[1:]) if has_split else ("train", cells)
+    attributes = {name: cell.strip() for name, cell in zip(names, values, strict=True)}
+    return (
+        _SPLIT_NAMES.get(split.casefold(), split),
+        {name: value for name, value in attributes.items() if value},
+    )
+
+
+def _check_same_film(place: str, again: Film, first: Film, first_line: int) -> None:
+    """Refuses a film that two rows tell different things of; attributes are those of the first."""
     for what in ("label", "patient", "split"):
         if getattr(first, what) != getattr(again, what):
-            raise DataError(
-                f"{table.at(again.line)}: '{again.name}' has another {what} than in "
-                f"{table.unit} {first.line}"
-            )
+            raise DataError(f"{place}: '{again.name}' has another {what} than before, {first_line}")

@@ -68,7 +68,7 @@ class LabelReader:
 
     def read(self, cell: str) -> int | Unclear:
         """The meaning of a cell: 1 positive, 0 negative, or in which way it is not clear."""
-        parts = [cell]
+        parts = [cell.strip()]
         if self._separator is not None:
             parts = [part.strip(_LIST_MARKS) for part in cell.split(self._separator)]
         found = {self._meanings.get(comparable(part), "other") for part in parts if part}

@@ -49,7 +49,7 @@ class FilmNames:
     def __init__(self, table: Table, path: str, root: Path) -> None:
         fields = _FIELD.findall(path)
         self.columns = [table.column(name, "columns.path") for name in fields or [path]]
-        self._template = _FIELD.sub("{}", path) if fields else "{}"
+        self._template = _FIELD.sub("{}", path) if fields else ""
         self._table, self._root = table, root
         # As it is written, and with links followed: either may stand in the manifest.
         self._roots = [
@@ -66,10 +66,11 @@ class FilmNames:
         Raises:
             DataError: If a cell is empty, or the path leads out of the root.
         """
-        if "" in cells:
-            column = self._table.header[self.columns[cells.index("")]]
+        stripped = [cell.strip() for cell in cells]
+        if "" in stripped:
+            column = self._table.header[self.columns[stripped.index("")]]
             raise DataError(f"{self._table.at(line)}: '{column}' is empty, it tells the path")
-        name = self._template.format(*cells)
+        name = self._template.format(*stripped) if self._template else stripped[0]
         # Nearly every name is plain, and looking is ten times as fast as `normpath`.
         if (
             "./" in name

@@ -68,9 +68,10 @@ class PatientReader:
         Raises:
             RecipeError: If the salt cannot be used, as in the other methods.
         """
-        if not cell or self.settings.salt_file is None:
-            return cell
-        return hashed_patient(cell, self._salt)
+        key = cell.strip()
+        if not key or self.settings.salt_file is None:
+            return key
+        return hashed_patient(key, self._salt)
 
     def of_name(self, name: str) -> str:
         """The key of the patient that a film's path names."""
@@ -86,7 +87,7 @@ class PatientReader:
         from cxrignite.data.dicom import patient_id
 
         try:
-            return self.of_cell((patient_id(path) or "").strip())
+            return self.of_cell(patient_id(path) or "")
         except UnreadableImageError:
             return ""
 

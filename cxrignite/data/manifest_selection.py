@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cxrignite.data.manifest_labels import (
     LabelReader,
@@ -16,6 +16,7 @@ from cxrignite.data.manifest_labels import (
     comparables,
 )
 from cxrignite.data.manifest_table import Table
+from cxrignite.data.sources import Film
 from cxrignite.errors import DataError
 
 _logger = logging.getLogger(__name__)
@@ -23,18 +24,19 @@ _logger = logging.getLogger(__name__)
 _NUM_NAMED = 5
 _LABELS = {"negative": 0, "positive": 1}
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
-class Memo(dict[str, T]):
-    """A function of a cell, asked once for each different cell: a million rows have few."""
+class Memo(dict[K, T]):
+    """A function of cells, asked once for each that differs: a million rows have few."""
 
-    def __init__(self, function: Callable[[str], T]) -> None:
+    def __init__(self, function: Callable[[K], T]) -> None:
         super().__init__()
         self._function = function
 
-    def __missing__(self, cell: str) -> T:
-        value = self[cell] = self._function(cell)
+    def __missing__(self, key: K) -> T:
+        value = self[key] = self._function(key)
         return value
 
 
@@ -43,9 +45,13 @@ class RowSelection:
 
     Args:
         table: The manifest.
+        label: The column of the label.
         classes: The two class names; the last one is positive.
         labels: What labels mean, and the policies for those that are not clear.
         where: From a column to the values that count.
+
+    Attributes:
+        columns: Positions of the cells that it needs, the label's first.
 
     Raises:
         DataError: If the manifest lacks a column.
@@ -54,14 +60,21 @@ class RowSelection:
     def __init__(
         self,
         table: Table,
+        label: str,
         classes: tuple[str, str],
         labels: ManifestLabels,
         where: Mapping[str, list[Value]],
     ) -> None:
-        self.columns = [table.column(name, "where") for name in where]
+        self.columns = [
+            table.column(label, "columns.label"),
+            *(table.column(name, "where") for name in where),
+        ]
         self._table, self._classes, self._where = table, classes, where
-        self._read = Memo(LabelReader(classes, labels).read)
-        self._allowed = [Memo(_one_of(values)) for values in where.values()]
+        self._reader = LabelReader(classes, labels)
+        self._allowed = [
+            {text for value in values for text in comparables(value)} for values in where.values()
+        ]
+        self._meanings = Memo(self._meaning)
         self._policies = {
             "uncertain": labels.on_uncertain,
             "missing": labels.on_missing,
@@ -75,39 +88,51 @@ class RowSelection:
         self._first: dict[Unclear, int] = {}
         self._num_rows = self._num_elsewhere = 0
 
-    def label(self, line: int, cell: str, others: Sequence[str]) -> int | None:
+    def label(self, line: int, cells: Sequence[str]) -> int | None:
         """The label that a row counts as, `None` where it is left out.
 
         Args:
             line: Where it stands.
-            cell: Its label.
-            others: Its cells in `columns`.
+            cells: Those of `columns`.
         """
         self._num_rows += 1
-        for allowed, other in zip(self._allowed, others, strict=True):
-            if not allowed[other]:
-                self._num_elsewhere += 1
-                return None
-        meaning = self._read[cell]
+        meaning = self._meanings[tuple(cells)]
         if isinstance(meaning, int):
             return meaning
+        if meaning == "elsewhere":
+            self._num_elsewhere += 1
+            return None
         self._first.setdefault(meaning, line)
-        self._unclear[meaning][cell] += 1
+        self._unclear[meaning][cells[0].strip()] += 1
         return _LABELS.get(self._policies[meaning])
 
-    def check(self) -> None:
-        """Refuses labels that a policy refuses, and a manifest without a row that counts.
+    def check(self, films: Sequence[Film]) -> None:
+        """Refuses labels that a policy refuses, and films of one class; tells what was decided.
+
+        Args:
+            films: Those of all rows that count.
 
         Raises:
-            DataError: If there is one; it counts all and names the first.
+            DataError: If a label is refused (it counts all and names the first), or a class has no
+                film.
         """
         refused = [kind for kind in self._first if self._policies[kind] == "raise"]
         if refused:
             self._refuse(min(refused, key=self._first.__getitem__))
         if not self._num_rows:
             raise DataError(f"{self._table.path} must have a row a film, it has only a header")
+        num_positive = sum(film.label for film in films)
+        counts = (len(films) - num_positive, num_positive)
+        if not all(counts):
+            told = " and ".join(f"{n:,} {c}" for n, c in zip(counts, self._classes, strict=True))
+            left_out = f" ({self._left_out()})" if self._left_out() else ""
+            raise DataError(
+                f"{self._table.path} must have films of both classes, got {told}{left_out}; "
+                f"{self._found()}"
+            )
+        self._tell()
 
-    def left_out(self) -> str:
+    def _left_out(self) -> str:
         """How many rows were left out, and for what reason; empty where none was."""
         reasons = {"by where": self._num_elsewhere}
         for kind, cells in self._unclear.items():
@@ -117,10 +142,10 @@ class RowSelection:
         told = ", ".join(f"{num:,} {reason}" for reason, num in reasons.items() if num)
         return f"{total:,} of {self._num_rows:,} rows left out: {told}" if total else ""
 
-    def tell(self) -> None:
+    def _tell(self) -> None:
         """Logs what was left out, and what was counted as a class by a policy."""
-        if self.left_out():
-            _logger.info("%s: %s", self._table.path, self.left_out())
+        if self._left_out():
+            _logger.info("%s: %s", self._table.path, self._left_out())
         for kind, cells in self._unclear.items():
             policy = self._policies[kind]
             if cells and policy in _LABELS:
@@ -130,12 +155,20 @@ class RowSelection:
                     self._classes[_LABELS[policy]],
                 )
 
-    def found(self) -> str:
+    def _found(self) -> str:
         """The values of the columns and of the labels that no row got past, for messages."""
-        for name, allowed in zip(self._where, self._allowed, strict=True):
-            if not any(allowed.values()):
-                return f"column '{name}' holds {_some(list(allowed))}"
-        return f"the labels are {_some([cell for cell in self._read if cell])}"
+        for at, (name, allowed) in enumerate(zip(self._where, self._allowed, strict=True), 1):
+            cells = [cells[at].strip() for cells in self._meanings]
+            if not any(comparable(cell) in allowed for cell in cells):
+                return f"column '{name}' holds {_some(cells)}"
+        return f"the labels are {_some([cells[0].strip() for cells in self._meanings])}"
+
+    def _meaning(self, cells: tuple[str, ...]) -> int | Unclear | Literal["elsewhere"]:
+        label, *others = cells
+        for allowed, other in zip(self._allowed, others, strict=True):
+            if comparable(other) not in allowed:
+                return "elsewhere"
+        return self._reader.read(label)
 
     def _refuse(self, kind: Unclear) -> None:
         cells, place = self._unclear[kind], self._table.at(self._first[kind])
@@ -159,11 +192,6 @@ class RowSelection:
         )
 
 
-def _one_of(values: list[Value]) -> Callable[[str], bool]:
-    wanted = {text for value in values for text in comparables(value)}
-    return lambda cell: comparable(cell) in wanted
-
-
 def _plural(kind: Unclear) -> str:
     return {
         "uncertain": "uncertain labels",
@@ -173,5 +201,5 @@ def _plural(kind: Unclear) -> str:
 
 
 def _some(cells: list[str]) -> str:
-    more = ", ..." if len(cells) > _NUM_NAMED else ""
-    return ", ".join(f"'{cell}'" for cell in cells[:_NUM_NAMED]) + more
+    names = [f"'{cell}'" for cell in dict.fromkeys(cells)]
+    return ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ _DELIMITERS = ",;\t|"
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _NUM_NAMED = 12
 
-Rows = Iterator[tuple[int, list[str]]]
+Rows = Iterator[tuple[int, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Table:
     Attributes:
         path: The file.
         header: The names of its columns.
-        read: From column positions to the rows: line and stripped cells.
+        read: From column positions, two or more, to the rows: line and cells, as they are written.
         unit: What a row's number counts: `line` or `row`.
     """
 
@@ -116,20 +117,20 @@ def open_table(path: Path) -> Table:
 def _read_csv(path: Path, delimiter: str, width: int, columns: Sequence[int]) -> Rows:
     rows = _csv_rows(path, delimiter)
     next(rows)  # the header
+    wanted = itemgetter(*columns)
     for line, row in rows:
-        if len(row) != width and any(map(str.strip, row[width:])) | (len(row) < width):
-            if not any(map(str.strip, row)):
-                continue
-            raise DataError(
-                f"{path}, line {line}: the row must have {width} cells as the header has, "
-                f"got {len(row)}"
-            )
-        cells = [row[column].strip() for column in columns]
-        if any(cells) or any(map(str.strip, row)):
-            yield line, cells
+        if len(row) == width and row[columns[0]]:
+            yield line, wanted(row)
+        elif any(map(str.strip, row)):  # else it is blank, as spreadsheets leave some at the end
+            if len(row) < width or any(map(str.strip, row[width:])):
+                raise DataError(
+                    f"{path}, line {line}: the row must have {width} cells as the header has, "
+                    f"got {len(row)}"
+                )
+            yield line, wanted(row)
 
 
-def _csv_rows(path: Path, delimiter: str) -> Rows:
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Every row that is not blank, the header first."""
     line = 0
     try:
@@ -198,7 +199,7 @@ def _read_parquet(path: Path, header: list[str], columns: Sequence[int]) -> Rows
             for batch in file.iter_batches(columns=sorted(set(names))):
                 cells = ([_text(value) for value in batch[name].to_pylist()] for name in names)
                 for row in zip(*cells, strict=True):
-                    yield next(numbers), list(row)
+                    yield next(numbers), row
     except OSError as error:
         raise _unreadable(path, error) from error
     except ArrowException as error:
