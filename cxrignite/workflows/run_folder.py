@@ -41,6 +41,7 @@ class RunFolder:
         self.environment_path = root / "environment.json"
         self.split_path = root / "split.csv"
         self.leakage_path = root / "leakage.csv"
+        self.audit_dir = root / "audit"
         self.checkpoints_dir = root / "checkpoints"
         self.best_path = self.checkpoints_dir / "best.pt"
         self.operating_point_path = root / "operating_point.json"
@@ -77,7 +78,9 @@ class RunFolder:
         Raises:
             RunFolderError: Another process holds the folder, or it belongs to something else.
         """
-        foreign = self.root.is_dir() and any(self.root.iterdir()) and not self._lock_path.exists()
+        # An audit may have been here before the run.
+        others = set(self.root.iterdir()) - {self.audit_dir} if self.root.is_dir() else ()
+        foreign = bool(others) and not self._lock_path.exists()
         if foreign or (self.root.exists() and not self.root.is_dir()):
             raise RunFolderError(
                 f"{self.root} is not empty and no run folder; choose another run_dir"

@@ -1,0 +1,17 @@
+"""The names of the verbs; imports nothing."""
+
+VERBS = {
+    "audit": "what is wrong with a data set, before training on it",
+    "fit": "train and validate, keep the best, choose the operating point, leave a run folder",
+    "validate": "score a run on its validation split, with the stored threshold",
+    "test": "score a run on its test split or on other films, with a stored threshold",
+    "recalibrate": "choose a threshold for one site from its own labelled films",
+    "predict": "new films to a table of scores and decisions, which a stop does not undo",
+    "explain": "draw where the model looked, and measure whether the maps mean anything",
+    "compare": "runs against each other, in pairs on the same films",
+    "report": "a run folder as one self-contained HTML page",
+    "benchmark": "what this machine makes of a recipe, beside the same loop written by hand",
+    "download": "a public data set by name, checked by size and sha256, unpacked",
+    "recipes": "list, show or copy the recipes that ship with the package",
+}
+"""What each verb does, in the order in which help names them."""

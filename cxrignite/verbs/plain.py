@@ -1,0 +1,77 @@
+"""The verbs that take no recipe: `compare`, `report`, `download`, `recipes`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cxrignite.verbs.names import VERBS
+from cxrignite.verbs.of_run import checked_name
+
+
+def compare_verb(argv: list[str]) -> int:
+    """`compare`."""
+    parser = argparse.ArgumentParser(
+        prog="cxrignite compare", description=f"{VERBS['compare']}.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="the first is compared to"
+    )
+    parser.add_argument("--name", default="test", help="of the results, as test or test@SITE")
+    parser.add_argument("--output", type=Path, help="write the table as CSV, too")
+    options = parser.parse_args(argv)
+    from cxrignite.workflows.compare import compare_runs
+
+    for part in options.name.split("@"):
+        checked_name(part)
+    comparison = compare_runs(options.runs, options.name)
+    sys.stdout.write(f"{comparison.table()}\n")
+    if options.output:
+        comparison.write_csv(options.output)
+    return 0
+
+
+def report_verb(argv: list[str]) -> int:
+    """`report`."""
+    parser = argparse.ArgumentParser(
+        prog="cxrignite report", description=f"{VERBS['report']}.", allow_abbrev=False
+    )
+    parser.add_argument("--run", type=Path, required=True, help="the run folder that `fit` left")
+    parser.add_argument("--output", type=Path, help="the page; report.html in the run folder")
+    parser.add_argument("--source_root", type=Path, help="the films' folder, if it has moved")
+    options = parser.parse_args(argv)
+    from cxrignite.workflows.report import write_report
+
+    page = write_report(options.run, options.output, source_root=options.source_root)
+    sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def download_verb(argv: list[str]) -> int:
+    """`download`."""
+    from cxrignite.workflows.download import download_named
+
+    download_named(argv, VERBS["download"])
+    return 0
+
+
+def recipes_verb(argv: list[str]) -> int:
+    """`recipes`."""
+    from cxrignite.workflows import shipped
+
+    parser = argparse.ArgumentParser(prog="cxrignite recipes", allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy")
+    actions.add_parser("list", help="name the recipes and say what each is for")
+    show = actions.add_parser("show", help="print a recipe")
+    show.add_argument("name")
+    copy = actions.add_parser("copy", help="copy a recipe into this folder, to be changed there")
+    copy.add_argument("name")
+    options = parser.parse_args(argv)
+    if options.action == "list":
+        sys.stdout.write(shipped.describe_recipes())
+    elif options.action == "show":
+        sys.stdout.write(shipped.recipe_path(options.name).read_text(encoding="utf-8"))
+    else:
+        sys.stdout.write(f"{shipped.copy_recipe(options.name, Path.cwd())}\n")
+    return 0
