@@ -25,7 +25,7 @@ from cxrignite.workflows.download import PUBLIC_DATA, Patience, PublicData, down
 from cxrignite.workflows.download.part import Part
 
 FILMS = {"train/NORMAL": 3, "train/PNEUMONIA": 5, "test/NORMAL": 2, "test/PNEUMONIA": 2}
-QUICK = Patience(timeout=0.3, tries=3, wait=0.01, longest_wait=0.05)
+QUICK = Patience(timeout=1.0, tries=3, wait=0.01, longest_wait=0.05)
 
 # A command line with one more data set in the catalogue, and without what takes long to import:
 # whoever asks for it gets an error.
@@ -329,7 +329,7 @@ def test_a_stall_ends_a_try_and_not_the_download(server, data, into):
     server.answers = [cut(30_000, then=server.stall)]
     started = time.perf_counter()
     download(data, into, patience=QUICK)
-    assert 0.3 <= time.perf_counter() - started < 5
+    assert 1.0 <= time.perf_counter() - started < 15
     assert ranges(server) == [None, "bytes=30000-"]
     assert_whole(into)
 
@@ -491,13 +491,12 @@ def test_a_passing_refusal_is_waited_out(code, server, data, into):
     assert_whole(into)
 
 
-@pytest.mark.parametrize(("asked", "least", "most"), [("1", 0.3, 0.9), ("never", 0, 0.25)])
-def test_retry_after_is_heeded_up_to_the_longest_wait(asked, least, most, server, data, into):
+@pytest.mark.parametrize(("asked", "waits"), [("1", "0.05"), ("0", "0.02"), ("never", "0.02")])
+def test_retry_after_is_heeded_up_to_the_longest_wait(asked, waits, server, data, into, caplog):
     server.answers = [status(503, Retry_After=asked)]
-    patience = dataclasses.replace(QUICK, longest_wait=0.3)
-    started = time.perf_counter()
-    download(data, into, patience=patience)
-    assert least <= time.perf_counter() - started <= most
+    with caplog.at_level(logging.WARNING, logger="cxrignite"):
+        download(data, into, patience=QUICK)
+    assert f"trying again in {waits} s" in caplog.text
 
 
 def test_redirects_are_followed_with_the_range(server, data, into):
