@@ -77,7 +77,7 @@ def run_until_work_begins(monkeypatch):
     for work in (
         *("fit.fit", "score.score", "recalibrate.recalibrate", "compare.compare_runs"),
         *("report.write_report", "shipped.copy_recipe", "benchmark.benchmark"),
-        *("explain.explain", "explain.explain_files"),
+        *("explain.explain", "explain.explain_files", "predict.predict"),
     ):
         monkeypatch.setattr(f"cxrignite.workflows.{work}", reached)
     monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cxrignite.data import Phantom
 from cxrignite.data.sources import ClassFolders, image_files
 from cxrignite.errors import DataError, RecipeError
 
@@ -168,3 +169,12 @@ def test_paths_that_name_no_image_are_refused(tmp_path):
         image_files([tmp_path / "empty"])
     with pytest.raises(DataError, match=r"absent\.png does not exist"):
         image_files([tmp_path / "absent.png"])
+
+
+def test_the_patient_of_a_new_film_is_told_by_the_pattern_or_not_at_all(tmp_path):
+    source = ClassFolders(tmp_path)
+    assert source.patient_of(Path("new/person12_virus_46.jpeg")) == "person12_virus"
+    assert source.patient_of(Path("new/scan-7.png")) == ""
+    scans = ClassFolders(tmp_path, patient_pattern=r"scan-(\d+)")
+    assert scans.patient_of(Path("new/scan-7.png")) == "7"
+    assert Phantom(tmp_path).patient_of(Path("p00001_1.png")) == ""
