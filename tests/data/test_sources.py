@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxrignite.data import Phantom
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.sources import ClassFolders, image_files
 from cxrignite.errors import DataError, RecipeError
@@ -188,3 +189,12 @@ def test_dicom_is_found_by_name_and_by_content(tmp_path, make_films, make_dicom,
     assert [path.name for path in image_files([folder])] == found
     inspected = inspect_films(films, size=(8, 8))
     assert len(inspected.films) == len(films)
+
+
+def test_the_patient_of_a_new_film_is_told_by_the_pattern_or_not_at_all(tmp_path):
+    source = ClassFolders(tmp_path)
+    assert source.patient_of(Path("new/person12_virus_46.jpeg")) == "person12_virus"
+    assert source.patient_of(Path("new/scan-7.png")) == ""
+    scans = ClassFolders(tmp_path, patient_pattern=r"scan-(\d+)")
+    assert scans.patient_of(Path("new/scan-7.png")) == "7"
+    assert Phantom(tmp_path).patient_of(Path("p00001_1.png")) == ""

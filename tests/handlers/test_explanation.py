@@ -107,3 +107,11 @@ def test_a_file_name_that_is_not_utf_8_is_written_with_a_question_mark():
 def test_a_weak_map_is_drawn_paler_and_is_still_seen():
     opacities = [explained(strength=strength).opacity for strength in (1.0, 0.25, 0.04, 0.0)]
     assert opacities == pytest.approx([0.6, 0.3, 0.12, 0.12])
+
+
+def test_a_map_that_is_held_against_no_other_tells_its_highest_value():
+    alone = explained(raw_max=0.0123, strength=None)
+    assert alone.caption(CLASSES, "here")[1].endswith("(here): highest value 0.0123")
+    assert alone.opacity == pytest.approx(0.6)
+    assert explained(raw_max=0.0, strength=None).opacity == pytest.approx(0.12)
+    assert rows(explanations_table([alone]))[0]["strength"] == ""

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any
 
 from cxrignite.durable_write import write_durably
@@ -49,12 +50,18 @@ class PredictionFile:
         self.first_unreadable: dict[str, str] = {}
         self._end = 0
 
+    def holds_rows(self) -> bool:
+        """Whether there is a film in the file; a header alone binds nobody."""
+        self._file.seek(0)
+        return len(list(islice(_whole_rows(self._file), 2))) > 1
+
     def take_up(self) -> None:
         """Read the whole rows that are there; what follows them is written over.
 
         Raises:
             RecipeError: The file is no such table.
         """
+        self._file.seek(0)
         try:
             for row, end in _whole_rows(self._file):
                 self._take_up(row)
@@ -166,12 +173,14 @@ def open_output(
             file.truncate(0)
             _remove_others(paths)
         output = PredictionFile(paths, file, columns)
-        if file.seek(0, os.SEEK_END):
+        if file.seek(0, os.SEEK_END) or paths.settings.exists():
+            stored_settings(paths)  # what is of somebody else stays
+        if output.holds_rows():
             check_settings(paths, settings)
-            file.seek(0)
             output.take_up()
-        elif paths.settings.exists():
-            stored_settings(paths)  # of something else it is not replaced
+        else:
+            file.truncate(0)
+            file.seek(0)
         content = {**settings, "process": os.getpid()}
         write_durably(paths.settings, f"{json.dumps(content, indent=2)}\n".encode())
         paths.unreadable.unlink(missing_ok=True)

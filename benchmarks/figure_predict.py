@@ -1,0 +1,150 @@
+"""Images a second of `predict`, against the loop that people write by hand, with the same model.
+
+python benchmarks/figure_predict.py --films DIR
+
+The films are copied into a temporary folder until there are enough, so that every file is read.
+Both are measured in turn: the work alone, in this process, and whole programs with all that they
+import. The light CNN is narrow by default, so that decoding dominates; recipes have `--width 32`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Its parts are read by the plain program too, which imports what it needs and no more.
+PLAIN = """
+import csv, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cxrignite.nn import LightCNN
+
+weights, films, output = map(Path, sys.argv[1:4])
+model = LightCNN(width=int(sys.argv[4])).eval()
+model.load_state_dict(torch.load(weights, weights_only=True)["model"])
+rows = []
+with torch.no_grad():
+    for path in sorted(films.iterdir()):
+        image = Image.open(path).convert("L").resize((224, 224))
+        batch = torch.from_numpy(np.array(image))[None, None]
+        rows.append((path, torch.sigmoid(model(batch)).item()))
+with open(output, "w", newline="") as file:
+    csv.writer(file).writerows(rows)
+"""
+
+RECIPE = """
+data:
+  source: {class_path: Phantom, init_args: {num_train: 64, num_test: 128, size: 224}}
+  image_size: [224, 224]
+  val_fraction: 0.25
+  num_workers: 2
+model: {class_path: LightCNN, init_args: {width: WIDTH}}
+optimizer: {class_path: AdamW}
+trainer: {max_epochs: 1, precision: fp32}
+validator:
+  handlers: [{class_path: ThresholdSearch, init_args: {min_tnr: 0.5, min_threshold: 0.1}}]
+"""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def make_run(folder: Path, width: int) -> Path:
+    """A finished run of the light CNN, whose weights do not matter here."""
+    from cxrignite.cli import run
+
+    (folder / "recipe.yaml").write_text(RECIPE.replace("WIDTH", str(width)))
+    argv = ["fit", "--config", f"{folder}/recipe.yaml", "--run_dir", f"{folder}/run"]
+    if run([*argv, "--data.source.root", f"{folder}/phantom"]):
+        raise SystemExit("the run that is measured did not come to its end")
+    return folder / "run"
+
+
+def copy_films(source: Path, target: Path, number: int) -> None:
+    """Copies of the films of a folder, one after the other and again from the first."""
+    found = sorted(each for each in source.rglob("*") if each.suffix.lower() in {".jpeg", ".jpg"})
+    target.mkdir()
+    for each in range(number):
+        shutil.copy(found[each % len(found)], target / f"{each:05d}.jpeg")
+
+
+def largest_difference(ours: Path, theirs: Path) -> float:
+    """Between the scores of two tables."""
+    with ours.open(newline="") as first, theirs.open(newline="") as second:
+        mine = [float(row["score"]) for row in csv.DictReader(first)]
+        other = [float(row[1]) for row in csv.reader(second)]
+    return max(abs(a - b) for a, b in zip(mine, other, strict=True))
+
+
+def measure(films: Path, number: int, repeats: int, width: int) -> None:
+    """Both in turn, and their ratio."""
+    from cxrignite.cli import run
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run_dir = make_run(folder, width)
+        copy_films(films, folder / "films", number)
+        weights, ours, theirs = run_dir / "checkpoints/best.pt", folder / "o.csv", folder / "t.csv"
+        argv = ["predict", "--run", str(run_dir), "--files", str(folder / "films")]
+        argv += ["--output", str(ours), "--overwrite", "true"]
+        plain = [str(weights), str(folder / "films"), str(theirs), str(width)]
+
+        def plain_here() -> None:
+            sys.argv[1:] = plain
+            exec(compile(PLAIN, "plain loop", "exec"), {})
+
+        works: dict[str, Callable[[], object]] = {
+            "plain loop, work": plain_here,
+            "predict, work": lambda: run(argv),
+            "plain loop, program": lambda: subprocess.run(
+                [sys.executable, "-c", PLAIN, *plain], check=True
+            ),
+            "predict, program": lambda: subprocess.run(
+                [sys.executable, "-m", "cxrignite", *argv], check=True, stdout=subprocess.DEVNULL
+            ),
+        }
+        taken: dict[str, list[float]] = {each: [] for each in works}
+        for _ in range(repeats):
+            for each, work in works.items():
+                taken[each].append(seconds(work))
+        print(f"\n{number} films on {len(os.sched_getaffinity(0))} cores, median of {repeats}")
+        for each, times in taken.items():
+            median = statistics.median(times)
+            print(f"{each:22s}{median:8.2f} s {number / median:8.1f} films a second {times}")
+        for kind, wanted in (("work", " (>= 3)"), ("program", "")):
+            pairs = zip(taken[f"plain loop, {kind}"], taken[f"predict, {kind}"], strict=True)
+            ratios = [theirs / ours for theirs, ours in pairs]
+            print(f"{kind}: {statistics.median(ratios):.2f} times as fast{wanted}")
+        print(f"largest difference of a score: {largest_difference(ours, theirs):.2g}")
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=Path, required=True, help="full-size JPEG files")
+    parser.add_argument("--number", type=int, default=624)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--width", type=int, default=8)
+    options = parser.parse_args()
+    measure(options.films, options.number, options.repeats, options.width)
+
+
+if __name__ == "__main__":
+    main()
