@@ -156,7 +156,10 @@ class Manifest(Source):
                 )
         selection.check(list(films.values()))
         if num_rows > len(films):
-            _logger.info("%s: %s rows name a film again", table.path, f"{num_rows - len(films):,}")
+            _logger.info(
+                "%s: a film is named again in %s of the rows",
+                *(table.path, f"{num_rows - len(films):,}"),
+            )
         return list(films.values())
 
     def _with_patients(self, films: list[Film]) -> list[Film]:
@@ -238,8 +241,13 @@ def _split_and_attributes(
     )
 
 
-def _check_same_film(place: str, again: Film, first: Film, first_line: int) -> None:
-    """Refuses a film that two rows tell different things of; attributes are those of the first."""
-    for what in ("label", "patient", "split"):
-        if getattr(first, what) != getattr(again, what):
-            raise DataError(f"{place}: '{again.name}' has another {what} than before, {first_line}")
+def _check_same_facts(
+    table: Table, line: int, first_line: int, first: Film, facts: Sequence[object]
+) -> None:
+    """Refuses a film of which two rows tell different things; attributes are those of the first."""
+    for what, before, now in zip(("label", "patient", "split"), first[2:], facts, strict=False):
+        if before != now:
+            raise DataError(
+                f"{table.at(line)}: '{first.name}' has another {what} than in "
+                f"{table.unit} {first_line}"
+            )

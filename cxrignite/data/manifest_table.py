@@ -179,7 +179,7 @@ def _open_parquet(path: Path) -> Table:
             f"{path}: Parquet needs pyarrow: pip install 'cxrignite[parquet]'"
         ) from error
     try:
-        with ParquetFile(path) as file:
+        with path.open("rb") as raw, ParquetFile(raw) as file:
             header = list(file.schema_arrow.names)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -195,7 +195,7 @@ def _read_parquet(path: Path, header: list[str], columns: Sequence[int]) -> Rows
     names = [header[column] for column in columns]
     numbers = count(1)
     try:
-        with ParquetFile(path) as file:
+        with path.open("rb") as raw, ParquetFile(raw) as file:
             for batch in file.iter_batches(columns=sorted(set(names))):
                 cells = ([_text(value) for value in batch[name].to_pylist()] for name in names)
                 for row in zip(*cells, strict=True):

@@ -190,4 +190,7 @@ def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
 
 def _source_root(records: RunRecords) -> Path | None:
     root = records.recipe.text("data.source.init_args.root")
-    return Path(root) if root else None
+    if root:
+        return Path(root)
+    manifest = records.recipe.text("data.source.init_args.path")  # paths begin where it lies
+    return Path(manifest).parent if manifest else None
