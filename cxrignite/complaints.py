@@ -189,7 +189,7 @@ def explain(
         of = f" of {owner.__name__}" if owner else f" of '{key}'"
         text = f"no setting '{name}'{of}{_nearest(name, settings)}"
     elif unknown_inside:
-        group, name = unknown_inside.groups()
+        group, name = unknown_inside[1], unknown_inside[2].partition(".")[0]
         near = _nearest(name, _settings_of(_owner(text, base), group), f"{group}.")
         text = f"no setting '{group}.{name}' of '{key}'{near}"
     elif key and no_group:

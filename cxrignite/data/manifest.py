@@ -151,9 +151,7 @@ class Manifest(Source):
                 lines.append(line)
             elif first[2:6] != facts:
                 first_line = lines[list(films).index(name)]
-                _check_same_film(
-                    table.at(line), Film(before + name, name, *facts), first, first_line
-                )
+                _check_same_facts(table, line, first_line, first, facts)
         selection.check(list(films.values()))
         if num_rows > len(films):
             _logger.info(

@@ -1,0 +1,142 @@
+"""A recipe with a manifest: its mistakes in one line, and a run from the table to another site."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from cxrignite.data import Phantom
+from cxrignite.errors import RecipeError
+from cxrignite.parsing import parse_recipe
+
+RECIPE = """\
+model: {class_path: LightCNN, init_args: {width: 4}}
+optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}
+data:
+  source:
+    class_path: Manifest
+    init_args:
+      path: films.csv
+"""
+
+
+@pytest.fixture
+def recipe_of(tmp_path):
+    """A recipe whose source has these further settings."""
+
+    def write(*settings: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE + "".join(f"      {line}\n" for line in settings))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("columns: {lable: x}", r"no setting 'columns\.lable' .* did you mean 'columns\.label'\?"),
+        (
+            "labels: {valuse: {NORMAL: [0]}}",
+            r"no setting 'labels\.valuse' .* mean 'labels\.values'\?",
+        ),
+        ("patients: {salt: x}", r"no setting 'patients\.salt' .* mean 'patients\.salt_file'\?"),
+        ("wher: {a: [1]}", r"no setting 'wher\.a' of Manifest; did you mean 'where'\?"),
+        ("labels: {values: {NORMEL: [0]}}", r"no class 'NORMEL'; did you mean 'NORMAL'\?"),
+        ("labels: {on_other: skp}", r"'labels\.on_other' must be 'raise', 'skip', 'negative', got"),
+        ("labels: {values: {NORMAL: 0}}", r"'labels\.values' must be a mapping of lists or null"),
+        ("where: [view]", r"'where' must be a mapping of lists or null, got \['view'\]"),
+        ("columns: label", r"'columns' must be a mapping of settings, got label"),
+        ("columns: {path: 'a{b'}", r"columns\.path must be a column or a template"),
+        ("patients: {from_header: true}", r"patients\.from_header must have a salt_file"),
+        ("classes: [A, A]", r"classes must be two different names"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_told_in_one_line_that_names_the_place(
+    recipe_of, setting, message
+):
+    with pytest.raises(RecipeError, match=message) as refused:
+        parse_recipe("fit", "", ["--config", str(recipe_of("root: films", setting))])
+    text = str(refused.value)
+    assert "\n" not in text
+    assert "recipe.yaml:9: " in text
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--data.source.columns.lable", "x"], r"^no setting 'columns\.lable' .*'columns\.label'"),
+        (["--data.source.labels.on_other", "skp"], r"^'data.source': 'labels\.on_other' must be"),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_no_file(recipe_of, option, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe("fit", "", ["--config", str(recipe_of()), *option])
+
+
+def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_of, tmp_path):
+    written = recipe_of(
+        "classes: [N, P]",
+        "columns: {path: 'x/{id}.png', label: L, patient: pid, attributes: [a, b c]}",
+        "labels: {values: {N: [0, No, normal], P: [1, 1.5, p]}, separator: '|', uncertain: [-1]}",
+        "where: {View Position: [PA, AP], a.b: [1]}",
+        "root: films",
+        "patients: {salt_file: salt.txt}",
+    )
+    recipe, text, _ = parse_recipe("fit", "", ["--config", str(written)])
+    dumped = tmp_path / "dump.yaml"
+    dumped.write_text(text)
+    again, text_again, _ = parse_recipe("fit", "", ["--config", str(dumped)])
+    assert text_again == text
+    assert vars(again.data.source) == vars(recipe.data.source)
+
+
+def test_a_run_on_a_table_goes_from_fit_to_another_site(command, recipes_dir, tmp_path):
+    salt = tmp_path / "salt.txt"
+    salt.write_text("no patient can be told without this")
+    for site, seed in (("home", 0), ("other", 1)):
+        phantom = Phantom(tmp_path / site, num_train=48, num_test=16, size=64, seed=seed)
+        films = phantom.films()
+        with (tmp_path / site / "films.csv").open("w", newline="") as file:
+            writer = csv.writer(file, delimiter=";")
+            writer.writerow(["File", "Finding", "MRN", "Split", "Side"])
+            for number, film in enumerate(films):
+                words = ("normal", "pneumonia")[film.label]
+                side = "left" if number % 2 else "right"
+                writer.writerow([film.name, words, f"MRN{film.patient}", film.split, side])
+    recipe = tmp_path / "table.yaml"
+    recipe.write_text(
+        "data:\n  source:\n    class_path: Manifest\n    init_args:\n"
+        "      path: home/films.csv\n"
+        "      root: null\n"
+        "      columns: {path: File, label: Finding, patient: MRN, attributes: [Side]}\n"
+        "      labels: {values: {NORMAL: [normal], PNEUMONIA: [pneumonia]}}\n"
+        "      patients: {salt_file: salt.txt}\n"
+    )
+    smoke = recipes_dir / "overlays" / "smoke.yaml"
+    configs = ["--config", recipes_dir / "quickstart.yaml", "--config", smoke, "--config", recipe]
+    done = command("fit", *configs, "--run_dir", "run")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run/split.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 64
+    assert {row["attr_Side"] for row in rows} == {"left", "right"}
+    written = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    assert written["data"]["source"]["init_args"]["columns"]["label"] == "Finding"
+
+    assert command("test", "--run", "run").returncode == 0
+    done = command(
+        "test", "--run", "run", "--data.source.path", "other/films.csv", "--name", "other"
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "run/metrics/other.json").read_text())
+    assert figures["num_images"] == 16
+    assert command("report", "--run", "run").returncode == 0
+    page = (tmp_path / "run/report.html").read_text()
+    assert "no film could be shown" not in page
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"MRNp" not in content, path
+            assert b"without this" not in content, path
