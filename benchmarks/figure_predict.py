@@ -4,7 +4,9 @@ python benchmarks/figure_predict.py --films DIR
 
 The films are copied into a temporary folder until there are enough, so that every file is read.
 Both are measured in turn: the work alone, in this process, and whole programs with all that they
-import. The light CNN is narrow by default, so that decoding dominates; recipes have `--width 32`.
+import. On cores that others use too, threads that wait for each other make the plain loop several
+times slower; it is measured with one thread as well, and the fastest of all counts. The light CNN
+is narrow by default, so that decoding dominates; recipes have `--width 32`.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 # Its parts are read by the plain program too, which imports what it needs and no more.
 PLAIN = """
@@ -33,6 +37,8 @@ from PIL import Image
 from cxrignite.nn import LightCNN
 
 weights, films, output = map(Path, sys.argv[1:4])
+if sys.argv[5:]:
+    torch.set_num_threads(int(sys.argv[5]))
 model = LightCNN(width=int(sys.argv[4])).eval()
 model.load_state_dict(torch.load(weights, weights_only=True)["model"])
 rows = []
@@ -59,11 +65,17 @@ validator:
 """
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
+def measured(work: Callable[[], object]) -> tuple[float, float]:
+    """How many seconds it takes, and of how many cores' time."""
+    start, cpu_start = time.perf_counter(), cpu_seconds()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, cpu_seconds() - cpu_start
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(sum(resource.getrusage(each)[:2]) for each in whose)
 
 
 def make_run(folder: Path, width: int) -> Path:
@@ -93,6 +105,19 @@ def largest_difference(ours: Path, theirs: Path) -> float:
     return max(abs(a - b) for a, b in zip(mine, other, strict=True))
 
 
+def plain_here(argv: list[str]) -> None:
+    """The plain loop in this process, which has imported everything."""
+    threads = torch.get_num_threads()
+    sys.argv[1:] = argv
+    exec(compile(PLAIN, "plain loop", "exec"), {})
+    torch.set_num_threads(threads)
+
+
+def call(argv: list[str]) -> None:
+    """Run a Python program from its start to its end."""
+    subprocess.run([sys.executable, *argv], check=True, stdout=subprocess.DEVNULL)
+
+
 def measure(films: Path, number: int, repeats: int, width: int) -> None:
     """Both in turn, and their ratio."""
     from cxrignite.cli import run
@@ -106,32 +131,32 @@ def measure(films: Path, number: int, repeats: int, width: int) -> None:
         argv += ["--output", str(ours), "--overwrite", "true"]
         plain = [str(weights), str(folder / "films"), str(theirs), str(width)]
 
-        def plain_here() -> None:
-            sys.argv[1:] = plain
-            exec(compile(PLAIN, "plain loop", "exec"), {})
-
+        one = [*plain, "1"]
+        here, there = "predict, work", "predict, program"
         works: dict[str, Callable[[], object]] = {
-            "plain loop, work": plain_here,
-            "predict, work": lambda: run(argv),
-            "plain loop, program": lambda: subprocess.run(
-                [sys.executable, "-c", PLAIN, *plain], check=True
-            ),
-            "predict, program": lambda: subprocess.run(
-                [sys.executable, "-m", "cxrignite", *argv], check=True, stdout=subprocess.DEVNULL
-            ),
+            "plain loop, work": lambda: plain_here(plain),
+            "plain loop, work, 1 thread": lambda: plain_here(one),
+            here: lambda: run(argv),
+            "plain loop, program": lambda: call(["-c", PLAIN, *plain]),
+            "plain loop, program, 1 thread": lambda: call(["-c", PLAIN, *one]),
+            there: lambda: call(["-m", "cxrignite", *argv]),
         }
-        taken: dict[str, list[float]] = {each: [] for each in works}
+        taken: dict[str, list[tuple[float, float]]] = {each: [] for each in works}
         for _ in range(repeats):
             for each, work in works.items():
-                taken[each].append(seconds(work))
-        print(f"\n{number} films on {len(os.sched_getaffinity(0))} cores, median of {repeats}")
+                taken[each].append(measured(work))
+        print(f"\n{number} films on {len(os.sched_getaffinity(0))} cores, fastest of {repeats}")
         for each, times in taken.items():
-            median = statistics.median(times)
-            print(f"{each:22s}{median:8.2f} s {number / median:8.1f} films a second {times}")
-        for kind, wanted in (("work", " (>= 3)"), ("program", "")):
-            pairs = zip(taken[f"plain loop, {kind}"], taken[f"predict, {kind}"], strict=True)
-            ratios = [theirs / ours for theirs, ours in pairs]
-            print(f"{kind}: {statistics.median(ratios):.2f} times as fast{wanted}")
+            wall, cpu = min(times)
+            told = " ".join(f"{time:.1f}" for time, _ in times)
+            rate = (
+                f"{number / wall:6.1f} films a second, {1000 * cpu / number:5.1f} ms of a core each"
+            )
+            print(f"{each:30s}{wall:6.2f} s {rate}  ({told})")
+        for ours_is in (here, there):
+            plain_is = ours_is.replace("predict", "plain loop")
+            faster = min(taken[plain_is] + taken[f"{plain_is}, 1 thread"])[0]
+            print(f"{ours_is}: {faster / min(taken[ours_is])[0]:.2f} times as fast")
         print(f"largest difference of a score: {largest_difference(ours, theirs):.2g}")
 
 
