@@ -59,7 +59,7 @@ def test_films_are_listed_in_the_order_of_the_rows(tmp_path, write_manifest):
     table = write_manifest(
         "path,label,patient,split,view,sex\n"
         "sub/b.png,PNEUMONIA,7,train,PA,\n"
-        "a.png,NORMAL,8,test,AP,F\n"
+        "a.png,NORMAL,8,test,AP, F\n"
     )
     columns = ManifestColumns(attributes=["view", "sex"])
     assert Manifest(table, columns=columns).films() == [
@@ -238,11 +238,11 @@ def test_paths_come_out_plain(tmp_path, films_of):
 
 
 def test_an_absolute_path_may_go_through_a_link(tmp_path, write_manifest):
-    table = write_manifest(f"path,label\na.png,0\n{tmp_path}/b.png,1\n")
     link = tmp_path.with_name(f"{tmp_path.name}-link")
     link.symlink_to(tmp_path)
+    table = write_manifest(f"path,label\na.png,0\n{tmp_path}/b.png,1\n{link}/c.png,1\n")
     films = Manifest(link / table.name).films()
-    assert [film.name for film in films] == ["a.png", "b.png"]
+    assert [film.name for film in films] == ["a.png", "b.png", "c.png"]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +252,7 @@ def test_an_absolute_path_may_go_through_a_link(tmp_path, write_manifest):
         ("sub/../../b.png", r"line 3: path must stay inside"),
         ("/elsewhere/b.png", r"line 3: path must be inside .*, got '/elsewhere/b\.png'; source"),
         ("C:\\films\\b.png", r"line 3: path must be inside .*, got 'C:"),
+        ("C:/films/b.png", r"line 3: path must be inside .*, got 'C:"),
         ("", r"line 3: 'path' is empty, it tells the path"),
         (".", r"line 3: path must be a file's, got '\.'"),
         ("sub/", r"line 3: path must be a file's, got 'sub/'"),
