@@ -84,7 +84,8 @@ def carve_fold(films: Sequence[Film], index: int, num_folds: int, seed: int) -> 
     Raises:
         RecipeError: If a number is out of range.
         DataError: If there is a `val` split already, a class has fewer patients than there are
-            folds, or this fold or the rest would lack a class.
+            folds, this fold or the rest would lack a class, or the fold's share cannot be met to
+            within a half of itself.
     """
     if num_folds < 2:
         raise RecipeError(f"the number of folds must be at least 2, got {num_folds}")
@@ -97,6 +98,12 @@ def carve_fold(films: Sequence[Film], index: int, num_folds: int, seed: int) -> 
         folds = (before * num_folds // in_all)[pool.numbers]
     else:
         folds = _deal(pool, num_folds, seed)
+    achieved = float((folds == index).mean())
+    if abs(achieved - 1 / num_folds) > 0.5 / num_folds:
+        raise DataError(
+            f"{what} must have near {1 / num_folds:.3g} of the films, got {achieved:.3f}: "
+            "some patients have too many images to be dealt evenly"
+        )
     return _moved(films, folds == index, "val", what)
 
 

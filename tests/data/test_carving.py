@@ -312,3 +312,10 @@ def test_joined_patients_count_as_one():
     ]
     with pytest.raises(DataError, match="got 1 of class 1"):
         carve_fold(films, 0, 2, seed=1)
+
+
+def test_a_fold_that_a_patient_of_most_films_would_fill_is_refused():
+    films = [film(f"{n}.png", n % 2, f"p{n // 2}") for n in range(40)]
+    films += [film(f"big{n}.png", n % 2, "big") for n in range(160)]
+    with pytest.raises(DataError, match=r"must have near 0\.2 of the films, got"):
+        carve_fold(films, 0, 5, 0)

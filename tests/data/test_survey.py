@@ -90,6 +90,26 @@ def test_thumbnails_are_the_films_made_small(tmp_path, scene):
     assert np.abs(thumbnail.astype(int) - small).mean() < 2
 
 
+def test_damaged_colour_films_are_read_or_refused_and_never_end_the_survey(tmp_path, scene):
+    rng = np.random.default_rng(5)
+    wholes = {}
+    for suffix in ("jpeg", "png"):
+        Image.merge("RGB", [scene, scene, scene.rotate(90)]).save(tmp_path / f"whole.{suffix}")
+        wholes[suffix] = (tmp_path / f"whole.{suffix}").read_bytes()
+    films = []
+    for number in range(300):
+        suffix = ("jpeg", "png")[number % 2]
+        data = bytearray(wholes[suffix])
+        for at in rng.integers(20, len(data), rng.integers(1, 4)):
+            data[at] = rng.integers(0, 256)
+        path = tmp_path / f"{number}.{suffix}"
+        path.write_bytes(data)
+        films.append(film_of(path))
+    survey = survey_films(films)
+    assert len(survey.films) + len(survey.unreadable) == 300
+    assert min(len(survey.films), len(survey.unreadable)) > 20
+
+
 def test_films_keep_their_order_and_get_their_digests(tmp_path, scene):
     paths = [tmp_path / f"{number}.png" for number in range(9)]
     for number, path in enumerate(paths):

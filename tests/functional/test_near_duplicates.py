@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -10,6 +12,8 @@ from cxrignite.functional.near_duplicates import (
 )
 
 SIDE = 32
+# Its package has the function under the name of the module.
+MODULE = sys.modules["cxrignite.functional.near_duplicates"]
 
 
 @pytest.fixture
@@ -53,7 +57,8 @@ def test_of_many_copies_every_pair_is_found(films):
 
 
 @pytest.mark.parametrize("min_correlation", [0.5, 0.8, 0.95])
-def test_the_search_finds_exactly_what_comparing_each_with_each_finds(min_correlation):
+def test_the_search_finds_exactly_what_comparing_each_with_each_finds(min_correlation, monkeypatch):
+    monkeypatch.setattr(MODULE, "_MAX_PARTNERS", 300)
     rng = np.random.default_rng(1)
     few = rng.uniform(0, 255, (6, 8, 8))
     mixed = np.einsum("nk,khw->nhw", rng.dirichlet([0.3] * 6, 300), few)
@@ -73,9 +78,18 @@ def test_the_search_finds_exactly_what_comparing_each_with_each_finds(min_correl
 def test_a_search_over_many_blocks_misses_no_pair(films, monkeypatch):
     films[[11, 48]] = films[[5, 33]]
     whole = near_duplicates(films)
-    monkeypatch.setattr("cxrignite.functional.near_duplicates._BLOCK", 7)
+    monkeypatch.setattr(MODULE, "_BLOCK", 7)
     assert near_duplicates(films) == whole
     assert [pair[:2] for pair in whole] == [(5, 11), (33, 48)]
+
+
+def test_of_a_picture_that_is_there_very_often_each_copy_is_in_a_pair_but_not_in_all(films):
+    copies = np.repeat(films[:1], 500, axis=0)
+    copies = copies + np.random.default_rng(0).normal(0, 0.5, copies.shape)
+    pairs = near_duplicates(np.concatenate([films[1:], copies]))
+    seen = {index for pair in pairs for index in pair[:2]}
+    assert seen == set(range(59, 559))
+    assert len(pairs) <= 500 * 21
 
 
 def test_blank_films_are_like_nothing():

@@ -208,6 +208,28 @@ def test_unknown_patients_are_a_finding(sound_root):
     assert check_patients(survey_films(ClassFolders(sound_root).films())) == []
 
 
+def test_of_many_films_those_without_a_patient_are_counted(root):
+    (root / "train/NORMAL/IM-0004-0-1.png").rename(root / "train/NORMAL/scan.png")
+    finding = found(root, check_patients)["unknown_patient"]
+    assert finding.count == 1
+    assert finding.text.startswith("1 of 162 films: train/NORMAL/scan.png")
+
+
+@pytest.mark.parametrize("left", ["test", "nothing that can be read"])
+def test_a_data_set_with_nothing_to_learn_from_is_told_without_a_traceback(root, tmp_path, left):
+    if left == "test":
+        shutil.rmtree(root / "train")
+    else:
+        for path in root.rglob("*.png"):
+            path.write_bytes(b"nothing")
+    findings = {each.kind: each for each in audit(recipe_of(root), tmp_path / "out", [])}
+    assert (tmp_path / "out/audit.html").is_file()
+    if left == "test":
+        assert "cannot_split" in findings
+    else:
+        assert findings["unreadable"].count == 162
+
+
 def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
     """Promises 12, 13 and 22: leaks, copies and broken files, each at a random place."""
     root = shutil.copytree(sound_root, tmp_path / "films")
@@ -280,8 +302,16 @@ def test_what_is_not_on_the_list_does_not_end_it_and_old_lists_go(root, tmp_path
     findings = audit(recipe_of(root), out, ["unreadable", "blank"])
     assert [finding.kind for finding in findings] == ["content_leakage"]
     copy.unlink()
+    (out / "blank.csv").write_text("somebody's own")
     audit(recipe_of(root), out, [])
     assert not (out / "content_leakage.csv").exists()
+    assert (out / "blank.csv").read_text() == "somebody's own"
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(RecipeError, match="--output_dir must be a folder, got the file"):
+        audit(recipe_of(tmp_path / "nowhere"), tmp_path / "out")
 
 
 def test_an_unknown_kind_is_refused_before_anything_is_read(tmp_path):

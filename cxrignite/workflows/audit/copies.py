@@ -6,6 +6,10 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cxrignite.data import Film, read_image
 from cxrignite.data.leakage import LeakedPair, leaked_pairs
@@ -23,6 +27,7 @@ MAX_COMPARED = 100_000
 """More films than this are not searched for near duplicates, which would take hours."""
 
 _DETAIL_SIZE = (128, 128)
+_MAX_KEPT = 4_096
 
 
 def check_copies(survey: Survey) -> list[Finding]:
@@ -36,7 +41,8 @@ def check_copies(survey: Survey) -> list[Finding]:
     for row, film in enumerate(films):
         groups[film.sha256].append(row)
     copies = [rows for rows in groups.values() if len(rows) > 1]
-    near = _near_pairs(survey, [rows[0] for rows in groups.values()])
+    distinct = [rows[0] for rows in groups.values()]
+    near = _near_pairs(survey, distinct) if len(distinct) <= MAX_COMPARED else []
     across = [pair for pair in near if films[pair.first].split != films[pair.second].split]
     within = [pair for pair in near if films[pair.first].split == films[pair.second].split]
     return [
@@ -45,27 +51,36 @@ def check_copies(survey: Survey) -> list[Finding]:
         *_conflicts([*copies, *([pair.first, pair.second] for pair in near)], films),
         *_duplicates(films),
         *_near("near_duplicate", within, films),
+        *_not_compared(len(distinct)),
     ]
 
 
 def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
     """Pairs that are alike, among one film of each content."""
-    if not 1 < len(rows) <= MAX_COMPARED:
-        return []
     found = near_duplicates(survey.thumbnails[list(rows)])
     pairs = [pair._replace(first=rows[pair.first], second=rows[pair.second]) for pair in found]
+
+    @lru_cache(_MAX_KEPT)
+    def read(row: int) -> NDArray[np.uint8]:
+        return read_image(survey.films[row].file, _DETAIL_SIZE)
+
+    def shares_detail(pair: NearPair) -> bool:
+        try:
+            first, second = read(pair.first), read(pair.second)
+        except UnreadableImageError:  # it could be read a moment ago
+            return False
+        return detail_correlation(first, second, pair.likeness) >= MIN_DETAIL_CORRELATION
+
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compare") as pool:
-        is_copy = pool.map(lambda pair: _shares_detail(survey.films, pair), pairs)
+        is_copy = pool.map(shares_detail, pairs)
         return [pair for pair, holds in zip(pairs, is_copy, strict=True) if holds]
 
 
-def _shares_detail(films: Sequence[Film], pair: NearPair) -> bool:
-    try:
-        first = read_image(films[pair.first].path, _DETAIL_SIZE)
-        second = read_image(films[pair.second].path, _DETAIL_SIZE)
-    except UnreadableImageError:  # it could be read a moment ago
-        return False
-    return detail_correlation(first, second, pair.likeness) >= MIN_DETAIL_CORRELATION
+def _not_compared(num_pictures: int) -> list[Finding]:
+    if num_pictures <= MAX_COMPARED:
+        return []
+    text = f"{num_pictures:,} different files, at most {MAX_COMPARED:,} are compared"
+    return [Finding("not_compared", num_pictures, text)]
 
 
 def _leaks(films: Sequence[Film]) -> list[Finding]:

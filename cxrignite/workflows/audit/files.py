@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,10 +63,17 @@ def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
 
 def check_patients(survey: Survey) -> list[Finding]:
     """Whether anything is known of who is on the films."""
-    num_films = len(survey.films)
-    if num_films < 2 or len({film.patient for film in survey.films}) < num_films:
+    # What sources call a film of nobody known: by its own name.
+    nameless = [
+        film
+        for film in survey.films
+        if film.patient in (film.name, posixpath.splitext(film.name)[0])
+    ]
+    if not nameless:
         return []
-    return [Finding("unknown_patient", num_films, f"{num_films} films of {num_films} patients")]
+    told = examples([film.name for film in nameless], 1)
+    text = f"{len(nameless)} of {len(survey.films)} films: {told}"
+    return [Finding("unknown_patient", len(nameless), text, [film_row(f) for f in nameless])]
 
 
 def _unreadable(survey: Survey) -> list[Finding]:

@@ -72,10 +72,15 @@ KINDS: Mapping[str, Kind] = {
         "Nearly identical films within a split",
         "look at the pairs; where patients differ, a patient may have two keys",
     ),
+    "not_compared": Kind(
+        "warning",
+        "Near duplicates that were not looked for",
+        "audit parts of the data set by themselves",
+    ),
     "unknown_patient": Kind(
         "warning",
-        "Every film counts as a patient of its own",
-        "name the patients' column or pattern: leakage and intervals by patient depend on it",
+        "Films of which nobody knows whose they are",
+        "name the patients' column or pattern: each counts as a patient of its own",
     ),
     "blank": Kind("warning", "Films without a picture", "remove them"),
     "narrow_range": Kind(

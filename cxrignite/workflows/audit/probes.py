@@ -27,10 +27,12 @@ class Probe:
         name: What the classifier sees, or whose films it compares.
         check: Its area under the curve, of patients it was not fitted on; None where the two kinds
             do not differ in it at all.
+        is_control: Whether it compares what is known to be alike.
     """
 
     name: str
     check: ShiftCheck | None
+    is_control: bool = False
 
     @property
     def is_detected(self) -> bool:
@@ -56,6 +58,8 @@ def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
         all of them. A side of fewer than 20 patients leaves it undecided.
     """
     kept = [row for row, film in enumerate(survey.films) if film.split != "test"]
+    if not kept:
+        return []
     films = [survey.films[row] for row in kept]
     columns = _columns([survey.facts[row] for row in kept])
     columns["all of these"] = np.concatenate(list(columns.values()), axis=1)
@@ -80,6 +84,8 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
     Returns:
         Two for each class that has test films and others; none without a test split.
     """
+    if not survey.films:
+        return []
     pixels = _standard_pixels(survey.thumbnails)
     label = np.array([film.label for film in survey.films])
     is_test = np.array([film.split == "test" for film in survey.films], dtype=bool)
@@ -91,13 +97,12 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
         ours = label == number
         if not (ours & is_test).any() or not (ours & ~is_test).any():
             continue
-        sides = {
-            f"{name}: test against the others": (ours & ~is_test, ours & is_test),
-            f"{name}: two random halves": (ours & ~is_test & is_half, ours & ~is_test & ~is_half),
-        }
+        others = ours & ~is_test
+        shift = _compare(survey.films, pixels, others, ours & is_test, seed)
+        chance = _compare(survey.films, pixels, others & is_half, others & ~is_half, seed)
         probes += [
-            Probe(title, _compare(survey.films, pixels, *pair, seed))
-            for title, pair in sides.items()
+            Probe(f"{name}: test against the others", shift),
+            Probe(f"{name}: two random halves", chance, is_control=True),
         ]
     return probes
 

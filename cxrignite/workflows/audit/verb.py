@@ -14,14 +14,14 @@ from cxrignite.data.survey import Survey, survey_films
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.audit.copies import MAX_COMPARED, check_copies
+from cxrignite.workflows.audit.copies import check_copies
 from cxrignite.workflows.audit.files import check_files, check_patients
 from cxrignite.workflows.audit.findings import KINDS, Finding, sorted_findings
 from cxrignite.workflows.audit.page import audit_page
 from cxrignite.workflows.audit.plan import counts_by_split, plan_training
 from cxrignite.workflows.audit.probes import Probe, shift_probes, shortcut_probes
 from cxrignite.workflows.audit.tables import audit_table
-from cxrignite.workflows.films import collector_paused, split_films
+from cxrignite.workflows.films import check_no_second_test, collector_paused, split_films
 
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +56,11 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
             f"--fail_on must name kinds of findings, got '{strange[0]}'; there are {known}"
         )
     source = recipe.data.source
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RecipeError(f"--output_dir must be a folder, got the file {output_dir}")
     with collector_paused():
         listed = source.films()
+        check_no_second_test(recipe, listed)
         survey = survey_films(listed, progress=sys.stderr.isatty())
         survey, findings = _in_splits(recipe, survey)
     findings += [
@@ -65,8 +68,6 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
         *check_patients(survey),
         *check_copies(survey),
     ]
-    if len(survey.films) > MAX_COMPARED:
-        _logger.warning("more than %d films: near duplicates were not looked for", MAX_COMPARED)
     plan = plan_training(recipe, survey.films)
     probes = {
         _LABELS: shortcut_probes(survey, recipe.seed),
@@ -116,6 +117,7 @@ def _given_away(recipe: Recipe, probes: Mapping[str, Sequence[Probe]]) -> list[F
             f"{probe.name} (AUC {probe.check.roc_auc:.3f})"
             for probe in probes[name]
             if probe.is_detected
+            and not probe.is_control
             and probe.check is not None
             and (kind == "shift" or probe.name in _NO_SIGNS)
         ]
@@ -130,11 +132,21 @@ def _given_away(recipe: Recipe, probes: Mapping[str, Sequence[Probe]]) -> list[F
 
 def _write(output_dir: Path, survey: Survey, findings: Sequence[Finding]) -> None:
     """Write the list of each finding, and remove those of an earlier audit."""
-    for kind in KINDS:
-        (output_dir / f"{kind}.csv").unlink(missing_ok=True)
+    for name in _earlier_lists(output_dir):
+        (output_dir / name).unlink(missing_ok=True)
     for finding in findings:
         if finding.rows:
             _write_table(output_dir / f"{finding.kind}.csv", finding.rows)
+
+
+def _earlier_lists(output_dir: Path) -> set[str]:
+    """The lists of an earlier audit, as it says itself: other files may have such names."""
+    try:
+        content = json.loads((output_dir / "audit.json").read_text(encoding="utf-8"))
+        named = {finding["list"] for finding in content["findings"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return named & {f"{kind}.csv" for kind in KINDS}
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
