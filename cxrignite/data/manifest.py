@@ -51,7 +51,8 @@ class ManifestColumns:
 class Manifest(Source):
     """A table with a row a film: CSV, or Parquet with the extra `parquet`.
 
-    Several rows may name one film, with the same label. Everything that is left out is logged with
+    Several rows may name one film, with the same label, patient and split; its attributes are those
+    of the first. Everything that is left out is logged with
     its count.
 
     Args:
@@ -149,9 +150,9 @@ class Manifest(Source):
             if first is None:
                 films[name] = Film(before + name, name, *facts)
                 lines.append(line)
-            elif first[2:6] != facts:
+            elif first[2:5] != facts[:3]:
                 first_line = lines[list(films).index(name)]
-                _check_same_facts(table, line, first_line, first, facts)
+                raise _another(table, line, first_line, first, facts)
         selection.check(list(films.values()))
         if num_rows > len(films):
             _logger.info(
@@ -239,13 +240,12 @@ def _split_and_attributes(
     )
 
 
-def _check_same_facts(
+def _another(
     table: Table, line: int, first_line: int, first: Film, facts: Sequence[object]
-) -> None:
-    """Refuses a film of which two rows tell different things; attributes are those of the first."""
-    for what, before, now in zip(("label", "patient", "split"), first[2:], facts, strict=False):
-        if before != now:
-            raise DataError(
-                f"{table.at(line)}: '{first.name}' has another {what} than in "
-                f"{table.unit} {first_line}"
-            )
+) -> DataError:
+    """Tells of a film of which two rows tell different things; attributes may differ."""
+    pairs = zip(("label", "patient", "split"), first[2:], facts, strict=False)
+    what = next(what for what, before, now in pairs if before != now)
+    return DataError(
+        f"{table.at(line)}: '{first.name}' has another {what} than in {table.unit} {first_line}"
+    )

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import hmac
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,23 @@ def test_only_rows_with_one_of_the_wanted_values_count(films_of, caplog):
         films = films_of(text, where={"view": ["PA", "AP"], "Age": [40]})
     assert labels_of(films) == {"a.png": 0, "b.png": 1}
     assert "2 of 4 rows left out: 2 by where" in caplog.text
+
+
+def test_rows_that_differ_in_attributes_alone_cost_no_more_than_others(tmp_path):
+    names = [f"{each}.png,{each % 2}" for each in range(15_000)]
+    (tmp_path / "0.png").touch()
+    table = tmp_path / "films.csv"
+
+    def seconds(second_view: str) -> float:
+        rows = [*(f"{name},PA" for name in names), *(f"{name},{second_view}" for name in names)]
+        table.write_text("\n".join(["path,label,view", *rows]))
+        start = time.process_time()
+        films = Manifest(table, columns=ManifestColumns(attributes=["view"])).films()
+        assert {film.attributes["view"] for film in films} == {"PA"}
+        return time.process_time() - start
+
+    same = seconds("PA")
+    assert seconds("AP") < 5 * same + 0.2
 
 
 def test_all_that_was_decided_is_told_with_counts(films_of, caplog):
