@@ -379,6 +379,27 @@ def test_films_without_a_patient_are_told(films_of, caplog):
     assert caplog.text == ""
 
 
+def test_whole_numbers_are_one_patient_however_they_are_written(films_of):
+    cells = ["12", "12.0", "12.00 ", "012", "12.5", "0.0", "0", "012.0"]
+    rows = [f"{each}.png,{each % 2},{cell}" for each, cell in enumerate(cells)]
+    films = films_of("\n".join(["path,label,patient", *rows]))
+    assert [film.patient for film in films] == [
+        *("12", "12", "12", "012", "12.5", "0", "0", "012.0")
+    ]
+
+
+@pytest.mark.parametrize("salted", [False, True])
+def test_words_for_a_gap_are_no_patient(tmp_path, films_of, caplog, salted):
+    (tmp_path / "salt").write_text(SECRET)
+    cells = ["NaN", "nan", "N/A", "null", "none", " - ", "<NA>", "Nancy"]
+    rows = [f"{each}.png,{each % 2},{cell}" for each, cell in enumerate(cells)]
+    patients = ManifestPatients(salt_file=tmp_path / "salt" if salted else None)
+    *gaps, named = films_of("\n".join(["path,label,patient", *rows]), patients=patients)
+    assert [film.patient for film in gaps] == [film.name for film in gaps]
+    assert (named.patient == "Nancy") is not salted
+    assert "7 of 8 films name no patient" in caplog.text
+
+
 def test_a_pattern_reads_the_patient_from_the_whole_path(films_of, caplog):
     text = "path,label,patient\np12/1.png,0,x\np12/2.png,1,x\nq/3.png,1,x\n"
     films = films_of(text, patients=ManifestPatients(pattern=r"p(\d+)/"))
