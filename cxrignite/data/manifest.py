@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Value
-from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template
+from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template, name_of_new
 from cxrignite.data.manifest_patients import ManifestPatients, PatientReader
 from cxrignite.data.manifest_selection import Memo, RowSelection
 from cxrignite.data.manifest_table import Table, open_table
@@ -93,6 +93,7 @@ class Manifest(Source):
         self.labels = labels
         self.where = where or {}
         self.patients = patients
+        self._patient_reader = PatientReader(patients)
 
     def films(self) -> list[Film]:
         """Lists the films in the order of the manifest.
@@ -118,19 +119,20 @@ class Manifest(Source):
 
         Returns:
             The patient's key as `films()` would give it; empty where a column tells the patient,
-            or nothing does.
+            or nothing does. Of a path outside of `root`, what lies above both tells nothing.
+
+        Raises:
+            RecipeError: If the salt cannot be used.
         """
-        reader = PatientReader(self.patients)
         if self.patients.from_header:
-            return reader.of_header(path)
-        inside = path.is_relative_to(self.root)
-        return reader.of_name((path.relative_to(self.root) if inside else path).as_posix())
+            return self._patient_reader.of_header(path)
+        return self._patient_reader.of_name(name_of_new(path, self.root))
 
     def _listed(self, table: Table) -> list[Film]:
         """The films of the rows that count; the patient is empty where no cell or path tells it."""
         names = FilmNames(table, self.columns.path, self.root)
         selection = RowSelection(table, self.columns.label, self.classes, self.labels, self.where)
-        others = _OtherCells(table, self.columns, self.patients)
+        others = _OtherCells(table, self.columns, self._patient_reader)
         at_label = len(names.columns)
         at_others = at_label + len(selection.columns)
         columns = [*names.columns, *selection.columns, *others.columns]
@@ -164,7 +166,7 @@ class Manifest(Source):
     def _with_patients(self, films: list[Film]) -> list[Film]:
         """Reads patients from headers where asked to; a film without one is its own patient."""
         if self.patients.from_header:
-            reader = PatientReader(self.patients)
+            reader = self._patient_reader
             with ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="headers") as pool:
                 patients = pool.map(lambda film: reader.of_header(film.path), films)
                 films = [
@@ -185,10 +187,10 @@ class Manifest(Source):
 class _OtherCells:
     """Reads patient, split and attributes of a row."""
 
-    def __init__(self, table: Table, columns: ManifestColumns, patients: ManifestPatients) -> None:
+    def __init__(self, table: Table, columns: ManifestColumns, reader: PatientReader) -> None:
         self.columns: list[int] = []
         self._table = table
-        reader = PatientReader(patients)
+        patients = reader.settings
         self._of_name = reader.of_name if patients.pattern is not None else None
         by_column = self._of_name is None and not patients.from_header
         self._patients = Memo(reader.of_cell)

@@ -84,7 +84,10 @@ class PatientReader:
     def of_name(self, name: str) -> str:
         """The key of the patient that a film's path names."""
         pattern = self.settings.pattern
-        return "" if pattern is None else self._secret(patient_in_path(name, pattern).strip())
+        if pattern is None:
+            return ""
+        self._check_salt()
+        return self._secret(patient_in_path(name, pattern).strip())
 
     def of_header(self, path: Path) -> str:
         """The key of the patient that a DICOM file names.
@@ -94,10 +97,16 @@ class PatientReader:
         # Only here, since few manifests name DICOM files by nothing else.
         from cxrignite.data.dicom import patient_id
 
+        self._check_salt()
         try:
             return self.of_cell(patient_id(path) or "")
         except UnreadableImageError:
             return ""
+
+    def _check_salt(self) -> None:
+        """Tells at the first film that the salt cannot be used, be its patient known or not."""
+        if self.settings.salt_file is not None:
+            len(self._salt)
 
     def _secret(self, key: str) -> str:
         """The key, hashed where there is a salt."""

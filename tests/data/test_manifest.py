@@ -494,6 +494,36 @@ def test_a_source_tells_the_patient_of_a_film_that_is_not_its_own(tmp_path):
     assert Manifest(tmp_path / "films.csv", patients=anchored).patient_of(tmp_path / "p1/1") == "p1"
 
 
+def test_the_patient_of_a_new_film_is_the_same_however_its_path_is_written(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    monkeypatch.chdir(tmp_path)
+    film = "p1/x.png"
+    written = [f"sub/{film}", f"./sub/../sub/{film}", tmp_path / "sub" / film]
+    for root in ("sub", tmp_path / "sub", "link", "./sub/../sub"):
+        source = Manifest("films.csv", root=root, patients=ManifestPatients(pattern=r"^p\d+"))
+        assert {source.patient_of(Path(path)) for path in written} == {"p1"}
+
+
+@pytest.mark.parametrize(("pattern", "key"), [(r"site\d+", ""), (r"^p\d+", ""), (r"p\d+", "p7")])
+def test_a_folder_above_the_root_is_not_the_patient_of_a_new_film(tmp_path, pattern, key):
+    table = tmp_path / "site1/train/films.csv"
+    source = Manifest(table, patients=ManifestPatients(pattern=pattern))
+    assert source.patient_of(tmp_path / "site1/p7/x.png") == key
+
+
+def test_the_salt_is_read_once_and_its_absence_told_at_the_first_new_film(tmp_path):
+    salt = tmp_path / "salt"
+    patients = ManifestPatients(pattern=r"p\d+", salt_file=salt)
+    source = Manifest(tmp_path / "films.csv", patients=patients)
+    with pytest.raises(RecipeError, match=r"cannot read patients\.salt_file"):
+        source.patient_of(tmp_path / "scan.png")
+    salt.write_text(SECRET)
+    first = source.patient_of(tmp_path / "p1/x.png")
+    salt.unlink()
+    assert source.patient_of(tmp_path / "p1/y.png") == first != ""
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
