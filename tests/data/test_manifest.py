@@ -112,7 +112,7 @@ def test_a_class_without_values_has_its_own_name(films_of):
         "b.png",
     ]
     with pytest.raises(DataError, match=r"line 3: label '0' is of neither class"):
-        films_of("path,label\na.png,p\nb.png,0\n", labels=labels)
+        films_of("path,label\na.png,p\nb.png,0\nc.png,p\nd.png,0\n", labels=labels)
 
 
 def test_among_several_labels_positive_goes_first_then_uncertain_then_negative(films_of):
@@ -175,7 +175,10 @@ def test_labels_that_are_not_clear_go_by_policy(films_of, policies, expected):
 )
 def test_a_policy_that_refuses_counts_the_rows_and_names_the_first(films_of, policies, message):
     with pytest.raises(DataError, match=message):
-        films_of(UNCLEAR, labels=ManifestLabels(uncertain=[-1], **policies))
+        films_of(
+            f"{UNCLEAR}h.png,0\ni.png,1\nj.png,1\nk.png,0\n",
+            labels=ManifestLabels(uncertain=[-1], **policies),
+        )
 
 
 def test_only_rows_with_one_of_the_wanted_values_count(films_of, caplog):
@@ -217,8 +220,43 @@ def test_all_that_was_decided_is_told_with_counts(films_of, caplog):
 
 
 def test_where_that_fits_no_row_shows_what_the_column_holds(films_of):
-    with pytest.raises(DataError, match=r"2 by where\); column 'patient' holds '1', '2'$"):
-        films_of(PLAIN, where={"patient": [3]})
+    with pytest.raises(DataError, match=r"4 by where\); column 'view' holds 'AP', 'PA'$"):
+        films_of("path,label,view\na,0,AP\nb,1,PA\nc,0,AP\nd,1,PA\n", where={"view": ["LL"]})
+
+
+NAMES = {
+    "many": [f"DOE^JANE {year}" for year in range(1970, 1983)] * 2,
+    "each once": ["DOE^JANE", "DOE^JOHN"],
+    "each once beside gaps": ["DOE^JANE", "DOE^JOHN", *[""] * 9],
+    "long": ["DOE^JANE 1970-01-01, seen for a cough of weeks"] * 4,
+}
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_a_column_that_may_hold_names_is_never_shown(films_of, names):
+    rows = [f"{each}.png,{each % 2},{name}" for each, name in enumerate(names)]
+    text = "\n".join(["path;finding;who", *rows]).replace(", ", "_").replace(",", ";")
+    skip = ManifestLabels(on_missing="skip", on_other="skip")
+    listed = ManifestLabels(uncertain=["unsure"], separator="^", on_missing="skip")
+    for settings, message in [
+        ({"label": "who"}, r"line 2: the label is of neither class, NORMAL or PNEUMONIA \(\d+ row"),
+        ({"label": "who", "labels": skip}, r"the labels are \d+ values in \d+ rows, not shown"),
+        ({"label": "who", "labels": listed}, r"line 2: the label is of neither class"),
+        ({"where": {"who": ["PA"]}}, r"column 'who' holds \d+ values in \d+ rows, not shown"),
+    ]:
+        columns = ManifestColumns(label=settings.pop("label", "finding"))
+        with pytest.raises(DataError, match=message) as refused:
+            films_of(
+                text, columns=columns, **{"labels": ManifestLabels(on_missing="skip")} | settings
+            )
+        assert "DOE" not in str(refused.value)
+
+
+def test_an_uncertain_label_among_others_is_not_shown_where_they_may_be_names(films_of):
+    labels = ManifestLabels(uncertain=["unsure"], separator=",")
+    with pytest.raises(DataError, match="line 2: the label is uncertain") as refused:
+        films_of("path;label\na.png;unsure,DOE\nb.png;1\nc.png;0\n", labels=labels)
+    assert "DOE" not in str(refused.value)
 
 
 def test_films_of_one_class_are_refused_with_what_was_found(films_of):
@@ -582,7 +620,7 @@ def test_tables_are_read_as_spreadsheets_write_them(
 
 def test_quotes_keep_commas_and_line_breaks_and_lines_are_counted_right(films_of, tmp_path):
     text = 'path,label,note\n"a,1.png",0,"two\nlines, with ""quotes"""\nb.png,1,\nc.png,TB,\n'
-    with pytest.raises(DataError, match=r"films\.csv, line 5: label 'TB'"):
+    with pytest.raises(DataError, match=r"films\.csv, line 5: the label"):
         films_of(text)
     (tmp_path / "a,1.png").touch()
     films = films_of(text, labels=ManifestLabels(on_other="skip"))
