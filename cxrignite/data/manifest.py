@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Value
-from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template
+from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template, name_of_new
 from cxrignite.data.manifest_patients import ManifestPatients, PatientReader
 from cxrignite.data.manifest_selection import Memo, RowSelection
 from cxrignite.data.manifest_table import Table, open_table
@@ -51,7 +51,8 @@ class ManifestColumns:
 class Manifest(Source):
     """A table with a row a film: CSV, or Parquet with the extra `parquet`.
 
-    Several rows may name one film, with the same label. Everything that is left out is logged with
+    Several rows may name one film, with the same label, patient and split; its attributes are those
+    of the first. Everything that is left out is logged with
     its count.
 
     Args:
@@ -92,6 +93,7 @@ class Manifest(Source):
         self.labels = labels
         self.where = where or {}
         self.patients = patients
+        self._patient_reader = PatientReader(patients)
 
     def films(self) -> list[Film]:
         """Lists the films in the order of the manifest.
@@ -117,19 +119,20 @@ class Manifest(Source):
 
         Returns:
             The patient's key as `films()` would give it; empty where a column tells the patient,
-            or nothing does.
+            or nothing does. Of a path outside of `root`, what lies above both tells nothing.
+
+        Raises:
+            RecipeError: If the salt cannot be used.
         """
-        reader = PatientReader(self.patients)
         if self.patients.from_header:
-            return reader.of_header(path)
-        inside = path.is_relative_to(self.root)
-        return reader.of_name((path.relative_to(self.root) if inside else path).as_posix())
+            return self._patient_reader.of_header(path)
+        return self._patient_reader.of_name(name_of_new(path, self.root))
 
     def _listed(self, table: Table) -> list[Film]:
         """The films of the rows that count; the patient is empty where no cell or path tells it."""
         names = FilmNames(table, self.columns.path, self.root)
         selection = RowSelection(table, self.columns.label, self.classes, self.labels, self.where)
-        others = _OtherCells(table, self.columns, self.patients)
+        others = _OtherCells(table, self.columns, self._patient_reader)
         at_label = len(names.columns)
         at_others = at_label + len(selection.columns)
         columns = [*names.columns, *selection.columns, *others.columns]
@@ -149,9 +152,9 @@ class Manifest(Source):
             if first is None:
                 films[name] = Film(before + name, name, *facts)
                 lines.append(line)
-            elif first[2:6] != facts:
+            elif first[2:5] != facts[:3]:
                 first_line = lines[list(films).index(name)]
-                _check_same_facts(table, line, first_line, first, facts)
+                raise _another(table, line, first_line, first, facts)
         selection.check(list(films.values()))
         if num_rows > len(films):
             _logger.info(
@@ -163,7 +166,7 @@ class Manifest(Source):
     def _with_patients(self, films: list[Film]) -> list[Film]:
         """Reads patients from headers where asked to; a film without one is its own patient."""
         if self.patients.from_header:
-            reader = PatientReader(self.patients)
+            reader = self._patient_reader
             with ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="headers") as pool:
                 patients = pool.map(lambda film: reader.of_header(film.path), films)
                 films = [
@@ -184,10 +187,10 @@ class Manifest(Source):
 class _OtherCells:
     """Reads patient, split and attributes of a row."""
 
-    def __init__(self, table: Table, columns: ManifestColumns, patients: ManifestPatients) -> None:
+    def __init__(self, table: Table, columns: ManifestColumns, reader: PatientReader) -> None:
         self.columns: list[int] = []
         self._table = table
-        reader = PatientReader(patients)
+        patients = reader.settings
         self._of_name = reader.of_name if patients.pattern is not None else None
         by_column = self._of_name is None and not patients.from_header
         self._patients = Memo(reader.of_cell)
@@ -239,13 +242,12 @@ def _split_and_attributes(
     )
 
 
-def _check_same_facts(
+def _another(
     table: Table, line: int, first_line: int, first: Film, facts: Sequence[object]
-) -> None:
-    """Refuses a film of which two rows tell different things; attributes are those of the first."""
-    for what, before, now in zip(("label", "patient", "split"), first[2:], facts, strict=False):
-        if before != now:
-            raise DataError(
-                f"{table.at(line)}: '{first.name}' has another {what} than in "
-                f"{table.unit} {first_line}"
-            )
+) -> DataError:
+    """Tells of a film of which two rows tell different things; attributes may differ."""
+    pairs = zip(("label", "patient", "split"), first[2:], facts, strict=False)
+    what = next(what for what, before, now in pairs if before != now)
+    return DataError(
+        f"{table.at(line)}: '{first.name}' has another {what} than in {table.unit} {first_line}"
+    )

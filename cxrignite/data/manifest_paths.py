@@ -52,9 +52,7 @@ class FilmNames:
         self._template = _FIELD.sub("{}", path) if fields else ""
         self._table, self._root = table, root
         # As it is written, and with links followed: either may stand in the manifest.
-        self._roots = [
-            posixpath.join(each(root), "") for each in (os.path.abspath, os.path.realpath)
-        ]
+        self._roots = _written_and_real(root)
 
     def name(self, line: int, cells: Sequence[str]) -> str:
         """The path relative to the root, with forward slashes.
@@ -106,6 +104,25 @@ class FilmNames:
         if name == "." or "\0" in name or given.endswith(("/", "\\")):
             raise DataError(f"{place}: path must be a file's, got {given!r}")
         return name
+
+
+def name_of_new(path: Path, root: Path) -> str:
+    """A film's path as its patient is searched in: relative to the root, if it is inside.
+
+    Of any other it is what follows the folder that holds it and the root, with a slash before it:
+    what lies above is no patient's, and nothing there stands where the root's own folders begin.
+    """
+    roots, film = _written_and_real(root), os.path.abspath(path)
+    for each in roots:
+        if film.startswith(each):
+            return film.removeprefix(each)
+    shared = max((os.path.commonpath([each, film]) for each in roots), key=len)
+    return posixpath.join("/", film.removeprefix(shared))
+
+
+def _written_and_real(root: Path) -> list[str]:
+    """A folder's path as it is written and with links followed, with a slash at the end."""
+    return [posixpath.join(each(root), "") for each in (os.path.abspath, os.path.realpath)]
 
 
 def check_some_exist(films: Sequence[Film], root: Path) -> None:

@@ -13,6 +13,13 @@ from cxrignite.errors import RecipeError, UnreadableImageError
 MIN_SALT = 16
 """Bytes of a salt, so that nobody finds it by trying."""
 
+# What programs write where there is nothing; all the films of such a cell were one patient.
+_GAPS = frozenset(
+    ("", "-", "--", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "nil", "null", "none")
+)
+# A column of numbers with a gap in it is written as floats. `012` is not the number 12.
+_WHOLE_FLOAT = re.compile(r"([1-9][0-9]*|0)\.0+")
+
 
 @dataclass(frozen=True)
 class ManifestPatients:
@@ -63,20 +70,24 @@ class PatientReader:
         self.settings = settings
 
     def of_cell(self, cell: str) -> str:
-        """The key of the patient that a cell names.
+        """The key of the patient that a cell names: `12.0` is `12`, and `NaN` or `N/A` nobody.
 
         Raises:
             RecipeError: If the salt cannot be used, as in the other methods.
         """
         key = cell.strip()
-        if not key or self.settings.salt_file is None:
-            return key
-        return hashed_patient(key, self._salt)
+        if key.casefold() in _GAPS:
+            return ""
+        whole = _WHOLE_FLOAT.fullmatch(key)
+        return self._secret(whole[1] if whole else key)
 
     def of_name(self, name: str) -> str:
         """The key of the patient that a film's path names."""
         pattern = self.settings.pattern
-        return "" if pattern is None else self.of_cell(patient_in_path(name, pattern))
+        if pattern is None:
+            return ""
+        self._check_salt()
+        return self._secret(patient_in_path(name, pattern).strip())
 
     def of_header(self, path: Path) -> str:
         """The key of the patient that a DICOM file names.
@@ -86,10 +97,22 @@ class PatientReader:
         # Only here, since few manifests name DICOM files by nothing else.
         from cxrignite.data.dicom import patient_id
 
+        self._check_salt()
         try:
             return self.of_cell(patient_id(path) or "")
         except UnreadableImageError:
             return ""
+
+    def _check_salt(self) -> None:
+        """Tells at the first film that the salt cannot be used, be its patient known or not."""
+        if self.settings.salt_file is not None:
+            len(self._salt)
+
+    def _secret(self, key: str) -> str:
+        """The key, hashed where there is a salt."""
+        if not key or self.settings.salt_file is None:
+            return key
+        return hashed_patient(key, self._salt)
 
     @cached_property
     def _salt(self) -> bytes:

@@ -22,6 +22,10 @@ from cxrignite.errors import DataError
 _logger = logging.getLogger(__name__)
 
 _NUM_NAMED = 5
+# A column that was named by mistake may hold patients' names: only what looks like kinds is told.
+_MAX_KINDS = 12
+_MAX_KIND_LENGTH = 40
+_ROWS_A_KIND = 2
 _LABELS = {"negative": 0, "positive": 1}
 
 K = TypeVar("K")
@@ -71,10 +75,12 @@ class RowSelection:
         ]
         self._table, self._classes, self._where = table, classes, where
         self._reader = LabelReader(classes, labels)
+        self._uncertain = {text for value in labels.uncertain for text in comparables(value)}
         self._allowed = [
             {text for value in values for text in comparables(value)} for values in where.values()
         ]
         self._meanings = Memo(self._meaning)
+        self._counts: Counter[tuple[str, ...]] = Counter()
         self._policies = {
             "uncertain": labels.on_uncertain,
             "missing": labels.on_missing,
@@ -96,7 +102,9 @@ class RowSelection:
             cells: Those of `columns`.
         """
         self._num_rows += 1
-        meaning = self._meanings[tuple(cells)]
+        key = tuple(cells)
+        self._counts[key] += 1
+        meaning = self._meanings[key]
         if isinstance(meaning, int):
             return meaning
         if meaning == "elsewhere":
@@ -158,10 +166,17 @@ class RowSelection:
     def _found(self) -> str:
         """The values of the columns and of the labels that no row got past, for messages."""
         for at, (name, allowed) in enumerate(zip(self._where, self._allowed, strict=True), 1):
-            cells = [cells[at].strip() for cells in self._meanings]
+            cells = self._column(at)
             if not any(comparable(cell) in allowed for cell in cells):
                 return f"column '{name}' holds {_some(cells)}"
-        return f"the labels are {_some([cells[0].strip() for cells in self._meanings])}"
+        return f"the labels are {_some(self._column(0))}"
+
+    def _column(self, at: int) -> Counter[str]:
+        """How often one of the columns holds what."""
+        found: Counter[str] = Counter()
+        for cells, num in self._counts.items():
+            found[cells[at].strip()] += num
+        return found
 
     def _meaning(self, cells: tuple[str, ...]) -> int | Unclear | Literal["elsewhere"]:
         label, *others = cells
@@ -178,17 +193,19 @@ class RowSelection:
             raise DataError(
                 f"{place}: the row has no label ({rows}); labels.on_missing may be skip or negative"
             )
+        told = _are_kinds(self._column(0))
+        label = f"label '{first}'" if told or comparable(first) in self._uncertain else "the label"
         if kind == "uncertain":
             raise DataError(
-                f"{place}: label '{first}' is uncertain ({rows}); "
+                f"{place}: {label} is uncertain ({rows}); "
                 "labels.on_uncertain may be skip, negative or positive"
             )
-        common = [f"'{cell}' {num:,}" for cell, num in cells.most_common(_NUM_NAMED)]
-        more = ", ..." if len(cells) > _NUM_NAMED else ""
+        if told:
+            common = [f"'{cell}' {num:,}" for cell, num in cells.most_common(_NUM_NAMED)]
+            rows += f": {', '.join(common)}{', ...' if len(cells) > _NUM_NAMED else ''}"
         raise DataError(
-            f"{place}: label '{first}' is of neither class, {' or '.join(self._classes)} "
-            f"({rows}: {', '.join(common)}{more}); labels.values may name it, "
-            "labels.on_other may be skip or negative"
+            f"{place}: {label} is of neither class, {' or '.join(self._classes)} ({rows}); "
+            "labels.values may name it, labels.on_other may be skip or negative"
         )
 
 
@@ -200,6 +217,19 @@ def _plural(kind: Unclear) -> str:
     }[kind]
 
 
-def _some(cells: list[str]) -> str:
-    names = [f"'{cell}'" for cell in dict.fromkeys(cells)]
+def _are_kinds(cells: Counter[str]) -> bool:
+    """Whether a column's cells are few, short and often the same, and so no names of patients."""
+    kinds = {cell: num for cell, num in cells.items() if cell}
+    return (
+        len(kinds) <= _MAX_KINDS
+        and all(len(cell) <= _MAX_KIND_LENGTH for cell in kinds)
+        and sum(kinds.values()) >= _ROWS_A_KIND * len(kinds)
+    )
+
+
+def _some(cells: Counter[str]) -> str:
+    """The cells of a column, or where they may be names how many there are."""
+    if not _are_kinds(cells):
+        return f"{len(cells):,} values in {cells.total():,} rows, not shown since they may be names"
+    names = [f"'{cell}'" for cell in cells]
     return ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -299,6 +300,25 @@ def test_another_archive_is_refused(spoil, says, server, data, into, tmp_path):
     with pytest.raises(DataError, match=says):
         download(data, into, archive=archive)
     assert list(into.iterdir()) == []
+
+
+def test_a_part_of_unknown_origin_is_dropped_by_a_fetch_and_never_as_the_archive(
+    server, data, into
+):
+    into.mkdir(exist_ok=True)
+    mine = into / "tiny.zip.part"
+    mine.write_bytes(b"not the archive")
+    with pytest.raises(DataError, match=r"is not tiny\.zip"):
+        download(data, into, archive=mine)
+    assert mine.read_bytes() == b"not the archive"
+    mine.write_bytes(server.body)
+    download(data, into, archive=mine)
+    assert_whole(into, "tiny.zip.part")
+    assert (mine.read_bytes(), ranges(server)) == (server.body, [])
+    shutil.rmtree(into / "chest_xray")
+    download(data, into)
+    assert_whole(into)
+    assert ranges(server) == [None]
 
 
 def test_a_cut_is_gone_on_with_where_it_was(server, data, into, caplog):

@@ -15,7 +15,8 @@ _VALIDATORS = ("ETag", "Last-Modified")
 class Part:
     """`<archive>.part`, with what the server said of the file that it is a part of beside it.
 
-    Bytes without that, or of an archive with another digest, are not gone on with.
+    Bytes without that, or of an archive with another digest, are not gone on with. To make one
+    removes nothing: the file of that name may be the user's own.
 
     Args:
         archive: The file that the part will be when it is whole.
@@ -26,8 +27,11 @@ class Part:
         self.path = archive.with_name(f"{archive.name}.part")
         self._facts_path = archive.with_name(f"{archive.name}.part.json")
         self._sha256 = sha256
-        if not self._facts():
-            self.remove()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was begun by a fetch of this archive."""
+        return bool(self._facts())
 
     @property
     def size(self) -> int:

@@ -79,9 +79,11 @@ def _bring(
         _check(archive, data)
         _check_room(target, data.max_unpacked_bytes)
         unpack(archive, data, target)
-        if not (part.path.exists() and part.path.samefile(archive)):
+        if part.is_known and not (part.path.exists() and part.path.samefile(archive)):
             part.remove()
         return
+    if not part.is_known:
+        part.remove()
     _check_room(target, data.size - part.size + data.max_unpacked_bytes)
     _logger.info("fetching %s from byte %d of %d", data.url, part.size, data.size)
     fetch(data, part, patience)
