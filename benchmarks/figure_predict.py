@@ -145,6 +145,7 @@ def measure(films: Path, number: int, repeats: int, width: int) -> None:
         for _ in range(repeats):
             for each, work in works.items():
                 taken[each].append(measured(work))
+                print(f"{each}: {taken[each][-1]}", file=sys.stderr)
         print(f"\n{number} films on {len(os.sched_getaffinity(0))} cores, fastest of {repeats}")
         for each, times in taken.items():
             wall, cpu = min(times)
