@@ -92,6 +92,7 @@ class Manifest(Source):
         self.labels = labels
         self.where = where or {}
         self.patients = patients
+        self._reader = PatientReader(patients)  # kept, so that the salt is read once
 
     def films(self) -> list[Film]:
         """Lists the films in the order of the manifest.
@@ -124,6 +125,20 @@ class Manifest(Source):
             return reader.of_header(path)
         inside = path.is_relative_to(self.root)
         return reader.of_name((path.relative_to(self.root) if inside else path).as_posix())
+
+    def patient_key(self, cell: str) -> str:
+        """Tells the key of the patient that a table of new films names, as `films()` would.
+
+        Args:
+            cell: What the table says, empty where it says nothing.
+
+        Returns:
+            The key; the hash of it where there is a salt.
+
+        Raises:
+            RecipeError: If the salt cannot be used.
+        """
+        return self._reader.of_cell(cell)
 
     def _listed(self, table: Table) -> list[Film]:
         """The films of the rows that count; the patient is empty where no cell or path tells it."""

@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 
 from cxrignite.cli import run
-from cxrignite.data import Phantom
+from cxrignite.data import Manifest, ManifestPatients, Phantom
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.handlers import SafeSaver, load_checkpoint
 from cxrignite.parsing import with_maps
+from cxrignite.workflows.predict.listing import list_manifest
 from cxrignite.workflows.predict.output import COLUMNS, open_output
 from cxrignite.workflows.predict.output_settings import OutputPaths
 
@@ -377,6 +378,19 @@ def test_a_manifest_names_films_and_patients(predict, films, tmp_path):
     columns = ("--path_column", "file", "--patient_column", "patient_id")
     assert predict("--manifest", manifest, *columns, output="c.csv") == 0
     assert [row["patient"] for row in rows_of(tmp_path / "c.csv")] == ["x7"]
+
+
+def test_a_patient_of_a_manifest_is_hashed_as_the_runs_own(tmp_path):
+    (tmp_path / "salt.txt").write_text("a secret of some length")
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").touch()
+    table = tmp_path / "films.csv"
+    table.write_text("path,label,patient\na.png,0,MRN-7001\nb.png,1,MRN-7002\n")
+    source = Manifest(table, patients=ManifestPatients(salt_file=tmp_path / "salt.txt"))
+    keys = [film.patient for film in source.films()]
+    listing = list_manifest(table, source)
+    assert [listing.patient_of(film) for film in listing.films] == keys
+    assert "MRN" not in str(listing)
 
 
 def test_a_manifest_may_be_any_table_that_fit_reads(predict, films, tmp_path):

@@ -54,14 +54,15 @@ def list_manifest(
 
     Args:
         path: CSV or Parquet, as `open_table` reads it. Relative names start from its folder.
-        source: The run's, which knows whose film a file is, where the table does not say it.
+        source: The run's, which makes a patient's key of what the table says, and knows whose film
+            a file is where it says nothing.
         path_column: The column of the names.
         patient_column: The column of the patients; null takes `patient` where there is one.
 
     Raises:
         DataError: The file cannot be read, lacks a column, or a row names no film. A row's cells
             are never told, since they may be of a patient.
-        RecipeError: It is Parquet and pyarrow is not installed.
+        RecipeError: It is Parquet and pyarrow is not installed; or the run's salt cannot be used.
     """
     table = open_table(path)
     name_at = _column(table, path_column)
@@ -77,7 +78,8 @@ def list_manifest(
                 f"{table.at(number)}: a row must have a name in '{path_column}', it is empty"
             )
         if name not in films:
-            films[name] = _new_film(path.parent / name, name, "" if patient_at is None else patient)
+            key = "" if patient_at is None else source.patient_key(patient)
+            films[name] = _new_film(path.parent / name, name, key)
     if not films:
         raise DataError(f"{path} must name at least one film, got none")
     return Listing(list(films.values()), source if patient_at is None else None)
