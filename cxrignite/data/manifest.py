@@ -93,7 +93,7 @@ class Manifest(Source):
         self.labels = labels
         self.where = where or {}
         self.patients = patients
-        self._patient_reader = PatientReader(patients)
+        self._patient_reader = PatientReader(patients)  # kept, so that the salt is read once
 
     def films(self) -> list[Film]:
         """Lists the films in the order of the manifest.
@@ -127,6 +127,20 @@ class Manifest(Source):
         if self.patients.from_header:
             return self._patient_reader.of_header(path)
         return self._patient_reader.of_name(name_of_new(path, self.root))
+
+    def patient_key(self, cell: str) -> str:
+        """Tells the key of the patient that a table of new films names, as `films()` would.
+
+        Args:
+            cell: What the table says, empty where it says nothing.
+
+        Returns:
+            The key; the hash of it where there is a salt.
+
+        Raises:
+            RecipeError: If the salt cannot be used.
+        """
+        return self._patient_reader.of_cell(cell)
 
     def _listed(self, table: Table) -> list[Film]:
         """The films of the rows that count; the patient is empty where no cell or path tells it."""

@@ -59,15 +59,15 @@ class ManifestPatients:
             ) from error
 
 
+@dataclass
 class PatientReader:
     """Makes patient keys, each empty where the patient cannot be told.
 
-    Args:
+    Attributes:
         settings: Where they come from, and the salt.
     """
 
-    def __init__(self, settings: ManifestPatients) -> None:
-        self.settings = settings
+    settings: ManifestPatients
 
     def of_cell(self, cell: str) -> str:
         """The key of the patient that a cell names: `12.0` is `12`, and `NaN` or `N/A` nobody.

@@ -60,6 +60,9 @@ def read_bytes(path: Path | str) -> bytes:
     Raises:
         UnreadableImageError: If the file cannot be opened or read.
     """
+    if "\0" in str(path):
+        # A damaged manifest can hold one, and `open` has a ValueError for it.
+        raise UnreadableImageError(path, "its name holds a NUL")
     try:
         # `Path.read_bytes` takes twice as long for a small file.
         with open(path, "rb", buffering=0) as file:

@@ -102,6 +102,14 @@ class Source(ABC):
         """
         return ""
 
+    def patient_key(self, cell: str) -> str:
+        """Tells the key of the patient that a table of new films names, as `films()` would.
+
+        Args:
+            cell: What the table says, empty where it says nothing.
+        """
+        return cell
+
 
 class ClassFolders(Source):
     """A folder for each class: `<root>/{train,test}/<class>/*.jpeg`.

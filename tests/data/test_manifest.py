@@ -471,6 +471,18 @@ def test_a_salt_replaces_every_number_of_a_patient(tmp_path, write_manifest, cap
     assert "700" not in str(refused.value)
 
 
+def test_the_patient_of_another_table_gets_the_key_that_films_have(tmp_path, write_manifest):
+    salt = tmp_path / "salt.txt"
+    salt.write_text(SECRET)
+    for patients in (ManifestPatients(salt_file=salt), ManifestPatients()):
+        source = Manifest(write_manifest(PLAIN), patients=patients)
+        keys = [film.patient for film in source.films()]
+        assert [source.patient_key(" 1"), source.patient_key("2")] == keys
+        assert source.patient_key(" ") == ""
+    assert keys == ["1", "2"]
+    assert ClassFolders(tmp_path).patient_key("1") == "1"
+
+
 def test_a_salt_has_to_be_a_secret_of_some_length(tmp_path, write_manifest):
     table, salt = write_manifest(PLAIN), tmp_path / "salt.txt"
     patients = ManifestPatients(salt_file=salt)

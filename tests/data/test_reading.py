@@ -3,12 +3,13 @@ import pickle
 import struct
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cxrignite.data.reading import MAX_PIXELS, read_image
+from cxrignite.data.reading import MAX_PIXELS, read_bytes, read_image
 from cxrignite.errors import UnreadableImageError
 
 
@@ -300,3 +301,9 @@ def test_inverted_cmyk_is_read_as_pillow_reads_it(tmp_path, size):
         grey = stored.convert("RGB").convert("L")
     expected = np.asarray(grey.resize(size, Image.Resampling.BILINEAR) if size else grey)
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpeg", size), expected)
+
+
+def test_a_name_with_a_nul_cannot_be_read():
+    for name in ("a\0b.png", Path("a\0b.png")):
+        with pytest.raises(UnreadableImageError, match="its name holds a NUL"):
+            read_bytes(name)

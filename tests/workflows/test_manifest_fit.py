@@ -129,6 +129,8 @@ def test_a_run_on_a_table_goes_from_fit_to_another_site(recipes_dir, tmp_path, m
     assert cli.run(["test", "--run", "run"]) == 0
     other = ["--data.source.path", "other/films.csv", "--name", "other"]
     assert cli.run(["test", "--run", "run", *other]) == 0
+    new = ["--manifest", "other/films.csv", "--path_column", "File", "--patient_column", "MRN"]
+    assert cli.run(["predict", "--run", "run", *new, "--output", "run/new/scores.csv"]) == 0
     figures = json.loads((tmp_path / "run/metrics/other.json").read_text())
     assert figures["num_images"] == 16
     assert cli.run(["report", "--run", "run"]) == 0

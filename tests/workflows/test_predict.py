@@ -1,6 +1,7 @@
 """The verb `predict`, on a tiny model and real files, killed and stopped in earnest."""
 
 import csv
+import gzip
 import json
 import os
 import resource
@@ -17,10 +18,11 @@ import torch
 from PIL import Image
 
 from cxrignite.cli import run
-from cxrignite.data import Phantom
+from cxrignite.data import Manifest, ManifestPatients, Phantom
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.handlers import SafeSaver, load_checkpoint
 from cxrignite.parsing import with_maps
+from cxrignite.workflows.predict.listing import list_manifest
 from cxrignite.workflows.predict.output import COLUMNS, open_output
 from cxrignite.workflows.predict.output_settings import OutputPaths
 
@@ -378,22 +380,67 @@ def test_a_manifest_names_films_and_patients(predict, films, tmp_path):
     assert [row["patient"] for row in rows_of(tmp_path / "c.csv")] == ["x7"]
 
 
+def test_a_patient_of_a_manifest_is_hashed_as_the_runs_own(tmp_path):
+    (tmp_path / "salt.txt").write_text("a secret of some length")
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").touch()
+    table = tmp_path / "films.csv"
+    table.write_text("path,label,patient\na.png,0,MRN-7001\nb.png,1,MRN-7002\n")
+    source = Manifest(table, patients=ManifestPatients(salt_file=tmp_path / "salt.txt"))
+    keys = [film.patient for film in source.films()]
+    listing = list_manifest(table, source)
+    assert [listing.patient_of(film) for film in listing.films] == keys
+    assert "MRN" not in str(listing)
+
+
+def test_a_manifest_may_be_any_table_that_fit_reads(predict, films, tmp_path):
+    first, second = sorted((films / "NORMAL").iterdir())[:2]
+    rows = [("Path", "patient"), (str(first), "x7"), (str(second), "x8")]
+    text = "".join(";".join(row) + "\n" for row in rows)
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(text.replace(";", "\t").encode()))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    columns = {name: list(cells) for name, *cells in zip(*rows, strict=True)}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "c.parquet")
+    for number, name in enumerate(("a.csv", "b.tsv.gz", "c.parquet")):
+        assert predict("--manifest", tmp_path / name, output=f"{number}.csv") == 0
+        found = rows_of(tmp_path / f"{number}.csv")
+        assert [(row["path"], row["patient"]) for row in found] == rows[1:]
+
+
+def test_a_nul_in_a_name_costs_no_other_film_its_score(predict, films, tmp_path, capsys):
+    film = next((films / "NORMAL").iterdir())
+    (tmp_path / "films.csv").write_text(f"path,patient\na\0b.png,1\n{film},2\n")
+    for workers, output in ((0, "here.csv"), (1, "there.csv")):
+        options = ("--data.num_workers", workers)
+        code = predict("--manifest", tmp_path / "films.csv", *options, output=output)
+        assert code == 3
+        assert "its name holds a NUL" in capsys.readouterr().err
+        assert [row["path"] for row in rows_of(tmp_path / output)] == [str(film)]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("file,patient\na.png,1\n", "must have one column 'path', got file, patient"),
         ("path,path\na.png,1\n", "must have one column 'path'"),
-        ("path,patient\na.png\n", "line 2: a row must have 2 cells"),
-        ("path,patient\n,1\n", "line 2: a row must have 2 cells and a name"),
+        ("path,patient\nDOE JANE\n", "line 2: the row must have 2 cells as the header has, got 1"),
+        ("path,patient\na.png,1,DOE JANE\n", "line 2: the row must have 2 cells"),
+        ("path,patient\n,DOE JANE\n", "line 2: a row must have a name in 'path'"),
         ("path\n", "must name at least one film"),
-        ("", "must have one column 'path', got none"),
-        ('path\n"a.png', "must be a CSV file"),
+        ("", "must have a header line"),
+        ('path\n"a.png', "must be CSV, got"),
+        ("path;name\na.png;J\udce4\n", "line 2: a manifest must be UTF-8"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused(text, complaint, predict, tmp_path, capsys):
-    (tmp_path / "films.csv").write_text(text)
+    (tmp_path / "films.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     assert predict("--manifest", tmp_path / "films.csv") == 3
     error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "JANE" not in error  # rows are of patients
     assert complaint in error
     assert "films.csv" in error
     assert "Traceback" not in error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cxrignite.data import Film, Source
+from cxrignite.data.manifest_table import Table, open_table
 from cxrignite.data.sources import image_files
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL
@@ -50,53 +50,51 @@ def list_films(paths: Sequence[Path], source: Source) -> Listing:
 def list_manifest(
     path: Path, source: Source, path_column: str = "path", patient_column: str | None = None
 ) -> Listing:
-    """The films that a CSV file names, in its order; one that is named again counts once.
+    """The films that a table names, in its order; one that is named again counts once.
 
     Args:
-        path: The CSV file, with a header, in UTF-8. Relative names start from its folder.
-        source: The run's, which knows whose film a file is, where the table does not say it.
+        path: CSV or Parquet, as `open_table` reads it. Relative names start from its folder.
+        source: The run's, which makes a patient's key of what the table says, and knows whose film
+            a file is where it says nothing.
         path_column: The column of the names.
         patient_column: The column of the patients; null takes `patient` where there is one.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or a row names no film.
+        DataError: The file cannot be read, lacks a column, or a row names no film. A row's cells
+            are never told, since they may be of a patient.
+        RecipeError: It is Parquet and pyarrow is not installed; or the run's salt cannot be used.
     """
+    table = open_table(path)
+    name_at = _column(table, path_column)
+    patient_at = None
+    if patient_column is not None or table.find(_PATIENT) is not None:
+        patient_at = _column(table, patient_column or _PATIENT)
     films: dict[str, Film] = {}
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            name_at = _column(path, header, path_column)
-            knows_patients = patient_column is not None or _PATIENT in header
-            patient_at = _column(path, header, patient_column or _PATIENT) if knows_patients else 0
-            for row in reader:
-                if not row:
-                    continue  # a blank line
-                if len(row) != len(header) or not row[name_at]:
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: a row must have {len(header)} cells and "
-                        f"a name in '{path_column}', got {row}"
-                    )
-                name, patient = row[name_at], row[patient_at] if knows_patients else ""
-                if name not in films:
-                    films[name] = _new_film(path.parent / name, name, patient)
-    except OSError as error:
-        raise DataError(f"cannot read the manifest {path}: {error.strerror or error}") from error
-    except csv.Error as error:
-        raise DataError(f"{path} must be a CSV file, got: {error}") from error
+    for number, (name, patient) in table.read(
+        [name_at, name_at if patient_at is None else patient_at]
+    ):
+        if not name:
+            raise DataError(
+                f"{table.at(number)}: a row must have a name in '{path_column}', it is empty"
+            )
+        if name not in films:
+            key = "" if patient_at is None else source.patient_key(patient)
+            films[name] = _new_film(path.parent / name, name, key)
     if not films:
         raise DataError(f"{path} must name at least one film, got none")
-    return Listing(list(films.values()), None if knows_patients else source)
+    return Listing(list(films.values()), source if patient_at is None else None)
 
 
 def _new_film(path: Path, name: str, patient: str = "") -> Film:
     return Film(str(path), name, UNKNOWN_LABEL, patient, "test")
 
 
-def _column(path: Path, header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        raise DataError(f"{path} must have one column '{name}', got {', '.join(header) or 'none'}")
-    return header.index(name)
+def _column(table: Table, name: str) -> int:
+    position = table.find(name)
+    if position is None:
+        names = ", ".join(filter(None, table.header))
+        raise DataError(f"{table.path} must have one column '{name}', got {names}")
+    return position
 
 
 def _files_of(path: Path) -> Iterator[Path]:
