@@ -510,11 +510,12 @@ def test_scores_of_another_kind_are_not_mixed(predict, run_dir, films, tmp_path,
     assert "maps null there" in capsys.readouterr().err
     assert (tmp_path / "scores.csv").read_bytes() == before
     (tmp_path / "scores_maps").mkdir()
-    (tmp_path / "scores_maps" / "old.png").touch()
+    for name in ("old.png", "old.overlay.png", "mine.png"):
+        (tmp_path / "scores_maps" / name).touch()
     assert predict("--files", films, "--overwrite", "true", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert (len(rows), rows[0]["threshold"]) == (26, "0.75")
-    assert not list((tmp_path / "scores_maps").iterdir())
+    assert [path.name for path in (tmp_path / "scores_maps").iterdir()] == ["mine.png"]
 
 
 def test_a_file_of_somebody_else_stays(predict, films, tmp_path, capsys):
@@ -528,6 +529,41 @@ def test_a_file_of_somebody_else_stays(predict, films, tmp_path, capsys):
     assert (tmp_path / "scores.json").read_text() == "[]"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["scores.csv", "scores.json", "scores.unreadable.csv", "scores_maps/a.overlay.png"]
+)
+def test_what_is_not_of_predict_is_never_overwritten(name, overwrite, tmp_path):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text('{"weights_sha256": "of a run", "threshold": 0.5}')
+    with (
+        pytest.raises(RecipeError, match=r"is not of predict.*: choose another --output$"),
+        open_output(OutputPaths(tmp_path / "scores.csv"), SETTINGS, COLUMNS, overwrite=overwrite),
+    ):
+        pass
+    assert mine.read_text().startswith('{"weights')
+
+
+def test_the_files_of_a_run_are_no_place_for_an_output(trained, tmp_path):
+    (tmp_path / "link").symlink_to(trained)
+    for name in ("split.csv", "new.csv", "metrics/new.csv", "predictions/deep/er.csv"):
+        for root in (trained, tmp_path / "link"):
+            with pytest.raises(RecipeError, match="must lie outside of a run's own files"):
+                OutputPaths(root / name)
+    OutputPaths(trained / "site" / "scores.csv")
+    OutputPaths(trained.parent / "scores.csv")  # beside the recipe that somebody wrote
+
+
+def test_a_manifest_is_not_overwritten_through_a_link(predict, tmp_path, capsys):
+    manifest = tmp_path / "films.csv"
+    manifest.write_text("path\na.png\n")
+    (tmp_path / "scores.csv").symlink_to(manifest)
+    assert predict("--manifest", manifest, "--overwrite", "true") == 2
+    assert "another file than --manifest" in capsys.readouterr().err
+    assert manifest.read_text() == "path\na.png\n"
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -536,6 +572,7 @@ def test_a_file_of_somebody_else_stays(predict, films, tmp_path, capsys):
         (["--files", "a.png", "--path_column", "file"], "go with --manifest"),
         (["--files", "a.png", "--output", "scores.txt"], "--output must end in .csv"),
         (["--files", "a.png", "--output", "RUN/predictions/new.csv"], "outside of a run's"),
+        (["--files", "a.png", "--output", "RUN/split.csv"], "outside of a run's own files"),
         (["--manifest", "a.csv", "--output", "a.csv"], "another file than --manifest"),
         (["--files", "a.png", "--operating_point", "ward"], "no operating point 'ward'"),
         (["--files", "a.png", "--data.source.root", "x"], "is not one of"),

@@ -23,7 +23,6 @@ from cxrignite.workflows.predict.output_settings import (
     ANEW,
     OutputPaths,
     check_settings,
-    stored_settings,
 )
 
 COLUMNS = ("path", "patient", "score", "natural_score", "decision", "threshold", "verdict")
@@ -155,10 +154,11 @@ def open_output(
         paths: Its files.
         settings: What the scores depend on, as JSON knows it; kept beside the table.
         columns: Of the table.
-        overwrite: Begin anew, whatever is there.
+        overwrite: Begin anew, whatever `predict` has left there.
 
     Raises:
-        RecipeError: Another process writes there, or what is there is of other settings.
+        RecipeError: Another process writes there, or what is there is of other settings or of
+            somebody else.
         CxrIgniteError: The file cannot be written.
     """
     try:
@@ -169,12 +169,11 @@ def open_output(
         raise CxrIgniteError(f"cannot write {paths.table}: {error.strerror or error}") from error
     with file:
         _lock(file, paths)
+        paths.check_own()
         if overwrite:
             file.truncate(0)
-            _remove_others(paths)
+            _remove_maps(paths)
         output = PredictionFile(paths, file, columns)
-        if file.seek(0, os.SEEK_END) or paths.settings.exists():
-            stored_settings(paths)  # what is of somebody else stays
         if output.holds_rows():
             check_settings(paths, settings)
             output.take_up()
@@ -204,11 +203,14 @@ def _lock(file: io.FileIO, paths: OutputPaths) -> None:
         raise RecipeError(f"{paths.table} is in use by process {process}") from error
 
 
-def _remove_others(paths: OutputPaths) -> None:
-    paths.settings.unlink(missing_ok=True)
-    if paths.maps_dir.is_dir():
-        for picture in paths.maps_dir.glob("*.png"):
-            picture.unlink()
+def _remove_maps(paths: OutputPaths) -> None:
+    # The settings stay until others replace them: without them nobody could go on after a stop.
+    for overlay in paths.maps_dir.glob("*.overlay.png"):
+        # Each has its picture beside it; other pictures are somebody else's.
+        overlay.with_name(f"{overlay.name.removesuffix('.overlay.png')}.png").unlink(
+            missing_ok=True
+        )
+        overlay.unlink()
 
 
 def _whole_rows(file: io.FileIO) -> Iterator[tuple[list[str], int]]:

@@ -9,11 +9,20 @@ from typing import Any
 
 from cxrignite.errors import RecipeError
 
+_OTHER = "choose another --output"
 ANEW = "choose another --output, or begin anew with --overwrite true"
 
 # These may differ from one command to the next: the scores do not depend on them.
 _INFORMATION = frozenset({"run", "version", "process"})
+_OF_PREDICT = frozenset({"run", "weights_sha256", "process"})
 _SUFFIX = ".csv"
+_RUN_FILES = ("recipe.yaml", "environment.json", "split.csv", "history.csv")
+_RUN_FOLDERS = frozenset(
+    {
+        *("audit", "checkpoints", "explain", "figures", "metrics", "operating_points"),
+        *("predictions", "tensorboard"),
+    }
+)
 
 
 class OutputPaths:
@@ -23,50 +32,64 @@ class OutputPaths:
         table: The scores; the others are named after it.
 
     Raises:
-        RecipeError: It is no CSV file, or would lie among a run's own predictions.
+        RecipeError: It is no CSV file, or would lie among a run's own files.
     """
 
     def __init__(self, table: Path) -> None:
         if table.suffix != _SUFFIX:
             raise RecipeError(f"--output must end in {_SUFFIX}, got {table}")
-        folder = table.absolute().parent
-        if folder.name == "predictions" and (folder.parent / "split.csv").exists():
-            raise RecipeError(
-                f"--output must lie outside of a run's predictions, whose films have labels, "
-                f"got {table}"
-            )
+        _check_outside_of_runs(table)
         self.table = table
         self.settings = table.with_suffix(".json")
         self.unreadable = table.with_suffix(".unreadable.csv")
         self.maps_dir = table.with_name(f"{table.stem}_maps")
 
+    def check_own(self) -> None:
+        """Refuse to touch what `predict` has not written.
 
-def stored_settings(paths: OutputPaths) -> dict[str, Any]:
-    """What the table that is there depends on.
+        Raises:
+            RecipeError: A file is there, and no settings beside it tell that it is of `predict`.
+        """
+        files = (self.table, self.settings, self.unreadable)
+        taken = [path for path in files if path.exists() and path.stat().st_size]
+        if self.maps_dir.is_dir() and any(self.maps_dir.iterdir()):
+            taken.append(self.maps_dir)
+        if not taken:
+            return
+        if not self.settings.exists():
+            raise RecipeError(
+                f"{taken[0]} is not of predict, it has no {self.settings.name} beside it: {_OTHER}"
+            )
+        try:
+            stored = json.loads(self.settings.read_text(encoding="utf-8"))
+        except ValueError:
+            stored = None  # `predict` writes it whole or not at all
+        if not isinstance(stored, dict) or not stored.keys() >= _OF_PREDICT:
+            raise RecipeError(f"{self.settings} is not of predict: {_OTHER}")
 
-    Raises:
-        RecipeError: Nothing tells, or it was not written here.
-    """
-    try:
-        stored = json.loads(paths.settings.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(
-            f"{paths.table} is not of predict, it has no {paths.settings.name} beside it: {ANEW}"
-        ) from error
-    except ValueError as error:
-        raise RecipeError(f"{paths.settings} is damaged: {error}; {ANEW}") from error
-    if not isinstance(stored, dict) or "weights_sha256" not in stored:
-        raise RecipeError(f"{paths.settings} is not of predict: {ANEW}")
-    return stored
+
+def _check_outside_of_runs(table: Path) -> None:
+    """A folder of its own inside of a run is allowed; what the run's files lie in is not."""
+    # A link may lead there.
+    folder = table.resolve().parent
+    below = ""
+    for each in (folder, *folder.parents):
+        # One such name may be anybody's.
+        is_run = sum((each / name).is_file() for name in _RUN_FILES) > 1
+        if is_run and (not below or below in _RUN_FOLDERS):
+            raise RecipeError(
+                f"--output must lie outside of a run's own files, as in a new folder, got {table}"
+            )
+        below = each.name
 
 
 def check_settings(paths: OutputPaths, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with scores that would not be of one kind.
+    """Refuse to go on with scores that would not be of one kind, in an output of `predict`.
 
     Raises:
         RecipeError: Naming what differs.
     """
-    stored = stored_settings(paths)
+    stored = json.loads(paths.settings.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(settings))
     keys = [key for key in {**wanted, **stored} if key not in _INFORMATION]
     differing = [

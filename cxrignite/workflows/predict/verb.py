@@ -159,9 +159,16 @@ def _list(recipe: Recipe, request: Request) -> Listing:
     source = recipe.data.source
     if request.manifest is None:
         return list_films(request.files, source)
-    if request.manifest.absolute() == request.output.absolute():
+    if _is_same(request.manifest, request.output):
         raise RecipeError(f"--output must be another file than --manifest, got {request.output}")
     return list_manifest(request.manifest, source, request.path_column, request.patient_column)
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    """Whether two names are of one file, by whatever links."""
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.resolve() == second.resolve()
 
 
 def _batch_size(recipe: Recipe, frozen: Sequence[Film]) -> int:
