@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from cxrignite.errors import DataError, RecipeError
 from cxrignite.handlers import load_checkpoint
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import build_model, build_pipeline, explained_layer
 from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
 from cxrignite.workflows.predict.maps import MapDrawer
@@ -149,7 +150,9 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         num_before = output.num_rows
         work = Unscored(films, listing.patient_of, pipeline, image_size or (1, 1))
         if films:
-            score_films(work, scorer, decision, output, drawer, recipe)
+            keeps = recipe.trainer.profile == "fast"  # as in `fit`
+            with kept_memory(session.device) if keeps else nullcontext():
+                score_films(work, scorer, decision, output, drawer, recipe)
         sys.stdout.write(_summary(output, decision, paths, num_before, drawer is not None))
         if output.num_unreadable:
             raise DataError(_complaint(output, len(listing.films), paths))
