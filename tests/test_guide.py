@@ -24,7 +24,7 @@ SMALLER = [
     "--data.image_size",
     "[48, 48]",
     "--trainer.max_epochs",
-    "2",
+    "1",
     "--model.init_args.width",
     "8",
 ]

@@ -361,7 +361,7 @@ def test_a_data_set_that_cannot_be_split_is_told_and_looked_at_all_the_same(root
     assert "needs at least" in findings["cannot_split"].text
 
 
-def test_the_command_line_ends_with_3_in_one_line_and_0_where_told(root, command):
+def test_the_command_line_ends_with_3_in_one_line(root, command):
     (root / "train/NORMAL/IM-0001-0-1.png").write_text("<html>")
     source = ["--data.source", "ClassFolders", "--data.source.root", root]
     failed = command("audit", *source, "--output_dir", "out")
@@ -369,6 +369,4 @@ def test_the_command_line_ends_with_3_in_one_line_and_0_where_told(root, command
     assert failed.stderr.splitlines()[-1] == (
         "cxrignite audit: error: the audit found 1 unreadable; the lists are in out"
     )
-    passed = command("audit", *source, "--output_dir", "out", "--fail_on", "none")
-    assert passed.returncode == 0
-    assert "Traceback" not in passed.stderr + failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -93,6 +93,7 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_of, tmp_path):
     assert vars(again.data.source) == vars(recipe.data.source)
 
 
+@pytest.mark.slow  # `test_guide.py` takes the same way
 def test_a_run_on_a_table_goes_from_fit_to_another_site(recipes_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     salt = tmp_path / "salt.txt"

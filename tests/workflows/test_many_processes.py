@@ -96,7 +96,7 @@ def srun(program, folder):
     ]
 
 
-@pytest.mark.parametrize("launch", [torchrun, srun])
+@pytest.mark.parametrize("launch", [torchrun, pytest.param(srun, marks=pytest.mark.slow)])
 def test_two_processes_train_one_model_and_score_each_film_once(launch, program, tmp_path):
     for process in launch(program, tmp_path):
         _, error = process.communicate(timeout=240)
