@@ -3,10 +3,10 @@
 python benchmarks/figure_predict.py --films DIR
 
 The films are copied into a temporary folder until there are enough, so that every file is read.
-Both are measured in turn: from the first film to the last, in this process, and whole programs with
-all that they import. On cores that others use too, threads that wait for each other make the plain
-loop several times slower; it is measured with one thread as well, and the fastest of all counts.
-The light CNN is narrow by default, so that decoding dominates; recipes have `--width 32`.
+Both are measured in turn: from the first film to the last, in this process, and whole programs
+with all that they import. On cores that others use too, threads that wait for each other make the
+plain loop several times slower; it is measured with one thread as well, and the fastest of all
+counts. The light CNN is narrow by default, so that decoding dominates; recipes have `--width 32`.
 """
 
 from __future__ import annotations
