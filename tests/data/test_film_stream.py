@@ -16,7 +16,7 @@ def films(tmp_path):
         path = tmp_path / f"{number}.png"
         side = 12 if number == 6 else 8
         Image.fromarray(np.full((side, side), 20 * number, np.uint8)).save(path)
-        found.append(Film(path, str(number), -1, "", "test"))
+        found.append(Film(str(path), str(number), -1, "", "test"))
     found[2].path.write_bytes(b"")
     found[5].path.unlink()
     for number in (8, 9):
