@@ -69,7 +69,8 @@ def test_the_whole_audit_ends_well_within_a_minute(chest_xray, command, tmp_path
     source = ["--data.source", "ClassFolders", "--data.source.root", chest_xray]
     done = command("audit", *source, "--output_dir", "out", timeout=60)
     assert done.returncode == 0, done.stderr
-    kinds = [
-        each["kind"] for each in json.loads((tmp_path / "out/audit.json").read_text())["findings"]
-    ]
+    content = json.loads((tmp_path / "out/audit.json").read_text())
+    kinds = [each["kind"] for each in content["findings"]]
     assert kinds == ["duplicate", "shift"]
+    files = {row["class"]: row for row in content["files"]}
+    assert files["NORMAL"]["median_width"] == files["PNEUMONIA"]["median_width"] == 224

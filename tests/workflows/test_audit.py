@@ -344,6 +344,18 @@ def test_size_that_gives_the_label_away_is_a_shortcut(root, tmp_path):
     assert KINDS["shortcut"].severity == "warning"
 
 
+def test_what_the_files_of_each_class_are_like_is_told(root, tmp_path, capsys):
+    for path in sorted((root / "train/PNEUMONIA").iterdir())[:5]:
+        opened(path).convert("RGB").save(path)
+    audit(recipe_of(root), tmp_path / "out", [])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "NORMAL: 96 x 96 pixels (columns by rows, median), 81 PNG L" in told
+    assert "PNEUMONIA: 96 x 96 pixels (columns by rows, median), 76 PNG L, 5 PNG RGB" in told
+    content = json.loads((tmp_path / "out/audit.json").read_text())
+    assert content["files"][1]["modes"] == {"PNG L": 76, "PNG RGB": 5}
+    assert "76 PNG L, 5 PNG RGB" in (tmp_path / "out/audit.html").read_text()
+
+
 def test_test_films_of_another_kind_are_a_shift(root, tmp_path):
     for path in sorted((root / "test/NORMAL").iterdir()):
         pixels = np.asarray(opened(path)).astype(float)

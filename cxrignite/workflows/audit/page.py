@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +15,7 @@ from cxrignite.data.survey import Survey
 from cxrignite.errors import UnreadableImageError
 from cxrignite.workflows.audit import figures
 from cxrignite.workflows.audit.findings import KINDS, Finding
-from cxrignite.workflows.audit.probes import Probe
+from cxrignite.workflows.audit.results import AuditResults
 from cxrignite.workflows.figures import class_distribution
 from cxrignite.workflows.html_page import render_page, to_data_uri
 from cxrignite.workflows.illustrations import as_png
@@ -42,26 +41,13 @@ _MEANINGS = {
 }
 
 
-def audit_page(
-    root: str,
-    classes: tuple[str, str],
-    survey: Survey,
-    counts: Sequence[Mapping[str, Any]],
-    plan: Sequence[str],
-    probes: Mapping[str, Sequence[Probe]],
-    findings: Sequence[Finding],
-) -> bytes:
+def audit_page(results: AuditResults) -> bytes:
     """Render the page.
 
     Args:
-        root: The data set's folder.
-        classes: The negative and the positive class.
-        survey: What was looked at.
-        counts: A row a split.
-        plan: Sentences.
-        probes: From what they look for to the probes.
-        findings: The worst first.
+        results: What it shows.
     """
+    survey, classes, counts = results.survey, results.classes, results.splits
     num_sizes = len({(facts.height, facts.width) for facts in survey.facts})
     bars = {row["split"]: {name: row[name] for name in classes} for row in counts}
     charts = {
@@ -70,20 +56,21 @@ def audit_page(
         "Grey levels of the films": figures.greys(survey, classes) if survey.films else None,
     }
     context = {
-        "root": root,
-        "num_films": len(survey.films) + len(survey.unreadable),
+        "root": results.root,
+        "num_films": results.num_films,
         "version": __version__,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "findings": [_shown(finding, survey, classes) for finding in findings],
+        "findings": [_shown(finding, survey, classes) for finding in results.findings],
         "counts": counts,
-        "plan": plan,
+        "plan": results.plan.sentences,
+        "files": results.describe_files(),
         "probes": [
             {
                 "title": f"{title[:1].upper()}{title[1:]}",
                 "meaning": _MEANINGS[title],
                 "figure": _uri(figures.areas(some, "")),
             }
-            for title, some in probes.items()
+            for title, some in results.probes.items()
             if some
         ],
         "figures": [{"alt": alt, "uri": _uri(figure)} for alt, figure in charts.items() if figure],

@@ -8,38 +8,31 @@ from typing import Any
 
 from cxrignite.workflows.audit.findings import KINDS, Finding
 from cxrignite.workflows.audit.probes import Probe
+from cxrignite.workflows.audit.results import AuditResults
 
 _WIDTH = 100
 _MARKS = {"problem": "!!", "warning": " !"}
 
 
-def audit_table(
-    title: str,
-    counts: Sequence[Mapping[str, Any]],
-    plan: Sequence[str],
-    probes: Mapping[str, Sequence[Probe]],
-    findings: Sequence[Finding],
-) -> str:
+def audit_table(results: AuditResults) -> str:
     """Lay out an audit.
 
     Args:
-        title: What was audited.
-        counts: A row a split, as `plan.counts_by_split` gives them.
-        plan: Sentences.
-        probes: From what they look for to the probes.
-        findings: The worst first.
+        results: What it shows.
     """
-    lines = [title, "", *_columns(counts), ""]
-    lines += [line for sentence in plan for line in _wrapped(sentence, "  ")]
-    for name, some in probes.items():
+    title = f"{results.root}: {results.num_films:,} films"
+    lines = [title, "", *_columns(results.splits), ""]
+    sentences = [*results.describe_files(), *results.plan.sentences]
+    lines += [line for sentence in sentences for line in _wrapped(sentence, "  ")]
+    for name, some in results.probes.items():
         if some:
             lines += ["", f"  {name:<50}AUC"]
             lines += [f"  {probe.name:<50}{auc_text(probe)}" for probe in some]
     lines.append("")
-    for finding in findings:
+    for finding in results.findings:
         head = f"{_MARKS[finding.severity]} {KINDS[finding.kind].title} ({finding.kind})"
         lines += [head, *_wrapped(finding.text, "     "), *_wrapped(advice(finding), "     -> ")]
-    if not findings:
+    if not results.findings:
         lines.append("nothing was found to be wrong")
     return "\n".join(lines)
 

@@ -18,8 +18,9 @@ from cxrignite.workflows.audit.copies import check_copies
 from cxrignite.workflows.audit.files import check_files, check_patients
 from cxrignite.workflows.audit.findings import KINDS, Finding, sorted_findings
 from cxrignite.workflows.audit.page import audit_page
-from cxrignite.workflows.audit.plan import counts_by_split, plan_training
+from cxrignite.workflows.audit.plan import plan_training
 from cxrignite.workflows.audit.probes import Probe, shift_probes, shortcut_probes
+from cxrignite.workflows.audit.results import AuditResults
 from cxrignite.workflows.audit.tables import audit_table
 from cxrignite.workflows.films import check_no_second_test, collector_paused, split_films
 
@@ -46,8 +47,10 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
         The findings, the worst first.
 
     Raises:
-        RecipeError: `fail_on` names no kind.
-        DataError: Something on that list was found, or there are no films at all.
+        RecipeError: `fail_on` names no kind, `output_dir` is a file, or the recipe contradicts the
+            source.
+        DataError: The source cannot be listed; or, once all is written, something on that list
+            was found.
     """
     strange = sorted(set(fail_on) - {PROBLEMS, *KINDS})
     if strange:
@@ -74,25 +77,12 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
         _SPLITS: shift_probes(survey, source.classes, recipe.seed),
     }
     findings = sorted_findings([*findings, *plan.findings, *_given_away(recipe, probes)])
-    counts = counts_by_split(plan.data)
-    title = f"{source.root}: {len(listed):,} films"
-    sys.stdout.write(f"{audit_table(title, counts, plan.sentences, probes, findings)}\n")
-    _write(output_dir, survey, findings)
-    content = {
-        "source": str(source.root),
-        "classes": list(source.classes),
-        "num_films": len(listed),
-        "num_unreadable": len(survey.unreadable),
-        "splits": counts,
-        "plan": plan.to_dict(),
-        "probes": {name: [probe.to_dict() for probe in some] for name, some in probes.items()},
-        "findings": [finding.to_dict() for finding in findings],
-    }
-    write_durably(output_dir / "audit.json", f"{json.dumps(content, indent=2)}\n".encode())
-    page = audit_page(
-        str(source.root), source.classes, survey, counts, plan.sentences, probes, findings
-    )
-    write_durably(output_dir / "audit.html", page)
+    results = AuditResults(str(source.root), source.classes, survey, plan, probes, findings)
+    sys.stdout.write(f"{audit_table(results)}\n")
+    _write(output_dir, findings)
+    content = json.dumps(results.to_dict(), indent=2)
+    write_durably(output_dir / "audit.json", f"{content}\n".encode())
+    write_durably(output_dir / "audit.html", audit_page(results))
     _logger.info("written to %s", output_dir)
     failing = [each for each in findings if {each.kind, each.severity} & set(fail_on)]
     if failing:
@@ -130,7 +120,7 @@ def _given_away(recipe: Recipe, probes: Mapping[str, Sequence[Probe]]) -> list[F
     return findings
 
 
-def _write(output_dir: Path, survey: Survey, findings: Sequence[Finding]) -> None:
+def _write(output_dir: Path, findings: Sequence[Finding]) -> None:
     """Write the list of each finding, and remove those of an earlier audit."""
     for name in _earlier_lists(output_dir):
         (output_dir / name).unlink(missing_ok=True)

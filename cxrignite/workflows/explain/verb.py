@@ -16,10 +16,9 @@ from torch import Tensor
 from cxrignite.data import Film, XrayData
 from cxrignite.data.sources import image_files
 from cxrignite.data.splits import read_split
-from cxrignite.engines import choose_precision
+from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
-from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import BoardWriter, GradCAMExporter, load_checkpoint
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.explain import figures
@@ -154,10 +153,14 @@ class _ExplainedRun:
 
     def score(self, images: Tensor) -> Tensor:
         """Probabilities of a batch as the other verbs compute them, `(N,)`, on the CPU."""
-        device = self.session.device
-        precision = choose_precision(self.recipe.trainer.precision, device)
-        with evaluation_mode(self.model), torch.inference_mode(), precision.autocast(device):
-            return torch.sigmoid(self.model(images.to(device)).float()).cpu()
+        settings, device = self.recipe.trainer, self.session.device
+        scorer = BatchScorer(
+            self.model,
+            device=device,
+            precision=choose_precision(settings.precision, device),
+            channels_last=settings.channels_last,
+        )
+        return scorer(images)[0].cpu()
 
     def close(self) -> None:
         """Close what was open, and leave nothing unfinished behind."""
