@@ -15,7 +15,7 @@ from cxrignite.workflows.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 VERBS = "|".join(verbs.VERBS)
@@ -163,4 +163,4 @@ def test_every_public_name_of_a_room_is_in_the_changelog_and_the_reference(room)
     changes = text_of(ROOT / "CHANGELOG.md")
     names = importlib.import_module(f"cxrignite.{room}").__all__
     assert [name for name in names if not re.search(rf"`{name}\b", changes)] == []
-    assert f"::: cxrignite.{room}\n" in text_of(ROOT / "docs" / "reference.md")
+    assert f"::: cxrignite.{room}\n" in text_of(ROOT / "docs" / "reference" / "api.md")

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from cxrignite.data import Phantom
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "your-data.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "your-data.md"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NUM_FILMS, NUM_NEW = 420, 90
 # A hospital has larger films and more time.

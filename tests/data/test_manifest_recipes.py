@@ -9,7 +9,7 @@ import pytest
 from cxrignite.parsing import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "manifests.md"
+PAGE = ROOT / "docs" / "guides" / "manifests.md"
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
