@@ -144,6 +144,14 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
     return recipe, parser.dump(_plain(config), skip_unset=False), options
 
 
+def recipe_json_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file, with the classes that may be named shortly."""
+    from cxrignite.recipe import Recipe
+    from cxrignite.recipe_schema import recipe_schema
+
+    return recipe_schema(Recipe, _bases())
+
+
 def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 

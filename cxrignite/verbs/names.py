@@ -12,6 +12,6 @@ VERBS = {
     "report": "a run folder as one self-contained HTML page",
     "benchmark": "what this machine makes of a recipe, beside the same loop written by hand",
     "download": "a public data set by name, checked by size and sha256, unpacked",
-    "recipes": "list, show or copy the recipes that ship with the package",
+    "recipes": "list, show or copy the recipes that ship with the package; a schema for editors",
 }
 """What each verb does, in the order in which help names them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -61,17 +62,22 @@ def recipes_verb(argv: list[str]) -> int:
     from cxrignite.workflows import shipped
 
     parser = argparse.ArgumentParser(prog="cxrignite recipes", allow_abbrev=False)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy|schema")
     actions.add_parser("list", help="name the recipes and say what each is for")
     show = actions.add_parser("show", help="print a recipe")
     show.add_argument("name")
     copy = actions.add_parser("copy", help="copy a recipe into this folder, to be changed there")
     copy.add_argument("name")
+    actions.add_parser("schema", help="print the JSON schema by which editors complete recipes")
     options = parser.parse_args(argv)
     if options.action == "list":
         sys.stdout.write(shipped.describe_recipes())
     elif options.action == "show":
         sys.stdout.write(shipped.recipe_path(options.name).read_text(encoding="utf-8"))
+    elif options.action == "schema":
+        from cxrignite.parsing import recipe_json_schema
+
+        sys.stdout.write(f"{json.dumps(recipe_json_schema(), indent=1)}\n")
     else:
         sys.stdout.write(f"{shipped.copy_recipe(options.name, Path.cwd())}\n")
     return 0

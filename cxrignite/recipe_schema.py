@@ -1,0 +1,222 @@
+"""What a recipe may hold, as a JSON schema: for editors, and for the reference of the site.
+
+It is written from the types of `cxrignite.recipe` and from the constructors of the classes that a
+recipe may name, with their docstrings. jsonargparse's own schema follows every type of every
+transform of MONAI down to `io.BufferedIOBase`; this one stops at the constructors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from docstring_parser import DocstringStyle, ParseError, parse
+
+Schema = dict[str, Any]
+
+_PLAIN: dict[Any, Schema] = {
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    Path: {"type": "string"},
+    type(None): {"type": "null"},
+}
+# What a factory is given when it is called, and no recipe says.
+_GIVEN = {"Optimizer": {"params"}, "LRScheduler": {"optimizer"}, "Sampler": {"labels", "seed"}}
+# Whose classes are listed. Others go by their import path.
+_LISTED = ("cxrignite.", "torch.", "monai.transforms.")
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def recipe_schema(recipe_class: type, bases: Mapping[str, type]) -> Schema:
+    """The JSON schema of a recipe.
+
+    No key is required: a recipe may be one that is laid over another.
+
+    Args:
+        recipe_class: The dataclass of a whole recipe.
+        bases: From a recipe's dotted key to the class whose subclasses it takes.
+
+    Returns:
+        A schema of draft 2020-12. Classes stand in `$defs`, by their base.
+    """
+    writer = _Writer(bases)
+    schema = writer.group(recipe_class, "")
+    return {"$schema": _DIALECT, "title": "A recipe of cxrignite", **schema, "$defs": writer.defs}
+
+
+class _Writer:
+    def __init__(self, bases: Mapping[str, type]) -> None:
+        self.bases = bases
+        self.defs: dict[str, Schema] = {}
+
+    def group(self, group: type, prefix: str) -> Schema:
+        """A dataclass: its keys, and nothing else."""
+        hints, told = typing.get_type_hints(group), _described(group)
+        properties: dict[str, Schema] = {}
+        for field in dataclasses.fields(group):
+            schema = self.value(hints[field.name], f"{prefix}{field.name}")
+            schema = _documented(schema, told.get(field.name), _default(field))
+            properties[field.name] = schema
+            if schema.get("type") == "array":
+                appended = f"Appended to `{field.name}` of an earlier recipe."
+                properties[f"{field.name}+"] = {**schema, "description": appended}
+        description = inspect.getdoc(group) or ""
+        return {
+            "type": "object",
+            "description": description.partition("\n")[0],
+            "properties": properties,
+            "additionalProperties": False,
+        }
+
+    def value(self, hint: Any, key: str) -> Schema:
+        """A type, or anything where it is none that YAML could hold."""
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if key in self.bases and not _is_union(hint) and origin not in (list, Sequence):
+            return self.choice(self.bases[key])
+        if hint in _PLAIN:
+            return dict(_PLAIN[hint])
+        if origin is Literal:
+            return {"enum": list(arguments)}
+        if _is_union(hint):
+            return _any_of([self.value(argument, key) for argument in arguments])
+        if origin in (list, Sequence):
+            return {"type": "array", "items": self.value(arguments[0], key)}
+        if origin is tuple:
+            return _tuple(
+                [self.value(each, key) for each in arguments if each is not ...], arguments
+            )
+        if origin in (dict, Mapping):
+            return {"type": "object", "additionalProperties": self.value(arguments[1], key)}
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            return self.group(hint, f"{key}.")
+        return {}
+
+    def choice(self, base: type) -> Schema:
+        """A key with a class: its name, or a mapping with its settings."""
+        name = base.__name__.lstrip("_")
+        if name not in self.defs:
+            self.defs[name] = {}  # a class may take one of its own kind
+            classes = {kind.__name__: kind for kind in _choices(base)}
+            known = [self.of_class(name, classes[each]) for each in sorted(classes)]
+            path = {"type": "string", "pattern": r"\."}
+            settings = {"class_path": path, "init_args": {"type": "object"}}
+            own = {"type": "object", "properties": settings, "additionalProperties": False}
+            own["description"] = "A class by its import path, such as one of your own."
+            self.defs[name]["anyOf"] = [{"enum": sorted(classes)}, path, *known, own]
+        return {"$ref": f"#/$defs/{name}"}
+
+    def of_class(self, base: str, kind: type) -> Schema:
+        """One class by its short name, with its settings."""
+        told, hints, properties = _described(kind), _hints(kind), {}
+        for parameter in _parameters(kind):
+            name = parameter.name
+            if name not in _GIVEN.get(base, ()):
+                schema = self.value(hints.get(name, Any), f"{base}.{name}")
+                properties[name] = _documented(schema, told.get(name), parameter.default)
+        settings = {"type": "object", "properties": properties, "additionalProperties": False}
+        return {
+            "type": "object",
+            "description": (inspect.getdoc(kind) or "").partition("\n")[0],
+            "properties": {"class_path": {"const": kind.__name__}, "init_args": settings},
+            "additionalProperties": False,
+        }
+
+
+def _choices(base: type) -> Iterator[type]:
+    """The classes that may be named shortly: public ones that can be made."""
+    for kind in _subclasses(base):
+        name, module = kind.__name__, kind.__module__
+        of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
+        made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries)
+        if made and module.startswith(_LISTED):
+            yield kind
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    child: type
+    for child in base.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _parameters(kind: type) -> list[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except ValueError:  # a constructor in C
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each for each in parameters if each.kind in named]
+
+
+def _constructor(kind: type) -> Any:
+    return kind.__init__  # type: ignore[misc]  # of the class itself, not of an instance
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(_constructor(kind))
+    except (NameError, TypeError):  # a name for type checkers alone
+        return {}
+
+
+def _described(kind: type) -> dict[str, str]:
+    """From a parameter to what its docstring says of it, on one line."""
+    described = {}
+    for text in (inspect.getdoc(kind), inspect.getdoc(_constructor(kind))):
+        try:
+            parameters = parse(text or "", style=DocstringStyle.GOOGLE).params
+        except ParseError:  # one of torch's or MONAI's own style
+            continue
+        for told in parameters:
+            described[told.arg_name] = " ".join((told.description or "").split())
+    return described
+
+
+def _documented(schema: Schema, description: str | None, default: Any) -> Schema:
+    told: Schema = {"description": description} if description else {}
+    plain = default.value if hasattr(default, "value") else default
+    if isinstance(plain, bool | int | float | str | list | tuple | None):
+        told["default"] = list(plain) if isinstance(plain, tuple) else plain
+    elif isinstance(plain, Path):
+        told["default"] = str(plain)
+    return {**schema, **told}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    factory = field.default_factory
+    if factory is dataclasses.MISSING:
+        return field.default
+    made = factory()
+    return made if isinstance(made, list | tuple) else dataclasses.MISSING
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _any_of(schemas: list[Schema]) -> Schema:
+    """One of several, told shortly where that is possible; anything, where one is anything."""
+    if not all(schemas):
+        return {}
+    kinds = [schema.get("type") for schema in schemas if set(schema) == {"type"}]
+    if len(kinds) == len(schemas):
+        return {"type": list(dict.fromkeys(kinds))}
+    return {"anyOf": schemas}
+
+
+def _tuple(items: list[Schema], arguments: tuple[Any, ...]) -> Schema:
+    if ... in arguments:
+        return {"type": "array", "items": items[0]}
+    return {
+        "type": "array",
+        "prefixItems": items,
+        "minItems": len(items),
+        "maxItems": len(items),
+    }
