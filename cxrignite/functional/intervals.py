@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from scipy.stats import beta, norm
 
 from cxrignite.functional.arrays import Numbers
 from cxrignite.functional.delong import area_and_error, delong_covariance, placements
@@ -141,8 +140,10 @@ def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95)
         margin = _unseen_share(of_positives.shape[1], of_negatives.shape[1], confidence)
         return Interval(max(0.0, area - margin), min(1.0, area + margin))
     half = _normal_quantile(confidence) * error / (area * (1 - area))
-    centre = float(logit(area))
-    return Interval(float(expit(centre - half)), float(expit(centre + half)))
+    centre = float(scipy.special.logit(area))
+    return Interval(
+        float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half))
+    )
 
 
 def delong_difference(
@@ -277,11 +278,11 @@ def _unseen_share(num_positive: int, num_negative: int, confidence: float) -> fl
 def _share_bound(num_successes: int, num_trials: int, tail: float) -> float:
     if num_successes == 0:
         return 0.0
-    return float(beta.ppf(tail, num_successes, num_trials - num_successes + 1))
+    return float(scipy.stats.beta.ppf(tail, num_successes, num_trials - num_successes + 1))
 
 
 def _normal_quantile(confidence: float) -> float:
-    return float(norm.ppf((1 + confidence) / 2))
+    return float(scipy.stats.norm.ppf((1 + confidence) / 2))
 
 
 def _check_counts(num_successes: int, num_trials: int) -> None:
