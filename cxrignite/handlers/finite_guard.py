@@ -29,22 +29,28 @@ class FiniteGuard(Attachable):
     handler that saves weights in the middle of an epoch may there save those of a broken step.
 
     *Attach to* a trainer, before whatever saves its weights.
-    *Expects* `state.output` to be the loss of the step, a 0-d tensor or a number.
+    *Expects* `state.output` to be the loss of the step, a 0-d tensor or a number; or what
+    `output_transform` turns into that.
     *Publishes* nothing.
 
     Args:
         model: Whose parameters to watch; one that replaces another is seen from the next epoch on.
         describe_batch: Gives the files of a batch in words, for the error message.
+        output_transform: From `state.output` to the loss; null where it is that already.
 
     Raises:
         NonFiniteError: During the run, naming epoch, step, what is not finite and the files.
     """
 
     def __init__(
-        self, model: nn.Module, describe_batch: Callable[[Any], str] | None = None
+        self,
+        model: nn.Module,
+        describe_batch: Callable[[Any], str] | None = None,
+        output_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.model = model
         self.describe_batch = describe_batch
+        self.output_transform = output_transform
         self._parameters: list[Tensor] = []
         self._total_norm: Callable[[list[Tensor]], Tensor] = torch.nn.utils.get_total_norm
         self._unread: _Step | None = None
@@ -76,7 +82,10 @@ class FiniteGuard(Attachable):
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state
         norm = self._total_norm(self._parameters)
-        loss = torch.as_tensor(state.output, device=norm.device)
+        output = (
+            state.output if self.output_transform is None else self.output_transform(state.output)
+        )
+        loss = torch.as_tensor(output, device=norm.device)
         # One number for all: NaN and infinity spread to whatever is added to them.
         figure = _read_later(norm + loss)
         self._read()
