@@ -40,6 +40,7 @@ class FiniteGuard(Attachable):
 
     Raises:
         NonFiniteError: During the run, naming epoch, step, what is not finite and the files.
+        ValueError: During the run, if the output has another form.
     """
 
     def __init__(
@@ -82,16 +83,23 @@ class FiniteGuard(Attachable):
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state
         norm = self._total_norm(self._parameters)
-        output = (
-            state.output if self.output_transform is None else self.output_transform(state.output)
-        )
-        loss = torch.as_tensor(output, device=norm.device)
+        loss = self._loss_of(state.output, norm.device)
         # One number for all: NaN and infinity spread to whatever is added to them.
         figure = _read_later(norm + loss)
         self._read()
         self._unread = _Step(state.epoch, state.iteration, state.batch, loss, figure)
         if norm.device.type not in _LAGGING:
             self._read()
+
+    def _loss_of(self, output: Any, device: torch.device) -> Tensor:
+        loss = output if self.output_transform is None else self.output_transform(output)
+        try:
+            return torch.as_tensor(loss, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"state.output must be the loss of the step, got {type(loss).__name__}; an engine "
+                "with another output needs FiniteGuard(output_transform=...)"
+            ) from error
 
     def _read(self) -> None:
         """Judge the step whose figure has not been read, if there is one."""

@@ -220,3 +220,11 @@ def test_the_loss_may_be_a_part_of_the_output():
     FiniteGuard(model, output_transform=lambda output: output[0]["loss"]).attach(engine)
     with pytest.raises(NonFiniteError, match="epoch 1, step 1: the loss is nan"):
         engine.run(batches())
+
+
+@pytest.mark.parametrize("output", [None, {"loss": 0.5}, [{"loss": 0.5}] * 2])
+def test_another_form_of_output_is_refused_and_the_way_out_is_named(output):
+    engine = Engine(lambda engine, batch: output)
+    FiniteGuard(network()).attach(engine)
+    with pytest.raises(ValueError, match=r"state.output must be the loss.*output_transform"):
+        engine.run(batches())
