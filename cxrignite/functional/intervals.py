@@ -44,7 +44,12 @@ __all__ = [
 
 
 class Interval(NamedTuple):
-    """Two ends between which the true figure lies, with the confidence asked for."""
+    """Two ends between which the true figure lies, with the confidence asked for.
+
+    Attributes:
+        low: The lower end, in the unit of the figure; NaN where nothing can be said.
+        high: The upper end.
+    """
 
     low: float
     high: float
@@ -140,10 +145,8 @@ def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95)
         margin = _unseen_share(of_positives.shape[1], of_negatives.shape[1], confidence)
         return Interval(max(0.0, area - margin), min(1.0, area + margin))
     half = _normal_quantile(confidence) * error / (area * (1 - area))
-    centre = float(scipy.special.logit(area))
-    return Interval(
-        float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half))
-    )
+    centre = scipy.special.logit(area)
+    return Interval(*scipy.special.expit([centre - half, centre + half]).tolist())
 
 
 def delong_difference(
@@ -157,7 +160,7 @@ def delong_difference(
 
     Args:
         y_score_a: Probabilities of the positive class by model a, shape `(N,)`, in `[0, 1]`.
-        y_score_b: The same by model b, in the same order of images.
+        y_score_b: The same by model b, in the same order of images, shape `(N,)`.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
         confidence: In `(0, 1)`.
 

@@ -90,6 +90,9 @@ def randomized_copy(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Mo
         images: Shape `(N, C, H, W)`, as the model takes them, for the statistics of batch norms.
         seed: Of the order of the weights.
 
+    Returns:
+        The copy, with the model's device and mode.
+
     Raises:
         ValueError: If the model has no weights.
     """
