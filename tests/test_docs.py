@@ -41,11 +41,12 @@ def blocks(language):
 def command_lines():
     """Those of the plain blocks, and whole ones inside a sentence; each once.
 
-    Those of the guide to one's own films are run for real, by `test_guide.py`.
+    Those of the guide to one's own films are run for real, by `test_guide.py`, and those of the
+    examples by `test_examples.py`.
     """
     found = []
     for page in PAGES:
-        if page.name == "your-data.md":
+        if page.name == "your-data.md" or "examples" in page.parts:
             continue
         for language, block in FENCED.findall(text_of(page)):
             if not language:

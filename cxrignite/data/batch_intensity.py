@@ -58,7 +58,15 @@ class RandomIntensity(BatchAugment):
         self.brightness = brightness
 
     def plan(self, random: Uniforms, sides: Size) -> Plan:
-        """Chooses images that at least one of the three changes."""
+        """Chooses images that at least one of the three changes.
+
+        Args:
+            random: Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`: the first three decide, one each.
+            sides: Rows and columns of the images.
+
+        Returns:
+            The plan of N images, where what is left out has no effect.
+        """
         drawn: NDArray[np.bool_] = random[:, :3] < self.prob
         settings = np.where(drawn, self.settings(random[:, 3:], sides), [1.0, 1.0, 0.0])
         return Plan(np.logical_or.reduce(drawn, axis=1), settings)

@@ -65,11 +65,27 @@ class BatchAugment(ABC):
         return self.apply(images, self.plan(random, (height, width)))
 
     def plan(self, random: Uniforms, sides: Size) -> Plan:
-        """Decides for each image of these sides whether and how it is changed."""
+        """Decides for each image of a batch whether and how it is changed.
+
+        Args:
+            random: Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`.
+            sides: Rows and columns of the images.
+
+        Returns:
+            The plan of N images.
+        """
         return Plan(random[:, 0] < self.prob, self.settings(random[:, 1:], sides))
 
     def apply(self, images: Tensor, plan: Plan) -> Tensor:
-        """Carries a plan out; uint8 images that it leaves alone may stay uint8."""
+        """Carries a plan out; uint8 images that it leaves alone may stay uint8.
+
+        Args:
+            images: Shape `(N, 1, H, W)`, uint8, or float32 in `[0, 1]`; not written into.
+            plan: Of the N images.
+
+        Returns:
+            Images of shape `(N, 1, H, W)`; the very same tensor where nothing is changed.
+        """
         chosen = plan.chosen.nonzero()[0]
         if len(chosen) == 0:
             return images

@@ -96,7 +96,7 @@ class Manifest(Source):
         self._patient_reader = PatientReader(patients)  # kept, so that the salt is read once
 
     def films(self) -> list[Film]:
-        """Lists the films in the order of the manifest.
+        """The films in the order of the manifest.
 
         Raises:
             DataError: If the manifest cannot be read, lacks a column, has a row that is not a film

@@ -31,6 +31,9 @@ class ManifestPatients:
         from_header: Read the patient from the DICOM header; only with a salt.
         salt_file: A file with a secret of 16 characters or more. Every key is replaced by its hash
             with this secret, so that the run folder holds no patient's number.
+
+    Raises:
+        RecipeError: If settings contradict each other or `pattern` is not a regular expression.
     """
 
     pattern: str | None = None
@@ -38,11 +41,6 @@ class ManifestPatients:
     salt_file: Path | str | None = None
 
     def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-            RecipeError: If they contradict each other or `pattern` is not a regular expression.
-        """
         if self.from_header and self.pattern is not None:
             raise RecipeError("patients: pattern and from_header both tell the patient, choose one")
         if self.from_header and self.salt_file is None:

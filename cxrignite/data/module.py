@@ -104,6 +104,9 @@ class XrayData:
     def films(self, split: str) -> list[Film]:
         """The films of a split, in the order that `Batch.index` counts.
 
+        Args:
+            split: One of `SPLITS`.
+
         Raises:
             DataError: If there is no such split.
         """
@@ -112,6 +115,9 @@ class XrayData:
     def labels(self, split: str) -> list[int]:
         """The labels of a split, 0 or 1, in the order of its films.
 
+        Args:
+            split: One of `SPLITS`.
+
         Raises:
             DataError: If there is no such split.
         """
@@ -119,6 +125,9 @@ class XrayData:
 
     def class_counts(self, split: str) -> ClassCounts:
         """How many negatives and positives a split has.
+
+        Args:
+            split: One of `SPLITS`.
 
         Raises:
             DataError: If there is no such split.
@@ -145,7 +154,11 @@ class XrayData:
         return drawn_share([labels[index] for index in drawn], None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next pass over the train loader gives."""
+        """Chooses the epoch that the next pass over the train loader gives.
+
+        Args:
+            epoch: At least 0.
+        """
         self._epoch = epoch
         if "_draws" in self.__dict__:
             self._draws.set_epoch(epoch)
@@ -164,6 +177,9 @@ class XrayData:
     def eval_loader(self, split: str) -> DataLoader[Batch]:
         """Batches of a split in its order, not augmented; each film once over all processes.
 
+        Args:
+            split: One of `SPLITS`.
+
         Raises:
             DataError: If there is no such split or it has no films.
         """
@@ -175,6 +191,9 @@ class XrayData:
 
     def eval_batch_size(self, split: str) -> int:
         """Images of a full batch of `eval_loader(split)`, however many processes share the split.
+
+        Args:
+            split: One of `SPLITS`.
 
         Raises:
             DataError: If there is no such split.

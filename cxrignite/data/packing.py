@@ -36,7 +36,8 @@ class Pack:
 
     Args:
         path: The images, a `.npy` file of shape `(N, H, W)` in 8 bits.
-        digests: The films' digests, each once and sorted: row `i` is the image of `digests[i]`.
+        digests: The films' digests, shape `(N,)`, each once and sorted: row `i` is the image of
+            `digests[i]`.
         unreadable: From the digest of a film that cannot be read to the reason; its row is black.
 
     Raises:
@@ -73,6 +74,9 @@ class Pack:
     def split(self, films: Sequence[Film]) -> PackedSplit:
         """The images of some of its films, in their order.
 
+        Args:
+            films: Films with a digest.
+
         Raises:
             DataError: If it does not hold one of them.
         """
@@ -85,6 +89,9 @@ class Pack:
 
     def image(self, film: Film) -> Tensor:
         """One image, shape `(1, H, W)`, uint8.
+
+        Args:
+            film: A film with a digest.
 
         Raises:
             DataError: If it does not hold the film.

@@ -79,7 +79,7 @@ class Phantom(Source):
         self.seed = seed
 
     def films(self) -> list[Film]:
-        """Lists the films of train, then test; makes the files where they are not there yet.
+        """The films of train, then of test; their files are made where they are not there yet.
 
         Raises:
             DataError: If `root` holds anything that no phantom put there.

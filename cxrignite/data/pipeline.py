@@ -119,7 +119,8 @@ class Pipeline:
             paths: Their files, named in errors; may be empty where `augment` is.
 
         Returns:
-            Float32 in `[0, 1]`; the images themselves where there is nothing to do.
+            Shape `(N, 1, H, W)`, float32 in `[0, 1]`; the images themselves where there is nothing
+            to do.
 
         Raises:
             DataError: If a transform fails, breaks the rules for shape and scale, or gives images
@@ -133,7 +134,21 @@ class Pipeline:
     def augment_each(
         self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
     ) -> Tensor:
-        """As `augmented`, without `batch_augment`: that is for the device where there is a GPU."""
+        """As `augmented`, without `batch_augment`: that is for the device where there is a GPU.
+
+        Args:
+            images: Shape `(N, 1, H, W)`, uint8.
+            seeds: One an image, at least 0.
+            paths: Their files, named in errors; may be empty where `augment` is.
+
+        Returns:
+            Shape `(N, 1, H, W)`, float32 in `[0, 1]`; the images themselves where there is nothing
+            to do.
+
+        Raises:
+            DataError: If a transform fails, breaks the rules for shape and scale, or gives images
+                of several sizes.
+        """
         if not self.augment:
             return images
         done = []

@@ -62,7 +62,11 @@ class BalancedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next pass draws."""
+        """Chooses the epoch that the next pass draws.
+
+        Args:
+            epoch: At least 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -96,6 +100,9 @@ def balanced_sampler(
         num_samples: Draws an epoch over all processes; `None` takes as many as there are labels.
         num_replicas: Number of processes; `None` asks `torch.distributed`.
         rank: This process, from 0; `None` asks `torch.distributed`.
+
+    Returns:
+        The sampler.
 
     Raises:
         DataError: If a class has no image.

@@ -63,12 +63,20 @@ class Film(_FilmFields):
         return Path(self.file)
 
     def moved(self, split: str) -> Film:
-        """The same film in another split."""
+        """The same film in another split.
+
+        Args:
+            split: One of `SPLITS`.
+        """
         # `_replace` takes three times as long.
         return Film(*self[:4], split, *self[5:])
 
     def hashed(self, sha256: str) -> Film:
-        """The same film with its digest."""
+        """The same film with its digest.
+
+        Args:
+            sha256: In lower-case hexadecimal.
+        """
         return Film(*self[:6], sha256)
 
 
@@ -85,7 +93,7 @@ class Source(ABC):
 
     @abstractmethod
     def films(self) -> list[Film]:
-        """Lists every film of the source, in an order that is always the same.
+        """The films of the source, each once, in an order that is always the same.
 
         Raises:
             DataError: If a folder is missing or a class has no image.
@@ -103,7 +111,7 @@ class Source(ABC):
         return ""
 
     def patient_key(self, cell: str) -> str:
-        """Tells the key of the patient that a table of new films names, as `films()` would.
+        """The key of the patient that a table of new films names, as `films()` would give it.
 
         Args:
             cell: What the table says, empty where it says nothing.
@@ -147,7 +155,7 @@ class ClassFolders(Source):
         self.patient_pattern = patient_pattern
 
     def films(self) -> list[Film]:
-        """Lists the films of train, then of test; by class, then by name.
+        """The films of train, then of test; by class, then by name.
 
         Raises:
             DataError: If the root, `train` or a class folder is missing, or a class has no image.
@@ -178,14 +186,7 @@ class ClassFolders(Source):
         return films
 
     def patient_of(self, path: Path) -> str:
-        """Tells the patient of a film that is not of the source, by the pattern.
-
-        Args:
-            path: The film's file.
-
-        Returns:
-            The patient's key, empty where the name does not match.
-        """
+        """The patient of a film that is not of the source, empty where its name does not match."""
         if not is_patient_name(path.name, self.patient_pattern):
             return ""
         return patient_key(path.name, self.patient_pattern)

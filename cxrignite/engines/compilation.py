@@ -35,6 +35,9 @@ def compile_model(model: nn.Module) -> nn.Module:
 def compiler_errors_in_one_line() -> Iterator[None]:
     """Turn a failure of the compiler into one line that says how to do without it.
 
+    Yields:
+        Nothing, for the block that runs the compiled model.
+
     Raises:
         RecipeError: The compiler failed in the block; other exceptions pass as they are.
     """

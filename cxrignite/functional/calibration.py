@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from cxrignite.functional.arrays import Numbers
 from cxrignite.functional.confusion import checked_scores
@@ -206,7 +206,7 @@ def ece_interval(
 
     resamples = bootstrap_samples(statistics, patients, num_resamples=num_resamples, seed=seed)
     unbiased = 2 * error - float(resamples["ece"].mean())
-    width = float(norm.ppf((1 + confidence) / 2) * resamples["signed"].std())
+    width = float(scipy.stats.norm.ppf((1 + confidence) / 2) * resamples["signed"].std())
     generator = np.random.default_rng(seed)
     perfect = [
         np.abs(((generator.random(scores.size) < scores) - scores) @ members).sum() / scores.size

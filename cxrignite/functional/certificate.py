@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 Patients = Sequence[str] | Sequence[int] | NDArray[Any]
 """Whose each image is: names or numbers."""
@@ -44,7 +44,7 @@ def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int 
         raise ValueError(f"num_negatives must be at least 0, got {num_negatives}")
     ranks = np.arange(1, num_negatives + 1)
     # P(TNR < min_tnr) for a threshold above each rank; it falls as the rank grows.
-    violation = binom.sf(ranks - 1, num_negatives, min_tnr)
+    violation = scipy.stats.binom.sf(ranks - 1, num_negatives, min_tnr)
     sound = np.flatnonzero(violation <= 1 - confidence)
     return int(ranks[sound[0]]) if sound.size else None
 
@@ -167,7 +167,9 @@ def num_negatives_needed(min_tnr: float, confidence: float, num_false_positive: 
         raise ValueError(f"num_false_positive must be at least 0, got {num_false_positive}")
 
     def suffices(number: int) -> bool:
-        return bool(binom.cdf(num_false_positive, number, 1 - min_tnr) <= 1 - confidence)
+        return bool(
+            scipy.stats.binom.cdf(num_false_positive, number, 1 - min_tnr) <= 1 - confidence
+        )
 
     # Doubling finds a number that does, halving the interval the smallest one.
     high = num_false_positive + 1

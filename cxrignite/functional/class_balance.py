@@ -17,7 +17,12 @@ from cxrignite.functional.score_maps import natural_shift, shift_logit
 
 
 class ClassCounts(NamedTuple):
-    """How many samples each class has."""
+    """How many samples each class has.
+
+    Attributes:
+        num_negative: Of label 0, at least 0.
+        num_positive: Of label 1, at least 0.
+    """
 
     num_negative: int
     num_positive: int
@@ -205,6 +210,9 @@ class ImbalanceLedger:
 
         Args:
             mapping: Every field of the class by its name; further keys are left alone.
+
+        Returns:
+            The ledger.
 
         Raises:
             ValueError: If a field is missing or out of its range.

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from cxrignite.functional.arrays import Numbers
 from cxrignite.functional.confusion import checked_scores
@@ -73,9 +73,9 @@ def placements(
         )
     scores = np.stack([row for row, _ in rows])
     # The rank among all less the rank in one's own class counts those of the other class below.
-    ranks = rankdata(scores, axis=1)
-    below_positives = ranks[:, positive] - rankdata(scores[:, positive], axis=1)
-    below_negatives = ranks[:, ~positive] - rankdata(scores[:, ~positive], axis=1)
+    ranks = scipy.stats.rankdata(scores, axis=1)
+    below_positives = ranks[:, positive] - scipy.stats.rankdata(scores[:, positive], axis=1)
+    below_negatives = ranks[:, ~positive] - scipy.stats.rankdata(scores[:, ~positive], axis=1)
     return below_positives / num_negative, 1 - below_negatives / num_positive
 
 

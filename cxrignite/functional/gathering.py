@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -116,7 +117,8 @@ def image_index(batch: object, num_images: int) -> Tensor:
     """Read the index of each image from the third part of a batch.
 
     Args:
-        batch: A sequence; with fewer than three parts, or anything else, it has no index.
+        batch: A sequence; with fewer than three parts, or anything else, it has no index. Nor has a
+            list of mappings, one an image, as MONAI's engines leave it.
         num_images: How many there must be.
 
     Returns:
@@ -126,7 +128,7 @@ def image_index(batch: object, num_images: int) -> Tensor:
     Raises:
         ValueError: If the batch has another number of them.
     """
-    if not isinstance(batch, list | tuple) or len(batch) < 3:
+    if not isinstance(batch, list | tuple) or len(batch) < 3 or isinstance(batch[2], Mapping):
         return torch.full((num_images,), NO_INDEX)
     index = torch.as_tensor(batch[2], dtype=torch.int64).cpu().clone()
     if len(index) != num_images:

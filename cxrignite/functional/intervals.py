@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from scipy.stats import beta, norm
 
 from cxrignite.functional.arrays import Numbers
 from cxrignite.functional.delong import area_and_error, delong_covariance, placements
@@ -45,7 +44,12 @@ __all__ = [
 
 
 class Interval(NamedTuple):
-    """Two ends between which the true figure lies, with the confidence asked for."""
+    """Two ends between which the true figure lies, with the confidence asked for.
+
+    Attributes:
+        low: The lower end, in the unit of the figure; NaN where nothing can be said.
+        high: The upper end.
+    """
 
     low: float
     high: float
@@ -141,8 +145,8 @@ def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95)
         margin = _unseen_share(of_positives.shape[1], of_negatives.shape[1], confidence)
         return Interval(max(0.0, area - margin), min(1.0, area + margin))
     half = _normal_quantile(confidence) * error / (area * (1 - area))
-    centre = float(logit(area))
-    return Interval(float(expit(centre - half)), float(expit(centre + half)))
+    centre = scipy.special.logit(area)
+    return Interval(*scipy.special.expit([centre - half, centre + half]).tolist())
 
 
 def delong_difference(
@@ -156,7 +160,7 @@ def delong_difference(
 
     Args:
         y_score_a: Probabilities of the positive class by model a, shape `(N,)`, in `[0, 1]`.
-        y_score_b: The same by model b, in the same order of images.
+        y_score_b: The same by model b, in the same order of images, shape `(N,)`.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
         confidence: In `(0, 1)`.
 
@@ -277,11 +281,11 @@ def _unseen_share(num_positive: int, num_negative: int, confidence: float) -> fl
 def _share_bound(num_successes: int, num_trials: int, tail: float) -> float:
     if num_successes == 0:
         return 0.0
-    return float(beta.ppf(tail, num_successes, num_trials - num_successes + 1))
+    return float(scipy.stats.beta.ppf(tail, num_successes, num_trials - num_successes + 1))
 
 
 def _normal_quantile(confidence: float) -> float:
-    return float(norm.ppf((1 + confidence) / 2))
+    return float(scipy.stats.norm.ppf((1 + confidence) / 2))
 
 
 def _check_counts(num_successes: int, num_trials: int) -> None:

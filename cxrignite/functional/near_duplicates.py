@@ -107,7 +107,7 @@ def detail_correlation(first: ArrayLike, second: ArrayLike, likeness: Likeness =
 
     Args:
         first: Grey image, shape `(H, W)`, such as 128 x 128.
-        second: Another of that shape.
+        second: Another one, shape `(H, W)`.
         likeness: What is done to the second before.
 
     Returns:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 Statistics = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
 """From weights, shape `(B, N)`, how often each image counts in each of B resamples, to figures by
@@ -116,14 +116,14 @@ def accelerated_ends(
     # A figure outside all its resamples would shift the quantiles without end.
     rim = 1 / (values.size + 1)
     below = (np.mean(values < whole) + np.mean(values <= whole)) / 2
-    shift = norm.ppf(np.clip(below, rim, 1 - rim))
+    shift = scipy.stats.norm.ppf(np.clip(below, rim, 1 - rim))
     without = left_out[np.isfinite(left_out)]
     pull = without.mean() - without if without.size else np.zeros(1)
     spread = float(np.sum(pull**2))
     acceleration = float(np.sum(pull**3)) / (6 * spread**1.5) if spread else 0.0
-    tails = shift + norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
+    tails = shift + scipy.stats.norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
     stretch = np.maximum(1 - acceleration * tails, np.finfo(np.float64).tiny)
-    low, high = np.quantile(values, norm.cdf(shift + tails / stretch)).tolist()
+    low, high = np.quantile(values, scipy.stats.norm.cdf(shift + tails / stretch)).tolist()
     return low, high
 
 

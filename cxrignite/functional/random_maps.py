@@ -15,7 +15,12 @@ from cxrignite.functional.intervals import Interval, bootstrap_intervals
 
 
 class PairedDifference(NamedTuple):
-    """The mean difference of two figures of the same images, with its interval."""
+    """The mean difference of two figures of the same images, with its interval.
+
+    Attributes:
+        mean: In the unit of the figures.
+        interval: Of the mean; NaN ends where all differences agree.
+    """
 
     mean: float
     interval: Interval
@@ -66,7 +71,7 @@ def paired_difference(
 
     Args:
         figures: One an image, shape `(N,)`.
-        baseline: One an image, in the same order.
+        baseline: One an image, in the same order, shape `(N,)`.
         patients: Whose each image is, shape `(N,)`; null where each has a patient of its own.
         num_resamples: At least 1.
         confidence: In `(0, 1)`.

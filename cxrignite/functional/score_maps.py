@@ -16,9 +16,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 
 from cxrignite.functional.arrays import Numbers, as_float64
 from cxrignite.functional.confusion import checked_scores
@@ -59,7 +58,11 @@ def natural_shift(pos_weight: float, sampled_prevalence: float, prevalence: floa
     for name, value in (("sampled_prevalence", sampled_prevalence), ("prevalence", prevalence)):
         if not 0 < value < 1:
             raise ValueError(f"{name} must be in (0, 1), got {value}")
-    return math.log(pos_weight) + float(logit(sampled_prevalence)) - float(logit(prevalence))
+    return (
+        math.log(pos_weight)
+        + float(scipy.special.logit(sampled_prevalence))
+        - float(scipy.special.logit(prevalence))
+    )
 
 
 def shift_logit(y_score: Numbers, shift: float) -> NDArray[np.float64]:
@@ -121,8 +124,8 @@ class Platt:
         Raises:
             ValueError: If scores are not finite or outside `[0, 1]`.
         """
-        mapped: NDArray[np.float64] = expit(
-            self.slope * logit(checked_probabilities(y_score)) + self.intercept
+        mapped: NDArray[np.float64] = scipy.special.expit(
+            self.slope * scipy.special.logit(checked_probabilities(y_score)) + self.intercept
         )
         return mapped
 
@@ -150,7 +153,9 @@ def fit_platt(y_score: Numbers, y_true: Numbers) -> Platt:
     _check_both_classes(positive)
     logits = finite_logits(scores)
     if np.ptp(logits) == 0:
-        raise ValueError(f"y_score must hold different scores, got only {expit(logits[0]):g}")
+        raise ValueError(
+            f"y_score must hold different scores, got only {scipy.special.expit(logits[0]):g}"
+        )
     num_positive = int(positive.sum())
     high, low = (num_positive + 1) / (num_positive + 2), 1 / (positive.size - num_positive + 2)
     nothing = np.zeros_like(logits)
@@ -193,8 +198,8 @@ class Temperature:
         Raises:
             ValueError: If scores are not finite or outside `[0, 1]`.
         """
-        mapped: NDArray[np.float64] = expit(
-            logit(checked_probabilities(y_score)) / self.temperature
+        mapped: NDArray[np.float64] = scipy.special.expit(
+            scipy.special.logit(checked_probabilities(y_score)) / self.temperature
         )
         return mapped
 
@@ -225,7 +230,9 @@ def fit_temperature(y_score: Numbers, y_true: Numbers) -> Temperature:
         return float(np.logaddexp(0, signed * math.exp(-log_temperature)).mean())
 
     bounds = tuple(math.log(temperature) for temperature in _TEMPERATURES)
-    fit = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    fit = scipy.optimize.minimize_scalar(
+        loss, bounds=bounds, method="bounded", options={"xatol": 1e-9}
+    )
     return Temperature(math.exp(float(fit.x)))
 
 
@@ -238,7 +245,7 @@ def finite_logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         The same shape, in `[-16.7, 16.7]`.
     """
-    logits: NDArray[np.float64] = logit(np.clip(scores, _EPSILON, 1 - _EPSILON))
+    logits: NDArray[np.float64] = scipy.special.logit(np.clip(scores, _EPSILON, 1 - _EPSILON))
     return logits
 
 

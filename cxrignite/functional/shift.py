@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from cxrignite.functional.delong import delong_covariance
@@ -156,7 +156,7 @@ def check_shift(
         is_new = np.repeat([False, True], [len(side) for side in sides])
         score, is_new_patient = _score_patients(np.concatenate(sides), is_new, names, seed)
         # Ranks lie in [0, 1], as scores do, and leave the AUC and its variance as they are.
-        ranks = rankdata(score) / score.size
+        ranks = scipy.stats.rankdata(score) / score.size
         roc_auc = float(delong_covariance(ranks[None], is_new_patient)[0][0])
         interval = delong_interval(ranks, is_new_patient, _CONFIDENCE)
         is_detected = bool(interval.low > SHIFT_LEVEL)

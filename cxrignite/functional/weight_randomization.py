@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -90,6 +90,9 @@ def randomized_copy(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Mo
         images: Shape `(N, C, H, W)`, as the model takes them, for the statistics of batch norms.
         seed: Of the order of the weights.
 
+    Returns:
+        The copy, with the model's device and mode.
+
     Raises:
         ValueError: If the model has no weights.
     """
@@ -125,7 +128,7 @@ def rank_correlation(maps: Tensor, other_maps: Tensor) -> NDArray[np.float64]:
             f"got {tuple(maps.shape)} and {tuple(other_maps.shape)}"
         )
     first, second = (
-        rankdata(each.detach().flatten(1).cpu().double().numpy(), axis=1)
+        scipy.stats.rankdata(each.detach().flatten(1).cpu().double().numpy(), axis=1)
         for each in (maps, other_maps)
     )
     first -= first.mean(axis=1, keepdims=True)

@@ -52,8 +52,8 @@ class EpochTimer(Attachable):
     whatever the order in which they are attached.
 
     *Attach to* a trainer.
-    *Expects* `state.batch` to be a tensor, or a sequence whose first member is one, with the images
-    along its first dimension.
+    *Expects* `state.batch` to be a tensor, or a sequence or mapping whose first member is one, with
+    the images along its first dimension; or a list of mappings, one an image.
     *Publishes* `epoch_seconds`, `images_per_second` and `data_wait_seconds`, and the attribute
     `epochs`.
 
@@ -160,7 +160,10 @@ class EpochTimer(Attachable):
 
 
 def _num_images(batch: Any) -> int:
-    images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    members = list(batch.values()) if isinstance(batch, Mapping) else batch
+    images = members[0] if isinstance(members, list | tuple) and members else members
+    if isinstance(images, Mapping):
+        return len(batch)
     return len(images) if isinstance(images, torch.Tensor) and images.ndim else 0
 
 

@@ -73,6 +73,9 @@ class Explanation:
         Args:
             classes: The negative and the positive class.
             where: How and where the map was taken.
+
+        Returns:
+            Its lines.
         """
         positive = classes[1]
         truth = "truth unknown"
@@ -93,7 +96,7 @@ class Explanation:
         return _OPACITY * max(_PALEST, math.sqrt(strength))
 
     def describe_strength(self) -> str:
-        """How much the map says, in words."""
+        """Return how much the map says, in words."""
         if self.raw_max <= 0:
             return "empty, no place does"
         if self.strength is None:

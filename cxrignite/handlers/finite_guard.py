@@ -29,22 +29,29 @@ class FiniteGuard(Attachable):
     handler that saves weights in the middle of an epoch may there save those of a broken step.
 
     *Attach to* a trainer, before whatever saves its weights.
-    *Expects* `state.output` to be the loss of the step, a 0-d tensor or a number.
+    *Expects* `state.output` to be the loss of the step, a 0-d tensor or a number; or what
+    `output_transform` turns into that.
     *Publishes* nothing.
 
     Args:
         model: Whose parameters to watch; one that replaces another is seen from the next epoch on.
         describe_batch: Gives the files of a batch in words, for the error message.
+        output_transform: From `state.output` to the loss; null where it is that already.
 
     Raises:
         NonFiniteError: During the run, naming epoch, step, what is not finite and the files.
+        ValueError: During the run, if the output has another form.
     """
 
     def __init__(
-        self, model: nn.Module, describe_batch: Callable[[Any], str] | None = None
+        self,
+        model: nn.Module,
+        describe_batch: Callable[[Any], str] | None = None,
+        output_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.model = model
         self.describe_batch = describe_batch
+        self.output_transform = output_transform
         self._parameters: list[Tensor] = []
         self._total_norm: Callable[[list[Tensor]], Tensor] = torch.nn.utils.get_total_norm
         self._unread: _Step | None = None
@@ -76,13 +83,23 @@ class FiniteGuard(Attachable):
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state
         norm = self._total_norm(self._parameters)
-        loss = torch.as_tensor(state.output, device=norm.device)
+        loss = self._loss_of(state.output, norm.device)
         # One number for all: NaN and infinity spread to whatever is added to them.
         figure = _read_later(norm + loss)
         self._read()
         self._unread = _Step(state.epoch, state.iteration, state.batch, loss, figure)
         if norm.device.type not in _LAGGING:
             self._read()
+
+    def _loss_of(self, output: Any, device: torch.device) -> Tensor:
+        loss = output if self.output_transform is None else self.output_transform(output)
+        try:
+            return torch.as_tensor(loss, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"state.output must be the loss of the step, got {type(loss).__name__}; an engine "
+                "with another output needs FiniteGuard(output_transform=...)"
+            ) from error
 
     def _read(self) -> None:
         """Judge the step whose figure has not been read, if there is one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ignite.distributed as idist
 import numpy as np
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrignite.durable_write import write_durably
-from cxrignite.functional.gathering import NO_INDEX, image_index
+from cxrignite.functional.gathering import NO_INDEX
 from cxrignite.functional.grad_cam import CamMethod, grad_cam
 from cxrignite.functional.image_choice import ImageChoice
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.board_writer import BoardWriter
 from cxrignite.handlers.explanation import Explanation, explanations_table
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
+from cxrignite.handlers.score_collector import ScoreCollector
 
 _BATCH_SIZE = 16
 
@@ -43,7 +44,8 @@ class GradCAMExporter(Attachable):
     *Attach to* an evaluator.
     *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`; `state.batch[0]` to be the
     images, all of one shape `(C, H, W)`, as the model takes them; and `state.batch[2]`, where there
-    is one, to be the index of each image. Without one they are counted from 0.
+    is one, to be the index of each image. Without one they are counted from 0. Or what the
+    engine's `ScoreCollector` turns into that.
     *Publishes* in `directory` two PNG files an image and `explain.csv`; `explanations`; and
     TensorBoard images, where there is a `board`. On rank 0 only, of the images of all processes.
 
@@ -64,8 +66,8 @@ class GradCAMExporter(Attachable):
 
     Raises:
         RecipeError: If the model has no such layer, or none that maps can be taken at (in the run).
-        ValueError: If batches of several processes have no index, or `rows` misses one (in the
-            run).
+        ValueError: If batches of several processes have no index, `rows` misses one, or output or
+            batch has another form (in the run).
         NonFiniteError: If a map is NaN or infinite (in the run).
         CxrIgniteError: If a file cannot be written (in the run).
     """
@@ -100,6 +102,7 @@ class GradCAMExporter(Attachable):
             engine: The evaluator.
         """
         if not engine.has_event_handler(self._look, Events.ITERATION_COMPLETED):
+            ScoreCollector.on(engine)
             engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
@@ -162,10 +165,12 @@ class GradCAMExporter(Attachable):
 
     def _look(self, engine: Engine) -> None:
         """Keep of the batch and of what was kept what would be chosen by now."""
-        output: Any = engine.state.output
-        batch: Any = engine.state.batch
-        y_score, y_true = (part.detach().cpu() for part in output)
-        index = image_index(batch, len(y_score))
+        images, y_score, y_true, index = ScoreCollector.on(engine).read(engine)
+        if images is None or len(images) != len(y_score) or isinstance(images, Mapping):
+            raise ValueError(
+                f"state.batch[0] must be the {len(y_score)} images, got {type(images).__name__}; "
+                "an engine with another batch needs ScoreCollector(batch_transform=...)"
+            )
         if (index == NO_INDEX).any():
             if idist.get_world_size() > 1:
                 raise ValueError(
@@ -173,12 +178,12 @@ class GradCAMExporter(Attachable):
                 )
             index = torch.arange(self._num_seen, self._num_seen + len(index))
         self._num_seen += len(index)
-        new = zip(index.tolist(), y_score.tolist(), y_true.long().tolist(), batch[0], strict=True)
+        new = zip(index.tolist(), y_score.tolist(), y_true.long().tolist(), images, strict=True)
         known = len(self._candidates)
         candidates = [*self._candidates, *(_Candidate(*each) for each in new)]
         # A copy of a new one: a view would keep its whole batch, whose memory may be used again.
         self._candidates = [
-            each if position < known else each._replace(image=each.image.detach().cpu().clone())
+            each if position < known else each._replace(image=_copied(each.image))
             for position, each in self._chosen(candidates)
         ]
 
@@ -232,6 +237,11 @@ class GradCAMExporter(Attachable):
                 f"index must be below {len(self.rows)}, the number of rows, got {index}"
             )
         return self.rows[index]
+
+
+def _copied(image: Tensor) -> Tensor:
+    # A plain tensor: subclasses, such as MONAI's, carry more along than pixels.
+    return image.detach().as_subclass(Tensor).cpu().clone()
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from ignite.engine import Engine, Events
@@ -12,18 +13,52 @@ from cxrignite.functional.gathering import EpochScores, ScoreSource, gather_imag
 from cxrignite.handlers.attachable import Attachable
 
 
+class ScoredBatch(NamedTuple):
+    """What an evaluator has just done.
+
+    Attributes:
+        images: The first part of the batch, as it is; None where the batch has no parts.
+        y_score: Probabilities of the positive class, shape `(N,)`, float32.
+        y_true: Labels, shape `(N,)`, float32, on the device of the scores.
+        index: Of each image, shape `(N,)`, int64, on the CPU; `NO_INDEX` where there is none.
+    """
+
+    images: Any
+    y_score: Tensor
+    y_true: Tensor
+    index: Tensor  # type: ignore[assignment]  # It hides `tuple.index`.
+
+
 class ScoreCollector(Attachable):
     """Collects what an evaluator puts out, without synchronising the device during the epoch.
 
+    Handlers that need scores give their engine a collector where it has none. An engine whose
+    output or batch has another form, such as MONAI's, is given one with transforms before them:
+    they are the only place that knows.
     Where the evaluator collects its scores already, as `state.score_source`, it takes them there.
 
     *Attach to* an evaluator.
     *Expects* `state.output` to be `(y_score, y_true)`, each of shape `(N,)`, and `state.batch[2]`,
-    where there is one, to be the index of each image.
+    where there is one, to be the index of each image; or what the transforms turn into that.
     *Publishes* nothing; `gather()` gives the epoch's scores.
+
+    Args:
+        output_transform: From `state.output` to `(y_score, y_true)`, each of shape `(N,)` or
+            `(N, 1)`, or a list of N numbers or one-element tensors; null where it is that already.
+        batch_transform: From `state.batch` to `(images, labels, index)`, of which the last may be
+            missing; null where it is that already.
+
+    Raises:
+        ValueError: During the run, if the output or the index has another form.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        output_transform: Callable[[Any], Any] | None = None,
+        batch_transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.output_transform = output_transform
+        self.batch_transform = batch_transform
         self._rows: list[Tensor] = []
         self._index: list[Tensor] = []
         self._gathered: EpochScores | None = None
@@ -50,7 +85,15 @@ class ScoreCollector(Attachable):
 
         Args:
             engine: The evaluator.
+
+        Raises:
+            ValueError: If `engine` has another collector.
         """
+        if getattr(engine.state, "score_collector", self) is not self:
+            raise ValueError(
+                "the engine has a ScoreCollector already: attach one with transforms before the "
+                "handlers that need scores"
+            )
         source = getattr(engine.state, "score_source", None)
         self._source = source if isinstance(source, ScoreSource) else None
         is_collecting = engine.has_event_handler(self._append, Events.ITERATION_COMPLETED)
@@ -79,13 +122,57 @@ class ScoreCollector(Attachable):
             self._rows, self._index = [], []
         return self._gathered
 
+    def read(self, engine: Engine) -> ScoredBatch:
+        """Read the batch that `engine` has just done.
+
+        Args:
+            engine: The evaluator.
+
+        Returns:
+            Its images and scores, through the transforms.
+
+        Raises:
+            ValueError: If the output or the index has another form.
+        """
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
+        if self.output_transform is not None:
+            output = self.output_transform(output)
+        if self.batch_transform is not None:
+            batch = self.batch_transform(batch)
+        y_score, y_true = _score_and_label(output)
+        images = batch[0] if isinstance(batch, list | tuple) and batch else None
+        return ScoredBatch(images, y_score, y_true, image_index(batch, len(y_score)))
+
     def _reset(self) -> None:
         self._rows, self._index, self._gathered = [], [], None
 
     def _append(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        y_score, y_true = output
+        _, y_score, y_true, index = self.read(engine)
         # `stack` copies, as `image_index` does: the next batch may come in the same memory.
-        rows = torch.stack([y_score.detach().float(), y_true.detach().float()], dim=1)
-        self._rows.append(rows)
-        self._index.append(image_index(engine.state.batch, len(rows)))
+        self._rows.append(torch.stack([y_score, y_true], dim=1))
+        self._index.append(index)
+
+
+def _score_and_label(output: Any) -> tuple[Tensor, Tensor]:
+    try:
+        y_score, y_true = map(_column, output)
+        if y_score.shape != y_true.shape:
+            raise ValueError(f"got {len(y_score)} scores and {len(y_true)} labels")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            "state.output must be (y_score, y_true), each of shape (N,), got "
+            f"{type(output).__name__} ({error}); an engine with another output needs "
+            "ScoreCollector(output_transform=...), attached before the handlers that need scores"
+        ) from error
+    return y_score, y_true.to(y_score.device)
+
+
+def _column(values: Any) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = torch.stack([torch.as_tensor(value) for value in values])
+    if values.numel() != len(values):
+        raise ValueError(f"got shape {tuple(values.shape)}")
+    # A plain tensor: subclasses, such as MONAI's, carry more along than a number.
+    column: Tensor = values.detach().as_subclass(Tensor).float().flatten()
+    return column

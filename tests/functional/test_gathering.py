@@ -96,7 +96,11 @@ def test_no_images_are_no_images():
 
 
 @pytest.mark.parametrize(
-    "batch", [None, torch.zeros(2), (1, 2), [torch.zeros(2), torch.zeros(2)], {"index": [3, 4]}]
+    "batch",
+    [
+        *(None, torch.zeros(2), (1, 2), [torch.zeros(2), torch.zeros(2)], {"index": [3, 4]}),
+        [{"label": 0.0}] * 3,  # a mapping an image
+    ],
 )
 def test_a_batch_without_a_third_part_has_no_index(batch):
     index = image_index(batch, 2)

@@ -117,7 +117,15 @@ def test_no_epoch_makes_an_empty_summary():
 
 
 @pytest.mark.parametrize(
-    ("batch", "images"), [(torch.zeros(5, 1), 5), ([torch.zeros(3, 1)], 3), ({"x": 1}, 0)]
+    ("batch", "images"),
+    [
+        (torch.zeros(5, 1), 5),
+        ([torch.zeros(3, 1)], 3),
+        ({"image": torch.zeros(3, 1), "label": torch.zeros(3)}, 3),
+        ([{"image": torch.zeros(7)}, {"image": torch.zeros(7)}], 2),
+        ({"x": 1}, 0),
+        ({}, 0),
+    ],
 )
 def test_images_are_counted_along_the_first_dimension(batch, images):
     timer, trainer = EpochTimer(), Engine(lambda engine, batch: None)

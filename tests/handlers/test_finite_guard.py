@@ -212,3 +212,19 @@ def test_on_cuda_no_step_waits_for_the_device_and_a_broken_one_is_named():
             engine.run(batches(5), max_epochs=2)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+def test_the_loss_may_be_a_part_of_the_output():
+    model = network()
+    engine = Engine(lambda engine, batch: [{"loss": float("nan")}] * 2)
+    FiniteGuard(model, output_transform=lambda output: output[0]["loss"]).attach(engine)
+    with pytest.raises(NonFiniteError, match="epoch 1, step 1: the loss is nan"):
+        engine.run(batches())
+
+
+@pytest.mark.parametrize("output", [None, {"loss": 0.5}, [{"loss": 0.5}] * 2])
+def test_another_form_of_output_is_refused_and_the_way_out_is_named(output):
+    engine = Engine(lambda engine, batch: output)
+    FiniteGuard(network()).attach(engine)
+    with pytest.raises(ValueError, match=r"state.output must be the loss.*output_transform"):
+        engine.run(batches())

@@ -15,7 +15,7 @@ from torch import nn
 
 from cxrignite.errors import CxrIgniteError, NonFiniteError, RecipeError
 from cxrignite.functional import UNKNOWN_LABEL, ImageChoice, grad_cam, overlay
-from cxrignite.handlers import BoardWriter, GradCAMExporter
+from cxrignite.handlers import BoardWriter, GradCAMExporter, ScoreCollector
 from cxrignite.handlers.map_picture import map_picture
 from cxrignite.nn import LightCNN
 
@@ -399,3 +399,40 @@ def test_tensorboard_shows_each_picture_at_its_step(tmp_path):
         images = events.Images(f"grad_cam/val/{name}")
         assert [each.step for each in images] == [3, 5]
         assert np.array_equal(pixels(io.BytesIO(images[1].encoded_image_string)), picture)
+
+
+def test_images_scores_and_indices_come_through_the_engines_collector(tmp_path):
+    class Labelled(torch.Tensor):
+        pass
+
+    def an_image_each(engine, batch):
+        images, labels, index, scores = batch
+        engine.state.batch = [
+            {"image": image.as_subclass(Labelled), "label": label, "number": number}
+            for image, label, number in zip(images, labels.tolist(), index.tolist(), strict=True)
+        ]
+        return [
+            {"score": score} | each for score, each in zip(scores, engine.state.batch, strict=True)
+        ]
+
+    def columns_of(*keys):
+        return lambda images: tuple([image[key] for image in images] for key in keys)
+
+    engine = Engine(an_image_each)
+    ScoreCollector(columns_of("score", "label"), columns_of("image", "label", "number")).attach(
+        engine
+    )
+    plain, through = (GradCAMExporter(looking(), tmp_path / name, "0", choice=FEW) for name in "ab")
+    through.attach(engine)
+    engine.run(batches())
+    scripted(plain).run(batches())
+    assert table(tmp_path / "a") == table(tmp_path / "b") != []
+    assert type(through.explanations[0].image) is torch.Tensor
+
+
+@pytest.mark.parametrize("images", [None, [{"image": 1}, {"image": 2}], torch.zeros(3, 1, 4, 4)])
+def test_a_batch_whose_first_part_is_not_the_images_is_refused(images, tmp_path):
+    engine = Engine(lambda engine, batch: (torch.zeros(2), torch.zeros(2)))
+    GradCAMExporter(looking(), tmp_path, "0").attach(engine)
+    with pytest.raises(ValueError, match=r"state.batch\[0\] must be the 2 images, got"):
+        engine.run([images if isinstance(images, list) else (images, None)])

@@ -155,3 +155,95 @@ def test_a_collector_beside_metrics_keeps_no_scores_of_its_own():
     engine.run(scored_batches())
     assert collector.gather() is metrics.gather()
     assert not collector._rows
+
+
+def a_mapping_an_image(scores, labels, index):
+    """What a MONAI engine has after a step."""
+    images = zip(scores, labels, index, strict=True)
+    return [
+        {"image": torch.full((1, 2, 2), score), "pred": score, "label": label, "number": number}
+        for score, label, number in images
+    ]
+
+
+def columns_of(*keys):
+    return lambda images: tuple([image[key] for image in images] for key in keys)
+
+
+def test_transforms_turn_any_output_and_batch_into_scores():
+    engine = Engine(lambda engine, batch: batch)
+    collector = ScoreCollector(columns_of("pred", "label"), columns_of("image", "label", "number"))
+    collector.attach(engine)
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.1)
+    search.attach(engine)
+    engine.run(
+        [
+            a_mapping_an_image([0.75, 0.25, 0.5], [1, 0, 1], [2, 0, 3]),
+            a_mapping_an_image([0], [0], [1]),
+        ]
+    )
+    assert ScoreCollector.on(engine) is collector
+    y_score, y_true, index = collector.gather()
+    assert (y_score.tolist(), y_true.tolist()) == ([0.25, 0, 0.75, 0.5], [0, 0, 1, 1])
+    assert index.tolist() == [0, 1, 2, 3]
+    assert search.operating_point.threshold == 0.5
+    assert collector.read(engine).images[0].shape == (1, 2, 2)
+
+
+def test_without_a_transform_of_the_batch_a_mapping_an_image_has_no_index():
+    engine = Engine(lambda engine, batch: batch)
+    collector = ScoreCollector(output_transform=columns_of("pred", "label"))
+    collector.attach(engine)
+    engine.run([a_mapping_an_image([0.75, 0.25, 0.5], [1, 0, 1], [2, 0, 3])])
+    assert collector.gather().index.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    "scores", [[[0.5], [0.25]], [torch.tensor([0.5]), torch.tensor([0.25])], [0.5, 0.25]]
+)
+def test_scores_may_be_a_column_or_a_list(scores):
+    scores = torch.tensor(scores) if isinstance(scores[0], list) else scores
+    engine = Engine(lambda engine, batch: (scores, torch.tensor([1, 0])))
+    collector = ScoreCollector.on(engine)
+    engine.run([None])
+    assert collector.gather().y_score.tolist() == [0.5, 0.25]
+
+
+def test_what_a_subclass_of_tensor_carries_along_is_left_behind():
+    class Labelled(torch.Tensor):
+        pass
+
+    scores = torch.tensor([0.5, 0.25]).as_subclass(Labelled)
+    engine = Engine(lambda engine, batch: (scores, scores))
+    collector = ScoreCollector.on(engine)
+    engine.run([None])
+    assert type(collector.read(engine).y_score) is torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        a_mapping_an_image([0.75, 0.25], [1, 0], [0, 1]),
+        a_mapping_an_image([0.75, 0.25, 0.5], [1, 0, 1], [0, 1, 2]),
+        {"pred": torch.zeros(2), "label": torch.zeros(2)},
+        torch.zeros(2),
+        torch.tensor(0.5),
+        (torch.zeros(2, 2), torch.zeros(2)),
+        (torch.zeros(2, 2), torch.zeros(2, 2)),
+        (torch.zeros(2), torch.zeros(3)),
+        (torch.tensor(0.5), torch.tensor(1.0)),
+    ],
+)
+def test_another_form_of_output_is_refused_and_the_way_out_is_named(output):
+    engine = Engine(lambda engine, batch: output)
+    ThresholdSearch().attach(engine)
+    message = r"state.output must be \(y_score, y_true\).*ScoreCollector\(output_transform=...\)"
+    with pytest.raises(ValueError, match=message):
+        engine.run([None])
+
+
+def test_a_collector_that_comes_after_the_handlers_is_refused():
+    engine = evaluator()
+    ThresholdSearch().attach(engine)
+    with pytest.raises(ValueError, match="has a ScoreCollector already"):
+        ScoreCollector(output_transform=columns_of("pred", "label")).attach(engine)

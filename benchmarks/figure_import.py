@@ -1,0 +1,69 @@
+"""The time of `import cxrignite.handlers`, against that of importing torch and Ignite alone.
+
+python benchmarks/figure_import.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+
+STATEMENTS = {
+    "handlers": "import cxrignite.handlers",
+    "parts": "import torch, ignite.engine, ignite.handlers",
+    "whole": "import torch, ignite",
+}
+"""What is measured, and the two things that may be meant by importing torch and Ignite alone."""
+
+TIMED = """
+import json, sys, time
+wall, cpu = time.perf_counter(), time.process_time()
+exec(sys.argv[1])
+print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]))
+"""
+
+
+def seconds_of(statement: str) -> tuple[float, float]:
+    """Wall and CPU seconds (user and system) of an import in a fresh process."""
+    command = [sys.executable, "-c", TIMED, statement]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    wall, cpu = json.loads(done.stdout)
+    return wall, cpu
+
+
+def measure_import(num_rounds: int) -> None:
+    """Time the statements in turn, so that whatever slows the machine down slows all of them."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in STATEMENTS}
+    for number in range(num_rounds + 1):
+        # Another one comes first each time: what it reads is in memory for the next.
+        names = list(STATEMENTS)
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds = seconds_of(STATEMENTS[name])
+            if number > 0:  # the first round fills the system's memory of files
+                times[name].append(seconds)
+    for column, clock in enumerate(("wall", "cpu")):
+        middle = {name: statistics.median(each[column] for each in times[name]) for name in times}
+        print(f"{clock:>4}  handlers {middle['handlers']:.2f} s")
+        for base in ("parts", "whole"):
+            pairs = zip(times["handlers"], times[base], strict=True)
+            paired = statistics.median(ours[column] / theirs[column] for ours, theirs in pairs)
+            print(
+                f"      {STATEMENTS[base]}: {middle[base]:.2f} s, "
+                f"{middle['handlers'] / middle[base]:.3f} x, "
+                f"{paired:.3f} x as the median of {num_rounds} rounds (<= 1.1)"
+            )
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21, help="each imports all three once")
+    measure_import(parser.parse_args().rounds)
+
+
+if __name__ == "__main__":
+    main()
