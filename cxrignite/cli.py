@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from cxrignite import __version__
 from cxrignite.errors import CxrIgniteError
 from cxrignite.parsing import EXIT_CODES
+from cxrignite.terminal import TerminalHandler
 from cxrignite.verbs import COMMANDS, VERBS
 
 _AFTER_A_STOP = {
@@ -56,7 +57,7 @@ def run(argv: list[str]) -> int:
 
 @contextmanager
 def _log_to_terminal() -> Iterator[None]:
-    logger, handler = logging.getLogger("cxrignite"), logging.StreamHandler()
+    logger, handler = logging.getLogger("cxrignite"), TerminalHandler()
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     # Ignite logs every exception that passes through an engine; here each is told once.
