@@ -66,10 +66,21 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of th
             record: What was logged.
         """
         text = super().format(record)
-        if not self.stream.isatty():
-            return text
-        lines = text.splitlines() or [""]
-        return "\r\x1b[K" + "\n".join(map(_fitted, lines))
+        return _shown(text) if self.stream.isatty() else text
+
+
+def complain(text: str) -> None:
+    """Write a last word to stderr: on a terminal wrapped, and over what is left of a progress line.
+
+    Args:
+        text: One line.
+    """
+    shown = _shown(text) if sys.stderr.isatty() else text
+    sys.stderr.write(f"{shown}\n")
+
+
+def _shown(text: str) -> str:
+    return "\r\x1b[K" + "\n".join(map(_fitted, text.splitlines() or [""]))
 
 
 def _fitted(line: str) -> str:

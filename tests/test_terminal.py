@@ -16,7 +16,7 @@ import pytest
 
 from cxrignite import terminal
 from cxrignite.data import Phantom
-from cxrignite.terminal import MAX_WIDTH, TerminalHandler, text_width, wrapped
+from cxrignite.terminal import MAX_WIDTH, TerminalHandler, complain, text_width, wrapped
 
 RECIPE = """\
 seed: 3
@@ -278,6 +278,17 @@ def test_a_log_line_is_wrapped_on_a_terminal_alone(monkeypatch, is_terminal):
         "\r\x1b[Kdevice    cpu: there is no CUDA device;\n          fp32: it is slow otherwise\n"
     )
     assert stream.text == (shown if is_terminal else f"{line}\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_complaint_takes_the_place_of_a_bar_that_was_left(monkeypatch, is_terminal):
+    monkeypatch.setattr(terminal, "text_width", lambda: 40)
+    stream = Screen(is_terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    complain("cxrignite fit: error: loss must be finite, got nan")
+    shown = "\r\x1b[Kcxrignite fit: error: loss must be\n  finite, got nan\n"
+    whole = "cxrignite fit: error: loss must be finite, got nan\n"
+    assert stream.text == (shown if is_terminal else whole)
 
 
 def test_a_width_is_told_even_without_streams(monkeypatch):

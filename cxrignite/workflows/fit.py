@@ -21,6 +21,7 @@ from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.films import (
+    check_has_train,
     check_leakage,
     check_no_second_test,
     check_same_everywhere,
@@ -96,6 +97,7 @@ def _fit(
         # read after it, since reading thousands of films takes longer.
         with collector_paused():
             listed = recipe.data.source.films()
+        check_has_train(recipe, listed)
         check_no_second_test(recipe, listed)
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
@@ -160,6 +162,8 @@ def _checkpoint(
             f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
         )
     automatic = resume == "auto"
+    if not (automatic or Path(resume).exists()):
+        raise CheckpointError(f"--resume must be auto or a checkpoint's file, got {resume}")
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
