@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
