@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from cxrignite import __version__
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.parsing import EXIT_CODES
-from cxrignite.terminal import TerminalHandler, complain
+from cxrignite.terminal import TerminalHandler, complain, wrapped
 from cxrignite.verbs import COMMANDS, VERBS
 
 _AFTER_A_STOP = {
@@ -77,11 +77,11 @@ def _top_level(argv: list[str]) -> int:
             hint = "the verb comes first, as in `cxrignite fit --config FILE`"
         raise RecipeError(f"no verb '{argv[0]}'; {hint}")
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    verbs = "\n".join(wrapped(what, f"  {verb:<{width}}  ") for verb, what in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="cxrignite",
         description="Train medical image classifiers from a recipe, with a threshold to trust.",
-        epilog=f"verbs:\n{verbs}\n\n'cxrignite VERB --help' tells more.\n{EXIT_CODES}",
+        epilog=f"verbs:\n{verbs}\n\n'cxrignite VERB --help' tells more.\n{wrapped(EXIT_CODES)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

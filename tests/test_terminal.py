@@ -138,6 +138,13 @@ def test_the_bar_takes_the_width_that_there_is(drawn):
         assert {len(bar) for bar in bars} == {columns - 1}  # in the last column some terminals wrap
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["recipes", "list"]])
+def test_the_first_things_asked_for_fit_80_columns(tmp_path, argv):
+    lines = screen(on_terminal(["-m", "cxrignite", *argv], 80, tmp_path))
+    assert len(lines) > 10
+    assert len(max(lines, key=len)) <= 80
+
+
 @pytest.mark.parametrize("columns", [80, 140])
 def test_the_bar_shows_how_far_it_is_the_loss_and_images_a_second(drawn, columns):
     bar = r"train ([12])/2 +\d+%\|[^|]*\| \d+/\d+, loss \d\.\d{4}, [\d,]+ images/s, \d\d:\d\d left"
