@@ -572,7 +572,7 @@ OF_RUN = [
         "--resume true",
         f"{FIT} --run_dir runs/done --resume true",
         3,
-        "--resume must be auto or a checkpoint's file, got true",
+        "--resume must be auto or a checkpoint's file, got true, which does not exist",
     ),
     Mistake(
         "the data's folder for the run's",

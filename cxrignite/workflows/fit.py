@@ -163,7 +163,9 @@ def _checkpoint(
         )
     automatic = resume == "auto"
     if not (automatic or Path(resume).exists()):
-        raise CheckpointError(f"--resume must be auto or a checkpoint's file, got {resume}")
+        raise CheckpointError(
+            f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"
+        )
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
