@@ -39,6 +39,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # all but the end of a line
 SETTINGS = {
     "TQDM_MININTERVAL": "0",
     "OMP_NUM_THREADS": "1",  # three processes at once
+    "PYTHONUNBUFFERED": "",  # where it is set, results and log lines are in order anyway
     "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
 }
 
