@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 
@@ -14,6 +15,9 @@ def main() -> None:
     # As `python -m` does, so that a recipe may name the user's own classes either way.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+    # In a file that takes both streams, results stand where they were written between log lines.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     code = run(sys.argv[1:])
     # The interpreter would look through a million objects of the imported libraries before it
     # ends: a second and more, in which a scheduler waits for the process that it stopped.

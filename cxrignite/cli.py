@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cxrignite import __version__
-from cxrignite.errors import CxrIgniteError
+from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.parsing import EXIT_CODES
+from cxrignite.terminal import TerminalHandler, complain, wrapped
 from cxrignite.verbs import COMMANDS, VERBS
 
 _AFTER_A_STOP = {
@@ -31,24 +32,25 @@ def run(argv: list[str]) -> int:
         problem, 4 a constraint that cannot be met, 130 and 143 for signals.
     """
     verb = argv[0] if argv and argv[0] in VERBS else None
+    name = f"cxrignite {verb}" if verb else "cxrignite"
     try:
         if verb is None:
             return _top_level(argv)
         with _log_to_terminal():
             return COMMANDS[verb](argv[1:])
     except CxrIgniteError as error:
-        sys.stderr.write(f"cxrignite {verb}: error: {error}\n")
+        complain(f"{name}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         number: int = getattr(interrupt, "signal_number", 2)
         hint = _AFTER_A_STOP.get(str(verb), "")
-        sys.stderr.write(f"cxrignite {verb}: stopped by signal {number}{hint}\n")
+        complain(f"{name}: stopped by signal {number}{hint}")
         return 128 + number
     except BrokenPipeError:
         return 1
     except OSError as error:  # a full disk, say, where no better message was found
-        name = f" {error.filename}" if error.filename else ""
-        sys.stderr.write(f"cxrignite {verb}: error: {error.strerror or error}{name}\n")
+        file = f" {error.filename}" if error.filename else ""
+        complain(f"{name}: error: {error.strerror or error}{file}")
         return 1
     except SystemExit as leaving:  # argparse's help and version leave this way
         return leaving.code if isinstance(leaving.code, int) else 0
@@ -56,7 +58,7 @@ def run(argv: list[str]) -> int:
 
 @contextmanager
 def _log_to_terminal() -> Iterator[None]:
-    logger, handler = logging.getLogger("cxrignite"), logging.StreamHandler()
+    logger, handler = logging.getLogger("cxrignite"), TerminalHandler()
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     # Ignite logs every exception that passes through an engine; here each is told once.
@@ -68,16 +70,22 @@ def _log_to_terminal() -> Iterator[None]:
 
 
 def _top_level(argv: list[str]) -> int:
+    if argv and argv[0] not in ("-h", "--help", "--version"):
+        names = difflib.get_close_matches(argv[0], VERBS, n=1)
+        hint = f"did you mean '{names[0]}'?" if names else f"there are {', '.join(VERBS)}"
+        if argv[0].startswith("-"):
+            hint = "the verb comes first, as in `cxrignite fit --config FILE`"
+        raise RecipeError(f"no verb '{argv[0]}'; {hint}")
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    verbs = "\n".join(wrapped(what, f"  {verb:<{width}}  ") for verb, what in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="cxrignite",
         description="Train medical image classifiers from a recipe, with a threshold to trust.",
-        epilog=f"verbs:\n{verbs}\n\n'cxrignite VERB --help' tells more.\n{EXIT_CODES}",
+        epilog=f"verbs:\n{verbs}\n\n'cxrignite VERB --help' tells more.\n{wrapped(EXIT_CODES)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cxrignite {__version__}")
-    parser.add_argument("verb", choices=list(VERBS), metavar="VERB")
+    parser.add_argument("verb", metavar="VERB")
     parser.parse_args(argv or ["--help"])
     return 0

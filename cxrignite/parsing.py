@@ -11,7 +11,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxrignite.complaints import check_keys, explain, read_recipe_file
+from cxrignite.complaints import check_keys, read_recipe_file
+from cxrignite.errors import RecipeError
+from cxrignite.parser_errors import explain
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -121,20 +123,19 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
     Raises:
         RecipeError: Whatever is wrong with it, in one line.
     """
-    from jsonargparse import ArgumentError
-
+    _check_spelling(argv)
     from cxrignite.recipe import Recipe
 
     files = [read_recipe_file(Path(path)) for path in option_values("--config", argv)]
     for file in files:
-        check_keys(file, Recipe)
+        check_keys(file, Recipe, _bases())
     parser = _recipe_parser(verb, what)
     names = [field.name for field in dataclasses.fields(Recipe)]
     try:
         config = parser.parse_args(argv)
         objects = parser.instantiate(config)
         recipe = Recipe(**{name: objects[name] for name in names})
-    except (ArgumentError, ValueError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # a recipe may name a module of the user's, which may do anything
         spelt = [name for action in parser._actions for name in action.option_strings]
         known = [name.lstrip("-") for name in spelt]
         raise explain(error, files, argv, _bases(), known) from error
@@ -261,6 +262,19 @@ def _bases() -> dict[str, type]:
         "trainer.handlers": Attachable,
         "validator.handlers": Attachable,
     }
+
+
+def _check_spelling(argv: list[str]) -> None:
+    """Refuse what would be taken for something else.
+
+    Raises:
+        RecipeError: An equals sign stands alone, or `--config` names no file.
+    """
+    for before, arg, after in zip(["", *argv], argv, [*argv[1:], ""], strict=False):
+        if arg == "=":
+            raise RecipeError(f"no space may stand around '=': write {before}={after}")
+        if arg == "--config" and (not after or after.startswith("--")):
+            raise RecipeError("--config needs a value: the file of a recipe")
 
 
 def option_values(option: str, argv: list[str]) -> list[str]:

@@ -257,6 +257,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
+        _check_loss(self.loss)
         self._try_factories()
         handlers = self.validator.handlers
         # Somebody's own handler may publish anything; ours say what they do.
@@ -273,3 +274,19 @@ class Recipe:
             self.lr_scheduler(optimizer)
         if self.data.sampler is not None:
             self.data.sampler([0, 1], seed=self.seed)  # type: ignore[call-arg]  # see the module
+
+
+def _check_loss(loss: nn.Module) -> None:
+    """Refuse a loss of torch's that does not fall where one logit an image speaks for its label.
+
+    `CrossEntropyLoss` takes a batch of logits for the classes of one image, and says nothing.
+    """
+    if not type(loss).__module__.startswith("torch."):
+        return
+    labels = torch.ones(4)
+    try:
+        right, wrong = (float(loss(logit * labels, labels)) for logit in (9.0, -9.0))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        right = wrong = 0.0
+    rule = "of one logit and one label an image, as BCEWithLogitsLoss"
+    _require(right < wrong, "loss", rule, type(loss).__name__)

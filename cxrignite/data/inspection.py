@@ -83,7 +83,9 @@ def inspect_films(
             from tqdm import tqdm
 
             # `disable=None` keeps the bar off where stderr is not a terminal.
-            results = tqdm(results, total=len(paths), desc="inspecting", unit="img", disable=None)
+            results = tqdm(
+                results, total=len(paths), desc="inspecting", unit="img", leave=False, disable=None
+            )
         found = dict(zip(paths, results, strict=True))
     outcomes = [found[film.file] for film in films]
     inspection = Inspection(

@@ -187,7 +187,7 @@ def _fill(
     unreadable = {}
     # `disable=None` keeps the bar off where stderr is not a terminal.
     disable = None if progress else True
-    with tqdm(total=len(films), desc="packing", unit="img", disable=disable) as bar:
+    with tqdm(total=len(films), desc="packing", unit="img", leave=False, disable=disable) as bar:
         for outcomes in loader:
             if isinstance(outcomes, DataError):
                 raise outcomes

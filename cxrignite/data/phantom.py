@@ -136,7 +136,9 @@ class Phantom(Source):
         try:
             sizes: dict[str, int] = {}
             # `disable=None` keeps quiet where stderr is no terminal.
-            for film in tqdm(films, desc="rendering phantom films", disable=None, delay=2):
+            for film in tqdm(
+                films, desc="rendering phantom films", leave=False, disable=None, delay=2
+            ):
                 rendering = render_phantom(
                     _seed_of(self.seed, film.name),
                     size=self.size,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cxrignite.data.dicom import DICOM_SUFFIXES, is_dicom
+from cxrignite.data.folder_layout import check_class_dir, check_root
 from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
 from cxrignite.errors import DataError, RecipeError
 
@@ -160,13 +161,7 @@ class ClassFolders(Source):
         Raises:
             DataError: If the root, `train` or a class folder is missing, or a class has no image.
         """
-        if not self.root.is_dir():
-            raise DataError(f"data root must be an existing folder, got {self.root}")
-        if not any((self.root / split).is_dir() for split in ("train", "test")):
-            raise DataError(
-                f"data root {self.root} must hold a folder 'train' or 'test', "
-                f"found {_folders(self.root)}"
-            )
+        check_root(self.root)
         films = [
             film
             for split in ("train", "val", "test")
@@ -193,12 +188,7 @@ class ClassFolders(Source):
 
     def _films_in(self, split_dir: Path, split: str) -> Iterator[Film]:
         for label, class_name in enumerate(self.classes):
-            class_dir = split_dir / class_name
-            if not class_dir.is_dir():
-                raise DataError(
-                    f"{split_dir} must hold a folder for class '{class_name}', "
-                    f"found {_folders(split_dir)}"
-                )
+            class_dir = check_class_dir(split_dir, class_name)
             with os.scandir(class_dir) as entries:
                 file_names = sorted(entry.name for entry in entries if _is_image(entry))
             if not file_names:
@@ -290,8 +280,3 @@ def join_small_validation(films: list[Film]) -> list[Film]:
         return films
     logger.info("val joined to train: its %d films can choose nothing", num_val)
     return [film.moved("train") if film.split == "val" else film for film in films]
-
-
-def _folders(folder: Path) -> str:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    return ", ".join(f"'{name}'" for name in names) or "no folder"

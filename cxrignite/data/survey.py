@@ -90,7 +90,9 @@ def survey_films(films: Sequence[Film], *, progress: bool = False) -> Survey:
             from tqdm import tqdm
 
             # `disable=None` keeps the bar off where stderr is not a terminal.
-            results = tqdm(results, total=len(paths), desc="surveying", unit="img", disable=None)
+            results = tqdm(
+                results, total=len(paths), desc="surveying", unit="img", leave=False, disable=None
+            )
         found = dict(zip(paths, results, strict=True))
     readable, facts, thumbnails, unreadable = [], [], [], []
     for film in films:

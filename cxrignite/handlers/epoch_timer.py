@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.image_count import num_images
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class EpochTimer(Attachable):
             self._waiting_since = None
 
     def _step(self, engine: Engine) -> None:
-        self._num_images += _num_images(engine.state.batch)
+        self._num_images += num_images(engine.state.batch)
         length = engine.state.epoch_length
         if length is not None and engine.state.iteration % length == 0:
             _synchronize()
@@ -157,14 +158,6 @@ class EpochTimer(Attachable):
         engine.state.metrics["epoch_seconds"] = timing.seconds
         engine.state.metrics["images_per_second"] = timing.images_per_second
         engine.state.metrics["data_wait_seconds"] = timing.data_wait_seconds
-
-
-def _num_images(batch: Any) -> int:
-    members = list(batch.values()) if isinstance(batch, Mapping) else batch
-    images = members[0] if isinstance(members, list | tuple) and members else members
-    if isinstance(images, Mapping):
-        return len(batch)
-    return len(images) if isinstance(images, torch.Tensor) and images.ndim else 0
 
 
 def _synchronize() -> None:

@@ -8,8 +8,10 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from cxrignite.handlers.attachable import Attachable
+from cxrignite.handlers.image_count import num_images
 
-_FORMAT = "{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}{postfix} [{elapsed}<{remaining}]"
+# With a loss and a thousand steps it leaves the bar a dozen of 80 columns.
+_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}, {remaining} left"
 
 
 class ProgressLine(Attachable):
@@ -19,7 +21,8 @@ class ProgressLine(Attachable):
     waits until the device has done it.
 
     *Attach to* any engine, on one process and where stderr is a terminal.
-    *Expects* nothing; with `shows_loss`, `state.output` to be a 0-d tensor or a number.
+    *Expects* nothing; where `state.batch` holds images first, the line tells how many a second have
+    come since the epoch began. With `shows_loss`, `state.output` is a 0-d tensor or a number.
     *Publishes* nothing.
 
     Args:
@@ -31,6 +34,7 @@ class ProgressLine(Attachable):
         self.name = name
         self.shows_loss = shows_loss
         self._line: tqdm[Any] | None = None
+        self._num_images = 0
 
     def attach(self, engine: Engine) -> None:
         """Draw while `engine` runs; attaching twice acts once.
@@ -47,20 +51,29 @@ class ProgressLine(Attachable):
     def _start(self, engine: Engine) -> None:
         self._close()
         epoch, last = engine.state.epoch, engine.state.max_epochs
-        counted = f" [{epoch}/{last}]" if last is not None and last > 1 else ""
+        counted = f" {epoch}/{last}" if last is not None and last > 1 else ""
+        self._num_images = 0
         self._line = tqdm(
             total=engine.state.epoch_length,
             desc=self.name + counted,
             leave=False,
             bar_format=_FORMAT,
             position=0,
+            dynamic_ncols=True,
         )
 
     def _step(self, engine: Engine) -> None:
+        if self._line is None:
+            return
+        state: Any = engine.state
+        self._num_images += num_images(state.batch)
         # tqdm draws every tenth of a second, and says when it did.
-        if self._line is not None and self._line.update() and self.shows_loss:
-            state: Any = engine.state
-            self._line.set_postfix(loss=float(state.output), refresh=False)
+        if self._line.update():
+            told = [f"loss {float(state.output):.4f}"] if self.shows_loss else []
+            seconds = self._line.format_dict["elapsed"]
+            if self._num_images and seconds:
+                told.append(f"{self._num_images / seconds:,.0f} images/s")
+            self._line.set_postfix_str(", ".join(told), refresh=False)
 
     def _close(self) -> None:
         if self._line is not None:

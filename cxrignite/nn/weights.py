@@ -100,9 +100,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"weights {path} cannot be read as a state dict: {first_line(error)}"
-        ) from error
+        reason = "it was not saved by torch" if isinstance(error, KeyError) else first_line(error)
+        raise WeightsError(f"weights {path} cannot be read as a state dict: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:

@@ -118,7 +118,8 @@ def _recipe_of_run(verb: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
     """
     values = option_values("--run", argv)
     if not values and not {"-h", "--help"} & set(argv):
-        raise RecipeError("name the run folder that `fit` left: --run DIR")
+        named = argv[0] if argv and not argv[0].startswith("-") else "DIR"
+        raise RecipeError(f"name the run folder that `fit` left: --run {named}")
     if values:
         _refuse_other_keys(argv, verb)
         from cxrignite.workflows.run_folder import RunFolder

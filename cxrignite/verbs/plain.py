@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
+from cxrignite.arguments import OneLineParser
 from cxrignite.verbs.names import VERBS
 from cxrignite.verbs.of_run import checked_name
 
 
 def compare_verb(argv: list[str]) -> int:
     """`compare`."""
-    parser = argparse.ArgumentParser(
-        prog="cxrignite compare", description=f"{VERBS['compare']}.", allow_abbrev=False
-    )
+    parser = OneLineParser("cxrignite compare", f"{VERBS['compare']}.")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="the first is compared to"
     )
@@ -35,9 +33,7 @@ def compare_verb(argv: list[str]) -> int:
 
 def report_verb(argv: list[str]) -> int:
     """`report`."""
-    parser = argparse.ArgumentParser(
-        prog="cxrignite report", description=f"{VERBS['report']}.", allow_abbrev=False
-    )
+    parser = OneLineParser("cxrignite report", f"{VERBS['report']}.")
     parser.add_argument("--run", type=Path, required=True, help="the run folder that `fit` left")
     parser.add_argument("--output", type=Path, help="the page; report.html in the run folder")
     parser.add_argument("--source_root", type=Path, help="the films' folder, if it has moved")
@@ -61,7 +57,7 @@ def recipes_verb(argv: list[str]) -> int:
     """`recipes`."""
     from cxrignite.workflows import shipped
 
-    parser = argparse.ArgumentParser(prog="cxrignite recipes", allow_abbrev=False)
+    parser = OneLineParser("cxrignite recipes")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy|schema")
     actions.add_parser("list", help="name the recipes and say what each is for")
     show = actions.add_parser("show", help="print a recipe")

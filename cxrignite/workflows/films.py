@@ -110,8 +110,12 @@ def read_films(recipe: Recipe, films: list[Film]) -> list[Film]:
 
 def _settled(recipe: Recipe, inspection: Inspection) -> list[Film]:
     """The readable films, by the recipe's policy for the others."""
-    if recipe.data.on_unreadable == "raise":
-        inspection.check_all_readable()
+    if recipe.data.on_unreadable == "raise" and inspection.unreadable:
+        try:
+            inspection.check_all_readable()
+        except UnreadableImageError as error:
+            hint = "mend it, or leave such films out with data.on_unreadable: skip"
+            raise UnreadableImageError(error.path, f"{error.reason}; {hint}") from error
     for unreadable in inspection.unreadable:
         _logger.warning("left out: %s", unreadable)
     num_films = len(inspection.films) + len(inspection.unreadable)
@@ -141,6 +145,17 @@ def check_no_second_test(recipe: Recipe, films: list[Film]) -> None:
             "data.test_fraction must be 0 where the source has a test split, "
             f"got {recipe.data.test_fraction:g} beside {num_test} test films"
         )
+
+
+def check_has_train(recipe: Recipe, films: list[Film]) -> None:
+    """Refuse a source that has nothing to learn from, before any film is read.
+
+    Raises:
+        DataError: None of its films is for training.
+    """
+    if not any(film.split == "train" for film in films):
+        found = ", ".join(sorted({film.split for film in films})) or "no film"
+        raise DataError(f"{recipe.data.source.root} has no film to train on, found {found}")
 
 
 def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 
-from cxrignite.data import XrayData
 from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.errors import CheckpointError, NonFiniteError, RunFolderError
 from cxrignite.functional import OperatingPoint
 from cxrignite.handlers import ThresholdSearch, latest_valid, load_checkpoint
-from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.films import (
+    check_has_train,
     check_leakage,
     check_no_second_test,
     check_same_everywhere,
@@ -32,6 +32,7 @@ from cxrignite.workflows.films import (
     split_films,
 )
 from cxrignite.workflows.kept_memory import kept_memory
+from cxrignite.workflows.narration import tell_data, tell_end, tell_split, tell_training
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
@@ -91,10 +92,12 @@ def _fit(
             _logger.info("%s is finished, nothing to do", folder.root)
             return
         precision = choose_precision(recipe.trainer.precision, session.device)
+        tell_data(recipe)
         # Listed before the model is built, since a missing folder is the most common mistake, and
         # read after it, since reading thousands of films takes longer.
         with collector_paused():
             listed = recipe.data.source.films()
+        check_has_train(recipe, listed)
         check_no_second_test(recipe, listed)
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
@@ -116,8 +119,9 @@ def _fit(
         if recipe.explain.target_layer is not None:
             explained_layer(recipe, model, data.image_size)  # a slip shows now, not in the end
         check_certificates(recipe, data)
-        _tell(session, precision, data, model)
+        tell_split(recipe, listed, data, frozen=checkpoint is not None)
         training = Training(recipe, session, precision, model, data, folder)
+        tell_training(recipe, session, precision, model, training.epoch_length)
         if training.ledger.corrects_twice:
             _logger.warning(
                 "the sampler and the loss both correct the class balance: scores are further from "
@@ -158,6 +162,10 @@ def _checkpoint(
             f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
         )
     automatic = resume == "auto"
+    if not (automatic or Path(resume).exists()):
+        raise CheckpointError(
+            f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"
+        )
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
@@ -179,16 +187,6 @@ def _facts(session: Session, precision: Precision) -> dict[str, object]:
         "precision": precision.name,
         "processes": session.world_size,
     }
-
-
-def _tell(session: Session, precision: Precision, data: XrayData, model: BinaryClassifier) -> None:
-    for line in data.describe().splitlines():
-        _logger.info("%s", line)
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    _logger.info("model %s, %.2f million parameters", type(model).__name__, millions)
-    _logger.info("device %s, %s: %s", session.device, precision.name, precision.reason)
-    if session.world_size > 1:
-        _logger.info("%d processes", session.world_size)
 
 
 def _illustrate_later(training: Training) -> None:
@@ -248,7 +246,9 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
         scaling=Scaling.fit(scored["val"].y_score, scored["val"].y_true),
     )
     for split, scores in scored.items():
-        publish(scores, decision, folder, Scoring(split, split), training.board, best["epoch"])
+        scoring = Scoring(split, split, tells_decision=False)  # which is told last, once
+        sys.stdout.write("\n")
+        publish(scores, decision, folder, scoring, training.board, best["epoch"])
     Reference.of(scored[deciding]).write(folder.reference_path)
     illustrations.illustrate_training(folder, training.board)
     # Last, since it says that the run is finished.
@@ -258,7 +258,8 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
         _logger.warning("no threshold meets the constraints on the %s split", deciding)
     elif point is not None and point.tpr == 0:
         _logger.warning("at this threshold no film is positive: no score reaches it")
-    _logger.info("best epoch %d; everything is in %s", best["epoch"], folder.root)
+    chosen = (best["epoch"], training.best.metric, training.best.best_score or 0.0)
+    tell_end(folder, decision, chosen, data)
 
 
 def _choose(

@@ -81,7 +81,9 @@ class RunFolder:
         # An audit may have been here before the run.
         others = set(self.root.iterdir()) - {self.audit_dir} if self.root.is_dir() else ()
         foreign = bool(others) and not self._lock_path.exists()
-        if foreign or (self.root.exists() and not self.root.is_dir()):
+        if self.root.exists() and not self.root.is_dir():
+            raise RunFolderError(f"run_dir must be a folder, got the file {self.root}")
+        if foreign:
             raise RunFolderError(
                 f"{self.root} is not empty and no run folder; choose another run_dir"
             )
@@ -150,7 +152,7 @@ class RunFolder:
             RunFolderError: There is no run, or it did not finish.
         """
         if not self.holds_run:
-            raise RunFolderError(f"{self.root} holds no run: it has no {self.history_path.name}")
+            raise RunFolderError(f"{self.root} holds no run: {self.why_no_run()}")
         if not self.is_finished:
             raise RunFolderError(
                 f"the run in {self.root} did not finish: "
@@ -158,6 +160,13 @@ class RunFolder:
                 f"go on with `cxrignite fit --config {self.recipe_path} --resume auto`"
             )
         return self.recipe_path
+
+    def why_no_run(self) -> str:
+        """What is there instead of a run, for a message."""
+        if not self.root.exists():
+            return "there is no such folder; `cxrignite fit` makes it"
+        runs = ", ".join(sorted(str(each.parent) for each in self.root.glob("*/history.csv")))
+        return f"it has no {self.history_path.name}" + (f", but these do: {runs}" if runs else "")
 
     def write_json(self, path: Path, content: Mapping[str, Any] | None) -> None:
         """Write a JSON file whole or not at all."""

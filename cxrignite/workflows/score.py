@@ -63,6 +63,7 @@ class Scoring:
     same_films: bool = True
     operating_point: str | None = None
     subgroups: re.Pattern[str] | None = None
+    tells_decision: bool = True
 
     @property
     def is_judged(self) -> bool:
@@ -165,7 +166,7 @@ def publish(
         content["num_looks"] = folder.count_look(scores.films)
     folder.write_json(folder.metrics_path(name), content)
     illustrate_scores(folder, name, scores, decision, content, board, step)
-    remarks = [decision.describe()]
+    remarks = [decision.describe()] if scoring.tells_decision else []
     if shift is not None:
         remarks.append(shift.describe())
     if content.get("num_looks", 1) > 1:
@@ -174,7 +175,8 @@ def publish(
             "a choice made by them needs other films to be judged on"
         )
     warning = banner(content["certificate"])
-    parts = [score_table(name, scores.classes, content), "", *map(indented, remarks)]
+    parts = [score_table(name, scores.classes, content)]
+    parts += ["", *map(indented, remarks)] if remarks else []
     sys.stdout.write("\n".join([*parts, *([warning] if warning else [])]) + "\n")
 
 

@@ -23,11 +23,13 @@ class Session:
 
     Attributes:
         device: The device of this process.
+        reason: Why this one, for a log.
         rank: This process, from 0.
         world_size: Processes in all.
     """
 
     device: torch.device
+    reason: str = "asked for"
     rank: int = 0
     world_size: int = 1
 
@@ -74,7 +76,8 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             chosen = torch.device("cpu")
         if idist.get_rank() > 0:
             logging.getLogger("cxrignite").setLevel(logging.WARNING)
-        yield Session(chosen, idist.get_rank(), idist.get_world_size())
+        reason = _why(device, chosen)
+        yield Session(chosen, reason, idist.get_rank(), idist.get_world_size())
         idist.barrier()  # nobody leaves while another still speaks to it
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[:2]
@@ -85,6 +88,13 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             # As long as that lives, so do gloo's threads; one that is still there when the
             # interpreter ends may bring the process down (SIGABRT, seen once in CI).
             gc.collect()
+
+
+def _why(asked: str, chosen: torch.device) -> str:
+    if chosen.type == "cpu":
+        return "there is no CUDA device" if asked == "auto" else "asked for"
+    name = torch.cuda.get_device_name(chosen)
+    return f"there is a CUDA device, {name}" if asked == "auto" else f"{name}, asked for"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from cxrignite.errors import RecipeError
+from cxrignite.terminal import wrapped
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -44,9 +45,10 @@ def describe_recipes() -> str:
     """A line a recipe: its name and the first line of its opening comment."""
     names = recipe_names()
     width = max(map(len, names), default=0)
-    firsts = (recipe_path(name).read_text(encoding="utf-8").partition("\n")[0] for name in names)
+    texts = (recipe_path(name).read_text(encoding="utf-8") for name in names)
+    firsts = (text.partition("\n")[0].lstrip("# ") for text in texts)
     lines = zip(names, firsts, strict=True)
-    return "".join(f"{name:<{width}}  {first.lstrip('# ')}\n" for name, first in lines)
+    return "".join(f"{wrapped(first, f'{name:<{width}}  ')}\n" for name, first in lines)
 
 
 def copy_recipe(name: str, folder: Path) -> Path:

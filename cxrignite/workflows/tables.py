@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from cxrignite.terminal import wrapped
 
 _RATES = (
     ("TNR (specificity)", "tnr"),
@@ -18,7 +19,7 @@ _CALIBRATION = (
     ("calibration error (ECE)", "ece"),
     ("calibration slope", "calibration_slope"),
 )
-_FITTED = ("platt", "temperature")
+_FITTED = {"platt": "Platt scaling", "temperature": "temperature scaling"}
 _WIDTH = 28
 
 
@@ -50,14 +51,16 @@ def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -
     titles = ["of the raw score", "at natural prevalence"][: len(shown)]
     lines += ["", _row("", titles)]
     lines += [_row(label, [_figure(each, key) for each in shown]) for label, key in _CALIBRATION]
-    fitted = [f"{name} {_figure(scales[name], 'ece')}" for name in _FITTED if scales[name]]
+    fitted = [name for name in _FITTED if scales[name]]
     if fitted:
-        lines.append(f"  {'ECE after scaling':<{_WIDTH}}{', '.join(fitted)}")
+        lines.append(_row("", [_FITTED[name] for name in fitted]))
+        cells = [_figure(scales[name], "ece") for name in fitted]
+        lines.append(_row("calibration error (ECE)", cells))
     if content["subgroups"]:
-        lines += ["", _row("", ["TNR", "TPR", "AUC"])]
+        lines += ["", _wide_row(["TNR", "TPR", "AUC"])]
     for group in content["subgroups"]:
-        label = f"{group['attribute']} {group['value']} ({group['num_images']})"
-        lines.append(_row(label, [_figure(group, key) for key in ("tnr", "tpr", "roc_auc")]))
+        lines.append(f"  {group['attribute']} {group['value']} ({group['num_images']})")
+        lines.append(_wide_row([_figure(group, key) for key in ("tnr", "tpr", "roc_auc")]))
     return "\n".join(lines)
 
 
@@ -90,13 +93,13 @@ def banner(certificate: Mapping[str, Any] | None) -> str | None:
 
 
 def indented(text: str, first: str = "  ") -> str:
-    """A remark in lines of at most 100 characters.
+    """A remark in lines that fit the terminal.
 
     Args:
         text: One line.
         first: How the first line begins; the others begin further in.
     """
-    return textwrap.fill(text, 100, initial_indent=first, subsequent_indent=" " * len(first) + "  ")
+    return wrapped(text, first, " " * len(first) + "  ")
 
 
 def _figure(block: Mapping[str, Any], key: str, digits: int = 3) -> str:
@@ -110,3 +113,8 @@ def _figure(block: Mapping[str, Any], key: str, digits: int = 3) -> str:
 
 def _row(label: str, cells: Sequence[str]) -> str:
     return f"  {label:<{_WIDTH}}{''.join(f'{cell:<26}' for cell in cells)}".rstrip()
+
+
+def _wide_row(cells: Sequence[str]) -> str:
+    """Three figures with their intervals in 80 columns leave no room for a label."""
+    return f"      {''.join(f'{cell:<25}' for cell in cells)}".rstrip()

@@ -40,6 +40,7 @@ from cxrignite.handlers import (
 )
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.narration import EpochLines
 from cxrignite.workflows.parts import build_ledger, build_loss
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, seed_everything
@@ -109,6 +110,7 @@ class Training:
         self.stop = GracefulStop()
         self.stopper = self._early_stopping(metric)
         self.saver = SafeSaver(folder.checkpoints_dir)
+        self._lines = EpochLines(settings.max_epochs, metric)
         self._attach()
 
     @property
@@ -278,23 +280,8 @@ class Training:
         return ", ".join(films[index].name for index in batch.index.tolist())
 
     def _tell(self, trainer: Engine) -> None:
-        metrics = trainer.state.metrics
-        parts = [f"epoch {trainer.state.epoch}/{self.recipe.trainer.max_epochs}"]
-        parts += [
-            form.format(metrics[name])
-            for name, form in (
-                ("loss", "loss {:.4f}"),
-                ("val_loss", "val loss {:.4f}"),
-                ("val_roc_auc", "AUC {:.4f}"),
-                ("val_tnr", "TNR {:.3f}"),
-                ("val_tpr", "TPR {:.3f}"),
-                ("epoch_seconds", "{:.1f} s"),
-                ("images_per_second", "{:.0f} images/s"),
-            )
-            if name in metrics
-        ]
-        best = " (best)" if self.best.best_epoch == trainer.state.epoch else ""
-        _logger.info("%s%s", "  ".join(parts), best)
-        if self.is_finished and trainer.state.epoch < self.recipe.trainer.max_epochs:
+        epoch = trainer.state.epoch
+        self._lines.tell(epoch, trainer.state.metrics, is_best=self.best.best_epoch == epoch)
+        if self.is_finished and epoch < self.recipe.trainer.max_epochs:
             patience, metric = self.recipe.monitor.patience, self.recipe.monitor.metric
             _logger.info("stopped early: %d epochs without a better %s", patience, metric)

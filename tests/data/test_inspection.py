@@ -63,7 +63,7 @@ def test_progress_is_silent_where_stderr_is_no_terminal(make_films, capfd):
 def test_progress_shows_on_a_terminal(make_films, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     inspect_films(make_films(), progress=True)
-    assert "26/26" in capsys.readouterr().err
+    assert "/26 [" in capsys.readouterr().err
 
 
 def test_no_more_files_are_open_at_a_time_than_there_are_threads(make_films, monkeypatch):

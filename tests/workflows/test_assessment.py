@@ -229,7 +229,7 @@ def test_scaling_is_told_beside_the_raw_scores(scores):
     platt = brier_score_loss(scores.y_true, scaling.platt(scores.y_score))
     assert content["calibration"]["platt"]["brier"] == pytest.approx(platt)
     assert content["calibration"]["temperature"]["ece"] is not None
-    assert "ECE after scaling" in score_table("test", CLASSES, content)
+    assert "Platt scaling" in score_table("test", CLASSES, content)
     assert assessed(scores, decided(scores))["calibration"]["platt"] is None
 
 

@@ -154,7 +154,7 @@ def test_a_run_without_an_end_is_told_how_to_go_on(folder):
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
     (tmp_path / "run").write_text("a file")
     with (
-        pytest.raises(RunFolderError, match="no run folder"),
+        pytest.raises(RunFolderError, match="must be a folder, got the file"),
         RunFolder(tmp_path / "run").lock(),
     ):
         pass

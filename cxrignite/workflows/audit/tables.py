@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cxrignite.terminal import wrapped
 from cxrignite.workflows.audit.findings import KINDS, Finding
 from cxrignite.workflows.audit.probes import Probe
 from cxrignite.workflows.audit.results import AuditResults
 
-_WIDTH = 100
+_PROBE_WIDTH = 46
 _MARKS = {"problem": "!!", "warning": " !"}
 
 
@@ -21,17 +21,17 @@ def audit_table(results: AuditResults) -> str:
         results: What it shows.
     """
     title = f"{results.root}: {results.num_films:,} films"
-    lines = [title, "", *_columns(results.splits), ""]
+    lines = [title, "", *_columns(results.splits, results.classes), ""]
     sentences = [*results.describe_files(), *results.plan.sentences]
-    lines += [line for sentence in sentences for line in _wrapped(sentence, "  ")]
+    lines += [wrapped(sentence, "  ") for sentence in sentences]
     for name, some in results.probes.items():
         if some:
-            lines += ["", f"  {name:<50}AUC"]
-            lines += [f"  {probe.name:<50}{auc_text(probe)}" for probe in some]
+            lines += ["", f"  {name:<{_PROBE_WIDTH}}AUC"]
+            lines += [f"  {probe.name:<{_PROBE_WIDTH}}{auc_text(probe)}" for probe in some]
     lines.append("")
     for finding in results.findings:
         head = f"{_MARKS[finding.severity]} {KINDS[finding.kind].title} ({finding.kind})"
-        lines += [head, *_wrapped(finding.text, "     "), *_wrapped(advice(finding), "     -> ")]
+        lines += [head, wrapped(finding.text, "     "), wrapped(advice(finding), "     -> ")]
     if not results.findings:
         lines.append("nothing was found to be wrong")
     return "\n".join(lines)
@@ -53,29 +53,16 @@ def advice(finding: Finding) -> str:
     return KINDS[finding.kind].advice
 
 
-def _columns(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _columns(counts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> list[str]:
     if not counts:
         return ["  no film can be read"]
-    names = list(counts[0])
-    cells = [names, *([_cell(row[name]) for name in names] for row in counts)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(names))]
+    # A class's patients stand beside its films, so that the table fits 80 columns.
+    cells = [["split", "films", "patients", *(f"{name} (patients)" for name in classes)]]
+    for row in counts:
+        both = (f"{row[name]:,} ({row[f'{name} patients']:,})" for name in classes)
+        cells.append([row["split"], f"{row['films']:,}", f"{row['patients']:,}", *both])
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
         "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
         for row in cells
     ]
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _wrapped(text: str, first: str) -> list[str]:
-    # Names of files are long, and a broken one cannot be copied.
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=first,
-        subsequent_indent=" " * len(first),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from cxrignite.arguments import OneLineParser
 from cxrignite.workflows.download.catalogue import PUBLIC_DATA
 from cxrignite.workflows.download.verb import download
 
@@ -16,9 +16,7 @@ def download_named(argv: list[str], what: str) -> None:
         argv: The arguments after the verb.
         what: What the verb does, for its help.
     """
-    parser = argparse.ArgumentParser(
-        prog="cxrignite download", description=f"{what}.", allow_abbrev=False
-    )
+    parser = OneLineParser("cxrignite download", f"{what}.")
     names = list(PUBLIC_DATA)
     parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument(

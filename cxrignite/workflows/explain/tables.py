@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxrignite.handlers import Explanation
+from cxrignite.terminal import wrapped
 
 _WIDTH = 30
 
@@ -29,7 +30,7 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
     if found is None:
         return "\n".join([*lines, "  whether the maps mean anything was not measured"])
     random, against = found["randomization"], found["against"]
-    lines += ["", f"  {_question(found, positive)}", *_curves(found)]
+    lines += ["", _question(found, positive), *_curves(found)]
     lines.append(
         _row(
             "random weights",
@@ -38,7 +39,7 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
         )
     )
     if against is not None:
-        lines += ["", f"  {_question(against, content['other_class'])}", *_curves(against)]
+        lines += ["", _question(against, content["other_class"]), *_curves(against)]
     masks = found["masks"]
     if masks is not None:
         low, high = masks["pointing_game_interval"]
@@ -62,9 +63,10 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
 
 
 def _question(found: Mapping[str, Any], scored: str) -> str:
-    return (
+    return wrapped(
         f"does P({scored}) rest on what maps for {scored} show? "
-        f"({found['num_images']} films, called {scored} where any is)"
+        f"({found['num_images']} films, called {scored} where any is)",
+        "  ",
     )
 
 
@@ -99,7 +101,7 @@ def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> list[str]:
 
 
 def _row(label: str, text: str) -> str:
-    return f"  {label:<{_WIDTH}}{text}"
+    return wrapped(text, f"  {label:<{_WIDTH}}")
 
 
 def _told(number: float | None) -> str:

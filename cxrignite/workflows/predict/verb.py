@@ -35,6 +35,7 @@ from cxrignite.workflows.predict.output_settings import OutputPaths
 from cxrignite.workflows.predict.scoring import Unscored, score_films
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, open_session
+from cxrignite.workflows.tables import indented
 
 _logger = logging.getLogger(__name__)
 
@@ -238,11 +239,13 @@ def _summary(
     called = f", {output.num_positive} called positive" if decision.point else ""
     before = f" ({num_before} of them before)" if num_before else ""
     lines = [f"{paths.table}: {num_films} films scored{before}{called}"]
-    lines.append(f"  {decision.describe()}")
+    lines.append(indented(decision.describe()))
     if decision.point:
         lines.append(
-            "  this holds for films like those that chose the threshold: `test` on labelled films "
-            "of this site tells whether these are, `recalibrate` chooses by them"
+            indented(
+                "this holds for films like those that chose the threshold: `test` on labelled "
+                "films of this site tells whether these are, `recalibrate` chooses by them"
+            )
         )
     if has_maps:
         lines.append(f"  maps in {paths.maps_dir}")

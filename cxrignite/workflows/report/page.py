@@ -57,7 +57,7 @@ def write_report(
     """
     folder = RunFolder(run_dir)
     if not folder.holds_run:
-        raise RunFolderError(f"{run_dir} holds no run: it has no {folder.history_path.name}")
+        raise RunFolderError(f"{run_dir} holds no run: {folder.why_no_run()}")
     records = RunRecords(folder)
     context = _context(records)
     # First without pictures: what is left of the page's size is theirs.

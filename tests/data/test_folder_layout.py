@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from cxrignite.data.folder_layout import check_class_dir, check_root, folder_names
+from cxrignite.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "films" / split / "ill").mkdir(parents=True)
+    (tmp_path / "films" / "readme.txt").touch()
+    return tmp_path / "films"
+
+
+def test_a_root_with_either_split_is_taken(root):
+    check_root(root)
+    (root / "train").rename(root / "other")
+    check_root(root)
+
+
+@pytest.mark.parametrize("below", ["train", "..", "train/ill"])
+def test_the_folder_above_or_below_is_named_where_it_was_meant(root, below):
+    wrong = (root / below).resolve()
+    with pytest.raises(DataError) as error:
+        check_root(wrong)
+    told = str(error.value)
+    assert "must hold a folder 'train' or 'test', found" in told
+    assert told.endswith(f"did you mean {root}?") == (below != "train/ill")
+
+
+def test_a_relative_root_that_is_missing_says_where_it_was_looked_for(root, monkeypatch):
+    monkeypatch.chdir(root)
+    with pytest.raises(DataError, match=f"got films, looked for in {root}$"):
+        check_root(Path("films"))
+    with pytest.raises(DataError, match=r"got .*/nowhere$"):
+        check_root(root / "nowhere")
+
+
+def test_a_class_without_a_folder_is_told_with_those_that_have_one(root):
+    assert check_class_dir(root / "train", "ill") == root / "train" / "ill"
+    with pytest.raises(DataError, match="a folder for class 'healthy', found 'ill'"):
+        check_class_dir(root / "train", "healthy")
+
+
+def test_files_are_no_folders(root):
+    assert folder_names(root) == "'test', 'train'"
+    assert folder_names(root / "train" / "ill") == "no folder"

@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from cxrignite.handlers.image_count import num_images
+
+
+@pytest.mark.parametrize(
+    ("batch", "number"),
+    [
+        ((torch.zeros(3, 1, 2, 2), torch.zeros(3)), 3),
+        ([torch.zeros(0, 1, 2, 2)], 0),
+        (torch.zeros(5, 1), 5),
+        (torch.tensor(1.0), 0),
+        ((), 0),
+        ({"image": torch.zeros(3, 1)}, 0),
+        (7, 0),
+    ],
+)
+def test_images_are_counted_where_a_batch_begins_with_them(batch, number):
+    assert num_images(batch) == number
