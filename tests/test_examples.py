@@ -147,7 +147,7 @@ def test_the_handlers_work_on_the_engines_of_monai(ran):
 
 def test_a_recipe_names_a_model_and_a_loss_from_the_current_folder(ran):
     folder, out, err = ran("own_model")
-    assert "model TwoScaleNet" in err
+    assert "model     TwoScaleNet" in err
     resolved = (folder / "runs" / "own_model" / "recipe.yaml").read_text()
     assert "my_parts.TwoScaleNet" in resolved
     assert "my_parts.FocalLoss" in resolved

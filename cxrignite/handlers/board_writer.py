@@ -87,6 +87,17 @@ class BoardWriter(Attachable):
         if idist.get_rank() == 0:
             self._open().writer.add_scalar(tag, value, step)
 
+    def add_text(self, tag: str, text: str, step: int) -> None:
+        """Write a text.
+
+        Args:
+            tag: Its name.
+            text: Markdown.
+            step: The epoch it belongs to.
+        """
+        if idist.get_rank() == 0:
+            self._open().writer.add_text(tag, text, step)
+
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         """Write a matplotlib figure, which stays open.
 

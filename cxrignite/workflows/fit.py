@@ -131,6 +131,7 @@ def _fit(
         if checkpoint is not None:
             training.load_state_dict(checkpoint)
             _logger.info("going on after epoch %d", training.trainer.state.epoch)
+        illustrations.illustrate_validations(training.validator, training.trainer, training.board)
         if session.leads:
             if checkpoint is None:
                 write_split(films, folder.split_path)

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ignite.engine import Engine, Events
 
 from cxrignite.data import XrayData
 from cxrignite.durable_write import write_durably
-from cxrignite.handlers import BoardWriter
+from cxrignite.handlers import BoardWriter, ScoreCollector
 from cxrignite.workflows import figures, score_figures
 from cxrignite.workflows.run_folder import RunFolder
 
@@ -25,14 +26,18 @@ if TYPE_CHECKING:
 
 _SAMPLES_PER_CLASS = 6
 _LAST_OF_DATA = "class_distribution"
+# TensorBoard sorts groups by name: what is one point a run comes behind the curves.
+_BEST = "with_best_weights"
 
 
 def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> Iterator[None]:
-    """Show how many films there are of each class and split, and what some of them look like.
+    """Show the recipe, how many films each class and split has, and what some of them look like.
 
     Yields:
         After each figure, so that the caller can stop between two; a figure takes about a second.
     """
+    recipe = folder.recipe_path.read_text(encoding="utf-8")
+    board.add_text("recipe", f"```yaml\n{recipe}```", 0)
     counts = {
         split: dict(zip(data.classes, data.class_counts(split), strict=True))
         for split in data.splits
@@ -60,6 +65,24 @@ def shows_data(folder: RunFolder) -> bool:
     return (folder.figures_dir / f"{_LAST_OF_DATA}.png").is_file()
 
 
+def illustrate_validations(validator: Engine, trainer: Engine, board: BoardWriter) -> None:
+    """Show the precision-recall curve of every validation from now on.
+
+    Args:
+        validator: Whose scores are shown.
+        trainer: Whose epoch is the step.
+        board: Where.
+    """
+    collector = ScoreCollector.on(validator)
+
+    def show() -> None:
+        scores = collector.gather()
+        curve = "val/precision_recall"
+        board.add_pr_curve(curve, scores.y_score, scores.y_true, trainer.state.epoch)
+
+    validator.add_event_handler(Events.COMPLETED, show)
+
+
 def illustrate_scores(
     folder: RunFolder,
     name: str,
@@ -72,13 +95,13 @@ def illustrate_scores(
     """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
     tag = name.replace("@", "/")  # TensorBoard takes no other signs
     point, arrays = decision.point, (scores.y_score, scores.y_true)
-    board.add_pr_curve(f"{tag}/precision_recall", *arrays, step)
+    board.add_pr_curve(f"{_BEST}/{tag}_precision_recall", *arrays, step)
     for key in ("roc_auc", "average_precision"):
         if content[key] is not None:
-            board.add_scalar(f"best/{tag}_{key}", content[key], step)
+            board.add_scalar(f"{_BEST}/{tag}_{key}", content[key], step)
     for rate in ("tnr", "tpr"):
         if point is not None and content["at_threshold"][rate] is not None:
-            board.add_scalar(f"best/{tag}_{rate}", content["at_threshold"][rate], step)
+            board.add_scalar(f"{_BEST}/{tag}_{rate}", content["at_threshold"][rate], step)
     if point is not None:
         cells = scores.confusion(0.5), scores.confusion(point.threshold)
         pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)

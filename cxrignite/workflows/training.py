@@ -102,7 +102,7 @@ class Training:
         self.validator = create_evaluator(
             forward, loss, batch_size=data.eval_batch_size("val"), **computing
         )
-        self.board = BoardWriter(folder.tensorboard_dir, optimizer=self.optimizer)
+        self.board = BoardWriter(folder.tensorboard_dir)
         metric = f"val_{recipe.monitor.metric}"
         self.best = BestCheckpoint(
             {"model": model}, folder.checkpoints_dir, metric, mode=recipe.monitor.mode, name="best"

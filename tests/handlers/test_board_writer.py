@@ -84,14 +84,17 @@ def test_each_epoch_can_be_read_before_the_run_ends(tmp_path):
     assert seen == [[(1, 1.0)], [(1, 1.0), (2, 2.0)]]
 
 
-def test_curves_and_images_are_taken_without_an_engine_and_after_a_run(tmp_path):
+def test_curves_images_and_texts_are_taken_without_an_engine_and_after_a_run(tmp_path):
     board = BoardWriter(tmp_path)
     board.add_image("before", np.zeros((1, 4, 5), np.uint8), 0)
     run(board, lambda epoch: {"loss": 1}, 1)
     board.add_image("after", torch.rand(3, 4, 5), 1)
     board.add_pr_curve("val", np.array([0.1, 0.9]), torch.tensor([0, 1]), 1)
+    board.add_text("recipe", "seed: 0", 0)
     board.close()
     events = read(tmp_path)
+    [text] = events.Tensors("recipe/text_summary")
+    assert (text.step, text.tensor_proto.string_val) == (0, [b"seed: 0"])
     assert sorted(events.Tags()["images"]) == ["after", "before"]
     image = events.Images("before")[0]
     assert (image.height, image.width) == (4, 5)

@@ -12,7 +12,10 @@ from cxrignite.handlers.image_count import num_images
         (torch.zeros(5, 1), 5),
         (torch.tensor(1.0), 0),
         ((), 0),
-        ({"image": torch.zeros(3, 1)}, 0),
+        ({"image": torch.zeros(3, 1), "label": torch.zeros(3)}, 3),
+        ([{"image": torch.zeros(1, 2)}, {"image": torch.zeros(1, 2)}], 2),
+        ({}, 0),
+        ({"name": "a"}, 0),
         (7, 0),
     ],
 )
