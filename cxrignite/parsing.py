@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import sys
@@ -40,8 +39,6 @@ _UNUSED_PARTS = {
     "model": {"class_path": "cxrignite.nn.LightCNN"},
     "optimizer": {"class_path": "torch.optim.SGD"},
 }
-_MAX_NAMED = 6
-_NUM_NAMED = 3  # of a longer list
 
 
 class Option(NamedTuple):
@@ -156,6 +153,7 @@ def recipe_json_schema() -> dict[str, Any]:
 def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
+    from cxrignite.help_text import BriefFormatter, OfRunFormatter, hide_all_but
     from cxrignite.recipe import Recipe
 
     # jsonargparse only warns of a class_path into these by default. A recipe names classes of
@@ -175,7 +173,7 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
         epilog=EXIT_CODES,
         allow_abbrev=False,
         exit_on_error=False,
-        formatter_class=_brief_formatter(),
+        formatter_class=BriefFormatter if takes_recipe else OfRunFormatter,
     )
     parser.add_argument(
         "--config", action="config", help="A recipe; a later --config or option wins over it."
@@ -189,18 +187,10 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
     if verb == "audit":
         parser.set_defaults(_UNUSED_PARTS)
-        _hide_all_but(parser, _AUDITED_KEYS, [option.name for option in OPTIONS[verb]])
+        hide_all_but(parser, _AUDITED_KEYS, [option.name for option in OPTIONS[verb]])
     if not takes_recipe:
-        _hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
+        hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
     return parser
-
-
-def _hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: list[str]) -> None:
-    """Leave out of the help what a verb refuses."""
-    for action in parser._actions:
-        name = action.option_strings[0].lstrip("-") if action.option_strings else action.dest
-        if name not in ("help", *options) and not name.startswith(keys):
-            action.help = argparse.SUPPRESS
 
 
 def _plain(value: Any) -> Any:
@@ -220,21 +210,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, type) and value.__module__ == "numpy":
         return value.__name__
     return value
-
-
-def _brief_formatter() -> type[argparse.HelpFormatter]:
-    """MONAI has hundreds of transforms; help names a few, and `--KEY.help CLASS` tells of each."""
-    from jsonargparse import DefaultHelpFormatter
-
-    class BriefFormatter(DefaultHelpFormatter):
-        def _expand_help(self, action: argparse.Action) -> str:
-            text: str = super()._expand_help(action)
-            before, marker, classes = text.partition("known subclasses: ")
-            names = classes.rstrip(")").split(", ")
-            few = ", ".join(names[:_NUM_NAMED])
-            return text if len(names) <= _MAX_NAMED else f"{before}{marker}{few}, ...)"
-
-    return BriefFormatter
 
 
 def _bases() -> dict[str, type]:

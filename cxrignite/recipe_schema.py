@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,10 +79,10 @@ class _Writer:
     def value(self, hint: Any, key: str) -> Schema:
         """A type, or anything where it is none that YAML could hold."""
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-        if key in self.bases and not _is_union(hint) and origin not in (list, Sequence):
-            return self.choice(self.bases[key])
         if hint in _PLAIN:
             return dict(_PLAIN[hint])
+        if key in self.bases and not _is_union(hint) and origin not in (list, Sequence):
+            return self.choice(self.bases[key])
         if origin is Literal:
             return {"enum": list(arguments)}
         if _is_union(hint):
@@ -103,22 +104,28 @@ class _Writer:
         name = base.__name__.lstrip("_")
         if name not in self.defs:
             self.defs[name] = {}  # a class may take one of its own kind
-            classes = {kind.__name__: kind for kind in _choices(base)}
-            known = [self.of_class(name, classes[each]) for each in sorted(classes)]
+            given = _GIVEN.get(name, set())
+            classes = {kind.__name__: kind for kind in _choices(base, given)}
+            written = {each: self.of_class(given, classes[each]) for each in sorted(classes)}
+            known = {
+                each: schema
+                for each, schema in written.items()
+                if not (_is_ours(classes[each]) and _needs_object(schema))
+            }
             path = {"type": "string", "pattern": r"\."}
             settings = {"class_path": path, "init_args": {"type": "object"}}
             own = {"type": "object", "properties": settings, "additionalProperties": False}
             own["description"] = "A class by its import path, such as one of your own."
-            self.defs[name]["anyOf"] = [{"enum": sorted(classes)}, path, *known, own]
+            self.defs[name]["anyOf"] = [{"enum": list(known)}, path, *known.values(), own]
         return {"$ref": f"#/$defs/{name}"}
 
-    def of_class(self, base: str, kind: type) -> Schema:
+    def of_class(self, given: set[str], kind: type) -> Schema:
         """One class by its short name, with its settings."""
         told, hints, properties = _described(kind), _hints(kind), {}
         for parameter in _parameters(kind):
             name = parameter.name
-            if name not in _GIVEN.get(base, ()):
-                schema = self.value(hints.get(name, Any), f"{base}.{name}")
+            if name not in given:
+                schema = self.value(hints.get(name, Any), f"{kind.__name__}.{name}")
                 properties[name] = _documented(schema, told.get(name), parameter.default)
         settings = {"type": "object", "properties": properties, "additionalProperties": False}
         return {
@@ -129,14 +136,34 @@ class _Writer:
         }
 
 
-def _choices(base: type) -> Iterator[type]:
-    """The classes that may be named shortly: public ones that can be made."""
+def _choices(base: type, given: set[str]) -> Iterator[type]:
+    """The classes that may be named shortly: public ones that take what they will be given."""
     for kind in _subclasses(base):
         name, module = kind.__name__, kind.__module__
+        room = sys.modules[".".join(module.split(".")[:2])]
+        hidden = _is_ours(kind) and getattr(room, name, None) is not kind
         of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
-        made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries)
-        if made and module.startswith(_LISTED):
+        made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries or hidden)
+        takes = given <= {parameter.name for parameter in _parameters(kind)}
+        if made and takes and module.startswith(_LISTED):
             yield kind
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("cxrignite.")
+
+
+def _needs_object(schema: Schema) -> bool:
+    """Whether a class cannot do without something that YAML has no words for, such as a model.
+
+    Of classes whose types are all known, that is: many of MONAI's have names for type checkers.
+    """
+    settings = schema["properties"]["init_args"]["properties"].values()
+    return any("default" not in each and _is_anything(each) for each in settings)
+
+
+def _is_anything(schema: Schema) -> bool:
+    return set(schema) <= {"description"} or schema.get("additionalProperties") == {}
 
 
 def _subclasses(base: type) -> Iterator[type]:

@@ -1,0 +1,31 @@
+import pytest
+
+from cxrignite import cli
+
+
+def help_of(verb, capsys):
+    assert cli.run([verb, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "recalibrate", "predict", "explain"])
+def test_a_verb_that_reads_a_run_takes_the_runs_own_values(verb, capsys):
+    said = help_of(verb, capsys)
+    assert "--data.num_workers" in said
+    assert "Loader processes; 0 loads in the main process" in said
+    assert said.count("default: as in the run)") >= 4
+    assert "required, type" not in said
+    assert "--model" not in said
+
+
+def test_fit_says_what_must_be_given_and_what_is_taken_otherwise(capsys):
+    said = help_of("fit", capsys)
+    assert "--data.source SOURCE Where the films come from. (required, type" in said
+    assert "(type: int, default: 4)" in said
+    assert "as in the run" not in said
+
+
+def test_of_many_classes_a_few_are_named(capsys):
+    said = help_of("fit", capsys)
+    assert "torch.optim.Adafactor, torch.optim.Muon, ...)" in said
+    assert "cxrignite.nn.LightCNN, cxrignite.nn.TimmClassifier" in said
