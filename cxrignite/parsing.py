@@ -119,6 +119,7 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
 
     Raises:
         RecipeError: Whatever is wrong with it, in one line.
+        SystemExit: It was asked for its help, or to be printed, and that is done.
     """
     _check_spelling(argv)
     from cxrignite.recipe import Recipe
@@ -139,7 +140,11 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
     options = {name: value for name, value in vars(objects).items() if name not in names}
     for name in options:
         config.pop(name)
-    return recipe, parser.dump(_plain(config), skip_unset=False), options
+    text = parser.dump(_plain(config), skip_unset=False)
+    if options.pop("print_config", False):
+        sys.stdout.write(text)
+        raise SystemExit(0)
+    return recipe, text, options
 
 
 def recipe_json_schema() -> dict[str, Any]:
@@ -174,10 +179,14 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
         allow_abbrev=False,
         exit_on_error=False,
         formatter_class=BriefFormatter if takes_recipe else OfRunFormatter,
+        print_config=None,  # jsonargparse's own writes values of MONAI's that nobody can read
     )
     parser.add_argument(
         "--config", action="config", help="A recipe; a later --config or option wins over it."
     )
+    if takes_recipe:
+        told = "Print what comes of it all, a recipe with every default, and stop."
+        parser.add_argument("--print_config", action="store_true", help=told)
     for option in OPTIONS[verb]:
         parser.add_argument(
             f"--{option.name}", type=option.type, help=option.help, nargs=option.nargs
@@ -187,7 +196,8 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
     if verb == "audit":
         parser.set_defaults(_UNUSED_PARTS)
-        hide_all_but(parser, _AUDITED_KEYS, [option.name for option in OPTIONS[verb]])
+        own = [option.name for option in OPTIONS[verb]]
+        hide_all_but(parser, _AUDITED_KEYS, ["print_config", *own])
     if not takes_recipe:
         hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
     return parser

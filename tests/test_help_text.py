@@ -29,3 +29,18 @@ def test_of_many_classes_a_few_are_named(capsys):
     said = help_of("fit", capsys)
     assert "torch.optim.Adafactor, torch.optim.Muon, ...)" in said
     assert "cxrignite.nn.LightCNN, cxrignite.nn.TimmClassifier" in said
+
+
+def test_what_is_printed_is_a_recipe_that_prints_the_same(capsys, recipes_dir, tmp_path):
+    recipe = str(recipes_dir / "resnet50.yaml")
+    argv = ["fit", "--config", recipe, "--optimizer", "SGD", "--run_dir", str(tmp_path / "run")]
+    assert cli.run([*argv, "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert "class_path: torch.optim.SGD" in printed
+    assert "mode: area" in printed  # as MONAI reads it
+    assert "print_config" not in printed
+    again = tmp_path / "again.yaml"
+    again.write_text(printed, encoding="utf-8")
+    assert cli.run(["fit", "--config", str(again), "--print_config"]) == 0
+    assert capsys.readouterr().out == printed
+    assert not (tmp_path / "run").exists()
