@@ -171,4 +171,4 @@ def test_every_public_name_of_a_room_is_in_the_changelog_and_the_reference(room)
     changes = text_of(ROOT / "CHANGELOG.md")
     names = importlib.import_module(f"cxrignite.{room}").__all__
     assert [name for name in names if not re.search(rf"`{name}\b", changes)] == []
-    assert f"::: cxrignite.{room}\n" in text_of(ROOT / "docs" / "reference" / "api.md")
+    assert f"::: cxrignite.{room}\n" in text_of(ROOT / f"docs/reference/api/{room}.md")
