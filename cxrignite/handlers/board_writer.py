@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,8 @@ from ignite.handlers.tensorboard_logger import OptimizerParamsHandler, Tensorboa
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
+from cxrignite.durable_write import free_bytes
+from cxrignite.errors import CxrIgniteError
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.scalars import scalar_metrics
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any] | torch.Tensor
 
+_log = logging.getLogger(__name__)
 _SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -40,6 +46,9 @@ class BoardWriter(Attachable):
     Args:
         log_dir: The folder of the event files.
         optimizer: Whose learning rates to write, one a parameter group, as `lr/group_0`.
+
+    Raises:
+        CxrIgniteError: During the run, if the folder cannot be written to, as on a full disk.
     """
 
     def __init__(self, log_dir: Path | str, optimizer: Optimizer | None = None) -> None:
@@ -74,7 +83,8 @@ class BoardWriter(Attachable):
             step: The epoch it belongs to.
         """
         if idist.get_rank() == 0:
-            self._open().writer.add_pr_curve(tag, _to_numpy(y_true), _to_numpy(y_score), step)
+            with self._naming_the_folder():
+                self._open().writer.add_pr_curve(tag, _to_numpy(y_true), _to_numpy(y_score), step)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Write one number.
@@ -85,7 +95,8 @@ class BoardWriter(Attachable):
             step: The epoch it belongs to.
         """
         if idist.get_rank() == 0:
-            self._open().writer.add_scalar(tag, value, step)
+            with self._naming_the_folder():
+                self._open().writer.add_scalar(tag, value, step)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         """Write a text.
@@ -96,7 +107,8 @@ class BoardWriter(Attachable):
             step: The epoch it belongs to.
         """
         if idist.get_rank() == 0:
-            self._open().writer.add_text(tag, text, step)
+            with self._naming_the_folder():
+                self._open().writer.add_text(tag, text, step)
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         """Write a matplotlib figure, which stays open.
@@ -107,7 +119,8 @@ class BoardWriter(Attachable):
             step: The epoch it belongs to.
         """
         if idist.get_rank() == 0:
-            self._open().writer.add_figure(tag, figure, step, close=False)
+            with self._naming_the_folder():
+                self._open().writer.add_figure(tag, figure, step, close=False)
 
     def add_image(self, tag: str, image: Array, step: int) -> None:
         """Write an image.
@@ -118,29 +131,46 @@ class BoardWriter(Attachable):
             step: The epoch it belongs to.
         """
         if idist.get_rank() == 0:
-            self._open().writer.add_image(tag, _to_numpy(image), step)
+            with self._naming_the_folder():
+                self._open().writer.add_image(tag, _to_numpy(image), step)
 
     def close(self) -> None:
         """Close the event file; a later write opens another."""
-        if self._logger is not None:
-            self._logger.close()
-            self._logger = None
+        logger, self._logger = self._logger, None
+        if logger is not None:
+            try:
+                logger.close()
+            except OSError as error:  # often of a disk whose being full has been told already
+                _log.warning("the last events are missing in %s: %s", self.log_dir, error.strerror)
 
     def _start(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
             self.close()
-            self._open(purge_step=engine.state.epoch + 1 if engine.state.epoch else None)
+            with self._naming_the_folder():
+                self._open(purge_step=engine.state.epoch + 1 if engine.state.epoch else None)
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
-        logger = self._open()
-        for name, value in scalar_metrics(engine).items():
-            if math.isfinite(value):
-                logger.writer.add_scalar(_tag(name), value, engine.state.epoch)
-        if self.optimizer is not None:
-            OptimizerParamsHandler(self.optimizer)(engine, logger, Events.EPOCH_COMPLETED)
-        logger.writer.flush()
+        with self._naming_the_folder():
+            logger = self._open()
+            for name, value in scalar_metrics(engine).items():
+                if math.isfinite(value):
+                    logger.writer.add_scalar(_tag(name), value, engine.state.epoch)
+            if self.optimizer is not None:
+                OptimizerParamsHandler(self.optimizer)(engine, logger, Events.EPOCH_COMPLETED)
+            logger.writer.flush()
+
+    @contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        # TensorBoard writes in a thread of its own, whose error names no file.
+        try:
+            yield
+        except OSError as error:
+            free = free_bytes(self.log_dir / "events")
+            raise CxrIgniteError(
+                f"cannot write into {self.log_dir} ({free} bytes free): {error.strerror or error}"
+            ) from error
 
     def _open(self, purge_step: int | None = None) -> TensorboardLogger:
         if self._logger is None:

@@ -33,6 +33,8 @@ class GracefulStop(Attachable):
 
     It raises and does not call `engine.terminate`, so that no `EPOCH_COMPLETED` handler writes half
     an epoch. The former signal handlers come back when the outermost engine ends, however it ends.
+    A `RuntimeError` between the signal and the end of its batch counts as the stop: torch raises
+    one where the same signal has ended a loader's worker.
     Outside the main thread, where Python takes no signals, it does nothing and says so once.
 
     *Attach to* the trainer and every evaluator that it runs; after other handlers of
@@ -119,6 +121,11 @@ class GracefulStop(Attachable):
     def _fail(self, engine: Engine, error: BaseException) -> None:
         # Ignite comes here twice for one exception, and swallows it unless it is raised again.
         self._leave(engine)
+        if self._requested is not None and isinstance(error, RuntimeError):
+            # A scheduler signals all processes of a job. A loader's workers end at once, and torch
+            # complains of that inside the batch in work; so it does of other ranks that have left.
+            number, self._requested = self._requested, None
+            raise StopRequested(number) from error
         raise error
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,11 @@ import yaml
 
 from cxrignite.data import Film
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import CheckpointError, CxrIgniteError, RunFolderError
+from cxrignite.errors import CheckpointError, RunFolderError
 from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.environment import environment
+from cxrignite.workflows.log_file import log_file
 from cxrignite.workflows.recipe_keys import flatten_recipe, may_change
 from cxrignite.workflows.reference import Reference
 
@@ -277,23 +277,6 @@ class RunFolder:
         """The rows of `history.csv`; an empty cell is left out."""
         return read_history(self.history_path)
 
-    @contextmanager
-    def logging(self) -> Iterator[None]:
+    def logging(self) -> AbstractContextManager[None]:
         """Keep what the library logs in `run.log`, tracebacks of failures included."""
-        handler = logging.FileHandler(self.log_path, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger = logging.getLogger("cxrignite")
-        logger.addHandler(handler)
-        try:
-            yield
-        except BaseException as error:
-            # In the file alone: the terminal gets one line from the command line. A traceback is
-            # for what nobody foresaw.
-            foreseen = isinstance(error, (CxrIgniteError, KeyboardInterrupt))
-            info = None if foreseen else (type(error), error, error.__traceback__)
-            told = f"ended by {type(error).__name__}: {error}"
-            handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, told, (), info))
-            raise
-        finally:
-            logger.removeHandler(handler)
-            handler.close()
+        return log_file(self.log_path)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cxrignite.errors import RecipeError
+from cxrignite.workflows.shortages import shortages_in_one_line
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
 
     Raises:
         RecipeError: `cuda` was asked for and there is none.
+        CxrIgniteError: Memory ran out in the block, or a worker process was ended.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("trainer.device is cuda, and this machine has no CUDA device")
@@ -77,7 +79,8 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
         if idist.get_rank() > 0:
             logging.getLogger("cxrignite").setLevel(logging.WARNING)
         reason = _why(device, chosen)
-        yield Session(chosen, reason, idist.get_rank(), idist.get_world_size())
+        with shortages_in_one_line():
+            yield Session(chosen, reason, idist.get_rank(), idist.get_world_size())
         idist.barrier()  # nobody leaves while another still speaks to it
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[:2]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 import time
 from types import ModuleType
@@ -135,3 +136,35 @@ def test_tensorboardx_is_not_used_where_it_is_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", ModuleType("tensorboardX"))
     run(BoardWriter(tmp_path), lambda epoch: {"loss": 2}, 2, start=1)
     assert scalars(tmp_path, "train/loss") == [(1, 1.0), (2, 2.0)]
+
+
+FULL = """
+import logging, resource, sys
+from ignite.engine import Engine, Events
+from cxrignite.handlers import BoardWriter
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+board, trainer = BoardWriter(sys.argv[1]), Engine(lambda engine, batch: None)
+trainer.add_event_handler(
+    Events.EPOCH_COMPLETED,
+    lambda: trainer.state.metrics.update({f"val_{number}": 1.0 for number in range(50)}),
+)
+board.attach(trainer)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    trainer.run([0], max_epochs=9)
+finally:
+    board.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
+def test_a_disk_that_takes_no_more_is_one_line_with_the_folder_and_closing_hides_nothing(tmp_path):
+    # In a process of its own, as the limit is of the whole process.
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"cxrignite.errors.CxrIgniteError: cannot write into {tmp_path} (")
+    assert last.endswith("bytes free): File too large")
+    assert f"the last events are missing in {tmp_path}: File too large" in ended.stdout

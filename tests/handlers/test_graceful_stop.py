@@ -73,6 +73,21 @@ def test_a_second_signal_stops_at_once():
     assert stopped.value.signal_number == signal.SIGINT
 
 
+@pytest.mark.parametrize(
+    ("error", "ends"), [(RuntimeError, StopRequested), (ValueError, ValueError)]
+)
+def test_what_torch_complains_of_after_a_signal_counts_as_the_stop(error, ends):
+    def workers_end_too():
+        send(signal.SIGTERM)
+        raise error("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+    engine, _ = trainer_that(2, workers_end_too)
+    GracefulStop().attach(engine)
+    with pytest.raises(ends) as stopped:
+        engine.run(range(4))
+    assert getattr(stopped.value, "signal_number", 15) == signal.SIGTERM
+
+
 def nested(stop: GracefulStop, at: int) -> tuple[Engine, Engine, list[str]]:
     trainer, seen = trainer_that(0, send)
     evaluator, _ = trainer_that(at, send)

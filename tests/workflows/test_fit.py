@@ -76,6 +76,7 @@ def start(tmp_path, films):
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # so that its group can be signalled alone
             env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         )
 
@@ -485,6 +486,37 @@ def test_a_signal_stops_after_the_batch_and_the_run_goes_on_exactly(
     assert "Traceback" not in error
     assert "--resume auto" in error
     assert "Traceback" not in (tmp_path / "run" / "run.log").read_text()
+    assert fit(tmp_path / "run", "--data.num_workers", "2", "--resume", "auto") == 0
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_all_processes_of_a_job_is_a_stop_like_any_other(
+    number, code, start, fit, uninterrupted, tmp_path
+):
+    process = start(tmp_path / "run", "--data.num_workers", "2")
+    wait_for_epoch(tmp_path / "run", process, 1)
+    os.killpg(process.pid, number)  # as SLURM, `timeout` and a terminal do
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code, error
+    assert "Traceback" not in error
+    assert "--resume auto" in error
+    assert fit(tmp_path / "run", "--data.num_workers", "2", "--resume", "auto") == 0
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+def test_a_worker_that_is_killed_ends_the_run_in_one_line_and_it_goes_on_exactly(
+    start, fit, uninterrupted, tmp_path
+):
+    process = start(tmp_path / "run", "--data.num_workers", "2")
+    wait_for_epoch(tmp_path / "run", process, 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the system out of memory
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    assert "Traceback" not in error
+    assert "error: DataLoader worker (pid" in error
+    assert "lower data.num_workers" in error
     assert fit(tmp_path / "run", "--data.num_workers", "2", "--resume", "auto") == 0
     assert_same_run(uninterrupted, tmp_path / "run")
 

@@ -1,0 +1,37 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from cxrignite.errors import DataError
+from cxrignite.workflows.log_file import log_file
+
+LOGGER = logging.getLogger("cxrignite.somewhere")
+
+
+def test_lines_are_added_with_their_time_and_how_it_ended(tmp_path):
+    path = tmp_path / "run.log"
+    with log_file(path):
+        LOGGER.warning("first")
+    with pytest.raises(DataError), log_file(path):
+        raise DataError("no films")
+    first, second = path.read_text().splitlines()
+    assert first.endswith("WARNING first")
+    assert second.endswith("ERROR ended by DataError: no films")
+
+
+def test_what_nobody_foresaw_leaves_its_traceback(tmp_path):
+    with pytest.raises(KeyError), log_file(tmp_path / "run.log"):
+        {}["x"]
+    assert "Traceback" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_hides_no_error_and_prints_no_traceback(capsys):
+    def say_and_fail():
+        LOGGER.warning("a line that finds no room")
+        raise DataError("no films")
+
+    with pytest.raises(DataError, match="no films"), log_file(Path("/dev/full")):
+        say_and_fail()
+    assert capsys.readouterr().err == ""
