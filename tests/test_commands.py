@@ -84,6 +84,8 @@ def is_executed(line):
 
 
 EXECUTED = [page for page in PAGES if any(map(is_executed, lines_of(page)))]
+# No guide: its lines are those of other pages, with larger networks.
+SLOW = {"docs/results.md": [pytest.mark.slow]}
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,9 @@ def prepare(line, home):
             shutil.copytree(home / "finished" / name, home / "runs" / name)
 
 
-@pytest.mark.parametrize("page", EXECUTED)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=SLOW.get(page, [])) for page in EXECUTED]
+)
 def test_every_command_of_a_page_does_what_it_says(page, home, capsys):
     for line in filter(is_executed, lines_of(page)):
         prepare(line, home)
