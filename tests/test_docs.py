@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,13 @@ def test_a_yaml_block_may_be_laid_over_a_recipe(block, tmp_path, monkeypatch):
     overlay.write_text(block, encoding="utf-8")
     recipe = ROOT / "recipes" / "resnet50.yaml"
     parse_recipe("fit", "", ["--config", str(recipe), "--config", str(overlay)])
+
+
+@pytest.mark.parametrize("block", [*blocks("bash"), *blocks("sh")])
+def test_a_shell_block_is_one_that_bash_can_read(block):
+    # Loops over runs, clusters and downloads: what they call is executed by test_commands.py.
+    read = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=60)
+    assert (read.returncode, read.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("line", command_lines())
