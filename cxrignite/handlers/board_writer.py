@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,8 @@ class BoardWriter(Attachable):
                 logger.close()
             except OSError as error:  # often of a disk whose being full has been told already
                 _log.warning("the last events are missing in %s: %s", self.log_dir, error.strerror)
+                with suppress(OSError):  # ends the thread, whose traceback would follow our message
+                    logger.writer.file_writer.close()
 
     def _start(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
