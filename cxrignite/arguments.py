@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cxrignite.errors import RecipeError
 
@@ -16,10 +16,11 @@ class OneLineParser(argparse.ArgumentParser):
     Args:
         prog: The command, such as `cxrignite report`.
         description: What it does.
+        settings: Further arguments of `ArgumentParser`; `argparse` gives its subparsers some.
     """
 
-    def __init__(self, prog: str, description: str | None = None) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments.

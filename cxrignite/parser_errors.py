@@ -101,6 +101,8 @@ def _wrong_class(text: str, key: str, base: type | None) -> str | None:
     )
     if misfit and base:
         rule = f"a subclass of {base.__module__}.{base.__qualname__}"
+        if base.__name__ == "Attachable":
+            rule = "a class whose attach(engine) needs no more than an engine"
         return f"'{key}' must be {rule}, got {misfit[1] or misfit[2]}"
     module = re.search(r"No module named '([\w.]+)'", text)
     if module:

@@ -114,10 +114,51 @@ def test_every_kind_of_promise_is_found():
     assert verbs >= {"fit", "test", "recalibrate", "compare", "report", "recipes"}
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+def read_apart(recipes, *options, parts, folder):
+    """What `fit` makes of recipes and of the reader's own classes, in a process of its own.
+
+    A class that was once defined is offered to every later test that errs.
+    """
+    files = [word for recipe in recipes for word in ("--config", str(recipe))]
+    return subprocess.run(
+        [sys.executable, "-m", "cxrignite", "fit", *files, *options, "--print_config"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(parts)])},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def classes_of_pages():
+    """Each class that a page defines, with the module by which a recipe there names it."""
+    for page in PAGES:
+        for language, block in FENCED.findall(text_of(page)):
+            defined = re.search(r"^class (\w+)", block, re.M)
+            if language == "python" and defined:
+                module = re.search(rf"\b(my_\w+)\.{defined[1]}\b", text_of(page))[1]
+                yield pytest.param(block, module, defined[1], id=defined[1])
+
+
+@pytest.mark.parametrize(
+    "block", [each for each in blocks("python") if "\nclass " not in each[0][0]]
+)
 def test_a_python_block_runs(block):
     engines = {name: Engine(lambda engine, batch: None) for name in ("trainer", "evaluator")}
     exec(compile(block, "block", "exec"), engines)  # the engines are the reader's own
+
+
+@pytest.mark.parametrize(("block", "module", "name"), [*classes_of_pages()])
+def test_a_class_of_a_page_may_be_named_in_a_recipe(block, module, name, tmp_path):
+    (tmp_path / f"{module}.py").write_text(block, encoding="utf-8")
+    options = {
+        "Overfitting": ["--trainer.handlers", f"[EpochTimer, {module}.{name}]"],
+        "MaskedFolders": ["--data.source", f"{module}.{name}", "--data.source.root", "films"],
+    }[name]
+    recipe = ROOT / "recipes" / "quickstart.yaml"
+    read = read_apart([recipe], *options, parts=tmp_path, folder=tmp_path)
+    assert read.returncode == 0, read.stderr
+    assert f"class_path: {module}.{name}" in read.stdout
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))
@@ -125,20 +166,12 @@ def test_a_yaml_block_may_be_laid_over_a_recipe(block, tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(block, encoding="utf-8")
     recipe = ROOT / "recipes" / "resnet50.yaml"
-    command = ["fit", "--config", str(recipe), "--config", str(overlay)]
-    if "my_parts." not in block:
-        parse_recipe(command[0], "", command[1:])
-        return
-    # In a process of its own: a class once imported is offered to every later test that errs.
-    parts = ROOT / "docs" / "examples" / "own_model"  # what a page calls yours
-    read = subprocess.run(
-        [sys.executable, "-m", "cxrignite", *command, "--print_config"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(parts)])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert read.returncode == 0, read.stderr
+    if "my_parts." in block:  # what a page calls yours
+        parts = ROOT / "docs" / "examples" / "own_model"
+        read = read_apart([recipe, overlay], parts=parts, folder=tmp_path)
+        assert read.returncode == 0, read.stderr
+    else:
+        parse_recipe("fit", "", ["--config", str(recipe), "--config", str(overlay)])
 
 
 @pytest.mark.parametrize("block", [*blocks("bash"), *blocks("sh")])

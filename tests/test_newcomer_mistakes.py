@@ -397,6 +397,13 @@ OF_RECIPE = [
         "'lr_scheduler' needs step_size",
     ),
     Mistake(
+        "a metric for a handler",
+        f"{FIT} --trainer.handlers [ignite.metrics.Average]",
+        2,
+        "'trainer.handlers' must be a class whose attach(engine) needs no more than an engine, got "
+        "ignite.metrics.Average",
+    ),
+    Mistake(
         "a network's function for a class",
         FIT,
         2,

@@ -58,7 +58,7 @@ def recipes_verb(argv: list[str]) -> int:
     from cxrignite.workflows import shipped
 
     parser = OneLineParser("cxrignite recipes")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy|schema")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="name the recipes and say what each is for")
     show = actions.add_parser("show", help="print a recipe")
     show.add_argument("name")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-# More epochs, folders, which may have moved, and what is explained afterwards.
-_MAY_CHANGE = ("trainer.max_epochs", "run_dir", "data.pack", "explain")
+_MAY_CHANGE = (
+    "trainer.max_epochs",  # to go on for longer
+    *("run_dir", "data.pack"),  # folders, which may have moved
+    *("data.num_workers", "data.prefetch_factor"),  # on which no result depends
+    "explain",  # which happens afterwards
+)
 
 
 def may_change(key: str) -> bool:

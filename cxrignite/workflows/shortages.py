@@ -30,7 +30,8 @@ def shortages_in_one_line() -> Iterator[None]:
         ) from error
     except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if "DataLoader worker" in text:
+        # Not "Caught ... in DataLoader worker process 0", which is an error of the code there.
+        if "DataLoader worker (pid" in text:
             raise CxrIgniteError(
                 f"{_told(error)}; where memory ran out, lower data.num_workers or "
                 "data.prefetch_factor, and in a container raise its shared memory"

@@ -141,6 +141,7 @@ def test_tensorboardx_is_not_used_where_it_is_installed(tmp_path, monkeypatch):
 FULL = """
 import logging, resource, sys
 from ignite.engine import Engine, Events
+from torch.utils import tensorboard  # before files are limited, byte code too
 from cxrignite.handlers import BoardWriter
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
@@ -162,7 +163,10 @@ finally:
 def test_a_disk_that_takes_no_more_is_one_line_with_the_folder_and_closing_hides_nothing(tmp_path):
     # In a process of its own, as the limit is of the whole process.
     ended = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-B", "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"cxrignite.errors.CxrIgniteError: cannot write into {tmp_path} (")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Timer
 
 import cxrignite.handlers
 from cxrignite.functional import ImageChoice
@@ -180,12 +181,31 @@ def test_an_exception_of_the_run_is_not_swallowed(handler, tmp_path):
         engine.run(batches(), max_epochs=1)
 
 
-def test_anything_with_a_fitting_attach_is_attachable():
-    class Foreign:
-        def attach(self, engine: Engine) -> None: ...
+class Unannotated:
+    def attach(self, trainer): ...
 
-    assert isinstance(Foreign(), Attachable)
-    assert not isinstance(object(), Attachable)
+
+class WithOptions:
+    def attach(self, engine: Engine, *, every: int = 1) -> int: ...
+
+
+class NeedsMore:
+    def attach(self, engine: Engine, name: str) -> None: ...
+
+
+class NoMethod:
+    attach = "with a pin"
+
+
+def test_anything_that_attaches_to_an_engine_alone_is_attachable():
+    assert all(isinstance(kind(), Attachable) for kind in (Unannotated, WithOptions))
+    assert issubclass(Timer, Attachable)  # Ignite's own
+    assert not any(isinstance(kind(), Attachable) for kind in (NeedsMore, NoMethod, object))
+
+
+def test_a_handler_of_ours_has_to_say_how_it_attaches():
+    with pytest.raises(TypeError, match="abstract"):
+        Attachable()
 
 
 def test_importing_the_handlers_loads_nothing_heavy():

@@ -517,7 +517,8 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line_and_it_goes_on_exactly
     assert "Traceback" not in error
     assert "error: DataLoader worker (pid" in error
     assert "lower data.num_workers" in error
-    assert fit(tmp_path / "run", "--data.num_workers", "2", "--resume", "auto") == 0
+    fewer = ("--data.num_workers", "0", "--data.prefetch_factor", "1")  # as the line advises
+    assert fit(tmp_path / "run", *fewer, "--resume", "auto") == 0
     assert_same_run(uninterrupted, tmp_path / "run")
 
 

@@ -4,7 +4,11 @@ from cxrignite.workflows.recipe_keys import flatten_recipe, may_change
 
 
 @pytest.mark.parametrize(
-    "key", ["explain", "explain.threshold", "explain.kinds.0", "run_dir", "trainer.max_epochs"]
+    "key",
+    [
+        *("explain", "explain.threshold", "explain.kinds.0", "run_dir", "trainer.max_epochs"),
+        *("data.num_workers", "data.prefetch_factor"),
+    ],
 )
 def test_what_does_not_belong_to_the_run_may_change(key):
     assert may_change(key)

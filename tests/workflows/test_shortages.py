@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from cxrignite.errors import CxrIgniteError
 from cxrignite.workflows.session import open_session
@@ -46,6 +47,21 @@ def test_what_a_machine_cannot_give_is_one_line_that_says_what_to_lower(act, sta
     assert says in message
     assert "\n" not in message
     assert raised.value.exit_code == 1
+
+
+class Broken(Dataset):
+    """Films whose reading has a mistake of its own."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise RuntimeError("my transform is wrong")
+
+
+def test_a_mistake_in_the_code_that_a_worker_runs_is_no_shortage():
+    with pytest.raises(RuntimeError, match="my transform is wrong"), open_session("cpu", "fast"):
+        list(DataLoader(Broken(), num_workers=1))
 
 
 @pytest.mark.parametrize(
