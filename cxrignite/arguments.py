@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
+import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from cxrignite.complaints import nearest
 from cxrignite.errors import RecipeError
 
 
@@ -22,6 +24,25 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, **settings)
 
+    def parse_known_args(  # type: ignore[override]  # of argparse's several forms, the one in use
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, after a look at the options: `argparse` tells what is missing first.
+
+        Args:
+            args: The words after the command; those of this process by default.
+            namespace: Gets the values.
+
+        Raises:
+            RecipeError: There is no such option, or something is wrong with the words.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        options = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+        for name in (word.partition("=")[0][2:] for word in words if word.startswith("--")):
+            if name and name not in options:
+                raise RecipeError(f"no option '--{name}'{nearest(name, options, '--')}")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments.
 
@@ -35,9 +56,7 @@ class OneLineParser(argparse.ArgumentParser):
         missing = re.search(r"the following arguments are required: (.+)", message)
         if choice:
             names = choice[3].replace("'", "").split(", ")
-            near = difflib.get_close_matches(choice[2], names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
-            message = f"no {choice[1].lower()} '{choice[2]}'; {hint}"
+            message = f"no {choice[1].lower()} '{choice[2]}'{nearest(choice[2], names)}"
         elif missing:
             message = f"{missing[1]} is missing; `{self.prog} --help` tells what it takes"
         raise RecipeError(message)

@@ -43,6 +43,6 @@ def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collect
         options: Its own options.
     """
     for action in parser._actions:
-        name = action.option_strings[0].lstrip("-") if action.option_strings else action.dest
+        name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
         if name not in ("help", *options) and not name.startswith(keys):
             action.help = argparse.SUPPRESS

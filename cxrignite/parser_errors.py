@@ -58,6 +58,7 @@ def explain(
         text = (
             _wrong_type(str(error), key)
             or _wrong_class(text, key, bases.get(key))
+            or _no_class(key, bases.get(key), files, argv)
             or _wrong_setting(text, key, bases.get(key))
             or f"'{key}': {text}"
         )
@@ -104,6 +105,9 @@ def _wrong_class(text: str, key: str, base: type | None) -> str | None:
         if base.__name__ == "Attachable":
             rule = "a class whose attach(engine) needs no more than an engine"
         return f"'{key}' must be {rule}, got {misfit[1] or misfit[2]}"
+    denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
+    if denied:
+        return f"'{key}' must name a class of a library or of your own, got {denied[1]}"
     module = re.search(r"No module named '([\w.]+)'", text)
     if module:
         path = re.search(r"class_path='([\w.]+)'|\(([\w.]+)\)$", text)
@@ -124,8 +128,23 @@ def _wrong_class(text: str, key: str, base: type | None) -> str | None:
     if value:
         return f"'{key}' must be a class, as Name or module.Name, got {value[1] or value[2]}"
     if base and "Expected an instantiatable class" in text:
-        return f"'{key}' needs a class_path{nearest('', [c.__name__ for c in _subclasses(base)])}"
+        return _needs_class(key, base)
     return None
+
+
+def _no_class(key: str, base: type | None, files: list[RecipeFile], argv: list[str]) -> str | None:
+    """Settings of a class that is named nowhere, or none."""
+    lines = {line for file in files for line in file.lines if line.startswith(f"{key}.")}
+    stands = any(key in file.lines and not file.scalars.get(key) for file in files)
+    only_settings = all(line.startswith(f"{key}.init_args") for line in lines)
+    if base is None or not stands or not only_settings or any(f"--{key}" in arg for arg in argv):
+        return None
+    return _needs_class(key, base)
+
+
+def _needs_class(key: str, base: type) -> str:
+    names = [child.__name__ for child in _subclasses(base) if child.__name__[0] != "_"]
+    return f"'{key}' needs a class_path{nearest('', names)}"
 
 
 def _wrong_setting(text: str, key: str, base: type | None) -> str | None:
@@ -211,9 +230,13 @@ def _subclasses(base: type) -> Iterator[type]:
 
 
 def _owner(text: str, base: type | None) -> type | None:
+    """The class that is named, by its import path or else by its name alone."""
     named = re.findall(r"class_path='?([\w.]+)|in ([\w.]+):|[\"']class_path[\"']: '?([\w.]+)", text)
-    wanted = {"".join(groups).rpartition(".")[2] for groups in named}
-    return next((c for c in _subclasses(base) if c.__name__ in wanted), None) if base else None
+    wanted = {"".join(groups) for groups in named}
+    names = {path.rpartition(".")[2] for path in wanted}
+    fits = [each for each in _subclasses(base) if each.__name__ in names] if base else []
+    fits.sort(key=lambda each: f"{each.__module__}.{each.__qualname__}" not in wanted)
+    return fits[0] if fits else None
 
 
 def _settings_of(owner: type | None, group: str) -> list[str]:
@@ -233,13 +256,14 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
     Inside the part of the file that the parser complains of, it is where a value or a key is that
     the complaint quotes or begins with; else where that part begins.
     """
-    if key and any(arg.startswith(f"--{key}") for arg in argv):
-        return ""
+    given = [arg[2:].partition("=")[0].rstrip("+") for arg in argv if arg.startswith("--")]
+    below = [option for option in given if key and option.startswith(f"{key}.")]
     words = re.findall(r"'([\w.]+)'", text) + re.findall(r"^[A-Za-z_][\w.]*", text)
     if not key:
         words = words[-1:]  # what is quoted may be anybody's word
-        if words and any(arg.startswith(f"--{words[0]}") for arg in argv):
-            return ""
+        below = [option for option in given if words and option.startswith(words[0])]
+    if key in given or any(not key or each.rpartition(".")[2] in words for each in below):
+        return ""
     words.sort(key=lambda word: word == key)  # what is inside the complained part is more precise
     for file in reversed(files):
         inside = [each for each in file.lines if each.startswith(key)]
@@ -247,7 +271,10 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
             for each in inside:
                 if word in (file.scalars.get(each), each) or f".{each}".endswith(f".{word}"):
                     return f"{file.path}:{file.lines[each]}: "
+        if below:
+            return ""
         for begins in (key, words[-1].partition(".")[0] if words else ""):
             if begins in file.lines:
                 return f"{file.path}:{file.lines[begins]}: "
-    return f"{files[-1].path}: " if len(files) == 1 and not key else ""
+    is_files = len(files) == 1 and not key and {"config", "run_dir", "resume"}.issuperset(given)
+    return f"{files[-1].path}: " if is_files else ""

@@ -23,7 +23,10 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
     "4 a constraint that cannot be met"
 )
-_COMPUTING_KEYS = ("data.batch_size", "data.num_workers", "trainer.device", "trainer.precision")
+_COMPUTING_KEYS = (
+    *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.prefetch_factor"),
+    *("trainer.device", "trainer.precision"),
+)
 _SCORING_KEYS = ("data.source", *_COMPUTING_KEYS)
 # What verbs that take a finished run may change of the recipe they find in its folder.
 CHANGEABLE_KEYS = {
@@ -32,6 +35,11 @@ CHANGEABLE_KEYS = {
     "recalibrate": _SCORING_KEYS,
     "explain": (*_SCORING_KEYS, "explain"),
     "predict": (*_COMPUTING_KEYS, "explain.method", "explain.target_layer"),
+}
+# What the recipe's groups are to them.
+_TITLES_OF_RUN = {
+    "What is learnt from": "What is scored, and how it is loaded",
+    "How the model is trained": "How it is computed",
 }
 # What `audit` shows of a recipe, and the parts that it needs none of.
 _AUDITED_KEYS = ("config", "data", "loss", "validator", "seed", "run_dir")
@@ -200,6 +208,8 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
         hide_all_but(parser, _AUDITED_KEYS, ["print_config", *own])
     if not takes_recipe:
         hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
+        for group in parser._action_groups:
+            group.title = _TITLES_OF_RUN.get(group.title or "", group.title)
     return parser
 
 

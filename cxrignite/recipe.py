@@ -7,6 +7,7 @@ written in Python too: `Recipe(model=LightCNN, ...)`.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -283,10 +284,11 @@ def _check_loss(loss: nn.Module) -> None:
     """
     if not type(loss).__module__.startswith("torch."):
         return
-    labels = torch.ones(4)
-    try:
-        right, wrong = (float(loss(logit * labels, labels)) for logit in (9.0, -9.0))
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        right = wrong = 0.0
+    labels, falls, shape = torch.ones(4), False, ()
+    with suppress(RuntimeError, ValueError, TypeError, IndexError):
+        right, wrong = (loss(logit * labels, labels) for logit in (9.0, -9.0))
+        falls, shape = bool((right < wrong).all()), right.shape
     rule = "of one logit and one label an image, as BCEWithLogitsLoss"
-    _require(right < wrong, "loss", rule, type(loss).__name__)
+    _require(falls, "loss", rule, type(loss).__name__)
+    rule = "one number a batch, which is what reduction: mean gives"
+    _require(len(shape) == 0, "loss", rule, f"reduction: {loss.reduction}")

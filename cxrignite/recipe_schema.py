@@ -140,12 +140,14 @@ def _choices(base: type, given: set[str]) -> Iterator[type]:
     """The classes that may be named shortly: public ones that take what they will be given."""
     for kind in _subclasses(base):
         name, module = kind.__name__, kind.__module__
-        room = sys.modules[".".join(module.split(".")[:2])]
+        if not module.startswith(_LISTED):
+            continue
+        room = sys.modules.get(".".join(module.split(".")[:2]))
         hidden = _is_ours(kind) and getattr(room, name, None) is not kind
         of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
         made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries or hidden)
         takes = given <= {parameter.name for parameter in _parameters(kind)}
-        if made and takes and module.startswith(_LISTED):
+        if made and takes:
             yield kind
 
 

@@ -19,7 +19,8 @@ def parser():
         (["carot"], "no cake 'carot'; did you mean 'carrot'?"),
         (["plum"], "no cake 'plum'; there are carrot, cheese"),
         (["cheese", "--minutes", "few"], "argument --minutes: invalid int value: 'few'"),
-        (["cheese", "--minute", "3"], "unrecognized arguments: --minute 3"),
+        (["cheese", "--minute", "3"], "no option '--minute'; did you mean '--minutes'?"),
+        (["--minuets", "3"], "no option '--minuets'; did you mean '--minutes'?"),
     ],
 )
 def test_what_argparse_refuses_is_one_line(parser, argv, says):

@@ -16,6 +16,10 @@ def test_a_verb_that_reads_a_run_takes_the_runs_own_values(verb, capsys):
     assert said.count("default: as in the run)") >= 4
     assert "required, type" not in said
     assert "--model" not in said
+    assert "-h, --help" in said
+    assert "What is scored, and how it is loaded:" in said
+    assert "learnt" not in said
+    assert "How the model is trained" not in said
 
 
 def test_fit_says_what_must_be_given_and_what_is_taken_otherwise(capsys):

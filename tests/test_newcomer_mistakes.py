@@ -404,6 +404,56 @@ OF_RECIPE = [
         "ignite.metrics.Average",
     ),
     Mistake(
+        "a class of the standard library",
+        f"{FIT} --loss os.system",
+        2,
+        "'loss' must name a class of a library or of your own, got os.system",
+    ),
+    Mistake(
+        "settings without their class",
+        FIT,
+        2,
+        "recipe.yaml:13: 'model' needs a class_path; there are LightCNN, TimmClassifier, "
+        "TransferClassifier",
+        "  class_path: LightCNN\n",
+        "",
+    ),
+    Mistake(
+        "a wrong setting, and a right one on the command line",
+        f"{FIT} --optimizer.weight_decay 0.1",
+        2,
+        "recipe.yaml:21: 'optimizer': 'lr' must be float, got 1,0e-3",
+        "lr: 1.0e-3",
+        "lr: 1,0e-3",
+    ),
+    Mistake(
+        "a rate below zero on the command line",
+        f"{FIT} --optimizer.lr -1",
+        2,
+        "Invalid learning rate: -1.0",
+    ),
+    Mistake(
+        "a loss for each image",
+        FIT,
+        2,
+        "recipe.yaml:17: loss must be one number a batch, which is what reduction: mean gives, got "
+        "reduction: none",
+        "loss: BCEWithLogitsLoss",
+        "loss: {class_path: BCEWithLogitsLoss, init_args: {reduction: none}}",
+    ),
+    Mistake(
+        "an option of a plain verb misspelt",
+        "report --runn runs/done",
+        2,
+        "no option '--runn'; did you mean '--run'?",
+    ),
+    Mistake(
+        "an action that there is none of",
+        "recipes lst",
+        2,
+        "no action 'lst'; did you mean 'list'?",
+    ),
+    Mistake(
         "a network's function for a class",
         FIT,
         2,
@@ -631,7 +681,8 @@ OF_RUN = [
         2,
         "test takes the run's own recipe; --validator.handlers.min_tnr is not one of --help, "
         "--run, --name, --operating_point, --subgroups, --data.source, --data.batch_size, "
-        "--data.num_workers, --trainer.device, --trainer.precision",
+        "--data.eval_batch_size, --data.num_workers, --data.prefetch_factor, --trainer.device, "
+        "--trainer.precision",
     ),
     Mistake(
         "other films without a name",

@@ -125,6 +125,7 @@ class GracefulStop(Attachable):
             # A scheduler signals all processes of a job. A loader's workers end at once, and torch
             # complains of that inside the batch in work; so it does of other ranks that have left.
             number, self._requested = self._requested, None
+            _log.warning("the batch in work was given up: %s", str(error).partition("\n")[0])
             raise StopRequested(number) from error
         raise error
 

@@ -191,8 +191,16 @@ def _facts(session: Session, precision: Precision) -> dict[str, object]:
 
 
 def _illustrate_later(training: Training) -> None:
-    """Draw the films after the first epoch: drawing takes seconds, and training can go ahead."""
+    """Show the recipe, and draw the films after the first epoch.
+
+    Drawing takes seconds, and training can go ahead.
+    """
     folder, trainer = training.folder, training.trainer
+
+    @trainer.on(Events.STARTED)
+    def tell() -> None:
+        illustrations.illustrate_recipe(folder, training.board, trainer.state.epoch)
+
     if illustrations.shows_data(folder):
         return
 

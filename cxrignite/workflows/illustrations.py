@@ -30,14 +30,18 @@ _LAST_OF_DATA = "class_distribution"
 _BEST = "with_best_weights"
 
 
+def illustrate_recipe(folder: RunFolder, board: BoardWriter, step: int) -> None:
+    """Show the recipe as it is from this step on: a run that goes on may have more epochs."""
+    recipe = folder.recipe_path.read_text(encoding="utf-8")
+    board.add_text("recipe", f"```yaml\n{recipe}```", step)
+
+
 def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> Iterator[None]:
-    """Show the recipe, how many films each class and split has, and what some of them look like.
+    """Show how many films each class and split has, and what some of them look like.
 
     Yields:
         After each figure, so that the caller can stop between two; a figure takes about a second.
     """
-    recipe = folder.recipe_path.read_text(encoding="utf-8")
-    board.add_text("recipe", f"```yaml\n{recipe}```", 0)
     counts = {
         split: dict(zip(data.classes, data.class_counts(split), strict=True))
         for split in data.splits

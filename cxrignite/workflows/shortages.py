@@ -1,7 +1,8 @@
-"""Memory that ran out, and worker processes that were ended for it, told in one line."""
+"""What ran out, memory or a disk, and what was ended for it, told in one line."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,27 +22,45 @@ def shortages_in_one_line() -> Iterator[None]:
         CxrIgniteError: The memory of the device or of the machine ran out, or a loader's worker
             process was ended; other exceptions pass as they are.
     """
+    with _told_once():
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise CxrIgniteError(
+                f"{_told(error)}; lower data.batch_size (trainer.accumulation_steps makes up for "
+                "it) or data.eval_batch_size; a new run with a smaller data.image_size takes less"
+            ) from error
+        except (MemoryError, RuntimeError) as error:
+            text = str(error)
+            # Not "Caught ... in DataLoader worker process 0", which is an error of the code there.
+            if "DataLoader worker (pid" in text:
+                raise CxrIgniteError(
+                    f"{_told(error)}; where memory ran out, lower data.num_workers or "
+                    "data.prefetch_factor, and in a container raise its shared memory"
+                ) from error
+            if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+                raise CxrIgniteError(
+                    f"out of memory: {_told(error)}; lower data.batch_size, data.num_workers or "
+                    "data.image_size"
+                ) from error
+            raise
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Pass over what TensorBoard's thread could not write: the next write tells it."""
+    former = threading.excepthook
+
+    def tell(failure: threading.ExceptHookArgs) -> None:
+        of_board = type(failure.thread).__module__.startswith("tensorboard.")
+        if not (of_board and isinstance(failure.exc_value, OSError)):
+            former(failure)
+
+    threading.excepthook = tell
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise CxrIgniteError(
-            f"{_told(error)}; lower data.batch_size (trainer.accumulation_steps makes up for it), "
-            "data.eval_batch_size or data.image_size"
-        ) from error
-    except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        # Not "Caught ... in DataLoader worker process 0", which is an error of the code there.
-        if "DataLoader worker (pid" in text:
-            raise CxrIgniteError(
-                f"{_told(error)}; where memory ran out, lower data.num_workers or "
-                "data.prefetch_factor, and in a container raise its shared memory"
-            ) from error
-        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
-            raise CxrIgniteError(
-                f"out of memory: {_told(error)}; lower data.batch_size, data.num_workers or "
-                "data.image_size"
-            ) from error
-        raise
+    finally:
+        threading.excepthook = former
 
 
 def _told(error: Exception) -> str:

@@ -203,6 +203,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(num_workers, fit, uninterrupt
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
+def test_a_run_that_goes_on_for_longer_shows_its_new_recipe(fit, tmp_path):
+    assert fit(tmp_path / "run", "--trainer.max_epochs", "1") == 0
+    assert fit(tmp_path / "run", "--trainer.max_epochs", "2", "--resume", "auto") == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    shown = events.Tensors("recipe/text_summary")
+    texts = [each.tensor_proto.string_val[0].decode() for each in shown]
+    assert [each.step for each in shown] == [0, 1]
+    assert ["max_epochs: 1" in text for text in texts] == [True, False]
+    assert ["max_epochs: 2" in text for text in texts] == [False, True]
+
+
 def test_a_finished_run_is_left_alone(fit, uninterrupted, capsys):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.pt")}
     assert fit(uninterrupted, "--resume", "auto") == 0

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -88,6 +89,46 @@ with open_session("cpu", "fast"):
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"cxrignite.errors.CxrIgniteError: out of memory: {says}")
     assert last.endswith("lower data.batch_size, data.num_workers or data.image_size")
+
+
+def test_a_disk_that_is_full_under_the_event_file_is_told_once(tmp_path):
+    # In a process of its own, as the limit is of the whole process.
+    script = """
+import resource, sys
+from torch.utils import tensorboard  # before files are limited, byte code too
+from cxrignite.errors import CxrIgniteError
+from cxrignite.handlers import BoardWriter
+from cxrignite.workflows.session import open_session
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+board = BoardWriter(sys.argv[1])
+try:
+    with open_session("cpu", "fast"):
+        for step in range(10_000):
+            board.add_scalar("loss", 1.0, step)
+except CxrIgniteError as error:
+    board.close()
+    sys.exit(str(error))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-B", "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"cannot write into {tmp_path} (")
+
+
+def test_failures_of_other_threads_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    with open_session("cpu", "fast"):
+        thread = threading.Thread(target=fail, args=[OSError("of a thread of its own")])
+        thread.start()
+        thread.join()
+    assert [str(failure.exc_value) for failure in told] == ["of a thread of its own"]
+    assert threading.excepthook == told.append
 
 
 def test_other_failures_pass_as_they_are():
