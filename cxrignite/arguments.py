@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from cxrignite.complaints import nearest
 from cxrignite.errors import RecipeError
 
 
@@ -40,7 +40,7 @@ class OneLineParser(argparse.ArgumentParser):
         options = [name[2:] for name in self._option_string_actions if name.startswith("--")]
         for name in (word.partition("=")[0][2:] for word in words if word.startswith("--")):
             if name and name not in options:
-                raise RecipeError(f"no option '--{name}'{nearest(name, options, '--')}")
+                raise RecipeError(f"no option '--{name}'; {_hint(name, options, '--')}")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -56,7 +56,17 @@ class OneLineParser(argparse.ArgumentParser):
         missing = re.search(r"the following arguments are required: (.+)", message)
         if choice:
             names = choice[3].replace("'", "").split(", ")
-            message = f"no {choice[1].lower()} '{choice[2]}'{nearest(choice[2], names)}"
+            message = f"no {choice[1].lower()} '{choice[2]}'; {_hint(choice[2], names)}"
         elif missing:
             message = f"{missing[1]} is missing; `{self.prog} --help` tells what it takes"
         raise RecipeError(message)
+
+
+def _hint(name: str, names: Sequence[str], prefix: str = "") -> str:
+    # `complaints.nearest` does more, and brings YAML along, which these verbs start without.
+    near = difflib.get_close_matches(name, names, n=1)
+    return (
+        f"did you mean '{prefix}{near[0]}'?"
+        if near
+        else f"there are {', '.join(prefix + each for each in names)}"
+    )

@@ -7,7 +7,6 @@ written in Python too: `Recipe(model=LightCNN, ...)`.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,6 +23,7 @@ from cxrignite.engines import EVALUATION_METRICS
 from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable
 from cxrignite.nn import BinaryClassifier
+from cxrignite.nn.losses import check_loss
 
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:
@@ -55,10 +55,11 @@ class DataRecipe:
 
     Attributes:
         source: Where the films come from.
-        val_fraction: Share of the training patients kept for validation, in (0, 0.5].
-        calibration_fraction: Share of them kept to choose the threshold, in [0, 0.4]; these films
-            pick neither weights nor checkpoint, so it can be certified. 0 chooses it on the
-            validation split.
+        val_fraction: Share of the source's `train` films, by whole patients, kept for validation,
+            in (0, 0.5].
+        calibration_fraction: Another share of the same, kept to choose the threshold, in [0, 0.4];
+            these films pick neither weights nor checkpoint, so it can be certified. 0 chooses it on
+            the validation split.
         test_fraction: Share kept for the test, in [0, 0.5]; the source then has no test split.
         fold: In place of `val_fraction`, the fold validated on: `{index: 0, count: 5}`.
         allow_leakage: Train though a patient or a file is in several splits.
@@ -258,7 +259,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
-        _check_loss(self.loss)
+        check_loss(self.loss)
         self._try_factories()
         handlers = self.validator.handlers
         # Somebody's own handler may publish anything; ours say what they do.
@@ -275,20 +276,3 @@ class Recipe:
             self.lr_scheduler(optimizer)
         if self.data.sampler is not None:
             self.data.sampler([0, 1], seed=self.seed)  # type: ignore[call-arg]  # see the module
-
-
-def _check_loss(loss: nn.Module) -> None:
-    """Refuse a loss of torch's that does not fall where one logit an image speaks for its label.
-
-    `CrossEntropyLoss` takes a batch of logits for the classes of one image, and says nothing.
-    """
-    if not type(loss).__module__.startswith("torch."):
-        return
-    labels, falls, shape = torch.ones(4), False, ()
-    with suppress(RuntimeError, ValueError, TypeError, IndexError):
-        right, wrong = (loss(logit * labels, labels) for logit in (9.0, -9.0))
-        falls, shape = bool((right < wrong).all()), right.shape
-    rule = "of one logit and one label an image, as BCEWithLogitsLoss"
-    _require(falls, "loss", rule, type(loss).__name__)
-    rule = "one number a batch, which is what reduction: mean gives"
-    _require(len(shape) == 0, "loss", rule, f"reduction: {loss.reduction}")

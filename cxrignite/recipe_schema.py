@@ -12,6 +12,7 @@ import inspect
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -147,8 +148,22 @@ def _choices(base: type, given: set[str]) -> Iterator[type]:
         of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
         made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries or hidden)
         takes = given <= {parameter.name for parameter in _parameters(kind)}
+        takes = takes and not (module.startswith("torch.nn.") and _is_refused(kind))
         if made and takes:
             yield kind
+
+
+def _is_refused(kind: type) -> bool:
+    """A loss of torch's that is none of one logit and one label an image, as `CrossEntropyLoss`."""
+    from cxrignite.nn.losses import check_loss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are deprecated, and say so when they are made
+        try:
+            check_loss(kind())
+        except (ValueError, TypeError):
+            return True
+    return False
 
 
 def _is_ours(kind: type) -> bool:

@@ -169,6 +169,13 @@ def test_every_command_of_a_page_does_what_it_says(page, home, capsys):
         assert code == EXIT_CODES.get(line, 0), f"{line}\n{capsys.readouterr().err}"
 
 
+def test_the_python_of_a_page_reads_a_run(home):
+    text = (ROOT / "docs/guides/predict.md").read_text(encoding="utf-8")
+    [block] = [block for language, block in FENCED.findall(text) if language == "python"]
+    prepare("runs/quickstart", home)
+    exec(compile(block, "block", "exec"), {})
+
+
 def test_what_is_not_executed_has_a_reason_that_is_still_needed():
     lines = [line for page in PAGES for line in lines_of(page)]
     for pattern in NOT_EXECUTED:

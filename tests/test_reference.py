@@ -45,7 +45,7 @@ def test_every_key_has_a_row(folder):
         inner = [f"{key}.{name}" for name in value.get("properties", ())] or [key]
         for name in inner:
             assert (f"| `{name}` |" in page) is not name.endswith("+"), name
-    assert "| `data.val_fraction` | number | `0.15` | Share of the training patients" in page
+    assert "| `data.val_fraction` | number | `0.15` | Share of the source's `train` films" in page
     assert "| `data.fold.count` | integer |  | Of how many, at least 2. |" in page
 
 

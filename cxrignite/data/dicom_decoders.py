@@ -47,7 +47,7 @@ def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
     except ImportError as error:
         raise DicomRefusal(
             f"its transfer syntax is {syntax_name(syntax)}, whose decoder is not installed: "
-            "pip install 'cxrignite[dicom]'"
+            "in a checkout, pip install '.[dicom]'"
         ) from error
     except Exception as error:
         # What they raise has no form that could be relied on, nor words that help.

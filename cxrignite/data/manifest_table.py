@@ -176,7 +176,7 @@ def _open_parquet(path: Path) -> Table:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise RecipeError(
-            f"{path}: Parquet needs pyarrow: pip install 'cxrignite[parquet]'"
+            f"{path}: Parquet needs pyarrow: in a checkout, pip install '.[parquet]'"
         ) from error
     try:
         with path.open("rb") as raw, ParquetFile(raw) as file:

@@ -83,7 +83,7 @@ class Explanation:
             verdict = "right" if self.y_true == self.decision else "wrong"
             truth = f"truth {classes[self.y_true]}: {verdict}"
         return [
-            f"P({positive}) = {self.y_score:.4f}, threshold {self.threshold:.4f}: "
+            f"score {self.y_score:.4f}, threshold {self.threshold:.4f}: "
             f"called {classes[self.decision]}; {truth}",
             f"map of what speaks for {positive} ({where}): {self.describe_strength()}",
             ", ".join(filter(None, self.about.values())),

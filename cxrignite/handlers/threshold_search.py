@@ -27,7 +27,7 @@ class ThresholdSearch(Attachable):
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
     *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, and the
     attribute `operating_point`. Without both classes among the labels they are NaN,
-    `operating_point` is null and a warning is logged: training goes on.
+    `operating_point` is None and a warning is logged: training goes on.
 
     Args:
         min_tnr: Smallest true negative rate (specificity), in `[0, 1]`.

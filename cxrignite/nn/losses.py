@@ -1,7 +1,8 @@
-"""Losses that know about class imbalance."""
+"""Losses that know about class imbalance, and which of torch's fit."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -101,3 +102,28 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
     def extra_repr(self) -> str:
         """Return the settings for `print(loss_fn)`."""
         return f"power={self.power}, class_counts={self.class_counts}"
+
+
+def check_loss(loss: nn.Module) -> None:
+    """Refuse a loss of torch's that does not fall where one logit an image speaks for its label.
+
+    `CrossEntropyLoss` takes a batch of logits for the classes of one image, and says nothing.
+
+    Args:
+        loss: Called with logits and labels, both of shape `(N,)`; one of your own is not tried.
+
+    Raises:
+        ValueError: It does not fall, or gives no single number a batch.
+    """
+    if not type(loss).__module__.startswith("torch."):
+        return
+    labels, falls, num_dims = torch.ones(4), False, 0
+    with suppress(RuntimeError, ValueError, TypeError, IndexError):
+        right, wrong = (loss(logit * labels, labels) for logit in (9.0, -9.0))
+        falls, num_dims = bool((right < wrong).all()), right.ndim
+    if not falls:
+        rule = "of one logit and one label an image, as BCEWithLogitsLoss"
+        raise ValueError(f"loss must be {rule}, got {type(loss).__name__}")
+    if num_dims:
+        rule = "one number a batch, which is what reduction: mean gives"
+        raise ValueError(f"loss must be {rule}, got reduction: {loss.reduction}")

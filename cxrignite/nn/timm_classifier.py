@@ -76,7 +76,8 @@ def _import_timm() -> ModuleType:
         import timm
     except ImportError as error:
         raise RecipeError(
-            "TimmClassifier needs timm, which is not installed: pip install 'cxrignite[timm]'"
+            "TimmClassifier needs timm, which is not installed: "
+            "in a checkout, pip install '.[timm]'"
         ) from error
     return timm
 

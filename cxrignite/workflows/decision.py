@@ -109,7 +109,8 @@ class Decision:
             return "no operating point was chosen"
         where = {"val": "validation", "calibration": "the calibration split"}
         natural = self.natural_threshold
-        scale = f" ({natural:.4f} at natural prevalence)" if natural is not None else ""
+        share = "where as many are positive as in training"
+        scale = f" ({natural:.4f} {share})" if natural is not None else ""
         chosen_on = where.get(self.chosen_on, self.chosen_on)
         return f"chosen on {chosen_on}{scale}: {self.point.describe()}"
 

@@ -248,7 +248,7 @@ def test_without_a_decoder_the_error_says_what_to_install(
     for name, path, line in zip(files, paths[:3], lines, strict=False):
         assert line.startswith(f"UnreadableImageError cannot read image {path}: ")
         assert f"its transfer syntax is {name}" in line
-        assert line.endswith("pip install 'cxrignite[dicom]'")
+        assert line.endswith("in a checkout, pip install '.[dicom]'")
 
 
 def test_a_decoders_failure_leaves_no_traceback_in_the_log(film, make_dicom, dicom_bytes, caplog):

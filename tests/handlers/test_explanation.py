@@ -33,7 +33,7 @@ def rows(table):
 
 def test_the_caption_says_what_was_found_and_where():
     assert explained().caption(CLASSES, "grad_cam at backbone.4") == [
-        "P(PNEUMONIA) = 0.9000, threshold 0.2500: called PNEUMONIA; truth NORMAL: wrong",
+        "score 0.9000, threshold 0.2500: called PNEUMONIA; truth NORMAL: wrong",
         "map of what speaks for PNEUMONIA (grad_cam at backbone.4): "
         "0.12 times as strong as the strongest shown",
         "a/b.png, p1",

@@ -34,7 +34,8 @@ def test_the_threshold_is_told_on_both_scales(scored):
     point = select_operating_point([0.1, 0.5, 0.95], [0, 0, 1], min_threshold=0.90)
     decision = Decision(point, "val", LEDGER, "ab")
     assert decision.natural_threshold == LEDGER.natural([decision.threshold])[0]
-    assert f"{decision.natural_threshold:.4f} at natural prevalence" in decision.describe()
+    share = "where as many are positive as in training"
+    assert f"({decision.natural_threshold:.4f} {share})" in decision.describe()
     unknown = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=None)
     decision = Decision(point, "val", unknown, "ab")
     assert decision.natural_threshold is None

@@ -136,7 +136,7 @@ def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
     assert found["against"]["num_images"] == 4
     table = unwrapped(map_table("test", [], content_of({**found, "against": None})))
     assert table.count("better than random maps") == 2
-    assert "does P(no) rest" in map_table("test", [], content_of(found))
+    assert "does the score for no rest" in map_table("test", [], content_of(found))
     assert "deletion cannot tell" not in table
     found["deletion"] |= {"interval": [-0.1, 0.1], "blank": 1.0}
     found["insertion"]["interval"] = [None, None]

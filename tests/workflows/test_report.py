@@ -298,7 +298,7 @@ def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(ru
         "Certified With 95 % confidence, at least 93 % of NORMAL patients have every film below "
         "the threshold, if their films are like the ones it was chosen on." in text
     )
-    assert "raw score; as a natural-prevalence probability 0.9780" in text
+    assert "raw score; as a probability where as many are positive as in training 0.9780" in text
     assert "Warning" not in text
 
 
@@ -552,7 +552,7 @@ def test_a_loss_that_is_not_known_gives_no_natural_probability(run):
     run.decide(imbalance=ledger | {"seen_prevalence": None}, threshold_natural=None)
     text = run.page().text
     assert "What the loss did on top of that is not known" in text
-    assert "as a natural-prevalence probability" not in text
+    assert "as a probability where as many are positive as in training" not in text
     assert "raw score Specificity promised" in text
 
 

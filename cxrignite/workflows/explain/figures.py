@@ -44,7 +44,7 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
         picture = overlay(surest.image[None], surest.importance[None], opacity=surest.opacity)[0]
         axes.imshow(picture.permute(1, 2, 0).numpy())
-        words = f"P({classes[1]}) = {surest.y_score:.4f}"
+        words = f"score {surest.y_score:.4f}"
         axes.set_title(f"{title}\n{words}\nmap {surest.describe_strength()}", fontsize=9)
     threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
     figure.suptitle(f"Where it looks: what speaks for {classes[1]}{threshold}", fontsize=12)
@@ -67,7 +67,7 @@ def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, st
         percent = 100 * np.asarray(curve.fraction)
         axes.plot(percent, curve.by_map, color=BLUE, label="by the map")
         axes.plot(percent, curve.by_chance, "--", color=GREY, label="by random maps")
-        axes.set(ylim=(-0.02, 1.02), ylabel=f"mean P({scored})")
+        axes.set(ylim=(-0.02, 1.02), ylabel=f"mean score for {scored}")
         axes.set_xlabel(f"% of the pixels {'gone' if is_deletion else 'put in'}")
         way = "Deletion: the lower" if is_deletion else "Insertion: the higher"
         axes.set_title(f"{way}, the better\nfilms called {scored}, maps for it", fontsize=10)

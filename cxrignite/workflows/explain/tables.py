@@ -64,7 +64,7 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
 
 def _question(found: Mapping[str, Any], scored: str) -> str:
     return wrapped(
-        f"does P({scored}) rest on what maps for {scored} show? "
+        f"does the score for {scored} rest on what maps for {scored} show? "
         f"({found['num_images']} films, called {scored} where any is)",
         "  ",
     )
