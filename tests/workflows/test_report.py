@@ -299,6 +299,7 @@ def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(ru
         "the threshold, if their films are like the ones it was chosen on." in text
     )
     assert "raw score; as a probability where as many are positive as in training 0.9780" in text
+    assert "nothing is promised of it" in text.partition("Sensitivity seen on the")[2][:80]
     assert "Warning" not in text
 
 
