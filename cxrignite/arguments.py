@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -38,8 +39,9 @@ class OneLineParser(argparse.ArgumentParser):
         """
         words = sys.argv[1:] if args is None else list(args)
         options = [name[2:] for name in self._option_string_actions if name.startswith("--")]
-        for name in (word.partition("=")[0][2:] for word in words if word.startswith("--")):
-            if name and name not in options:
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            name = word.partition("=")[0][2:]
+            if word.startswith("--") and name not in options:
                 raise RecipeError(f"no option '--{name}'; {_hint(name, options, '--')}")
         return super().parse_known_args(words, namespace)
 

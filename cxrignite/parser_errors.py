@@ -133,13 +133,19 @@ def _wrong_class(text: str, key: str, base: type | None) -> str | None:
 
 
 def _no_class(key: str, base: type | None, files: list[RecipeFile], argv: list[str]) -> str | None:
-    """Settings of a class that is named nowhere, or none."""
-    lines = {line for file in files for line in file.lines if line.startswith(f"{key}.")}
-    stands = any(key in file.lines and not file.scalars.get(key) for file in files)
-    only_settings = all(line.startswith(f"{key}.init_args") for line in lines)
-    if base is None or not stands or not only_settings or any(f"--{key}" in arg for arg in argv):
+    """Settings of a class that is named nowhere, or none; of the key or of one in its list."""
+    names = (f"--{key}", f"--{key}+", f"--{key}.class_path")
+    if base is None or any(arg.partition("=")[0] in names for arg in argv):
         return None
-    return _needs_class(key, base)
+    lines = {line for file in files for line in file.lines if f"{line}.".startswith(f"{key}.")}
+    valued = {line for file in files for line in lines if file.scalars.get(line)}
+    listed = {line for line in lines if re.fullmatch(rf"{re.escape(key)}\.\d+", line)}
+    for place in sorted(listed) or [key]:
+        below = [line for line in lines if line.startswith(f"{place}.")]
+        only_settings = all(line.startswith(f"{place}.init_args") for line in below)
+        if place in lines - valued and only_settings:
+            return _needs_class(place, base)
+    return None
 
 
 def _needs_class(key: str, base: type) -> str:
@@ -261,7 +267,7 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
     words = re.findall(r"'([\w.]+)'", text) + re.findall(r"^[A-Za-z_][\w.]*", text)
     if not key:
         words = words[-1:]  # what is quoted may be anybody's word
-        below = [option for option in given if words and option.startswith(words[0])]
+        below = [option for option in given if words and _names(option, words[0])]
     if key in given or any(not key or each.rpartition(".")[2] in words for each in below):
         return ""
     words.sort(key=lambda word: word == key)  # what is inside the complained part is more precise
@@ -276,5 +282,10 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
         for begins in (key, words[-1].partition(".")[0] if words else ""):
             if begins in file.lines:
                 return f"{file.path}:{file.lines[begins]}: "
-    is_files = len(files) == 1 and not key and {"config", "run_dir", "resume"}.issuperset(given)
-    return f"{files[-1].path}: " if is_files else ""
+    values = {part for arg in argv for part in arg.split("=") if not part.startswith("--")}
+    is_options = any(value in text for value in values - {str(file.path) for file in files})
+    return f"{files[-1].path}: " if len(files) == 1 and not key and not is_options else ""
+
+
+def _names(option: str, word: str) -> bool:
+    return option.startswith(word) or option.rpartition(".")[2] == word

@@ -131,8 +131,8 @@ def recipe_page(schema: Mapping[str, Any]) -> str:
 def _about_classes(bases: Mapping[str, Any]) -> Iterator[str]:
     assert set(bases) == set(_TITLES), f"a base without a title: {set(bases) ^ set(_TITLES)}"
     yield (
-        "What a key with a `class_path` may name; what needs an object that no recipe has words "
-        "for, such as a function, is refused. Classes of this package stand here with their "
+        "What a key with a `class_path` may name; a function that one of them asks for goes by its "
+        "import path, too. Classes of this package stand here with their "
         "settings; of those of torch and MONAI `cxrignite fit --optimizer.help AdamW` tells more. "
         "A class of your own goes by its import path, `package.module.Class`."
     )

@@ -145,6 +145,11 @@ def runs_alone(block):
     return not re.search(r"^class |\"runs/", block, re.M)
 
 
+def test_one_page_alone_has_python_that_reads_a_run():
+    others = [each.id for each in blocks("python") if '"runs/' in each[0][0]]
+    assert [name.rpartition("-")[0] for name in others] == ["predict"]
+
+
 @pytest.mark.parametrize("block", [each for each in blocks("python") if runs_alone(each[0][0])])
 def test_a_python_block_runs(block):
     engines = {name: Engine(lambda engine, batch: None) for name in ("trainer", "evaluator")}

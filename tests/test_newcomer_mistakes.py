@@ -410,21 +410,52 @@ OF_RECIPE = [
         "'loss' must name a class of a library or of your own, got os.system",
     ),
     Mistake(
-        "settings without their class",
-        FIT,
-        2,
-        "recipe.yaml:13: 'model' needs a class_path; there are LightCNN, TimmClassifier, "
-        "TransferClassifier",
-        "  class_path: LightCNN\n",
-        "",
-    ),
-    Mistake(
         "a wrong setting, and a right one on the command line",
         f"{FIT} --optimizer.weight_decay 0.1",
         2,
         "recipe.yaml:21: 'optimizer': 'lr' must be float, got 1,0e-3",
         "lr: 1.0e-3",
         "lr: 1,0e-3",
+    ),
+    Mistake(
+        "settings without their class in a list",
+        FIT,
+        2,
+        "recipe.yaml:27: 'validator.handlers.0' needs a class_path; there are BestCheckpoint, "
+        "BoardWriter, EpochTimer, FeatureCollector, FiniteGuard, GracefulStop, GradCAMExporter, "
+        "HistoryWriter, PredictionWriter, ProgressLine, ScoreCollector, ThresholdSearch",
+        "class_path: ThresholdSearch\n      init_args",
+        "init_args",
+    ),
+    Mistake(
+        "settings without their class, and one more on the command line",
+        f"{FIT} --model.width 9",
+        2,
+        "recipe.yaml:13: 'model' needs a class_path; there are LightCNN, TimmClassifier, "
+        "TransferClassifier",
+        "class_path: LightCNN\n  init_args",
+        "init_args",
+    ),
+    Mistake(
+        "a rate below zero in the file, and an option that has nothing to do with it",
+        f"{FIT} --trainer.max_epochs 3",
+        2,
+        "recipe.yaml: Invalid learning rate: -2.5",
+        "lr: 1.0e-3",
+        "lr: -2.5",
+    ),
+    Mistake(
+        "a rate of true negatives above 1 on the command line",
+        f"{FIT} --validator.handlers.min_tnr 1.5",
+        2,
+        "min_tnr must be in [0, 1], got 1.5",
+    ),
+    Mistake(
+        "a loss that says nothing of negatives",
+        f"{FIT} --loss SoftMarginLoss",
+        2,
+        "loss must be of one logit and one label an image, as BCEWithLogitsLoss, got "
+        "SoftMarginLoss",
     ),
     Mistake(
         "a rate below zero on the command line",

@@ -117,10 +117,13 @@ def check_loss(loss: nn.Module) -> None:
     """
     if not type(loss).__module__.startswith("torch."):
         return
-    labels, falls, num_dims = torch.ones(4), False, 0
+    ones, zeros, falls, num_dims = torch.ones(4), torch.zeros(4), False, 0
     with suppress(RuntimeError, ValueError, TypeError, IndexError):
-        right, wrong = (loss(logit * labels, labels) for logit in (9.0, -9.0))
-        falls, num_dims = bool((right < wrong).all()), right.ndim
+        # 0 beside 9: a squared error, which will do, is the same for 9 and -9.
+        right, wrong = loss(9 * ones, ones), loss(-9 * ones, ones)
+        right_of_zeros, wrong_of_zeros = loss(zeros, zeros), loss(9 * ones, zeros)
+        falls = bool((right < wrong).all() and (right_of_zeros < wrong_of_zeros).all())
+        num_dims = right.ndim
     if not falls:
         rule = "of one logit and one label an image, as BCEWithLogitsLoss"
         raise ValueError(f"loss must be {rule}, got {type(loss).__name__}")

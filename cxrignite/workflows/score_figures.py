@@ -158,7 +158,7 @@ def reliability(
     else:
         natural = reliability_bins(natural_score, y_true, num_bins)
         _draw_reliability(top, bins, BLUE, "o-", "score as the model gives it")
-        label = "corrected to the natural prevalence"
+        label = "natural score"
         # Broader and below, so that neither of two bars at one place hides the other.
         _draw_reliability(top, natural, ORANGE, "s--", label, bar_width=2.2, zorder=2)
         _draw_counts(bottom, bins, BLUE, place=0.29, width=0.42)

@@ -48,7 +48,7 @@ def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -
     lines.append(_row("false alarms", [f"{each['fp']} of {negatives}" for each in columns]))
     scales = content["calibration"]
     shown = [scales[scale] for scale in ("raw", "natural") if scales[scale] is not None]
-    titles = ["of the raw score", "at natural prevalence"][: len(shown)]
+    titles = ["of the raw score", "of the natural score"][: len(shown)]
     lines += ["", _row("", titles)]
     lines += [_row(label, [_figure(each, key) for each in shown]) for label, key in _CALIBRATION]
     fitted = [name for name in _FITTED if scales[name]]

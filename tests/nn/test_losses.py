@@ -2,9 +2,11 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxrignite.nn import SoftPosWeightBCE
+from cxrignite.nn.losses import check_loss
 
 
 def test_the_loss_is_bce_with_the_square_root_weight():
@@ -68,3 +70,30 @@ def test_it_survives_pickling():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SoftPosWeightBCE(**settings)
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.BCEWithLogitsLoss(), nn.MSELoss(), nn.HuberLoss(), SoftPosWeightBCE()]
+)
+def test_a_loss_of_one_logit_and_one_label_passes(loss):
+    check_loss(loss)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.BCELoss(),
+        nn.SoftMarginLoss(),
+        nn.KLDivLoss(reduction="batchmean"),
+        nn.NLLLoss(),
+    ],
+)
+def test_a_loss_that_does_not_fall_for_either_label_is_refused(loss):
+    with pytest.raises(ValueError, match=f"one label an image.*got {type(loss).__name__}"):
+        check_loss(loss)
+
+
+def test_a_loss_for_each_image_is_refused():
+    with pytest.raises(ValueError, match=r"one number a batch.*got reduction: none"):
+        check_loss(nn.BCEWithLogitsLoss(reduction="none"))

@@ -298,7 +298,10 @@ def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(ru
         "Certified With 95 % confidence, at least 93 % of NORMAL patients have every film below "
         "the threshold, if their films are like the ones it was chosen on." in text
     )
-    assert "raw score; as a probability where as many are positive as in training 0.9780" in text
+    assert (
+        "raw score; natural score 0.9780 , a probability where as many are positive as in training"
+        in text
+    )
     assert "nothing is promised of it" in text.partition("Sensitivity seen on the")[2][:80]
     assert "Warning" not in text
 
@@ -543,7 +546,7 @@ def test_the_imbalance_ledger_is_two_plain_sentences(run):
     assert (
         "Of the training films 74.2 % are PNEUMONIA; sampling showed the model 50.0 %, and the "
         "loss counted each PNEUMONIA film 0.589 times, so that the raw score behaves as if 37.1 % "
-        "were PNEUMONIA. The natural-prevalence probability takes that back (a shift of "
+        "were PNEUMONIA. The natural score takes that back (a shift of "
         "\N{MINUS SIGN}1.586 on the logit scale): a raw score of 0.9000 becomes 0.9780."
     ) in run.page().text
 
@@ -553,7 +556,7 @@ def test_a_loss_that_is_not_known_gives_no_natural_probability(run):
     run.decide(imbalance=ledger | {"seen_prevalence": None}, threshold_natural=None)
     text = run.page().text
     assert "What the loss did on top of that is not known" in text
-    assert "as a probability where as many are positive as in training" not in text
+    assert "raw score; natural score" not in text
     assert "raw score Specificity promised" in text
 
 

@@ -124,7 +124,7 @@ def test_reliability_shows_both_scales(scored, assert_nothing_is_cut):
     figure = figures.reliability(y_score, y_true, split="test", natural_score=natural)
     top, bottom = figure.axes
     assert len(top.containers) == 2
-    assert "corrected to the natural prevalence" in legend_of(top)
+    assert "natural score" in legend_of(top)
     last = top.containers[1].lines[0].get_xydata()[-1]
     inside = natural >= 0.9
     np.testing.assert_allclose(last, [natural[inside].mean(), y_true[inside].mean()], rtol=1e-6)

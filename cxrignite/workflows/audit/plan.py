@@ -96,7 +96,7 @@ def _prior(ledger: ImbalanceLedger, positive: str) -> list[str]:
     return [
         *told,
         f"after sampler and loss training sees {ledger.seen_prevalence:.1%}: "
-        f"a score of 0.900 stands for {natural[0]:.3f} at the natural prevalence",
+        f"a score of 0.900 stands for {natural[0]:.3f} where as many are positive as in training",
     ]
 
 

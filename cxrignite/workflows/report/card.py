@@ -118,10 +118,7 @@ def ledger_sentences(point: Record, classes: tuple[str, str]) -> list[str]:
     first += f", and the loss counted each {positive} film {weight:.3g} times"
     if seen is not None:
         first += f", so that the raw score behaves as if {percent(seen)} were {positive}"
-    second = (
-        "The natural-prevalence probability takes that back "
-        f"(a shift of {decimal(shift)} on the logit scale)"
-    )
+    second = f"The natural score takes that back (a shift of {decimal(shift)} on the logit scale)"
     raw, natural = point.number("threshold"), point.number("threshold_natural")
     if raw is not None and natural is not None:
         second += f": a raw score of {score_text(raw)} becomes {score_text(natural)}"

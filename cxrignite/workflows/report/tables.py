@@ -27,7 +27,7 @@ _COUNTS = ("tn", "fp", "fn", "tp")
 
 CALIBRATION_SCALES = {
     "raw": "Raw score",
-    "natural": "Natural-prevalence probability",
+    "natural": "Natural score",
     "platt": "Platt scaling",
     "temperature": "Temperature scaling",
 }
@@ -182,7 +182,7 @@ def _area(figures: Record, key: str, intervals: str) -> Estimate:
 
 
 def calibration_rows(figures: Record) -> list[Measure]:
-    """How well the scores do as probabilities: raw, at natural prevalence, and scaled.
+    """How well the scores do as probabilities: raw, natural, and scaled.
 
     Args:
         figures: Of one set of films.
