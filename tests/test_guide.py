@@ -33,7 +33,7 @@ SMALLER = [
 
 
 def page():
-    return PAGE.read_text(encoding="utf-8")
+    return PAGE.read_text(encoding="utf-8").replace("\\\n", "")
 
 
 def block(language, about=""):
