@@ -265,10 +265,11 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
     given = [arg[2:].partition("=")[0].rstrip("+") for arg in argv if arg.startswith("--")]
     below = [option for option in given if key and option.startswith(f"{key}.")]
     words = re.findall(r"'([\w.]+)'", text) + re.findall(r"^[A-Za-z_][\w.]*", text)
+    endings = tuple(f".{word}" for word in words)
     if not key:
         words = words[-1:]  # what is quoted may be anybody's word
         below = [option for option in given if words and _names(option, words[0])]
-    if key in given or any(not key or each.rpartition(".")[2] in words for each in below):
+    if key in given or any(not key or each.endswith(endings) for each in below):
         return ""
     words.sort(key=lambda word: word == key)  # what is inside the complained part is more precise
     for file in reversed(files):
@@ -288,4 +289,4 @@ def _where(key: str, text: str, files: list[RecipeFile], argv: list[str]) -> str
 
 
 def _names(option: str, word: str) -> bool:
-    return option.startswith(word) or option.rpartition(".")[2] == word
+    return option.startswith(word) or option.endswith(f".{word}")

@@ -756,6 +756,8 @@ class TestParquet:
 
     def test_without_pyarrow_the_extra_is_named(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-        message = r"films\.parquet: Parquet needs pyarrow: pip install 'cxrignite\[parquet\]'"
+        message = (
+            r"films\.parquet: Parquet needs pyarrow: in a checkout, pip install '\.\[parquet\]'"
+        )
         with pytest.raises(RecipeError, match=message):
             Manifest(tmp_path / "films.parquet").films()

@@ -107,7 +107,7 @@ def test_the_picture_carries_the_caption_with_threshold_truth_and_classes(tmp_pa
     first, second = exporter.explanations
     captions = [each.caption(exporter.classes, "hires_cam at 0") for each in (first, second)]
     assert captions[0][:1] == [
-        "P(Röntgen-肺炎) = 0.9000, threshold 0.2500: called Röntgen-肺炎; truth gesund: wrong"
+        "score 0.9000, threshold 0.2500: called Röntgen-肺炎; truth gesund: wrong"
     ]
     assert captions[1][0].endswith("threshold 0.2500: called gesund; truth Röntgen-肺炎: wrong")
     for each, lines in zip((first, second), captions, strict=True):

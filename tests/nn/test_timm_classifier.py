@@ -65,7 +65,7 @@ def test_where_the_download_fails_the_message_says_what_was_wanted(monkeypatch):
 
 def test_without_timm_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(RecipeError, match=r"pip install 'cxrignite\[timm\]'"):
+    with pytest.raises(RecipeError, match=r"pip install '\.\[timm\]'"):
         TimmClassifier("resnet10t")
 
 

@@ -495,7 +495,9 @@ def test_a_signal_stops_after_the_batch_and_the_run_goes_on_exactly(
     sent = time.perf_counter()
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
-    assert time.perf_counter() - sent < 5
+    # Five seconds, of a machine that has a core for each process that wants one.
+    crowd = max(1, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    assert time.perf_counter() - sent < 5 * crowd
     assert "Traceback" not in error
     assert "--resume auto" in error
     assert "Traceback" not in (tmp_path / "run" / "run.log").read_text()
