@@ -66,7 +66,12 @@ class BalancedSampler(Sampler[int]):
 
         Args:
             epoch: At least 0.
+
+        Raises:
+            RecipeError: If it is below.
         """
+        if epoch < 0:
+            raise RecipeError(f"epoch must be at least 0, got {epoch}")
         self.epoch = epoch
 
     def __len__(self) -> int:

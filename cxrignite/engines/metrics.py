@@ -13,8 +13,13 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.errors import NonFiniteError
-from cxrignite.functional.gathering import EpochScores, gather_images, gather_rows, image_index
+from cxrignite.functional.gathering import (
+    EpochScores,
+    gather_images,
+    gather_rows,
+    image_index,
+    scores_of,
+)
 
 # What every evaluator publishes; `loss` where it is given a loss.
 EVALUATION_METRICS = ("loss", "roc_auc", "average_precision")
@@ -127,6 +132,10 @@ class EvaluationMetrics:
 
         Returns:
             The scores; the same object until the next epoch.
+
+        Raises:
+            NonFiniteError: If a score is NaN or infinite.
+            ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
         """
         return self._gather()[0]
 
@@ -158,8 +167,7 @@ class EvaluationMetrics:
             rows = torch.cat(self._rows).cpu() if self._rows else empty
             indices = torch.cat([torch.zeros(0, dtype=torch.int64), *self._indices])
             rows, indices = gather_images(rows, indices)
-            y_score, y_true = rows[:, 0].double().numpy(), rows[:, 1].long().numpy()
-            self._gathered = EpochScores(y_score, y_true, indices.numpy()), rows
+            self._gathered = scores_of(rows, indices), rows
             self._rows, self._indices = [], []
         return self._gathered
 
@@ -174,9 +182,6 @@ class EvaluationMetrics:
                 )
             self._was_warned = True
             return math.nan, math.nan
-        num_strange = int((~np.isfinite(y_score)).sum())
-        if num_strange:
-            raise NonFiniteError(f"{num_strange} of {y_score.size} scores are NaN or infinite")
         # scikit-learn takes a second to import, and a trainer needs none of it.
         from sklearn.metrics import average_precision_score, roc_auc_score
 

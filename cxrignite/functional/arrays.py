@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 Numbers = Tensor | NDArray[np.generic] | Sequence[float]
 """One-dimensional numbers: a tensor, an array, or a plain sequence."""
+
+Patients = Sequence[str] | Sequence[int] | NDArray[Any]
+"""Whose each image is: names or numbers."""
 
 
 def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
@@ -32,6 +36,26 @@ def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
     if strange.size:
         raise ValueError(f"{name} must be 0 or 1, got {strange[0]:g} ({strange.size} such values)")
     return mask
+
+
+def as_names(patients: Patients) -> NDArray[Any]:
+    """Return whose each image is, after checking that they can be told apart.
+
+    Args:
+        patients: Names or whole numbers, shape `(N,)`.
+
+    Returns:
+        The same, shape `(N,)`.
+
+    Raises:
+        ValueError: If they are neither, such as numbers with NaN for those that are not known.
+    """
+    names = np.asarray(patients)
+    if names.dtype.kind == "O" and all(isinstance(name, str) for name in names.flat):
+        names = names.astype(str)  # a column of a table, say
+    if names.dtype.kind not in "iuUST":
+        raise ValueError(f"patients must be names or whole numbers, got {names.dtype}")
+    return names
 
 
 def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:

@@ -187,7 +187,8 @@ def ece_interval(
         seed: Of both draws, at least 0.
 
     Returns:
-        Two ends in `[0, 1]` that hold the error itself.
+        Two ends in `[0, 1]` that hold the error itself; NaN where all resamples agree, as those of
+        a single patient do.
 
     Raises:
         ValueError: If an argument is out of range, or scores, labels and patients do not fit.
@@ -206,6 +207,8 @@ def ece_interval(
 
     resamples = bootstrap_samples(statistics, patients, num_resamples=num_resamples, seed=seed)
     unbiased = 2 * error - float(resamples["ece"].mean())
+    if np.ptp(resamples["signed"]) == 0:
+        return Interval(math.nan, math.nan)
     width = float(scipy.stats.norm.ppf((1 + confidence) / 2) * resamples["signed"].std())
     generator = np.random.default_rng(seed)
     perfect = [

@@ -9,15 +9,13 @@ that chose neither the weights nor the checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-Patients = Sequence[str] | Sequence[int] | NDArray[Any]
-"""Whose each image is: names or numbers."""
+from cxrignite.functional.arrays import Patients, as_names
 
 
 def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int | None:
@@ -103,15 +101,11 @@ def independent_negatives(
     """
     if patients is None:
         return scores[negative]
-    names = np.asarray(patients)
+    names = as_names(patients)
     if names.shape != scores.shape:
         raise ValueError(
             f"patients must name one for each of the {scores.size} images, got shape {names.shape}"
         )
-    if names.dtype.kind == "O" and all(isinstance(name, str) for name in names):
-        names = names.astype(str)  # a column of a table, say
-    if names.dtype.kind not in "iuUST":
-        raise ValueError(f"patients must be names or whole numbers, got {names.dtype}")
     unique, owner = np.unique(names[negative], return_inverse=True)
     highest = np.full(unique.size, -np.inf)
     np.maximum.at(highest, owner, scores[negative])

@@ -124,7 +124,7 @@ def checked_scores(
     outside = scores[(scores < 0) | (scores > 1)]
     if outside.size:
         raise ValueError(
-            f"y_score must be in [0, 1], got {outside[0]:g} ({outside.size} such values)"
+            f"y_score must be in [0, 1], got {outside[0]:.8g} ({outside.size} such values)"
         )
     return scores, positive
 

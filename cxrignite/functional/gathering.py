@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -11,8 +12,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxrignite.errors import NonFiniteError
+from cxrignite.functional.confusion import checked_scores
+
 NO_INDEX = -1
 """The index of an image whose batch has none."""
+
+_log = logging.getLogger(__name__)
 
 
 class EpochScores(NamedTuple):
@@ -71,7 +77,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if rows.ndim == 0:
         raise ValueError("rows must have at least one dimension, got a 0-d tensor")
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_distributed():
         return rows
     device = _collective_device(rows)
     own_count = torch.tensor([rows.shape[0]], dtype=torch.int64, device=device)
@@ -92,7 +98,9 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Join one row an image over all processes, each image once.
 
     A distributed sampler repeats images until every process has as many; a repeat is told by its
-    index, and the first one stays. Every process must call this, as `gather_rows`.
+    index, and the first one stays. More repeats than that are warned of: what stands in the index's
+    place may be something else, such as a patient's number. Every process must call this, as
+    `gather_rows`.
 
     Args:
         rows: This process's images, shape `(n, ...)`.
@@ -110,15 +118,44 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     if (index == NO_INDEX).any():
         return rows, index
     unique, first = np.unique(index.cpu().numpy(), return_index=True)
+    num_repeats = len(index) - len(unique)
+    if num_repeats >= (dist.get_world_size() if _is_distributed() else 1):
+        _log.warning(
+            "%d of %d images are left out: their index came before; is state.batch[2] the index of "
+            "each image?",
+            num_repeats,
+            len(index),
+        )
     return rows[torch.from_numpy(first).to(rows.device)], torch.from_numpy(unique)
+
+
+def scores_of(rows: Tensor, index: Tensor) -> EpochScores:
+    """Read an epoch's scores from rows that were gathered.
+
+    Args:
+        rows: Scores, labels, and whatever else, as columns, shape `(N, 2 or more)`.
+        index: Of each image, shape `(N,)`.
+
+    Returns:
+        The scores.
+
+    Raises:
+        NonFiniteError: If a score is NaN or infinite.
+        ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
+    """
+    num_strange = int((~torch.isfinite(rows[:, 0])).sum())
+    if num_strange:
+        raise NonFiniteError(f"{num_strange} of {len(rows)} scores are NaN or infinite")
+    scores, positive = checked_scores(rows[:, 0], rows[:, 1])
+    return EpochScores(scores, positive.astype(np.int64), index.cpu().numpy())
 
 
 def image_index(batch: object, num_images: int) -> Tensor:
     """Read the index of each image from the third part of a batch.
 
     Args:
-        batch: A sequence; with fewer than three parts, or anything else, it has no index. Nor has a
-            list of mappings, one an image, as MONAI's engines leave it.
+        batch: A sequence; with fewer than three parts, None as the third, or anything else, it has
+            no index. Nor has a list of mappings, one an image, as MONAI's engines leave it.
         num_images: How many there must be.
 
     Returns:
@@ -126,14 +163,29 @@ def image_index(batch: object, num_images: int) -> Tensor:
         that a loader worker sent keeps a file descriptor open while it lives.
 
     Raises:
-        ValueError: If the batch has another number of them.
+        ValueError: If the third part is something else, or another number of them.
     """
-    if not isinstance(batch, list | tuple) or len(batch) < 3 or isinstance(batch[2], Mapping):
+    third = batch[2] if isinstance(batch, list | tuple) and len(batch) > 2 else None
+    if third is None or isinstance(third, Mapping):
         return torch.full((num_images,), NO_INDEX)
-    index = torch.as_tensor(batch[2], dtype=torch.int64).cpu().clone()
+    try:
+        index = torch.as_tensor(third)
+    except (TypeError, ValueError, RuntimeError):
+        index = None
+    if index is None or index.is_floating_point() or index.is_complex() or index.dim() != 1:
+        kind = type(third).__name__ if index is None else f"{index.dtype} {tuple(index.shape)}"
+        raise ValueError(
+            "state.batch[2] must be the index of each image, whole numbers of shape (N,), "
+            f"got {kind}; where it is something else a ScoreCollector(batch_transform=...) leaves "
+            "it out"
+        )
     if len(index) != num_images:
         raise ValueError(f"index must have one entry an image, got {len(index)} for {num_images}")
-    return index
+    return index.to("cpu", torch.int64, copy=True)
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _collective_device(rows: Tensor) -> torch.device:

@@ -54,8 +54,8 @@ def near_duplicates(
     among the first principal components misses no pair, and what it finds is then measured.
 
     Args:
-        thumbnails: Grey images, shape `(N, H, W)`. One that is nearly blank (its deviation is below
-            2 grey levels) is like nothing.
+        thumbnails: Grey images, shape `(N, H, W)`, with levels from 0 to 255. One that is nearly
+            blank (its deviation is below 2 levels) is like nothing.
         min_correlation: In `(0, 1]`.
 
     Returns:

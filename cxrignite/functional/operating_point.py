@@ -14,9 +14,8 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from cxrignite.functional.arrays import Numbers
+from cxrignite.functional.arrays import Numbers, Patients
 from cxrignite.functional.certificate import (
-    Patients,
     certified_floor,
     check_certificate,
     independent_negatives,

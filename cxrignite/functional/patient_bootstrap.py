@@ -13,6 +13,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from cxrignite.functional.arrays import as_names
+
 Statistics = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
 """From weights, shape `(B, N)`, how often each image counts in each of B resamples, to figures by
 name, each of shape `(B,)`, NaN where a resample leaves it undefined."""
@@ -152,8 +154,10 @@ def _telling(resampled: NDArray[np.float64]) -> NDArray[np.float64] | None:
 
 
 def _numbered(patients: Sequence[str]) -> tuple[NDArray[np.intp], int]:
-    names, patient = np.unique(np.asarray(patients), return_inverse=True)
-    if patient.ndim != 1 or not patient.size:
+    if not len(patients):
+        raise ValueError("patients must have shape (N,) with N above 0, got (0,)")
+    names, patient = np.unique(as_names(patients), return_inverse=True)
+    if patient.ndim != 1:
         raise ValueError(f"patients must have shape (N,) with N above 0, got {patient.shape}")
     return patient, names.size
 

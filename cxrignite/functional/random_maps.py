@@ -104,7 +104,8 @@ def paired_difference(
         raise ValueError(f"patients must name one an image, got {len(names)} for {first.size}")
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return {"difference": weights @ difference / weights.sum(axis=1)}
+        with np.errstate(invalid="ignore"):  # without the only patient nothing is left
+            return {"difference": weights @ difference / weights.sum(axis=1)}
 
     found = bootstrap_intervals(
         statistics, names, num_resamples=num_resamples, confidence=confidence, seed=seed

@@ -17,6 +17,8 @@ from cxrignite.handlers.safe_saver import SafeSaver
 
 _log = logging.getLogger(__name__)
 
+_ABOUT = ("epoch", "metric", "score")
+
 
 class BestCheckpoint(Attachable):
     """Saves some objects whenever a metric is better than ever before.
@@ -29,15 +31,16 @@ class BestCheckpoint(Attachable):
     *Publishes* the checkpoint, on rank 0 only, and the attributes `best_score` and `best_epoch`.
 
     Args:
-        to_save: What to save, by name; each has `state_dict()`. Wrappers for several processes are
-            taken off.
+        to_save: What to save, by name, which is none of those three nor `best`; each has
+            `state_dict()`. Wrappers for several processes are taken off.
         directory: The folder of the checkpoint.
         metric: Key of `state.metrics`.
         mode: Whether the highest or the lowest value is the best.
-        name: Name of the file, without `.pt`.
+        name: Name of the file, without `.pt`; another one for each of several in one directory.
 
     Raises:
-        ValueError: If `mode` is another word; during the run if the metric is missing.
+        ValueError: If `mode` is another word, or a name in `to_save` is taken; during the run if
+            the metric is missing.
     """
 
     def __init__(
@@ -50,6 +53,10 @@ class BestCheckpoint(Attachable):
     ) -> None:
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        if taken := {*_ABOUT, "best"} & set(to_save):
+            raise ValueError(
+                f"to_save must not name {', '.join(sorted(taken))}: the file's own keys"
+            )
         self.metric = metric
         self.mode = mode
         self.best_score: float | None = None
@@ -87,7 +94,10 @@ class BestCheckpoint(Attachable):
     def _compare(self, engine: Engine) -> None:
         metrics = engine.state.metrics
         if self.metric not in metrics:
-            raise RecipeError(f"metric must be one of {sorted(metrics)}, got {self.metric!r}")
+            raise RecipeError(
+                f"metric must be one of {sorted(metrics)}, got {self.metric!r}; what publishes it "
+                "is attached before BestCheckpoint"
+            )
         score = float(metrics[self.metric])
         if not math.isfinite(score):
             _log.warning("epoch %d: %s is %s, not the best", engine.state.epoch, self.metric, score)
@@ -102,5 +112,5 @@ class BestCheckpoint(Attachable):
 
     def _save(self, checkpoint: Mapping[str, Any], filename: str, metadata: object) -> None:
         states = {name: state for name, state in checkpoint.items() if name != "best"}
-        about = {"epoch": self.best_epoch, "metric": self.metric, "score": self.best_score}
+        about = dict(zip(_ABOUT, (self.best_epoch, self.metric, self.best_score), strict=True))
         self._saver({**states, **about}, filename, about)

@@ -94,12 +94,16 @@ class FiniteGuard(Attachable):
     def _loss_of(self, output: Any, device: torch.device) -> Tensor:
         loss = output if self.output_transform is None else self.output_transform(output)
         try:
-            return torch.as_tensor(loss, device=device)
+            value = torch.as_tensor(loss, device=device)
+            if value.numel() != 1:
+                raise ValueError(f"shape {tuple(value.shape)}")
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"state.output must be the loss of the step, got {type(loss).__name__}; an engine "
-                "with another output needs FiniteGuard(output_transform=...)"
+                "state.output must be the loss of the step, one number, got "
+                f"{type(loss).__name__} ({error}); an engine with another output needs "
+                "FiniteGuard(output_transform=...)"
             ) from error
+        return value
 
     def _read(self) -> None:
         """Judge the step whose figure has not been read, if there is one."""

@@ -62,7 +62,7 @@ def _to_csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
+def read_history(path: Path | str) -> list[dict[str, float]]:
     """Read what a `HistoryWriter` wrote.
 
     Args:
@@ -71,7 +71,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     Returns:
         A row an epoch; a cell that is empty is left out.
     """
-    with path.open(newline="", encoding="utf-8") as file:
+    with Path(path).open(newline="", encoding="utf-8") as file:
         return [
             {
                 name: int(cell) if name == "epoch" else float(cell)

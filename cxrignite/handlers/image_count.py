@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 
 def num_images(batch: Any) -> int:
-    """Images of a batch; 0 where it is nothing that holds a tensor of them first.
+    """Images of a batch; 0 where it is nothing that holds a tensor or an array of them.
 
     Args:
-        batch: A tensor `(N, ...)`, a list, tuple or mapping that begins with one, or a list of
-            mappings, one an image.
+        batch: A tensor or array `(N, ...)`, a list, tuple or mapping of which the first one counts,
+            or a list of mappings, one an image.
     """
     members = list(batch.values()) if isinstance(batch, Mapping) else batch
-    images = members[0] if isinstance(members, list | tuple) and members else members
-    if isinstance(images, Mapping):
-        return len(batch)
-    return len(images) if isinstance(images, torch.Tensor) and images.ndim else 0
+    if not isinstance(members, list | tuple):
+        members = [members]
+    if members and isinstance(members[0], Mapping):
+        return len(members)
+    arrays = (each for each in members if isinstance(each, torch.Tensor | np.ndarray) and each.ndim)
+    return next(map(len, arrays), 0)

@@ -18,6 +18,8 @@ from cxrignite.handlers.score_collector import ScoreCollector
 
 Natural = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]
 
+_COLUMNS = ("label", "score", "natural_score", "decision")
+
 
 class PredictionWriter(Attachable):
     """Writes one row an image: what is known of it, its label, its scores and the decision.
@@ -30,7 +32,8 @@ class PredictionWriter(Attachable):
     Args:
         path: The CSV file; only rank 0 writes it.
         rows: What is known of each image, by index; every row has the same keys, for example
-            `path` and `patient`. They become the first columns.
+            `path` and `patient`. They become the first columns, before `label`, `score`,
+            `natural_score` and `decision`.
         threshold: A score of at least this, in `[0, 1]`, is decided 1 and any other 0; without one
             the column is empty. May be set later, up to the epoch's end.
         natural: From scores to probabilities at the natural prevalence, such as
@@ -88,7 +91,7 @@ def write_predictions(
             column stays empty.
 
     Raises:
-        ValueError: If an index is missing or outside `rows`.
+        ValueError: If an index is missing or outside `rows`, or `rows` name a column of the file.
         CxrIgniteError: If the file cannot be written.
     """
     if (index < 0).any():
@@ -98,7 +101,9 @@ def write_predictions(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     known = list(rows[0]) if rows else []
-    writer.writerow([*known, "label", "score", "natural_score", "decision"])
+    if taken := set(known) & set(_COLUMNS):
+        raise ValueError(f"rows must not name {', '.join(sorted(taken))}: the file's own columns")
+    writer.writerow([*known, *_COLUMNS])
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])
         natural = "" if natural_score is None else repr(float(natural_score[position]))

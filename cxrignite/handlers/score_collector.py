@@ -9,7 +9,13 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from cxrignite.functional.gathering import EpochScores, ScoreSource, gather_images, image_index
+from cxrignite.functional.gathering import (
+    EpochScores,
+    ScoreSource,
+    gather_images,
+    image_index,
+    scores_of,
+)
 from cxrignite.handlers.attachable import Attachable
 
 
@@ -49,7 +55,9 @@ class ScoreCollector(Attachable):
             missing; null where it is that already.
 
     Raises:
-        ValueError: During the run, if the output or the index has another form.
+        ValueError: During the run, if the output or the index has another form, a score is outside
+            `[0, 1]`, or a label neither 0 nor 1.
+        NonFiniteError: At the end of an epoch, if a score is NaN or infinite.
     """
 
     def __init__(
@@ -109,6 +117,10 @@ class ScoreCollector(Attachable):
 
         Returns:
             The scores; the same object until the next epoch.
+
+        Raises:
+            NonFiniteError: If a score is NaN or infinite.
+            ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
         """
         if self._source is not None:
             return self._source.gather()
@@ -117,8 +129,7 @@ class ScoreCollector(Attachable):
             rows = torch.cat([torch.empty(0, 2), *(rows.cpu() for rows in self._rows)])
             index = torch.cat([torch.empty(0, dtype=torch.int64), *self._index])
             rows, index = gather_images(rows, index)
-            y_score, y_true = rows[:, 0].double().numpy(), rows[:, 1].long().numpy()
-            self._gathered = EpochScores(y_score, y_true, index.numpy())
+            self._gathered = scores_of(rows, index)
             self._rows, self._index = [], []
         return self._gathered
 

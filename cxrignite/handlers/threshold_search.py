@@ -11,7 +11,6 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
-from cxrignite.errors import NonFiniteError
 from cxrignite.functional.operating_point import OperatingPoint, select_operating_point
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
@@ -91,9 +90,6 @@ class ThresholdSearch(Attachable):
 
     def _search(self, engine: Engine) -> None:
         y_score, y_true, index = ScoreCollector.on(engine).gather()
-        if not np.isfinite(y_score).all():
-            count = int((~np.isfinite(y_score)).sum())
-            raise NonFiniteError(f"{count} of {len(y_score)} scores are NaN or infinite")
         num_classes = len(np.unique(y_true))
         if num_classes < 2:
             _log.warning("no threshold: %d scores of %d class", len(y_score), num_classes)

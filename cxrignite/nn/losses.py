@@ -35,7 +35,8 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
 
     `pos_weight = (num_negative / num_positive) ** power` multiplies the loss of positives. In
     ChestXRay2017 PNEUMONIA is the majority (1349 negatives, 3883 positives), so the weight is
-    below 1: .589 at the power 0.5. A balanced sampler beside it moves the logits once more.
+    below 1: .589 at the power 0.5. A balanced sampler beside it moves the logits once more. It is
+    no part of `state_dict()`: each start knows it from the data again.
 
     Args:
         power: 0 leaves the loss alone, 1 balances the classes, 0.5 is the square root; in

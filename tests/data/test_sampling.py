@@ -179,3 +179,8 @@ def test_the_last_batch_is_never_a_single_image(num_draws, batch_size, expected)
 def test_a_negative_seed_of_draws_is_refused():
     with pytest.raises(RecipeError, match="seed must be at least 0, got -3"):
         SeededDraws(SequentialSampler(range(3)), seed=-3)
+
+
+def test_an_epoch_below_0_is_refused():
+    with pytest.raises(RecipeError, match="epoch must be at least 0, got -1"):
+        BalancedSampler([0, 1]).set_epoch(-1)

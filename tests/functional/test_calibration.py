@@ -256,6 +256,10 @@ def test_the_ece_interval_holds_the_error_and_reaches_0_for_perfect_scores():
         assert (low == 0) == (temperature == 1)
 
 
+def test_a_single_patient_tells_nothing_of_the_ece():
+    assert np.isnan(ece_interval([0.1, 0.9, 0.6], [0, 1, 0], ["a"] * 3)).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

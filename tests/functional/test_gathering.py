@@ -1,3 +1,6 @@
+import logging
+from logging.handlers import BufferingHandler
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -30,7 +33,10 @@ def gather_in_process(rank: int, store: str, folder: str) -> None:
     results["gradient"] = gather_rows(with_gradient)
     # 7 images over 2 processes, which a sampler fills up with the first.
     index = (torch.arange(8) % 7)[rank::2]
+    log = BufferingHandler(100)
+    logging.getLogger("cxrignite").addHandler(log)
     results["images"] = gather_images(10.0 * index[:, None].repeat(1, 2), index)
+    results["warnings"] = len(log.buffer)
     unknown = index if rank else torch.full((4,), NO_INDEX)
     results["one process does not know"] = gather_images(10.0 * index, unknown)
     torch.save(results, f"{folder}/{rank}.pt")
@@ -99,6 +105,7 @@ def test_no_images_are_no_images():
     "batch",
     [
         *(None, torch.zeros(2), (1, 2), [torch.zeros(2), torch.zeros(2)], {"index": [3, 4]}),
+        (torch.zeros(2), torch.zeros(2), None),
         [{"label": 0.0}] * 3,  # a mapping an image
     ],
 )
@@ -120,3 +127,27 @@ def test_the_third_part_of_a_batch_is_its_index_copied(third):
 def test_an_index_of_another_length_is_refused():
     with pytest.raises(ValueError, match="one entry an image, got 1 for 2"):
         image_index((None, None, torch.tensor([3])), 2)
+
+
+@pytest.mark.parametrize(
+    "third",
+    [
+        ["a.png", "b.png"],
+        torch.tensor([0.5, 2.0]),
+        torch.zeros(2, 8, 8, dtype=torch.uint8),
+        torch.tensor(3),
+        [torch.zeros(8, 8)] * 2,
+    ],
+)
+def test_a_third_part_that_is_no_index_is_refused_and_the_way_out_is_named(third):
+    with pytest.raises(ValueError, match=r"state.batch\[2\] must be the index.*batch_transform"):
+        image_index((torch.zeros(2), torch.zeros(2), third), 2)
+
+
+def test_more_repeats_than_a_sampler_makes_are_warned_of(caplog):
+    gather_images(torch.arange(4.0), torch.tensor([7, 8, 7, 8]))  # numbers of patients, say
+    assert "2 of 4 images are left out" in caplog.text
+
+
+def test_the_repeats_of_a_sampler_are_no_warning(results):
+    assert [result["warnings"] for result in results] == [0, 0]

@@ -470,3 +470,9 @@ def test_intervals_of_a_difference_cover_the_truth():
             covered.setdefault(name, []).append(low <= 0 <= high)
     coverage = {name: float(np.mean(hits)) for name, hits in covered.items()}
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), f"coverage {coverage}"
+
+
+@pytest.mark.parametrize("patients", [[1.0, float("nan")] * 2, [None] * 4])
+def test_patients_that_cannot_be_told_apart_are_refused(patients):
+    with pytest.raises(ValueError, match="patients must be names or whole numbers"):
+        bootstrap_intervals(lambda weights: {"share": weights[:, 0]}, patients)

@@ -101,3 +101,9 @@ def test_a_metric_that_nobody_publishes_is_named(tmp_path):
 def test_another_mode_is_refused(tmp_path):
     with pytest.raises(ValueError, match="mode must be 'max' or 'min', got 'best'"):
         BestCheckpoint({}, tmp_path, "auc", mode="best")
+
+
+@pytest.mark.parametrize("name", ["epoch", "metric", "score", "best"])
+def test_an_object_whose_name_is_a_key_of_the_file_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"to_save must not name {name}"):
+        BestCheckpoint({name: nn.Linear(1, 1)}, tmp_path, metric="auc")

@@ -222,7 +222,9 @@ def test_the_loss_may_be_a_part_of_the_output():
         engine.run(batches())
 
 
-@pytest.mark.parametrize("output", [None, {"loss": 0.5}, [{"loss": 0.5}] * 2])
+@pytest.mark.parametrize(
+    "output", [None, {"loss": 0.5}, [{"loss": 0.5}] * 2, (0.5, torch.zeros(4))]
+)
 def test_another_form_of_output_is_refused_and_the_way_out_is_named(output):
     engine = Engine(lambda engine, batch: output)
     FiniteGuard(network()).attach(engine)

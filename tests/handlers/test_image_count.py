@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,8 @@ from cxrignite.handlers.image_count import num_images
         ([{"image": torch.zeros(1, 2)}, {"image": torch.zeros(1, 2)}], 2),
         ({}, 0),
         ({"name": "a"}, 0),
+        ({"name": ["a", "b"], "image": torch.zeros(2, 1)}, 2),
+        ((np.zeros((3, 1, 2)), np.zeros(3)), 3),
         (7, 0),
     ],
 )

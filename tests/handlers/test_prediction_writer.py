@@ -7,6 +7,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from cxrignite.errors import NonFiniteError
 from cxrignite.functional import ImbalanceLedger
 from cxrignite.handlers import PredictionWriter
 from cxrignite.handlers.prediction_writer import write_predictions
@@ -90,3 +91,17 @@ def test_batches_without_an_index_are_refused(tmp_path):
 def test_an_index_beyond_the_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="index must be below 3, the number of rows, got 3"):
         run(PredictionWriter(tmp_path / "p.csv", ROWS), [0.7], [1], [3])
+
+
+@pytest.mark.parametrize("name", ["label", "score", "natural_score", "decision"])
+def test_what_is_known_of_an_image_does_not_hide_a_column_of_the_file(tmp_path, name):
+    arrays = (np.array([0.75]), np.array([1]), np.array([0]))
+    with pytest.raises(ValueError, match=f"rows must not name {name}"):
+        write_predictions(tmp_path / "p.csv", [{"path": "a", name: "b"}], *arrays)
+
+
+@pytest.mark.parametrize(("score", "error"), [(float("nan"), NonFiniteError), (2.5, ValueError)])
+def test_what_is_no_score_is_not_decided(tmp_path, score, error):
+    with pytest.raises(error):
+        run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.5), [score, 0.5], [0, 1], [0, 1])
+    assert not (tmp_path / "p.csv").exists()

@@ -247,3 +247,12 @@ def test_a_collector_that_comes_after_the_handlers_is_refused():
     ThresholdSearch().attach(engine)
     with pytest.raises(ValueError, match="has a ScoreCollector already"):
         ScoreCollector(output_transform=columns_of("pred", "label")).attach(engine)
+
+
+@pytest.mark.parametrize("label", [0.9, -0.5, 255.0, float("nan")])
+def test_a_label_that_is_none_is_refused_and_not_rounded(label):
+    engine = evaluator()
+    collector = ScoreCollector.on(engine)
+    engine.run([batch([0.25, 0.75], [label, 1])])
+    with pytest.raises(ValueError, match="y_true must be 0 or 1"):
+        collector.gather()
