@@ -29,6 +29,7 @@ _TAGS = {
 }
 # What YAML's own words mean to somebody who does not know how it is read.
 _YAML_HINTS = {
+    "U+0000": "a file in UTF-16, or none of text; save it as UTF-8",
     "mapping values are not allowed": (
         "a space after a colon or a quote is missing above, or this line is indented too far"
     ),
@@ -85,6 +86,8 @@ def read_recipe_file(path: Path) -> RecipeFile:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
         problem = getattr(error, "problem", None) or "nested too deeply"
+        if isinstance(error, yaml.reader.ReaderError):
+            problem = f"the character U+{error.character:04X} is not allowed"
         hint = next((f"; {told}" for words, told in _YAML_HINTS.items() if words in problem), "")
         raise RecipeError(f"{where}: not valid YAML: {problem}{hint}") from error
     if not isinstance(root, yaml.MappingNode):

@@ -18,7 +18,7 @@ class RecipeError(CxrIgniteError, ValueError):
 
 
 class RunFolderError(CxrIgniteError):
-    """A run folder that is in use, unfinished, or belongs to another recipe: exit code 2."""
+    """A run folder that is in use, unfinished, damaged, or of another recipe: exit code 2."""
 
     exit_code = 2
 

@@ -6,7 +6,8 @@ built while a recipe is read: `model()`, `optimizer(parameters)`, `lr_scheduler(
 written in Python too: `Recipe(model=LightCNN, ...)`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -29,6 +30,15 @@ from cxrignite.nn.losses import check_loss
 def _require(holds: bool, name: str, rule: str, value: object) -> None:
     if not holds:
         raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Say which key a library's complaint is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 @dataclass
@@ -271,8 +281,10 @@ class Recipe:
 
     def _try_factories(self) -> None:
         """Use each light factory once on a stand-in: a wrong setting is found right away."""
-        optimizer = self.optimizer([nn.Parameter(torch.zeros(2, 2))])
+        with _named("optimizer"):
+            optimizer = self.optimizer([nn.Parameter(torch.zeros(2, 2))])
         if self.lr_scheduler is not None:
-            self.lr_scheduler(optimizer)
+            with _named("lr_scheduler"):
+                self.lr_scheduler(optimizer)
         if self.data.sampler is not None:
             self.data.sampler([0, 1], seed=self.seed)  # type: ignore[call-arg]  # see the module

@@ -440,7 +440,7 @@ OF_RECIPE = [
         "a rate below zero in the file, and an option that has nothing to do with it",
         f"{FIT} --trainer.max_epochs 3",
         2,
-        "recipe.yaml: Invalid learning rate: -2.5",
+        "recipe.yaml:18: optimizer: Invalid learning rate: -2.5",
         "lr: 1.0e-3",
         "lr: -2.5",
     ),
@@ -461,7 +461,7 @@ OF_RECIPE = [
         "a rate below zero on the command line",
         f"{FIT} --optimizer.lr -1",
         2,
-        "Invalid learning rate: -1.0",
+        "optimizer: Invalid learning rate: -1.0",
     ),
     Mistake(
         "a loss for each image",

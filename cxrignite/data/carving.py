@@ -153,7 +153,7 @@ class _Pool(NamedTuple):
             if num_patients < num_folds:
                 raise DataError(
                     f"{what} needs at least {num_folds} patients of each class, "
-                    f"got {num_patients} of class {label}"
+                    f"got {num_patients} of the {('negative', 'positive')[label]} one"
                 )
 
 

@@ -257,9 +257,14 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     # A leading dot marks macOS resource forks such as `._person1_virus_6.jpeg`.
-    if entry.name.startswith(".") or entry.name == _DICOM_DIRECTORY or not entry.is_file():
+    if entry.name.startswith(".") or entry.name == _DICOM_DIRECTORY:
         return False
-    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+    is_named_so = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return is_named_so  # unreadable, and told so: its image is somewhere else
+    if not entry.is_file():
+        return False
+    if is_named_so:
         return True
     # PACS name their exports `IM000001` or `1.2.840.10008.5`: only the content tells.
     try:

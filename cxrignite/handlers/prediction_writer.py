@@ -111,4 +111,5 @@ def write_predictions(
         decision = "" if threshold is None else int(score >= threshold)
         about = [row[name] for name in known]
         writer.writerow([*about, int(y_true[position]), repr(score), natural, decision])
-    write_durably(Path(path), text.getvalue().encode())
+    # File names that are not UTF-8 hold surrogates.
+    write_durably(Path(path), text.getvalue().encode(errors="surrogateescape"))

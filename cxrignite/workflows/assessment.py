@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -209,14 +210,18 @@ def _subgroups(
     attributes: Sequence[Mapping[str, str]],
 ) -> list[dict[str, Any]]:
     """The figures of each value of each attribute; one class alone is ranked against all others."""
-    values: dict[str, set[str]] = {}
+    counts: dict[str, Counter[str]] = {}
     for each in attributes:
         for name, value in each.items():
-            values.setdefault(name, set()).add(value)
-    # An attribute such as a file's name says nothing of a group.
-    kept = {name: each for name, each in values.items() if len(each) <= _MOST_SUBGROUPS}
-    for name in sorted(values.keys() - kept.keys()):
-        _logger.debug("%s has %d values: no subgroups", name, len(values[name]))
+            counts.setdefault(name, Counter())[value] += 1
+    # An attribute such as a mask's file, another one for each film, says nothing of a group.
+    kept = {
+        name: each
+        for name, each in counts.items()
+        if len(each) <= _MOST_SUBGROUPS and (len(each) == 1 or max(each.values()) > 1)
+    }
+    for name in sorted(counts.keys() - kept.keys()):
+        _logger.debug("%s has %d values: no subgroups", name, len(counts[name]))
     found = [(name, value) for name in sorted(kept) for value in sorted(kept[name])]
     groups = []
     for attribute, value in found:

@@ -21,7 +21,7 @@ def log_file(path: Path) -> Iterator[None]:
     Yields:
         Nothing, for the block whose lines are kept.
     """
-    handler = _FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cxrignite")
     logger.addHandler(handler)

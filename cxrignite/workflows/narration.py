@@ -98,9 +98,10 @@ def tell_training(
     _say("device", f"{processes}{device}: {reason}; {precision.name}: {precision.reason}")
     trainer, monitor = recipe.trainer, recipe.monitor
     patience = f", stops after {monitor.patience} without a better one" if monitor.patience else ""
+    epochs = "1 epoch" if trainer.max_epochs == 1 else f"{trainer.max_epochs} epochs"
     _say(
         "training",
-        f"{trainer.max_epochs} epochs of {steps} batches of {recipe.data.batch_size} images; "
+        f"{epochs} of {steps} batches of {recipe.data.batch_size} images; "
         f"the best has the {'highest' if monitor.mode == 'max' else 'lowest'} "
         f"{monitor.metric} of val{patience}",
     )

@@ -71,13 +71,24 @@ def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
     """Refuse images that the model cannot take, before the first step.
 
     Raises:
-        RecipeError: The preprocessed films have another size than the backbone was built for.
+        RecipeError: The preprocessed films have another size than the backbone was built for, or
+            are too small for its layers.
     """
     size = data.image_size
     if model.image_size not in (None, size):
         raise RecipeError(
             f"data.image_size must be {list(model.image_size)} for this model, got {list(size)}"
         )
+    blank = torch.zeros(1, 1, *size, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            model.eval()(blank)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RecipeError(
+            f"data.image_size {list(size)} does not fit this model: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def build_loss(recipe: Recipe, data: XrayData, device: torch.device) -> nn.Module:

@@ -86,12 +86,12 @@ def test_a_negative_seed_is_refused(films):
 
 def test_too_few_patients_of_a_class_are_counted(films):
     few = [f for f in films if f.label == 1 or f.patient in ("0-1", "0-2", "0-3")]
-    with pytest.raises(DataError, match=r"at least 7 patients .* got 3 of class 0"):
+    with pytest.raises(DataError, match=r"at least 7 patients .* got 3 of the negative one"):
         carve_split(few, "val", 0.15, seed=1)
 
 
 def test_one_class_only_is_refused(films):
-    with pytest.raises(DataError, match="got 0 of class 0"):
+    with pytest.raises(DataError, match="got 0 of the negative one"):
         carve_split([f for f in films if f.label == 1], "val", 0.15, seed=1)
 
 
@@ -310,7 +310,7 @@ def test_joined_patients_count_as_one():
         for label in (0, 1)
         for n in range(10, 20)
     ]
-    with pytest.raises(DataError, match="got 1 of class 1"):
+    with pytest.raises(DataError, match="got 1 of the positive one"):
         carve_fold(films, 0, 2, seed=1)
 
 

@@ -198,3 +198,13 @@ def test_the_patient_of_a_new_film_is_told_by_the_pattern_or_not_at_all(tmp_path
     scans = ClassFolders(tmp_path, patient_pattern=r"scan-(\d+)")
     assert scans.patient_of(Path("new/scan-7.png")) == "7"
     assert Phantom(tmp_path).patient_of(Path("p00001_1.png")) == ""
+
+
+def test_a_link_to_a_file_that_is_not_there_is_an_unreadable_film(tmp_path, make_films):
+    make_films(num_normal=1, num_pneumonia=1)
+    folder = tmp_path / "train/NORMAL"
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "notes.txt").symlink_to(tmp_path / "nowhere.txt")
+    unreadable = inspect_films(ClassFolders(tmp_path).films(), on_unreadable="skip").unreadable
+    assert sorted(error.path.name for error in unreadable) == ["gone.png", "loop.png"]

@@ -105,3 +105,9 @@ def test_what_is_no_score_is_not_decided(tmp_path, score, error):
     with pytest.raises(error):
         run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.5), [score, 0.5], [0, 1], [0, 1])
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(tmp_path):
+    arrays = (np.array([0.75]), np.array([1]), np.array([0]))
+    write_predictions(tmp_path / "p.csv", [{"path": "a\udcff.png"}], *arrays)
+    assert b"\na\xff.png,1,0.75,,\n" in (tmp_path / "p.csv").read_bytes()

@@ -106,6 +106,11 @@ def test_subgroups_can_be_given(scores):
     assert groups[0]["roc_auc"] == pytest.approx(expected)
 
 
+def test_what_is_another_for_each_film_is_no_subgroup(scores):
+    attributes = [{"mask": f"{n}.png"} if n < 5 else {} for n in range(150)]
+    assert assess(scores, decided(scores), attributes)["subgroups"] == []
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_films_of_one_class_leave_figures_undefined_and_no_nan(label):
     scores = scored([0.2, 0.6, 0.95], [label] * 3)

@@ -35,3 +35,12 @@ def test_a_full_disk_hides_no_error_and_prints_no_traceback(capsys):
     with pytest.raises(DataError, match="no films"), log_file(Path("/dev/full")):
         say_and_fail()
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_name_that_is_not_utf_8_is_told_with_an_escape(tmp_path, capsys, monkeypatch):
+    # pytest-xdist cannot hand over what pytest would keep of it.
+    monkeypatch.setattr(logging.getLogger("cxrignite"), "propagate", False)
+    with log_file(tmp_path / "run.log"):
+        LOGGER.warning("left out a\udcff.png")
+    assert r"left out a\udcff.png" in (tmp_path / "run.log").read_text()
+    assert capsys.readouterr().err == ""

@@ -80,3 +80,11 @@ def test_the_ledger_knows_sampler_and_loss():
     assert ledger.corrects_twice
     assert build_ledger(data, nn.BCEWithLogitsLoss()).pos_weight == 1.0
     assert build_ledger(data, nn.MSELoss()).pos_weight is None
+
+
+def test_images_too_small_for_the_layers_are_refused_before_training(tmp_path):
+    path = tmp_path / "film.png"
+    Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(path)
+    data = XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
+    with pytest.raises(RecipeError, match=r"data.image_size \[1, 1\] does not fit this model"):
+        check_image_size(LightCNN(width=2), data)

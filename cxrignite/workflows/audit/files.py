@@ -53,7 +53,7 @@ def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
                 Finding(
                     kind,
                     len(found),
-                    f"{len(found)} films: {examples(named, 1)}",
+                    f"{len(found)} film{'s' * (len(found) != 1)}: {examples(named, 1)}",
                     [film_row(survey.films[row], reason=each) for row, each in found.items()],
                     [[row] for row in found],
                 )
