@@ -21,6 +21,7 @@ from cxrignite.data import Source
 from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
 from cxrignite.engines import EVALUATION_METRICS
+from cxrignite.errors import RecipeError
 from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable
 from cxrignite.nn import BinaryClassifier
@@ -37,6 +38,8 @@ def _named(key: str) -> Iterator[None]:
     """Say which key a library's complaint is about."""
     try:
         yield
+    except RecipeError:
+        raise
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
 

@@ -663,6 +663,18 @@ OF_RUN = [
         "--resume must be auto or a checkpoint's file, got true, which does not exist",
     ),
     Mistake(
+        "the run's folder for its checkpoint",
+        f"{FIT} --run_dir runs/done --resume runs/done",
+        2,
+        "--resume must be auto or a checkpoint's file, got 'runs/done', which is a folder",
+    ),
+    Mistake(
+        "a checkpoint's variable that is empty",
+        f"{FIT} --run_dir runs/done --resume=",
+        2,
+        "--resume must be auto or a checkpoint's file, got '', which is a folder",
+    ),
+    Mistake(
         "the data's folder for the run's",
         f"{FIT} --run_dir data/chest_xray",
         2,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from cxrignite.errors import NonFiniteError
 
 Numbers = Tensor | NDArray[np.generic] | Sequence[float]
 """One-dimensional numbers: a tensor, an array, or a plain sequence."""
@@ -51,11 +54,34 @@ def as_names(patients: Patients) -> NDArray[Any]:
         ValueError: If they are neither, such as numbers with NaN for those that are not known.
     """
     names = np.asarray(patients)
-    if names.dtype.kind == "O" and all(isinstance(name, str) for name in names.flat):
-        names = names.astype(str)  # a column of a table, say
-    if names.dtype.kind not in "iuUST":
+    if isinstance(patients, list | tuple) or names.dtype.kind == "O":  # a column of a table, say
+        # NumPy makes a name of a NaN among names.
+        is_list = isinstance(patients, list | tuple) and names.ndim == 1
+        each = patients if is_list else names.ravel().tolist()
+        kinds: tuple[type, ...] = (str, bytes, Integral)
+        if not any(all(isinstance(name, kind) for name in each) for kind in kinds):
+            found = ", ".join(sorted({type(name).__name__ for name in each}))
+            raise ValueError(f"patients must be names or whole numbers, got {found}")
+        if names.dtype.kind == "O":
+            names = names.astype(np.int64 if isinstance(each[0], Integral) else str)
+    elif names.dtype.kind not in "iuUST":
         raise ValueError(f"patients must be names or whole numbers, got {names.dtype}")
     return names
+
+
+def check_finite(scores: Numbers) -> None:
+    """Refuse what a broken network gives.
+
+    Args:
+        scores: Shape `(N,)`.
+
+    Raises:
+        NonFiniteError: If some are NaN or infinite.
+    """
+    array = as_float64(scores, "scores")
+    num_strange = int(np.sum(~np.isfinite(array)))
+    if num_strange:
+        raise NonFiniteError(f"{num_strange} of {array.size} scores are NaN or infinite")
 
 
 def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:

@@ -207,7 +207,7 @@ def ece_interval(
 
     resamples = bootstrap_samples(statistics, patients, num_resamples=num_resamples, seed=seed)
     unbiased = 2 * error - float(resamples["ece"].mean())
-    if np.ptp(resamples["signed"]) == 0:
+    if np.ptp(resamples["ece"]) == 0:
         return Interval(math.nan, math.nan)
     width = float(scipy.stats.norm.ppf((1 + confidence) / 2) * resamples["signed"].std())
     generator = np.random.default_rng(seed)

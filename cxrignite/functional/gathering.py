@@ -12,11 +12,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.errors import NonFiniteError
+from cxrignite.functional.arrays import check_finite
 from cxrignite.functional.confusion import checked_scores
 
 NO_INDEX = -1
 """The index of an image whose batch has none."""
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint64)
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         Rows and indices, sorted by index; where an index is not known, all rows in rank order.
 
     Examples:
-        >>> rows, index = gather_images(torch.tensor([5.0, 7.0, 5.0]), torch.tensor([3, 1, 3]))
+        >>> rows, index = gather_images(torch.tensor([5.0, 7.0]), torch.tensor([3, 1]))
         >>> rows.tolist(), index.tolist()
         ([7.0, 5.0], [1, 3])
     """
@@ -119,7 +121,8 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         return rows, index
     unique, first = np.unique(index.cpu().numpy(), return_index=True)
     num_repeats = len(index) - len(unique)
-    if num_repeats >= (dist.get_world_size() if _is_distributed() else 1):
+    num_processes, rank = (dist.get_world_size(), dist.get_rank()) if _is_distributed() else (1, 0)
+    if num_repeats >= num_processes and rank == 0:
         _log.warning(
             "%d of %d images are left out: their index came before; is state.batch[2] the index of "
             "each image?",
@@ -143,9 +146,7 @@ def scores_of(rows: Tensor, index: Tensor) -> EpochScores:
         NonFiniteError: If a score is NaN or infinite.
         ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
     """
-    num_strange = int((~torch.isfinite(rows[:, 0])).sum())
-    if num_strange:
-        raise NonFiniteError(f"{num_strange} of {len(rows)} scores are NaN or infinite")
+    check_finite(rows[:, 0])
     scores, positive = checked_scores(rows[:, 0], rows[:, 1])
     return EpochScores(scores, positive.astype(np.int64), index.cpu().numpy())
 
@@ -172,12 +173,14 @@ def image_index(batch: object, num_images: int) -> Tensor:
         index = torch.as_tensor(third)
     except (TypeError, ValueError, RuntimeError):
         index = None
-    if index is None or index.is_floating_point() or index.is_complex() or index.dim() != 1:
+    if index is not None and index.numel() == 0:
+        index = index.long()  # an empty list is float
+    is_whole = index is not None and index.dtype in _WHOLE
+    if index is None or not is_whole or index.dim() != 1:
         kind = type(third).__name__ if index is None else f"{index.dtype} {tuple(index.shape)}"
         raise ValueError(
             "state.batch[2] must be the index of each image, whole numbers of shape (N,), "
-            f"got {kind}; where it is something else a ScoreCollector(batch_transform=...) leaves "
-            "it out"
+            f"got {kind}"
         )
     if len(index) != num_images:
         raise ValueError(f"index must have one entry an image, got {len(index)} for {num_images}")

@@ -10,6 +10,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.functional.arrays import check_finite
+from cxrignite.functional.confusion import checked_scores
+
 ImageKind = Literal["misses", "most_sure", "least_sure", "random"]
 """`misses`: called wrongly, the farthest from the threshold; `most_sure` and `least_sure`: the
 farthest from it and the nearest to it, right or wrong; `random`: whatever they score."""
@@ -62,7 +65,7 @@ class ImageChoice:
     def of(
         self,
         y_score: Sequence[float] | NDArray[np.float64],
-        y_true: Sequence[int] | NDArray[np.int64],
+        y_true: Sequence[float] | NDArray[np.int64],
         index: Sequence[int] | NDArray[np.int64],
     ) -> dict[int, list[str]]:
         """Choose from images.
@@ -75,12 +78,18 @@ class ImageChoice:
         Returns:
             From position in the arguments to what the image was chosen as, in the order of
             choice: `fixed` for `indices`, or kinds.
+
+        Raises:
+            NonFiniteError: If a score is NaN or infinite.
+            ValueError: If a score is outside `[0, 1]`, or a label is another.
         """
-        scores = np.asarray(y_score, dtype=np.float64)
+        check_finite(y_score)
         labels, names = np.asarray(y_true), np.asarray(index)
+        is_known = labels != UNKNOWN_LABEL
+        scores, _ = checked_scores(y_score, np.where(is_known, labels, 0))
         called = scores >= self.threshold
         distance = np.abs(scores - self.threshold)
-        is_miss = (labels != UNKNOWN_LABEL) & (labels != called)
+        is_miss = is_known & (labels != called)
         everything = np.arange(len(scores))
         chosen: dict[int, list[str]] = {}
         fixed = np.flatnonzero(np.isin(names, list(self.indices)))

@@ -154,10 +154,8 @@ def _telling(resampled: NDArray[np.float64]) -> NDArray[np.float64] | None:
 
 
 def _numbered(patients: Sequence[str]) -> tuple[NDArray[np.intp], int]:
-    if not len(patients):
-        raise ValueError("patients must have shape (N,) with N above 0, got (0,)")
     names, patient = np.unique(as_names(patients), return_inverse=True)
-    if patient.ndim != 1:
+    if patient.ndim != 1 or not patient.size:
         raise ValueError(f"patients must have shape (N,) with N above 0, got {patient.shape}")
     return patient, names.size
 

@@ -29,7 +29,7 @@ _BATCH_SIZE = 16
 class _Candidate(NamedTuple):
     number: int
     y_score: float
-    y_true: int
+    y_true: float  # as it came, for the choice to refuse what is no label
     image: Tensor
 
 
@@ -178,7 +178,7 @@ class GradCAMExporter(Attachable):
                 )
             index = torch.arange(self._num_seen, self._num_seen + len(index))
         self._num_seen += len(index)
-        new = zip(index.tolist(), y_score.tolist(), y_true.long().tolist(), images, strict=True)
+        new = zip(index.tolist(), y_score.tolist(), y_true.tolist(), images, strict=True)
         known = len(self._candidates)
         candidates = [*self._candidates, *(_Candidate(*each) for each in new)]
         # A copy of a new one: a view would keep its whole batch, whose memory may be used again.
@@ -208,7 +208,7 @@ class GradCAMExporter(Attachable):
         self.export(
             torch.stack(images) if images else torch.zeros(0, 1, 1, 1),
             np.array([each.y_score for each in unique.values()]),
-            np.array([each.y_true for each in unique.values()]),
+            np.array([int(each.y_true) for each in unique.values()]),
             np.array(list(unique)),
         )
 

@@ -19,7 +19,7 @@ def num_images(batch: Any) -> int:
     members = list(batch.values()) if isinstance(batch, Mapping) else batch
     if not isinstance(members, list | tuple):
         members = [members]
-    if members and isinstance(members[0], Mapping):
+    if not isinstance(batch, Mapping) and all(isinstance(each, Mapping) for each in members):
         return len(members)
     arrays = (each for each in members if isinstance(each, torch.Tensor | np.ndarray) and each.ndim)
     return next(map(len, arrays), 0)

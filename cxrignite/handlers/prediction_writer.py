@@ -38,6 +38,9 @@ class PredictionWriter(Attachable):
             the column is empty. May be set later, up to the epoch's end.
         natural: From scores to probabilities at the natural prevalence, such as
             `ImbalanceLedger.natural`; without it, or where it gives None, that column is empty.
+
+    Raises:
+        ValueError: If `rows` name a column of the file.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PredictionWriter(Attachable):
         threshold: float | None = None,
         natural: Natural | None = None,
     ) -> None:
+        _check_names(rows)
         self.path = Path(path)
         self.rows = rows
         self.threshold = threshold
@@ -67,6 +71,11 @@ class PredictionWriter(Attachable):
         if idist.get_rank() == 0:
             natural = None if self.natural is None else self.natural(y_score)
             write_predictions(self.path, self.rows, y_score, y_true, index, self.threshold, natural)
+
+
+def _check_names(rows: Sequence[Mapping[str, str]]) -> None:
+    if taken := set(rows[0] if rows else ()) & set(_COLUMNS):
+        raise ValueError(f"rows must not name {', '.join(sorted(taken))}: the file's own columns")
 
 
 def write_predictions(
@@ -100,9 +109,8 @@ def write_predictions(
         raise ValueError(f"index must be below {len(rows)}, the number of rows, got {index.max()}")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    _check_names(rows)
     known = list(rows[0]) if rows else []
-    if taken := set(known) & set(_COLUMNS):
-        raise ValueError(f"rows must not name {', '.join(sorted(taken))}: the file's own columns")
     writer.writerow([*known, *_COLUMNS])
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])

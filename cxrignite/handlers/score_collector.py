@@ -55,9 +55,7 @@ class ScoreCollector(Attachable):
             missing; null where it is that already.
 
     Raises:
-        ValueError: During the run, if the output or the index has another form, a score is outside
-            `[0, 1]`, or a label neither 0 nor 1.
-        NonFiniteError: At the end of an epoch, if a score is NaN or infinite.
+        ValueError: During the run, if the output or the index has another form.
     """
 
     def __init__(
@@ -153,7 +151,14 @@ class ScoreCollector(Attachable):
             batch = self.batch_transform(batch)
         y_score, y_true = _score_and_label(output)
         images = batch[0] if isinstance(batch, list | tuple) and batch else None
-        return ScoredBatch(images, y_score, y_true, image_index(batch, len(y_score)))
+        try:
+            index = image_index(batch, len(y_score))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; an engine with another batch needs ScoreCollector(batch_transform=...), "
+                "attached before the handlers that need scores"
+            ) from error
+        return ScoredBatch(images, y_score, y_true, index)
 
     def _reset(self) -> None:
         self._rows, self._index, self._gathered = [], [], None

@@ -218,7 +218,7 @@ def _subgroups(
     kept = {
         name: each
         for name, each in counts.items()
-        if len(each) <= _MOST_SUBGROUPS and (len(each) == 1 or max(each.values()) > 1)
+        if len(each) <= _MOST_SUBGROUPS and (len(each) <= 2 or max(each.values()) > 1)
     }
     for name in sorted(counts.keys() - kept.keys()):
         _logger.debug("%s has %d values: no subgroups", name, len(counts[name]))

@@ -163,6 +163,10 @@ def _checkpoint(
             f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
         )
     automatic = resume == "auto"
+    if Path(resume).is_dir():
+        raise RunFolderError(
+            f"--resume must be auto or a checkpoint's file, got {resume!r}, which is a folder"
+        )
     if not (automatic or Path(resume).exists()):
         raise CheckpointError(
             f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"

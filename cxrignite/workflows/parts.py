@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,7 @@ from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import ImbalanceLedger, grad_cam, num_negatives_needed
+from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
@@ -81,13 +83,15 @@ def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
         )
     blank = torch.zeros(1, 1, *size, device=next(model.parameters()).device)
     try:
-        with torch.no_grad():
-            model.eval()(blank)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
+        with torch.no_grad(), evaluation_mode(model):
+            model(blank)
+    except (RuntimeError, ValueError) as error:
+        # What else may go wrong, such as memory that runs out, is told as it is in a first step.
+        if not re.search(r"\b(size|shape)s?\b", str(error)):
+            raise
+        reason = str(error).splitlines()[0]
         raise RecipeError(
-            f"data.image_size {list(size)} does not fit this model: {str(error).splitlines()[0]}"
+            f"data.image_size {list(size)} does not fit this model: {reason}"
         ) from error
 
 

@@ -120,7 +120,8 @@ def _remedy(run_dir: Path, name: str) -> str:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    # `surrogateescape` keeps file names that are not UTF-8.
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, restval="")
         missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if missing:

@@ -134,13 +134,14 @@ def test_an_index_of_another_length_is_refused():
     [
         ["a.png", "b.png"],
         torch.tensor([0.5, 2.0]),
+        torch.tensor([True, False]),
         torch.zeros(2, 8, 8, dtype=torch.uint8),
         torch.tensor(3),
         [torch.zeros(8, 8)] * 2,
     ],
 )
-def test_a_third_part_that_is_no_index_is_refused_and_the_way_out_is_named(third):
-    with pytest.raises(ValueError, match=r"state.batch\[2\] must be the index.*batch_transform"):
+def test_a_third_part_that_is_no_index_is_refused(third):
+    with pytest.raises(ValueError, match=r"state.batch\[2\] must be the index of each image"):
         image_index((torch.zeros(2), torch.zeros(2), third), 2)
 
 
@@ -151,3 +152,7 @@ def test_more_repeats_than_a_sampler_makes_are_warned_of(caplog):
 
 def test_the_repeats_of_a_sampler_are_no_warning(results):
     assert [result["warnings"] for result in results] == [0, 0]
+
+
+def test_an_empty_batch_has_an_empty_index():
+    assert image_index((torch.zeros(0), torch.zeros(0), []), 0).tolist() == []

@@ -109,12 +109,10 @@ def test_random_images_are_another_draw_with_another_seed_and_look_at_no_score()
 
 
 def test_each_image_is_as_likely_to_be_drawn():
-    index = np.arange(20)
-    drawn = np.zeros(20)
+    index, nothing, drawn = np.arange(20), np.zeros(20), np.zeros(20)
     for seed in range(400):
-        drawn[
-            list(ImageChoice(kinds=("random",), max_images=5, seed=seed).of(drawn, drawn, index))
-        ] += 1
+        choice = ImageChoice(kinds=("random",), max_images=5, seed=seed)
+        drawn[list(choice.of(nothing, nothing, index))] += 1
     # A count of 400 draws with probability 1/4 has a deviation of 8.7.
     assert abs(drawn - 100).max() < 40
 

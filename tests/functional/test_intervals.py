@@ -472,7 +472,16 @@ def test_intervals_of_a_difference_cover_the_truth():
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), f"coverage {coverage}"
 
 
-@pytest.mark.parametrize("patients", [[1.0, float("nan")] * 2, [None] * 4])
+@pytest.mark.parametrize(
+    "patients", [[1.0, float("nan")] * 2, [None] * 4, ["a", "b", "c", float("nan")]]
+)
 def test_patients_that_cannot_be_told_apart_are_refused(patients):
     with pytest.raises(ValueError, match="patients must be names or whole numbers"):
         bootstrap_intervals(lambda weights: {"share": weights[:, 0]}, patients)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda each: np.array(each, dtype=object)])
+def test_patients_may_be_whole_numbers_or_a_column_of_them(kind):
+    statistics = lambda weights: {"share": weights[:, 0] / weights.sum(axis=1)}  # noqa: E731
+    found = bootstrap_intervals(statistics, kind([3, 1, 2, 2]), num_resamples=50)
+    assert found == bootstrap_intervals(statistics, list("cabb"), num_resamples=50)

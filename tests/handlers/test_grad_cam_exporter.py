@@ -436,3 +436,20 @@ def test_a_batch_whose_first_part_is_not_the_images_is_refused(images, tmp_path)
     GradCAMExporter(looking(), tmp_path, "0").attach(engine)
     with pytest.raises(ValueError, match=r"state.batch\[0\] must be the 2 images, got"):
         engine.run([images if isinstance(images, list) else (images, None)])
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "error", "message"),
+    [
+        (float("nan"), 1.0, NonFiniteError, "1 of 5 scores"),
+        (2.5, 1.0, ValueError, r"y_score must be in \[0, 1\]"),
+        (0.5, 0.9, ValueError, "y_true must be 0 or 1"),
+    ],
+)
+def test_what_is_no_score_or_no_label_is_not_drawn(tmp_path, light, score, label, error, message):
+    scores, labels = SCORES.clone(), LABELS.clone()
+    scores[0], labels[0] = score, label
+    engine = scripted(GradCAMExporter(light, tmp_path, "backbone.4"))
+    with pytest.raises(error, match=message):
+        engine.run(batches(scores=scores, labels=labels))
+    assert not (tmp_path / "explain.csv").exists()

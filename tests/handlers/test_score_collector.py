@@ -256,3 +256,18 @@ def test_a_label_that_is_none_is_refused_and_not_rounded(label):
     engine.run([batch([0.25, 0.75], [label, 1])])
     with pytest.raises(ValueError, match="y_true must be 0 or 1"):
         collector.gather()
+
+
+def test_a_third_part_that_is_no_index_is_refused_and_the_way_out_is_named():
+    engine = evaluator()
+    ThresholdSearch().attach(engine)
+    third = ["a.png", "b.png"]
+    with pytest.raises(
+        ValueError, match=r"state.batch\[2\].*batch_transform=...\), attached before"
+    ):
+        engine.run([(*batch([0.5, 0.25], [1, 0]), third)])
+    engine = evaluator()
+    collector = ScoreCollector(batch_transform=lambda batch: batch[:2])
+    collector.attach(engine)
+    engine.run([(*batch([0.5, 0.25], [1, 0]), third)])
+    assert collector.gather().index.tolist() == [-1, -1]

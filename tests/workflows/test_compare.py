@@ -357,3 +357,11 @@ def test_damaged_or_older_metrics_are_refused(make_run, content):
     (damaged / "metrics" / "test.json").write_text(content)
     with pytest.raises(RunFolderError, match=r"metrics/test\.json is damaged"):
         compare_runs([make_run("a", films(1)), damaged])
+
+
+def test_films_whose_names_are_not_utf_8_are_compared(make_run):
+    runs = [make_run("a", films(1)), make_run("b", films(2))]
+    for run in runs:
+        path = run / "predictions" / "test.csv"
+        path.write_bytes(path.read_bytes().replace(b"film001", b"film\xff"))
+    assert compare_runs(runs).num_images == NUM_FILMS

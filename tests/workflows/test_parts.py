@@ -88,3 +88,18 @@ def test_images_too_small_for_the_layers_are_refused_before_training(tmp_path):
     data = XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
     with pytest.raises(RecipeError, match=r"data.image_size \[1, 1\] does not fit this model"):
         check_image_size(LightCNN(width=2), data)
+
+
+def test_another_error_of_the_model_is_not_blamed_on_the_images(data):
+    class Broken(LightCNN):
+        def forward(self, images):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        check_image_size(Broken(width=2), data)
+
+
+def test_the_check_leaves_the_model_in_its_mode(data):
+    model = LightCNN(width=2)
+    check_image_size(model, data)
+    assert all(part.training for part in model.modules())
