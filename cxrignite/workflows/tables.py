@@ -112,9 +112,9 @@ def _figure(block: Mapping[str, Any], key: str, digits: int = 3) -> str:
 
 
 def _row(label: str, cells: Sequence[str]) -> str:
-    return f"  {label:<{_WIDTH}}{''.join(f'{cell:<26}' for cell in cells)}".rstrip()
+    return f"  {label:<{_WIDTH}}{''.join(f'{cell:<24}  ' for cell in cells)}".rstrip()
 
 
 def _wide_row(cells: Sequence[str]) -> str:
     """Three figures with their intervals in 80 columns leave no room for a label."""
-    return f"      {''.join(f'{cell:<25}' for cell in cells)}".rstrip()
+    return f"      {''.join(f'{cell:<24} ' for cell in cells)}".rstrip()
