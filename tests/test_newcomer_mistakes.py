@@ -341,6 +341,14 @@ OF_RECIPE = [
         'root: "C:\\data\\chest_xray"',
     ),
     Mistake(
+        "a recipe saved as UTF-16",
+        "fit --config wide.yaml",
+        2,
+        "wide.yaml: not valid YAML: the character U+0000 is not allowed; a file in UTF-16, or none "
+        "of text; save it as UTF-8",
+        prepare=write("wide.yaml", "seed: 1\n".encode("utf-16-le")),
+    ),
+    Mistake(
         "a key twice",
         FIT,
         2,
