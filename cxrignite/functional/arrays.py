@@ -63,7 +63,8 @@ def as_names(patients: Patients) -> NDArray[Any]:
             found = ", ".join(sorted({type(name).__name__ for name in each}))
             raise ValueError(f"patients must be names or whole numbers, got {found}")
         if names.dtype.kind == "O":
-            names = names.astype(np.int64 if isinstance(each[0], Integral) else str)
+            is_number = all(isinstance(name, Integral) for name in each)
+            names = names.astype(np.int64 if is_number else str)
     elif names.dtype.kind not in "iuUST":
         raise ValueError(f"patients must be names or whole numbers, got {names.dtype}")
     return names

@@ -485,3 +485,9 @@ def test_patients_may_be_whole_numbers_or_a_column_of_them(kind):
     statistics = lambda weights: {"share": weights[:, 0] / weights.sum(axis=1)}  # noqa: E731
     found = bootstrap_intervals(statistics, kind([3, 1, 2, 2]), num_resamples=50)
     assert found == bootstrap_intervals(statistics, list("cabb"), num_resamples=50)
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_no_patients_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"patients must have shape \(N,\) with N above 0"):
+        bootstrap_intervals(lambda weights: {"share": weights[:, 0]}, np.array([], dtype=dtype))
