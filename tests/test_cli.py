@@ -145,7 +145,7 @@ MUTATIONS = [
     ("metric: roc_auc", "metric: auc", ["monitor.metric", "roc_auc"]),
     ("metric: roc_auc", "metric: loss", ["monitor.mode"]),
     ("seed: 1", "seed: -5", ["seed", "got -5"]),
-    ("lr: 1.0e-3", "lr: -1", ["recipe.yaml: ", "learning rate: -1"]),
+    ("lr: 1.0e-3", "lr: -1", ["optimizer: Invalid learning rate: -1"]),
     ("T_max: 2", "T_max: 2, eta_min: x", ["'eta_min' must be float, got x"]),
     # what YAML lets pass, or does not
     ("seed: 1", "seed: 1\nseed: 2", ["recipe.yaml:2", "twice"]),
