@@ -18,8 +18,6 @@ from cxrignite.functional.confusion import checked_scores
 NO_INDEX = -1
 """The index of an image whose batch has none."""
 
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint64)
-
 _log = logging.getLogger(__name__)
 
 
@@ -169,19 +167,14 @@ def image_index(batch: object, num_images: int) -> Tensor:
     third = batch[2] if isinstance(batch, list | tuple) and len(batch) > 2 else None
     if third is None or isinstance(third, Mapping):
         return torch.full((num_images,), NO_INDEX)
+    rule = "state.batch[2] must be the index of each image, whole numbers of shape (N,)"
     try:
         index = torch.as_tensor(third)
-    except (TypeError, ValueError, RuntimeError):
-        index = None
-    if index is not None and index.numel() == 0:
-        index = index.long()  # an empty list is float
-    is_whole = index is not None and index.dtype in _WHOLE
-    if index is None or not is_whole or index.dim() != 1:
-        kind = type(third).__name__ if index is None else f"{index.dtype} {tuple(index.shape)}"
-        raise ValueError(
-            "state.batch[2] must be the index of each image, whole numbers of shape (N,), "
-            f"got {kind}"
-        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{rule}, got {type(third).__name__}") from error
+    is_whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+    if index.dim() != 1 or not (is_whole or index.numel() == 0):  # an empty list is float
+        raise ValueError(f"{rule}, got {index.dtype} {tuple(index.shape)}")
     if len(index) != num_images:
         raise ValueError(f"index must have one entry an image, got {len(index)} for {num_images}")
     return index.to("cpu", torch.int64, copy=True)

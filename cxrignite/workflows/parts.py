@@ -74,7 +74,7 @@ def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
 
     Raises:
         RecipeError: The preprocessed films have another size than the backbone was built for, or
-            are too small for its layers.
+            its layers do not take them: too small for one, or layers that do not fit each other.
     """
     size = data.image_size
     if model.image_size not in (None, size):
@@ -91,7 +91,7 @@ def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
             raise
         reason = str(error).splitlines()[0]
         raise RecipeError(
-            f"data.image_size {list(size)} does not fit this model: {reason}"
+            f"the model cannot take images of data.image_size {list(size)}: {reason}"
         ) from error
 
 
