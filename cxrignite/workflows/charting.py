@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -30,6 +32,20 @@ def blank_figure(*, width: float, height: float) -> Figure:
     """
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
+
+
+def draw(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure once: `savefig` and TensorBoard's `add_figure` lay it out again each time.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        Shape `(H, W, 3)`.
+    """
+    canvas: Any = FigureCanvasAgg(figure)  # has no types
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def single_chart(title: str, *, width: float = 8.4) -> tuple[Figure, Axes]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,9 @@ from ignite.engine import Engine, Events
 from cxrignite.data import XrayData
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers import BoardWriter, ScoreCollector
+from cxrignite.handlers.map_picture import as_png
 from cxrignite.workflows import figures, score_figures
+from cxrignite.workflows.charting import draw
 from cxrignite.workflows.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -131,13 +132,6 @@ def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:
         keep_figure(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
 
 
-def as_png(figure: Figure) -> memoryview:
-    """The content of a PNG file of a figure."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getbuffer()
-
-
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     """Up to `count` of the indices, evenly spread over them."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
@@ -156,5 +150,6 @@ def keep_figure(
         figure: The figure.
         step: The epoch it belongs to.
     """
-    write_durably(folder.figures_dir / f"{name}.png", as_png(figure))
-    board.add_figure(f"figures/{name.replace('@', '/')}", figure, step)
+    pixels = draw(figure)
+    write_durably(folder.figures_dir / f"{name}.png", as_png(pixels))
+    board.add_image(f"figures/{name.replace('@', '/')}", pixels.transpose(2, 0, 1), step)

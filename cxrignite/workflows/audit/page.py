@@ -13,12 +13,13 @@ from cxrignite import __version__
 from cxrignite.data import Film, read_image
 from cxrignite.data.survey import Survey
 from cxrignite.errors import UnreadableImageError
+from cxrignite.handlers.map_picture import as_png
 from cxrignite.workflows.audit import figures
 from cxrignite.workflows.audit.findings import KINDS, Finding
 from cxrignite.workflows.audit.results import AuditResults
+from cxrignite.workflows.charting import draw
 from cxrignite.workflows.figures import class_distribution
 from cxrignite.workflows.html_page import render_page, to_data_uri
-from cxrignite.workflows.illustrations import as_png
 
 MAX_PICTURED = 12
 """Groups of films that are shown of each kind of finding."""
@@ -104,4 +105,4 @@ def _picture_uri(film: Film) -> str:
 
 
 def _uri(figure: Figure) -> str:
-    return to_data_uri(as_png(figure))
+    return to_data_uri(as_png(draw(figure)))

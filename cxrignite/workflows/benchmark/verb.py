@@ -19,13 +19,14 @@ from cxrignite.data.packing import Pack
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import choose_precision
 from cxrignite.errors import DataError, RecipeError
+from cxrignite.handlers.map_picture import as_png
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
+from cxrignite.workflows.charting import draw
 from cxrignite.workflows.films import read_films
-from cxrignite.workflows.illustrations import as_png
 from cxrignite.workflows.parts import build_data, build_model, build_pipeline, check_image_size
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, open_session, seed_everything
@@ -110,7 +111,7 @@ def _benchmark(
     )
     write_durably(place / "benchmark.md", table.encode())
     write_durably(place / "benchmark.csv", as_csv(stages, variants, len(listed), batch).encode())
-    write_durably(place / "benchmark.png", as_png(as_figure(stages, variants)))
+    write_durably(place / "benchmark.png", as_png(draw(as_figure(stages, variants))))
     sys.stdout.write(table)
     _logger.info("written to %s", place)
 
