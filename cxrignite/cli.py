@@ -59,14 +59,18 @@ def run(argv: list[str]) -> int:
 @contextmanager
 def _log_to_terminal() -> Iterator[None]:
     logger, handler = logging.getLogger("cxrignite"), TerminalHandler()
-    logger.setLevel(logging.INFO)
+    # Ignite logs every exception that passes through an engine; here each is printed once.
+    levels = {logger: logging.INFO, logging.getLogger("ignite"): logging.CRITICAL}
+    before = {each: each.level for each in levels}
     logger.addHandler(handler)
-    # Ignite logs every exception that passes through an engine; here each is told once.
-    logging.getLogger("ignite").setLevel(logging.CRITICAL)
     try:
+        for each, level in levels.items():
+            each.setLevel(level)
         yield
     finally:
         logger.removeHandler(handler)
+        for each, level in before.items():
+            each.setLevel(level)
 
 
 def _top_level(argv: list[str]) -> int:

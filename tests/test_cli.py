@@ -1,6 +1,8 @@
 """The command line as its users meet it: real processes, and the sixty mistakes of promise 18."""
 
 import itertools
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from messages import error_line
 
 from cxrignite.cli import run
 
@@ -34,18 +37,41 @@ monitor: {metric: roc_auc, patience: 3}
 """
 
 
-@pytest.mark.parametrize(
-    "argv", [["--help"], ["--version"], ["recipes", "list"], ["download", "--help"]]
-)
-def test_light_answers_come_within_a_second_and_without_torch(argv):
-    # Shut out, so that an import of torch anywhere fails the command.
-    started = time.perf_counter()
-    code = "import sys; sys.modules['torch'] = None\n"
-    code += "from cxrignite.cli import run; sys.exit(run(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-    assert time.perf_counter() - started < 1.0
+def real(*argv, **settings):
+    """`python -m cxrignite ...` in an interpreter of its own: few tests need one, and say why."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cxrignite", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+# What a forked process cannot show: how long the imports take that come before the first answer.
+def test_light_answers_come_within_a_second_and_without_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('no light answer needs torch')\n")
+    for argv in (["--help"], ["--version"], ["recipes", "list"], ["download", "--help"]):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process = real(*argv, cwd=tmp_path)
+        out, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+        assert out
+        # Of the processor, so that other work beside it does not count.
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+# What a forked process cannot show: that the package starts by itself, with no module imported.
+@pytest.mark.integration
+def test_a_new_interpreter_ends_with_the_same_words_and_code(tmp_path, command):
+    argv = ["test", "--run", "runs/nowhere"]
+    process = real(*argv, cwd=tmp_path)
+    _, error = process.communicate(timeout=120)
+    forked = command(*argv)
+    assert (process.returncode, error) == (forked.returncode, forked.stderr)
+    assert process.returncode == 2
+    error_line(error, "runs/nowhere", "cxrignite fit")
 
 
 def test_help_of_fit_fits_on_a_few_screens(capsys):
@@ -55,29 +81,25 @@ def test_help_of_fit_fits_on_a_few_screens(capsys):
 
 def test_no_arguments_show_the_help(capsys):
     assert run([]) == 0
-    assert "verbs:" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert run(["--help"]) == 0
+    assert shown == capsys.readouterr().out
 
 
-def test_an_unknown_verb_is_an_argument_error(capsys):
-    assert run(["train"]) == 2
-    assert "fit" in capsys.readouterr().err
+def test_recipes_are_shown_and_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["recipes", "show", "quickstart"]) == 0
+    assert "Phantom" in capsys.readouterr().out
+    assert run(["recipes", "copy", "quickstart"]) == 0
+    copied = yaml.safe_load((tmp_path / "quickstart.yaml").read_text())
+    assert copied["run_dir"] == "runs/quickstart"
+    assert run(["recipes", "copy", "quickstart"]) == 2
+    error_line(capsys.readouterr().err, "quickstart.yaml")
 
 
-def test_recipes_are_shown_and_copied(command, tmp_path):
-    assert "Phantom" in command("recipes", "show", "quickstart").stdout
-    assert command("recipes", "copy", "quickstart").returncode == 0
-    assert (
-        yaml.safe_load((tmp_path / "quickstart.yaml").read_text())["run_dir"] == "runs/quickstart"
-    )
-    again = command("recipes", "copy", "quickstart")
-    assert again.returncode == 2
-    assert "quickstart.yaml is there already" in again.stderr
-
-
-def test_a_wrong_recipe_name_gets_the_nearest(command):
-    done = command("recipes", "show", "resnet5O")
-    assert done.returncode == 2
-    assert "did you mean 'resnet50'?" in done.stderr
+def test_a_wrong_recipe_name_gets_the_nearest(capsys):
+    assert run(["recipes", "show", "resnet5O"]) == 2
+    error_line(capsys.readouterr().err, "'resnet5O'", "'resnet50'")
 
 
 # Each mutation: what to replace in TINY, by what, and what the one line must say.
@@ -122,33 +144,33 @@ MUTATIONS = [
     ("num_train: 48", "n_train: 48", ["num_train"]),
     ("rotate_range: 0.1", "rotation: 0.1", ["rotation"]),
     # values of the wrong type
-    ("max_epochs: 1", "max_epochs: one", ["'trainer.max_epochs' must be int, got one"]),
+    ("max_epochs: 1", "max_epochs: one", ["'trainer.max_epochs'", "int", "one"]),
     ("max_epochs: 1", "max_epochs: 1.5", ["trainer.max_epochs"]),
     ("batch_size: 8", "batch_size: [8]", ["data.batch_size"]),
     ("seed: 1", "seed: true", ["seed"]),
-    ("width: 4", "width: wide", ["'model': 'width' must be int, got wide"]),
-    ("min_tnr: 0.9", "min_tnr: high", ["'min_tnr' must be float, got high"]),
+    ("width: 4", "width: wide", ["'model'", "'width'", "int", "wide"]),
+    ("min_tnr: 0.9", "min_tnr: high", ["'min_tnr'", "float", "high"]),
     ("sampler: BalancedSampler", "sampler: 3", ["data.sampler"]),
-    ("max_epochs: 1,", "max_epochs: 1, precision: half,", ["precision", "'bf16'", "got half"]),
+    ("max_epochs: 1,", "max_epochs: 1, precision: half,", ["precision", "'bf16'", "half"]),
     ("max_epochs: 1,", "max_epochs: 1, profile: quick,", ["profile"]),
     ("handlers: [EpochTimer]", "handlers: 3", ["trainer.handlers"]),
     ("num_workers: 0", "num_workers: null", ["data.num_workers"]),
     # values out of range
-    ("max_epochs: 1", "max_epochs: 0", ["max_epochs", "at least 1, got 0"]),
-    ("val_fraction: 0.25", "val_fraction: 1.5", ["(0, 0.5], got 1.5"]),
-    ("batch_size: 8", "batch_size: 0", ["batch_size", "got 0"]),
-    ("num_workers: 0", "num_workers: -1", ["got -1"]),
-    ("min_tnr: 0.9", "min_tnr: 1.5", ["min_tnr must be in [0, 1], got 1.5"]),
+    ("max_epochs: 1", "max_epochs: 0", ["max_epochs", "1", "0"]),
+    ("val_fraction: 0.25", "val_fraction: 1.5", ["(0, 0.5]", "1.5"]),
+    ("batch_size: 8", "batch_size: 0", ["batch_size", "0"]),
+    ("num_workers: 0", "num_workers: -1", ["num_workers", "-1"]),
+    ("min_tnr: 0.9", "min_tnr: 1.5", ["min_tnr", "[0, 1]", "1.5"]),
     ("min_threshold: 0.5", "min_threshold: -1", ["min_threshold"]),
     ("power: 0.5", "power: 7", ["power"]),
     ("patience: 3", "patience: 0", ["patience"]),
     ("metric: roc_auc", "metric: auc", ["monitor.metric", "roc_auc"]),
     ("metric: roc_auc", "metric: loss", ["monitor.mode"]),
-    ("seed: 1", "seed: -5", ["seed", "got -5"]),
-    ("lr: 1.0e-3", "lr: -1", ["optimizer: Invalid learning rate: -1"]),
-    ("T_max: 2", "T_max: 2, eta_min: x", ["'eta_min' must be float, got x"]),
+    ("seed: 1", "seed: -5", ["seed", "-5"]),
+    ("lr: 1.0e-3", "lr: -1", ["optimizer", "-1.0"]),
+    ("T_max: 2", "T_max: 2, eta_min: x", ["'eta_min'", "float", "x"]),
     # what YAML lets pass, or does not
-    ("seed: 1", "seed: 1\nseed: 2", ["recipe.yaml:2", "twice"]),
+    ("seed: 1", "seed: 1\nseed: 2", ["recipe.yaml:2", "'seed'"]),
     ("trainer: {", "trainer: {{", ["recipe.yaml:16", "YAML"]),
     ("seed: 1", "\tseed: 1", ["YAML"]),
     ("seed: 1", "seed: !!python/object/apply:os.getpid []", ["python"]),
@@ -186,8 +208,7 @@ def test_a_wrong_recipe_gets_one_line_before_anything_is_read_or_built(
     # The line of the mistake, unless the key is missing or the mutation says another line.
     line = TINY[: TINY.index(old)].count("\n") + 1
     elsewhere = not new or any(words.startswith("recipe.yaml") for words in says)
-    for words in says if elsewhere else [f"recipe.yaml:{line}: ", *says]:
-        assert words in error
+    error_line(error, *(says if elsewhere else [f"recipe.yaml:{line}", *says]))
     assert not (tmp_path / "runs").exists()
 
 
@@ -202,13 +223,13 @@ def _with_same_signature(function):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--trainer.max_epoch", "3"], "did you mean '--trainer.max_epochs'?"),
-        (["--lr_scheduler", "OneCycleLR"], "'lr_scheduler' needs max_lr"),
+        (["--trainer.max_epoch", "3"], "'--trainer.max_epochs'"),
+        (["--lr_scheduler", "OneCycleLR"], "max_lr"),
         (["--model.widht", "3"], "width"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--nonsense"], "--nonsense"),
-        (["--data.batch_size", "0"], "data.batch_size must be at least 2, got 0"),
+        (["--data.batch_size", "0"], "data.batch_size"),
         (["surplus"], "surplus"),
     ],
 )
@@ -218,8 +239,7 @@ def test_wrong_arguments_get_one_line(argv, says, tmp_path, capsys, monkeypatch)
     assert run(["fit", "--config", "recipe.yaml", *argv]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1, error
-    assert says in error
-    assert "recipe.yaml" not in error  # the file is innocent
+    assert "recipe.yaml" not in error_line(error, says)  # the file is innocent
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test"])
@@ -246,41 +266,37 @@ ANCHOR_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_a_recipe_without_end_is_refused_at_once(text, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    started = time.perf_counter()
+    started = time.process_time()
     assert run(["fit", "--config", str(path)]) == 2
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_test_needs_a_finished_run_and_keeps_to_its_recipe(command, tmp_path):
-    missing = command("test", "--run", "runs/nothing")
-    assert missing.returncode == 2
-    assert "holds no run" in missing.stderr
-    retuned = command("test", "--run", "runs/nothing", "--trainer.max_epochs", "3")
-    assert retuned.returncode == 2
-    assert "--trainer.max_epochs" in retuned.stderr
+def test_test_keeps_to_the_recipe_of_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["test", "--run", "runs/nothing", "--trainer.max_epochs", "3"]) == 2
+    error_line(capsys.readouterr().err, "--trainer.max_epochs")
 
 
-def test_a_missing_folder_is_a_data_problem(command, tmp_path, recipes_dir):
-    done = command("fit", "--config", recipes_dir / "baseline_cnn.yaml")
-    assert done.returncode == 3
-    assert "data/chest_xray" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_missing_folder_is_a_data_problem(tmp_path, recipes_dir, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["fit", "--config", str(recipes_dir / "baseline_cnn.yaml")]) == 3
+    error_line(capsys.readouterr().err, "data/chest_xray")
 
 
+# What a forked process cannot show: a signal to a real process group, from its first line on.
 def test_ctrl_c_before_training_leaves_no_traceback(tmp_path):
     (tmp_path / "recipe.yaml").write_text(TINY.replace("num_train: 48", "num_train: 4000"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cxrignite", "fit", "--config", "recipe.yaml"],
+    process = real(
+        *("fit", "--config", "recipe.yaml"),
         cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
+        start_new_session=True,
         # A shell that runs the tests in the background hands down that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(tmp_path.glob("data/*")):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     try:
         _, error = process.communicate(timeout=60)
     finally:

@@ -1,20 +1,18 @@
-"""Mistakes that newcomers make, each made for real, with the message that it gets.
+"""Mistakes that newcomers make, each made for real, with the facts that its message must hold.
 
 Each message names the thing, the rule and the value, and says where it is or what to do; it is one
-line, and the exit code tells whose turn it is. `docs/guides/errors.md` explains the likeliest.
+line. The full texts are in `messages.txt`; `docs/guides/errors.md` explains the likeliest.
 """
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from messages import error_line, snapshot
 from PIL import Image
 
 from cxrignite.cli import run
@@ -58,23 +56,15 @@ FIT = "fit --config recipe.yaml"
 TEST = "test --run runs/done"
 NORMAL = "data/chest_xray/train/NORMAL"
 USUAL = "run_dir: runs/done"
-SKIP = "mend it, or leave such films out with data.on_unreadable: skip"
-VERBS = (
-    "audit, fit, validate, test, recalibrate, predict, explain, compare, report, benchmark, "
-    "download, recipes"
-)
 
 
 class Mistake(NamedTuple):
-    """What was done, and what must be said.
-
-    `says` is the whole message; in it `FOLDER` is the one that the command runs in.
-    """
+    """What was done, and the facts of the message."""
 
     what: str
     command: str
     code: int
-    says: str
+    facts: list[str]
     old: str = ""  # in the recipe, and what stands there instead
     new: str = ""
     prepare: Callable[[], object] | None = None
@@ -118,102 +108,95 @@ OF_COMMAND_LINE = [
         "a verb that there is not",
         "train --config recipe.yaml",
         2,
-        f"no verb 'train'; there are {VERBS}",
+        ["'train'", "audit", "recipes"],
     ),
-    Mistake(
-        "a verb misspelt", "reprot --run runs/done", 2, "no verb 'reprot'; did you mean 'report'?"
-    ),
+    Mistake("a verb misspelt", "reprot --run runs/done", 2, ["'reprot'", "'report'"]),
     Mistake(
         "an option before the verb",
         "--config recipe.yaml fit",
         2,
-        "no verb '--config'; the verb comes first, as in `cxrignite fit --config FILE`",
+        ["'--config'", "cxrignite fit --config FILE"],
     ),
     Mistake(
         "a recipe without --config",
         "fit recipe.yaml",
         2,
-        "'recipe.yaml' is no option; name a recipe with --config recipe.yaml",
+        ["'recipe.yaml'", "--config recipe.yaml"],
     ),
-    Mistake(
-        "--config without a file", "fit --config", 2, "--config needs a value: the file of a recipe"
-    ),
+    Mistake("--config without a file", "fit --config", 2, ["--config"]),
     Mistake(
         "a shipped recipe by its name",
         "fit --config quickstart",
         2,
-        "quickstart: cannot read this recipe: there is no such file; "
-        "`cxrignite recipes copy quickstart` makes quickstart.yaml",
+        ["quickstart", "cxrignite recipes copy quickstart"],
     ),
     Mistake(
         "a recipe's name misspelt",
         "fit --config recipes.yaml",
         2,
-        "recipes.yaml: cannot read this recipe: there is no such file; did you mean 'recipe.yaml'?",
+        ["recipes.yaml", "'recipe.yaml'"],
     ),
-    Mistake(
-        "one dash", "fit -config recipe.yaml", 2, "no option '-config'; did you mean '--config'?"
-    ),
+    Mistake("one dash", "fit -config recipe.yaml", 2, ["'-config'", "'--config'"]),
     Mistake(
         "a dash for an underscore",
         f"{FIT} --data.batch-size 16",
         2,
-        "no option '--data.batch-size'; did you mean '--data.batch_size'?",
+        ["'--data.batch-size'", "'--data.batch_size'"],
     ),
     Mistake(
         "an option without its group",
         f"{FIT} --epochs 5",
         2,
-        "no option '--epochs'; did you mean '--trainer.max_epochs'?",
+        ["'--epochs'", "'--trainer.max_epochs'"],
     ),
     Mistake(
         "spaces around =",
         f"{FIT} --data.batch_size = 16",
         2,
-        "no space may stand around '=': write --data.batch_size=16",
+        ["'='", "--data.batch_size=16"],
     ),
-    Mistake("an option without a value", f"{FIT} --resume", 2, "--resume needs a value"),
+    Mistake("an option without a value", f"{FIT} --resume", 2, ["--resume"]),
     Mistake(
         "no recipe at all",
         "fit --seed 3",
         2,
-        "these keys are missing: data.source, model, optimizer; name a recipe with --config FILE",
+        ["data.source", "model", "optimizer", "--config"],
     ),
     Mistake(
         "a batch of nothing",
         f"{FIT} --data.batch_size 0",
         2,
-        "data.batch_size must be at least 2, got 0",
+        ["data.batch_size", "2", "0"],
     ),
     Mistake(
         "a size of one number",
         f"{FIT} --data.image_size 224",
         2,
-        "'data.image_size' must be two int, as [224, 224] or null, got 224",
+        ["'data.image_size'", "[224, 224]", "224"],
     ),
     Mistake(
         "gpu for cuda",
         f"{FIT} --trainer.device gpu",
         2,
-        "'trainer.device' must be 'auto', 'cpu', 'cuda', got gpu",
+        ["'trainer.device'", "'auto'", "'cpu'", "'cuda'", "gpu"],
     ),
     Mistake(
         "half precision on a CPU",
         f"{FIT} --trainer.device cpu --trainer.precision fp16",
         2,
-        "precision fp16 needs a CUDA device, got cpu",
+        ["fp16", "CUDA", "cpu"],
     ),
     Mistake(
         "a data set misspelt",
         "download chestxray",
         2,
-        "no name 'chestxray'; did you mean 'chest-xray-2017'?",
+        ["'chestxray'", "'chest-xray-2017'"],
     ),
     Mistake(
         "report without a run",
         "report",
         2,
-        "--run is missing; `cxrignite report --help` tells what it takes",
+        ["--run", "report"],
     ),
 ]
 OF_RECIPE = [
@@ -221,7 +204,7 @@ OF_RECIPE = [
         "a key at the top that belongs in a group",
         FIT,
         2,
-        "recipe.yaml:2: no key 'batch_size'; did you mean 'data.batch_size'?",
+        ["recipe.yaml:2", "'batch_size'", "'data.batch_size'"],
         "seed: 3\n",
         "seed: 3\nbatch_size: 16\n",
     ),
@@ -229,7 +212,7 @@ OF_RECIPE = [
         "the learning rate in the trainer",
         FIT,
         2,
-        "recipe.yaml:24: no key 'trainer.lr'; did you mean 'optimizer.init_args.lr'?",
+        ["recipe.yaml:24", "'trainer.lr'", "'optimizer.init_args.lr'"],
         "  epoch_length: 2\n",
         "  lr: 0.001\n",
     ),
@@ -237,8 +220,7 @@ OF_RECIPE = [
         "a setting beside its class",
         FIT,
         2,
-        "recipe.yaml:20: no key 'optimizer.lr'; a setting stands below init_args, "
-        "'optimizer.init_args.lr', and its class in 'optimizer.class_path'",
+        ["recipe.yaml:20", "'optimizer.lr'", "'optimizer.init_args.lr'", "'optimizer.class_path'"],
         "  init_args:\n    lr: 1.0e-3\n",
         "  lr: 1.0e-3\n",
     ),
@@ -246,9 +228,13 @@ OF_RECIPE = [
         "a handler's setting beside its class",
         FIT,
         2,
-        "recipe.yaml:28: no key 'validator.handlers.0.min_tnr'; a setting stands below init_args, "
-        "'validator.handlers.0.init_args.min_tnr', and its class in "
-        "'validator.handlers.0.class_path'",
+        [
+            "recipe.yaml:28",
+            "'validator.handlers.0.min_tnr'",
+            "init_args",
+            "'validator.handlers.0.init_args.min_tnr'",
+            "'validator.handlers.0.class_path'",
+        ],
         "      init_args:\n        min_tnr: 0.9\n        min_threshold: 0.5\n",
         "      min_tnr: 0.9\n",
     ),
@@ -256,8 +242,13 @@ OF_RECIPE = [
         "a source without its class",
         FIT,
         2,
-        "recipe.yaml:5: no key 'data.source.root'; a setting stands below init_args, "
-        "'data.source.init_args.root', and its class in 'data.source.class_path'",
+        [
+            "recipe.yaml:5",
+            "'data.source.root'",
+            "init_args",
+            "'data.source.init_args.root'",
+            "'data.source.class_path'",
+        ],
         SOURCE,
         "    root: data/chest_xray\n",
     ),
@@ -265,17 +256,16 @@ OF_RECIPE = [
         "a folder for a source",
         FIT,
         2,
-        "recipe.yaml:4: no class 'data/chest_xray' for 'data.source'; there are ClassFolders, "
-        "Manifest, Phantom",
+        ["recipe.yaml:4", "'data/chest_xray'", "'data.source'", "ClassFolders"],
         f"\n{SOURCE}",
         " data/chest_xray\n",
     ),
-    Mistake("no source", FIT, 2, "recipe.yaml: no key 'data.source'", f"  source:\n{SOURCE}", ""),
+    Mistake("no source", FIT, 2, ["recipe.yaml", "'data.source'"], f"  source:\n{SOURCE}", ""),
     Mistake(
         "a decimal comma",
         FIT,
         2,
-        "recipe.yaml:21: 'optimizer': 'lr' must be float, got 0,001",
+        ["recipe.yaml:21", "'optimizer'", "'lr'", "0,001"],
         "lr: 1.0e-3",
         "lr: 0,001",
     ),
@@ -283,7 +273,7 @@ OF_RECIPE = [
         "per cent for a share",
         FIT,
         2,
-        "recipe.yaml:9: data.val_fraction must be in (0, 0.5], got 15.0",
+        ["recipe.yaml:9", "data.val_fraction", "(0, 0.5]", "15.0"],
         "val_fraction: 0.25",
         "val_fraction: 15",
     ),
@@ -291,7 +281,7 @@ OF_RECIPE = [
         "per cent for a rate",
         FIT,
         2,
-        "recipe.yaml:29: min_tnr must be in [0, 1], got 93.0",
+        ["recipe.yaml:29", "min_tnr", "[0, 1]", "93.0"],
         "0.9\n",
         "93\n",
     ),
@@ -299,8 +289,7 @@ OF_RECIPE = [
         "a tab",
         FIT,
         2,
-        "recipe.yaml:23: not valid YAML: found character '\\t' that cannot start any token; "
-        "this line is indented by a tab; take spaces",
+        ["recipe.yaml:23", "YAML", "'\\t'"],
         "  max_epochs",
         "\tmax_epochs",
     ),
@@ -308,8 +297,7 @@ OF_RECIPE = [
         "another indentation",
         FIT,
         2,
-        "recipe.yaml:24: not valid YAML: expected <block end>, but found '<block mapping start>'; "
-        "this line is indented otherwise than those it belongs to",
+        ["recipe.yaml:24", "YAML", "'<block mapping start>'"],
         "  max_epochs",
         "   max_epochs",
     ),
@@ -317,8 +305,7 @@ OF_RECIPE = [
         "no space after a colon",
         FIT,
         2,
-        "recipe.yaml:2: not valid YAML: mapping values are not allowed here; "
-        "a space after a colon or a quote is missing above, or this line is indented too far",
+        ["recipe.yaml:2", "YAML"],
         "seed: 3",
         "seed:3",
     ),
@@ -326,8 +313,7 @@ OF_RECIPE = [
         "a bracket left open",
         FIT,
         2,
-        "recipe.yaml:9: not valid YAML: expected ',' or ']', but got ':'; "
-        "a comma or a bracket is missing, here or above",
+        ["recipe.yaml:9", "YAML", "','", "':'"],
         "PNEUMONIA]",
         "PNEUMONIA",
     ),
@@ -335,8 +321,7 @@ OF_RECIPE = [
         "a Windows path in double quotes",
         FIT,
         2,
-        "recipe.yaml:7: not valid YAML: found unknown escape character 'd'; "
-        "a backslash; write paths with / or in single quotes",
+        ["recipe.yaml:7", "YAML", "'d'"],
         "root: data/chest_xray",
         'root: "C:\\data\\chest_xray"',
     ),
@@ -344,23 +329,30 @@ OF_RECIPE = [
         "a recipe saved as UTF-16",
         "fit --config wide.yaml",
         2,
-        "wide.yaml: not valid YAML: the character U+0000 is not allowed; a file in UTF-16, or none "
-        "of text; save it as UTF-8",
+        ["wide.yaml", "YAML", "U+0000", "UTF-16", "UTF-8"],
         prepare=write("wide.yaml", "seed: 1\n".encode("utf-16-le")),
     ),
     Mistake(
         "a key twice",
         FIT,
         2,
-        "recipe.yaml:2: key 'seed' stands twice, first in line 1",
+        ["recipe.yaml:2", "'seed'", "line 1"],
         "seed: 3\n",
         "seed: 3\nseed: 4\n",
+    ),
+    Mistake(
+        "a group twice",
+        FIT,
+        2,
+        ["recipe.yaml:25", "'trainer'", "line 22"],
+        "validator:\n",
+        "trainer:\n  max_epochs: 2\nvalidator:\n",
     ),
     Mistake(
         "one class",
         FIT,
         2,
-        "recipe.yaml:8: classes must be two different folder names, got ['PNEUMONIA']",
+        ["recipe.yaml:8", "classes", "['PNEUMONIA']"],
         "[NORMAL, PNEUMONIA]",
         "[PNEUMONIA]",
     ),
@@ -368,8 +360,7 @@ OF_RECIPE = [
         "classes that YAML takes for true and false",
         FIT,
         2,
-        "recipe.yaml:8: 'data.source': 'classes' must be str, got False; "
-        "quote what YAML takes for true or false: 'yes', 'no', 'on', 'off'",
+        ["recipe.yaml:8", "'data.source'", "'classes'", "YAML", "'yes'", "'no'", "'on'", "'off'"],
         "[NORMAL, PNEUMONIA]",
         "[no, yes]",
     ),
@@ -377,8 +368,7 @@ OF_RECIPE = [
         "a pattern that is no regular expression",
         FIT,
         2,
-        "recipe.yaml:8: patient_pattern must be one of ['chest-xray-2017'] or a regular "
-        "expression, got 'person(\\\\d+' (missing ), unterminated subpattern at position 6)",
+        ["recipe.yaml:8", "patient_pattern", "['chest-xray-2017']", "(missing )"],
         "      classes",
         "      patient_pattern: 'person(\\d+'\n      classes",
     ),
@@ -386,7 +376,7 @@ OF_RECIPE = [
         "a handler that is no list",
         FIT,
         2,
-        "recipe.yaml:24: 'trainer.handlers' must be list, got EpochTimer",
+        ["recipe.yaml:24", "'trainer.handlers'", "EpochTimer"],
         "epoch_length: 2",
         "handlers: EpochTimer",
     ),
@@ -394,7 +384,7 @@ OF_RECIPE = [
         "a setting misspelt",
         FIT,
         2,
-        "recipe.yaml:22: no setting 'weigth_decay' of AdamW; did you mean 'weight_decay'?",
+        ["recipe.yaml:22", "'weigth_decay'", "AdamW", "'weight_decay'"],
         "    lr: 1.0e-3\n",
         "    lr: 1.0e-3\n    weigth_decay: 0.1\n",
     ),
@@ -402,26 +392,25 @@ OF_RECIPE = [
         "a class that is given nothing",
         f"{FIT} --lr_scheduler StepLR",
         2,
-        "'lr_scheduler' needs step_size",
+        ["'lr_scheduler'", "step_size"],
     ),
     Mistake(
         "a metric for a handler",
         f"{FIT} --trainer.handlers [ignite.metrics.Average]",
         2,
-        "'trainer.handlers' must be a class whose attach(engine) needs no more than an engine, got "
-        "ignite.metrics.Average",
+        ["'trainer.handlers'", "attach(engine)", "ignite.metrics.Average"],
     ),
     Mistake(
         "a class of the standard library",
         f"{FIT} --loss os.system",
         2,
-        "'loss' must name a class of a library or of your own, got os.system",
+        ["'loss'", "os.system"],
     ),
     Mistake(
         "a wrong setting, and a right one on the command line",
         f"{FIT} --optimizer.weight_decay 0.1",
         2,
-        "recipe.yaml:21: 'optimizer': 'lr' must be float, got 1,0e-3",
+        ["recipe.yaml:21", "'optimizer'", "'lr'", "1,0e-3"],
         "lr: 1.0e-3",
         "lr: 1,0e-3",
     ),
@@ -429,9 +418,23 @@ OF_RECIPE = [
         "settings without their class in a list",
         FIT,
         2,
-        "recipe.yaml:27: 'validator.handlers.0' needs a class_path; there are BestCheckpoint, "
-        "BoardWriter, EpochTimer, FeatureCollector, FiniteGuard, GracefulStop, GradCAMExporter, "
-        "HistoryWriter, PredictionWriter, ProgressLine, ScoreCollector, ThresholdSearch",
+        [
+            "recipe.yaml:27",
+            "'validator.handlers.0'",
+            "class_path",
+            "BestCheckpoint",
+            "BoardWriter",
+            "EpochTimer",
+            "FeatureCollector",
+            "FiniteGuard",
+            "GracefulStop",
+            "GradCAMExporter",
+            "HistoryWriter",
+            "PredictionWriter",
+            "ProgressLine",
+            "ScoreCollector",
+            "ThresholdSearch",
+        ],
         "class_path: ThresholdSearch\n      init_args",
         "init_args",
     ),
@@ -439,8 +442,14 @@ OF_RECIPE = [
         "settings without their class, and one more on the command line",
         f"{FIT} --model.width 9",
         2,
-        "recipe.yaml:13: 'model' needs a class_path; there are LightCNN, TimmClassifier, "
-        "TransferClassifier",
+        [
+            "recipe.yaml:13",
+            "'model'",
+            "class_path",
+            "LightCNN",
+            "TimmClassifier",
+            "TransferClassifier",
+        ],
         "class_path: LightCNN\n  init_args",
         "init_args",
     ),
@@ -448,7 +457,7 @@ OF_RECIPE = [
         "a rate below zero in the file, and an option that has nothing to do with it",
         f"{FIT} --trainer.max_epochs 3",
         2,
-        "recipe.yaml:18: optimizer: Invalid learning rate: -2.5",
+        ["recipe.yaml:18", "optimizer", "-2.5"],
         "lr: 1.0e-3",
         "lr: -2.5",
     ),
@@ -456,27 +465,25 @@ OF_RECIPE = [
         "a rate of true negatives above 1 on the command line",
         f"{FIT} --validator.handlers.min_tnr 1.5",
         2,
-        "min_tnr must be in [0, 1], got 1.5",
+        ["min_tnr", "[0, 1]", "1.5"],
     ),
     Mistake(
         "a loss that says nothing of negatives",
         f"{FIT} --loss SoftMarginLoss",
         2,
-        "loss must be of one logit and one label an image, as BCEWithLogitsLoss, got "
-        "SoftMarginLoss",
+        ["loss", "BCEWithLogitsLoss", "SoftMarginLoss"],
     ),
     Mistake(
         "a rate below zero on the command line",
         f"{FIT} --optimizer.lr -1",
         2,
-        "optimizer: Invalid learning rate: -1.0",
+        ["optimizer", "-1.0"],
     ),
     Mistake(
         "a loss for each image",
         FIT,
         2,
-        "recipe.yaml:17: loss must be one number a batch, which is what reduction: mean gives, got "
-        "reduction: none",
+        ["recipe.yaml:17", "loss", "reduction: mean", "reduction: none"],
         "loss: BCEWithLogitsLoss",
         "loss: {class_path: BCEWithLogitsLoss, init_args: {reduction: none}}",
     ),
@@ -484,20 +491,26 @@ OF_RECIPE = [
         "an option of a plain verb misspelt",
         "report --runn runs/done",
         2,
-        "no option '--runn'; did you mean '--run'?",
+        ["'--runn'", "'--run'"],
     ),
     Mistake(
         "an action that there is none of",
         "recipes lst",
         2,
-        "no action 'lst'; did you mean 'list'?",
+        ["'lst'", "'list'"],
     ),
     Mistake(
         "a network's function for a class",
         FIT,
         2,
-        "recipe.yaml:14: no class 'resnet50' for 'model'; there are LightCNN, TimmClassifier, "
-        "TransferClassifier",
+        [
+            "recipe.yaml:14",
+            "'resnet50'",
+            "'model'",
+            "LightCNN",
+            "TimmClassifier",
+            "TransferClassifier",
+        ],
         "LightCNN\n  init_args:\n    width: 4\n",
         "resnet50\n",
     ),
@@ -505,8 +518,7 @@ OF_RECIPE = [
         "a layer for a loss",
         FIT,
         2,
-        "recipe.yaml:17: 'loss' must be a subclass of torch.nn.modules.loss._Loss, got "
-        "torch.nn.Linear",
+        ["recipe.yaml:17", "'loss'", "torch.nn.modules.loss._Loss", "torch.nn.Linear"],
         "BCEWithLogitsLoss",
         "torch.nn.Linear",
     ),
@@ -514,8 +526,7 @@ OF_RECIPE = [
         "a loss for several logits an image",
         FIT,
         2,
-        "recipe.yaml:17: loss must be of one logit and one label an image, as BCEWithLogitsLoss, "
-        "got CrossEntropyLoss",
+        ["recipe.yaml:17", "loss", "BCEWithLogitsLoss", "CrossEntropyLoss"],
         "loss: BCEWithLogitsLoss",
         "loss: CrossEntropyLoss",
     ),
@@ -523,36 +534,42 @@ OF_RECIPE = [
         "an own module that is elsewhere",
         f"{FIT} --model mine_elsewhere.Net",
         2,
-        "'model': no module 'mine_elsewhere'; it is looked for in this folder and installed",
+        ["'model'", "'mine_elsewhere'"],
     ),
     Mistake(
         "an own model that is a plain module",
         f"{FIT} --model mine_plain.Net",
         2,
-        "'model' must be a subclass of cxrignite.nn.classifiers.BinaryClassifier, got "
-        "mine_plain.Net",
+        ["'model'", "cxrignite.nn.classifiers.BinaryClassifier", "mine_plain.Net"],
         prepare=write("mine_plain.py", "from torch import nn\nclass Net(nn.Module):\n    pass\n"),
     ),
     Mistake(
         "an own class misspelt",
         f"{FIT} --model mine_misspelt.Net",
         2,
-        "'model': no 'Net' in module mine_misspelt; did you mean 'Nett'?",
+        ["'model'", "'Net'", "mine_misspelt", "'Nett'"],
         prepare=write("mine_misspelt.py", "class Nett: pass\n"),
     ),
     Mistake(
         "an own module that is no Python",
         f"{FIT} --model mine_broken.Net",
         2,
-        "mine_broken.py:1: invalid syntax",
+        ["mine_broken.py:1"],
         prepare=write("mine_broken.py", "class Net(:\n"),
     ),
     Mistake(
         "a metric of another name",
         FIT,
         2,
-        "recipe.yaml:31: monitor.metric must be one of loss, roc_auc, average_precision, "
-        "threshold, tnr, tpr, balanced_accuracy, tnr_lower_bound, got auroc",
+        [
+            "recipe.yaml:31",
+            "monitor.metric",
+            "roc_auc",
+            "average_precision",
+            "balanced_accuracy",
+            "tnr_lower_bound",
+            "auroc",
+        ],
         "        min_threshold: 0.5\n",
         "        min_threshold: 0.5\nmonitor: {metric: auroc}\n",
     ),
@@ -562,29 +579,33 @@ OF_DATA = [
         "no data",
         FIT,
         3,
-        "data root must be an existing folder, got data/chest_xray, looked for in FOLDER",
+        ["data/chest_xray"],
         prepare=rename("data", "films"),
     ),
     Mistake(
         "a root that is one folder up",
         f"{FIT} --data.source.root data",
         3,
-        "data root data must hold a folder 'train' or 'test', found 'chest_xray'; "
-        "did you mean data/chest_xray?",
+        ["'train'", "'test'", "'chest_xray'", "data/chest_xray"],
     ),
     Mistake(
         "a root that is one folder down",
         f"{FIT} --data.source.root data/chest_xray/train",
         3,
-        "data root data/chest_xray/train must hold a folder 'train' or 'test', found 'NORMAL', "
-        "'PNEUMONIA'; did you mean data/chest_xray?",
+        [
+            "data/chest_xray/train",
+            "'train'",
+            "'test'",
+            "'NORMAL'",
+            "'PNEUMONIA'",
+            "data/chest_xray",
+        ],
     ),
     Mistake(
         "a class misspelt",
         FIT,
         3,
-        "data/chest_xray/train must hold a folder for class 'PNEUMONIE', found 'NORMAL', "
-        "'PNEUMONIA'",
+        ["data/chest_xray/train", "'PNEUMONIE'", "'NORMAL'", "'PNEUMONIA'"],
         "PNEUMONIA]",
         "PNEUMONIE]",
     ),
@@ -592,7 +613,7 @@ OF_DATA = [
         "classes in lower case",
         FIT,
         3,
-        "data/chest_xray/train must hold a folder for class 'normal', found 'NORMAL', 'PNEUMONIA'",
+        ["data/chest_xray/train", "'normal'", "'NORMAL'", "'PNEUMONIA'"],
         "[NORMAL, PNEUMONIA]",
         "[normal, pneumonia]",
     ),
@@ -600,53 +621,49 @@ OF_DATA = [
         "training films in a folder of another name",
         FIT,
         3,
-        "data/chest_xray has no film to train on, found test",
+        ["data/chest_xray", "test"],
         prepare=rename("data/chest_xray/train", "data/chest_xray/training"),
     ),
     Mistake(
         "a class without a film",
         FIT,
         3,
-        f"{NORMAL} must hold at least one image (.dcm .dicom .jpeg .jpg .png), found none",
+        ["data/chest_xray/train/NORMAL", "(.dcm .dicom .jpeg .jpg .png)"],
         prepare=empty_class,
     ),
     Mistake(
         "a download that broke off",
         FIT,
         3,
-        f"cannot read image {NORMAL}/x.jpeg: Truncated File Read; {SKIP}",
+        ["data/chest_xray/train/NORMAL/x.jpeg", "data.on_unreadable: skip"],
         prepare=write(f"{NORMAL}/x.jpeg", b"\xff\xd8\xff\xe0broken"),
     ),
     Mistake(
         "a text named as an image",
         FIT,
         3,
-        f"cannot read image {NORMAL}/x.jpeg: not a JPEG, PNG or DICOM image; {SKIP}",
+        ["data/chest_xray/train/NORMAL/x.jpeg", "JPEG", "PNG", "DICOM", "data.on_unreadable: skip"],
         prepare=write(f"{NORMAL}/x.jpeg", b"<html>please log in</html>"),
     ),
     Mistake(
         "films of several sizes",
         FIT,
         3,
-        "images must have one size, got 64 x 64 and 60 x 80 "
-        f"({NORMAL}/other.png): set data.image_size",
+        ["64 x 64", "60 x 80", "data/chest_xray/train/NORMAL/other.png", "data.image_size"],
         prepare=lambda: Image.new("L", (80, 60)).save(f"{NORMAL}/other.png"),
     ),
     Mistake(
         "a film in two splits",
         FIT,
         3,
-        "leakage: 1 pair of films across splits (0 of one patient, 1 of identical files), listed "
-        "in runs/mine/leakage.csv; mend the splits, or train all the same with "
-        "data.allow_leakage: true",
+        ["1 pair", "0 of", "1 of", "runs/mine/leakage.csv", "data.allow_leakage: true"],
         prepare=a_film_in_two_splits,
     ),
     Mistake(
         "a promise that takes more films",
         FIT,
         4,
-        "ThresholdSearch asks for a TNR of 0.95 with 95 % confidence, which needs at least 59 "
-        "negative patients; the val split has 6",
+        ["ThresholdSearch", "0.95", "95 %", "59 negative patients", "val", "6"],
         "min_tnr: 0.9\n",
         "min_tnr: 0.95\n        confidence: 0.95\n",
     ),
@@ -656,133 +673,139 @@ OF_RUN = [
         "a run that is there already",
         f"{FIT} --run_dir runs/done",
         2,
-        "runs/done holds a run already; go on with --resume auto, or choose another run_dir",
+        ["runs/done", "--resume auto", "run_dir"],
     ),
     Mistake(
         "going on with another recipe",
         f"{FIT} --run_dir runs/done --resume auto --optimizer.lr 0.1",
         2,
-        "runs/done belongs to another recipe; these keys changed: optimizer.init_args.lr",
+        ["runs/done", "optimizer.init_args.lr"],
     ),
     Mistake(
         "--resume true",
         f"{FIT} --run_dir runs/done --resume true",
         3,
-        "--resume must be auto or a checkpoint's file, got true, which does not exist",
+        ["--resume", "auto", "true"],
     ),
     Mistake(
         "the run's folder for its checkpoint",
         f"{FIT} --run_dir runs/done --resume runs/done",
         2,
-        "--resume must be auto or a checkpoint's file, got 'runs/done', which is a folder",
+        ["--resume", "auto", "'runs/done'"],
     ),
     Mistake(
         "a checkpoint's variable that is empty",
         f"{FIT} --run_dir runs/done --resume=",
         2,
-        "--resume must be auto or a checkpoint's file, got '', which is a folder",
+        ["--resume", "auto", "''"],
     ),
     Mistake(
         "the data's folder for the run's",
         f"{FIT} --run_dir data/chest_xray",
         2,
-        "data/chest_xray is not empty and no run folder; choose another run_dir",
+        ["data/chest_xray", "run_dir"],
     ),
     Mistake(
         "a file for the run's folder",
         f"{FIT} --run_dir recipe.yaml",
         2,
-        "run_dir must be a folder, got the file recipe.yaml",
+        ["run_dir", "recipe.yaml"],
     ),
     Mistake(
         "a folder that nobody may write to",
         f"{FIT} --run_dir /proc/mine",
         2,
-        "cannot write into /proc/mine: No such file or directory",
+        ["/proc/mine"],
     ),
     Mistake(
         "test before fit",
         "test --run runs/mine",
         2,
-        "runs/mine holds no run: there is no such folder; `cxrignite fit` makes it",
+        ["runs/mine", "cxrignite fit"],
     ),
     Mistake(
         "the folder of all runs",
         "test --run runs",
         2,
-        "runs holds no run: it has no history.csv, but these do: runs/done",
+        ["runs", "history.csv", "runs/done"],
     ),
     Mistake(
         "a run that did not finish",
         "test --run runs/half",
         2,
-        "the run in runs/half did not finish: it has no operating_point.json; go on with "
-        "`cxrignite fit --config runs/half/recipe.yaml --resume auto`",
+        [
+            "runs/half",
+            "operating_point.json",
+            "cxrignite fit --config runs/half/recipe.yaml --resume auto",
+        ],
         prepare=unfinished,
     ),
     Mistake(
         "a run without --run",
         "test runs/done",
         2,
-        "name the run folder that `fit` left: --run runs/done",
+        ["--run runs/done"],
     ),
     Mistake(
         "another threshold for the test",
         f"{TEST} --validator.handlers.min_tnr 0.8",
         2,
-        "test takes the run's own recipe; --validator.handlers.min_tnr is not one of --help, "
-        "--run, --name, --operating_point, --subgroups, --data.source, --data.batch_size, "
-        "--data.eval_batch_size, --data.num_workers, --data.prefetch_factor, --trainer.device, "
-        "--trainer.precision",
+        [
+            "--validator.handlers.min_tnr",
+            "--operating_point",
+            "--data.source",
+            "--data.batch_size",
+            "--data.eval_batch_size",
+            "--data.num_workers",
+            "--data.prefetch_factor",
+            "--trainer.device",
+            "--trainer.precision",
+        ],
     ),
     Mistake(
         "other films without a name",
         f"{TEST} --data.source.root data/chest_xray",
         2,
-        "--data.source names other films: give their results a --name other than train, val, "
-        "calibration, test, got 'test'",
+        ["--data.source", "--name", "'test'"],
     ),
     Mistake(
         "a site that was never calibrated",
         f"{TEST} --operating_point clinic",
         2,
-        "runs/done has no operating point 'clinic', it has only its own",
+        ["runs/done", "'clinic'"],
     ),
     Mistake(
         "too few healthy films of a site",
         "recalibrate --run runs/done --name clinic --data.source.root site",
         4,
-        "a TNR of 0.9 at 95 % confidence needs at least 29 negative patients, got 2: 27 more are "
-        "missing",
+        ["TNR", "0.9", "95 %", "29 negative patients", "2", "27"],
         prepare=two_healthy_of_another_site,
     ),
     Mistake(
         "an empty folder of new films",
         "predict --run runs/done --files new",
         3,
-        "new must hold an image, found none that is JPEG, PNG or DICOM",
+        ["new", "JPEG", "PNG", "DICOM"],
         prepare=lambda: Path("new").mkdir(),
     ),
     Mistake(
         "runs that were not tested",
         "compare runs/done runs/other",
         2,
-        "runs/done has no predictions/test.csv; score these films first: "
-        "`cxrignite test --run runs/done`",
+        ["runs/done", "predictions/test.csv", "cxrignite test --run runs/done"],
     ),
     Mistake(
         "a report of an empty folder",
         "report --run new",
         2,
-        "new holds no run: it has no history.csv",
+        ["new", "history.csv"],
         prepare=lambda: Path("new").mkdir(),
     ),
     Mistake(
         "a layer that the model has not",
         "explain --run runs/done --explain.target_layer layer4",
         2,
-        "explain.target_layer must be the name of a layer of the model, got 'layer4'; it has "
-        "normalizer, backbone, head",
+        ["explain.target_layer", "'layer4'"],
     ),
 ]
 MISTAKES = [*OF_COMMAND_LINE, *OF_RECIPE, *OF_DATA, *OF_RUN]
@@ -790,7 +813,7 @@ MISTAKES = [*OF_COMMAND_LINE, *OF_RECIPE, *OF_DATA, *OF_RUN]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """Films in class folders, and a finished run on them."""
+    """Images in class folders, and a finished run on them."""
     root = tmp_path_factory.mktemp("original")
     films = root / "data/chest_xray"
     Phantom(films, num_train=64, num_test=24, size=64).films()
@@ -823,26 +846,11 @@ def make(mistake: Mistake) -> list[str]:
     return mistake.command.split()
 
 
-def check(mistake: Mistake, code: int, error: str, folder: Path) -> None:
-    lines = error.splitlines()
-    assert "Traceback" not in error
-    verb = mistake.command.split()[0]
-    name = "cxrignite" if mistake.says.startswith("no verb") else f"cxrignite {verb}"
-    told = f"{name}: error: {mistake.says.replace('FOLDER', str(folder))}"
-    # Beside what was told before the mistake showed, it is one line.
-    assert lines[-1] == told
-    assert sum(": error: " in line for line in lines) == 1
-    assert code == mistake.code
-
-
-def test_there_are_thirty_mistakes_and_more():
-    assert len({mistake.says for mistake in MISTAKES}) == len(MISTAKES) >= 30
-
-
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.what)
 def test_a_mistake_gets_one_line(mistake, folder, capsys):
     code = run(make(mistake))
-    check(mistake, code, capsys.readouterr().err, folder)
+    assert error_line(capsys.readouterr().err, *mistake.facts).startswith("cxrignite")
+    assert code == mistake.code
 
 
 @pytest.mark.parametrize(
@@ -850,26 +858,18 @@ def test_a_mistake_gets_one_line(mistake, folder, capsys):
     [OF_COMMAND_LINE[0], OF_RECIPE[-3], OF_DATA[0], OF_RUN[6]],
     ids=lambda mistake: mistake.what,
 )
-def test_a_process_of_its_own_says_the_same(mistake, folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "cxrignite", *make(mistake)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    check(mistake, done.returncode, done.stderr, folder)
+def test_a_process_of_its_own_says_the_same(mistake, folder, capsys, start):
+    argv = make(mistake)
+    _, error = (process := start(["-m", "cxrignite", *argv], cwd=folder)).communicate()
+    assert process.returncode == run(argv) == mistake.code
+    assert error.splitlines()[-1] == capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_where_there_is_none_gets_one_line(folder, capsys):
-    mistake = Mistake(
-        "cuda without a device",
-        f"{FIT} --trainer.device cuda",
-        2,
-        "trainer.device is cuda, and this machine has no CUDA device",
-    )
-    code = run(make(mistake))
-    check(mistake, code, capsys.readouterr().err, folder)
+    make(OF_DATA[0]._replace(prepare=None))
+    assert run([*FIT.split(), "--trainer.device", "cuda"]) == 2
+    error_line(capsys.readouterr().err, "trainer.device", "cuda")
 
 
 @pytest.mark.parametrize("rate", ["1e-4", "'1e-4'", "1.0E-4"])
@@ -886,6 +886,10 @@ def test_every_message_of_the_guide_is_a_real_one():
     guide = (REPOSITORY / "docs/guides/errors.md").read_text(encoding="utf-8")
     row = r"^\| (?!what|---)(.+?) \| (``? ?)(.+?)( ?``?) \| (.+?) \|$"
     rows = [found[3] for found in re.finditer(row, guide, re.MULTILINE)]
-    messages = {mistake.says for mistake in MISTAKES}
+    name = "tests/test_newcomer_mistakes.py::test_a_mistake_gets_one_line"
+    real = snapshot.seen.get(name, []) if snapshot.rewrite else snapshot.kept[name]
+    if len(real) < len(MISTAKES) - 1:
+        pytest.skip("the messages are being written again")
+    messages = {message.partition(": error: ")[2] for message in real}
     assert len(rows) >= 12
-    assert [told for told in rows if told not in messages] == []
+    assert [shown for shown in rows if shown not in messages] == []

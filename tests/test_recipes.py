@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from cxrignite.cli import run
 from cxrignite.parsing import parse_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
@@ -101,11 +102,24 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
         assert torch.equal(first, second)
 
 
-def test_a_recipe_trains_with_the_smoke_overlay(recipe_path, command, smoke_arguments, tmp_path):
-    weightless = WEIGHTLESS if "weights:" in recipe_path.read_text() else []
-    done = command("fit", "--config", recipe_path, *smoke_arguments, *weightless)
-    assert done.returncode == 0, done.stderr
-    run = tmp_path / "runs" / "smoke"
-    assert (run / "checkpoints" / "best.pt").is_file()
-    assert json.loads((run / "metrics" / "val.json").read_text())["num_images"] == 12
-    assert yaml.safe_load((run / "recipe.yaml").read_text())["trainer"]["epoch_length"] == 2
+# `test_documentation.py` trains the other recipes, two with smaller networks.
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("efficientnet_lite0", "manifest"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("quickstart", "baseline_cnn", "resnet50")
+        ),
+    ],
+)
+def test_a_recipe_trains_with_the_smoke_overlay(name, smoke_arguments, tmp_path, monkeypatch):
+    [path] = [path for path in RECIPES if path.stem == name]
+    weightless = WEIGHTLESS if "weights:" in path.read_text() else []
+    monkeypatch.chdir(tmp_path)
+    assert run(["fit", "--config", str(path), *smoke_arguments, *weightless]) == 0
+    folder = tmp_path / "runs" / "smoke"
+    assert (folder / "checkpoints" / "best.pt").is_file()
+    assert json.loads((folder / "metrics" / "val.json").read_text())["num_images"] == 12
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["trainer"]["epoch_length"] == 2

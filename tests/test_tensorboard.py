@@ -20,6 +20,8 @@ from PIL import Image
 from cxrignite import cli
 from cxrignite.handlers import read_history
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 3
 RUN = "smoke/tensorboard"
 BROWSER = next(

@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from messages import refused
 
 from cxrignite.data.batch_augment import (
     BatchAugment,
@@ -214,20 +215,24 @@ def test_a_run_that_must_be_deterministic_may_use_them():
 
 
 @pytest.mark.parametrize(
-    ("images", "seeds", "message"),
+    ("images", "seeds", "facts"),
     [
-        (torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]), r"\(N, 1, H, W\), got \(2, 3, 8, 8\)"),
-        (torch.zeros(2, 8, 8), torch.tensor([1, 2]), r"\(N, 1, H, W\), got \(2, 8, 8\)"),
-        (torch.zeros(2, 1, 0, 8), torch.tensor([1, 2]), r"\(N, 1, H, W\), got \(2, 1, 0, 8\)"),
-        (torch.zeros(2, 1, 8, 8).double(), torch.tensor([1, 2]), "uint8 or float32, got .*float64"),
-        (torch.zeros(2, 1, 8, 8), torch.tensor([1]), r"shape \(2,\), got torch.int64 of \(1,\)"),
-        (torch.zeros(2, 1, 8, 8), torch.tensor([1.0, 2.0]), "int64 .*, got torch.float32"),
-        (torch.zeros(2, 1, 8, 8), torch.tensor([5, -1]), r"in \[0, 2\*\*32\), got -1 to 5"),
-        (torch.zeros(1, 1, 8, 8), torch.tensor([2**32]), r"in \[0, 2\*\*32\), got 4294967296"),
+        (torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]), ["(N, 1, H, W)", "(2, 3, 8, 8)"]),
+        (torch.zeros(2, 8, 8), torch.tensor([1, 2]), ["(N, 1, H, W)", "(2, 8, 8)"]),
+        (torch.zeros(2, 1, 0, 8), torch.tensor([1, 2]), ["(N, 1, H, W)", "(2, 1, 0, 8)"]),
+        (
+            torch.zeros(2, 1, 8, 8).double(),
+            torch.tensor([1, 2]),
+            ["uint8", "float32", "torch.float64"],
+        ),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([1]), ["(2,)", "torch.int64", "(1,)"]),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([1.0, 2.0]), ["int64", "(2,)", "torch.float32"]),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([5, -1]), ["[0, 2**32)", "-1", "5"]),
+        (torch.zeros(1, 1, 8, 8), torch.tensor([2**32]), ["[0, 2**32)", "4294967296"]),
     ],
 )
-def test_wrong_images_and_seeds_are_refused(images, seeds, message):
-    with pytest.raises(DataError, match=message):
+def test_wrong_images_and_seeds_are_refused(images, seeds, facts):
+    with refused(DataError, *facts):
         augment_batch(chain(), images, seeds)
 
 

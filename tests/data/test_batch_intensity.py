@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from scipy import ndimage, stats
 
 from cxrignite.data.batch_augment import augment_batch
@@ -122,19 +123,19 @@ def test_a_rectangle_covers_a_pixel_at_least_and_the_image_at_most(shape):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "facts"),
     [
-        (lambda: RandomIntensity(gamma=(0.0, 2.0)), r"gamma must be .* 0 < low <= high, got \[0.0"),
-        (lambda: RandomIntensity(gamma=(2.0, 0.5)), "gamma must be"),
-        (lambda: RandomIntensity(contrast=1.5), r"contrast must be in \[0, 1\], got 1.5"),
-        (lambda: RandomIntensity(brightness=-0.1), r"brightness must be in \[0, 1\], got -0.1"),
-        (lambda: RandomIntensity(-1), r"prob must be in \[0, 1\], got -1"),
-        (lambda: RandomNoise(std=12), r"std must be in \[0, 1\], got 12"),
-        (lambda: RandomErase(size=(0.2, 1.5)), r"size must be .* <= 1, got \[0.2, 1.5\]"),
-        (lambda: RandomErase(size=(0.0, 0.5)), "size must be"),
-        (lambda: RandomErase(value=128), r"value must be in \[0, 1\], got 128"),
+        (lambda: RandomIntensity(gamma=(0.0, 2.0)), ["gamma", "[0.0, 2.0]"]),
+        (lambda: RandomIntensity(gamma=(2.0, 0.5)), ["gamma", "[2.0, 0.5]"]),
+        (lambda: RandomIntensity(contrast=1.5), ["contrast", "[0, 1]", "1.5"]),
+        (lambda: RandomIntensity(brightness=-0.1), ["brightness", "[0, 1]", "-0.1"]),
+        (lambda: RandomIntensity(-1), ["prob", "[0, 1]", "-1"]),
+        (lambda: RandomNoise(std=12), ["std", "[0, 1]", "12"]),
+        (lambda: RandomErase(size=(0.2, 1.5)), ["size", "<= 1", "[0.2, 1.5]"]),
+        (lambda: RandomErase(size=(0.0, 0.5)), ["size", "[0.0, 0.5]"]),
+        (lambda: RandomErase(value=128), ["value", "[0, 1]", "128"]),
     ],
 )
-def test_settings_out_of_range_are_refused(make, message):
-    with pytest.raises(RecipeError, match=message):
+def test_settings_out_of_range_are_refused(make, facts):
+    with refused(RecipeError, *facts):
         make()

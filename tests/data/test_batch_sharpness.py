@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from PIL import Image
 from scipy import ndimage, stats
 
@@ -98,15 +99,15 @@ def test_the_lowest_resolution_is_one_pixel():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "facts"),
     [
-        (lambda: RandomBlur(sigma=(0.0, 1.0)), r"sigma must be .* 0 < low <= high, got \[0.0, 1.0"),
-        (lambda: RandomBlur(sigma=(2.0, 1.0)), "sigma must be"),
-        (lambda: RandomBlur(1.01), r"prob must be in \[0, 1\], got 1.01"),
-        (lambda: RandomLowResolution(zoom=(0.5, 1.1)), r"zoom must be .* <= 1, got \[0.5, 1.1\]"),
-        (lambda: RandomLowResolution(zoom=(0.0, 1.0)), "zoom must be"),
+        (lambda: RandomBlur(sigma=(0.0, 1.0)), ["sigma", "[0.0, 1.0]"]),
+        (lambda: RandomBlur(sigma=(2.0, 1.0)), ["sigma", "[2.0, 1.0]"]),
+        (lambda: RandomBlur(1.01), ["prob", "[0, 1]", "1.01"]),
+        (lambda: RandomLowResolution(zoom=(0.5, 1.1)), ["zoom", "<= 1", "[0.5, 1.1]"]),
+        (lambda: RandomLowResolution(zoom=(0.0, 1.0)), ["zoom", "[0.0, 1.0]"]),
     ],
 )
-def test_settings_out_of_range_are_refused(make, message):
-    with pytest.raises(RecipeError, match=message):
+def test_settings_out_of_range_are_refused(make, facts):
+    with refused(RecipeError, *facts):
         make()

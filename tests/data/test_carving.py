@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import missing, refused
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data import carving
@@ -75,28 +76,28 @@ def test_the_split_leaves_global_random_state_alone(films):
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1.0, float("nan")])
 def test_a_share_out_of_range_is_refused(films, fraction):
-    with pytest.raises(RecipeError, match=r"the share of val must be in \(0, 0.5\], got"):
+    with refused(RecipeError, "val", "(0, 0.5]", fraction):
         carve_split(films, "val", fraction, seed=1)
 
 
 def test_a_negative_seed_is_refused(films):
-    with pytest.raises(RecipeError, match="seed must be at least 0, got -1"):
+    with refused(RecipeError, "seed", "0", "-1"):
         carve_split(films, "val", 0.15, seed=-1)
 
 
 def test_too_few_patients_of_a_class_are_counted(films):
     few = [f for f in films if f.label == 1 or f.patient in ("0-1", "0-2", "0-3")]
-    with pytest.raises(DataError, match=r"at least 7 patients .* got 3 of the negative one"):
+    with refused(DataError, "val", 7, 3, "negative"):
         carve_split(few, "val", 0.15, seed=1)
 
 
 def test_one_class_only_is_refused(films):
-    with pytest.raises(DataError, match="got 0 of the negative one"):
+    with refused(DataError, "val", 7, 0, "negative"):
         carve_split([f for f in films if f.label == 1], "val", 0.15, seed=1)
 
 
 def test_a_second_validation_split_is_refused(films):
-    with pytest.raises(DataError, match="no val split yet"):
+    with refused(DataError, "'val'"):
         carve_split(carve_split(films, "val", 0.15, seed=1), "val", 0.15, seed=1)
 
 
@@ -112,7 +113,8 @@ def test_a_patient_that_outweighs_the_rest_is_refused():
         else:
             assert shares(carved)["films"] == pytest.approx(0.2, rel=0.5)
     assert refusals
-    assert all("must be near 0.2, got" in text or "both classes" in text for text in refusals)
+    for text in refusals:  # the share is not met, or a class is in one of the two alone
+        assert missing(text, ["val", 0.2]) == [] or missing(text, ["train", "val"]) == []
 
 
 def test_folds_are_as_even_as_their_number_says(films):
@@ -287,20 +289,20 @@ def test_a_fold_moves_training_films_alone(films):
 
 
 @pytest.mark.parametrize(
-    ("index", "num_folds", "message"),
+    ("index", "num_folds", "facts"),
     [
-        (0, 1, "number of folds must be at least 2, got 1"),
-        (5, 5, r"index must be in \[0, 5\), got 5"),
-        (-1, 5, r"index must be in \[0, 5\), got -1"),
+        (0, 1, ["2", "1"]),
+        (5, 5, ["index", "[0, 5)", "5"]),
+        (-1, 5, ["index", "[0, 5)", "-1"]),
     ],
 )
-def test_a_fold_that_is_none_is_refused(films, index, num_folds, message):
-    with pytest.raises(RecipeError, match=message):
+def test_a_fold_that_is_none_is_refused(films, index, num_folds, facts):
+    with refused(RecipeError, *facts):
         carve_fold(films, index, num_folds, seed=1)
 
 
 def test_more_folds_than_patients_of_a_class_are_refused(films):
-    with pytest.raises(DataError, match=r"fold 0 of 101 needs at least 101 patients .* got 100 of"):
+    with refused(DataError, 0, 101, 100, "negative"):
         carve_fold(films, 0, 101, seed=1)
 
 
@@ -310,12 +312,12 @@ def test_joined_patients_count_as_one():
         for label in (0, 1)
         for n in range(10, 20)
     ]
-    with pytest.raises(DataError, match="got 1 of the positive one"):
+    with refused(DataError, 0, 2, 1, "positive"):
         carve_fold(films, 0, 2, seed=1)
 
 
 def test_a_fold_that_a_patient_of_most_films_would_fill_is_refused():
     films = [film(f"{n}.png", n % 2, f"p{n // 2}") for n in range(40)]
     films += [film(f"big{n}.png", n % 2, "big") for n in range(160)]
-    with pytest.raises(DataError, match=r"must have near 0\.2 of the films, got"):
+    with refused(DataError, 0, 5, 0.2):
         carve_fold(films, 0, 5, 0)

@@ -1,9 +1,7 @@
 """DICOM files as they should not be: refused by name, soon, and without a word of the patient."""
 
-import os
+import re
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 import zlib
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from messages import missing, refused
 from pydicom import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -23,6 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from cxrignite.data import dicom
 from cxrignite.data.dicom import decode_dicom, patient_id
 from cxrignite.data.reading import read_image
 from cxrignite.errors import UnreadableImageError
@@ -78,36 +78,36 @@ def identified(make_dicom, dicom_bytes):
     return make
 
 
-def refusal(data):
-    with pytest.raises(UnreadableImageError) as caught:
+def refuse(data, *facts):
+    """Assert that a file is refused for a reason that holds the facts."""
+    with refused(UnreadableImageError, "film.dcm", *facts) as caught:
         decode_dicom(data, "film.dcm")
-    assert "film.dcm" in str(caught.value)
     return caught.value.reason
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "facts"),
     [
-        ({"PhotometricInterpretation": "RGB"}, "must be MONOCHROME1 or MONOCHROME2, got RGB"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "got PALETTE COLOR"),
-        ({"PhotometricInterpretation": None}, "got something else"),
-        ({"SamplesPerPixel": 3}, "it has 3 samples a pixel, must have 1"),
-        ({"NumberOfFrames": 2}, "it has 2 frames, must have 1"),
-        ({"PixelData": None}, "it holds no pixel data"),
-        ({"Rows": 0}, "its header claims 80 x 0 pixels"),
-        ({"Columns": 0}, "its header claims 0 x 96 pixels"),
-        ({"Rows": 97}, "its pixel data is truncated: 15,360 of 15,520 bytes"),
-        ({"Rows": 80}, "its pixel data has 15,360 bytes, 12,800 by its rows and columns"),
-        ({"Rows": 10_000, "Columns": 8_001}, "claims 8001 x 10000 pixels, at most 80,000,000"),
-        ({"Rows": 65_535, "Columns": 65_535}, "at most 80,000,000 allowed"),
-        ({"BitsAllocated": 32, "BitsStored": 32}, "its BitsAllocated must be 8 or 16, got 32"),
-        ({"BitsAllocated": None}, "its BitsAllocated must be 8 or 16, got None"),
-        ({"BitsStored": 17}, "must fit into 16 bits, got 17"),
-        ({"HighBit": 16}, "must fit into 16 bits, got 12, 16"),
-        ({"PixelRepresentation": 2}, "its PixelRepresentation must be 0 or 1, got 2"),
+        ({"PhotometricInterpretation": "RGB"}, ["MONOCHROME1", "MONOCHROME2", "RGB"]),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, ["MONOCHROME1", "PALETTE COLOR"]),
+        ({"PhotometricInterpretation": None}, ["MONOCHROME1", "MONOCHROME2"]),
+        ({"SamplesPerPixel": 3}, ["samples", 3, 1]),
+        ({"NumberOfFrames": 2}, ["frames", 2, 1]),
+        ({"PixelData": None}, ["pixel data"]),
+        ({"Rows": 0}, [80, 0]),
+        ({"Columns": 0}, [0, 96]),
+        ({"Rows": 97}, ["truncated", "15,360", "15,520"]),
+        ({"Rows": 80}, ["15,360", "12,800"]),
+        ({"Rows": 10_000, "Columns": 8_001}, [8001, 10000, "80,000,000"]),
+        ({"Rows": 65_535, "Columns": 65_535}, [65535, "80,000,000"]),
+        ({"BitsAllocated": 32, "BitsStored": 32}, ["BitsAllocated", 8, 16, 32]),
+        ({"BitsAllocated": None}, ["BitsAllocated", 8, 16, None]),
+        ({"BitsStored": 17}, ["BitsStored", 16, 17]),
+        ({"HighBit": 16}, ["HighBit", 16, 12]),
+        ({"PixelRepresentation": 2}, ["PixelRepresentation", 0, 1, 2]),
     ],
 )
-def test_a_header_that_is_no_film_of_ours_is_refused(make_dicom, dicom_bytes, changes, reason):
+def test_a_header_that_is_no_film_of_ours_is_refused(make_dicom, dicom_bytes, changes, facts):
     dataset = make_dicom(RAMP)
     for keyword, value in changes.items():
         if value is None:
@@ -115,7 +115,7 @@ def test_a_header_that_is_no_film_of_ours_is_refused(make_dicom, dicom_bytes, ch
         else:
             setattr(dataset, keyword, value)
     tracemalloc.start()
-    assert reason in refusal(dicom_bytes(dataset))
+    refuse(dicom_bytes(dataset), *facts)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -125,17 +125,17 @@ def test_floating_point_pixels_are_refused(make_dicom, dicom_bytes):
     dataset = make_dicom(RAMP)
     del dataset.PixelData
     dataset.FloatPixelData = RAMP.astype("<f4").tobytes()
-    assert "floating point" in refusal(dicom_bytes(dataset))
+    refuse(dicom_bytes(dataset), "floating point")
 
 
 def test_a_deflated_file_is_refused_before_it_is_inflated(make_dicom, dicom_bytes):
     data = dicom_bytes(make_dicom(RAMP), DeflatedExplicitVRLittleEndian)
     bomb = zlib.compressobj(9, wbits=-15)
-    packed = b"".join(bomb.compress(bytes(2**20)) for _ in range(200)) + bomb.flush()
+    packed = b"".join(bomb.compress(bytes(2**20)) for _ in range(20)) + bomb.flush()
     start = data.index(b"1.2.840.10008.1.2.1.99") + 22
     tracemalloc.start()
     for content in (data, data[:start] + packed):
-        assert "is not inflated" in refusal(content)
+        refuse(content, "Deflated Explicit VR Little Endian")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -155,7 +155,6 @@ def header_only(*elements):
         header_only(b"\x08\x00"),
         header_only(b"\x02\x00\x10\x00UI\xff\xff1.2"),
         header_only(b"\x08\x00\x05\x00CS\x02\x00ab" * 200_000),
-        header_only(b"\x08\x00\x01\x00\x00\x00\x00\x00" * 1_100_000),
         # Deeper than any stack.
         header_only(b"\x40\x00\x75\x02SQ\0\0" + b"\xff" * 4, ITEM * 99_999),
         header_only(b"\xfe\xff\x0d\xe0\0\0\0\0" * 9),
@@ -167,13 +166,16 @@ def header_only(*elements):
     ],
 )
 def test_headers_that_lead_nowhere_end_soon(content):
-    began = time.perf_counter()
-    refusal(content)
-    assert time.perf_counter() - began < 5
+    began = time.process_time()
+    refuse(content)
+    assert time.process_time() - began < 5
 
 
 def test_elements_without_end_are_not_followed_to_the_end():
-    assert "its header is damaged" in refusal(header_only(bytes(8) * 1_100_000))
+    content = header_only(b"\x08\x00\x01\x00\0\0\0\0" * 1_100_000)
+    began = time.process_time()
+    refuse(content, "header", "damaged")
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_damaged_files_are_read_or_refused_and_never_crash(identified, syntax):
     rng = np.random.default_rng(7)
     whole = identified(syntax)
     image = decode_dicom(whole, "a")
-    num_read, refused = 0, []
+    num_read, refusals = 0, []
     for number in range(160):
         data = bytearray(whole)
         reach = len(data) if number % 2 else 1600  # the header is small
@@ -202,14 +204,25 @@ def test_damaged_files_are_read_or_refused_and_never_crash(identified, syntax):
         try:
             found = decode_dicom(bytes(data), "film.dcm")
         except UnreadableImageError as error:
-            refused.append(error)
+            refusals.append(error)
         else:
             num_read += 1
             assert found.dtype == np.uint8
             if number % 4 == 0:  # cut where nothing was
                 np.testing.assert_array_equal(found, image)
-    assert min(num_read, len(refused)) > 10
-    assert not any(secret in str(error) for error in refused for secret in SECRETS.values())
+    assert min(num_read, len(refusals)) > 10
+    assert not any(secret in str(error) for error in refusals for secret in SECRETS.values())
+
+
+def failure_in(reason: str) -> str | None:
+    """The exception that a refusal names where the file's fault was not foreseen."""
+    found = re.search(r"\((\w+)\)$", reason)
+    return found and found[1]
+
+
+def test_a_fault_that_was_not_foreseen_is_a_refusal_too(make_dicom, dicom_bytes, monkeypatch):
+    monkeypatch.setattr(dicom, "grey_levels", lambda *_: 1 / 0)
+    assert failure_in(refuse(dicom_bytes(make_dicom(RAMP)))) == "ZeroDivisionError"
 
 
 FOREIGN = sorted(path for path in PYDICOMS_OWN.rglob("*") if path.is_file())
@@ -227,13 +240,12 @@ def test_every_file_that_pydicom_tests_itself_with_is_read_or_refused():
     assert shapes["JPEGLSNearLossless_16.dcm"] == (50, 10)
     assert shapes["MR_small_bigendian.dcm"] == (64, 64)
     assert shapes["JPGExtended.dcm"] == (1024, 256)
-    assert "it holds no pixel data" in reasons["DICOMDIR"]
-    assert "it holds no pixel data" in reasons["reportsi.dcm"]
-    assert "it has 15 frames" in reasons["rtdose.dcm"]
-    assert "is not inflated" in reasons["image_dfl.dcm"]
-    assert "truncated" in reasons["MR_truncated.dcm"]
-    unexplained = {name for name, reason in reasons.items() if "damaged (" in reason}
-    assert unexplained == set()
+    assert missing(reasons["DICOMDIR"], ["pixel data"]) == []
+    assert missing(reasons["reportsi.dcm"], ["pixel data"]) == []
+    assert missing(reasons["rtdose.dcm"], ["frames", 15]) == []
+    assert missing(reasons["image_dfl.dcm"], ["Deflated Explicit VR Little Endian"]) == []
+    assert missing(reasons["MR_truncated.dcm"], ["truncated"]) == []
+    assert [name for name, reason in reasons.items() if failure_in(reason)] == []
 
 
 @pytest.mark.parametrize(
@@ -296,13 +308,15 @@ def test_nothing_of_the_patient_reaches_an_error_a_log_or_a_warning(
     assert not any(secret in line for line in told for secret in SECRETS.values())
 
 
-def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path):
+@pytest.mark.integration
+def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path, python):
     folder = tmp_path / "films"
     folder.mkdir()
     paths = films_with_secrets(identified, folder)
     program = (
-        "import logging, sys, traceback\n"
+        "import logging, sys, traceback, warnings\n"
         "from pathlib import Path\n"
+        "warnings.simplefilter('always')\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
         "from cxrignite.data.inspection import inspect_films\n"
         "from cxrignite.data.dicom import patient_id\n"
@@ -316,22 +330,19 @@ def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path):
         "        traceback.print_exc()\n"
         "films = [Film(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
         "found = inspect_films(films, on_unreadable='skip')\n"
-        "print(len(found.films), found.unreadable)\n"
+        "print(len(found.films), len(found.unreadable), found.unreadable)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", program, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ,
-    )
+    done = python("-c", program, folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("read\n") >= 4
-    assert done.stderr.count("UnreadableImageError: cannot read") >= 15
+    num_read = done.stdout.count("read\n")
+    num_refused = done.stderr.count("UnreadableImageError: ")
+    assert num_read >= 4
+    assert num_refused >= 15
+    assert num_read + num_refused == len(paths)
+    assert f"\n{num_read} {num_refused} [" in done.stdout
     assert "Warning" not in done.stderr
-    told = done.stdout + done.stderr
-    assert [secret for secret in SECRETS.values() if secret in told] == []
-    assert len(paths) == told.count("cannot read image") // 2 + done.stdout.count("read\n")
+    printed = done.stdout + done.stderr
+    assert [secret for secret in SECRETS.values() if secret in printed] == []
 
 
 def test_the_secrets_are_really_in_the_files_and_pydicom_would_tell_them(identified):

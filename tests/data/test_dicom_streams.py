@@ -1,15 +1,13 @@
 """Compressed films: streams that claim other than their header, end early, or have no decoder."""
 
 import io
-import os
 import struct
-import subprocess
-import sys
 import tracemalloc
 
 import imagecodecs
 import numpy as np
 import pytest
+from messages import line_with, refused
 from PIL import Image
 from pydicom.uid import (
     MPEG2MPML,
@@ -69,10 +67,10 @@ def jpeg(values, quality=95):
     return buffer.getvalue()
 
 
-def refusal(data):
-    with pytest.raises(UnreadableImageError) as caught:
+def refuse(data, *facts):
+    """Assert that a file is refused for a reason that holds the facts."""
+    with refused(UnreadableImageError, "film.dcm", *facts) as caught:
         decode_dicom(data, "film.dcm")
-    assert "film.dcm" in str(caught.value)
     return caught.value.reason
 
 
@@ -120,10 +118,9 @@ def test_a_stream_that_claims_another_size_is_refused_before_it_is_decoded(
         marker = b"\xff\xf7" if syntax == JPEGLSLossless else b"\xff\xc0"
         struct.pack_into(">HH", data, data.index(marker, at) + 5, rows, columns)
     tracemalloc.start()
-    reason = refusal(bytes(data))
+    refuse(bytes(data), columns, rows, 64, 72)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert f"claims {columns} x {rows} pixels, its header 64 x 72" in reason
     assert peak < 3_000_000
 
 
@@ -131,7 +128,7 @@ def test_a_stream_of_colours_is_refused(film, encapsulated):
     buffer = io.BytesIO()
     Image.fromarray((film >> 4).astype(np.uint8)).convert("RGB").save(buffer, "JPEG")
     data = encapsulated(film >> 4, buffer.getvalue(), JPEGBaseline8Bit, bits=8)
-    assert "3 samples a pixel" in refusal(data)
+    refuse(data, 3, "samples")
 
 
 def test_a_stream_of_too_many_tiles_is_refused(film, make_dicom, dicom_bytes):
@@ -139,13 +136,13 @@ def test_a_stream_of_too_many_tiles_is_refused(film, make_dicom, dicom_bytes):
     at = data.rindex(b"\xff\x4f\xff\x51")
     struct.pack_into(">4I", data, at + 8, 64, 60_072, 0, 60_000)
     struct.pack_into(">4I", data, at + 24, 1, 1, 0, 0)
-    assert "3,844,608 tiles" in refusal(bytes(data))
+    refuse(bytes(data), "3,844,608")
 
 
 def test_a_stream_of_more_than_sixteen_bits_is_refused(film, make_dicom, dicom_bytes):
     data = bytearray(dicom_bytes(make_dicom(film), JPEG2000Lossless))
     data[data.rindex(b"\xff\x4f\xff\x51") + 42] = 37
-    assert "38 bits a pixel, at most 16" in refusal(bytes(data))
+    refuse(bytes(data), 38, 16)
 
 
 def test_more_bits_than_the_header_says_are_refused(film, make_dicom, dicom_bytes):
@@ -154,7 +151,7 @@ def test_more_bits_than_the_header_says_are_refused(film, make_dicom, dicom_byte
         for old, new in ((12, 10), (11, 9)):  # BitsStored and HighBit
             tag = b"\x28\x00" + (b"\x01" if old == 12 else b"\x02") + b"\x01US\x02\x00"
             data = data.replace(tag + bytes([old, 0]), tag + bytes([new, 0]))
-        assert "values of more than 10 bits" in refusal(data)
+        refuse(data, "10 bits")
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless])
@@ -175,41 +172,40 @@ def test_a_stream_cut_anywhere_is_refused_or_whole(film, make_dicom, dicom_bytes
 
 def test_a_stream_without_its_end_is_refused(film, encapsulated):
     data = encapsulated(film >> 4, jpeg(film >> 4)[:-60], JPEGBaseline8Bit, bits=8)
-    assert "the stream's end is missing" in refusal(data)
+    refuse(data, "truncated")
 
 
 def test_the_wrong_stream_for_its_transfer_syntax_is_refused(film, encapsulated):
-    assert "not the stream" in refusal(encapsulated(film, jpeg(film >> 4), JPEG2000Lossless))
-    assert "not known" not in refusal(encapsulated(film, b"no stream", JPEGLSLossless))
+    reason = refuse(encapsulated(film, jpeg(film >> 4), JPEG2000Lossless), "transfer syntax")
+    assert refuse(encapsulated(film, b"no stream", JPEGLSLossless)) == reason
 
 
 @pytest.mark.parametrize(
-    ("syntax", "reason"),
+    ("syntax", "name"),
     [
-        (MPEG2MPML, "MPEG2 Main Profile / Main Level, which is not supported"),
-        ("1.2.3.4.5", "its transfer syntax is not a known one"),
-        (DeflatedExplicitVRLittleEndian, "Deflated Explicit VR Little Endian, which is not inflat"),
+        (MPEG2MPML, "MPEG2 Main Profile / Main Level"),
+        ("1.2.3.4.5", ""),
+        (DeflatedExplicitVRLittleEndian, "Deflated Explicit VR Little Endian"),
     ],
 )
-def test_a_transfer_syntax_that_is_not_read_is_named(film, encapsulated, syntax, reason):
-    assert reason in refusal(encapsulated(film, jpeg(film >> 4), syntax))
+def test_a_transfer_syntax_that_is_not_read_is_named(film, encapsulated, syntax, name):
+    refuse(encapsulated(film, jpeg(film >> 4), syntax), "transfer syntax", name)
 
 
 def test_compressed_and_plain_pixel_data_are_not_taken_for_each_other(
     film, make_dicom, dicom_bytes, encapsulated
 ):
-    assert "which its transfer syntax denies" in refusal(
-        encapsulated(film, jpeg(film >> 4), ExplicitVRLittleEndian)
-    )
+    refuse(encapsulated(film, jpeg(film >> 4), ExplicitVRLittleEndian), "transfer syntax")
     data = dicom_bytes(make_dicom(film))
     at = data.index(b"\x02\x00\x10\x00UI")
     new = str(JPEGBaseline8Bit).encode()
     data = data[: at + 6] + struct.pack("<H", len(new)) + new + data[at + 28 :]
-    assert "not encapsulated" in refusal(data)
+    refuse(data, "encapsulated")
 
 
+@pytest.mark.integration
 def test_without_a_decoder_the_error_says_what_to_install(
-    tmp_path, film, make_dicom, dicom_bytes, encapsulated
+    tmp_path, film, make_dicom, dicom_bytes, encapsulated, python
 ):
     lossless = imagecodecs.jpeg8_encode(film.astype(np.uint16), lossless=True, bitspersample=12)
     files = {
@@ -225,8 +221,11 @@ def test_without_a_decoder_the_error_says_what_to_install(
         (tmp_path / f"{number}.dcm").write_bytes(data)
     program = (
         "import sys\n"
-        "for name in ('jpeg_ls', '_openjpeg', 'openjpeg', 'pylibjpeg', 'imagecodecs'):\n"
-        "    sys.modules[name] = None\n"
+        "absent = ('jpeg_ls', '_openjpeg', 'openjpeg', 'pylibjpeg', 'imagecodecs')\n"
+        "for name in list(sys.modules):\n"
+        "    if name.partition('.')[0] in ('pydicom', *absent):\n"
+        "        del sys.modules[name]\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
         "from cxrignite.data.reading import read_image\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n"
@@ -236,19 +235,11 @@ def test_without_a_decoder_the_error_says_what_to_install(
         "        print(type(error).__name__, error)\n"
     )
     paths = [str(tmp_path / f"{number}.dcm") for number in range(len(files))]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *paths],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ,
-    )
+    done = python("-c", program, *paths)
     lines = done.stdout.splitlines()
     assert lines[3:] == ["read", "read"], done.stderr
     for name, path, line in zip(files, paths[:3], lines, strict=False):
-        assert line.startswith(f"UnreadableImageError cannot read image {path}: ")
-        assert f"its transfer syntax is {name}" in line
-        assert line.endswith("in a checkout, pip install '.[dicom]'")
+        line_with(line, "UnreadableImageError", path, name, "pip install '.[dicom]'")
 
 
 def test_a_decoders_failure_leaves_no_traceback_in_the_log(film, make_dicom, dicom_bytes, caplog):
@@ -256,5 +247,5 @@ def test_a_decoders_failure_leaves_no_traceback_in_the_log(film, make_dicom, dic
     start = data.rindex(b"\xff\xda") + 20
     data[start : start + 200] = bytes([0x55]) * 200
     with caplog.at_level("DEBUG"):
-        assert "damaged" in refusal(bytes(data))
+        refuse(bytes(data), "damaged")
     assert caplog.records == []

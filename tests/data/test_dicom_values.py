@@ -3,6 +3,7 @@
 import numpy as np
 import pydicom
 import pytest
+from messages import refused
 from pydicom import Dataset
 
 from cxrignite.data.dicom import decode_dicom
@@ -21,37 +22,43 @@ def table(descriptor, num_entries=16):
 
 
 @pytest.mark.parametrize(
-    ("header", "reason"),
+    ("header", "facts"),
     [
-        ({"WindowCenter": 5}, "WindowCenter and WindowWidth must be given together"),
-        ({"WindowWidth": 5}, "WindowCenter and WindowWidth must be given together"),
-        ({"WindowCenter": 5, "WindowWidth": 0.5}, "at least 1 for LINEAR, got 0.5"),
-        ({"WindowCenter": 5, "WindowWidth": -3}, "at least 1 for LINEAR, got -3"),
+        ({"WindowCenter": 5}, ["WindowCenter", "WindowWidth"]),
+        ({"WindowWidth": 5}, ["WindowCenter", "WindowWidth"]),
+        ({"WindowCenter": 5, "WindowWidth": 0.5}, ["WindowWidth", "1", "LINEAR", "0.5"]),
+        ({"WindowCenter": 5, "WindowWidth": -3}, ["WindowWidth", "1", "LINEAR", "-3"]),
         (
             {"WindowCenter": 5, "WindowWidth": 0, "VOILUTFunction": "LINEAR_EXACT"},
-            "above 0 for LINEAR_EXACT, got 0",
+            ["WindowWidth", "0", "LINEAR_EXACT"],
         ),
         (
             {"WindowCenter": 5, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
-            "above 0 for SIGMOID, got 0",
+            ["WindowWidth", "0", "SIGMOID"],
         ),
-        ({"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "VOILUTFunction must"),
-        ({"WindowCenter": "wide", "WindowWidth": 9}, "is not a number"),
-        ({"WindowCenter": "nan", "WindowWidth": 9}, "is not a number"),
-        ({"RescaleSlope": 2}, "RescaleSlope and RescaleIntercept must be given together"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 5}, "makes all values one, got 0"),
-        ({"RescaleSlope": "1e308", "RescaleIntercept": 5}, "too large"),
-        ({"RescaleSlope": "1e-300", "RescaleIntercept": 5}, "makes all values one"),
-        ({"VOILUTSequence": table(None)}, "VOI LUT has a descriptor that makes no sense"),
-        ({"VOILUTSequence": table([16, 0])}, "VOI LUT has a descriptor that makes no sense"),
-        ({"VOILUTSequence": table([16, 0, 40])}, "VOI LUT has a descriptor that makes no sense"),
-        ({"VOILUTSequence": table([17, 0, 12])}, "VOI LUT has 16 entries, 17 by its descriptor"),
-        ({"VOILUTSequence": table([0, 0, 12])}, "VOI LUT has 16 entries, 65536 by"),
-        ({"VOILUTSequence": table([16, 0, 12], 0)}, "VOI LUT has 0 entries"),
-        ({"ModalityLUTSequence": table([16, 0, 7])}, "Modality LUT has a descriptor"),
+        (
+            {"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
+            ["VOILUTFunction", "LINEAR", "LINEAR_EXACT", "SIGMOID"],
+        ),
+        ({"WindowCenter": "wide", "WindowWidth": 9}, ["WindowCenter", "number"]),
+        ({"WindowCenter": "nan", "WindowWidth": 9}, ["WindowCenter", "number"]),
+        ({"RescaleSlope": 2}, ["RescaleSlope", "RescaleIntercept"]),
+        ({"RescaleSlope": 0, "RescaleIntercept": 5}, ["RescaleSlope", "0"]),
+        (
+            {"RescaleSlope": "1e308", "RescaleIntercept": 5},
+            ["RescaleSlope", "RescaleIntercept", "large"],
+        ),
+        ({"RescaleSlope": "1e-300", "RescaleIntercept": 5}, ["RescaleSlope", "1e-300"]),
+        ({"VOILUTSequence": table(None)}, ["VOI LUT", "descriptor"]),
+        ({"VOILUTSequence": table([16, 0])}, ["VOI LUT", "descriptor"]),
+        ({"VOILUTSequence": table([16, 0, 40])}, ["VOI LUT", "descriptor"]),
+        ({"VOILUTSequence": table([17, 0, 12])}, ["VOI LUT", "16", "17"]),
+        ({"VOILUTSequence": table([0, 0, 12])}, ["VOI LUT", "16", "65536"]),
+        ({"VOILUTSequence": table([16, 0, 12], 0)}, ["VOI LUT", "16", "0"]),
+        ({"ModalityLUTSequence": table([16, 0, 7])}, ["Modality LUT", "descriptor"]),
     ],
 )
-def test_a_step_that_makes_no_sense_is_refused_by_name(make_dicom, dicom_bytes, header, reason):
+def test_a_step_that_makes_no_sense_is_refused_by_name(make_dicom, dicom_bytes, header, facts):
     with pydicom.config.disable_value_validation():
         dataset = make_dicom(RAMP)
         for keyword, value in header.items():
@@ -60,9 +67,8 @@ def test_a_step_that_makes_no_sense_is_refused_by_name(make_dicom, dicom_bytes, 
             else:
                 setattr(dataset, keyword, value)
         data = dicom_bytes(dataset)
-    with pytest.raises(UnreadableImageError, match=reason) as caught:
+    with refused(UnreadableImageError, "film.dcm", *facts):
         decode_dicom(data, "film.dcm")
-    assert "film.dcm" in str(caught.value)
 
 
 def test_a_window_far_from_all_values_is_black_or_white_and_no_overflow(make_dicom, dicom_bytes):

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from messages import refused
 
 from cxrignite.data.folder_layout import check_class_dir, check_root, folder_names
 from cxrignite.errors import DataError
@@ -23,24 +24,23 @@ def test_a_root_with_either_split_is_taken(root):
 @pytest.mark.parametrize("below", ["train", "..", "train/ill"])
 def test_the_folder_above_or_below_is_named_where_it_was_meant(root, below):
     wrong = (root / below).resolve()
-    with pytest.raises(DataError) as error:
+    with refused(DataError, wrong, "'train'", "'test'") as error:
         check_root(wrong)
-    told = str(error.value)
-    assert "must hold a folder 'train' or 'test', found" in told
-    assert told.endswith(f"did you mean {root}?") == (below != "train/ill")
+    words = [word.strip(".,:;?'") for word in str(error.value).split()]
+    assert (str(root) in words) == (below != "train/ill")
 
 
 def test_a_relative_root_that_is_missing_says_where_it_was_looked_for(root, monkeypatch):
     monkeypatch.chdir(root)
-    with pytest.raises(DataError, match=f"got films, looked for in {root}$"):
+    with refused(DataError, "films", root):
         check_root(Path("films"))
-    with pytest.raises(DataError, match=r"got .*/nowhere$"):
+    with refused(DataError, root / "nowhere"):
         check_root(root / "nowhere")
 
 
 def test_a_class_without_a_folder_is_told_with_those_that_have_one(root):
     assert check_class_dir(root / "train", "ill") == root / "train" / "ill"
-    with pytest.raises(DataError, match="a folder for class 'healthy', found 'ill'"):
+    with refused(DataError, root / "train", "'healthy'", "'ill'"):
         check_class_dir(root / "train", "healthy")
 
 

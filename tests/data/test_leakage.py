@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import line_with
 
 from cxrignite.data.leakage import COLUMNS, describe_leaks, leaked_pairs, write_leaks
 from cxrignite.data.sources import SPLITS, Film
@@ -48,11 +49,11 @@ def test_two_splits_leak_without_a_training_film():
 
 
 def test_a_patient_with_very_many_films_gives_no_product():
-    films = [film(str(n), SPLITS[n % 4], "one", f"{n % 7}") for n in range(200_000)]
-    started = time.perf_counter()
+    films = [film(str(n), SPLITS[n % 4], "one", f"{n % 7}") for n in range(20_000)]
+    started = time.process_time()
     pairs = leaked_pairs(films)
-    assert time.perf_counter() - started < 20  # a product would be 10**10 pairs
-    assert Counter(pair.reason for pair in pairs) == {"patient": 150_000, "content": 150_000}
+    assert time.process_time() - started < 10  # a product would be 10**8 pairs
+    assert Counter(pair.reason for pair in pairs) == {"patient": 15_000, "content": 15_000}
 
 
 def clean_films(num_patients: int) -> list[Film]:
@@ -105,10 +106,7 @@ def test_the_list_can_be_read_and_replaces_the_one_before(tmp_path):
 
 
 def test_leaks_are_described_by_their_kinds():
-    films = [film("a", "train", "p", "x"), film("b", "val", "p"), film("c", "test", "q", "x")]
+    films = [film("a", "train", "p", "x"), film("b", "val", "p"), film("c", "test", "p", "x")]
     pairs = leaked_pairs(films)
-    assert (
-        describe_leaks(pairs)
-        == "2 pairs of films across splits (1 of one patient, 1 of identical files)"
-    )
-    assert describe_leaks(pairs[:1]).startswith("1 pair of films")
+    line_with(describe_leaks(pairs), 3, 2, 1)
+    line_with(describe_leaks(pairs[:1]), 1, 0)

@@ -2,10 +2,13 @@ import gzip
 import hashlib
 import hmac
 import logging
+import os
 import time
+from errno import EISDIR, ENOENT
 from pathlib import Path
 
 import pytest
+from messages import line_with, missing, refused
 
 from cxrignite.data import (
     ClassFolders,
@@ -15,10 +18,12 @@ from cxrignite.data import (
     ManifestLabels,
     ManifestPatients,
 )
+from cxrignite.data.sources import SPLITS
 from cxrignite.data.splits import read_split, write_split
 from cxrignite.errors import DataError, RecipeError
 
 SECRET = "a secret of some length"
+CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 @pytest.fixture
@@ -111,7 +116,7 @@ def test_a_class_without_values_has_its_own_name(films_of):
         "a.png",
         "b.png",
     ]
-    with pytest.raises(DataError, match=r"line 3: label '0' is of neither class"):
+    with refused(DataError, "films.csv", "line 3", "'0'", 2, *CLASSES):
         films_of("path,label\na.png,p\nb.png,0\nc.png,p\nd.png,0\n", labels=labels)
 
 
@@ -155,26 +160,25 @@ def test_labels_that_are_not_clear_go_by_policy(films_of, policies, expected):
 
 
 @pytest.mark.parametrize(
-    ("policies", "message"),
+    ("policies", "facts"),
     [
         (
             {"on_missing": "skip", "on_other": "skip"},
-            r"films\.csv, line 4: label '-1' is uncertain \(2 rows like it\); "
-            r"labels\.on_uncertain may be skip, negative or positive$",
+            ["line 4", "'-1'", 2, "labels.on_uncertain", "skip", "negative", "positive"],
         ),
         (
             {"on_uncertain": "skip", "on_other": "skip"},
-            r"line 5: the row has no label \(1 row like it\); labels\.on_missing may be",
+            ["line 5", 1, "labels.on_missing", "skip", "negative"],
         ),
         (
             {"on_uncertain": "skip", "on_missing": "skip"},
-            r"line 6: label 'TB' is of neither class, NORMAL or PNEUMONIA \(2 rows like it: 'TB' 2",
+            ["line 6", "'TB'", 2, *CLASSES, "labels.on_other", "skip", "negative"],
         ),
-        ({}, r"line 4: label '-1' is uncertain"),
+        ({}, ["line 4", "'-1'", 2, "labels.on_uncertain"]),
     ],
 )
-def test_a_policy_that_refuses_counts_the_rows_and_names_the_first(films_of, policies, message):
-    with pytest.raises(DataError, match=message):
+def test_a_policy_that_refuses_counts_the_rows_and_names_the_first(films_of, policies, facts):
+    with refused(DataError, "films.csv", *facts):
         films_of(
             f"{UNCLEAR}h.png,0\ni.png,1\nj.png,1\nk.png,0\n",
             labels=ManifestLabels(uncertain=[-1], **policies),
@@ -186,7 +190,7 @@ def test_only_rows_with_one_of_the_wanted_values_count(films_of, caplog):
     with caplog.at_level(logging.INFO):
         films = films_of(text, where={"view": ["PA", "AP"], "Age": [40]})
     assert labels_of(films) == {"a.png": 0, "b.png": 1}
-    assert "2 of 4 rows left out: 2 by where" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 2, 4)
 
 
 def test_rows_that_differ_in_attributes_alone_cost_no_more_than_others(tmp_path):
@@ -211,16 +215,13 @@ def test_all_that_was_decided_is_told_with_counts(films_of, caplog):
     labels = ManifestLabels(uncertain=[-1], **policies)
     with caplog.at_level(logging.INFO):
         films_of(UNCLEAR + "a.png,0\n", labels=labels)
-    told = [record.getMessage().partition(": ")[2] for record in caplog.records]
-    assert told[:3] == [
-        "3 of 8 rows left out: 1 without a label, 2 labels of neither class",
-        "2 uncertain labels counted as PNEUMONIA",
-        "a film is named again in 1 of the rows",
-    ]
+    facts = ([3, 8, 1, 2], [2, "PNEUMONIA"], [1])
+    for message, each in zip(caplog.messages[:3], facts, strict=True):
+        line_with(message, "films.csv", *each)
 
 
 def test_where_that_fits_no_row_shows_what_the_column_holds(films_of):
-    with pytest.raises(DataError, match=r"4 by where\); column 'view' holds 'AP', 'PA'$"):
+    with refused(DataError, "films.csv", 0, *CLASSES, 4, "'view'", "'AP'", "'PA'"):
         films_of("path,label,view\na,0,AP\nb,1,PA\nc,0,AP\nd,1,PA\n", where={"view": ["LL"]})
 
 
@@ -238,30 +239,30 @@ def test_a_column_that_may_hold_names_is_never_shown(films_of, names):
     text = "\n".join(["path;finding;who", *rows]).replace(", ", "_").replace(",", ";")
     skip = ManifestLabels(on_missing="skip", on_other="skip")
     listed = ManifestLabels(uncertain=["unsure"], separator="^", on_missing="skip")
-    for settings, message in [
-        ({"label": "who"}, r"line 2: the label is of neither class, NORMAL or PNEUMONIA \(\d+ row"),
-        ({"label": "who", "labels": skip}, r"the labels are \d+ values in \d+ rows, not shown"),
-        ({"label": "who", "labels": listed}, r"line 2: the label is of neither class"),
-        ({"where": {"who": ["PA"]}}, r"column 'who' holds \d+ values in \d+ rows, not shown"),
+    num_labels, counts = len(names) - names.count(""), [len(set(names)), len(names)]
+    for settings, facts in [
+        ({"label": "who"}, ["line 2", *CLASSES, num_labels]),
+        ({"label": "who", "labels": skip}, counts),
+        ({"label": "who", "labels": listed}, ["line 2", *CLASSES, num_labels]),
+        ({"where": {"who": ["PA"]}}, ["'who'", *counts]),
     ]:
         columns = ManifestColumns(label=settings.pop("label", "finding"))
-        with pytest.raises(DataError, match=message) as refused:
+        with refused(DataError, "films.csv", *facts) as caught:
             films_of(
                 text, columns=columns, **{"labels": ManifestLabels(on_missing="skip")} | settings
             )
-        assert "DOE" not in str(refused.value)
+        assert "DOE" not in str(caught.value)
 
 
 def test_an_uncertain_label_among_others_is_not_shown_where_they_may_be_names(films_of):
     labels = ManifestLabels(uncertain=["unsure"], separator=",")
-    with pytest.raises(DataError, match="line 2: the label is uncertain") as refused:
+    with refused(DataError, "line 2", 1, "labels.on_uncertain") as caught:
         films_of("path;label\na.png;unsure,DOE\nb.png;1\nc.png;0\n", labels=labels)
-    assert "DOE" not in str(refused.value)
+    assert "DOE" not in str(caught.value)
 
 
 def test_films_of_one_class_are_refused_with_what_was_found(films_of):
-    message = r"films\.csv must have films of both classes, got 0 NORMAL and 2 PNEUMONIA; the lab"
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, "films.csv", 0, "NORMAL", 2, "PNEUMONIA"):
         films_of("path,label\na.png,1\nb.png,PNEUMONIA\n")
 
 
@@ -276,7 +277,7 @@ def test_films_of_one_class_are_refused_with_what_was_found(films_of):
 )
 def test_a_path_may_be_made_of_columns(tmp_path, films_of, path, text):
     if text is None:
-        with pytest.raises(RecipeError, match=r"columns\.path must be a column or a template"):
+        with refused(RecipeError, "columns.path", f"'{path}'"):
             Manifest("films.csv", columns=ManifestColumns(path=path))
         return
     (tmp_path / "images").mkdir()
@@ -302,21 +303,21 @@ def test_an_absolute_path_may_go_through_a_link(tmp_path, write_manifest):
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("cell", "facts"),
     [
-        ("../b.png", r"line 3: path must stay inside .*, got '\.\./b\.png'; source\.root names"),
-        ("sub/../../b.png", r"line 3: path must stay inside"),
-        ("/elsewhere/b.png", r"line 3: path must be inside .*, got '/elsewhere/b\.png'; source"),
-        ("C:\\films\\b.png", r"line 3: path must be inside .*, got 'C:"),
-        ("C:/films/b.png", r"line 3: path must be inside .*, got 'C:"),
-        ("", r"line 3: 'path' is empty, it tells the path"),
-        (".", r"line 3: path must be a file's, got '\.'"),
-        ("sub/", r"line 3: path must be a file's, got 'sub/'"),
-        ("b\0.png", r"line 3: path must be a file's, got 'b"),
+        ("../b.png", ["'../b.png'", "source.root"]),
+        ("sub/../../b.png", ["'sub/../../b.png'", "source.root"]),
+        ("/elsewhere/b.png", ["'/elsewhere/b.png'", "source.root"]),
+        ("C:\\films\\b.png", ["'C:\\films\\b.png'", "source.root"]),
+        ("C:/films/b.png", ["'C:/films/b.png'", "source.root"]),
+        ("", ["'path'"]),
+        (".", ["'.'"]),
+        ("sub/", ["'sub/'"]),
+        ("b\0.png", [r"'b\x00.png'"]),
     ],
 )
-def test_a_path_that_is_no_file_of_the_root_is_refused(films_of, cell, message):
-    with pytest.raises(DataError, match=message):
+def test_a_path_that_is_no_file_of_the_root_is_refused(films_of, cell, facts):
+    with refused(DataError, "films.csv", "line 3", "path", *facts):
         films_of(f"path,label\na.png,0\n{cell},1\n")
 
 
@@ -324,12 +325,11 @@ def test_films_of_which_none_exists_point_to_the_root(tmp_path, write_manifest):
     rows = "".join(f"absent{number}.png,{number % 2}\n" for number in range(100))
     table = write_manifest("path,label\n")
     table.write_text(f"path,label\n{rows}")
-    message = r"none of 25 films tried exists, the first is .*absent0\.png; .* source\.root names"
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, 25, tmp_path / "absent0.png", "source.root"):
         Manifest(table).films()
     (tmp_path / "absent40.png").touch()
     assert len(Manifest(table).films()) == 100
-    with pytest.raises(DataError, match=r"source\.root must be an existing folder, got .*nowhere"):
+    with refused(DataError, "source.root", tmp_path / "nowhere"):
         Manifest(table, root=tmp_path / "nowhere").films()
 
 
@@ -341,7 +341,7 @@ def test_a_film_in_several_rows_counts_once(films_of, caplog):
         ("a.png", {"box": "3"}),
         ("b.png", {}),
     ]
-    assert "again in 2 of the rows" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 2)
 
 
 @pytest.mark.parametrize(
@@ -350,8 +350,7 @@ def test_a_film_in_several_rows_counts_once(films_of, caplog):
 )
 def test_a_film_in_two_rows_that_contradict_is_refused(films_of, again, what):
     text = f"path,label,patient,split\nb.png,0,1,train\na.png,1,7,train\n\na.png,{again}\n"
-    message = rf"films\.csv, line 5: 'a\.png' has another {what} than in line 3$"
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, "films.csv", "line 5", "'a.png'", what, "line 3"):
         films_of(text)
 
 
@@ -372,46 +371,42 @@ def test_a_validation_split_that_is_too_small_joins_train(films_of, name, num_va
 
 @pytest.mark.parametrize("cell", ["holdout", ""])
 def test_a_split_of_another_name_is_refused(films_of, cell):
-    message = rf"line 3: split must be one of train, val, calibration, test, got '{cell}'"
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, "line 3", "split", *SPLITS, f"'{cell}'"):
         films_of(f"path,label,split\na.png,0,train\nb.png,1,{cell}\n")
 
 
 def test_usual_columns_are_found_in_any_case_and_named_ones_must_be_there(films_of):
     text = "Path,Label,Patient,SPLIT\na.png,0,7,test\nb.png,1,8,test\n"
     assert [(film.patient, film.split) for film in films_of(text)] == [("7", "test"), ("8", "test")]
-    for settings, message in (
-        (
-            {"patient": "patiant"},
-            r"no column 'patiant' \(source\.columns\.patient\); did you mean 'P",
-        ),
+    for settings, facts in (
+        ({"patient": "patiant"}, ["'patiant'", "source.columns.patient", "'Patient'"]),
         (
             {"split": "zzz"},
-            r"no column 'zzz' \(source\.columns\.split\); there are Path, Label, Pat",
+            ["'zzz'", "source.columns.split", "Path", "Label", "Patient", "SPLIT"],
         ),
-        ({"label": "lable"}, r"no column 'lable' .* did you mean 'Label'"),
-        ({"path": "{pth}.png"}, r"no column 'pth' .* did you mean 'Path'"),
-        ({"attributes": ["view"]}, r"no column 'view' \(source\.columns\.attributes\)"),
+        ({"label": "lable"}, ["'lable'", "source.columns.label", "'Label'"]),
+        ({"path": "{pth}.png"}, ["'pth'", "source.columns.path", "'Path'"]),
+        ({"attributes": ["view"]}, ["'view'", "source.columns.attributes"]),
     ):
-        with pytest.raises(DataError, match=message):
+        with refused(DataError, "films.csv", *facts):
             films_of(text, columns=ManifestColumns(**settings))
-    with pytest.raises(DataError, match=r"no column 'view' \(source\.where\)"):
+    with refused(DataError, "films.csv", "'view'", "source.where"):
         films_of(text, where={"view": ["PA"]})
 
 
 def test_a_column_that_stands_twice_is_refused(films_of):
-    with pytest.raises(DataError, match="must have one column 'label', got several"):
+    with refused(DataError, "films.csv", "'label'"):
         films_of("path,label,label\na.png,0,1\nb.png,1,1\n")
 
 
 def test_films_without_a_patient_are_told(films_of, caplog):
     films = films_of("path,label\na.png,0\nb.png,1\n")
     assert [film.patient for film in films] == ["a.png", "b.png"]
-    assert "2 of 2 films name no patient: each counts as a patient of its own" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 2)
     caplog.clear()
     films = films_of("path,label,patient\na.png,0, 7\nb.png,1,\n")
     assert [film.patient for film in films] == ["7", "b.png"]
-    assert "1 of 2 films name no patient" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 1, 2)
     caplog.clear()
     films_of(PLAIN)
     assert caplog.text == ""
@@ -435,14 +430,14 @@ def test_words_for_a_gap_are_no_patient(tmp_path, films_of, caplog, salted):
     *gaps, named = films_of("\n".join(["path,label,patient", *rows]), patients=patients)
     assert [film.patient for film in gaps] == [film.name for film in gaps]
     assert (named.patient == "Nancy") is not salted
-    assert "7 of 8 films name no patient" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 7, 8)
 
 
 def test_a_pattern_reads_the_patient_from_the_whole_path(films_of, caplog):
     text = "path,label,patient\np12/1.png,0,x\np12/2.png,1,x\nq/3.png,1,x\n"
     films = films_of(text, patients=ManifestPatients(pattern=r"p(\d+)/"))
     assert [film.patient for film in films] == ["12", "12", "q/3.png"]
-    assert "1 of 3 films name no patient" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 1, 3)
 
 
 def test_a_named_pattern_reads_the_file_name(films_of):
@@ -466,9 +461,9 @@ def test_a_salt_replaces_every_number_of_a_patient(tmp_path, write_manifest, cap
     write_split(films, tmp_path / "split.csv")
     assert "700" not in (tmp_path / "split.csv").read_text() + caplog.text
     table.write_text("path,label,patient\na.png,0,MRN-70013388\na.png,0,MRN-70019425\n")
-    with pytest.raises(DataError, match="another patient") as refused:
+    with refused(DataError, "line 3", "'a.png'", "patient", "line 2") as caught:
         source.films()
-    assert "700" not in str(refused.value)
+    assert "700" not in str(caught.value)
 
 
 def test_the_patient_of_another_table_gets_the_key_that_films_have(tmp_path, write_manifest):
@@ -486,10 +481,10 @@ def test_the_patient_of_another_table_gets_the_key_that_films_have(tmp_path, wri
 def test_a_salt_has_to_be_a_secret_of_some_length(tmp_path, write_manifest):
     table, salt = write_manifest(PLAIN), tmp_path / "salt.txt"
     patients = ManifestPatients(salt_file=salt)
-    with pytest.raises(RecipeError, match=r"cannot read patients\.salt_file .*No such file"):
+    with refused(RecipeError, "patients.salt_file", salt, os.strerror(ENOENT)):
         Manifest(table, patients=patients).films()
     salt.write_text("  fifteen letters\n\n")
-    with pytest.raises(RecipeError, match=r"hold at least 16 characters, got 15 in .*salt\.txt"):
+    with refused(RecipeError, "patients.salt_file", 16, 15, salt):
         Manifest(table, patients=patients).films()
 
 
@@ -525,7 +520,7 @@ def test_a_header_tells_the_patient_and_only_its_hash_is_kept(
     assert first == second != third
     assert first == hmac.new(SECRET.encode(), b"70013388", hashlib.sha256).hexdigest()[:16]
     assert others == ["d.dcm", "e.dcm", "f.dcm"]
-    assert "3 of 6 films name no patient" in caplog.text
+    line_with(caplog.messages[0], "films.csv", 3, 6)
     assert source.patient_of(tmp_path / "c.dcm") == third
     assert source.patient_of(tmp_path / "e.dcm") == source.patient_of(tmp_path / "d.dcm") == ""
 
@@ -566,7 +561,7 @@ def test_the_salt_is_read_once_and_its_absence_told_at_the_first_new_film(tmp_pa
     salt = tmp_path / "salt"
     patients = ManifestPatients(pattern=r"p\d+", salt_file=salt)
     source = Manifest(tmp_path / "films.csv", patients=patients)
-    with pytest.raises(RecipeError, match=r"cannot read patients\.salt_file"):
+    with refused(RecipeError, "patients.salt_file", salt):
         source.patient_of(tmp_path / "scan.png")
     salt.write_text(SECRET)
     first = source.patient_of(tmp_path / "p1/x.png")
@@ -575,43 +570,43 @@ def test_the_salt_is_read_once_and_its_absence_told_at_the_first_new_film(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "facts"),
     [
-        (lambda: ManifestPatients(from_header=True), "from_header must have a salt_file"),
+        (lambda: ManifestPatients(from_header=True), ["patients.from_header", "salt_file"]),
         (
             lambda: ManifestPatients(pattern="a", from_header=True, salt_file="s"),
-            "pattern and from_header both tell the patient",
+            ["patients", "pattern", "from_header"],
         ),
-        (lambda: ManifestPatients(pattern="(a"), r"pattern must be one of .* got '\(a'"),
+        (lambda: ManifestPatients(pattern="(a"), ["patients.pattern", "'(a'"]),
         (
             lambda: Manifest(
                 "f.csv",
                 columns=ManifestColumns(patient="p"),
                 patients=ManifestPatients(pattern="a"),
             ),
-            r"columns\.patient and patients both tell the patient",
+            ["columns.patient", "patients", "'p'"],
         ),
-        (lambda: Manifest("f.csv", classes=["A"]), "classes must be two different names"),
+        (lambda: Manifest("f.csv", classes=["A"]), ["classes", "['A']"]),
         (
             lambda: Manifest("f.csv", labels=ManifestLabels({"PNEUMONA": ["p"]})),
-            r"labels\.values: no class 'PNEUMONA'; did you mean 'PNEUMONIA'\?",
+            ["labels.values", "'PNEUMONA'", "'PNEUMONIA'"],
         ),
         (
             lambda: Manifest("f.csv", labels=ManifestLabels({"NORMAL": [1], "PNEUMONIA": ["1.0"]})),
-            r"labels\.values\.PNEUMONIA must be labels of their own, got '1\.0' twice",
+            ["labels.values.PNEUMONIA", "'1.0'"],
         ),
         (
             lambda: Manifest("f.csv", labels=ManifestLabels(uncertain=[1])),
-            r"labels\.uncertain must be labels of their own, got 1 twice",
+            ["labels.uncertain", "1"],
         ),
         (
             lambda: Manifest("f.csv", labels=ManifestLabels(separator="")),
-            r"labels\.separator must be",
+            ["labels.separator", "''"],
         ),
     ],
 )
-def test_settings_that_cannot_be_honoured_are_refused_before_anything_is_read(make, message):
-    with pytest.raises(RecipeError, match=message):
+def test_settings_that_cannot_be_honoured_are_refused_before_anything_is_read(make, facts):
+    with refused(RecipeError, *facts):
         make()
 
 
@@ -632,7 +627,7 @@ def test_tables_are_read_as_spreadsheets_write_them(
 
 def test_quotes_keep_commas_and_line_breaks_and_lines_are_counted_right(films_of, tmp_path):
     text = 'path,label,note\n"a,1.png",0,"two\nlines, with ""quotes"""\nb.png,1,\nc.png,TB,\n'
-    with pytest.raises(DataError, match=r"films\.csv, line 5: the label"):
+    with refused(DataError, "films.csv", "line 5"):
         films_of(text)
     (tmp_path / "a,1.png").touch()
     films = films_of(text, labels=ManifestLabels(on_other="skip"))
@@ -644,12 +639,10 @@ def test_a_compressed_table_is_unpacked(write_manifest):
     packed = plain.with_suffix(".csv.gz")
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert Manifest(packed).films() == Manifest(plain).films()
-    packed.write_bytes(packed.read_bytes()[:-12])
-    with pytest.raises(DataError, match=r"cannot read the manifest .*films\.csv\.gz: "):
-        Manifest(packed).films()
-    packed.write_bytes(b"not packed")
-    with pytest.raises(DataError, match=r"cannot read the manifest .*films\.csv\.gz: "):
-        Manifest(packed).films()
+    for content in (packed.read_bytes()[:-12], b"not packed"):
+        packed.write_bytes(content)
+        with refused(DataError, packed):
+            Manifest(packed).films()
 
 
 def test_cells_beyond_the_header_may_be_blank(films_of):
@@ -657,39 +650,37 @@ def test_cells_beyond_the_header_may_be_blank(films_of):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("", r"films\.csv must have a header line and a row a film, it is empty"),
-        ("\n\n", r"films\.csv must have a header line and a row a film, it is empty"),
-        ("path,label\n", r"films\.csv must have a row a film, it has only a header"),
-        ("path,label\n\n,\n", r"films\.csv must have a row a film, it has only a header"),
-        ("path,label,x\na.png,0,1\nb.png,1\n", r"line 3: the row must have 3 cells .* got 2"),
-        ("path,label\na.png,0\nb.png,1,more\n", r"line 3: the row must have 2 cells .* got 3"),
-        ('path,label\na.png,0\n"b.png,1\n', r"films\.csv, line 3: a manifest must be CSV, got"),
-        ('path,label\na.png,0\n"b".png,1\n', r"films\.csv, line 3: a manifest must be CSV, got"),
+        ("", ["empty"]),
+        ("\n\n", ["empty"]),
+        ("path,label\n", ["header"]),
+        ("path,label\n\n,\n", ["header"]),
+        ("path,label,x\na.png,0,1\n\nb.png,1\n", ["line 4", 3, 2]),
+        ("path,label\na.png,0\n\nb.png,1,more\n", ["line 4", 2, 3]),
+        ('path,label\na.png,0\n"b.png,1\n', ["line 3", "CSV"]),
+        ('path,label\na.png,0\n"b".png,1\n', ["line 3", "CSV"]),
     ],
 )
-def test_a_table_that_cannot_be_read_names_the_line(films_of, text, message):
-    with pytest.raises(DataError, match=message) as refused:
+def test_a_table_that_cannot_be_read_names_the_line(films_of, text, facts):
+    with refused(DataError, "films.csv", *facts):
         films_of(text)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_table_that_is_not_utf_8_says_so_and_where(write_manifest):
     table = write_manifest("path,label\na.png,0\nbä.png,1\n", encoding="latin-1")
-    message = r"films\.csv, line 3: a manifest must be UTF-8 text; save it as 'CSV UTF-8'"
-    with pytest.raises(DataError, match=message):
+    with refused(DataError, "films.csv", "line 3", "UTF-8", "'CSV UTF-8'"):
         Manifest(table).films()
     table = write_manifest(PLAIN, encoding="utf-16")
-    with pytest.raises(DataError, match=r"films\.csv, line 1: a manifest must be UTF-8 text"):
+    with refused(DataError, "films.csv", "line 1", "UTF-8"):
         Manifest(table).films()
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read the manifest .*films\.csv: No such file"):
+    with refused(DataError, tmp_path / "films.csv", os.strerror(ENOENT)):
         Manifest(tmp_path / "films.csv").films()
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match=r"cannot read the manifest .*folder\.csv: Is a directory"):
+    with refused(DataError, tmp_path / "folder.csv", os.strerror(EISDIR)):
         Manifest(tmp_path / "folder.csv").films()
 
 
@@ -741,23 +732,23 @@ class TestParquet:
 
     def test_an_error_names_the_row(self, write_parquet):
         table = write_parquet(path=["a.png", "b.png", ""], label=[0, 1, 1])
-        with pytest.raises(DataError, match=r"films\.parquet, row 3: 'path' is empty"):
+        with refused(DataError, "films.parquet", "row 3", "'path'"):
             Manifest(table).films()
 
     def test_a_file_that_is_something_else_is_refused_in_one_line(self, tmp_path):
         pytest.importorskip("pyarrow")
         path = tmp_path / "films.pq"
-        with pytest.raises(DataError, match=r"cannot read the manifest .*films\.pq: No such file"):
+        with refused(DataError, path, os.strerror(ENOENT)):
             Manifest(path).films()
         path.write_bytes(b"path,label\n" * 10)
-        with pytest.raises(DataError, match=r"films\.pq must be a Parquet file, got") as refused:
+        with pytest.raises(DataError) as caught:
             Manifest(path).films()
-        assert "\n" not in str(refused.value)
+        # It ends in what pyarrow says.
+        message = str(caught.value)
+        assert missing(message, [path, "Parquet"]) == []
+        assert "\n" not in message
 
     def test_without_pyarrow_the_extra_is_named(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-        message = (
-            r"films\.parquet: Parquet needs pyarrow: in a checkout, pip install '\.\[parquet\]'"
-        )
-        with pytest.raises(RecipeError, match=message):
+        with refused(RecipeError, "films.parquet", "pyarrow", "pip install '.[parquet]'"):
             Manifest(tmp_path / "films.parquet").films()

@@ -1,11 +1,13 @@
 import gc
 import logging
 import os
+import re
 import signal
 from collections import Counter
 
 import pytest
 import torch
+from messages import line_with, refused
 from monai.transforms import CenterSpatialCrop, Lambda, RandAffine, RandGaussianNoise, Resize
 from torch.utils.data import get_worker_info
 
@@ -14,7 +16,7 @@ from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.module import XrayData
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sampling import balanced_sampler
-from cxrignite.data.sources import ClassFolders, Film
+from cxrignite.data.sources import SPLITS, ClassFolders, Film
 from cxrignite.errors import DataError, RecipeError, UnreadableImageError
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -83,8 +85,6 @@ def test_evaluation_batches_are_as_large_as_the_settings_and_the_split_allow(fil
     data = make_data(films)
     assert data.eval_batch_size("val") == min(data.loader.eval_size, len(data.films("val")))
     assert len(next(iter(data.eval_loader("val"))).label) == data.eval_batch_size("val")
-    with pytest.raises(DataError, match="split must be one of"):
-        data.eval_batch_size("dev")
 
 
 def test_an_epoch_has_the_same_bits_with_no_and_with_two_workers(films, monkeypatch):
@@ -148,21 +148,21 @@ def test_an_unreadable_image_surfaces_with_its_path(films, num_workers):
     data = make_data(films, num_workers=num_workers)
     path = data.films("val")[2].path
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UnreadableImageError) as caught:
+    with refused(UnreadableImageError, path) as caught:
         list(data.eval_loader("val"))
     assert caught.value.path == path
-    assert str(caught.value).startswith(f"cannot read image {path}: ")
 
 
 def test_images_of_two_sizes_are_refused_with_the_remedy(films, write_image):
     data = XrayData(films, CLASSES, loader=LoaderSettings(num_workers=0))
     write_image(data.films("train")[3].path, height=30, width=20)
-    with pytest.raises(DataError, match=r"24 x 32 .* and 30 x 20 .*: set data.image_size"):
+    first, fourth = (data.films("train")[each].path for each in (0, 3))
+    with refused(DataError, 24, 32, first, 30, 20, fourth, "data.image_size"):
         list(data.eval_loader("train"))
     # A transform that keeps small images small is found in the same way.
     data = make_data(films)
     data.pipeline.preprocess = (CenterSpatialCrop([26, 26]),)
-    with pytest.raises(DataError, match=r"set data\.image_size"):
+    with refused(DataError, 24, 26, first, 26, 20, fourth, "data.image_size"):
         list(data.eval_loader("train"))
 
 
@@ -191,9 +191,8 @@ def test_more_workers_than_cores_are_capped_with_one_line(films, monkeypatch, ca
         data = make_data(films, num_workers=16)
         loaders = [data.train_loader(), data.eval_loader("val")]
     assert [loader.num_workers for loader in loaders] == [1, 1]
-    assert [record.getMessage() for record in caplog.records] == [
-        "num_workers: 16 asked, 1 used (one a core)"
-    ]
+    (message,) = caplog.messages
+    line_with(message, "num_workers", 16, 1)
 
 
 def test_workers_stay_between_passes_and_end_with_the_loader(films):
@@ -262,43 +261,46 @@ def test_counts_labels_and_films_agree(films):
 def test_the_description_counts_films_and_patients(make_films, tmp_path, write_image):
     make_films(num_normal=2, num_pneumonia=3)
     write_image(tmp_path / "train/PNEUMONIA/person0_virus_99.png")
-    assert make_data(ClassFolders(tmp_path).films()).describe().splitlines() == [
-        "split  NORMAL  PNEUMONIA  films  patients",
-        "train       2          4      6         5",
-    ]
+    text = make_data(ClassFolders(tmp_path).films()).describe()
+    header, row = text.splitlines()
+    line_with(header, "split", "NORMAL", "PNEUMONIA")
+    assert row.split() == ["train", "2", "4", "6", "5"]
+    ends = [[cell.end() for cell in re.finditer(r"\S+", line)] for line in (header, row)]
+    assert ends[0] == ends[1]
 
 
 def test_an_unknown_split_is_refused(films):
     data = make_data(films)
-    for ask in (data.films, data.labels, data.class_counts, data.eval_loader):
-        with pytest.raises(DataError, match="one of train, val, calibration, test, got 'dev'"):
+    asks = (data.films, data.labels, data.class_counts, data.eval_loader, data.eval_batch_size)
+    for ask in asks:
+        with refused(DataError, "split", *SPLITS, "'dev'"):
             ask("dev")
 
 
 def test_a_split_without_films_has_no_loader(films):
     data = make_data([film for film in films if film.split == "train"][:1])
-    with pytest.raises(DataError, match="split 'val' must have at least one film, got 0"):
+    with refused(DataError, "'val'", 0):
         data.eval_loader("val")
-    with pytest.raises(DataError, match="training needs at least 2 films, got 1"):
+    with refused(DataError, 2, 1):
         data.train_loader()
 
 
 def test_balanced_sampling_of_one_class_is_refused(films):
     data = make_data([film for film in films if film.label == 1])
-    with pytest.raises(DataError, match="needs images of both classes"):
+    with refused(DataError, 0, len(data.labels("train"))):
         data.train_loader()
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
+        ({"batch_size": 0}, ["batch_size", "1", "0"]),
+        ({"num_workers": -1}, ["num_workers", "0", "-1"]),
+        ({"prefetch_factor": 0}, ["prefetch_factor", "1", "0"]),
     ],
 )
-def test_loader_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(RecipeError, match=message):
+def test_loader_settings_out_of_range_are_refused(settings, facts):
+    with refused(RecipeError, *facts):
         LoaderSettings(**settings)
 
 

@@ -1,21 +1,23 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
+import shutil
+import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from messages import line_with, missing, refused
 from monai.transforms import GaussianSmooth, Lambda, Resize
 from PIL import Image
 
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.loading import LoaderSettings
 from cxrignite.data.module import XrayData
-from cxrignite.data.pack_building import open_pack
+from cxrignite.data.pack_building import RESERVED_BYTES, open_pack
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sources import Film
@@ -89,8 +91,10 @@ def test_a_split_travels_without_its_images(films, tmp_path):
 
 def test_a_strange_film_is_refused_by_name(films, tmp_path):
     pack = open_pack(tmp_path, films[1:], PIPELINE)
-    with pytest.raises(DataError, match=films[0].name):
+    with pytest.raises(DataError) as caught:
         pack.split(films)
+    # The name of the pack is that of the code and the films, and not for the file of messages.
+    assert missing(str(caught.value), [pack.path, films[0].name]) == []
 
 
 # Promise 21: a pack is never stale.
@@ -145,9 +149,10 @@ class Darker(Transform):
 """
 
 
-def test_an_own_transform_whose_code_changed_makes_another_pack(films, tmp_path):
+@pytest.mark.integration
+def test_an_own_transform_whose_code_changed_makes_another_pack(tmp_path, python):
     program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sys; sys.dont_write_bytecode = True\n"
         "from darker import Darker\n"
         "from cxrignite.data.pipeline import Pipeline\n"
         "print(Pipeline([Darker()]).fingerprint())"
@@ -155,7 +160,8 @@ def test_an_own_transform_whose_code_changed_makes_another_pack(films, tmp_path)
     prints = []
     for factor in (0.5, 0.25):
         (tmp_path / "darker.py").write_text(OWN_TRANSFORM.format(factor=factor))
-        done = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True)
+        done = python("-c", program)
+        assert done.returncode == 0, done.stderr
         prints.append(done.stdout)
     assert len(set(prints)) == 2
     assert all(prints)
@@ -170,7 +176,8 @@ def test_code_that_changed_out_of_sight_is_found_by_reading_a_few_films_again(
     monkeypatch.setattr(Pipeline, "read", lambda self, path: 255 - read(self, path))
     second = open_pack(tmp_path, films, PIPELINE)
     assert second.path == first.path
-    assert "holds another image" in caplog.text
+    (message,) = set(caplog.messages)
+    assert missing(message, [first.path, min(films, key=lambda film: film.sha256).name]) == []
     assert_true(second, films)
 
 
@@ -222,15 +229,16 @@ def test_unreadable_films_are_named_and_the_others_packed(films, tmp_path):
 def test_no_readable_film_is_an_error_that_leaves_nothing(films, tmp_path):
     for number, film in enumerate(films):
         film.path.write_bytes(b"no image %d" % number)
-    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG or DICOM"):
+    with refused(UnreadableImageError, "JPEG", "PNG", "DICOM") as caught:
         open_pack(tmp_path / "packs", hashed(films), PIPELINE)
+    assert caught.value.path in [film.path for film in films]
     assert packs_in(tmp_path / "packs") == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_images_of_several_sizes_are_refused_with_the_remedy(films, tmp_path, num_workers):
     Image.new("L", (30, 40)).save(films[3].path)
-    with pytest.raises(DataError, match=r"one size, got .*: set data.image_size"):
+    with refused(DataError, 24, 32, 40, 30, films[3].path, "data.image_size"):
         open_pack(tmp_path / "packs", hashed(films), Pipeline(), num_workers=num_workers)
     assert [path.name for path in (tmp_path / "packs").iterdir()] == ["packs.lock"]
 
@@ -239,21 +247,27 @@ def test_images_of_several_sizes_are_refused_with_the_remedy(films, tmp_path, nu
 
 
 def test_a_transform_that_cannot_be_written_down_is_refused(films, tmp_path):
-    with pytest.raises(PackError, match="Lambda cannot be written down"):
+    with pytest.raises(PackError) as caught:
         open_pack(tmp_path, films, Pipeline([Lambda(lambda image: image)]))
+    # The rest is what Python says, which differs from one version to the next.
+    line_with(str(caught.value).partition(":")[0], "Lambda")
 
 
 def test_a_folder_that_is_a_file_is_refused(films, tmp_path):
     (tmp_path / "packs").write_text("")
-    with pytest.raises(PackError, match=f"cannot keep a pack in {tmp_path / 'packs'}"):
+    with refused(PackError, tmp_path / "packs"):
         open_pack(tmp_path / "packs", films, PIPELINE)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(films, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxrignite.data.pack_building.RESERVED_BYTES", 2**60)
-    with pytest.raises(PackError, match="are free"):
-        open_pack(tmp_path / "packs", films, PIPELINE)
-    assert [path.name for path in (tmp_path / "packs").iterdir()] == ["packs.lock"]
+    packs, needed = tmp_path / "packs", len(films) * 16 * 20 + RESERVED_BYTES
+    free = {packs: needed - 1}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
+    with refused(PackError, packs, "4,800", "1,073,741,824", "1,073,746,623"):
+        open_pack(packs, films, PIPELINE)
+    assert [path.name for path in packs.iterdir()] == ["packs.lock"]
+    free[packs] = needed
+    assert_true(open_pack(packs, films, PIPELINE), films)
 
 
 # Promise 20: two at once.
@@ -271,36 +285,39 @@ class Slow(Pipeline):
         time.sleep(0.05)
         return super().read(path)
 
-root, packs, start = sys.argv[1:]
+root, packs, start = map(Path, sys.argv[1:])
 films = inspect_films(ClassFolders(root).films(), decode=False).films
-while time.time() < float(start):
+print("ready", flush=True)
+while not start.exists():
     time.sleep(0.001)
-pack = open_pack(Path(packs), films, Slow(image_size=(16, 20)))
+pack = open_pack(packs, films, Slow(image_size=(16, 20)))
 print(pack.path, pack.path.stat().st_mtime_ns, pack.path.stat().st_ino)
 """
 
 
-def test_two_processes_at_once_build_one_pack(films, tmp_path):
-    root = films[0].path.parents[2]
-    arguments = [root, tmp_path / "packs", time.time() + 6]
-    program = [sys.executable, "-c", BUILDER, *map(str, arguments)]
-    both = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert said[0] == said[1] != ""  # the same file, written once
+@pytest.mark.integration
+def test_two_processes_at_once_build_one_pack(films, tmp_path, start):
+    program = ["-c", BUILDER, films[0].path.parents[2], tmp_path / "packs", tmp_path / "go"]
+    both = [start(program, cwd=tmp_path) for _ in range(2)]
+    for process in both:
+        process.wait_for_output("ready")
+    (tmp_path / "go").touch()
+    assert [process.wait() for process in both] == [0, 0], both[0].errors + both[1].errors
+    files = [process.output.splitlines()[1] for process in both]
+    assert files[0] == files[1]  # the same file, written once
     assert len(packs_in(tmp_path / "packs")) == 1
     assert not list((tmp_path / "packs").glob(".*"))
 
 
-def test_a_builder_that_was_killed_leaves_nothing_for_long(films, tmp_path):
+@pytest.mark.integration
+def test_a_builder_that_was_killed_leaves_nothing_for_long(films, tmp_path, start):
     root, packs = films[0].path.parents[2], tmp_path / "packs"
-    program = [sys.executable, "-c", BUILDER, str(root), str(packs), "0"]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE)
+    process = start(["-c", BUILDER, root, packs, root], cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(packs.glob(".*.tmp")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL
     assert packs_in(packs) == []
     assert list(packs.glob(".*.tmp"))
     assert_true(open_pack(packs, films, PIPELINE), films)

@@ -1,12 +1,15 @@
 import io
+import os
 import pickle
 import struct
 import tracemalloc
 import zlib
+from errno import EISDIR, ENOENT
 from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import missing, refused
 from PIL import Image, ImageOps
 
 from cxrignite.data.reading import MAX_PIXELS, read_bytes, read_image
@@ -137,24 +140,24 @@ def test_the_content_counts_and_not_the_suffix(tmp_path, ramp):
 @pytest.mark.parametrize("file_format", ["GIF", "BMP", "TIFF", "WEBP"])
 def test_other_formats_are_refused(tmp_path, ramp, file_format):
     (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(ramp), file_format))
-    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG or DICOM image"):
+    with refused(UnreadableImageError, tmp_path / "a.png", "JPEG", "PNG", "DICOM"):
         read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "facts"),
     [
-        (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "not a JPEG, PNG or DICOM image"),
-        (b"\xff\xd8\xff", "."),
-        (b"\x89PNG\r\n\x1a\n", "."),
-        (bytes(1000), "not a JPEG, PNG or DICOM image"),
+        (b"", ["empty"]),
+        (b"<!DOCTYPE html><html><body>404</body></html>", ["JPEG", "PNG", "DICOM"]),
+        (b"\xff\xd8\xff", []),
+        (b"\x89PNG\r\n\x1a\n", []),
+        (bytes(1000), ["JPEG", "PNG", "DICOM"]),
     ],
 )
-def test_what_is_no_image_is_refused_by_path(tmp_path, content, reason):
+def test_what_is_no_image_is_refused_by_path(tmp_path, content, facts):
     path = tmp_path / "a.jpeg"
     path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=reason) as caught:
+    with refused(UnreadableImageError, path, *facts) as caught:
         read_image(path)
     assert caught.value.path == path
     assert caught.value.reason
@@ -167,17 +170,17 @@ def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path, file_format):
     whole = encoded(Image.fromarray(pixels), file_format)
     (tmp_path / "a").write_bytes(whole)
     expected = read_image(tmp_path / "a")
-    refused = 0
+    num_refused = 0
     lengths = range(0, len(whole), max(1, len(whole) // 150))
     for length in lengths:
         (tmp_path / "a").write_bytes(whole[:length])
         try:
             image = read_image(tmp_path / "a")
         except UnreadableImageError:
-            refused += 1
+            num_refused += 1
         else:
             np.testing.assert_array_equal(image, expected)
-    assert refused >= len(lengths) - 2
+    assert num_refused >= len(lengths) - 2
 
 
 def test_damaged_files_are_refused_by_path_and_never_crash(tmp_path, ramp):
@@ -208,12 +211,19 @@ def test_damaged_files_are_refused_by_path_and_never_crash(tmp_path, ramp):
     assert min(num_read, len(refused_paths)) > 20
 
 
-@pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (10_000, 9_000), (10_000, 8_001)])
-def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path, width, height):
+@pytest.mark.parametrize(
+    ("width", "height", "facts"),
+    [
+        (30_000, 30_000, [900_000_000]),
+        (10_000, 9_000, [90_000_000]),
+        (10_000, 8_001, [10_000, 8_001, "80,000,000"]),
+    ],
+)
+def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path, width, height, facts):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_that_claims(width, height))
     tracemalloc.start()
-    with pytest.raises(UnreadableImageError, match="pixels"):
+    with refused(UnreadableImageError, path, *facts):
         read_image(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -221,9 +231,9 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path, widt
 
 
 def test_a_missing_file_and_a_folder_are_unreadable(tmp_path):
-    with pytest.raises(UnreadableImageError, match="No such file"):
+    with refused(UnreadableImageError, tmp_path / "absent.png", os.strerror(ENOENT)):
         read_image(tmp_path / "absent.png")
-    with pytest.raises(UnreadableImageError, match="directory"):
+    with refused(UnreadableImageError, tmp_path, os.strerror(EISDIR)):
         read_image(tmp_path)
 
 
@@ -290,7 +300,7 @@ def test_a_film_is_turned_as_its_exif_says_before_it_is_resized(tmp_path, orient
 def test_a_cut_jpeg_is_refused_at_a_size_too(tmp_path):
     data = encoded(photograph(600, 800), "JPEG", quality=90)
     (tmp_path / "a.jpeg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UnreadableImageError, match="truncated"):
+    with refused(UnreadableImageError, tmp_path / "a.jpeg", "truncated"):
         read_image(tmp_path / "a.jpeg", (64, 64))
 
 
@@ -305,5 +315,6 @@ def test_inverted_cmyk_is_read_as_pillow_reads_it(tmp_path, size):
 
 def test_a_name_with_a_nul_cannot_be_read():
     for name in ("a\0b.png", Path("a\0b.png")):
-        with pytest.raises(UnreadableImageError, match="its name holds a NUL"):
+        with pytest.raises(UnreadableImageError) as caught:
             read_bytes(name)
+        assert missing(caught.value.reason, ["NUL"]) == []

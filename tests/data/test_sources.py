@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import line_with, refused
 
 from cxrignite.data import Phantom
 from cxrignite.data.inspection import inspect_films
@@ -80,26 +81,26 @@ def test_the_constructor_reads_nothing():
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"must be an existing folder, got .*absent"):
+    with refused(DataError, tmp_path / "absent"):
         ClassFolders(tmp_path / "absent").films()
 
 
 def test_a_root_without_train_tells_what_it_holds(tmp_path):
     (tmp_path / "NORMAL").mkdir()
-    with pytest.raises(DataError, match=r"must hold a folder 'train' or 'test', found 'NORMAL'"):
+    with refused(DataError, tmp_path, "'train'", "'test'", "'NORMAL'"):
         ClassFolders(tmp_path).films()
 
 
 def test_a_missing_class_folder_is_named_beside_those_that_exist(tmp_path, make_films):
     make_films()
-    with pytest.raises(DataError, match=r"class 'COVID', found 'NORMAL', 'PNEUMONIA'"):
+    with refused(DataError, tmp_path / "train", "'COVID'", "'NORMAL'", "'PNEUMONIA'"):
         ClassFolders(tmp_path, classes=["NORMAL", "COVID"]).films()
 
 
 def test_a_class_missing_from_test_only_is_refused_too(tmp_path, make_films):
     make_films(num_test=1)
     shutil.rmtree(tmp_path / "test/PNEUMONIA")
-    with pytest.raises(DataError, match=r"test must hold a folder for class 'PNEUMONIA'"):
+    with refused(DataError, tmp_path / "test", "'PNEUMONIA'"):
         ClassFolders(tmp_path).films()
 
 
@@ -107,18 +108,18 @@ def test_an_empty_class_folder_is_named(tmp_path, make_films):
     make_films()
     shutil.rmtree(tmp_path / "train/NORMAL")
     (tmp_path / "train/NORMAL").mkdir()
-    with pytest.raises(DataError, match=r"NORMAL must hold at least one image .*, found none"):
+    with refused(DataError, tmp_path / "train/NORMAL", ".png", ".jpeg", ".dcm"):
         ClassFolders(tmp_path).films()
 
 
 @pytest.mark.parametrize("classes", [["NORMAL"], ["A", "A"], ["A", "B", "C"], ["", "B"], []])
 def test_classes_have_to_be_two_different_names(classes):
-    with pytest.raises(RecipeError, match="classes must be two different folder names"):
+    with refused(RecipeError, "classes", classes):
         ClassFolders("root", classes=classes)
 
 
 def test_a_pattern_that_is_no_expression_is_refused():
-    with pytest.raises(RecipeError, match=r"patient_pattern must be .* got '\(id'"):
+    with refused(RecipeError, "patient_pattern", "'chest-xray-2017'", "'(id'"):
         ClassFolders("root", patient_pattern="(id")
 
 
@@ -128,7 +129,8 @@ def test_names_that_hide_the_patient_are_counted(tmp_path, make_films, write_ima
     write_image(tmp_path / "train/NORMAL/scan2.png")
     with caplog.at_level(logging.WARNING):
         films = ClassFolders(tmp_path).films()
-    assert "2 of 4 file names do not match patient_pattern" in caplog.text
+    (message,) = caplog.messages
+    line_with(message, 2, 4, "patient_pattern")
     assert len({film.patient for film in films}) == 4
 
 
@@ -167,9 +169,9 @@ def test_a_file_named_twice_counts_once_where_it_is_named_first(tmp_path, write_
 
 def test_paths_that_name_no_image_are_refused(tmp_path):
     (tmp_path / "empty/folder.png").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"empty must hold an image, found none that is JPEG"):
+    with refused(DataError, tmp_path / "empty", "JPEG", "PNG", "DICOM"):
         image_files([tmp_path / "empty"])
-    with pytest.raises(DataError, match=r"absent\.png does not exist"):
+    with refused(DataError, tmp_path / "absent.png"):
         image_files([tmp_path / "absent.png"])
 
 

@@ -1,8 +1,6 @@
-import subprocess
-import sys
-
 import pytest
 import torch
+from messages import refused
 from torch import nn
 
 from cxrignite.engines import compile_model, compiler_errors_in_one_line
@@ -24,22 +22,16 @@ def test_a_failure_of_the_compiler_is_one_line_that_says_how_to_do_without_it():
 
     cause = ValueError("no such kernel\nand a long story")
     error = BackendCompilerFailed(lambda: None, cause, None)
-    with (
-        pytest.raises(RecipeError, match=r"^trainer.compile: .*; set it to false$") as caught,
-        compiler_errors_in_one_line(),
-    ):
+    with refused(RecipeError, "trainer.compile", "false") as caught, compiler_errors_in_one_line():
         raise error
-    assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is error
 
 
 def test_a_missing_compiler_is_named():
     from torch._inductor.exc import InvalidCxxCompiler
 
-    with (
-        pytest.raises(RecipeError, match=r"^trainer.compile: No working C\+\+ compiler"),
-        compiler_errors_in_one_line(),
-    ):
+    facts = ["trainer.compile", "C++", "false"]
+    with refused(RecipeError, *facts), compiler_errors_in_one_line():
         raise InvalidCxxCompiler
 
 
@@ -48,15 +40,6 @@ def test_other_errors_pass_as_they_are(error):
     with pytest.raises(type(error)) as caught, compiler_errors_in_one_line():
         raise error
     assert caught.value is error
-
-
-def test_engines_are_imported_without_the_compiler():
-    code = "import cxrignite.engines, sys; print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert "cxrignite.engines.compilation" in modules
-    assert not {"torch._dynamo", "torch._inductor"} & set(modules)
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine, Events
+from messages import line_with, refused
+from pair import run_pair
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -125,11 +125,8 @@ def test_one_class_alone_gives_nan_and_one_warning(caplog, label):
             assert math.isnan(metrics["roc_auc"])
             assert math.isnan(metrics["average_precision"])
             assert math.isfinite(metrics["loss"])
-    messages = [record.getMessage() for record in caplog.records]
-    assert messages == [
-        "roc_auc and average_precision are undefined (nan): "
-        f"20 images, {int(20 * label)} of them positive"
-    ]
+    (message,) = caplog.messages
+    line_with(message, "roc_auc", "average_precision", "nan", 20, int(20 * label))
 
 
 def test_an_epoch_without_images_gives_nan(caplog):
@@ -202,12 +199,11 @@ def test_an_index_of_another_length_is_refused():
     evaluator = scripted_evaluator()
     evaluator.logger.disabled = True
     logits, labels = make_scores(4)
-    with pytest.raises(ValueError, match="one entry an image, got 3 for 4"):
+    with refused(ValueError, "3", "4"):
         evaluator.run([(logits, labels, torch.arange(3))])
 
 
-def evaluate_in_process(rank, store, folder):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def evaluate_in_process(rank):
     logits, labels = make_scores()
     results = {}
     for name, num_draws in (("uneven", NUM_IMAGES), ("padded", NUM_IMAGES + 1)):
@@ -221,10 +217,11 @@ def evaluate_in_process(rank, store, folder):
         results[name] = dict(metrics)
         results[f"{name} scores"] = evaluator.state.score_source.gather().y_score.tolist()
     results["training"] = mean_loss_of(torch.tensor([1.0, 2.0]) + rank, (4, 2 + rank))
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
+@pytest.mark.integration
+@pytest.mark.usefixtures("_server")
 def test_two_processes_publish_exactly_what_one_process_does(tmp_path):
     logits, labels = make_scores()
     evaluator = create_evaluator(
@@ -233,9 +230,7 @@ def test_two_processes_publish_exactly_what_one_process_does(tmp_path):
     alone = evaluator.run(
         as_batches(logits.view(-1, 1, 1, 1), labels, torch.arange(NUM_IMAGES))
     ).metrics
-    mp.spawn(evaluate_in_process, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    for rank in (0, 1):
-        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for results in run_pair(evaluate_in_process, tmp_path):
         assert results["uneven"] == dict(alone)
         assert results["padded"] == dict(alone)
         expected_scores = evaluator.state.score_source.gather().y_score.tolist()
@@ -247,5 +242,5 @@ def test_two_processes_publish_exactly_what_one_process_does(tmp_path):
 def test_scores_that_are_not_finite_are_refused_in_one_line():
     logits, labels = make_scores(seed=1)
     logits[3] = math.nan
-    with pytest.raises(NonFiniteError, match=f"1 of {len(logits)} scores are NaN or infinite"):
+    with refused(NonFiniteError, 1, len(logits), "NaN"):
         scripted_evaluator().run(as_batches(logits, labels))

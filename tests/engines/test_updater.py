@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from messages import refused
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -155,7 +156,7 @@ def test_accumulation_without_a_known_epoch_length_is_refused(epoch_length):
     trainer.logger.disabled = True
     endless = iter(make_batches([4] * 9))
     if epoch_length is None:
-        with pytest.raises(ValueError, match="needs the epoch's length"):
+        with refused(ValueError, "accumulation_steps", "epoch_length"):
             trainer.run(endless)
     else:
         trainer.run(endless, epoch_length=epoch_length)
@@ -340,17 +341,17 @@ def test_a_third_part_of_a_batch_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts"),
     [
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0"),
-        ({"max_grad_norm": float("nan")}, "max_grad_norm must be above 0, got nan"),
-        ({"accumulation_steps": 0}, "accumulation_steps must be at least 1, got 0"),
+        ({"max_grad_norm": 0.0}, ["max_grad_norm", "0", "0.0"]),
+        ({"max_grad_norm": float("nan")}, ["max_grad_norm", "0", "nan"]),
+        ({"accumulation_steps": 0}, ["accumulation_steps", "1", "0"]),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, message):
+def test_settings_out_of_range_are_refused(settings, facts):
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters())
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, *facts):
         amp_updater(model, optimizer, binary_cross_entropy_with_logits, device="cpu", **settings)
 
 
@@ -375,7 +376,7 @@ def test_a_model_that_gives_columns_instead_of_logits_is_told_so(stage):
         engine = create_trainer(model, optimizer, nn.BCEWithLogitsLoss(), device="cpu")
     else:
         engine = create_evaluator(model, device="cpu")
-    with pytest.raises(RecipeError, match=r"one logit an image, shape \(6,\), got \(6, 1\)"):
+    with refused(RecipeError, "(6,)", "(6, 1)"):
         engine.run([batch])
 
 
@@ -384,7 +385,7 @@ def test_a_loss_that_is_not_one_number_is_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss = nn.BCEWithLogitsLoss(reduction="none")
     trainer = create_trainer(model, optimizer, loss, device="cpu")
-    with pytest.raises(RecipeError, match=r"one number a batch, got shape \(6,\)"):
+    with refused(RecipeError, "(6,)"):
         trainer.run([(torch.rand(6, 4), torch.ones(6))])
 
 
@@ -437,5 +438,5 @@ def test_without_augmentation_images_stay_as_they_are():
 @pytest.mark.parametrize("num_parts", [2, 3])
 def test_an_augmentation_needs_the_seeds(num_parts):
     batches = [batch[:num_parts] for batch in with_seeds(make_batches([4]))]
-    with pytest.raises(ValueError, match=f"as the batch's fourth part, got {num_parts}"):
+    with refused(ValueError, "augment", num_parts):
         train_with(lambda images, seeds: images, batches)

@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+from messages import refused
 from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
@@ -111,9 +112,9 @@ def test_scores_that_are_too_sure_and_too_high_say_so():
 def test_2000_resamples_of_624_images_take_about_a_second(scored):
     statistics = calibration_statistics(*scored)
     weights = resamples(624, 2000)
-    started = time.perf_counter()
+    started = time.process_time()
     found = statistics(weights)
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
     assert all(np.isfinite(values).all() for values in found.values())
 
 
@@ -188,23 +189,23 @@ def test_no_resamples_give_empty_figures(scored):
 
 @pytest.mark.parametrize("shape", [(624,), (2, 623)])
 def test_weights_of_another_shape_are_refused(scored, shape):
-    with pytest.raises(ValueError, match=r"weights must have shape \(B, 624\), got"):
+    with refused(ValueError, "weights", "(B, 624)"):
         calibration_statistics(*scored)(np.ones(shape))
 
 
 @pytest.mark.parametrize("measure", [calibration_statistics, reliability_bins])
 @pytest.mark.parametrize(
-    ("y_score", "y_true", "num_bins", "message"),
+    ("y_score", "y_true", "num_bins", "facts"),
     [
-        ([0.2], [1], 0, "num_bins must be at least 1, got 0"),
-        ([math.nan], [1], 10, "y_score must be finite"),
-        ([1.2], [1], 10, r"y_score must be in \[0, 1\]"),
-        ([0.2], [0.5], 10, "y_true must be 0 or 1"),
-        ([0.2], [0, 1], 10, "must have the same length"),
+        ([0.2], [1], 0, ["num_bins", "1", "0"]),
+        ([math.nan], [1], 10, ["y_score"]),
+        ([1.2], [1], 10, ["y_score", "[0, 1]"]),
+        ([0.2], [0.5], 10, ["y_true", "0", "1"]),
+        ([0.2], [0, 1], 10, ["1 scores", "2 labels"]),
     ],
 )
-def test_what_is_no_score_or_label_is_refused(measure, y_score, y_true, num_bins, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_no_score_or_label_is_refused(measure, y_score, y_true, num_bins, facts):
+    with refused(ValueError, *facts):
         measure(y_score, y_true, num_bins)
 
 
@@ -261,14 +262,14 @@ def test_a_single_patient_tells_nothing_of_the_ece():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts"),
     [
-        ({"confidence": 1.5}, r"confidence must be in \(0, 1\), got 1.5"),
-        ({"num_bins": 0}, "num_bins must be at least 1, got 0"),
+        ({"confidence": 1.5}, ["confidence", "(0, 1)", "1.5"]),
+        ({"num_bins": 0}, ["num_bins", "1", "0"]),
     ],
 )
-def test_an_ece_interval_of_impossible_settings_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_an_ece_interval_of_impossible_settings_is_refused(settings, facts):
+    with refused(ValueError, *facts):
         ece_interval([0.1, 0.9], [0, 1], ["a", "b"], **settings)
 
 

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cxrignite.functional import (
@@ -45,20 +46,20 @@ def test_both_classes_get_the_same_total_mass():
 
 
 def test_weights_need_both_classes():
-    with pytest.raises(ValueError, match="must hold both classes, got 0 negatives and 2 positives"):
+    with refused(ValueError, "0 negatives", "2 positives"):
         balanced_weights([1, 1])
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("labels", "facts"),
     [
-        ([0, 1, 2], r"labels must be 0 or 1, got 2 \(1 such values\)"),
-        ([0, float("nan")], "labels must be 0 or 1, got nan"),
-        ([[0, 1]], r"labels must have shape \(N,\), got \(1, 2\)"),
+        ([0, 1, 2], ["labels", "0", "1", "2"]),
+        ([0, float("nan")], ["labels", "0", "1", "nan"]),
+        ([[0, 1]], ["labels", "(N,)", "(1, 2)"]),
     ],
 )
-def test_what_is_no_label_is_refused(labels, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_no_label_is_refused(labels, facts):
+    with refused(ValueError, *facts):
         class_counts(labels)
 
 
@@ -72,16 +73,16 @@ def test_the_power_goes_from_no_weight_to_the_full_ratio():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        ((0, 3), "must be at least 1, got 0 and 3"),
-        ((3, 0), "must be at least 1, got 3 and 0"),
-        ((3, 3, 1.5), r"power must be in \[0, 1\], got 1.5"),
-        ((3, 3, float("nan")), r"power must be in \[0, 1\], got nan"),
+        ((0, 3), ["1", "0", "3"]),
+        ((3, 0), ["1", "3", "0"]),
+        ((3, 3, 1.5), ["power", "[0, 1]", "1.5"]),
+        ((3, 3, float("nan")), ["power", "[0, 1]", "nan"]),
     ],
 )
-def test_a_weight_out_of_range_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_weight_out_of_range_is_refused(arguments, facts):
+    with refused(ValueError, *facts):
         soft_pos_weight(*arguments)
 
 
@@ -131,21 +132,21 @@ def test_two_corrections_the_same_way_are_noticed(sampled_prevalence, pos_weight
 def test_the_ledger_survives_json():
     ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
     assert ImbalanceLedger.from_dict(json.loads(json.dumps(ledger.to_dict()))) == ledger
-    with pytest.raises(ValueError, match="must have pos_weight"):
+    with refused(ValueError, "pos_weight"):
         ImbalanceLedger.from_dict({"num_negative": 1, "num_positive": 1, "sampled_prevalence": 0.5})
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "facts"),
     [
-        ((0, 1, 0.5, 1.0), "at least 1, got 0 and 1"),
-        ((1, 1, 1.0, 1.0), r"sampled_prevalence must be in \(0, 1\), got 1.0"),
-        ((1, 1, 0.5, 0.0), "pos_weight must be above 0 and finite, got 0.0"),
-        ((1, 1, 0.5, float("nan")), "pos_weight must be above 0 and finite, got nan"),
+        ((0, 1, 0.5, 1.0), ["1", "0"]),
+        ((1, 1, 1.0, 1.0), ["sampled_prevalence", "(0, 1)", "1.0"]),
+        ((1, 1, 0.5, 0.0), ["pos_weight", "0", "0.0"]),
+        ((1, 1, 0.5, float("nan")), ["pos_weight", "0", "nan"]),
     ],
 )
-def test_impossible_ledgers_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_ledgers_are_refused(values, facts):
+    with refused(ValueError, *facts):
         ImbalanceLedger(*values)
 
 
@@ -153,7 +154,7 @@ def test_the_drawn_share_is_that_of_the_weights():
     labels = [0] * 30 + [1] * 70
     assert drawn_share(labels, None) == pytest.approx(0.7)
     assert drawn_share(labels, balanced_weights(labels)) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="one for each of 100 labels"):
+    with refused(ValueError, "100"):
         drawn_share(labels, [1.0])
-    with pytest.raises(ValueError, match="with a sum above 0, got 2 with the sum 0"):
+    with refused(ValueError, "0", "2"):
         drawn_share([0, 1], [0.0, 0.0])

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from messages import refused
 
 from cxrignite.functional import deletion_curve, insertion_curve, paired_difference, random_maps
 
@@ -146,19 +147,19 @@ def test_gradients_and_the_images_are_left_alone():
 
 @pytest.mark.parametrize("curve", [deletion_curve, insertion_curve])
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "facts"),
     [
-        ({"images": IMAGE[0]}, r"images must have shape \(N, C, H, W\), got \(1, 2, 2\)"),
-        ({"maps": IMPORTANCE[:, :1]}, r"maps must have shape \(N, H, W\) of the images .* got"),
-        ({"maps": IMPORTANCE / 0}, "maps must be finite"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
-        ({"baseline": "black"}, "baseline must be mean or blur, got 'black'"),
-        ({"score": lambda images: images}, r"one number an image, shape \(1,\), got \(1, 1, 2, 2"),
+        ({"images": IMAGE[0]}, ["images", "(N, C, H, W)", "(1, 2, 2)"]),
+        ({"maps": IMPORTANCE[:, :1]}, ["maps", "(N, H, W)"]),
+        ({"maps": IMPORTANCE / 0}, ["maps"]),
+        ({"num_steps": 0}, ["num_steps", "1", "0"]),
+        ({"baseline": "black"}, ["baseline", "'black'"]),
+        ({"score": lambda images: images}, ["(1,)", "1", "2"]),
     ],
 )
-def test_what_makes_no_curve_is_refused_in_one_line(curve, changes, message):
+def test_what_makes_no_curve_is_refused_in_one_line(curve, changes, facts):
     settings = {"score": total, "images": IMAGE, "maps": IMPORTANCE} | changes
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, *facts):
         curve(**settings)
 
 
@@ -172,7 +173,7 @@ def test_random_maps_are_smooth_repeatable_and_leave_the_generator_alone():
     assert maps.diff(dim=2).abs().max() <= 1 / 8  # a place is 8 pixels wide
     assert torch.equal(maps, random_maps(4, (32, 48), grid=(4, 6), seed=3))
     assert not torch.equal(maps, random_maps(4, (32, 48), grid=(4, 6), seed=4))
-    with pytest.raises(ValueError, match=r"must be at least 1, got 0, \(2, 2\) and \(7, 7\)"):
+    with refused(ValueError, "1", "0", "(2, 2)", "(7, 7)"):
         random_maps(0, (2, 2))
 
 
@@ -200,15 +201,15 @@ def test_images_of_one_patient_are_not_counted_as_many():
 
 
 @pytest.mark.parametrize(
-    ("figures", "baseline", "patients", "message"),
+    ("figures", "baseline", "patients", "facts"),
     [
-        ([1.0, 2.0], [1.0], None, r"must both have shape \(N,\), got \(2,\) and \(1,\)"),
-        ([1.0, float("nan")], [1.0, 1.0], None, "must be finite, got 1 that are not"),
-        ([1.0, 2.0], [1.0, 1.0], ["a"], "patients must name one an image, got 1 for 2"),
+        ([1.0, 2.0], [1.0], None, ["(N,)", "(2,)", "(1,)"]),
+        ([1.0, float("nan")], [1.0, 1.0], None, ["1"]),
+        ([1.0, 2.0], [1.0, 1.0], ["a"], ["patients", "1", "2"]),
     ],
 )
-def test_figures_that_make_no_pairs_are_refused(figures, baseline, patients, message):
-    with pytest.raises(ValueError, match=message):
+def test_figures_that_make_no_pairs_are_refused(figures, baseline, patients, facts):
+    with refused(ValueError, *facts):
         paired_difference(figures, baseline, patients)
 
 

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from messages import refused
 from scipy import stats
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
@@ -51,13 +52,12 @@ def test_without_trials_nothing_is_known_of_a_share():
 @pytest.mark.parametrize("function", [clopper_pearson, clopper_pearson_lower])
 @pytest.mark.parametrize(("successes", "trials"), [(-1, 3), (4, 3), (0, -1)])
 def test_impossible_counts_are_refused(function, successes, trials):
-    with pytest.raises(ValueError, match=f"num_successes .* got {successes} of {trials}"):
+    with refused(ValueError, "num_successes", successes, trials):
         function(successes, trials)
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 2, math.nan])
 def test_a_confidence_out_of_range_is_refused(confidence):
-    message = rf"confidence must be in \(0, 1\), got {confidence}"
     y_score, y_true = [0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]
     figures = ranking_statistics(y_score, y_true)
     for call in (
@@ -68,7 +68,7 @@ def test_a_confidence_out_of_range_is_refused(confidence):
         lambda: bootstrap_intervals(figures, list("abcd"), confidence=confidence),
         lambda: bootstrap_differences(figures, figures, list("abcd"), confidence=confidence),
     ):
-        with pytest.raises(ValueError, match=message):
+        with refused(ValueError, "confidence", "(0, 1)", confidence):
             call()
 
 
@@ -185,25 +185,26 @@ def test_without_a_class_there_is_no_area(y_true):
 
 
 @pytest.mark.parametrize(
-    ("y_scores", "y_true", "message"),
+    ("y_scores", "y_true", "facts"),
     [
-        ([], [0, 1], "y_scores must have at least one row, got 0"),
-        ([[0.1, 0.2], [0.1, math.nan]], [0, 1], "y_score must be finite"),
-        ([[0.1, 0.2], [0.1, 3.0]], [0, 1], r"y_score must be in \[0, 1\], got 3"),
-        ([[0.1, 0.2], [0.1]], [0, 1], "same length, got 1 scores and 2 labels"),
-        ([[0.1, 0.2]], [0, 3], "y_true must be 0 or 1, got 3"),
+        ([], [0, 1], ["y_scores", "0"]),
+        ([[0.1, 0.2], [0.1, math.nan]], [0, 1], ["y_score"]),
+        ([[0.1, 0.2], [0.1, 3.0]], [0, 1], ["y_score", "[0, 1]", "3"]),
+        ([[0.1, 0.2], [0.1]], [0, 1], ["1 scores", "2 labels"]),
+        ([[0.1, 0.2]], [0, 3], ["y_true", "0", "1", "3"]),
     ],
 )
-def test_models_that_cannot_be_compared_are_refused(y_scores, y_true, message):
-    with pytest.raises(ValueError, match=message):
+def test_models_that_cannot_be_compared_are_refused(y_scores, y_true, facts):
+    with refused(ValueError, *facts):
         delong_covariance(y_scores, y_true)
 
 
-def test_delong_covers_independent_images():
+@pytest.mark.parametrize("num_draws", [500, pytest.param(1500, marks=pytest.mark.slow)])
+def test_delong_covers_independent_images(num_draws):
     rng = np.random.default_rng(0)
     y_true, truth = np.repeat([0, 1], [60, 60]), stats.norm.cdf(2 / math.sqrt(2))
     covered = []
-    for _ in range(1500):
+    for _ in range(num_draws):
         low, high = delong_interval(expit(2 * y_true + rng.normal(size=120)), y_true)
         covered.append(low <= truth <= high)
     assert 0.93 <= np.mean(covered) <= 0.97, f"coverage {np.mean(covered):.3f}"
@@ -380,13 +381,13 @@ def test_more_patients_than_groups_still_give_the_interval_of_a_mean():
 @pytest.mark.parametrize("call", [bootstrap_samples, bootstrap_intervals])
 def test_resamples_that_cannot_be_drawn_are_refused(call):
     statistics = ranking_statistics([0.1, 0.9], [0, 1])
-    with pytest.raises(ValueError, match="num_resamples must be at least 1, got 0"):
+    with refused(ValueError, "num_resamples", "1", "0"):
         call(statistics, ["a", "b"], num_resamples=0)
-    with pytest.raises(ValueError, match=r"patients must have shape \(N,\) with N above 0"):
+    with refused(ValueError, "patients", "(N,)", "0"):
         call(statistics, [])
-    with pytest.raises(ValueError, match=r"patients must have shape \(N,\) .* got \(1, 2\)"):
+    with refused(ValueError, "patients", "(N,)", "(1, 2)"):
         call(statistics, [["a", "b"]])
-    with pytest.raises(ValueError, match=r"weights must have shape \(B, 2\), got \(2000, 3\)"):
+    with refused(ValueError, "weights", "(B, 2)", "(2000, 3)"):
         call(statistics, ["a", "b", "c"])
 
 
@@ -401,24 +402,26 @@ def test_two_thousand_resamples_of_a_test_split_take_a_moment():
     y_true = np.repeat([0, 1], [234, 390])
     statistics = both_figures(expit(3 * y_true + rng.normal(size=624)), y_true, 0.9)
     names = rng.integers(300, size=624).astype(str)
-    start = time.perf_counter()
+    start = time.process_time()
     intervals = bootstrap_intervals(statistics, names)
-    assert time.perf_counter() - start < 3  # 0.06 s on an idle core
+    assert time.process_time() - start < 3  # 0.06 s on an idle core
     assert len(intervals) == 8
 
 
-def test_a_hundred_thousand_images_stay_within_the_memory():
+# The weights without each of 400 groups, all at once, would take 96 MB and 320 MB.
+@pytest.mark.parametrize("num_images", [30_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_images_stay_within_the_memory(num_images):
     rng = np.random.default_rng(0)
-    y_true = rng.integers(2, size=100_000)
-    statistics = both_figures(rng.random(100_000), y_true, 0.5)
-    names = rng.integers(50_000, size=100_000)
+    y_true = rng.integers(2, size=num_images)
+    statistics = both_figures(rng.random(num_images), y_true, 0.5)
+    names = rng.integers(num_images // 2, size=num_images)
     tracemalloc.start()
     try:
         bootstrap_intervals(statistics, names, num_resamples=20)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 200e6, f"{peak / 1e6:.0f} MB"
+    assert peak < 50e6, f"{peak / 1e6:.0f} MB"
 
 
 @pytest.mark.slow
@@ -476,7 +479,7 @@ def test_intervals_of_a_difference_cover_the_truth():
     "patients", [[1.0, float("nan")] * 2, [None] * 4, ["a", "b", "c", float("nan")]]
 )
 def test_patients_that_cannot_be_told_apart_are_refused(patients):
-    with pytest.raises(ValueError, match="patients must be names or whole numbers"):
+    with refused(ValueError, "patients"):
         bootstrap_intervals(lambda weights: {"share": weights[:, 0]}, patients)
 
 
@@ -489,5 +492,5 @@ def test_patients_may_be_whole_numbers_or_a_column_of_them(kind):
 
 @pytest.mark.parametrize("dtype", [str, object])
 def test_no_patients_are_refused(dtype):
-    with pytest.raises(ValueError, match=r"patients must have shape \(N,\) with N above 0"):
+    with refused(ValueError, "patients", "(N,)", "0"):
         bootstrap_intervals(lambda weights: {"share": weights[:, 0]}, np.array([], dtype=dtype))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from messages import refused
 
 from cxrignite.functional import energy_inside, pointing_game
 
@@ -51,19 +52,19 @@ def test_random_maps_hit_and_hold_as_much_as_the_mask_is_large():
 
 @pytest.mark.parametrize("measure", [energy_inside, pointing_game])
 @pytest.mark.parametrize(
-    ("maps", "masks", "message"),
+    ("maps", "masks", "facts"),
     [
-        (MAPS, MASKS[:, :1], r"both have shape \(N, H, W\), got \(6, 2, 3\) and \(6, 1, 3\)"),
-        (MAPS[:, None], MASKS[:, None], r"both have shape \(N, H, W\), got \(6, 1, 2, 3\)"),
-        (-MAPS, MASKS, r"finite and at least 0, got -1 \(17 such values\)"),
-        (MAPS * float("nan"), MASKS, "finite and at least 0, got nan"),
+        (MAPS, MASKS[:, :1], ["(N, H, W)", "(6, 2, 3)", "(6, 1, 3)"]),
+        (MAPS[:, None], MASKS[:, None], ["(N, H, W)", "(6, 1, 2, 3)"]),
+        (-MAPS, MASKS, ["0", "-1", "17"]),
+        (MAPS * float("nan"), MASKS, ["0", "nan"]),
         (
             MAPS,
             torch.cat([MASKS[:4], 0 * MASKS[4:]]),
-            r"a pixel inside, got 2 of 6 without \(first: 4\)",
+            ["2", "6", "4"],
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_one_line(measure, maps, masks, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_compared_is_refused_in_one_line(measure, maps, masks, facts):
+    with refused(ValueError, *facts):
         measure(maps, masks)

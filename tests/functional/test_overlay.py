@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from messages import refused
 
 from cxrignite.functional import overlay
 from cxrignite.functional.overlay import as_grey
@@ -90,26 +91,26 @@ def test_no_images_give_no_pictures():
 
 
 @pytest.mark.parametrize(
-    ("images", "maps", "message"),
+    ("images", "maps", "facts"),
     [
-        ((1, 4, 5), (1, 4, 5), r"got \(1, 4, 5\) and \(1, 4, 5\)"),
-        ((1, 1, 4, 5), (1, 5, 4), r"must have shapes \(N, C, H, W\) and \(N, H, W\), got"),
-        ((2, 1, 4, 5), (1, 4, 5), r"got \(2, 1, 4, 5\) and \(1, 4, 5\)"),
-        ((1, 1, 4, 5), (1, 1, 4, 5), r"got \(1, 1, 4, 5\) and \(1, 1, 4, 5\)"),
+        ((1, 4, 5), (1, 4, 5), ["(1, 4, 5)"]),
+        ((1, 1, 4, 5), (1, 5, 4), ["(N, C, H, W)", "(N, H, W)"]),
+        ((2, 1, 4, 5), (1, 4, 5), ["(2, 1, 4, 5)", "(1, 4, 5)"]),
+        ((1, 1, 4, 5), (1, 1, 4, 5), ["(1, 1, 4, 5)"]),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(images, maps, message):
-    with pytest.raises(ValueError, match=message):
+def test_shapes_that_do_not_fit_are_refused(images, maps, facts):
+    with refused(ValueError, *facts):
         overlay(torch.zeros(images), torch.zeros(maps))
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, np.nan, np.inf])
 def test_a_map_beyond_0_to_1_is_refused(value):
-    with pytest.raises(ValueError, match=r"maps must have values in \[0, 1\]"):
+    with refused(ValueError, "maps", "[0, 1]"):
         overlay(black(), torch.full((1, 1, 1), value))
 
 
 @pytest.mark.parametrize("opacity", [0, -1, 1.5, np.nan])
 def test_an_opacity_out_of_range_is_refused(opacity):
-    with pytest.raises(ValueError, match=r"opacity must be in \(0, 1\], got"):
+    with refused(ValueError, "opacity", "(0, 1]"):
         overlay(black(), torch.zeros(1, 1, 1), opacity=opacity)

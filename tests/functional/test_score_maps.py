@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -60,21 +61,20 @@ def test_the_shift_is_what_bayes_rule_says_of_the_odds():
 
 @pytest.mark.parametrize("prevalence", [0.02, 0.1, 0.37, 0.742, 0.95])
 def test_a_model_trained_on_a_moved_prior_is_calibrated_again(prevalence):
-    """Measured: ECE .556, .364, .099, .197, .454 before; .001, .001, .002, .002, .001 after."""
     rng = np.random.default_rng(17)
 
     def films(number):
         labels = rng.random(number) < prevalence
         return rng.normal(1.8 * labels, 1)[:, None], labels.astype(int)
 
-    predictor, labels = films(60_000)
+    predictor, labels = films(30_000)
     share = labels.mean()
     pos_weight = math.sqrt((1 - share) / share)
     drawn = np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
     weights = drawn * np.where(labels == 1, pos_weight, 1)
     model = LogisticRegression(C=np.inf).fit(predictor, labels, sample_weight=weights)
 
-    predictor, labels = films(300_000)
+    predictor, labels = films(100_000)
     raw = model.predict_proba(predictor)[:, 1]
     natural = shift_logit(raw, natural_shift(pos_weight, 0.5, prevalence))
     before, after = ece(raw, labels), ece(natural, labels)
@@ -189,54 +189,54 @@ def test_scores_of_exactly_0_and_1_can_be_fitted_on():
 
 def test_scores_that_fall_with_the_label_have_no_platt_map(scored):
     y_score, y_true = scored
-    with pytest.raises(ValueError, match="must be higher for positives, got a Platt slope of -"):
+    with refused(ValueError, "Platt", "slope"):
         fit_platt(1 - y_score, y_true)
     assert fit_temperature(1 - y_score, y_true).temperature == pytest.approx(100, rel=1e-3)
 
 
 @pytest.mark.parametrize("fit", [fit_platt, fit_temperature])
 @pytest.mark.parametrize(
-    ("y_score", "y_true", "message"),
+    ("y_score", "y_true", "facts"),
     [
-        ([], [], "a fit needs both classes, got 0 negatives and 0 positives"),
-        ([0.2, 0.3], [1, 1], "a fit needs both classes, got 0 negatives and 2 positives"),
-        ([0.2, 0.3], [1], "must have the same length"),
-        ([0.2, math.nan], [1, 0], "y_score must be finite"),
-        ([0.2, 1.5], [1, 0], r"y_score must be in \[0, 1\]"),
-        ([0.2, 0.5], [1, 2], "y_true must be 0 or 1"),
+        ([], [], ["0 negatives", "0 positives"]),
+        ([0.2, 0.3], [1, 1], ["0 negatives", "2 positives"]),
+        ([0.2, 0.3], [1], ["2 scores", "1 labels"]),
+        ([0.2, math.nan], [1, 0], ["y_score"]),
+        ([0.2, 1.5], [1, 0], ["y_score", "[0, 1]"]),
+        ([0.2, 0.5], [1, 2], ["y_true", "0", "1"]),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(fit, y_score, y_true, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_fitted_is_refused(fit, y_score, y_true, facts):
+    with refused(ValueError, *facts):
         fit(y_score, y_true)
 
 
 def test_a_single_score_has_no_platt_slope():
-    with pytest.raises(ValueError, match=r"y_score must hold different scores, got only 0\.3"):
+    with refused(ValueError, "y_score", "0.3"):
         fit_platt([0.3, 0.3], [0, 1])
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "facts"),
     [
-        (lambda: Platt(0.0, 0.0), r"slope must be above 0 and finite, got 0\.0"),
-        (lambda: Platt(math.inf, 0.0), "slope must be above 0 and finite, got inf"),
-        (lambda: Platt(1.0, math.nan), "intercept must be finite, got nan"),
-        (lambda: Temperature(-1.0), r"temperature must be above 0 and finite, got -1\.0"),
-        (lambda: natural_shift(0.0, 0.5, 0.5), "pos_weight must be above 0 and finite, got 0"),
-        (lambda: natural_shift(1.0, 1.0, 0.5), r"sampled_prevalence must be in \(0, 1\), got 1"),
-        (lambda: natural_shift(1.0, 0.5, 0.0), r"^prevalence must be in \(0, 1\), got 0"),
-        (lambda: shift_logit([0.5], math.nan), r"shift must be in \[-700, 700\], got nan"),
-        (lambda: shift_logit([0.5], 701), r"shift must be in \[-700, 700\], got 701"),
+        (lambda: Platt(0.0, 0.0), ["slope", "0", "0.0"]),
+        (lambda: Platt(math.inf, 0.0), ["slope", "0", "inf"]),
+        (lambda: Platt(1.0, math.nan), ["intercept", "nan"]),
+        (lambda: Temperature(-1.0), ["temperature", "0", "-1.0"]),
+        (lambda: natural_shift(0.0, 0.5, 0.5), ["pos_weight", "0"]),
+        (lambda: natural_shift(1.0, 1.0, 0.5), ["sampled_prevalence", "(0, 1)", "1"]),
+        (lambda: natural_shift(1.0, 0.5, 0.0), ["prevalence", "(0, 1)", "0"]),
+        (lambda: shift_logit([0.5], math.nan), ["shift", "[-700, 700]", "nan"]),
+        (lambda: shift_logit([0.5], 701), ["shift", "[-700, 700]", "701"]),
     ],
 )
-def test_settings_out_of_range_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_out_of_range_are_refused(make, facts):
+    with refused(ValueError, *facts):
         make()
 
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("strange", [[1.5], [math.nan], [-0.1], [[0.5]]])
 def test_what_is_no_probability_is_not_mapped(name, strange):
-    with pytest.raises(ValueError, match="y_score must"):
+    with refused(ValueError, "y_score"):
         MAPS[name](strange)

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from messages import line_with, refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
@@ -39,10 +39,10 @@ def check_draws(seed, sizes, num_features, *, shift=0.0, films_each=None):
 
 @pytest.mark.parametrize("num_features", [64, 1280])
 def test_two_draws_from_one_distribution_are_seldom_told_apart(num_features):
-    checks = [check_draws(seed, (191, 117), num_features) for seed in range(20)]
-    assert sum(check.is_detected for check in checks) <= 2
-    # Five standard errors of the mean of 20 areas.
-    assert np.mean([check.roc_auc for check in checks]) == pytest.approx(0.5, abs=0.07)
+    checks = [check_draws(seed, (191, 117), num_features) for seed in range(10)]
+    assert sum(check.is_detected for check in checks) <= 1
+    # Five standard errors of the mean of 10 areas.
+    assert np.mean([check.roc_auc for check in checks]) == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_fewer_than_five_percent_of_200_draws_without_a_shift_are_flagged(
 def test_a_shift_of_few_features_and_a_small_one_of_all_are_found(one_in, deviations):
     spread = draw(np.random.default_rng(0), 500, 256)[0].std(axis=0)
     shift = np.where(np.arange(256) % one_in == 0, deviations * spread, 0)
-    checks = [check_draws(seed, (191, 117), 256, shift=shift) for seed in range(10)]
+    checks = [check_draws(seed, (191, 117), 256, shift=shift) for seed in range(5)]
     assert all(check.is_detected for check in checks)
     assert np.mean([check.roc_auc for check in checks]) > 0.8
 
@@ -190,7 +190,9 @@ def test_too_few_patients_are_not_decided_however_many_films(few):
         features["reference"], features["films"], names["reference"], names["films"]
     )
     assert (check.roc_auc, check.interval, check.is_detected) == (None, None, None)
-    assert "not decidable: it needs 20 patients a side" in check.describe()
+    patients = {"reference": 100, "films": 100} | {few: MIN_PATIENTS - 1}
+    line_with(check.describe(), "shift", MIN_PATIENTS, 100, *patients.values())
+    assert "AUC" not in check.describe()
     names[few] = [f"{few}{number % MIN_PATIENTS}" for number in range(100)]
     check = check_shift(
         features["reference"], features["films"], names["reference"], names["films"]
@@ -204,10 +206,11 @@ def test_no_films_are_not_decided():
 
 
 def test_it_is_detected_only_where_the_whole_interval_lies_above_the_level():
-    for seed in range(12):
-        check = check_draws(seed, (60, 60), 16, shift=0.15)
+    checks = [check_draws(seed, (60, 60), 16, shift=0.15) for seed in range(6)]
+    for check in checks:
         assert check.is_detected == (check.interval.low > SHIFT_LEVEL)
         assert type(check.is_detected) is bool
+    assert len({check.is_detected for check in checks}) == 2
 
 
 @pytest.mark.parametrize("is_decided", [True, False])
@@ -222,59 +225,43 @@ def test_a_check_survives_json(is_decided):
 
 
 def test_a_stored_check_with_missing_fields_is_refused():
-    with pytest.raises(ValueError, match="a shift check must have interval, num_reference"):
+    with refused(ValueError, "interval", "num_reference"):
         ShiftCheck.from_dict({"roc_auc": 0.5})
 
 
 def test_the_description_is_one_line():
     check = ShiftCheck(0.887, Interval(0.85, 0.92), 191, 117, 172, 108, True)
-    assert check.describe() == (
-        "shift detected: a classifier tells the films from the reference with "
-        "AUC 0.887 (0.850 to 0.920); 117 films of 108 patients against 191 of 172"
-    )
-    assert replace(check, is_detected=False).describe().startswith("no shift detected: ")
+    for is_detected in (True, False):
+        text = replace(check, is_detected=is_detected).describe()
+        assert line_with(text, "shift", "AUC 0.887") == text
+        assert re.search(r"\b0\.850\b.+\b0\.920\b.+\b117\b.+\b108\b.+\b191\b.+\b172\b", text)
+        assert bool(re.search(r"\bnot?\b", text)) == (not is_detected)
 
 
 @pytest.mark.parametrize(
-    ("reference", "films", "patients", "message"),
+    ("reference", "films", "patients", "facts"),
     [
-        (np.zeros(3), np.zeros((3, 2)), 3, r"reference must have shape \(N, D\).* got \(3,\)"),
-        (np.zeros((3, 2)), np.zeros((3, 0)), 3, r"films must have shape .* got \(3, 0\)"),
-        (np.zeros((3, 2)), np.zeros((3, 4)), 3, "the same features, got 2 and 4"),
-        (np.full((3, 2), np.nan), np.zeros((3, 2)), 3, "reference must be finite, got 6"),
-        (np.zeros((3, 2)), np.full((3, 2), np.inf), 3, "films must be finite, got 6"),
-        (np.zeros((3, 2)), np.zeros((4, 2)), 3, "film_patients must name one .* got 3 for 4"),
-        (np.zeros((4, 2)), np.zeros((3, 2)), 3, "reference_patients must name one .* 3 for 4"),
+        (np.zeros(3), np.zeros((3, 2)), 3, ["reference", "(N, D)", "(3,)"]),
+        (np.zeros((3, 2)), np.zeros((3, 0)), 3, ["films", "(3, 0)"]),
+        (np.zeros((3, 2)), np.zeros((3, 4)), 3, ["2", "4"]),
+        (np.full((3, 2), np.nan), np.zeros((3, 2)), 3, ["reference", "6"]),
+        (np.zeros((3, 2)), np.full((3, 2), np.inf), 3, ["films", "6"]),
+        (np.zeros((3, 2)), np.zeros((4, 2)), 3, ["film_patients", "3", "4"]),
+        (np.zeros((4, 2)), np.zeros((3, 2)), 3, ["reference_patients", "3", "4"]),
     ],
 )
-def test_what_cannot_be_compared_is_refused(reference, films, patients, message):
+def test_what_cannot_be_compared_is_refused(reference, films, patients, facts):
     names = [str(number) for number in range(patients)]
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, *facts):
         check_shift(reference, films, names, names)
 
 
-def test_two_thousand_films_of_1280_features_cost_a_few_decompositions():
-    reference, films = np.random.default_rng(0).normal(size=(2, 1000, 1280))
-    names = [str(number) for number in range(2000)]
-    both = np.concatenate([reference, films])
-
-    def seconds(work):
-        times = []
-        for _ in range(2):
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    decomposition = seconds(lambda: np.linalg.svd(both, full_matrices=False))
-    check = seconds(lambda: check_shift(reference, films, names[:1000], names[1000:]))
-    assert check < 5 * decomposition  # 1.8 on two idle cores
-
-
-def test_importing_it_does_not_load_scikit_learn():
-    code = "import cxrignite.functional.shift, sys; print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert "cxrignite.functional.shift" in modules
-    assert "sklearn" not in modules
+@pytest.mark.parametrize("num_films", [500, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_films_of_1280_features_cost_a_few_decompositions(num_films):
+    reference, films = np.random.default_rng(0).normal(size=(2, num_films, 1280))
+    names = [str(number) for number in range(2 * num_films)]
+    start = time.process_time()
+    np.linalg.svd(np.concatenate([reference, films]), full_matrices=False)
+    middle = time.process_time()
+    check_shift(reference, films, names[:num_films], names[num_films:])
+    assert time.process_time() - middle < 5 * (middle - start)  # 1.8 on two idle cores

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from messages import line_with, refused
 from torch import nn
 
 from cxrignite.handlers import BestCheckpoint, load_checkpoint, verify_checkpoint
@@ -60,7 +61,9 @@ def test_a_run_without_a_finite_score_saves_nothing_and_says_why(tmp_path, caplo
     run(best, model, [math.nan, math.nan])
     assert list(tmp_path.iterdir()) == []
     assert best.best_score is None
-    assert "epoch 2: auc is nan, not the best" in caplog.text
+    assert len(caplog.messages) == 2
+    for epoch, warning in enumerate(caplog.messages, start=1):
+        line_with(warning, "epoch", epoch, "auc", "nan")
 
 
 def test_a_resumed_run_has_to_beat_the_former_best(tmp_path):
@@ -94,16 +97,16 @@ def test_a_wrapper_for_several_processes_is_taken_off(tmp_path):
 def test_a_metric_that_nobody_publishes_is_named(tmp_path):
     model = nn.Linear(2, 1)
     best = BestCheckpoint({"model": model}, tmp_path, "roc_auc")
-    with pytest.raises(ValueError, match=r"metric must be one of \['auc'\], got 'roc_auc'"):
+    with refused(ValueError, "metric", "['auc']", "'roc_auc'"):
         run(best, model, [0.5])
 
 
 def test_another_mode_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="mode must be 'max' or 'min', got 'best'"):
+    with refused(ValueError, "mode", "'max'", "'min'", "'best'"):
         BestCheckpoint({}, tmp_path, "auc", mode="best")
 
 
 @pytest.mark.parametrize("name", ["epoch", "metric", "score", "best"])
 def test_an_object_whose_name_is_a_key_of_the_file_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=f"to_save must not name {name}"):
+    with refused(ValueError, "to_save", name):
         BestCheckpoint({name: nn.Linear(1, 1)}, tmp_path, metric="auc")

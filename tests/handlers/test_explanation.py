@@ -1,8 +1,10 @@
 import csv
 import io
+import re
 
 import pytest
 import torch
+from messages import line_with
 
 from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.handlers import Explanation
@@ -32,32 +34,30 @@ def rows(table):
 
 
 def test_the_caption_says_what_was_found_and_where():
-    assert explained().caption(CLASSES, "grad_cam at backbone.4") == [
-        "score 0.9000, threshold 0.2500: called PNEUMONIA; truth NORMAL: wrong",
-        "map of what speaks for PNEUMONIA (grad_cam at backbone.4): "
-        "0.12 times as strong as the strongest shown",
-        "a/b.png, p1",
-    ]
+    found, where, which = explained().caption(CLASSES, "grad_cam at backbone.4")
+    line_with(found, "0.9000", "0.2500", *CLASSES)
+    line_with(where, "PNEUMONIA", "grad_cam at backbone.4", "0.12")
+    assert which == "a/b.png, p1"
 
 
-@pytest.mark.parametrize(
-    ("y_score", "y_true", "end"),
-    [
-        (0.25, 1, "called PNEUMONIA; truth PNEUMONIA: right"),
-        (0.2499, 1, "called NORMAL; truth PNEUMONIA: wrong"),
-        (0.1, 0, "called NORMAL; truth NORMAL: right"),
-        (0.1, UNKNOWN_LABEL, "called NORMAL; truth unknown"),
-    ],
-)
-def test_the_caption_says_what_it_is_called_and_what_it_is(y_score, y_true, end):
-    each = explained(y_score=y_score, y_true=y_true)
-    assert each.caption(CLASSES, "here")[0].endswith(f": {end}")
-    assert each.outcome == (y_true, int(y_score >= 0.25))
+def test_the_caption_says_what_it_is_called_and_what_it_is():
+    ends = {}
+    for y_score, y_true in ((0.25, 1), (0.2499, 1), (0.1, 0), (0.9, 0), (0.1, UNKNOWN_LABEL)):
+        each = explained(y_score=y_score, y_true=y_true)
+        found = line_with(each.caption(CLASSES, "here")[0], f"{y_score:.4f}", "0.2500")
+        assert each.outcome == (y_true, int(y_score >= 0.25))
+        named = [CLASSES[number] for number in each.outcome[::-1] if number != UNKNOWN_LABEL]
+        assert re.findall("|".join(CLASSES), found) == named
+        ends[each.outcome] = found.rpartition(named[-1])[2]
+    right, wrong, unknown = ends[1, 1], ends[1, 0], ends[UNKNOWN_LABEL, 0]
+    assert (ends[0, 0], ends[0, 1]) == (right, wrong)
+    assert len({right, wrong, unknown}) == 3
 
 
-def test_the_caption_of_an_empty_map_says_so():
-    each = explained(raw_max=0.0, strength=0.0)
-    assert each.caption(CLASSES, "here")[1].endswith("(here): empty, no place does")
+def test_the_caption_of_an_empty_map_has_no_number():
+    line = explained(raw_max=0.0, strength=0.0).caption(CLASSES, "here")[1]
+    line_with(line, "PNEUMONIA", "here")
+    assert not re.search(r"\d", line)
 
 
 def test_what_is_not_known_of_an_image_leaves_no_comma():
@@ -111,7 +111,7 @@ def test_a_weak_map_is_drawn_paler_and_is_still_seen():
 
 def test_a_map_that_is_held_against_no_other_tells_its_highest_value():
     alone = explained(raw_max=0.0123, strength=None)
-    assert alone.caption(CLASSES, "here")[1].endswith("(here): highest value 0.0123")
+    line_with(alone.caption(CLASSES, "here")[1], "PNEUMONIA", "here", "0.0123")
     assert alone.opacity == pytest.approx(0.6)
     assert explained(raw_max=0.0, strength=None).opacity == pytest.approx(0.12)
     assert rows(explanations_table([alone]))[0]["strength"] == ""

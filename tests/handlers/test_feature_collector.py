@@ -5,9 +5,9 @@ import signal
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine, Events
+from messages import refused
+from pair import run_pair
 from torch import nn
 
 from cxrignite.engines import create_evaluator
@@ -218,28 +218,27 @@ def test_another_engine_of_the_same_model_is_not_recorded():
 
 
 @pytest.mark.parametrize(
-    ("features", "index", "message"),
+    ("features", "index", "facts"),
     [
-        ([[0.5], [0.25]], [0], "one entry an image, got 1 for 2"),
-        ([0.5, 0.25], [0, 1], r"must have shape \(N, F\), got \(2,\)"),
-        ([[[0.5]]], [0], r"must have shape \(N, F\), got \(1, 1, 1\)"),
+        ([[0.5], [0.25]], [0], ["1", "2"]),
+        ([0.5, 0.25], [0, 1], ["(N, F)", "(2,)"]),
+        ([[[0.5]]], [0], ["(N, F)", "(1, 1, 1)"]),
     ],
 )
-def test_what_is_not_one_row_an_image_is_refused(features, index, message):
+def test_what_is_not_one_row_an_image_is_refused(features, index, facts):
     engine, _ = collecting(nn.Identity())
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, *facts):
         engine.run([batch(features, index)])
 
 
 def test_a_layer_that_the_step_does_not_call_is_refused():
     engine = evaluator(nn.Identity())
     FeatureCollector(nn.Linear(1, 1)).attach(engine)
-    with pytest.raises(ValueError, match="must call the layer, got none of Linear"):
+    with refused(ValueError, "Linear"):
         engine.run([batch([[1.0]])])
 
 
-def gather_in_process(rank: int, store: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def gather_in_process(rank: int) -> dict[str, list]:
     results = {}
     # Image 1 was given to both, and in the second round one process has no image at all.
     for name, shares in {"repeated": ([0, 1], [2, 1, 3]), "idle": ([0, 1], [])}.items():
@@ -247,13 +246,12 @@ def gather_in_process(rank: int, store: str, folder: str) -> None:
         if shares[rank]:
             engine.run([batch([[10.0 * n, 1.0] for n in shares[rank]], shares[rank])])
         results[name] = [part.tolist() for part in collector.gather()]
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
+@pytest.mark.integration
+@pytest.mark.usefixtures("_server")
 def test_two_processes_hold_the_features_of_all_images(tmp_path):
-    mp.spawn(gather_in_process, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    for rank in (0, 1):
-        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for result in run_pair(gather_in_process, tmp_path):
         assert result["repeated"] == [[[0, 1], [10, 1], [20, 1], [30, 1]], [0, 1, 2, 3]]
         assert result["idle"] == [[[0, 1], [10, 1]], [0, 1]]

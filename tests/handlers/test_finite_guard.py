@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from messages import missing, refused
 from torch import nn
 
 from cxrignite.errors import NonFiniteError
@@ -43,8 +44,7 @@ def test_a_broken_image_stops_its_own_step_and_names_the_files(value):
     data[2][0][0, 0] = value
     engine = trainer(model)
     FiniteGuard(model, describe_batch=lambda batch: ", ".join(batch[2])).attach(engine)
-    message = "epoch 2, step 7: the loss is nan; the batch: 2.jpeg"
-    with pytest.raises(NonFiniteError, match=message):
+    with refused(NonFiniteError, "epoch 2", "step 7", "loss", "nan", "2.jpeg"):
         engine.run(_Epochs(batches(), data), max_epochs=2)
     assert engine.state.iteration == 7
 
@@ -68,7 +68,7 @@ def test_a_broken_weight_is_named_though_the_loss_was_finite():
     FiniteGuard(model).attach(engine)
     with torch.no_grad():
         model[2].weight[0, 1] = float("inf")
-    with pytest.raises(NonFiniteError, match=r"epoch 1, step 1: parameter 2.weight is not finite"):
+    with refused(NonFiniteError, "epoch 1", "step 1", "2.weight"):
         engine.run(batches())
 
 
@@ -76,8 +76,10 @@ def test_a_gradient_that_overflows_stops_within_the_step():
     model = nn.Linear(3, 1)
     engine = trainer(model, lr=1e38)
     FiniteGuard(model).attach(engine)
-    with pytest.raises(NonFiniteError, match=r"step [12]: "):
+    with pytest.raises(NonFiniteError) as caught:
         engine.run([(torch.full((2, 3), 1e6), torch.zeros(2, 1))] * 4)
+    assert engine.state.iteration <= 2
+    assert not missing(str(caught.value), [f"step {engine.state.iteration}"])
 
 
 def test_large_but_finite_weights_pass():
@@ -130,7 +132,7 @@ def test_a_parameter_that_replaces_another_is_seen_from_the_next_epoch_on():
         with torch.no_grad():
             model[2].bias.fill_(float("nan"))
 
-    with pytest.raises(NonFiniteError, match=r"epoch 2, step 5: parameter 2.bias is not finite"):
+    with refused(NonFiniteError, "epoch 2", "step 5", "2.bias"):
         engine.run(batches(), max_epochs=3)
 
 
@@ -156,8 +158,7 @@ def test_where_figures_lag_the_broken_step_is_named_one_step_later(lagging):
     model = network()
     engine = poisoned(model, at=6)
     FiniteGuard(model, describe_batch=lambda batch: ", ".join(batch[2])).attach(engine)
-    message = r"epoch 2, step 6: parameter 0.weight is not finite; the batch: 1.jpeg"
-    with pytest.raises(NonFiniteError, match=message):
+    with refused(NonFiniteError, "epoch 2", "step 6", "0.weight", "1.jpeg"):
         engine.run(batches(), max_epochs=3)
     assert engine.state.iteration == 7
 
@@ -170,7 +171,7 @@ def test_where_figures_lag_the_last_step_is_read_before_anything_is_saved(laggin
     engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, lambda: saved.append(1))
     if ends_by == "terminate":
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=8), lambda: engine.terminate())
-    with pytest.raises(NonFiniteError, match=r"epoch 2, step 8: parameter 0.weight"):
+    with refused(NonFiniteError, "epoch 2", "step 8", "0.weight"):
         engine.run(batches(5 if ends_by == "terminate" else 4), max_epochs=2)
     assert len(saved) == 1  # after the first epoch
 
@@ -208,7 +209,7 @@ def test_on_cuda_no_step_waits_for_the_device_and_a_broken_one_is_named():
         engine.add_event_handler(
             Events.ITERATION_STARTED(once=7), lambda: torch.cuda.set_sync_debug_mode(mode)
         )
-        with pytest.raises(NonFiniteError, match=r"step 6: the loss is nan; the batch: 0.jpeg"):
+        with refused(NonFiniteError, "step 6", "loss", "nan", "0.jpeg"):
             engine.run(batches(5), max_epochs=2)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
@@ -218,7 +219,7 @@ def test_the_loss_may_be_a_part_of_the_output():
     model = network()
     engine = Engine(lambda engine, batch: [{"loss": float("nan")}] * 2)
     FiniteGuard(model, output_transform=lambda output: output[0]["loss"]).attach(engine)
-    with pytest.raises(NonFiniteError, match="epoch 1, step 1: the loss is nan"):
+    with refused(NonFiniteError, "epoch 1", "step 1", "loss", "nan"):
         engine.run(batches())
 
 
@@ -228,5 +229,5 @@ def test_the_loss_may_be_a_part_of_the_output():
 def test_another_form_of_output_is_refused_and_the_way_out_is_named(output):
     engine = Engine(lambda engine, batch: output)
     FiniteGuard(network()).attach(engine)
-    with pytest.raises(ValueError, match=r"state.output must be the loss.*output_transform"):
+    with refused(ValueError, "state.output", "output_transform"):
         engine.run(batches())

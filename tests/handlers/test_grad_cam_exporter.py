@@ -4,11 +4,13 @@ import copy
 import csv
 import io
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from messages import line_with, refused
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -106,10 +108,11 @@ def test_the_picture_carries_the_caption_with_threshold_truth_and_classes(tmp_pa
     scripted(exporter).run(batches())
     first, second = exporter.explanations
     captions = [each.caption(exporter.classes, "hires_cam at 0") for each in (first, second)]
-    assert captions[0][:1] == [
-        "score 0.9000, threshold 0.2500: called Röntgen-肺炎; truth gesund: wrong"
-    ]
-    assert captions[1][0].endswith("threshold 0.2500: called gesund; truth Röntgen-肺炎: wrong")
+    for lines, score, classes in zip(
+        captions, ("0.9000", "0.1000"), (exporter.classes[::-1], exporter.classes), strict=True
+    ):
+        line_with(lines[0], score, "0.2500")
+        assert tuple(re.findall("gesund|Röntgen-肺炎", lines[0])) == classes
     for each, lines in zip((first, second), captions, strict=True):
         expected = map_picture(each.image, each.importance, lines, opacity=each.opacity)
         assert np.array_equal(pixels(tmp_path / each.picture), expected)
@@ -123,9 +126,9 @@ def test_an_empty_map_is_told_and_leaves_the_film_grey(tmp_path):
     exporter.choice = ImageChoice(kinds=("most_sure",), max_images=1)
     scripted(exporter).run(batches(labels=labels))
     (each,) = exporter.explanations
-    caption = each.caption(exporter.classes, "here")
-    assert caption[0].endswith("truth unknown")
-    assert caption[1].endswith("empty, no place does")
+    called, where, _ = each.caption(exporter.classes, "here")
+    assert len(re.findall("|".join(exporter.classes), called)) == 1
+    assert not re.search(r"\d", where)
     assert (each.raw_max, each.strength) == (0.0, 0.0)
     over = pixels(tmp_path / each.overlay)
     assert (over == over[..., :1]).all()
@@ -313,23 +316,22 @@ def test_what_is_known_of_the_images_comes_first_in_the_table(tmp_path):
 
 def test_an_image_that_rows_does_not_know_is_refused(tmp_path):
     exporter = GradCAMExporter(looking(), tmp_path, "0", choice=FEW, rows=[{"path": "a"}])
-    with pytest.raises(ValueError, match="index must be below 1, the number of rows, got 1"):
+    with refused(ValueError, "index", "1"):
         scripted(exporter).run(batches())
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    ("layer", "facts"),
     [
-        ("backbone.44", r"got 'backbone\.44'; did you mean backbone\.4"),
-        ("4", r"got '4'; did you mean backbone\.4\?"),
-        ("head", "target_layer head must give a map of more than one place"),
+        ("backbone.44", ["'backbone.44'", "backbone.4"]),
+        ("4", ["'4'", "backbone.4"]),
+        ("head", ["target_layer head"]),
     ],
 )
-def test_a_layer_that_cannot_be_mapped_is_refused_in_one_line(tmp_path, light, layer, message):
+def test_a_layer_that_cannot_be_mapped_is_refused_in_one_line(tmp_path, light, layer, facts):
     exporter = GradCAMExporter(light, tmp_path, layer, choice=FEW)
-    with pytest.raises(RecipeError, match=message) as caught:
+    with refused(RecipeError, *facts):
         scripted(exporter).run(batches())
-    assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -337,15 +339,14 @@ def test_weights_that_are_not_finite_are_refused_in_one_line(tmp_path, light):
     with torch.no_grad():
         light.backbone[4][0].weight[0] = float("nan")
     exporter = GradCAMExporter(light, tmp_path, "backbone.4", choice=FEW)
-    with pytest.raises(NonFiniteError, match=r"backbone\.4 must be finite") as caught:
+    with refused(NonFiniteError, "backbone.4"):
         scripted(exporter).run(batches())
-    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     exporter = GradCAMExporter(looking(), tmp_path / "file", "0", choice=FEW)
-    with pytest.raises(CxrIgniteError, match="cannot write"):
+    with refused(CxrIgniteError, tmp_path / "file", "File exists"):
         scripted(exporter).run(batches())
 
 
@@ -434,22 +435,22 @@ def test_images_scores_and_indices_come_through_the_engines_collector(tmp_path):
 def test_a_batch_whose_first_part_is_not_the_images_is_refused(images, tmp_path):
     engine = Engine(lambda engine, batch: (torch.zeros(2), torch.zeros(2)))
     GradCAMExporter(looking(), tmp_path, "0").attach(engine)
-    with pytest.raises(ValueError, match=r"state.batch\[0\] must be the 2 images, got"):
+    with refused(ValueError, "state.batch[0]", "2"):
         engine.run([images if isinstance(images, list) else (images, None)])
 
 
 @pytest.mark.parametrize(
-    ("score", "label", "error", "message"),
+    ("score", "label", "error", "facts"),
     [
-        (float("nan"), 1.0, NonFiniteError, "1 of 5 scores"),
-        (2.5, 1.0, ValueError, r"y_score must be in \[0, 1\]"),
-        (0.5, 0.9, ValueError, "y_true must be 0 or 1"),
+        (float("nan"), 1.0, NonFiniteError, ["1", "5"]),
+        (2.5, 1.0, ValueError, ["y_score", "[0, 1]"]),
+        (0.5, 0.9, ValueError, ["y_true", "0", "1"]),
     ],
 )
-def test_what_is_no_score_or_no_label_is_not_drawn(tmp_path, light, score, label, error, message):
+def test_what_is_no_score_or_no_label_is_not_drawn(tmp_path, light, score, label, error, facts):
     scores, labels = SCORES.clone(), LABELS.clone()
     scores[0], labels[0] = score, label
     engine = scripted(GradCAMExporter(light, tmp_path, "backbone.4"))
-    with pytest.raises(error, match=message):
+    with refused(error, *facts):
         engine.run(batches(scores=scores, labels=labels))
     assert not (tmp_path / "explain.csv").exists()

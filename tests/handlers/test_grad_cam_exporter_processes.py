@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine
+from messages import line_with
+from pair import run_pair
 from torch import nn
 
 from cxrignite.functional import ImageChoice
 from cxrignite.handlers import GradCAMExporter
 
+pytestmark = pytest.mark.integration
 NUM_IMAGES = 13  # a sampler fills the second process's share up with the first image
 CHOICES = {
     "all kinds": ImageChoice(max_images=3, indices=(11, 4)),
-    "one process has none": ImageChoice(kinds=("misses",)),
-    "no process has any": ImageChoice(kinds=(), indices=(99,)),
+    "one has none": ImageChoice(kinds=("misses",)),
+    "none has any": ImageChoice(kinds=(), indices=(99,)),
 }
 
 
@@ -46,24 +48,26 @@ def explain(folder, rank, world):
     return counts
 
 
-def explain_in_process(rank, folder):
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+def explain_in_process(rank):
+    folder = Path.cwd()
     counts = explain(folder, rank, 2)
     exporter = GradCAMExporter(nn.Identity(), folder, "0")
     engine = Engine(lambda engine, batch: batch)
     exporter.attach(engine)
-    with pytest.raises(ValueError, match="with several processes each image needs its index"):
+    with pytest.raises(ValueError, match="index") as caught:
         engine.run([(torch.rand(2), torch.zeros(2))])
-    torch.save(counts, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return counts, str(caught.value)
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def results(_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
-    mp.spawn(explain_in_process, (folder,), nprocs=2)
-    return folder
+    return folder, run_pair(explain_in_process, folder)
+
+
+@pytest.fixture
+def shared(results):
+    return results[0]
 
 
 def rows(folder):
@@ -86,12 +90,17 @@ def test_two_processes_explain_what_one_explains_each_image_once(shared, tmp_pat
 def test_what_is_shared_comes_from_both_processes_or_from_one(shared):
     chosen = {name: {int(row["index"]) for row in rows(shared / "0" / name)} for name in CHOICES}
     assert {number % 2 for number in chosen["all kinds"]} == {0, 1}
-    assert chosen["one process has none"] == {0, 2, 8}
-    assert chosen["no process has any"] == set()
+    assert chosen["one has none"] == {0, 2, 8}
+    assert chosen["none has any"] == set()
 
 
-def test_only_the_first_process_writes(shared):
+def test_only_the_first_process_writes(results):
+    shared, ((first, _), (second, _)) = results
     assert not (shared / "1").exists()
-    first, second = (torch.load(shared / f"{rank}.pt") for rank in (0, 1))
-    assert first["one process has none"] == 3
+    assert first["one has none"] == 3
     assert set(second.values()) == {0}
+
+
+def test_without_an_index_several_processes_are_refused(results):
+    for _, message in results[1]:
+        assert line_with(message, "index", "state.batch[2]") == message

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,13 +204,3 @@ def test_anything_that_attaches_to_an_engine_alone_is_attachable():
 def test_a_handler_of_ours_has_to_say_how_it_attaches():
     with pytest.raises(TypeError, match="abstract"):
         Attachable()
-
-
-def test_importing_the_handlers_loads_nothing_heavy():
-    code = "import cxrignite.handlers, sys; print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert {"torch", "ignite", "cxrignite.handlers.safe_saver"} <= set(modules)
-    heavy = ("jsonargparse", "monai", "torchvision", "matplotlib", "yaml", "sklearn", "tensorboard")
-    assert not set(heavy) & set(modules)

@@ -5,11 +5,12 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,17 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
+from messages import line_with, refused
 from torch import nn
 
 from cxrignite.errors import CheckpointError, CxrIgniteError
 from cxrignite.handlers import SafeSaver, latest_valid, load_checkpoint, verify_checkpoint
 from cxrignite.handlers.checkpoint_loading import is_valid
+
+
+def without_sizes(message: str) -> str:
+    """A message without those of a file, which differ from one torch to another."""
+    return re.sub(r"\b(be|got) \d+\b", r"\1 N", message)
 
 
 def names(folder: Path) -> list[str]:
@@ -87,14 +94,14 @@ def test_numpy_scalars_become_python_numbers(tmp_path):
 @pytest.mark.parametrize("thing", [np.zeros(2), Path("x"), {1}, object(), print])
 def test_what_could_not_be_loaded_again_is_refused_before_anything_is_written(thing, tmp_path):
     saver = save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match=r"last.pt\['a'\]\[0\] must be a tensor"):
+    with refused(CheckpointError, "last.pt['a'][0]"):
         saver({"a": [thing]}, "last.pt")
     assert epoch_of(tmp_path / "last.pt") == 1
     assert names(tmp_path) == ["last.json", "last.pt"]
 
 
 def test_a_name_without_the_ending_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"filename must end in \.pt, got 'last'"):
+    with refused(ValueError, "filename", ".pt", "'last'"):
         SafeSaver(tmp_path)({}, "last")
 
 
@@ -151,17 +158,17 @@ def test_a_disk_that_is_full_at_any_step_costs_no_valid_checkpoint(
         return original(*args)
 
     monkeypatch.setattr(os, name, full)
-    refused = None
+    refusal = None
     try:
         saver({"model": {"weight": torch.full((50,), 3.0)}}, "last.pt", {"epoch": 3})
     except CxrIgniteError as error:
-        refused = str(error)
+        refusal = str(error)
     monkeypatch.undo()
     left = epoch_of(latest_valid(tmp_path, "last.pt"))
     if len(calls) < nth:
-        assert (refused, left) == (None, 3)
+        assert (refusal, left) == (None, 3)
     else:
-        assert "free): No space left" in refused
+        assert line_with(refusal, tmp_path, "No space left") == refusal
         # The last call of all comes after the new manifest has its name.
         assert left == 2 or len(calls) == nth
     assert not list(tmp_path.glob(".*"))
@@ -194,7 +201,7 @@ root = sys.argv[1]
 for stop_at in itertools.count(1):
     folder = f"{root}/{stop_at}"
     shutil.copytree(f"{root}/start", folder)
-    child = os.fork()      # spares importing torch once more for each kill
+    child = os.fork()
     if child == 0:
         save_until(folder, stop_at)
         os._exit(0)
@@ -205,10 +212,11 @@ for stop_at in itertools.count(1):
 """
 
 
-def test_killed_before_each_system_call_a_valid_checkpoint_is_left(tmp_path):
+@pytest.mark.integration
+def test_killed_before_each_system_call_a_valid_checkpoint_is_left(python, tmp_path):
     save(tmp_path / "start", 1, 2)
-    command = [sys.executable, "-c", KILLED_AT_EACH_CALL, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = python("-c", KILLED_AT_EACH_CALL, tmp_path)
+    assert done.returncode == 0, done.stderr
     codes = [int(line) for line in done.stdout.split()]
     assert len(codes) > 20
     assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
@@ -249,7 +257,7 @@ kills = 0
 while kills < num_kills or (interrupted < 3 and kills < 20 * num_kills):
     kills += 1
     told, tell = os.pipe()
-    child = os.fork()       # spares importing torch once more for each kill
+    child = os.fork()
     if child == 0:
         save_forever(saved + 1, tell)
     os.close(tell)
@@ -271,26 +279,24 @@ print(interrupted, saved)
 """
 
 
-def kill_at_random_moments(folder: Path, num_kills: int, num_floats: int) -> None:
-    command = [sys.executable, "-c", KILLED_AT_RANDOM, str(folder), str(num_kills), str(num_floats)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("num_kills", "num_floats"),
+    [(30, 300_000), pytest.param(400, 1_000_000, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_moments_a_valid_checkpoint_is_left_and_no_litter(
+    num_kills, num_floats, python, tmp_path
+):
+    done = python("-c", KILLED_AT_RANDOM, tmp_path, num_kills, num_floats)
     assert done.returncode == 0, done.stderr
     interrupted, saved = (int(word) for word in done.stdout.split())
     assert interrupted >= 3, "too few kills hit a save: the test proves nothing"
     assert saved > 0
 
 
-def test_killed_at_random_moments_a_valid_checkpoint_is_left_and_no_litter(tmp_path):
-    kill_at_random_moments(tmp_path, num_kills=30, num_floats=300_000)
-
-
-@pytest.mark.slow
-def test_killed_many_times_a_valid_checkpoint_is_left_and_no_litter(tmp_path):
-    kill_at_random_moments(tmp_path, num_kills=400, num_floats=1_000_000)
-
-
-def test_temporaries_of_a_killed_process_are_swept_at_the_start(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", ""])
+@pytest.mark.integration
+def test_temporaries_of_a_killed_process_are_swept_at_the_start(start, tmp_path):
+    process = start(["-c", ""], cwd=tmp_path)
     process.wait()
     (tmp_path / f".last.pt.{process.pid}.tmp").write_bytes(b"half")
     SafeSaver(tmp_path)
@@ -332,6 +338,14 @@ def mutate(folder: Path, kind: str, place: int) -> None:
     path.write_bytes(data)
 
 
+@contextmanager
+def refused_as_damaged(*facts: str) -> Iterator[None]:
+    with pytest.raises(CheckpointError) as caught:
+        yield
+    message = without_sizes(str(caught.value))
+    assert line_with(message, "last.pt", *facts) == message
+
+
 def test_every_mutation_is_found_and_the_previous_one_taken(tmp_path, caplog):
     save(tmp_path / "start", 1, 2)
     save(tmp_path / "start", 7, name="other.pt")
@@ -341,22 +355,27 @@ def test_every_mutation_is_found_and_the_previous_one_taken(tmp_path, caplog):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "start", folder)
         mutate(folder, kind, place)
-        with pytest.raises(CheckpointError, match=r"last.pt is damaged"):
+        with refused_as_damaged("size" if kind in ("cut", "grow") else "sha256"):
             load_checkpoint(folder / "last.pt")
         caplog.clear()
         assert epoch_of(latest_valid(folder, "last.pt")) == 1
-        assert "going back to last.previous.pt" in caplog.text
+        (warning,) = caplog.messages
+        line_with(without_sizes(warning), "last.pt", "last.previous.pt")
         found += 1
     assert found == 200
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", '{"size": 1}', '{"size": "a", "sha256": 3}', "\x00" * 9]
+    ("content", "fact"),
+    [
+        *((content, "last.json") for content in ("", "{", "[]", "null", '{"size": 1}', "\x00" * 9)),
+        ('{"size": "a", "sha256": 3}', "size"),
+    ],
 )
-def test_a_damaged_manifest_is_found(content, tmp_path):
+def test_a_damaged_manifest_is_found(content, fact, tmp_path):
     save(tmp_path, 1)
     (tmp_path / "last.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"last\.pt.* (manifest|damaged)"):
+    with refused_as_damaged(fact):
         latest_valid(tmp_path, "last.pt")
     assert not is_valid(tmp_path / "last.pt")
 
@@ -364,16 +383,16 @@ def test_a_damaged_manifest_is_found(content, tmp_path):
 def test_a_file_without_a_manifest_was_never_finished(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "last.json").unlink()
-    with pytest.raises(CheckpointError, match=r"was never finished: last\.json is missing"):
+    with refused(CheckpointError, "last.json"):
         latest_valid(tmp_path, "last.pt")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):
+    with refused(CheckpointError, "best.pt"):
         load_checkpoint(tmp_path / "best.pt")
     save(tmp_path, 1)
     (tmp_path / "last.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read: No such file"):
+    with refused(CheckpointError, "last.pt", "No such file"):
         load_checkpoint(tmp_path / "last.pt")
 
 
@@ -406,9 +425,8 @@ def test_a_pickle_payload_is_refused_and_does_not_run(form, tmp_path):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
     sign(path)
-    with pytest.raises(CheckpointError, match=r"last\.pt is refused") as caught:
+    with refused(CheckpointError, "last.pt") as caught:
         load_checkpoint(path)
-    assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert caught.value.exit_code == 3
     assert not touched.exists()
@@ -419,13 +437,12 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "last.pt"
     path.write_bytes(content)
     sign(path)
-    with pytest.raises(CheckpointError) as caught:
+    with refused(CheckpointError, "last.pt"):
         load_checkpoint(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_anything_but_a_dict_is_refused(tmp_path):
     torch.save([1], tmp_path / "last.pt")
     sign(tmp_path / "last.pt")
-    with pytest.raises(CheckpointError, match="must hold a dict, got list"):
+    with refused(CheckpointError, "dict", "list"):
         load_checkpoint(tmp_path / "last.pt")

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from messages import line_with, refused
+from pair import run_pair
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from cxrignite.errors import NonFiniteError
@@ -62,7 +59,7 @@ def test_one_class_gives_nan_and_a_warning_and_no_crash(label, caplog):
     assert sorted(metrics) == sorted(ThresholdSearch.publishes)
     assert search.operating_point is None
     assert search.state_dict() == {"operating_point": None}
-    assert "no threshold" in caplog.text
+    line_with("\n".join(caplog.messages), "threshold", 2, 1)
 
 
 def test_a_constraint_that_cannot_be_met_is_infeasible_and_goes_on():
@@ -73,18 +70,18 @@ def test_a_constraint_that_cannot_be_met_is_infeasible_and_goes_on():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts"),
     [
-        ({"min_tnr": 1.5}, r"min_tnr must be in \[0, 1\], got 1.5"),
-        ({"min_threshold": -0.1}, "min_threshold must be in"),
-        ({"fp_cost": 0.0}, "fp_cost"),
-        ({"fn_cost": -1.0}, "fn_cost"),
-        ({"confidence": 1.2}, "confidence must be in"),
-        ({"confidence": 0.95, "min_tnr": 1.0}, "to be certified"),
+        ({"min_tnr": 1.5}, ["min_tnr", "[0, 1]", "1.5"]),
+        ({"min_threshold": -0.1}, ["min_threshold"]),
+        ({"fp_cost": 0.0}, ["fp_cost"]),
+        ({"fn_cost": -1.0}, ["fn_cost"]),
+        ({"confidence": 1.2}, ["confidence"]),
+        ({"confidence": 0.95, "min_tnr": 1.0}, ["certified"]),
     ],
 )
-def test_a_wrong_setting_is_refused_before_there_is_data(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_wrong_setting_is_refused_before_there_is_data(settings, facts):
+    with refused(ValueError, *facts):
         ThresholdSearch(**settings)
 
 
@@ -110,7 +107,7 @@ def test_patients_need_the_index_of_each_image(index):
     search = ThresholdSearch(patients=["a", "b"])
     engine = Engine(lambda engine, batch: batch[:2])
     search.attach(engine)
-    with pytest.raises(ValueError, match="patients names 2 images, got indices from"):
+    with refused(ValueError, "patients", 2, *index, "state.batch[2]"):
         engine.run([(torch.tensor([0.1, 0.9]), torch.tensor([0.0, 1.0]), torch.tensor(index))])
 
 
@@ -123,58 +120,28 @@ def test_scores_at_hand_can_be_searched_without_an_engine():
 
 
 def test_a_nan_score_stops_with_a_count():
-    with pytest.raises(NonFiniteError, match="1 of 3 scores"):
+    with refused(NonFiniteError, "1", "3"):
         run(ThresholdSearch(), [0.1, float("nan"), 0.9], [0, 0, 1])
 
 
-PROCESS = """
-import json, sys
-import torch, torch.distributed as dist
-from ignite.engine import Engine
-from cxrignite.handlers import ThresholdSearch
-
-rank, world, store, data = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-if world > 1:
-    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world)
-scores, labels = (torch.tensor(x) for x in json.load(open(data)))
-# As torch's DistributedSampler: padded with the first image, so that all ranks have as many.
-order = list(range(len(scores)))
-order = (order + order[: -len(order) % world])[rank::world]
-batches = [(scores[i], labels[i], torch.tensor(i)) for i in (order[:20], order[20:])]
-engine = Engine(lambda engine, batch: batch[:2])
-patients = [str(number // 2) for number in range(len(scores))]
-search = ThresholdSearch(min_tnr=0.5, min_threshold=0.5, confidence=0.9, patients=patients)
-search.attach(engine)
-metrics = engine.run(batches).metrics
-print(json.dumps([metrics, search.state_dict()]))
-if world > 1:
-    dist.destroy_process_group()
-"""
+def search_in_process(rank: int, world: int = 2) -> list[dict]:
+    scores, labels = (torch.tensor(each) for each in scripted(3, 101))
+    # As torch's DistributedSampler: padded with the first image, so that all ranks have as many.
+    order = (torch.arange(101 + 101 % world) % 101)[rank::world]
+    batches = [(scores[i], labels[i], i) for i in (order[:20], order[20:])]
+    engine = Engine(lambda engine, batch: batch[:2])
+    patients = [str(number // 2) for number in range(101)]
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.5, confidence=0.9, patients=patients)
+    search.attach(engine)
+    return [dict(engine.run(batches).metrics), search.state_dict()]
 
 
-def processes(world: int, folder: Path, data: Path) -> list[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(world), str(folder / "store"), data],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * world
-    return [output.splitlines()[-1] for output in outputs]
-
-
+@pytest.mark.integration
+@pytest.mark.usefixtures("_server")
 def test_two_processes_find_exactly_what_one_finds(tmp_path):
+    alone = search_in_process(0, 1)
+    assert run_pair(search_in_process, tmp_path) == [alone, alone]
     y_score, y_true = scripted(3, 101)
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps([y_score.tolist(), y_true.tolist()]))
-    (alone,) = processes(1, tmp_path, data)
-    assert processes(2, tmp_path, data) == [alone, alone]
-    _, state = json.loads(alone)
     point = select_operating_point(
         y_score,
         y_true,
@@ -183,5 +150,5 @@ def test_two_processes_find_exactly_what_one_finds(tmp_path):
         confidence=0.9,
         patients=[number // 2 for number in range(101)],
     )
-    assert state["operating_point"] == point.to_dict()
+    assert alone[1]["operating_point"] == point.to_dict()
     assert point.verdict == "certified"

@@ -2,6 +2,7 @@ import time
 
 import pytest
 import torch
+from messages import refused
 from torch import nn
 
 from cxrignite.errors import RecipeError
@@ -11,17 +12,22 @@ from cxrignite.nn.cam_layer import last_map_layer
 
 TORCHVISION = [
     ("resnet18", "backbone.layer4"),
-    ("resnet50", "backbone.layer4"),
     ("densenet121", "backbone.relu"),
-    ("efficientnet_b0", "backbone.features"),
     ("convnext_tiny", "backbone.features"),
     ("mobilenet_v3_small", "backbone.features"),
-    ("regnet_y_400mf", "backbone.trunk_output"),
     ("shufflenet_v2_x0_5", "backbone.conv5"),
     ("squeezenet1_1", "backbone.features"),
     ("googlenet", "backbone.inception5b"),
-    ("inception_v3", "backbone.Mixed_7c"),
     ("swin_t", "backbone.permute"),
+]
+ALIKE = [
+    ("resnet50", "backbone.layer4"),
+    ("efficientnet_b0", "backbone.features"),
+    ("regnet_y_400mf", "backbone.trunk_output"),
+    ("inception_v3", "backbone.Mixed_7c"),
+    # With a pool of fixed size behind.
+    ("vgg11_bn", "backbone.features"),
+    ("alexnet", "backbone.features"),
 ]
 
 
@@ -36,34 +42,26 @@ def small(*layers, image_size=None):
     return BinaryClassifier(normalizer, nn.Sequential(*layers), nn.Linear(2, 1), image_size)
 
 
-def check_maps(model, side):
+def check_maps(model, layer, side):
+    assert model.cam_layer == layer
     size = model.image_size or (side, side)
     images = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
-    found = grad_cam(model, images, model.cam_layer, method="hires_cam")
-    against = grad_cam(model, images, model.cam_layer, method="hires_cam", target="negative")
+    found = grad_cam(model, images, layer, method="hires_cam")
+    against = grad_cam(model, images, layer, method="hires_cam", target="negative")
     assert found.maps.shape == (2, *size)
     assert (found.raw_max + against.raw_max > 0).all()
 
 
-@pytest.mark.parametrize(("arch", "layer"), TORCHVISION)
+@pytest.mark.parametrize(
+    ("arch", "layer"),
+    [*TORCHVISION, *(pytest.param(*each, marks=pytest.mark.slow) for each in ALIKE)],
+)
 def test_torchvision_s_networks_are_mapped_at_their_last_map(arch, layer):
-    model = TransferClassifier(arch, hidden=64)
-    assert model.cam_layer == layer
-    check_maps(model, 128)
-
-
-@pytest.mark.slow
-def test_the_layers_in_front_of_a_fixed_pool_are_the_last_map_of_vgg_and_alexnet():
-    for arch in ("vgg11_bn", "alexnet"):
-        model = TransferClassifier(arch, hidden=64)
-        assert model.cam_layer == "backbone.features"
-        check_maps(model, 96)
+    check_maps(TransferClassifier(arch, hidden=64), layer, 128)
 
 
 def test_the_baseline_is_mapped_at_its_last_block():
-    model = LightCNN(width=4)
-    assert model.cam_layer == "backbone.4"
-    check_maps(model, 64)
+    check_maps(LightCNN(width=4), "backbone.4", 64)
 
 
 @pytest.mark.parametrize(
@@ -79,21 +77,18 @@ def test_timm_s_networks_are_mapped_at_their_last_map(arch, layer):
     pytest.importorskip("timm", reason="the extra timm is not installed")
     from cxrignite.nn import TimmClassifier
 
-    model = TimmClassifier(arch, hidden=64)
-    assert model.cam_layer == layer
-    check_maps(model, 96)
+    check_maps(TimmClassifier(arch, hidden=64), layer, 96)
 
 
 def test_a_network_of_tokens_has_no_layer_and_says_so():
-    message = (
-        r"^VisionTransformer has no layer .* \(its last layers give tokens\); set target_layer"
-    )
-    with pytest.raises(RecipeError, match=message):
-        _ = TransferClassifier("vit_b_32", hidden=64).cam_layer
+    with torch.device("meta"):  # a hundred million weights less
+        model = TransferClassifier("vit_b_32", hidden=64)
+    with refused(RecipeError, "VisionTransformer", "tokens", "target_layer"):
+        _ = model.cam_layer
 
 
 def test_a_network_that_pools_at_once_has_no_layer():
-    with pytest.raises(RecipeError, match=r"Sequential has no layer .* \(none gives a map\)"):
+    with refused(RecipeError, "Sequential", "target_layer"):
         _ = small(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).cam_layer
 
 
@@ -102,7 +97,7 @@ def test_a_network_that_cannot_run_without_content_says_so():
         def forward(self, images):
             return images if images.sum() > 0 else -images
 
-    with pytest.raises(RecipeError, match=r"has no layer .*on an image without content"):
+    with refused(RecipeError, "Sequential", "RuntimeError", "target_layer"):
         _ = small(Choosing(), nn.Flatten(), nn.Linear(4096, 2)).cam_layer
 
 
@@ -118,7 +113,7 @@ def test_where_the_size_is_fixed_channels_last_are_told_by_their_shape():
             return images.permute(0, 2, 3, 1)
 
     first = nn.Conv2d(1, 2, 3, 4)
-    with pytest.raises(RecipeError, match="its last layers give tokens"):
+    with refused(RecipeError, "tokens"):
         _ = small(first, Last(), nn.Flatten(), nn.Linear(512, 2), image_size=(64, 64)).cam_layer
     pools = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     assert small(first, *pools, image_size=(64, 64)).cam_layer == "backbone.0"
@@ -141,9 +136,9 @@ def test_looking_for_the_layer_leaves_the_model_and_the_random_numbers_alone():
 
 def test_a_large_network_is_looked_through_in_no_time():
     model = TransferClassifier("resnet50", hidden=64)
-    start = time.perf_counter()
+    start = time.process_time()
     assert last_map_layer(model.backbone, 3) == "layer4"
-    assert time.perf_counter() - start < 5  # a pass of 224 pixels without numbers takes 0.1 s
+    assert time.process_time() - start < 5  # a pass of 224 pixels without numbers takes 0.1 s
 
 
 def test_a_densenet_said_in_layers_is_torchvision_s_to_the_bit():

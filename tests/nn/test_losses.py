@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from messages import refused
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -37,7 +38,7 @@ def test_counts_may_come_later():
 
 def test_use_before_the_counts_are_known_says_what_to_do():
     loss_fn = SoftPosWeightBCE()
-    with pytest.raises(RuntimeError, match="call set_class_counts"):
+    with refused(RuntimeError, "set_class_counts"):
         loss_fn(torch.zeros(2), torch.ones(2))
 
 
@@ -60,15 +61,15 @@ def test_it_survives_pickling():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts"),
     [
-        ({"power": 1.5}, r"power must be in \[0, 1\], got 1.5"),
-        ({"power": -0.5}, r"power must be in \[0, 1\], got -0.5"),
-        ({"class_counts": (0, 5)}, "must be at least 1, got 0 and 5"),
+        ({"power": 1.5}, ["power", "[0, 1]", "1.5"]),
+        ({"power": -0.5}, ["power", "[0, 1]", "-0.5"]),
+        ({"class_counts": (0, 5)}, ["1", "0", "5"]),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_out_of_range_are_refused(settings, facts):
+    with refused(ValueError, *facts):
         SoftPosWeightBCE(**settings)
 
 
@@ -90,10 +91,10 @@ def test_a_loss_of_one_logit_and_one_label_passes(loss):
     ],
 )
 def test_a_loss_that_does_not_fall_for_either_label_is_refused(loss):
-    with pytest.raises(ValueError, match=f"one label an image.*got {type(loss).__name__}"):
+    with refused(ValueError, type(loss).__name__):
         check_loss(loss)
 
 
 def test_a_loss_for_each_image_is_refused():
-    with pytest.raises(ValueError, match=r"one number a batch.*got reduction: none"):
+    with refused(ValueError, "reduction: none"):
         check_loss(nn.BCEWithLogitsLoss(reduction="none"))

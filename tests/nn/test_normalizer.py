@@ -1,5 +1,6 @@
 import pytest
 import torch
+from messages import refused
 
 from cxrignite.nn.normalizer import ImageNormalizer
 
@@ -63,28 +64,28 @@ def test_mean_and_deviation_travel_with_the_weights():
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    ("images", "facts"),
     [
-        (torch.rand(1, 3, 4, 5), r"images must have shape \(N, 1, H, W\), got \(1, 3, 4, 5\)"),
-        (torch.rand(1, 4, 5), r"images must have shape \(N, 1, H, W\), got \(1, 4, 5\)"),
-        (torch.ones(1, 1, 4, 5).long(), r"uint8 or floating point, got torch.int64 of shape"),
+        (torch.rand(1, 3, 4, 5), ["images", "(N, 1, H, W)", "(1, 3, 4, 5)"]),
+        (torch.rand(1, 4, 5), ["images", "(N, 1, H, W)", "(1, 4, 5)"]),
+        (torch.ones(1, 1, 4, 5).long(), ["uint8", "torch.int64"]),
     ],
 )
-def test_what_is_no_grey_image_is_refused(images, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_no_grey_image_is_refused(images, facts):
+    with refused(ValueError, *facts):
         ImageNormalizer(*IMAGENET)(images)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "settings", "message"),
+    ("arguments", "settings", "facts"),
     [
-        (([0.5], [0.5]), {}, r"mean must hold 3 numbers, got \[0.5\]"),
-        (([0.5] * 3, [0.5]), {}, r"std must hold 3 numbers, got \[0.5\]"),
-        (([0.5] * 3, [0.5, 0.5, 0.0]), {}, "std must be above 0"),
-        (([], []), {"num_channels": 0}, "num_channels must be at least 1, got 0"),
-        (IMAGENET, {"standardize": "batch"}, "must be fixed or per_image, got 'batch'"),
+        (([0.5], [0.5]), {}, ["mean", "3", "[0.5]"]),
+        (([0.5] * 3, [0.5]), {}, ["std", "3", "[0.5]"]),
+        (([0.5] * 3, [0.5, 0.5, 0.0]), {}, ["std", "0"]),
+        (([], []), {"num_channels": 0}, ["num_channels", "1", "0"]),
+        (IMAGENET, {"standardize": "batch"}, ["fixed", "per_image", "'batch'"]),
     ],
 )
-def test_settings_out_of_range_are_refused(arguments, settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_settings_out_of_range_are_refused(arguments, settings, facts):
+    with refused(ValueError, *facts):
         ImageNormalizer(*arguments, **settings)

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from messages import refused
 
 from cxrignite.errors import RecipeError, WeightsError
 from cxrignite.nn import TimmClassifier
@@ -39,16 +40,16 @@ def test_a_local_file_may_have_any_classifier_layer(tmp_path, num_classes):
 
 def test_the_wrong_architecture_is_told_by_counts(tmp_path):
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet.pt")
-    with pytest.raises(WeightsError, match=r"do not fit mobilenetv3_small_050: .*missing.*unexp"):
+    with refused(WeightsError, "mobilenetv3_small_050", "conv_stem.weight", "conv1.0.weight"):
         TimmClassifier("mobilenetv3_small_050", str(tmp_path / "resnet.pt"))
 
 
 def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(RecipeError, match=r"got 'tf_efficientnet_lit0'; did you mean .*_lite0"):
+    with refused(RecipeError, "'tf_efficientnet_lit0'", "tf_efficientnet_lite0"):
         TimmClassifier("tf_efficientnet_lit0")
-    with pytest.raises(RecipeError, match="pretrained, a local file or null, got 'IMAGENET1K_V1'"):
+    with refused(RecipeError, "'IMAGENET1K_V1'", "pretrained", "null"):
         TimmClassifier("resnet10t", weights="IMAGENET1K_V1")
-    with pytest.raises(WeightsError, match="there is no such file"):
+    with refused(WeightsError, "nowhere/weights.pt"):
         TimmClassifier("resnet10t", weights="nowhere/weights.pt")
 
 
@@ -57,19 +58,17 @@ def test_where_the_download_fails_the_message_says_what_was_wanted(monkeypatch):
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
-    with pytest.raises(WeightsError) as caught:
+    with refused(WeightsError, "timm/tf_efficientnet_lite0.in1k", "weights", "null"):
         TimmClassifier("tf_efficientnet_lite0", weights="pretrained")
-    assert "timm/tf_efficientnet_lite0.in1k" in str(caught.value)
-    assert "local file or to null" in str(caught.value)
 
 
 def test_without_timm_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(RecipeError, match=r"pip install '\.\[timm\]'"):
+    with refused(RecipeError, "'.[timm]'"):
         TimmClassifier("resnet10t")
 
 
 def test_a_network_bound_to_a_size_names_it():
     model = TimmClassifier("vit_tiny_patch16_224", hidden=8)
-    with pytest.raises(ValueError, match="must be 224 x 224"):
+    with refused(ValueError, "224 x 224"):
         model(torch.rand(1, 1, 64, 64))

@@ -2,10 +2,12 @@ import hashlib
 import logging
 import re
 import urllib.error
+from contextlib import contextmanager
 
 import pytest
 import torch
 import torchvision
+from messages import line_with, refused
 
 from cxrignite.errors import RecipeError, WeightsError
 from cxrignite.nn import TransferClassifier
@@ -25,6 +27,15 @@ def hub(tmp_path, monkeypatch):
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     return checkpoints
+
+
+@contextmanager
+def refused_with_torchs_reason(reason, *facts):
+    """As `refused`; the words of torch, a pattern, change with its versions."""
+    with pytest.raises(WeightsError) as caught:
+        yield
+    message = re.sub(reason, "REASON", str(caught.value))
+    assert line_with(message, *facts) == message
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +89,7 @@ def test_the_head_is_the_one_of_the_reference_experiment():
 
 def test_a_vision_transformer_names_the_size_it_needs():
     model = TransferClassifier("vit_b_32", hidden=8).eval()
-    with pytest.raises(ValueError, match=r"must be 224 x 224 .*got shape \(1, 1, 64, 64\)"):
+    with refused(ValueError, "224 x 224", "(1, 1, 64, 64)"):
         model(torch.rand(1, 1, 64, 64))
     assert model(torch.rand(1, 1, 224, 224)).shape == (1,)
 
@@ -107,18 +118,17 @@ def test_the_normalisation_is_that_of_the_weights():
 
 
 def test_an_unknown_architecture_gets_the_nearest_names():
-    with pytest.raises(RecipeError, match=r"arch must be .*got 'resnet5'; did you mean .*resnet50"):
+    with refused(RecipeError, "arch", "'resnet5'", "resnet50"):
         TransferClassifier("resnet5")
-    with pytest.raises(RecipeError, match="got 'fasterrcnn_resnet50_fpn'"):
+    with refused(RecipeError, "'fasterrcnn_resnet50_fpn'"):
         TransferClassifier("fasterrcnn_resnet50_fpn")
     assert issubclass(RecipeError, ValueError)
 
 
 def test_unknown_weights_get_the_nearest_names():
-    message = r"weights must be .* for resnet50, got 'IMAGENET1K_V3'; did you mean IMAGENET1K_V"
-    with pytest.raises(RecipeError, match=message):
+    with refused(RecipeError, "weights", "resnet50", "'IMAGENET1K_V3'", "IMAGENET1K_V2"):
         TransferClassifier("resnet50", weights="IMAGENET1K_V3")
-    with pytest.raises(RecipeError, match="got 'imagenet'"):
+    with refused(RecipeError, "weights", "resnet50", "'imagenet'"):
         TransferClassifier("resnet50", weights="imagenet")
 
 
@@ -129,9 +139,9 @@ def test_a_file_in_the_hub_cache_is_loaded_by_torchvisions_own_loader(hub, resne
     own = model.backbone.state_dict()
     for key, value in resnet18.state_dict().items():
         assert key.startswith("fc.") or torch.equal(own[key], value)
-    warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 1
-    assert f"{RESNET18_FILE} is not the file its name promises" in warnings[0]
+    (warning,) = caplog.messages
+    found = hashlib.sha256((hub / RESNET18_FILE).read_bytes()).hexdigest()[:8]
+    line_with(warning.replace(found, "FOUND"), hub / RESNET18_FILE, "FOUND")
     assert capfd.readouterr() == ("", "")
 
 
@@ -149,14 +159,9 @@ def test_a_file_with_the_hash_of_its_name_is_taken_without_a_word(hub, resnet18,
 
 
 def test_without_network_the_message_names_the_file_and_the_two_ways_out(hub, capfd):
-    with pytest.raises(WeightsError) as caught:
+    facts = ["IMAGENET1K_V2", "resnet50", "resnet50-11ad3fa6.pth", hub, "weights", "null"]
+    with refused(WeightsError, *facts, "Name or service not known"):
         TransferClassifier("resnet50", weights="IMAGENET1K_V2")
-    message = str(caught.value)
-    assert "resnet50-11ad3fa6.pth is not in" in message
-    assert str(hub) in message
-    assert "lay resnet50-11ad3fa6.pth there" in message
-    assert "local file or to null" in message
-    assert "\n" not in message
     assert capfd.readouterr() == ("", "")
 
 
@@ -165,13 +170,15 @@ def test_without_network_the_message_names_the_file_and_the_two_ways_out(hub, ca
 )
 def test_a_spoilt_file_in_the_hub_cache_is_named(hub, content):
     (hub / RESNET18_FILE).write_bytes(content)
-    with pytest.raises(WeightsError, match=f"cannot use .*{RESNET18_FILE} .*delete it"):
+    with refused_with_torchs_reason(
+        r"(?<=\().*(?=\);)", hub / RESNET18_FILE, "IMAGENET1K_V1", "resnet18", "null"
+    ):
         TransferClassifier("resnet18", weights="DEFAULT")
 
 
 def test_another_networks_file_in_the_hub_cache_is_named(hub):
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), hub / RESNET18_FILE)
-    with pytest.raises(WeightsError, match=f"cannot use .*{RESNET18_FILE}"):
+    with refused(WeightsError, hub / RESNET18_FILE, "IMAGENET1K_V1", "resnet18", "null"):
         TransferClassifier("resnet18", weights="DEFAULT")
 
 
@@ -218,17 +225,16 @@ def test_the_key_names_of_torchvisions_published_densenet_files_are_known(tmp_pa
 def test_the_wrong_architecture_is_told_by_counts_and_first_keys(tmp_path, resnet18):
     path = tmp_path / "resnet18.pt"
     torch.save(resnet18.state_dict(), path)
-    with pytest.raises(WeightsError) as caught:
+    with refused(WeightsError, path, "resnet50") as caught:
         TransferClassifier("resnet50", weights=str(path))
     own = torchvision.models.resnet50().state_dict()
     file = resnet18.state_dict()
     missing = [key for key in own if key not in file and "num_batches" not in key]
     reshaped = [key for key in file if key in own and own[key].shape != file[key].shape]
     reshaped = [key for key in reshaped if not key.startswith("fc.")]
-    message = str(caught.value)
-    assert f"{len(missing)} missing (first: {missing[0]})" in message
-    assert f"{len(reshaped)} of another shape (first: {reshaped[0]})" in message
-    with pytest.raises(WeightsError, match=r"122 unexpected \(first: conv1.weight\)"):
+    figures = rf"\b{len(missing)}\b.*\b{missing[0]}\b.*\b{len(reshaped)}\b.*\b{reshaped[0]}\b"
+    assert re.search(figures, str(caught.value))
+    with refused(WeightsError, path, "squeezenet1_1", 122, "conv1.weight"):
         TransferClassifier("squeezenet1_1", weights=str(path))
 
 
@@ -236,7 +242,7 @@ def test_weights_with_nan_are_refused(tmp_path, resnet18):
     state = {key: value.clone() for key, value in resnet18.state_dict().items()}
     state["conv1.weight"][0] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
-    with pytest.raises(WeightsError, match=r"NaN or infinite values \(first: conv1.weight\)"):
+    with refused(WeightsError, "NaN", "conv1.weight"):
         TransferClassifier("resnet18", weights=str(tmp_path / "nan.pt"))
 
 
@@ -244,7 +250,7 @@ def test_published_weights_with_nan_are_refused(hub, resnet18):
     state = {key: value.clone() for key, value in resnet18.state_dict().items()}
     state["layer1.0.conv1.weight"][0] = float("inf")
     torch.save(state, hub / RESNET18_FILE)
-    with pytest.raises(WeightsError, match="IMAGENET1K_V1 of resnet18 hold NaN or infinite"):
+    with refused(WeightsError, "IMAGENET1K_V1", "resnet18", "NaN"):
         TransferClassifier("resnet18", weights="IMAGENET1K_V1")
 
 
@@ -254,31 +260,30 @@ class Payload:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "facts"),
     [
-        (None, "there is no such file"),
-        (b"", "cannot be read as a state dict"),
-        (b"not a zip", "cannot be read as a state dict"),
-        ([torch.zeros(2)], "hold no state dict but a list"),
-        ({}, "hold no state dict but a dict"),
-        ({"epoch": 3}, "'epoch' is no named tensor"),
-        (Payload(), "cannot be read as a state dict"),
+        (None, []),
+        (b"", ["state dict"]),
+        (b"not a zip", ["state dict"]),
+        ([torch.zeros(2)], ["state dict", "list"]),
+        ({}, ["state dict", "dict"]),
+        ({"epoch": 3}, ["'epoch'"]),
+        (Payload(), ["state dict"]),
     ],
 )
-def test_a_local_file_that_is_no_state_dict_is_refused(tmp_path, content, message, capfd):
+def test_a_local_file_that_is_no_state_dict_is_refused(tmp_path, content, facts, capfd):
     path = tmp_path / "weights.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(WeightsError, match=message) as caught:
+    with refused_with_torchs_reason("(?<=: )(Weights only|EOFError).*", path, *facts):
         TransferClassifier("resnet18", weights=str(path))
-    assert str(path) in str(caught.value)
     assert capfd.readouterr().out == ""
 
 
 def test_the_head_is_checked_before_anything_is_downloaded(hub):
-    with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
+    with refused(ValueError, "hidden", "1", "0"):
         TransferClassifier("resnet50", weights="DEFAULT", hidden=0)
-    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1"):
+    with refused(ValueError, "dropout", "[0, 1)", "1"):
         TransferClassifier("resnet50", weights="DEFAULT", dropout=1.0)

@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
+from messages import missing
 
 from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
 from cxrignite.workflows.audit.copies import check_copies
 from cxrignite.workflows.audit.files import check_files, check_patients
 from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def test_copies_are_those_that_sha256_finds_and_none_is_across_splits(survey):
     findings = {finding.kind: finding for finding in check_copies(survey)}
     assert set(findings) == {"duplicate"}
     assert findings["duplicate"].count == groups == 28
-    assert findings["duplicate"].text.endswith("58 files, 32 pairs")
+    assert missing(findings["duplicate"].text, [58, 32]) == []
 
 
 def test_no_file_is_broken_strange_or_without_a_patient(survey):
@@ -43,20 +46,21 @@ def test_no_file_is_broken_strange_or_without_a_patient(survey):
 
 
 def test_healthy_children_of_the_test_split_are_of_another_kind(survey):
-    probes = {probe.name: probe for probe in shift_probes(survey, ("NORMAL", "PNEUMONIA"), 42)}
-    areas = {name: probe.check.roc_auc for name, probe in probes.items()}
-    assert areas["NORMAL: test against the others"] >= 0.8
-    assert areas["PNEUMONIA: test against the others"] < 0.65
-    assert areas["NORMAL: two random halves"] == pytest.approx(0.5, abs=0.06)
-    assert [name for name, probe in probes.items() if probe.is_detected] == [
-        "NORMAL: test against the others"
-    ]
+    probes = {
+        (probe.name.partition(":")[0], probe.is_control): probe
+        for probe in shift_probes(survey, ("NORMAL", "PNEUMONIA"), 42)
+    }
+    areas = {key: probe.check.roc_auc for key, probe in probes.items()}
+    assert areas["NORMAL", False] >= 0.8
+    assert areas["PNEUMONIA", False] < 0.65
+    assert areas["NORMAL", True] == pytest.approx(0.5, abs=0.06)
+    assert [key for key, probe in probes.items() if probe.is_detected] == [("NORMAL", False)]
 
 
 def test_size_and_aspect_give_the_label_away_at_full_size(full_size):
-    probes = {probe.name: probe for probe in shortcut_probes(full_size, 42)}
-    assert probes["size and aspect"].check.roc_auc > 0.7
-    assert probes["size and aspect"].is_detected
+    (size,) = [probe for probe in shortcut_probes(full_size, 42) if "size" in probe.name]
+    assert size.check.roc_auc > 0.7
+    assert size.is_detected
     modes = {
         (film.label, facts.mode)
         for film, facts in zip(full_size.films, full_size.facts, strict=True)
@@ -64,7 +68,6 @@ def test_size_and_aspect_give_the_label_away_at_full_size(full_size):
     assert modes == {(0, "L"), (1, "L"), (1, "RGB")}
 
 
-@pytest.mark.slow
 def test_the_whole_audit_ends_well_within_a_minute(chest_xray, command, tmp_path):
     source = ["--data.source", "ClassFolders", "--data.source.root", chest_xray]
     done = command("audit", *source, "--output_dir", "out", timeout=60)

@@ -19,6 +19,8 @@ from cxrignite.data.reading import read_image
 from cxrignite.data.sources import ClassFolders, Film
 from cxrignite.data.splits import check_same_films, read_split, write_split
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SMALL = Path(os.environ.get("CXRIGNITE_CHEST_XRAY", SHARED / "chest_xray_224"))
 FULL = SHARED / "chest_xray_full_sample"

@@ -1,7 +1,9 @@
 import json
+import re
 
 import numpy as np
 import pytest
+from messages import line_with, missing, refused
 
 from cxrignite.functional import ImbalanceLedger, select_operating_point
 from cxrignite.workflows.decision import Decision, Scaling
@@ -27,19 +29,21 @@ def test_a_run_without_a_threshold_survives_json():
     decision = Decision(None, "val", LEDGER, "ab")
     assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
     assert decision.threshold is decision.natural_threshold is None
-    assert decision.describe() == "no operating point was chosen"
+    assert not re.search(r"\d", line_with(decision.describe(), "operating point"))
 
 
-def test_the_threshold_is_told_on_both_scales(scored):
+def test_the_threshold_is_told_on_both_scales():
     point = select_operating_point([0.1, 0.5, 0.95], [0, 0, 1], min_threshold=0.90)
     decision = Decision(point, "val", LEDGER, "ab")
     assert decision.natural_threshold == LEDGER.natural([decision.threshold])[0]
-    share = "where as many are positive as in training"
-    assert f"({decision.natural_threshold:.4f} {share})" in decision.describe()
+    natural = f"{decision.natural_threshold:.4f}"
+    told = line_with(decision.describe(), natural, f"{decision.threshold:.4f}")
     unknown = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=None)
     decision = Decision(point, "val", unknown, "ab")
     assert decision.natural_threshold is None
-    assert "natural" not in decision.describe()
+    other = line_with(decision.describe(), f"{decision.threshold:.4f}")
+    assert missing(other, [natural]) == [natural]
+    assert len(other) < len(told)
 
 
 def test_scores_that_fall_with_the_label_have_no_platt_scaling(scored):
@@ -52,5 +56,5 @@ def test_scores_that_fall_with_the_label_have_no_platt_scaling(scored):
 def test_a_missing_entry_is_named():
     content = Decision(None, "val", LEDGER, "ab").to_dict()
     del content["weights_sha256"]
-    with pytest.raises(KeyError, match="weights_sha256"):
+    with refused(KeyError, "weights_sha256"):
         Decision.from_dict(content)

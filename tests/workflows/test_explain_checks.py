@@ -1,10 +1,12 @@
 """What `explain` measures, on a model whose reasons are known."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from messages import line_with, missing, refused
 from torch import nn
 
 from cxrignite.data import Film
@@ -105,14 +107,14 @@ def test_masks_without_an_inside_are_left_out_and_said(scores, caplog):
 
     found, _ = check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
     assert found["masks"]["num_images"] == NUM_FILMS - 1
-    assert "1 of 20 masks have no pixel inside" in caplog.text
+    line_with("\n".join(caplog.messages), "1 of 20", "masks")
 
 
 def test_a_mask_of_another_size_is_named(scores):
     def read_some(path: Path) -> torch.Tensor:
         return read(path)[:, 1:] if path.stem == "mask3" else read(path)
 
-    with pytest.raises(DataError, match=r"mask mask3\.png must have the size of its film"):
+    with refused(DataError, "mask3.png"):
         check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
 
 
@@ -127,26 +129,55 @@ def content_of(found) -> dict:
     }
 
 
-def unwrapped(table):
-    return " ".join(table.split())
+def rows_of(table):
+    """The rows of a table, each in one line; a row with no label belongs to the one above it."""
+    return [" ".join(row.split()) for row in re.split(r"\n+  (?=\S)", table)]
+
+
+def curves_of(table):
+    return [row for row in rows_of(table) if row.startswith(("deletion", "insertion"))]
 
 
 def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
     found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
-    assert found["against"]["num_images"] == 4
-    table = unwrapped(map_table("test", [], content_of({**found, "against": None})))
-    assert table.count("better than random maps") == 2
-    assert "does the score for no rest" in map_table("test", [], content_of(found))
-    assert "deletion cannot tell" not in table
+    deletion, insertion = curves_of(map_table("test", [], content_of({**found, "against": None})))
+    for row, name in ((deletion, "deletion"), (insertion, "insertion")):
+        figures = found[name]
+        low, high = figures["interval"]
+        numbers = [f"{figures['map']:.3f}", f"{figures['random']:.3f}"]
+        numbers += [f"{figures['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        line_with(row, *numbers)
+        assert not in_capitals(row)
+    assert deletion.rpartition(": ")[2] == insertion.rpartition(": ")[2]
     found["deletion"] |= {"interval": [-0.1, 0.1], "blank": 1.0}
     found["insertion"]["interval"] = [None, None]
-    table = map_table("test", [], content_of(found))
+    table = map_table("test", [], content_of({**found, "against": None}))
     assert max(map(len, table.splitlines())) <= 100
-    table = unwrapped(table)
-    assert "NO BETTER THAN RANDOM MAPS" in table
-    assert "films without a pixel score 1.000: deletion cannot tell here" in table
-    assert "not told from random maps" in table
-    assert "was not measured" in map_table("test", [], content_of(None))
+    no_better, unknown = curves_of(table)
+    assert in_capitals(line_with(no_better, "-0.100 to +0.100", "1.000"))
+    assert not in_capitals(line_with(unknown))
+    assert unknown.rpartition(": ")[2] != insertion.rpartition(": ")[2]
+
+
+def in_capitals(row):
+    """Whether a row warns, as the terminal does."""
+    return re.search(r"[A-Z]{2,} [A-Z]{2,}", row)
+
+
+def test_the_table_shows_the_maps_against_the_positive_class_too(scores):
+    found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    assert found["against"]["num_images"] == 4
+    table = map_table("test", [], content_of(found))
+    assert len(curves_of(table)) == 4
+    rows = "\n".join(rows_of(table))
+    assert missing(line_with(rows, "yes", 16), ["no"]) == ["no"]
+    assert missing(line_with(rows, "no", 4), ["yes"]) == ["yes"]
+
+
+def test_the_table_of_maps_that_were_not_measured_says_so():
+    *_, last = map_table("test", [], content_of(None)).splitlines()
+    assert curves_of(map_table("test", [], content_of(None))) == []
+    line_with(last, "maps")
 
 
 def test_figures_show_everything(scores, assert_nothing_is_cut):

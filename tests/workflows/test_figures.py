@@ -1,10 +1,12 @@
 import io
 import math
+import re
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from messages import line_with, refused
 
 from cxrignite.workflows import figures
 
@@ -54,7 +56,7 @@ def test_a_grid_has_a_place_for_every_sample(count, assert_nothing_is_cut):
 
 
 def test_samples_without_their_titles_are_refused():
-    with pytest.raises(ValueError, match="each image needs a title, got 1 and 0"):
+    with refused(ValueError, "title", "1", "0"):
         figures.sample_grid([np.zeros((8, 8), np.uint8)], [])
 
 
@@ -91,14 +93,14 @@ def test_computing_and_waiting_add_up_to_the_epoch():
     heights = np.array([bar.get_height() for bar in axes.patches]).reshape(2, 3)
     np.testing.assert_allclose(heights.sum(axis=0), [21, 22, 23])
     np.testing.assert_allclose(heights[1], 2)
-    assert "median 22 s, 50 images/s" in axes.get_title()
+    line_with(axes.get_title(), "22 s", "50 images/s")
 
 
 def test_the_best_epoch_is_marked_and_a_nan_leaves_a_gap():
     rows = history(4)
     rows[3]["val_roc_auc"] = math.nan
     _, right = figures.learning_curves(rows).axes
-    assert right.get_title() == "Validation AUC: best 0.9000 in epoch 3"
+    line_with(right.get_title(), "AUC", "0.9000", "epoch 3")
     assert math.isnan(right.lines[0].get_ydata()[3])
 
 
@@ -106,7 +108,7 @@ def test_epochs_without_times_or_scores_are_drawn_without_them():
     rows = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
     figure = figures.learning_curves(rows)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.5, 0.4])
-    assert figure.axes[1].get_title() == "Validation AUC"
+    assert not re.search(r"\d", line_with(figure.axes[1].get_title(), "AUC"))
 
 
 def test_drawing_leaves_no_global_state():

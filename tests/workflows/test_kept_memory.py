@@ -1,9 +1,7 @@
 """Freed memory stays with the process while it is kept, and goes back at the end."""
 
 import json
-import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +17,7 @@ needs_glibc = pytest.mark.skipif(
 
 
 # What other tests have freed in this process could take a tensor in without a fault.
-IN_A_FRESH_PROCESS = """
+IN_A_PROCESS_OF_ITS_OWN = """
 import json, resource
 import torch
 from cxrignite.workflows.kept_memory import kept_memory
@@ -40,26 +38,18 @@ print(json.dumps(faults))
 """
 
 
-@pytest.fixture(scope="module")
-def faults():
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_FRESH_PROCESS],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    return json.loads(done.stdout)
-
-
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @needs_glibc
-def test_after_a_few_steps_no_page_is_faulted_in(faults):
+@pytest.mark.integration
+def test_after_a_few_steps_no_page_is_faulted_in_but_for_a_gpu_that_has_its_own_cache(python):
+    done = python("-c", IN_A_PROCESS_OF_ITS_OWN)
+    assert done.returncode == 0, done.stderr
+    faults = json.loads(done.stdout)
     assert faults["before"] > 1000
+    assert faults["gpu"] > 1000
     assert faults["kept"] < 100
     assert faults["after"] > 1000
 
@@ -70,7 +60,3 @@ def test_what_was_kept_is_given_back():
         torch.ones(2**25)
         kept = resident_bytes()
     assert kept - resident_bytes() > 100 * 2**20
-
-
-def test_a_gpu_has_a_cache_of_its_own(faults):
-    assert faults["gpu"] > 1000

@@ -2,24 +2,31 @@
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from messages import error_line, line_with, missing, refused
 
 from cxrignite.cli import run
 from cxrignite.data import ClassFolders, Film, Phantom
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.data.splits import read_split
 from cxrignite.errors import DataError, RecipeError
+from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import LightCNN
 from cxrignite.parsing import parse_recipe
 from cxrignite.recipe import DataRecipe, Fold, Recipe
 from cxrignite.workflows.films import check_leakage, list_leakage, split_films
+from cxrignite.workflows.fit import _choose
 from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.scores import SplitScores
 
 RECIPE = """\
 seed: 3
@@ -95,7 +102,7 @@ def test_over_all_folds_whatever_is_not_tested_is_validated_once():
 def test_a_source_s_own_validation_films_join_a_fold_and_the_log_says_so(caplog):
     caplog.set_level("INFO")
     split_films(recipe_with(fold=Fold(0, 5)), films_without_test(num_val=100))
-    assert "val split is joined to train" in caplog.text
+    line_with("\n".join(caplog.messages), "val", "train")
 
 
 def test_shares_are_of_the_films_as_they_come():
@@ -107,38 +114,39 @@ def test_shares_are_of_the_films_as_they_come():
 
 def test_a_second_test_split_is_refused():
     films = [*films_without_test(), Film(Path("t"), "t", 1, "t", "test")]
-    with pytest.raises(RecipeError, match=r"must be 0 .* got 0.2 beside 1 test films"):
+    with refused(RecipeError, "data.test_fraction", 0.2, 1, "test"):
         split_films(recipe_with(test_fraction=0.2), films)
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "facts"),
     [
-        ({"test_fraction": 0.51}, r"data.test_fraction must be in \[0, 0.5\], got 0.51"),
-        ({"test_fraction": -0.1}, r"data.test_fraction must be in \[0, 0.5\], got -0.1"),
-        ({"test_fraction": 0.2, "val_fraction": 0.45}, "a half of what data.test_fraction leaves"),
+        ({"test_fraction": 0.51}, ["data.test_fraction", "[0, 0.5]", "0.51"]),
+        ({"test_fraction": -0.1}, ["data.test_fraction", "[0, 0.5]", "-0.1"]),
+        ({"test_fraction": 0.2, "val_fraction": 0.45}, ["data.test_fraction"]),
         (
             {"test_fraction": 0.3, "val_fraction": 0.35},
-            r"n \+ .* at most 0.6, got 0.65",
+            ["0.6", "0.65"],
         ),
-        ({"val_fraction": 0.3, "calibration_fraction": 0.4}, "at most 0.6, got 0.7"),
+        ({"val_fraction": 0.3, "calibration_fraction": 0.4}, ["0.6", "0.7"]),
+        ({"calibration_fraction": 0.5}, ["data.calibration_fraction", "[0, 0.4]", "0.5"]),
     ],
 )
-def test_shares_that_leave_too_little_are_refused(keys, message):
-    with pytest.raises(ValueError, match=message):
+def test_shares_that_leave_too_little_are_refused(keys, facts):
+    with refused(ValueError, *facts):
         recipe_with(**keys)
 
 
 @pytest.mark.parametrize(
-    ("fold", "message"),
+    ("fold", "facts"),
     [
-        ((0, 1), "data.fold.count must be at least 2, got 1"),
-        ((5, 5), r"data.fold.index must be in \[0, 5\), got 5"),
-        ((-1, 5), r"data.fold.index must be in \[0, 5\), got -1"),
+        ((0, 1), ["data.fold.count", "2", "1"]),
+        ((5, 5), ["data.fold.index", "[0, 5)", "5"]),
+        ((-1, 5), ["data.fold.index", "[0, 5)", "-1"]),
     ],
 )
-def test_a_fold_out_of_range_is_refused(fold, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_fold_out_of_range_is_refused(fold, facts):
+    with refused(ValueError, *facts):
         Fold(*fold)
 
 
@@ -167,14 +175,9 @@ def test_leakage_is_refused_in_one_line_that_says_where_it_is(tmp_path):
     films = films_without_test()
     pairs = leaked_pairs([*films, films[0].moved("test")._replace(name="again")])
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, 1, 0, folder.leakage_path, "data.allow_leakage: true") as caught:
         check_leakage(recipe_with(), folder, pairs)
     assert caught.value.exit_code == 3
-    assert str(caught.value) == (
-        "leakage: 1 pair of films across splits (1 of one patient, 0 of identical files), "
-        f"listed in {folder.leakage_path}; mend the splits, or train all the same with "
-        "data.allow_leakage: true"
-    )
     check_leakage(recipe_with(allow_leakage=True), folder, pairs)
     check_leakage(recipe_with(), folder, [])
 
@@ -216,10 +219,6 @@ def plant(root: Path, name: str, patient: str | None = None) -> None:
     shutil.copy(source, root / "test" / source.parent.name / f"{patient}_99.png")
 
 
-def point_of(run_dir: Path) -> dict:
-    return json.loads((run_dir / "operating_point.json").read_text())
-
-
 def split_of(tmp_path: Path, root: Path) -> list[Film]:
     """What a run on these films would carve; a film more in the test changes nothing of it."""
     options = ["--config", str(tmp_path / "recipe.yaml"), "--data.source.root", str(root)]
@@ -227,43 +226,70 @@ def split_of(tmp_path: Path, root: Path) -> list[Film]:
     return split_films(recipe, recipe.data.source.films())
 
 
+@pytest.mark.integration
 def test_fit_refuses_leakage_and_goes_on_where_it_is_allowed(tmp_path, root, fit, capsys):
-    leaked = next(film for film in split_of(tmp_path, root) if film.split == "train")
-    plant(root, leaked.name)
-    assert fit("run") == 3
+    split = split_of(tmp_path, root)
+    learnt = [film for film in split if film.split == "train" and film.name.endswith("_1.png")]
+    chose = next(film for film in split if film.split == "calibration")
+    for film in learnt[:2]:
+        plant(root, film.name)
+    plant(root, chose.name, "p99999")
     run_dir = tmp_path / "run"
-    (line,) = [each for each in capsys.readouterr().err.splitlines() if "allow_leakage" in each]
-    assert "leakage: 1 pair of films across splits (1 of one patient, 0 of" in line
-    assert str(run_dir / "leakage.csv") in line
+    assert fit("run") == 3
+    # Three pairs: two of one patient, one of identical files.
+    facts = (3, 2, 1, run_dir / "leakage.csv", "data.allow_leakage: true")
+    error_line(capsys.readouterr().err, *facts)
     assert {path.name for path in run_dir.iterdir()} == {"leakage.csv", "run.lock", "run.log"}
     with (run_dir / "leakage.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert (row["reason"], row["patient"]) == ("patient", leaked.patient)
-    assert (row["first_split"], row["second_split"]) == ("train", "test")
+        rows = list(csv.DictReader(file))
+    assert Counter((row["reason"], row["first_split"], row["second_split"]) for row in rows) == {
+        ("patient", "train", "test"): 2,
+        ("content", "calibration", "test"): 1,
+    }
+    patients = {row["patient"] for row in rows if row["reason"] == "patient"}
+    assert patients == {film.patient for film in learnt[:2]}
 
     # In the very same folder.
     assert fit("run", "--data.allow_leakage", "true") == 0
-    assert "leakage, allowed by the recipe: 1 pair" in (run_dir / "run.log").read_text()
+    told = line_with(capsys.readouterr().err, 3, 2, 1, run_dir / "leakage.csv")
+    assert told in (run_dir / "run.log").read_text()
     assert (run_dir / "leakage.csv").is_file()
-    # The films that chose the threshold are in no pair: what was certified stands.
-    assert point_of(run_dir)["verdict"] == "certified"
+    # One of the films that chose the threshold is in a pair.
+    point = json.loads((run_dir / "operating_point.json").read_text())
+    assert (point["verdict"], point["chosen_on"]) == ("empirical", "calibration")
+    line_with(point["note"], "calibration", 1, "leakage.csv")
     assert run(["test", "--run", str(run_dir)]) == 0
-    assert "the test films' figures flatter: 1 pair" in (run_dir / "run.log").read_text()
+    line_with(capsys.readouterr().err, "test", 3, 2, 1)
     assert run(["report", "--run", str(run_dir)]) == 0
-    assert "Patients or films stand on two sides" in (run_dir / "report.html").read_text()
+    assert "leakage.csv" in (run_dir / "report.html").read_text()
+    capsys.readouterr()
     assert fit("run", "--resume", "auto") == 2
-    assert "these keys changed: data.allow_leakage" in capsys.readouterr().err
+    error_line(capsys.readouterr().err, run_dir, "data.allow_leakage")
 
 
-def test_nothing_is_certified_where_leakage_touches_the_films_that_chose_the_threshold(
-    tmp_path, root, fit
-):
-    leaked = next(film for film in split_of(tmp_path, root) if film.split == "calibration")
-    plant(root, leaked.name, "p99999")
-    assert fit("run", "--data.allow_leakage", "true") == 0
-    point = point_of(tmp_path / "run")
-    assert point["verdict"] == "empirical"
-    assert "files of the calibration split are in others too: 1 in leakage.csv" in point["note"]
+@pytest.mark.parametrize(
+    ("chosen_on", "leak", "verdict", "facts"),
+    [
+        ("calibration", None, "certified", []),
+        ("calibration", ("train", "test"), "certified", []),
+        ("calibration", ("train", "calibration"), "empirical", ["calibration", 1, "leakage.csv"]),
+        ("calibration", ("calibration", "test"), "empirical", ["calibration", 1, "leakage.csv"]),
+        ("val", None, "empirical", ["data.calibration_fraction"]),
+    ],
+)
+def test_nothing_is_certified_on_films_that_others_know(chosen_on, leak, verdict, facts):
+    films = [film.moved(chosen_on) for film in films_without_test()[:60]]
+    labels = np.array([film.label for film in films])
+    scores = SplitScores(films, ("N", "P"), 0.2 + 0.6 * labels, labels, np.zeros((60, 1)))
+    searches = [ThresholdSearch(min_tnr=0.5, min_threshold=0.0, confidence=0.8)]
+    recipe = SimpleNamespace(validator=SimpleNamespace(handlers=searches))
+    pairs = leaked_pairs([films[0].moved(split) for split in leak or ()])
+    point = _choose(recipe, scores, chosen_on, pairs)
+    assert point.verdict == verdict
+    if facts:
+        line_with(point.note, *facts)
+    else:
+        assert point.note == ""
 
 
 def test_a_list_of_an_earlier_start_goes_where_the_leak_is_mended(tmp_path):
@@ -275,30 +301,39 @@ def test_a_list_of_an_earlier_start_goes_where_the_leak_is_mended(tmp_path):
     assert not folder.leakage_path.exists()
 
 
-def test_a_fold_and_a_test_split_of_its_own_are_scored_from_the_passport(tmp_path, root, fit):
+@pytest.mark.integration
+def test_a_fold_and_a_test_split_of_its_own_are_scored_from_the_list_of_films(
+    tmp_path, root, fit, capsys
+):
     shutil.rmtree(root / "test")
     keys = ["--data.test_fraction", "0.2", "--data.calibration_fraction", "0"]
     assert fit("run", *keys, "--data.fold", "{index: 1, count: 4}") == 0
     run_dir = tmp_path / "run"
+    # The films that picked the checkpoint cannot certify.
+    point = json.loads((run_dir / "operating_point.json").read_text())
+    assert (point["verdict"], point["chosen_on"]) == ("empirical", "val")
+    assert missing(point["note"], ["data.calibration_fraction"]) == []
+    assert point["note"] in " ".join(capsys.readouterr().out.split())
     assert run(["test", "--run", str(run_dir)]) == 0
-    passport = read_split(run_dir / "split.csv", root)
-    assert Counter(film.split for film in passport) == {
+    listed = read_split(run_dir / "split.csv", root)
+    assert Counter(film.split for film in listed) == {
         split: pytest.approx(number, rel=0.15)
         for split, number in {"train": 58, "val": 19, "test": 19}.items()
     }
     with (run_dir / "predictions" / "test.csv").open(newline="") as file:
-        assert {row["path"] for row in csv.DictReader(file)} == names_in(passport, "test")
+        assert {row["path"] for row in csv.DictReader(file)} == names_in(listed, "test")
     written = yaml.safe_load((run_dir / "recipe.yaml").read_text())["data"]
     assert (written["fold"], written["test_fraction"]) == ({"index": 1, "count": 4}, 0.2)
     assert run(["report", "--run", str(run_dir)]) == 0
     page = (run_dir / "report.html").read_text()
-    assert "fold 1 of 4" in page
-    assert "stand on two sides" not in page
+    assert re.search(r"fold\D{1,20}1\D{1,20}4\b", page)
+    assert "leakage.csv" not in page
 
 
+@pytest.mark.integration
 def test_a_test_fraction_beside_a_test_split_is_refused_before_films_are_read(
     tmp_path, root, fit, capsys
 ):
     (root / "train" / "NORMAL" / "p1_1.png").write_bytes(b"no image")
     assert fit("run", "--data.test_fraction", "0.1") == 2
-    assert "data.test_fraction must be 0 where the source has" in capsys.readouterr().err
+    error_line(capsys.readouterr().err, "data.test_fraction", 0.1, 12, "test")

@@ -1,7 +1,9 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
+from messages import line_with, missing
 
 from cxrignite.errors import DataError
 from cxrignite.workflows.log_file import log_file
@@ -16,14 +18,17 @@ def test_lines_are_added_with_their_time_and_how_it_ended(tmp_path):
     with pytest.raises(DataError), log_file(path):
         raise DataError("no films")
     first, second = path.read_text().splitlines()
-    assert first.endswith("WARNING first")
-    assert second.endswith("ERROR ended by DataError: no films")
+    assert re.fullmatch(r"[\d-]{10} [\d:,]+ WARNING first", first)
+    assert re.match(r"[\d-]{10} [\d:,]+ ERROR ", second)
+    line_with(second.partition(" ERROR ")[2], "DataError", "no films")
 
 
 def test_what_nobody_foresaw_leaves_its_traceback(tmp_path):
     with pytest.raises(KeyError), log_file(tmp_path / "run.log"):
         {}["x"]
-    assert "Traceback" in (tmp_path / "run.log").read_text()
+    kept = (tmp_path / "run.log").read_text()
+    assert "Traceback" in kept
+    assert missing(kept, ["ERROR", "KeyError", "'x'"]) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
@@ -41,6 +46,6 @@ def test_a_file_name_that_is_not_utf_8_is_told_with_an_escape(tmp_path, capsys, 
     # pytest-xdist cannot hand over what pytest would keep of it.
     monkeypatch.setattr(logging.getLogger("cxrignite"), "propagate", False)
     with log_file(tmp_path / "run.log"):
-        LOGGER.warning("left out a\udcff.png")
-    assert r"left out a\udcff.png" in (tmp_path / "run.log").read_text()
+        LOGGER.warning("a\udcff.png")
+    assert r"WARNING a\udcff.png" in (tmp_path / "run.log").read_text()
     assert capsys.readouterr().err == ""

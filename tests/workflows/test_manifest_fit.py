@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from messages import refused
 
 from cxrignite import cli
 from cxrignite.data import Phantom
@@ -35,45 +36,42 @@ def recipe_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "facts"),
     [
-        ("columns: {lable: x}", r"no setting 'columns\.lable' .* did you mean 'columns\.label'\?"),
+        ("columns: {lable: x}", ["'columns.lable'", "'columns.label'"]),
         (
             "labels: {valuse: {NORMAL: [0]}}",
-            r"no setting 'labels\.valuse' .* mean 'labels\.values'\?",
+            ["'labels.valuse'", "'labels.values'"],
         ),
-        ("patients: {salt: x}", r"no setting 'patients\.salt' .* mean 'patients\.salt_file'\?"),
-        ("wher: {a: [1]}", r"no setting 'wher\.a' of Manifest; did you mean 'where'\?"),
-        ("labels: {values: {NORMEL: [0]}}", r"no class 'NORMEL'; did you mean 'NORMAL'\?"),
-        ("labels: {on_other: skp}", r"'labels\.on_other' must be 'raise', 'skip', 'negative', got"),
-        ("labels: {values: {NORMAL: 0}}", r"'labels\.values' must be a mapping of lists or null"),
-        ("where: [view]", r"'where' must be a mapping of lists or null, got \['view'\]"),
-        ("columns: label", r"'columns' must be a mapping of settings, got label"),
-        ("columns: {path: 'a{b'}", r"columns\.path must be a column or a template"),
-        ("patients: {from_header: true}", r"patients\.from_header must have a salt_file"),
-        ("classes: [A, A]", r"classes must be two different names"),
+        ("patients: {salt: x}", ["'patients.salt'", "'patients.salt_file'"]),
+        ("wher: {a: [1]}", ["'wher.a'", "'where'"]),
+        ("labels: {values: {NORMEL: [0]}}", ["'NORMEL'", "'NORMAL'"]),
+        ("labels: {on_other: skp}", ["'labels.on_other'", "'raise'", "'skip'", "'negative'"]),
+        ("labels: {values: {NORMAL: 0}}", ["'labels.values'"]),
+        ("where: [view]", ["'where'", "['view']"]),
+        ("columns: label", ["'columns'", "label"]),
+        ("columns: {path: 'a{b'}", ["columns.path", "'a{b'"]),
+        ("patients: {from_header: true}", ["patients.from_header", "salt_file"]),
+        ("classes: [A, A]", ["classes", "A"]),
     ],
 )
-def test_a_mistake_in_a_recipe_is_told_in_one_line_that_names_the_place(
-    recipe_of, setting, message
-):
-    with pytest.raises(RecipeError, match=message) as refused:
+def test_a_mistake_in_a_recipe_is_told_in_one_line_that_names_the_place(recipe_of, setting, facts):
+    with refused(RecipeError, *facts) as caught:
         parse_recipe("fit", "", ["--config", str(recipe_of("root: films", setting))])
-    text = str(refused.value)
-    assert "\n" not in text
-    assert "recipe.yaml:9: " in text
+    assert "recipe.yaml:9: " in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("option", "facts"),
     [
-        (["--data.source.columns.lable", "x"], r"^no setting 'columns\.lable' .*'columns\.label'"),
-        (["--data.source.labels.on_other", "skp"], r"^'data.source': 'labels\.on_other' must be"),
+        (["--data.source.columns.lable", "x"], ["'columns.lable'", "'columns.label'"]),
+        (["--data.source.labels.on_other", "skp"], ["'data.source'", "'labels.on_other'"]),
     ],
 )
-def test_a_mistake_on_the_command_line_names_no_file(recipe_of, option, message):
-    with pytest.raises(RecipeError, match=message):
+def test_a_mistake_on_the_command_line_names_no_file(recipe_of, option, facts):
+    with refused(RecipeError, *facts) as caught:
         parse_recipe("fit", "", ["--config", str(recipe_of()), *option])
+    assert ".yaml" not in str(caught.value)
 
 
 def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_of, tmp_path):
@@ -93,6 +91,7 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_of, tmp_path):
     assert vars(again.data.source) == vars(recipe.data.source)
 
 
+@pytest.mark.integration
 @pytest.mark.slow  # `test_guide.py` takes the same way
 def test_a_run_on_a_table_goes_from_fit_to_another_site(recipes_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

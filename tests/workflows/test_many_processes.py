@@ -3,13 +3,14 @@
 import csv
 import json
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pytest
 
 from cxrignite.cli import run
+
+pytestmark = pytest.mark.integration
 
 # 66 films and 16 of validation: an odd share for one of the processes.
 RECIPE = """\
@@ -39,7 +40,7 @@ pathlib.Path(f"threads_{rank}.json").write_text(json.dumps(names))
 sys.exit(code)
 """
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+IMPORTABLE = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
 @pytest.fixture
@@ -55,24 +56,24 @@ def program(tmp_path):
     return ["launched.py", "fit", *map(str, arguments)]
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
-
-
-def torchrun(program, folder):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+def forked(program, folder, start):
+    """Two processes with the variables that `torchrun` sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    job |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     return [
-        subprocess.Popen(
-            [sys.executable, *launcher, *program],
-            cwd=folder,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start(program, cwd=folder, environment={**job, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
     ]
 
 
-def srun(program, folder):
+def torchrun(program, folder, start):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return [start([*launcher, *program], cwd=folder, environment=IMPORTABLE)]
+
+
+def srun(program, folder, start):
     """Two tasks with the variables that SLURM's `srun` sets; SLURM itself is not asked."""
     job = {
         # The last four digits choose the port.
@@ -85,20 +86,20 @@ def srun(program, folder):
         "PATH": "",
     }
     return [
-        subprocess.Popen(
-            [sys.executable, *program],
+        start(
+            program,
             cwd=folder,
-            env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
-            stderr=subprocess.PIPE,
-            text=True,
+            environment={**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
         )
         for rank in range(2)
     ]
 
 
-@pytest.mark.parametrize("launch", [torchrun, pytest.param(srun, marks=pytest.mark.slow)])
-def test_two_processes_train_one_model_and_score_each_film_once(launch, program, tmp_path):
-    for process in launch(program, tmp_path):
+@pytest.mark.parametrize(
+    "launch", [forked, *(pytest.param(each, marks=pytest.mark.slow) for each in (torchrun, srun))]
+)
+def test_two_processes_train_one_model_and_score_each_image_once(launch, program, start, tmp_path):
+    for process in launch(program, tmp_path, start):
         _, error = process.communicate(timeout=240)
         assert process.returncode == 0, error
     # A thread of gloo that outlives the run may abort the process when the interpreter ends.

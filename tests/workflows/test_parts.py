@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from messages import missing, refused
 from PIL import Image
 from torch import nn
 
@@ -30,7 +31,7 @@ def test_images_of_a_fitting_size_pass(size, data):
 def test_images_of_another_size_are_refused_before_training(data):
     model = LightCNN(width=2)
     model.image_size = (64, 64)
-    with pytest.raises(RecipeError, match=r"must be \[64, 64\] for this model, got \[48, 64\]"):
+    with refused(RecipeError, "[64, 64]", "[48, 64]"):
         check_image_size(model, data)
 
 
@@ -53,21 +54,24 @@ def asking_for(confidence: float | None) -> SimpleNamespace:
 def test_a_certificate_is_held_against_the_split_that_decides():
     data = films_of({"train": (10, 10), "val": (60, 60), "calibration": (41, 50)})
     check_certificates(asking_for(None), data)
-    with pytest.raises(ConstraintError, match="42 negative patients; the calibration split has 41"):
+    with refused(ConstraintError, "0.93", "95 %", 42, "calibration", 41):
         check_certificates(asking_for(0.95), data)
     check_certificates(asking_for(0.95), films_of({"train": (10, 10), "val": (42, 1)}))
 
 
 @pytest.mark.parametrize(
-    "counts",
+    ("counts", "facts"),
     [
-        {"train": (9, 9), "val": (0, 5)},
-        {"train": (9, 9), "val": (5, 5), "calibration": (5, 0)},
-        {"train": (9, 9)},
+        ({"train": (9, 9), "val": (0, 5)}, ["val", "0 NORMAL", "5 PNEUMONIA"]),
+        (
+            {"train": (9, 9), "val": (5, 5), "calibration": (5, 0)},
+            ["calibration", "5 NORMAL", "0 PNEUMONIA"],
+        ),
+        ({"train": (9, 9)}, ["val", "0 NORMAL", "0 PNEUMONIA"]),
     ],
 )
-def test_a_split_of_one_class_is_refused_before_training(counts):
-    with pytest.raises(DataError, match="split needs films of both classes, got"):
+def test_a_split_of_one_class_is_refused_before_training(counts, facts):
+    with refused(DataError, *facts):
         check_certificates(asking_for(None), films_of(counts))
 
 
@@ -86,19 +90,23 @@ def test_images_too_small_for_the_layers_are_refused_before_training(tmp_path):
     path = tmp_path / "film.png"
     Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(path)
     data = XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
-    with pytest.raises(
-        RecipeError, match=r"cannot take images of data.image_size \[1, 1\]: .*size"
-    ):
+    with pytest.raises(RecipeError) as caught:
         check_image_size(LightCNN(width=2), data)
+    # It ends in torch's own words.
+    assert missing(str(caught.value), ["data.image_size", "[1, 1]"]) == []
+    assert "\n" not in str(caught.value)
 
 
 def test_another_error_of_the_model_is_not_blamed_on_the_images(data):
+    own = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
     class Broken(LightCNN):
         def forward(self, images):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            raise own
 
-    with pytest.raises(RuntimeError, match="allocate memory"):
+    with pytest.raises(RuntimeError) as caught:
         check_image_size(Broken(width=2), data)
+    assert caught.value is own
 
 
 def test_the_check_leaves_the_model_in_its_mode(data):

@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 import yaml
+from messages import missing, refused
 
 from cxrignite.data import Film
 from cxrignite.errors import CheckpointError, RunFolderError
@@ -33,8 +34,12 @@ def test_the_same_recipe_has_no_changed_keys(folder):
     assert changed(folder) == []
 
 
-def test_a_moved_folder_and_more_epochs_are_no_change(folder):
-    assert changed(folder, run_dir="b", trainer={**RECIPE["trainer"], "max_epochs": 9}) == []
+def test_a_moved_folder_more_epochs_and_other_maps_are_no_change(folder):
+    more = {"trainer": {**RECIPE["trainer"], "max_epochs": 9}, "explain": {"max_images": 3}}
+    assert changed(folder, run_dir="b", **more) == []
+    # What a run goes on with is what the folder keeps.
+    folder.begin(yaml.safe_dump({**RECIPE, **more}), ["fit"], {})
+    assert yaml.safe_load(folder.recipe_path.read_text()) == {**RECIPE, **more}
 
 
 def test_changed_added_and_removed_keys_are_named_by_their_dotted_name(folder):
@@ -45,13 +50,13 @@ def test_changed_added_and_removed_keys_are_named_by_their_dotted_name(folder):
 
 
 def test_fewer_epochs_are_refused(folder):
-    with pytest.raises(RunFolderError, match="not shrink from 3 to 2"):
+    with refused(RunFolderError, "trainer.max_epochs", 3, 2):
         changed(folder, trainer={**RECIPE["trainer"], "max_epochs": 2})
 
 
 def test_the_lock_names_its_holder_and_goes_with_it(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    in_use = pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}")
+    in_use = refused(RunFolderError, folder.root, os.getpid())
     with folder.lock(), in_use, RunFolder(folder.root).lock():
         pass
     with folder.lock():
@@ -74,7 +79,7 @@ def test_an_operating_point_reads_back_equal(folder, decided):
 
 def test_an_operating_point_of_other_weights_is_refused(folder, decided):
     SafeSaver(folder.checkpoints_dir)({"model": {"a": 1}}, "best.pt", {"epoch": 2})
-    with pytest.raises(CheckpointError, match="the operating point of other weights"):
+    with refused(CheckpointError, folder.operating_point_path, folder.best_path, "weights"):
         folder.read_decision()
 
 
@@ -90,14 +95,16 @@ def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
     np.testing.assert_array_equal(reference.features, features)
     assert reference.patients == ["p1", "p2"]
     assert folder.read_reference() is None
-    with pytest.raises(RunFolderError, match="no operating point 'site-b', it has site-a"):
+    with refused(RunFolderError, folder.root, "'site-b'", "site-a"):
         folder.read_decision("site-b")
 
 
 def test_a_damaged_reference_is_refused(folder):
     folder.reference_path.write_bytes(b"PK damaged")
-    with pytest.raises(RunFolderError, match=r"reference\.npz is damaged"):
+    with pytest.raises(RunFolderError) as caught:
         folder.read_reference()
+    assert missing(str(caught.value), [folder.reference_path]) == []
+    assert "\n" not in str(caught.value)
 
 
 def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
@@ -109,9 +116,9 @@ def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
     assert folder.count_look(films("test", "aa", "bb")) == 1
     assert folder.count_look(films("test", "aa", "bb")) == 2
     assert folder.count_look(films("site", "cc")) == 1
-    assert folder.count_look(films("copied under another name", "bb", "cc")) == 3
+    assert folder.count_look(films("copied", "bb", "cc")) == 3
     folder.looks_path.write_text("{")
-    with pytest.raises(RunFolderError, match=r"looks\.json is damaged"):
+    with refused(RunFolderError, folder.looks_path):
         folder.count_look(films("test", "aa"))
 
 
@@ -126,8 +133,9 @@ def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(
 
 def test_a_damaged_recipe_is_refused(folder):
     folder.recipe_path.write_text("{")
-    with pytest.raises(RunFolderError, match=r"recipe\.yaml cannot be read"):
+    with pytest.raises(RunFolderError) as caught:
         changed(folder)
+    assert missing(str(caught.value), [folder.recipe_path]) == []
 
 
 def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
@@ -141,20 +149,20 @@ def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
 
 def test_a_damaged_operating_point_is_refused(folder):
     folder.operating_point_path.write_text('{"threshold": 0.9}')
-    with pytest.raises(RunFolderError, match=r"operating_point\.json is damaged"):
+    with refused(RunFolderError, folder.operating_point_path):
         folder.read_decision()
 
 
 def test_a_run_without_an_end_is_told_how_to_go_on(folder):
     folder.history_path.write_text("epoch\n1\n")
-    with pytest.raises(RunFolderError, match="--resume auto"):
+    with refused(RunFolderError, folder.root, "--resume auto"):
         folder.finished_recipe()
 
 
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
     (tmp_path / "run").write_text("a file")
     with (
-        pytest.raises(RunFolderError, match="must be a folder, got the file"),
+        refused(RunFolderError, tmp_path / "run"),
         RunFolder(tmp_path / "run").lock(),
     ):
         pass
