@@ -70,8 +70,8 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _folder_of_messages(tmp_path_factory):
-    snapshot.hide_folder(tmp_path_factory.getbasetemp())
+def _folder_of_messages(shared_folder):
+    snapshot.hide_folder(shared_folder)
 
 
 @pytest.fixture(scope="session")

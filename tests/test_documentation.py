@@ -76,7 +76,8 @@ OVERLAYS = {
     "quickstart": "data: {source: {init_args: {num_train: 480, num_test: 60, size: 40}}}\n"
     "model: {init_args: {width: 4}}",
     "baseline_cnn": "model: {init_args: {width: 4, stride: 8}}",
-    "resnet50": "model: {init_args: {arch: resnet18, weights: null}}\ntrainer: {epoch_length: 2}",
+    "resnet50": "model: {init_args: {arch: mobilenet_v3_small, weights: null}}\n"
+    "trainer: {epoch_length: 2}",
     "efficientnet_lite0": "trainer: {epoch_length: 2}",
 }
 SMALL = """
@@ -87,6 +88,7 @@ explain: {max_images: 1, num_measured: 4}
 OPTIONS = {"benchmark": "--num_steps 2 --repeats 1"}
 # The reader's own in a page, and what a folder of the tests has for it.
 STANDS_FOR = {"DIR": "data/chest_xray", "FILE": "weights/tf_efficientnet_lite0_imagenet.pt"}
+STANDS_FOR |= {"192": "40", "400": "240"}  # the size and number of another site's images
 # Executed first, for all the pages that begin with them.
 FIRST = [
     f"python -m cxrignite {line}"

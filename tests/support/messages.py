@@ -48,8 +48,9 @@ class Snapshot:
             self.path.write_text(as_text({**others, **self.seen}), encoding="utf-8")
 
     def hide_folder(self, base: Path) -> None:
-        """Leave out where the temporary folders of the tests lie."""
-        self.variable = {re.escape(str(base)) + r"/[^/\s'\",;:)]+": "TMP", **VARIABLE}
+        """Leave out where the temporary folders of the tests lie, below those of the workers."""
+        here = re.escape(str(base)) + r"(/popen-gw\d+)?/[^/\s'\",;:)]+"
+        self.variable = {here: "TMP", **VARIABLE}
 
     def check(self, message: str) -> None:
         name = current_test()

@@ -336,11 +336,11 @@ def test_test_scores_each_test_image_with_the_stored_threshold(trained):
 
 
 def test_test_does_not_ask_for_the_pretrained_weights_again(fit, tmp_path):
-    from torchvision.models import resnet18
+    from torchvision.models import mobilenet_v3_small
 
-    weights = tmp_path / "resnet18.pth"
-    torch.save(resnet18().state_dict(), weights)
-    model = ("--model", "TransferClassifier", "--model.arch", "resnet18")
+    weights = tmp_path / "mobilenet.pth"
+    torch.save(mobilenet_v3_small().state_dict(), weights)
+    model = ("--model", "TransferClassifier", "--model.arch", "mobilenet_v3_small")
     short = ("--trainer.max_epochs", "1", "--trainer.epoch_length", "1")
     assert fit(tmp_path / "run", *model, "--model.weights", str(weights), *short) == 0
     weights.unlink()
