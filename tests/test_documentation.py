@@ -88,17 +88,13 @@ explain: {max_images: 1, num_measured: 4}
 OPTIONS = {"benchmark": "--num_steps 2 --repeats 1"}
 # The reader's own in a page, and what a folder of the tests has for it.
 STANDS_FOR = {"DIR": "data/chest_xray", "FILE": "weights/tf_efficientnet_lite0_imagenet.pt"}
-STANDS_FOR |= {"192": "40", "400": "240"}  # the size and number of another site's images
+# The size and number of another site's images; the epochs of a run that is resumed for longer.
+STANDS_FOR |= {"192": "40", "400": "240", "12": "2"}
 # Executed first, for all the pages that begin with them.
 FIRST = [
     f"python -m cxrignite {line}"
     for name in ("quickstart", "baseline_cnn")
     for line in (f"fit --config recipes/{name}.yaml", f"test --run runs/{name}")
-]
-# One run of a light network is as good to compare as another.
-RESNET50 = [
-    "cxrignite fit --config recipes/baseline_cnn.yaml --seed 1 --run_dir runs/resnet50",
-    "cxrignite test --run runs/resnet50",
 ]
 AUDIT = "python -m cxrignite audit"
 EXIT_CODES = {  # small synthetic images look so alike that an audit finds some twice
@@ -162,8 +158,10 @@ def furnished(tmp_path_factory):
     (home / "weights").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        for line in (*FIRST, *RESNET50):
+        for line in FIRST:
             assert execute(line) == 0, line
+        # One run of a light network is as good to compare as another.
+        shutil.copytree("runs/baseline_cnn", "runs/resnet50")
         (home / "runs").rename(home / "finished")
         shutil.move(home / "finished" / "packs", home / "runs" / "packs")
         new = sorted((home / "data/phantom/test").rglob("*.png"))

@@ -116,11 +116,13 @@ def correlated(num_patients):
     return draw
 
 
+NODES, WEIGHTS = hermegauss(80)
+
+
 def tnr_by_patient(threshold):
     """The share of patients of whom no film is called positive, by quadrature."""
-    nodes, weights = hermegauss(80)
-    one_film = ndtr((ndtri(threshold) - OF_PATIENT * nodes) / OF_FILM)
-    return np.average(np.mean([one_film**size for size in SIZES], axis=0), weights=weights)
+    one_film = ndtr((ndtri(threshold) - OF_PATIENT * NODES) / OF_FILM)
+    return np.average(np.mean([one_film**size for size in SIZES], axis=0), weights=WEIGHTS)
 
 
 def test_the_true_tnr_by_patient_is_what_a_million_patients_show():
