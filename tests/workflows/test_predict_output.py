@@ -31,6 +31,21 @@ def written(path):
     return len(left)
 
 
+def test_the_rows_of_a_batch_are_on_the_disk_before_the_next(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def watch(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    with opened(tmp_path / "scores.csv") as output:
+        for row in ROWS:
+            synced.clear()
+            output.append([row], {})
+            assert str(tmp_path / "scores.csv") in synced
+
+
 def test_a_patient_of_a_manifest_is_hashed_as_the_runs_own(tmp_path):
     (tmp_path / "salt.txt").write_text("a secret of some length")
     (tmp_path / "a.png").touch()
