@@ -282,12 +282,15 @@ print(interrupted, saved)
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("num_kills", "num_floats"),
-    [(30, 300_000), pytest.param(400, 1_000_000, marks=pytest.mark.slow)],
+    [
+        (30, 300_000),
+        pytest.param(400, 1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
 )
 def test_killed_at_random_moments_a_valid_checkpoint_is_left_and_no_litter(
     num_kills, num_floats, python, tmp_path
 ):
-    done = python("-c", KILLED_AT_RANDOM, tmp_path, num_kills, num_floats)
+    done = python("-c", KILLED_AT_RANDOM, tmp_path, num_kills, num_floats, timeout=800)
     assert done.returncode == 0, done.stderr
     interrupted, saved = (int(word) for word in done.stdout.split())
     assert interrupted >= 3, "too few kills hit a save: the test proves nothing"
