@@ -58,7 +58,16 @@ class Forked:
         sent = socket.send_fds(self._connection, [content], descriptors)
         self._connection.sendall(content[sent:])
         os.close(null)
-        self.pid = int(self._connection.recv(100))
+        self.pid = self._reported()
+
+    def _reported(self) -> int:
+        """The next number from the server: of a short command two may arrive at once."""
+        line = b""
+        while not line.endswith(b"\n"):
+            if not (part := self._connection.recv(1)):
+                raise EOFError("the fork server has ended")
+            line += part
+        return int(line)
 
     def _text(self, number: int) -> str:
         if self._files:
@@ -86,10 +95,9 @@ class Forked:
         if self.returncode is None:
             self._connection.settimeout(timeout)
             try:
-                answer = self._connection.recv(100)
+                self.returncode = self._reported()
             except TimeoutError:
                 raise subprocess.TimeoutExpired("a forked process", timeout) from None
-            self.returncode = int(answer)
             self.close()
         return self.returncode
 
