@@ -1,12 +1,14 @@
 """What the tests share: commands in forked processes, one trained run, the kept messages."""
 
+import gc
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from forked import SESSION, Done, Forked, run_forked, start_server
+from forked import ADDRESS, SESSION, Done, Forked, run_forked, start_server, wait_for_server
 from messages import SNAPSHOT, snapshot
 from shared_run import shared_run
 
@@ -37,10 +39,24 @@ def pytest_configure(config):
     snapshot.open(options.messages_file, rewrite=options.rewrite_messages)
 
 
+def pytest_sessionstart(session):
+    """Have the server import while the workers do; without workers it is started when needed."""
+    if getattr(session.config.option, "numprocesses", None):
+        folder = tempfile.TemporaryDirectory(prefix="cxrignite-tests-")
+        session.config.add_cleanup(folder.cleanup)
+        start_server(Path(folder.name))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Tests that take long come first, so that the workers finish at the same time."""
     items.sort(key=lambda item: item.get_closest_marker("integration") is None)
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the libraries and the collected tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_logreport(report):
@@ -88,7 +104,9 @@ def shared_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def _server(shared_folder) -> None:
-    start_server(shared_folder)
+    if ADDRESS not in os.environ:
+        start_server(shared_folder)
+    wait_for_server()
 
 
 @pytest.fixture
@@ -126,7 +144,7 @@ def command(python) -> Callable[..., Done]:
 
 
 @pytest.fixture(scope="session")
-def trained(shared_folder) -> Path:
+def trained(_server, shared_folder) -> Path:
     """The run folder of the shared run, to be looked at and not changed."""
     return shared_run(shared_folder)
 

@@ -143,7 +143,21 @@ CLASSES = [each for each in PUBLIC if isinstance(each.item, type)]
 
 
 def over(items):
-    return pytest.mark.parametrize("public", items, ids=lambda each: each.name)
+    """Make a check of one of them a test a room."""
+
+    def decorate(check):
+        def test(room):
+            for public in items:
+                if public.name.startswith(f"{room}."):
+                    try:
+                        check(public)
+                    except AssertionError as error:
+                        error.add_note(f"of {public.name}")
+                        raise
+
+        return pytest.mark.parametrize("room", ROOMS)(test)
+
+    return decorate
 
 
 def raised_in(function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -133,6 +134,24 @@ class BoardWriter(Attachable):
         if idist.get_rank() == 0:
             with self._naming_the_folder():
                 self._open().writer.add_image(tag, _to_numpy(image), step)
+
+    def add_png(self, tag: str, png: bytes | memoryview, step: int) -> None:
+        """Write an encoded image, which `add_image` would encode once more.
+
+        Args:
+            tag: Its name.
+            png: The content of a PNG file.
+            step: The epoch it belongs to.
+        """
+        if idist.get_rank() == 0:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            content = bytes(png)
+            width, height = struct.unpack(">2I", content[16:24])  # every PNG file begins with them
+            image = Summary.Image(encoded_image_string=content, width=width, height=height)
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            with self._naming_the_folder():
+                self._open().writer.file_writer.add_summary(summary, step)
 
     def close(self) -> None:
         """Close the event file; a later write opens another."""

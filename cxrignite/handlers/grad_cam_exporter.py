@@ -216,11 +216,12 @@ class GradCAMExporter(Attachable):
         layer = self.target_layer
         where = f"{self.method} at {layer if isinstance(layer, str) else type(layer).__name__}"
         picture, over = explanation_pictures(explanation, self.classes, where)
-        write_durably(self.directory / explanation.picture, as_png(picture))
+        png = as_png(picture)
+        write_durably(self.directory / explanation.picture, png)
         write_durably(self.directory / explanation.overlay, as_png(over))
         if self.board is not None:
             tag = f"grad_cam/{self.directory.name}/{explanation.name}"
-            self.board.add_image(tag, picture.transpose(2, 0, 1), self.step)
+            self.board.add_png(tag, png, self.step)
 
     def _remove_pictures(self) -> None:
         """A picture that stayed would be taken for one of this run."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cxrignite.workflows.charting import (
     BLUE,
+    DPI,
     GREEN,
     ORANGE,
     blank_figure,
@@ -69,15 +70,27 @@ def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure
         raise ValueError(f"each image needs a title, got {len(images)} and {len(titles)}")
     num_columns = min(max(len(images), 1), 6)
     num_rows = max(1, math.ceil(len(images) / num_columns))
-    figure = blank_figure(width=1.4 * num_columns + 0.2, height=1.75 * num_rows + 0.1)
-    grid = figure.subplots(num_rows, num_columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+    width, height = 1.4 * num_columns, 1.75 * num_rows
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    # One pair of axes, in inches: to lay out a pair an image takes most of a second.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(number, num_columns)
+        rows, columns = np.multiply(image.shape, 1.3 / max(image.shape))
+        middle, bottom = 1.4 * (column + 0.5), 1.75 * (row + 1) - 0.05
         # A fixed range: stretched to its own extremes, each film would look equally exposed.
-        highest = 255 if image.dtype == np.uint8 else 1
-        axes.imshow(image, cmap="gray", vmin=0, vmax=highest)
-        axes.set_title(title, fontsize=8)
+        axes.imshow(
+            image,
+            cmap="gray",
+            vmin=0,
+            vmax=255 if image.dtype == np.uint8 else 1,
+            extent=(middle - columns / 2, middle + columns / 2, bottom, bottom - rows),
+        )
+        # About what fits; identifiers differ at their ends.
+        lines = [x if len(x) < 21 else f"{x[:9]}…{x[-9:]}" for x in title.splitlines()]
+        axes.text(middle, bottom - rows - 0.04, "\n".join(lines), fontsize=8, ha="center")
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return figure
 
 
@@ -114,8 +127,8 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
         rows: One an epoch, with `epoch` and, where there are any, `loss`, `val_loss` and
             `val_roc_auc`; NaN leaves a gap.
     """
-    figure = blank_figure(width=8.8, height=4.2)
-    left, right = figure.subplots(1, 2)
+    figure = blank_figure(width=8.8, height=4.2, top=0.45)
+    left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.28})
     epochs = _column(rows, "epoch")
     curves = (("loss", "training", BLUE, "o-"), ("val_loss", "validation", ORANGE, "s--"))
     for key, name, colour, style in curves:

@@ -150,6 +150,6 @@ def keep_figure(
         figure: The figure.
         step: The epoch it belongs to.
     """
-    pixels = draw(figure)
-    write_durably(folder.figures_dir / f"{name}.png", as_png(pixels))
-    board.add_image(f"figures/{name.replace('@', '/')}", pixels.transpose(2, 0, 1), step)
+    png = as_png(draw(figure))
+    write_durably(folder.figures_dir / f"{name}.png", png)
+    board.add_png(f"figures/{name.replace('@', '/')}", png, step)

@@ -43,7 +43,7 @@ def confusion_pair(
         threshold: The chosen one, in `[0, 1]`.
         classes: The negative and the positive class.
     """
-    figure = blank_figure(width=9.4, height=5.3)
+    figure = blank_figure(width=9.4, height=5.3, top=0.8)
     pair = figure.subplots(1, 2)
     titles = ("Threshold 0.5", f"Chosen threshold {threshold:.4f}")
     for axes, confusion, title in zip(pair, (at_half, at_threshold), titles, strict=True):
@@ -148,8 +148,9 @@ def reliability(
         natural_score: The same films' probabilities at the natural prevalence, shape `(N,)`, in
             `[0, 1]`; shown beside `y_score`.
     """
-    figure = blank_figure(width=8.4, height=6.4)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    figure = blank_figure(width=8.4, height=6.4, top=0.75)
+    grid = {"height_ratios": [3, 1], "hspace": 0.08}
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
     top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="what the score promises")
     bins = reliability_bins(y_score, y_true, num_bins)
     if natural_score is None:

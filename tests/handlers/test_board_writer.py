@@ -14,6 +14,7 @@ from messages import line_with
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrignite.handlers import BoardWriter
+from cxrignite.handlers.map_picture import as_png
 
 
 def run(board: BoardWriter, publish, max_epochs: int, start: int = 0) -> None:
@@ -91,15 +92,19 @@ def test_curves_images_and_texts_are_taken_without_an_engine_and_after_a_run(tmp
     board.add_image("before", np.zeros((1, 4, 5), np.uint8), 0)
     run(board, lambda epoch: {"loss": 1}, 1)
     board.add_image("after", torch.rand(3, 4, 5), 1)
+    png = as_png(np.zeros((6, 7, 3), np.uint8))
+    board.add_png("encoded", png, 2)
     board.add_pr_curve("val", np.array([0.1, 0.9]), torch.tensor([0, 1]), 1)
     board.add_text("recipe", "seed: 0", 0)
     board.close()
     events = read(tmp_path)
     [text] = events.Tensors("recipe/text_summary")
     assert (text.step, text.tensor_proto.string_val) == (0, [b"seed: 0"])
-    assert sorted(events.Tags()["images"]) == ["after", "before"]
-    image = events.Images("before")[0]
-    assert (image.height, image.width) == (4, 5)
+    assert sorted(events.Tags()["images"]) == ["after", "before", "encoded"]
+    [before], [encoded] = events.Images("before"), events.Images("encoded")
+    assert (before.height, before.width) == (4, 5)
+    assert (encoded.step, encoded.height, encoded.width) == (2, 6, 7)
+    assert encoded.encoded_image_string == bytes(png)
     assert "val" in events.Tags()["tensors"]
     assert events.Tags()["scalars"] == ["train/loss"]
 
@@ -127,6 +132,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     board = BoardWriter(tmp_path / "board")
     run(board, lambda epoch: {"loss": 1}, 1)
     board.add_image("image", np.zeros((1, 4, 4), np.uint8), 0)
+    board.add_png("encoded", b"", 0)
     assert not (tmp_path / "board").exists()
 
 

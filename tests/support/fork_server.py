@@ -43,8 +43,9 @@ def serve(path: str, until: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     end = os.pidfd_open(until)
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
+        server.bind(f"{path}.new")
         server.listen()
+        os.rename(f"{path}.new", path)
         while True:
             ready, _, _ = select.select([server, end], [], [])
             if end in ready:
@@ -117,4 +118,4 @@ def become(request: dict, descriptors: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], int(os.environ["CXRIGNITE_TESTS_PROCESS"]))

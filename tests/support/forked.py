@@ -1,7 +1,6 @@
 """Commands in processes that a server forks, which spares each the imports of an interpreter."""
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -144,29 +143,27 @@ def run_forked(argv, *, cwd, timeout: float = 240, environment=None) -> Done:
 
 
 def start_server(folder: Path) -> None:
-    """Start the server of this test session, or find the one that another worker has started.
+    """Start the server of this test session, which all its processes use.
 
     Args:
-        folder: The one that all workers share.
+        folder: For its socket and its log.
     """
-    path = folder / "fork_server"
-    with (folder / "fork_server.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            with (folder / "fork_server.log").open("w") as log:
-                server = subprocess.Popen(
-                    [
-                        *(sys.executable, Path(__file__).with_name("fork_server.py"), path),
-                        os.environ[SESSION],
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-                )
-            while not path.exists():
-                assert server.poll() is None, (folder / "fork_server.log").read_text()
-                time.sleep(0.05)
-            server.returncode = 0  # it outlives this worker, and ends with the session
-    os.environ[ADDRESS] = str(path)
+    os.environ[ADDRESS] = str(folder / "fork_server")
+    with (folder / "fork_server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("fork_server.py"), os.environ[ADDRESS]],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        )
+    server.returncode = 0  # it ends with the session, without being waited for
+
+
+def wait_for_server(timeout: float = 120) -> None:
+    """Wait until the server can be asked for a process."""
+    path, end = Path(os.environ[ADDRESS]), time.monotonic() + timeout
+    while not path.exists():
+        assert time.monotonic() < end, path.with_suffix(".log").read_text()
+        time.sleep(0.05)

@@ -3,7 +3,7 @@
 import fcntl
 from pathlib import Path
 
-from forked import run_forked, start_server
+from forked import run_forked
 
 # A little of everything: augmentation, dropout, a schedule, a calibration split with a certificate.
 RECIPE = """\
@@ -42,7 +42,6 @@ def shared_run(folder: Path) -> Path:
     Returns:
         Its run folder. Its recipe lies beside it as `recipe.yaml`, its images as `images`.
     """
-    start_server(folder)
     home = folder / "shared_run"
     done = home / "done"
     with (folder / "shared_run.lock").open("w") as lock:

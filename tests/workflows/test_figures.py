@@ -1,4 +1,5 @@
 import io
+import itertools
 import math
 import re
 
@@ -42,17 +43,25 @@ def test_an_empty_split_has_a_bar_of_height_zero(assert_nothing_is_cut):
 def test_samples_keep_their_own_brightness():
     dark, light = np.full((8, 8), 40, np.uint8), np.full((8, 8), 0.8, np.float32)
     figure = figures.sample_grid([dark, light], ["dark", "light"])
-    drawn = [axes.images[0] for axes in figure.axes]
+    drawn = figure.axes[0].images
     greys = [image.cmap(image.norm(image.get_array()))[0, 0, 0] for image in drawn]
     assert greys == pytest.approx([40 / 255, 0.8], abs=0.01)
-    assert [axes.get_title() for axes in figure.axes] == ["dark", "light"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["dark", "light"]
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (12, 8)])
 @pytest.mark.parametrize("count", [0, 1, 6, 7])
-def test_a_grid_has_a_place_for_every_sample(count, assert_nothing_is_cut):
-    figure = figures.sample_grid([np.zeros((8, 8), np.uint8)] * count, ["NORMAL\np1"] * count)
-    assert sum(bool(axes.images) for axes in figure.axes) == count
+def test_a_grid_has_a_place_for_every_sample(count, shape, assert_nothing_is_cut):
+    titles = ["NORMAL\n" + "1.2.840." * 8] * count
+    figure = figures.sample_grid([np.zeros(shape, np.uint8)] * count, titles)
     assert_nothing_is_cut(figure)
+    width, height = 120 * figure.get_size_inches()
+    boxes = [box.get_window_extent() for box in (*figure.axes[0].images, *figure.axes[0].texts)]
+    assert len(boxes) == 2 * count
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(0 < box.x0 < box.x1 < width and 0 < box.y0 < box.y1 < height for box in boxes)
+    for image in boxes[:count]:
+        assert image.height / image.width == pytest.approx(shape[0] / shape[1])
 
 
 def test_samples_without_their_titles_are_refused():
