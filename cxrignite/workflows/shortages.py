@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,10 +34,12 @@ def shortages_in_one_line() -> Iterator[None]:
         except (MemoryError, RuntimeError) as error:
             text = str(error)
             # Not "Caught ... in DataLoader worker process 0", which is an error of the code there.
-            if "DataLoader worker (pid" in text:
+            # Torch says it in two ways, by whether the signal or the silence is noticed first.
+            if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text):
                 raise CxrIgniteError(
-                    f"{_told(error)}; where memory ran out, lower data.num_workers or "
-                    "data.prefetch_factor, and in a container raise its shared memory"
+                    f"a worker of the data loader (pid {worker[1]}) was killed; where memory ran "
+                    "out, lower data.num_workers or data.prefetch_factor, and in a container raise "
+                    "its shared memory"
                 ) from error
             if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
                 raise CxrIgniteError(

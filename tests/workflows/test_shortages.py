@@ -17,6 +17,8 @@ LOADER = (
     "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's "
     "workers are out of shared memory. Please try to raise your shared memory limit."
 )
+# The same, where its silence is noticed before the signal.
+EXITED = "DataLoader worker (pid(s) 12) exited unexpectedly"
 
 
 def fail(error):
@@ -31,7 +33,8 @@ def fail(error):
             ["CUDA", "20.00 GiB", "data.batch_size", "trainer.accumulation_steps"],
             "7.78 GiB",
         ),
-        (RuntimeError(LOADER), ["(pid 12)", "Bus error", "data.num_workers"], "Please"),
+        (RuntimeError(LOADER), ["(pid 12)", "data.num_workers"], "Please"),
+        (RuntimeError(EXITED), ["(pid 12)", "data.num_workers"], "unexpectedly"),
         (MemoryError(), ["MemoryError", "data.batch_size", "data.num_workers"], None),
     ],
 )
