@@ -3,19 +3,36 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from forked import ADDRESS, SESSION, Done, Forked, run_forked, start_server, wait_for_server
-from messages import SNAPSHOT, snapshot
+from messages import SNAPSHOT, current_test, function_of, snapshot
 from shared_run import shared_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Two workers on two cores: with a thread each they do not wait for one another, and a process may
 # be forked after it has computed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+LONGEST = {"test_documentation.py", "test_fit.py"}
+MAX_STARTERS = 12  # of tests, each of which says why the fork server cannot serve it
+STARTERS: set[str] = set()
+
+
+def note_interpreters(event, arguments):
+    """Note the tests that start an interpreter of their own."""
+    if event == "subprocess.Popen" and "PYTEST_CURRENT_TEST" in os.environ:
+        program, argv = Path(os.fsdecode(arguments[0])).name, list(map(str, arguments[1]))
+        # Which the fork server is, and what jsonargparse asks for its path once a process.
+        exempt = any("fork_server.py" in word or "json.dumps(sys.path)" in word for word in argv)
+        if program.startswith(("python", "cxrignite")) and not exempt:
+            STARTERS.add(current_test())
+
+
+sys.addaudithook(note_interpreters)
 
 
 def pytest_addoption(parser):
@@ -25,8 +42,8 @@ def pytest_addoption(parser):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """A worker a core for the whole suite; a few files take less time than workers to start."""
-    return None if config.args == config.getini("testpaths") else 0
+    """A worker a core for many files; a few take less time than workers to start."""
+    return 0 if all(Path(each.partition("::")[0]).is_file() for each in config.args) else None
 
 
 def is_worker(config) -> bool:
@@ -50,7 +67,16 @@ def pytest_sessionstart(session):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Tests that take long come first, so that the workers finish at the same time."""
-    items.sort(key=lambda item: item.get_closest_marker("integration") is None)
+    for item in items:
+        if {"_server", "trained"} & {*item.fixturenames}:
+            item.add_marker("integration")
+    files = {item.path: item.path.name not in LONGEST for item in items}
+    integration = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: (files[item.path], item.path not in integration))
+
+
+def pytest_deselected(items):
+    snapshot.partial.update(function_of(item.nodeid) for item in items)
 
 
 def pytest_collection_finish():
@@ -60,24 +86,51 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_logreport(report):
-    snapshot.ran.add(report.nodeid.partition("[")[0])
+    if not report.passed:
+        snapshot.partial.add(function_of(report.nodeid))
+    elif report.when == "call":
+        snapshot.passed.add(function_of(report.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    for name, messages in getattr(node, "workeroutput", {}).get("messages", {}).items():
+    output = getattr(node, "workeroutput", {})
+    for name, messages in output.get("messages", {}).items():
         snapshot.seen.setdefault(name, []).extend(messages)
+    snapshot.partial.update(output.get("partial", []))
+    STARTERS.update(output.get("starters", []))
 
 
-def pytest_sessionfinish(session):
-    if is_worker(session.config):
-        session.config.workeroutput["messages"] = snapshot.seen
-    else:
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    if is_worker(config):
+        config.workeroutput["messages"] = snapshot.seen
+        config.workeroutput["partial"] = [*snapshot.partial]
+        config.workeroutput["starters"] = [*STARTERS]
+        return
+    snapshot.partial.update(function_of(each) for each in config.args if "[" in each)
+    if exitstatus != 0:  # some may not have run
+        snapshot.partial |= snapshot.passed
+    if config.option.rewrite_messages:
         snapshot.save()
+    elif faults_of_the_run():
+        session.exitstatus = 1
+
+
+def faults_of_the_run():
+    """What no single test can see."""
+    for name, messages in snapshot.stale().items():
+        for message in messages:
+            yield f"no longer given by {name}, see --rewrite-messages: {message}"
+    if len(STARTERS) > MAX_STARTERS:
+        yield f"{len(STARTERS)} tests start an interpreter, above {MAX_STARTERS}: {STARTERS}"
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """List what the long proofs have proved: the name of a test is a sentence."""
+    if not config.option.rewrite_messages:
+        for fault in faults_of_the_run():
+            terminalreporter.line(fault, red=True)
     if config.option.markexpr == "slow":
         terminalreporter.section("proved")
         for report in terminalreporter.getreports("passed"):

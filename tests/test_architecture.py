@@ -76,6 +76,7 @@ show_imports(sys.argv[2])
 
 
 # What a process with everything imported cannot show.
+@pytest.mark.integration
 def test_imports_are_light():
     program = [sys.executable, "-c", IMPORTS, json.dumps(WITHOUT_TORCH), json.dumps(WITH_TORCH)]
     done = subprocess.run(program, capture_output=True, text=True, check=True)

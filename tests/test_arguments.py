@@ -1,4 +1,5 @@
 import pytest
+from messages import refused
 
 from cxrignite.arguments import OneLineParser
 from cxrignite.errors import RecipeError
@@ -13,37 +14,35 @@ def parser():
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "facts"),
     [
-        ([], "cake is missing; `cxrignite bake --help` tells what it takes"),
-        (["carot"], "no cake 'carot'; did you mean 'carrot'?"),
-        (["plum"], "no cake 'plum'; there are carrot, cheese"),
-        (["cheese", "--minutes", "few"], "argument --minutes: invalid int value: 'few'"),
-        (["cheese", "--minute", "3"], "no option '--minute'; did you mean '--minutes'?"),
-        (["--minuets", "3"], "no option '--minuets'; did you mean '--minutes'?"),
+        ([], ["cake", "`cxrignite bake --help`"]),
+        (["carot"], ["'carot'", "'carrot'"]),
+        (["plum"], ["'plum'", "carrot", "cheese"]),
+        (["cheese", "--minutes", "few"], ["--minutes", "int", "'few'"]),
+        (["cheese", "--minute", "3"], ["'--minute'", "'--minutes'"]),
+        (["--minuets", "3"], ["'--minuets'", "'--minutes'"]),
     ],
 )
-def test_what_argparse_refuses_is_one_line(parser, argv, says):
-    with pytest.raises(RecipeError) as error:
+def test_what_argparse_refuses_is_one_line(parser, argv, facts):
+    with refused(RecipeError, *facts):
         parser.parse_args(argv)
-    assert str(error.value) == says
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "facts"),
     [
-        ([], "ACTION is missing; `cxrignite bake --help` tells what it takes"),
-        (["egg"], "no action 'egg'; did you mean 'eggs'?"),
-        (["eggs", "3"], "unrecognized arguments: 3"),
+        ([], ["ACTION", "`cxrignite bake --help`"]),
+        (["egg"], ["'egg'", "'eggs'"]),
+        (["eggs", "3"], ["arguments", "3"]),
     ],
 )
-def test_actions_are_refused_in_one_line_too(argv, says):
+def test_actions_are_refused_in_one_line_too(argv, facts):
     parser = OneLineParser("cxrignite bake")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("eggs", help="fry them", conflict_handler="resolve")
-    with pytest.raises(RecipeError) as error:
+    with refused(RecipeError, *facts):
         parser.parse_args(argv)
-    assert str(error.value) == says
 
 
 def test_right_arguments_are_taken(parser):

@@ -49,6 +49,7 @@ def real(*argv, **settings):
 
 
 # What a forked process cannot show: how long the imports take that come before the first answer.
+@pytest.mark.integration
 def test_light_answers_come_within_a_second_and_without_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('no light answer needs torch')\n")
     for argv in (["--help"], ["--version"], ["recipes", "list"], ["download", "--help"]):
@@ -285,6 +286,7 @@ def test_a_missing_folder_is_a_data_problem(tmp_path, recipes_dir, monkeypatch, 
 
 
 # What a forked process cannot show: a signal to a real process group, from its first line on.
+@pytest.mark.integration
 def test_ctrl_c_before_training_leaves_no_traceback(tmp_path):
     (tmp_path / "recipe.yaml").write_text(TINY.replace("num_train: 48", "num_train: 4000"))
     process = real(

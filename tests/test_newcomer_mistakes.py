@@ -18,6 +18,7 @@ from PIL import Image
 from cxrignite.cli import run
 from cxrignite.data import Phantom
 
+pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPE = """\
 seed: 3

@@ -6,6 +6,7 @@ first parallel region. `forked.py` is its client.
 """
 
 import array
+import contextlib
 import gc
 import importlib
 import io
@@ -69,23 +70,30 @@ def attend(connection: socket.socket) -> None:
         content += connection.recv(1 << 20)
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # before the test knows the group's number
+        connection.sendall(b"%d\n" % os.getpid())
         connection.close()
         become(json.loads(content), list(descriptors))
         return
     for descriptor in descriptors:
         os.close(descriptor)
-    try:
-        connection.sendall(b"%d\n" % pid)
-        _, status = os.waitpid(pid, 0)
+    ended = os.pidfd_open(pid)
+    ready, _, _ = select.select([ended, connection], [], [])
+    if ended not in ready:  # the test has closed its end, or died
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(OSError):
         connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
-    except OSError:  # the test has ended
-        pass
     os._exit(0)
 
 
 def become(request: dict, descriptors: list[int]) -> None:
-    """Be the interpreter that this command line would have started."""
-    os.setsid()
+    """Be the interpreter that this command line would have started.
+
+    What an interpreter reads from its environment at its start (PYTHONHASHSEED, PYTHONIOENCODING,
+    OMP_NUM_THREADS) has no effect; a test that needs it starts a new one.
+    """
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
     os.closerange(3, max(descriptors) + 1)
@@ -95,9 +103,8 @@ def become(request: dict, descriptors: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         file = open(number, "rb" if number == 0 else "wb", closefd=False)  # noqa: SIM115
-        text = io.TextIOWrapper(
-            file, encoding="utf-8", errors="backslashreplace", line_buffering=number == 2
-        )
+        errors = "backslashreplace" if number == 2 else "strict"
+        text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, line_buffering=number == 2)
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
     kind, *arguments = request["argv"]

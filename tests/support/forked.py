@@ -57,6 +57,7 @@ class Forked:
         sent = socket.send_fds(self._connection, [content], descriptors)
         self._connection.sendall(content[sent:])
         os.close(null)
+        self._connection.settimeout(60)
         self.pid = self._reported()
 
     def _reported(self) -> int:
@@ -165,5 +166,7 @@ def wait_for_server(timeout: float = 120) -> None:
     """Wait until the server can be asked for a process."""
     path, end = Path(os.environ[ADDRESS]), time.monotonic() + timeout
     while not path.exists():
-        assert time.monotonic() < end, path.with_suffix(".log").read_text()
+        log = path.with_suffix(".log").read_text()
+        assert "Traceback" not in log, log
+        assert time.monotonic() < end, log
         time.sleep(0.05)

@@ -32,7 +32,8 @@ class Snapshot:
     def __init__(self) -> None:
         self.kept: dict[str, list[str]] = {}
         self.seen: dict[str, list[str]] = {}
-        self.ran: set[str] = set()
+        self.passed: set[str] = set()
+        self.partial: set[str] = set()  # of which a case was skipped, left out or failed
         self.path = SNAPSHOT
         self.rewrite = False
         self.variable = dict(VARIABLE)
@@ -42,10 +43,21 @@ class Snapshot:
         if path.exists():
             self.kept = parse(path.read_text(encoding="utf-8"))
 
+    def stale(self) -> dict[str, list[str]]:
+        """The kept messages that no case gave of a test all of whose cases ran."""
+        unseen = {
+            name: [each for each in self.kept.get(name, []) if each not in self.seen.get(name, [])]
+            for name in self.passed - self.partial
+        }
+        return {name: messages for name, messages in unseen.items() if messages}
+
     def save(self) -> None:
-        if self.rewrite:
-            others = {name: kept for name, kept in self.kept.items() if name not in self.ran}
-            self.path.write_text(as_text({**others, **self.seen}), encoding="utf-8")
+        stale = self.stale()
+        both = {
+            name: {*self.kept.get(name, []), *self.seen.get(name, [])} - {*stale.get(name, [])}
+            for name in {*self.kept, *self.seen}
+        }
+        self.path.write_text(as_text(both), encoding="utf-8")
 
     def hide_folder(self, base: Path) -> None:
         """Leave out where the temporary folders of the tests lie, below those of the workers."""
@@ -58,22 +70,23 @@ class Snapshot:
             message = re.sub(pattern, instead, message)
         message = " ".join(message.split())
         seen = self.seen.setdefault(name, [])
-        if message in seen:
-            return
-        seen.append(message)
-        if self.rewrite:
-            return
         kept = self.kept.get(name, [])
-        assert message in kept, (
+        assert self.rewrite or message in kept, (
             f"a message is not the one in {self.path.name}; if it is better, run "
             f"`python -m pytest --rewrite-messages {name}`\n"
             f"now:  {message}\nkept: " + "\n      ".join(kept or ["none"])
         )
+        if message not in seen:
+            seen.append(message)
 
 
 def current_test() -> str:
     """The name of the test function that runs, without its parameters."""
-    return os.environ["PYTEST_CURRENT_TEST"].rpartition(" (")[0].partition("[")[0]
+    return function_of(os.environ["PYTEST_CURRENT_TEST"].rpartition(" (")[0])
+
+
+def function_of(nodeid: str) -> str:
+    return nodeid.partition("[")[0]
 
 
 def exists(name: str) -> bool:
@@ -96,10 +109,11 @@ def parse(content: str) -> dict[str, list[str]]:
     return messages
 
 
-def as_text(messages: dict[str, list[str]]) -> str:
+def as_text(messages: dict[str, set[str]]) -> str:
     lines = []
     for name in sorted(filter(exists, messages)):
-        lines += [name, *(f"    {message}" for message in sorted(set(messages[name])))]
+        if messages[name]:
+            lines += [name, *(f"    {message}" for message in sorted(messages[name]))]
     return "\n".join(lines) + "\n"
 
 

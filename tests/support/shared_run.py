@@ -1,6 +1,7 @@
 """The one run that the tests of commands look at, trained once a session."""
 
 import fcntl
+import shutil
 from pathlib import Path
 
 from forked import run_forked
@@ -47,6 +48,7 @@ def shared_run(folder: Path) -> Path:
     with (folder / "shared_run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
+            shutil.rmtree(home, ignore_errors=True)  # of a worker whose attempt failed
             home.mkdir()
             (home / "recipe.yaml").write_text(RECIPE.replace("FOLDER", str(home)))
             for line in ("fit --config recipe.yaml", "test --run run", "explain --run run"):

@@ -227,7 +227,7 @@ def test_of_many_films_those_without_a_patient_are_counted(root):
     line_with(finding.text, 1, 162, "train/NORMAL/scan.png")
 
 
-@pytest.mark.parametrize("left", ["test", "nothing that can be read"])
+@pytest.mark.parametrize("left", ["test", "nothing readable"])
 def test_a_data_set_with_nothing_to_learn_from_is_told_without_a_traceback(root, tmp_path, left):
     if left == "test":
         shutil.rmtree(root / "train")

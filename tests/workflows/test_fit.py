@@ -162,11 +162,11 @@ def test_a_run_that_goes_on_for_longer_after_an_explanation_equals_one_without_a
     assert ["max_epochs: 4" in text for text in texts] == [False, True]
 
 
-def test_a_finished_run_is_left_alone(fit, trained, capsys):
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.pt")}
-    assert fit(trained, "--resume", "auto") == 0
-    line_with(capsys.readouterr().err, trained, "finished")
-    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.pt")} == before
+def test_a_finished_run_is_left_alone(fit, run_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.pt")}
+    assert fit(run_dir, "--resume", "auto") == 0
+    line_with(capsys.readouterr().err, run_dir, "finished")
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.pt")} == before
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_a_finished_run_is_left_alone(fit, trained, capsys):
         (("--resume", "auto", "--trainer.max_epochs", "2"), ["trainer.max_epochs", "4", "2"]),
     ],
 )
-def test_what_does_not_fit_a_finished_run_is_refused(argv, facts, fit, trained, capsys):
-    assert fit(trained, *argv) == 2
+def test_what_does_not_fit_a_finished_run_is_refused(argv, facts, fit, run_dir, capsys):
+    assert fit(run_dir, *argv) == 2
     line = error_line(capsys.readouterr().err, *facts)
     assert ("trainer.max_epochs" in line) == ("trainer.max_epochs" in facts)
 
@@ -221,9 +221,9 @@ def test_a_run_is_resumed_from_a_named_checkpoint(fit, trained, unfinished):
 
 
 @pytest.mark.parametrize("name", ["best.pt", "nowhere.pt"])
-def test_what_is_no_training_state_is_refused(name, fit, trained, capsys):
-    path = trained / "checkpoints" / name
-    assert fit(trained, "--resume", str(path), "--trainer.max_epochs", "5") == 3
+def test_what_is_no_training_state_is_refused(name, fit, run_dir, capsys):
+    path = run_dir / "checkpoints" / name
+    assert fit(run_dir, "--resume", str(path), "--trainer.max_epochs", "5") == 3
     error_line(capsys.readouterr().err, name)
 
 
@@ -366,20 +366,20 @@ def test_other_images_need_a_name_of_their_own(run_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["val", "../evil", "a b"])
-def test_a_name_stays_in_the_run_folder_and_off_its_own_results(name, trained, capsys):
+def test_a_name_stays_in_the_run_folder_and_off_its_own_results(name, run_dir, capsys):
     source = ("--data.source.seed", "5", "--name", name)
-    assert run(["test", "--run", str(trained), *source]) == 2
+    assert run(["test", "--run", str(run_dir), *source]) == 2
     error_line(capsys.readouterr().err, "--name", f"'{name}'")
 
 
-def test_a_name_without_other_images_is_refused(trained, capsys):
-    assert run(["test", "--run", str(trained), "--name", "site"]) == 2
+def test_a_name_without_other_images_is_refused(run_dir, capsys):
+    assert run(["test", "--run", str(run_dir), "--name", "site"]) == 2
     error_line(capsys.readouterr().err, "--name", "--data.source")
 
 
-def test_images_of_the_training_are_not_scored_as_other_images(trained, capsys):
+def test_images_of_the_training_are_not_scored_as_other_images(trained, run_dir, capsys):
     source = ("--data.source.root", str(trained.parent / "images"), "--name", "site")
-    assert run(["validate", "--run", str(trained), *source]) == 3
+    assert run(["validate", "--run", str(run_dir), *source]) == 3
     error_line(capsys.readouterr().err, "240 of 320")
 
 
@@ -482,7 +482,9 @@ def test_nan_stops_within_a_step_and_names_the_files(where, fit, tmp_path, capsy
 
     def poisoned(self, images):
         calls["training"] += self.training
-        now = self.training and calls["training"] == 4  # 2 batches an epoch: the last of epoch 2
+        now = (
+            self.training and calls["training"] == 5
+        )  # of 3 batches an epoch the second of epoch 2
         if now and where == "weight":
             with torch.no_grad():
                 next(self.parameters()).fill_(float("nan"))
@@ -492,9 +494,9 @@ def test_nan_stops_within_a_step_and_names_the_files(where, fit, tmp_path, capsy
         return logits * float("nan") if now and where == "loss" else logits
 
     monkeypatch.setattr(LightCNN, "forward", poisoned)
-    assert fit(tmp_path / "run", "--trainer.epoch_length", "2") == 1
-    assert ".png" in error_line(capsys.readouterr().err, "epoch 2", "step 4")
-    assert calls["training"] == 4
+    assert fit(tmp_path / "run", "--trainer.epoch_length", "3") == 1
+    assert ".png" in error_line(capsys.readouterr().err, "epoch 2", "step 5")
+    assert calls["training"] == 5
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert all(tensor.isfinite().all() for tensor in best["model"].values())
     assert len(history(tmp_path / "run")) == 1

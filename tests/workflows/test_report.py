@@ -842,7 +842,7 @@ DAMAGE = (
     b"[1, 2]",
     b'"text"',
     b"null",
-    b"[" * 1100,
+    b"[" * 100_000,
     b'{"at_threshold": 3, "at_half": {"tn": "x", "tnr": NaN, "fp": -1, "fn": 1e999, "tp": 1.5},'
     b' "subgroups": [1, {"tnr": "a"}], "operating_point": [], "certificate": "c",'
     b' "roc_auc": true, "intervals": {"roc_auc": [1, "b"]}, "num_images": 1%s,'
