@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# Of torch's allocators, of oneDNN, and of Python where it starts a thread or a process.
+_SHORTAGE = re.compile(
+    r"out of memory|not enough memory|DefaultCPUAllocator|Cannot allocate memory"
+    r"|could not create a (memory object|primitive)\b(?! descriptor)"
+)
 
 
 class CxrIgniteError(Exception):
@@ -75,3 +82,24 @@ class ConstraintError(CxrIgniteError):
 
 class NonFiniteError(CxrIgniteError):
     """A loss, weight or map became NaN or infinite: exit code 1."""
+
+
+class WorkerKilled(BaseException):
+    """The system, or a person, has ended a worker process of a data loader.
+
+    It is raised wherever the main process happens to be, in the middle of decoding an image, say.
+    Hence it is no `Exception`: no code that blames what it works on for every error may take it.
+    """
+
+
+def is_shortage(error: BaseException) -> bool:
+    """True if memory ran out, which says nothing against what was being computed.
+
+    Code that blames a file or a transform for any error of its passes these on.
+
+    Args:
+        error: What was raised.
+    """
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and bool(_SHORTAGE.search(str(error)))
+    )

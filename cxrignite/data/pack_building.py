@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -32,6 +31,7 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sources import Film
 from cxrignite.durable_write import sweep_temporaries, sync_folder, temporary_path
 from cxrignite.errors import DataError, PackError, UnreadableImageError
+from cxrignite.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -237,10 +237,10 @@ def _only_builder(folder: Path) -> Iterator[None]:
     """One process builds at a time, where the file system knows locks; elsewhere both do."""
     with (folder / "packs.lock").open("a+", encoding="ascii") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle)
         except BlockingIOError:
             logger.info("waiting for another process that builds a pack in %s", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
         except OSError:
             logger.info("%s has no locks: processes may build the same pack at once", folder)
         yield

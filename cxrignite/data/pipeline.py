@@ -30,7 +30,7 @@ from cxrignite.data import (
 from cxrignite.data.batch_augment import BatchAugment, augment_batch
 from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
-from cxrignite.errors import DataError, PackError, RecipeError
+from cxrignite.errors import DataError, PackError, RecipeError, is_shortage
 
 _DICOM = (dicom, dicom_decoders, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
 
@@ -178,6 +178,8 @@ class Pipeline:
             try:
                 settings.append(pickle.dumps(transform, protocol=5))
             except Exception as error:
+                if is_shortage(error):
+                    raise
                 raise PackError(
                     f"transform {type(transform).__name__} cannot be written down: {error}"
                 ) from error

@@ -18,7 +18,7 @@ from cxrignite.data.dicom import DICOM_SUFFIXES
 from cxrignite.data.inspection import MAX_THREADS
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
-from cxrignite.errors import UnreadableImageError
+from cxrignite.errors import UnreadableImageError, is_shortage
 
 THUMBNAIL_SIDE = 32
 """Rows and columns of a thumbnail."""
@@ -129,6 +129,8 @@ def _look_at(path: str) -> _Look | UnreadableImageError:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
     except Exception as error:
+        if is_shortage(error):
+            raise
         # A file at the edge of being readable, and Pillow can raise nearly anything for it.
         return UnreadableImageError(path, str(error) or type(error).__name__)
     return _Look(

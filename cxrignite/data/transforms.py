@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import DataError, RecipeError, is_shortage
 
 if TYPE_CHECKING:
     from monai.transforms.transform import Transform as Transform
@@ -109,6 +109,8 @@ def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path 
                 image = convert_to_tensor(transform(image), track_meta=False)
             except Exception as error:
                 reason = error.__cause__ or error
+                if is_shortage(reason):
+                    raise reason from None
                 raise DataError(
                     f"transform {type(transform).__name__} failed on {path}: {reason}"
                 ) from error

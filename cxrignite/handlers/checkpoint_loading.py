@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cxrignite.errors import CheckpointError
+from cxrignite.errors import CheckpointError, is_shortage
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location, weights_only=True, mmap=False)
     except Exception as error:
+        if is_shortage(error):
+            raise
         # Not in torch's own words: they explain how to load a hostile file all the same.
         raise CheckpointError(
             f"{path} is refused: not a file of tensors and plain values"

@@ -11,6 +11,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from cxrignite.errors import WorkerKilled
 from cxrignite.handlers.attachable import Attachable
 
 _log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ class GracefulStop(Attachable):
 
     It raises and does not call `engine.terminate`, so that no `EPOCH_COMPLETED` handler writes half
     an epoch. The former signal handlers come back when the outermost engine ends, however it ends.
-    A `RuntimeError` between the signal and the end of its batch counts as the stop: torch raises
-    one where the same signal has ended a loader's worker.
+    A `RuntimeError` or a `WorkerKilled` between the signal and the end of its batch counts as the
+    stop: the same signal has ended a loader's worker.
     Outside the main thread, where Python takes no signals, it does nothing and says so once.
 
     *Attach to* the trainer and every evaluator that it runs; after other handlers of
@@ -121,7 +122,7 @@ class GracefulStop(Attachable):
     def _fail(self, engine: Engine, error: BaseException) -> None:
         # Ignite comes here twice for one exception, and swallows it unless it is raised again.
         self._leave(engine)
-        if self._requested is not None and isinstance(error, RuntimeError):
+        if self._requested is not None and isinstance(error, RuntimeError | WorkerKilled):
             # A scheduler signals all processes of a job. A loader's workers end at once, and torch
             # complains of that inside the batch in work; so it does of other ranks that have left.
             number, self._requested = self._requested, None

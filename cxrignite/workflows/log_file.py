@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cxrignite.errors import CxrIgniteError
+from cxrignite.errors import CxrIgniteError, WorkerKilled
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def log_file(path: Path) -> Iterator[None]:
     except BaseException as error:
         # In the file alone: the terminal gets one line from the command line. A traceback is
         # for what nobody foresaw.
-        foreseen = isinstance(error, (CxrIgniteError, KeyboardInterrupt))
+        foreseen = isinstance(error, (CxrIgniteError, KeyboardInterrupt, WorkerKilled))
         info = None if foreseen else (type(error), error, error.__traceback__)
         told = f"ended by {type(error).__name__}: {error}"
         handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, told, (), info))

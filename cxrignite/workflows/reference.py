@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import RunFolderError
+from cxrignite.errors import RunFolderError, is_shortage
 from cxrignite.workflows.scores import SplitScores
 
 _MAX_FILMS = 2_000
@@ -58,4 +58,6 @@ class Reference:
             with np.load(path, allow_pickle=False) as content:
                 return cls(content["features"], content["patients"].tolist())
         except Exception as error:  # zipfile, numpy and zlib raise errors of many kinds
+            if is_shortage(error):
+                raise
             raise RunFolderError(f"{path} is damaged: {error}") from error

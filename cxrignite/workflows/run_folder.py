@@ -6,7 +6,6 @@ command, the split with its hashes, and the threshold beside the weights.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from cxrignite.data import Film
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import CheckpointError, RunFolderError
 from cxrignite.handlers import read_history, verify_checkpoint
+from cxrignite.locks import lock_file
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.environment import environment
 from cxrignite.workflows.log_file import log_file
@@ -94,7 +94,7 @@ class RunFolder:
             raise RunFolderError(f"cannot write into {self.root}: {error.strerror}") from error
         with handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(handle)
             except OSError as error:
                 handle.seek(0)
                 pid = handle.read().strip() or "unknown"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
-from cxrignite.errors import CxrIgniteError
+from cxrignite.errors import CxrIgniteError, WorkerKilled, is_shortage
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def shortages_in_one_line() -> Iterator[None]:
         CxrIgniteError: The memory of the device or of the machine ran out, or a loader's worker
             process was ended; other exceptions pass as they are.
     """
-    with _told_once():
+    with _told_once(), _killed_workers_noticed():
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -31,7 +34,7 @@ def shortages_in_one_line() -> Iterator[None]:
                 f"{_told(error)}; lower data.batch_size (trainer.accumulation_steps makes up for "
                 "it) or data.eval_batch_size; a new run with a smaller data.image_size takes less"
             ) from error
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, OSError, WorkerKilled) as error:
             text = str(error)
             # Not "Caught ... in DataLoader worker process 0", which is an error of the code there.
             # Torch says it in two ways, by whether the signal or the silence is noticed first.
@@ -41,12 +44,39 @@ def shortages_in_one_line() -> Iterator[None]:
                     "out, lower data.num_workers or data.prefetch_factor, and in a container raise "
                     "its shared memory"
                 ) from error
-            if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+            if is_shortage(error):
                 raise CxrIgniteError(
                     f"out of memory: {_told(error)}; lower data.batch_size, data.num_workers or "
                     "data.image_size"
                 ) from error
             raise
+
+
+@contextmanager
+def _killed_workers_noticed() -> Iterator[None]:
+    """Let the end of a loader's worker raise `WorkerKilled`, which no `except Exception` takes.
+
+    Torch's handler of SIGCHLD raises a RuntimeError wherever the main process happens to be, and
+    what is at work there was blamed for it: an image that was being decoded, say.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _set_SIGCHLD_handler()  # torch sets it when it starts the first worker, and never again
+    of_torch = signal.getsignal(signal.SIGCHLD)
+
+    def on_child(number: int, frame: FrameType | None) -> None:
+        try:
+            if callable(of_torch):
+                of_torch(number, frame)
+        except RuntimeError as error:
+            raise WorkerKilled(str(error)) from None
+
+    signal.signal(signal.SIGCHLD, on_child)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, of_torch)
 
 
 @contextmanager
@@ -66,8 +96,11 @@ def _told_once() -> Iterator[None]:
         threading.excepthook = former
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """The first line of what torch says, up to where it explains itself."""
-    first = (str(error).splitlines() or [""])[0].partition(" GPU ")[0]
+    lines = str(error).splitlines()
+    # Of an error in a worker the first line names the worker, the last one what was raised there.
+    line = lines[-1 if lines[0].startswith("Caught ") else 0] if lines else ""
+    first = line.partition(" GPU ")[0]
     told = first.partition(" It is possible")[0].rpartition("DefaultCPUAllocator: ")[2]
     return told.strip().rstrip(".") or type(error).__name__

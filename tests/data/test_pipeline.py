@@ -140,6 +140,15 @@ def test_monai_state_is_restored_after_a_failure_which_names_transform_and_file(
     assert get_track_meta() is True
 
 
+def out_of_memory(image: torch.Tensor) -> torch.Tensor:
+    raise MemoryError
+
+
+def test_memory_that_runs_out_in_a_transform_is_no_fault_of_the_image(path):
+    with pytest.raises(MemoryError):
+        Pipeline([Lambda(out_of_memory)])(path)
+
+
 @pytest.mark.parametrize(
     ("random", "name"),
     [(RandAffine(prob=0.5), "RandAffine"), (Compose([RandGaussianNoise()]), "RandGaussianNoise")],

@@ -8,6 +8,7 @@ import pytest
 from ignite.engine import Engine, Events
 from messages import line_with
 
+from cxrignite.errors import WorkerKilled
 from cxrignite.handlers import GracefulStop, StopRequested
 
 
@@ -72,7 +73,8 @@ def test_a_second_signal_stops_at_once():
 
 
 @pytest.mark.parametrize(
-    ("error", "ends"), [(RuntimeError, StopRequested), (ValueError, ValueError)]
+    ("error", "ends"),
+    [(RuntimeError, StopRequested), (WorkerKilled, StopRequested), (ValueError, ValueError)],
 )
 def test_what_torch_complains_of_after_a_signal_counts_as_the_stop(error, ends):
     def workers_end_too():

@@ -19,6 +19,7 @@ LOADER = (
 )
 # The same, where its silence is noticed before the signal.
 EXITED = "DataLoader worker (pid(s) 12) exited unexpectedly"
+OF_WORKER = "Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback:\nMemoryError\n"
 
 
 def fail(error):
@@ -36,6 +37,10 @@ def fail(error):
         (RuntimeError(LOADER), ["(pid 12)", "data.num_workers"], "Please"),
         (RuntimeError(EXITED), ["(pid 12)", "data.num_workers"], "unexpectedly"),
         (MemoryError(), ["MemoryError", "data.batch_size", "data.num_workers"], None),
+        (RuntimeError("could not create a memory object"), ["memory object", "batch_size"], None),
+        (RuntimeError("could not create a primitive"), ["primitive", "data.batch_size"], None),
+        (OSError(12, "Cannot allocate memory"), ["allocate memory", "data.num_workers"], None),
+        (MemoryError(OF_WORKER), ["MemoryError", "data.batch_size"], "Caught"),
     ],
 )
 def test_what_a_machine_cannot_give_is_one_line_that_says_what_to_lower(error, facts, left_out):
@@ -59,6 +64,32 @@ class Broken(Dataset):
 def test_a_mistake_in_the_code_that_a_worker_runs_is_no_shortage():
     with pytest.raises(RuntimeError, match="my transform"), open_session("cpu", "fast"):
         list(DataLoader(Broken(), num_workers=1))
+
+
+@pytest.mark.integration
+def test_a_killed_worker_is_not_taken_by_code_that_blames_what_it_works_on(python):
+    # In a process of its own, whose worker is killed while it does something else.
+    script = """
+import os, signal, time, torch
+from torch.utils.data import DataLoader
+from cxrignite.errors import CxrIgniteError
+from cxrignite.workflows.session import open_session
+try:
+    with open_session("cpu", "fast"):
+        batches = iter(DataLoader(torch.zeros(999, 1), num_workers=1))
+        os.kill(batches._workers[0].pid, signal.SIGKILL)
+        for _ in range(100):
+            try:
+                time.sleep(0.1)
+            except Exception as error:
+                print("this image is damaged:", error)
+except CxrIgniteError as error:
+    print(error)
+"""
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+    (told,) = done.stdout.splitlines()
+    line_with(told, "worker", "data.num_workers")
 
 
 @pytest.mark.integration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import IO, NoReturn
 
 from cxrignite.durable_write import free_bytes
 from cxrignite.errors import CxrIgniteError, DataError
+from cxrignite.locks import lock_file
 from cxrignite.workflows.download.catalogue import PublicData
 from cxrignite.workflows.download.fetch import Patience, fetch
 from cxrignite.workflows.download.origin import is_whole
@@ -161,7 +161,7 @@ def _locked(path: Path) -> IO[str]:
     while True:
         handle = path.open("a+", encoding="ascii")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle)
             # Who held it removes it: the lock may be on a file that has no name any more.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle.fileno()), path.stat()):

@@ -16,7 +16,7 @@ from cxrignite.data.film_stream import FilmStream, ReadBatch
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer
-from cxrignite.errors import CxrIgniteError, NonFiniteError
+from cxrignite.errors import NonFiniteError
 from cxrignite.handlers import GracefulStop
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.decision import Decision
@@ -90,16 +90,10 @@ def score_films(
         output.append(rows, failures)
         bar.update(len(rows) + len(failures))
 
-    engine, stop = Engine(step), GracefulStop()
-    stop.attach(engine)
+    engine = Engine(step)
+    GracefulStop().attach(engine)
     try:
         engine.run(stream, max_epochs=1)
-    except RuntimeError as error:
-        # A scheduler's SIGTERM ends the worker processes too, and torch complains of that first.
-        stop.stop_if_requested()
-        if "DataLoader worker" in str(error):
-            raise CxrIgniteError(f"{str(error).rstrip('. ')}; the same command goes on") from error
-        raise
     finally:
         bar.close()
         stream.close()
