@@ -17,7 +17,8 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
     # In a file that takes both streams, results stand where they were written between log lines.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+        # File names that are not UTF-8 hold surrogates, which are escaped as stderr does it.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     code = run(sys.argv[1:])
     # The interpreter would look through a million objects of the imported libraries before it
     # ends: a second and more, in which a scheduler waits for the process that it stopped.

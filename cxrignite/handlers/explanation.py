@@ -132,5 +132,5 @@ def explanations_table(explanations: Sequence[Explanation]) -> bytes:
                 each.overlay,
             ]
         )
-    # File names that are not UTF-8 hold surrogates, which cannot be written.
-    return text.getvalue().encode(errors="replace")
+    # File names that are not UTF-8 keep their bytes: `report` finds the map of a film by its name.
+    return text.getvalue().encode(errors="surrogateescape")

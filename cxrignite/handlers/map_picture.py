@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cxrignite.functional.overlay import as_grey, overlay
 from cxrignite.handlers.explanation import Explanation
+from cxrignite.terminal import printable
 
 _MIN_PANEL = 320
 _MARGIN = 8
@@ -53,7 +54,8 @@ def map_picture(
     ]
     width = 2 * panels[0].width + 3 * _MARGIN
     font = ImageFont.load_default(_TEXT_SIZE)
-    wrapped = [part for line in lines for part in _wrap(line, font.getlength, width - 2 * _MARGIN)]
+    room, shown = width - 2 * _MARGIN, map(printable, lines)
+    wrapped = [part for line in shown for part in _wrap(line, font.getlength, room)]
     line_height = round(1.4 * _TEXT_SIZE)
     height = panels[0].height + 3 * _MARGIN + line_height * len(wrapped)
     canvas = Image.new("RGB", (width, height), "white")

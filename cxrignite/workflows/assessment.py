@@ -30,6 +30,7 @@ from cxrignite.functional.shift import ShiftCheck
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.scores import SplitScores
+from cxrignite.workflows.usability import why_not_usable
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def assess(
         threshold = decision.point.threshold
         confusion = scores.confusion(threshold)
         content["at_threshold"] = _decisions(threshold, confusion, by_patient["at_threshold"])
+    content["not_usable"] = list(why_not_usable(scores, decision.threshold))
     content["operating_point"] = decision.to_dict()
     content["calibration"] = dict.fromkeys(("raw", "natural", "platt", "temperature")) | {
         scale: {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -15,12 +15,52 @@ from numpy.typing import NDArray
 
 from cxrignite.functional import Confusion
 from cxrignite.functional.intervals import clopper_pearson
+from cxrignite.terminal import printable
 
 # Okabe and Ito's palette, told apart in every common form of colour blindness (2008,
 # https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#6F6F6F"
 
 DPI = 120
+
+
+class _PlainRenderer(RendererAgg):
+    """Draws every text as it stands.
+
+    Class, patient and file names come from the user: two `$` in one would be read as mathematics,
+    and a name that is not UTF-8 could not be drawn at all. Whoever makes a text, it passes here.
+    """
+
+    def get_text_width_height_descent(self, s: str, prop: Any, ismath: Any) -> Any:
+        measure: Any = super().get_text_width_height_descent
+        return measure(printable(s), prop, False)
+
+    def draw_text(  # as the base class has it
+        self,
+        gc: Any,
+        x: float,
+        y: float,
+        s: str,
+        prop: Any,
+        angle: float,
+        ismath: Any = False,
+        mtext: Any = None,
+    ) -> None:
+        draw_text: Any = super().draw_text
+        draw_text(gc, x, y, printable(s), prop, angle, False, mtext)
+
+
+class _Canvas(FigureCanvasAgg):
+    """The canvas of that renderer, which also measures texts for the layout."""
+
+    renderer: _PlainRenderer | None = None
+
+    def get_renderer(self) -> _PlainRenderer:
+        if self.renderer is None:  # a figure is drawn once, in one size
+            width, height = self.figure.bbox.size
+            renderer: Any = _PlainRenderer  # has no types
+            self.renderer = renderer(width, height, self.figure.dpi)
+        return self.renderer
 
 
 def blank_figure(*, width: float, height: float, top: float | None = None) -> Figure:
@@ -50,7 +90,7 @@ def draw(figure: Figure) -> NDArray[np.uint8]:
     Returns:
         Shape `(H, W, 3)`.
     """
-    canvas: Any = FigureCanvasAgg(figure)  # has no types
+    canvas: Any = _Canvas(figure)  # has no types
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 

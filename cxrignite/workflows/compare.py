@@ -27,6 +27,7 @@ from cxrignite.functional.intervals import (
 )
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.workflows.scored_run import ScoredRun, check_same_films, read_scored_run
+from cxrignite.workflows.tables import alarm
 
 _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "balanced_accuracy", "brier")
 _METHODS = {"delong": "DeLong", "patient_bootstrap": "bootstrap by patient"}
@@ -86,6 +87,7 @@ class Comparison:
         num_patients: Patients, as the first run knows them.
         differences: By run, then by metric.
         notes: What could not be compared, and why.
+        warnings: Which threshold is not usable, and why.
     """
 
     name: str
@@ -94,10 +96,12 @@ class Comparison:
     num_patients: int
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def table(self) -> str:
         """The differences as a person reads them in a terminal of 100 columns."""
         lines = [
+            *(line for warning in self.warnings for line in alarm(warning)),
             f"{self.name}: {self.num_images} films of {self.num_patients} patients, "
             "each run against the baseline",
             f"baseline  {_fitted(self.baseline)}",
@@ -181,6 +185,7 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> Comparison:
         len(set(baseline.patients)),
         tuple(row for run in runs for row in _differences(run, baseline)),
         tuple(_notes(scored)),
+        tuple(f"{run.run}: {warning}" for run in scored for warning in run.warnings),
     )
 
 

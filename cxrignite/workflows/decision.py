@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cxrignite.functional import ImbalanceLedger, OperatingPoint
 from cxrignite.functional.score_maps import Platt, Temperature, fit_platt, fit_temperature
+from cxrignite.workflows.usability import films_in_words, status_words, unusable_warning
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Decision:
         imbalance: What sampler and loss did to the prior.
         weights_sha256: Digest of the weights' file that it belongs to.
         scaling: Fitted on the validation split; null where that has one class.
+        not_usable: Why the films that chose the threshold do not show that it is better than
+            chance; empty where they do.
     """
 
     point: OperatingPoint | None
@@ -74,6 +77,7 @@ class Decision:
     imbalance: ImbalanceLedger
     weights_sha256: str
     scaling: Scaling | None = None
+    not_usable: tuple[str, ...] = ()
 
     @property
     def threshold(self) -> float | None:
@@ -99,26 +103,35 @@ class Decision:
         mapped = {scale: each(y_score) for scale, each in maps.items() if each is not None}
         return {"raw": y_score} | {k: part for k, part in mapped.items() if part is not None}
 
-    def moved_to(self, site: str, point: OperatingPoint) -> Self:
+    @property
+    def status(self) -> str:
+        """The verdict, or first that the threshold is not usable; empty where none was chosen."""
+        return status_words(self.point.verdict if self.point else "", self.not_usable)
+
+    def moved_to(self, site: str, point: OperatingPoint, not_usable: Sequence[str]) -> Self:
         """The same weights with another site's operating point."""
-        return replace(self, point=point, chosen_on=site)
+        return replace(self, point=point, chosen_on=site, not_usable=tuple(not_usable))
+
+    @property
+    def warning(self) -> str:
+        """Why the threshold is not usable, in a line that is shown first; empty where it is."""
+        return unusable_warning(self.not_usable, films_in_words(self.chosen_on))
 
     def describe(self) -> str:
         """The operating point in one line, the threshold on both scales."""
         if self.point is None:
             return "no operating point was chosen"
-        where = {"val": "validation", "calibration": "the calibration split"}
         natural = self.natural_threshold
         share = "where as many are positive as in training"
         scale = f" ({natural:.4f} {share})" if natural is not None else ""
-        chosen_on = where.get(self.chosen_on, self.chosen_on)
-        return f"chosen on {chosen_on}{scale}: {self.point.describe()}"
+        return f"chosen on {films_in_words(self.chosen_on)}{scale}: {self.point.describe()}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON; the operating point's fields come first."""
         point = self.point.to_dict() if self.point else {"threshold": None}
         return {
             **point,
+            "not_usable": list(self.not_usable),
             "chosen_on": self.chosen_on,
             "threshold_natural": self.natural_threshold,
             "imbalance": self.imbalance.to_dict(),
@@ -141,4 +154,5 @@ class Decision:
             imbalance=ImbalanceLedger.from_dict(mapping["imbalance"]),
             weights_sha256=mapping["weights_sha256"],
             scaling=Scaling.from_dict(mapping["scaling"]) if mapping["scaling"] else None,
+            not_usable=tuple(mapping["not_usable"]),
         )

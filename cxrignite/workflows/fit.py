@@ -48,6 +48,7 @@ from cxrignite.workflows.score import Scoring, publish, score_split
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.session import Session, open_session, seed_everything
 from cxrignite.workflows.training import Training
+from cxrignite.workflows.usability import why_not_usable
 
 _logger = logging.getLogger(__name__)
 
@@ -251,12 +252,14 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
     if not session.leads:
         return
     deciding = deciding_split(data)
+    point = _choose(training.recipe, scored[deciding], deciding, leaks)
     decision = Decision(
-        point=_choose(training.recipe, scored[deciding], deciding, leaks),
+        point=point,
         chosen_on=deciding,
         imbalance=training.ledger,
         weights_sha256=folder.weights_sha256(),
         scaling=Scaling.fit(scored["val"].y_score, scored["val"].y_true),
+        not_usable=why_not_usable(scored[deciding], point.threshold if point else None),
     )
     for split, scores in scored.items():
         scoring = Scoring(split, split, tells_decision=False)  # which is told last, once
@@ -266,11 +269,8 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
     illustrations.illustrate_training(folder, training.board)
     # Last, since it says that the run is finished.
     folder.write_decision(decision)
-    point = decision.point
     if point is not None and point.verdict == "infeasible":
         _logger.warning("no threshold meets the constraints on the %s split", deciding)
-    elif point is not None and point.tpr == 0:
-        _logger.warning("at this threshold no film is positive: no score reaches it")
     chosen = (best["epoch"], training.best.metric, training.best.best_score or 0.0)
     tell_end(folder, decision, chosen, data)
 

@@ -14,7 +14,7 @@ from cxrignite.recipe import Recipe
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session
-from cxrignite.workflows.tables import indented
+from cxrignite.workflows.tables import alarm, indented
 
 _logger = logging.getLogger(__name__)
 
@@ -164,11 +164,11 @@ def tell_end(
     """
     epoch, metric, value = best
     point = decision.point
-    headline = "operating point: none, since no ThresholdSearch is among validator.handlers"
+    lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
     if point is not None:
-        headline = f"operating point: threshold {point.threshold:.4f}, {point.verdict}"
-    remark = "" if point is None else f"{indented(decision.describe())}\n"
-    sys.stdout.write(f"\n{headline}\n{remark}\n")
+        lines = [f"operating point: {decision.status}, threshold {point.threshold:.4f}"]
+        lines = [*alarm(decision.warning), *lines, indented(decision.describe())]
+    sys.stdout.write("\n".join(["", *lines, "", ""]))
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)
     _logger.info("written to %s:", root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import score_split
 from cxrignite.workflows.session import Session, open_session
-
-_logger = logging.getLogger(__name__)
+from cxrignite.workflows.tables import alarm
+from cxrignite.workflows.usability import why_not_usable
 
 
 @dataclass(frozen=True)
@@ -114,19 +113,17 @@ def _recalibrate(
             raise ConstraintError(f"nothing written: {point.describe()}")
         if not session.leads:
             return
-        folder.write_site(
-            decision.moved_to(wanted.site, point), data.films("calibration"), Reference.of(scores)
-        )
+        moved = decision.moved_to(wanted.site, point, why_not_usable(scores, point.threshold))
+        folder.write_site(moved, data.films("calibration"), Reference.of(scores))
         before = scores.confusion(first.threshold)
         sys.stdout.write(
-            f"{wanted.site}: {point.describe()}\n"
+            "".join(f"{line}\n" for line in alarm(moved.warning))
+            + f"{wanted.site}: {point.describe()}\n"
             f"  the run's own threshold {first.threshold:.4f} gives these films "
             f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
             f"  written to {folder.site_path(wanted.site)}; use it with "
             f"`cxrignite test --run {folder.root} --operating_point {wanted.site} ...`\n"
         )
-        if point.tpr == 0:
-            _logger.warning("at this threshold no film is positive: no score reaches it")
 
 
 def _first(*values: float | None) -> float:

@@ -40,7 +40,8 @@ from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.session import Session, open_session
-from cxrignite.workflows.tables import banner, indented, score_table
+from cxrignite.workflows.tables import alarm, banner, indented, score_table
+from cxrignite.workflows.usability import unusable_warning
 
 _logger = logging.getLogger(__name__)
 
@@ -176,6 +177,9 @@ def publish(
         )
     warning = banner(content["certificate"])
     parts = [score_table(name, scores.classes, content)]
+    if scoring.tells_decision:
+        seen = unusable_warning(content["not_usable"], f"the {name} films")
+        parts = [*alarm(decision.warning), *alarm(seen), *parts]
     parts += ["", *map(indented, remarks)] if remarks else []
     sys.stdout.write("\n".join([*parts, *([warning] if warning else [])]) + "\n")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cxrignite.errors import DataError, RunFolderError
 from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.usability import films_in_words, unusable_warning
 
 _COLUMNS = ("path", "patient", "label", "score")
 
@@ -30,6 +31,8 @@ class ScoredRun:
         y_score: Probabilities of the positive class, `(N,)`.
         natural_score: The same at the natural prevalence, `(N,)`; None where a film has none.
         threshold: The one these scores were decided by; None where there was none.
+        warnings: Why that threshold is not usable, a line for the films that chose it and one for
+            these.
     """
 
     run: str
@@ -39,6 +42,7 @@ class ScoredRun:
     y_score: NDArray[np.float64]
     natural_score: NDArray[np.float64] | None
     threshold: float | None
+    warnings: tuple[str, ...] = ()
 
 
 def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
@@ -65,6 +69,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
         )
     try:
         rows = _rows(path)
+        threshold, warnings = _threshold(folder, name)
         natural = [row.get("natural_score") or "" for row in rows]
         return ScoredRun(
             run=str(run_dir),
@@ -73,7 +78,8 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
             y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
             y_score=_probabilities([row["score"] for row in rows]),
             natural_score=_probabilities(natural) if all(natural) else None,
-            threshold=_threshold(folder, name),
+            threshold=threshold,
+            warnings=warnings,
         )
     except (OSError, ValueError, csv.Error) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
@@ -147,13 +153,21 @@ def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
     return scores
 
 
-def _threshold(folder: RunFolder, name: str) -> float | None:
-    """The threshold that the metrics of the same scoring name, if it was one of today's weights."""
+def _threshold(folder: RunFolder, name: str) -> tuple[float | None, tuple[str, ...]]:
+    """The threshold that the metrics of the same scoring name, and why it is not usable.
+
+    Refused if it was not one of today's weights.
+    """
     path = folder.metrics_path(name)
     try:
-        point = json.loads(path.read_text(encoding="utf-8"))["operating_point"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        point = content["operating_point"]
         threshold = None if point["threshold"] is None else float(point["threshold"])
         digest = point["weights_sha256"]
+        warnings = (
+            unusable_warning(point["not_usable"], films_in_words(point["chosen_on"])),
+            unusable_warning(content["not_usable"], f"the {name} films"),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise RunFolderError(
@@ -165,4 +179,4 @@ def _threshold(folder: RunFolder, name: str) -> float | None:
         raise RunFolderError(
             f"{path} is of other weights than {folder.root} has now; {_remedy(folder.root, name)}"
         )
-    return threshold
+    return threshold, tuple(filter(None, warnings))

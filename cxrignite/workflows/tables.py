@@ -92,6 +92,11 @@ def banner(certificate: Mapping[str, Any] | None) -> str | None:
     return "\n".join([f"!! {headline}", *reasons, indented(advice)])
 
 
+def alarm(text: str) -> list[str]:
+    """A warning as it stands before everything else; no line where there is nothing to say."""
+    return [indented(text, "!! ")] if text else []
+
+
 def indented(text: str, first: str = "  ") -> str:
     """A remark in lines that fit the terminal.
 

@@ -81,3 +81,8 @@ def test_it_can_be_written_and_read_as_png():
 def test_a_map_of_another_shape_is_refused():
     with refused(ValueError, "images", "maps"):
         map_picture(IMAGE, IMPORTANCE.T, [])
+
+
+def test_a_name_that_is_not_utf_8_stands_in_the_caption_with_a_question_mark():
+    picture = map_picture(IMAGE, IMPORTANCE, ["r\udcf6ntgen.png"])
+    assert np.array_equal(picture, map_picture(IMAGE, IMPORTANCE, ["r?ntgen.png"]))

@@ -247,7 +247,7 @@ def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
 
 
 def test_the_threshold_of_a_site_that_fails_is_not_answered_with_the_same_advice():
-    decision = certified().moved_to("site-a", certified().point)
+    decision = certified().moved_to("site-a", certified().point, ())
     warning = banner(judge(at_site(25), decision, None))
     assert missing(warning, ["site-a", "recalibrate"]) == ["recalibrate"]
     line_with(warning, "site-a")

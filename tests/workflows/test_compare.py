@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from messages import line_with, missing, refused
+from messages import line_with, missing, refused, unwrapped
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
@@ -15,6 +15,7 @@ from cxrignite.functional.weighted_metrics import decision_statistics
 from cxrignite.handlers import SafeSaver
 from cxrignite.workflows.compare import compare_runs
 from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.workflows.usability import NOT_USABLE
 
 HEADER = ["path", "patient", "label", "score", "natural_score", "decision"]
 NUM_FILMS = 160
@@ -24,7 +25,7 @@ NUM_FILMS = 160
 def make_run(tmp_path):
     """Leave a finished run's files; gives the folder."""
 
-    def make(run, rows, threshold=0.6, name="test", header=HEADER):
+    def make(run, rows, threshold=0.6, name="test", header=HEADER, not_usable=()):
         folder = tmp_path / run
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         (folder / "history.csv").write_text("epoch\n1\n")
@@ -32,10 +33,11 @@ def make_run(tmp_path):
             SafeSaver(folder / "checkpoints")({"model": {}}, "best.pt", {"epoch": 1})
         digest = RunFolder(folder).weights_sha256()
         content = {"threshold": threshold, "verdict": "empirical", "weights_sha256": digest}
+        content |= {"chosen_on": "val", "not_usable": []}
         (folder / "operating_point.json").write_text(json.dumps(content))
         (folder / "metrics").mkdir(exist_ok=True)
         path = folder / "metrics" / f"{name}.json"
-        path.write_text(json.dumps({"operating_point": content}))
+        path.write_text(json.dumps({"operating_point": content, "not_usable": list(not_usable)}))
         with (folder / "predictions" / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)
@@ -94,6 +96,12 @@ def test_every_figure_is_that_of_a_second_source(make_run):
         }
         assert {name: getattr(row, side) for name, row in rows.items()} == pytest.approx(expected)
     assert {(row.run, row.baseline) for row in rows.values()} == {(str(run), str(baseline))}
+
+
+def test_a_threshold_that_is_not_usable_is_told_before_the_table(make_run):
+    runs = [make_run("a", films(1)), make_run("b", films(2), not_usable=["a REASON"])]
+    first = unwrapped(compare_runs(runs).table()).splitlines()[0]
+    line_with(first, runs[1], NOT_USABLE.upper(), "test", "a REASON")
 
 
 def test_the_area_is_compared_by_delong_and_by_the_bootstrap(make_run):
@@ -346,8 +354,11 @@ def test_a_predictions_file_without_a_column_is_refused(make_run):
     "content",
     [
         *("{", "[]", '{"tnr": 1}', '{"operating_point": {"threshold": 0.5}}'),
-        '{"operating_point": {"threshold": 2, "weights_sha256": ""}}',
-        '{"operating_point": {"threshold": "x", "weights_sha256": ""}}',
+        *(
+            f'{{"operating_point": {{"threshold": {number}, "weights_sha256": "", '
+            '"chosen_on": "val", "not_usable": []}, "not_usable": []}'
+            for number in ("2", '"x"')
+        ),
     ],
 )
 def test_damaged_or_older_metrics_are_refused(make_run, content):

@@ -27,6 +27,7 @@ from cxrignite.workflows.report.map_checks import checks_summary, map_checks
 from cxrignite.workflows.report.misses import MAX_MISSES
 from cxrignite.workflows.report.reading import Record
 from cxrignite.workflows.report.verdict import describe_verdict
+from cxrignite.workflows.usability import NOT_USABLE, status_words
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 SUREST = "test/PNEUMONIA/film 4.png"
@@ -192,6 +193,7 @@ def point_of(**changes):
         "num_negatives_needed": 90,
         "num_negative_patients": 70,
         "note": "",
+        "not_usable": [],
         "chosen_on": "calibration",
         "threshold_natural": 0.978,
         "imbalance": {
@@ -790,6 +792,57 @@ def test_the_card_names_what_is_known_and_what_only_people_know(run):
     line_with(words(limit), "research", "medical device")
 
 
+@pytest.mark.parametrize(
+    ("source", "facts"),
+    [
+        ({"class_path": "ClassFolders"}, ["file names"]),
+        ({"class_path": "x.Manifest"}, ["'patient'", "manifest"]),
+        ({"class_path": "Manifest", "init_args": {"columns": {"patient": "PID"}}}, ["'PID'"]),
+        ({"class_path": "Manifest", "init_args": {"patients": {"from_header": True}}}, ["DICOM"]),
+        ({"class_path": "Manifest", "init_args": {"patients": {"pattern": "p"}}}, ["paths"]),
+        ({"class_path": "my.Hospital"}, ["Hospital"]),
+    ],
+)
+def test_the_page_says_where_patients_were_read(run, source, facts):
+    run.recipe["data"]["source"] = source
+    run.write_recipe()
+    sentence_with(words(run.page().section("passport")), *facts)
+
+
+def test_films_that_name_no_patient_are_told(run):
+    run.films[0] = (run.films[0][0], run.films[0][0], *run.films[0][2:])
+    run.write_split()
+    sentence_with(words(run.page().section("passport")), "1 film")
+    run.films = [(name, name, *rest) for name, _, *rest in run.films]
+    run.write_split()
+    sentence_with(words(run.page().section("passport")), "No film", "patient")
+
+
+def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
+    blur = {"class_path": "cxrignite.data.batch_augment.RandomBlur", "init_args": {"prob": 0.25}}
+    run.recipe["data"] |= {"batch_size": 16, "augment": [], "batch_augment": [blur]}
+    run.recipe["data"]["image_size"] = [64, 48]
+    run.recipe["trainer"]["accumulation_steps"] = 2
+    run.write_recipe()
+    start = {"packages": {"torch": "2.14.1"}, "processes": 3}
+    starts = [start | {"device": "cuda"}, start | {"device": "cpu"}]
+    run.json("environment.json", {"starts": starts})
+    page = run.page()
+    card = {
+        words(name): words(text)
+        for group in page.section("card").iter("dl")
+        for name, text in zip(group.iter("dt"), group.iter("dd"), strict=True)
+    }
+    line_with(card["Batch size"], 16, 2, 3, 96)
+    assert card["Augmentation of each film, training only"] == "none"
+    line_with(card["Augmentation of whole batches, training only"], "RandomBlur", "0.25")
+    assert card["Films"] == "8 training, 12 test"
+    assert card["Device"] == "cuda, then cpu"
+    assert card["Read at, rows x columns"] == "64 x 48"
+    assert "Validation" not in card
+    line_with(words(page.section("training").find("p")), "cuda, then cpu")
+
+
 def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
     classes = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>']
     run.recipe["data"]["source"]["init_args"]["classes"] = classes
@@ -1268,3 +1321,19 @@ def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         page.close()
     assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("told_by", ["the films that chose it", "the test films"])
+def test_a_threshold_that_is_not_usable_is_told_first_and_everywhere(run, told_by):
+    by_chosen, by_test = told_by != "the test films", told_by == "the test films"
+    run.decide(not_usable=["a REASON"] * by_chosen)
+    run.json("metrics/test.json", metrics_of(run.point, not_usable=["a REASON"] * by_test))
+    page = run.page()
+    assert "unusable" in page.state[0]
+    assert page.state[1].startswith(status_words("certified", ["a REASON"]).capitalize())
+    first = words(page.root.find("body/main/section/p[@class='unusable']"))
+    line_with(first, "calibration" if by_chosen else "test", "a REASON")
+    line_with(page.limits[0], NOT_USABLE)
+    assert status_words("certified", ["a REASON"]) in words(page.section("card"))
+    assert not by_test or NOT_USABLE in page.observations["test"][-1]
+    line_with(page.sentence, "95 %", "93 %", "NORMAL")

@@ -86,7 +86,7 @@ def test_an_operating_point_of_other_weights_is_refused(folder, decided):
 def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
     films = [Film("a.png", "a.png", 0, "p1", "calibration", sha256="00")]
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
-    site = decided.moved_to("site-a", decided.point)
+    site = decided.moved_to("site-a", decided.point, ())
     folder.write_site(site, films, Reference(features, ["p1", "p2"]))
     assert folder.read_decision("site-a") == site
     assert folder.read_decision() == decided

@@ -115,7 +115,7 @@ def _rows(
     y_score = scorer(batch.images)[0].cpu().double().numpy()
     _check_finite(films, y_score)
     natural = decision.imbalance.natural(y_score)
-    point, threshold = decision.point, decision.threshold
+    threshold = decision.threshold
     rows: list[Sequence[Any]] = [
         (
             film.name,
@@ -125,7 +125,7 @@ def _rows(
             # Decided on the raw score, as everywhere.
             "" if threshold is None else int(score >= threshold),
             "" if threshold is None else repr(threshold),
-            point.verdict if point else "",
+            decision.status,
         )
         for number, (film, patient, score) in enumerate(
             zip(films, patients, y_score.tolist(), strict=True)

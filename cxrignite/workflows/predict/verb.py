@@ -35,7 +35,7 @@ from cxrignite.workflows.predict.output_settings import OutputPaths
 from cxrignite.workflows.predict.scoring import Unscored, score_films
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.session import Session, open_session
-from cxrignite.workflows.tables import indented
+from cxrignite.workflows.tables import alarm, indented
 
 _logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _settings(
         "operating_point": request.operating_point,
         "chosen_on": decision.chosen_on,
         "threshold": decision.threshold,
-        "verdict": decision.point.verdict if decision.point else None,
+        "verdict": decision.status or None,
         "image_size": image_size,
         "batch_size": scorer.batch_size,
         "precision": scorer.precision.name,
@@ -238,7 +238,7 @@ def _summary(
     num_films = output.num_rows
     called = f", {output.num_positive} called positive" if decision.point else ""
     before = f" ({num_before} of them before)" if num_before else ""
-    lines = [f"{paths.table}: {num_films} films scored{before}{called}"]
+    lines = [*alarm(decision.warning), f"{paths.table}: {num_films} films scored{before}{called}"]
     lines.append(indented(decision.describe()))
     if decision.point:
         lines.append(

@@ -9,8 +9,16 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from cxrignite.workflows.report.numbers import decimal, percent, score_text
+from cxrignite.workflows.report.origin import (
+    batch_words,
+    films_of_splits,
+    fold_words,
+    of_starts,
+    patient_origin,
+)
 from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.report.verdict import split_word
+from cxrignite.workflows.usability import NOT_USABLE, status_words
 
 _LONGEST = 300
 
@@ -42,12 +50,14 @@ class Passport(NamedTuple):
         num_shared_patients: Patients with films in more than one split.
         num_shared_files: Files whose content stands in more than one split.
         digest: SHA-256 of `split.csv`.
+        patients_from: Where it was read who is one patient.
     """
 
     rows: Sequence[SplitRow]
     num_shared_patients: int
     num_shared_files: int
     digest: str
+    patients_from: str
 
 
 class CardGroup(NamedTuple):
@@ -87,6 +97,7 @@ def split_passport(records: RunRecords) -> Passport | None:
         sum(len(splits) > 1 for splits in patients.values()),
         sum(len(splits) > 1 for splits in files.values()),
         hashlib.sha256(records.folder.split_path.read_bytes()).hexdigest(),
+        patient_origin(records.recipe.child("data.source"), films),
     )
 
 
@@ -129,8 +140,13 @@ def ledger_sentences(point: Record, classes: tuple[str, str]) -> list[str]:
     ]
 
 
-def model_card(records: RunRecords) -> list[CardGroup]:
-    """The parts of a model card that a run folder can fill in; no line names a folder."""
+def model_card(records: RunRecords, warnings: Sequence[str] = ()) -> list[CardGroup]:
+    """The parts of a model card that a run folder can fill in; no line names a folder.
+
+    Args:
+        records: The run.
+        warnings: Why its threshold is not usable.
+    """
     recipe, environment, best = records.recipe, records.environment, records.best
     trainer, data = recipe.child("trainer"), recipe.child("data")
     packages = environment.child("packages").content
@@ -141,11 +157,12 @@ def model_card(records: RunRecords) -> list[CardGroup]:
             [
                 ("Source", class_name(data.text("source.class_path"))),
                 ("Classes", " (negative), ".join(records.classes) + " (positive)"),
-                ("Test share, by patient", say(data.get("test_fraction") or None)),
-                ("Validation, by patient", _validation(data)),
-                ("Calibration share, by patient", say(data.get("calibration_fraction"))),
+                ("Films", films_of_splits(records)),
+                ("Validation", fold_words(data)),
+                ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
                 ("Preprocessing", say(data.get("preprocess"))),
-                ("Augmentation, training only", say(data.get("augment"))),
+                ("Augmentation of each film, training only", say(data.get("augment"))),
+                ("Augmentation of whole batches, training only", say(data.get("batch_augment"))),
                 ("Sampler", say(data.get("sampler"))),
             ],
         ),
@@ -156,12 +173,12 @@ def model_card(records: RunRecords) -> list[CardGroup]:
                 ("Loss", say(recipe.get("loss"))),
                 ("Optimizer", say(recipe.get("optimizer"))),
                 ("Schedule", say(recipe.get("lr_scheduler"))),
-                ("Batch size", say(data.get("batch_size"))),
+                ("Batch size", batch_words(data, trainer, environment.count("processes"))),
                 ("Epochs", done if records.history else ""),
                 ("Seed", say(recipe.get("seed"))),
-                ("Device", say(environment.get("device"))),
-                ("Precision", say(environment.get("precision"))),
-                ("Processes", say(environment.get("processes"))),
+                ("Device", of_starts(records.starts, "device")),
+                ("Precision", of_starts(records.starts, "precision")),
+                ("Processes", of_starts(records.starts, "processes")),
             ],
         ),
         CardGroup(
@@ -170,6 +187,7 @@ def model_card(records: RunRecords) -> list[CardGroup]:
                 ("Epoch of the weights", say(best.get("epoch"))),
                 ("Chosen by", _chosen_by(best)),
                 ("SHA-256 of the checkpoint", say(best.get("sha256"))),
+                ("Status", status_words(records.point.text("verdict"), warnings)),
                 ("Threshold, in full", say(records.point.get("threshold"))),
                 ("SHA-256 it belongs to", say(records.point.get("weights_sha256"))),
             ],
@@ -177,10 +195,10 @@ def model_card(records: RunRecords) -> list[CardGroup]:
         CardGroup(
             "Software",
             [
-                ("cxrignite", say(environment.get("cxrignite"))),
-                ("Revision of the working folder", say(environment.get("git_revision"))),
-                ("Python", say(environment.get("python"))),
-                *((str(name), say(version)) for name, version in packages.items()),
+                ("cxrignite", of_starts(records.starts, "cxrignite")),
+                ("Revision of the working folder", of_starts(records.starts, "git_revision")),
+                ("Python", of_starts(records.starts, "python")),
+                *((str(name), of_starts(records.starts, f"packages.{name}")) for name in packages),
             ],
         ),
     )
@@ -188,25 +206,18 @@ def model_card(records: RunRecords) -> list[CardGroup]:
     return [group for group in kept if group.lines]
 
 
-def _validation(data: Record) -> str:
-    """The share of the films, or the fold in its place."""
-    index, count = data.count("fold.index"), data.count("fold.count")
-    if index is not None and count is not None:
-        return f"fold {index} of {count}, counted from 0"
-    return say(data.get("val_fraction"))
-
-
 def _chosen_by(best: Record) -> str:
     score = best.number("score")
     return f"{best.text('metric')} {decimal(score, 4)}" if score is not None else ""
 
 
-def limits_of_use(records: RunRecords, *, is_void: bool) -> list[str]:
+def limits_of_use(records: RunRecords, *, is_void: bool, is_usable: bool) -> list[str]:
     """What the model must not be used for.
 
     Args:
         records: The run.
         is_void: Whether some films contradict the certificate or are of another kind.
+        is_usable: Whether the threshold was shown to be better than chance.
     """
     negative, positive = records.classes
     verdict = records.point.text("verdict")
@@ -223,6 +234,8 @@ def limits_of_use(records: RunRecords, *, is_void: bool) -> list[str]:
     ]
     if class_name(records.recipe.text("data.source.class_path")) == "Phantom":
         limits.insert(0, "Not for anything real: it was trained on synthetic films.")
+    if not is_usable:
+        limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
     if is_void:
         limits.append("Not on films like those for which the certificate is void (see the top).")
     elif verdict != "certified":
@@ -269,6 +282,8 @@ def _say(value: Any, depth: int = 6) -> str:
     if isinstance(value, list):
         parts_said = [_say(item, depth - 1) for item in value]
         is_plain = not any(isinstance(item, Mapping) for item in value)
+        if not value:
+            return "none"
         return f"[{', '.join(parts_said)}]" if is_plain else "; ".join(parts_said)
     return str(value)
 

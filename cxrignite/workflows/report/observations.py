@@ -21,6 +21,7 @@ from cxrignite.workflows.report.numbers import (
 )
 from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.report.verdict import split_word
+from cxrignite.workflows.usability import NOT_USABLE
 
 
 class Caution(NamedTuple):
@@ -190,7 +191,7 @@ def _chosen_on_row(name: str, point: Record, classes: tuple[str, str]) -> Observ
         score_text(point.number("threshold")),
         observed_share(kept, alarms),
         observed_share(found, missed),
-        _chosen_on_reading(point),
+        _usable_first(point, _chosen_on_reading(point)),
     )
 
 
@@ -213,8 +214,14 @@ def _observation(
         score_text(decisions.number("threshold")),
         rate(decisions, "tnr"),
         rate(decisions, "tpr"),
-        reading.removeprefix("; "),
+        _usable_first(figures, reading.removeprefix("; ")),
     )
+
+
+def _usable_first(record: Record, reading: str) -> str:
+    reasons = record.texts("not_usable")
+    words = [f"{NOT_USABLE}: {'; '.join(reasons)}"] if reasons else []
+    return "; ".join(filter(None, [*words, reading]))
 
 
 def _chosen_on_reading(point: Record) -> str:

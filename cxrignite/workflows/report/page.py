@@ -26,6 +26,7 @@ from cxrignite.workflows.report import (
     verdict,
 )
 from cxrignite.workflows.report.numbers import counted, percent, rate, score_text
+from cxrignite.workflows.report.origin import of_starts
 from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.run_folder import RunFolder
 
@@ -78,6 +79,8 @@ def _context(records: RunRecords) -> dict[str, Any]:
     classes, metrics, point = records.classes, records.metrics, records.point
     shown = next((name for name in ("test", "val", "calibration") if name in metrics), "val")
     figures = metrics.get(shown, Record())
+    at_own = {n: each for n, each in metrics.items() if not observations.is_of_site(each, point)}
+    warnings = verdict.usability_warnings(point, at_own)
     void = [each for each in metrics.values() if observations.is_void(each)]
     # What a site's certificate turned out to be says nothing of the run's own.
     is_void = not all(observations.is_of_site(each, point) for each in void)
@@ -106,12 +109,15 @@ def _context(records: RunRecords) -> dict[str, Any]:
             ),
         ],
         "is_void": is_void,
-        "verdict": verdict.describe_verdict(point, classes, is_void=is_void),
+        "verdict": verdict.describe_verdict(point, classes, is_void=is_void, warnings=warnings),
         "tnr": rate(decisions, "tnr"),
         "tpr": rate(decisions, "tpr"),
         "observations": observations.observations(records),
         "sites": {
-            name: verdict.describe_verdict(site, classes) for name, site in records.sites.items()
+            name: verdict.describe_verdict(
+                site, classes, warnings=verdict.usability_warnings(site, {})
+            )
+            for name, site in records.sites.items()
         },
         "shown": verdict.split_word(shown),
         "size": _size(figures),
@@ -138,8 +144,8 @@ def _context(records: RunRecords) -> dict[str, Any]:
         "num_more_subgroups": num_more_subgroups,
         "passport": card.split_passport(records),
         "ledger": card.ledger_sentences(point, classes),
-        "limits": card.limits_of_use(records, is_void=bool(void)),
-        "card": card.model_card(records),
+        "limits": card.limits_of_use(records, is_void=bool(void), is_usable=not warnings),
+        "card": card.model_card(records, warnings),
         "blanks": card.BLANKS,
         "complaints": records.complaints,
     }
@@ -163,11 +169,11 @@ def _training(records: RunRecords) -> str:
     seconds = [row["epoch_seconds"] for row in records.history if "epoch_seconds" in row]
     if not seconds:
         return ""
-    device = records.environment.text("device")
+    device = of_starts(records.starts, "device")
     place = f" on {device}" if device else ""
     return (
         f"{counted(len(records.history), 'epoch')}{place}, {statistics.median(seconds):.3g} "
-        f"seconds each (median), {sum(seconds) / 60:.3g} minutes in all."
+        f"seconds each (median), {sum(seconds) / 60:.3g} minutes in all, validation not counted."
     )
 
 

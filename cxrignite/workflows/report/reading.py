@@ -115,6 +115,7 @@ class RunRecords:
 
     Attributes:
         recipe: The resolved recipe.
+        starts: Versions and device of every start, the first one first.
         environment: Versions and device of the last start.
         best: What is known of the best weights.
         point: The operating point; empty where none was chosen.
@@ -129,8 +130,8 @@ class RunRecords:
         self.folder = folder
         self.complaints: list[str] = []
         self.recipe = self.tree(folder.recipe_path)
-        starts = self.tree(folder.environment_path).children("starts")
-        self.environment = starts[-1] if starts else Record()
+        self.starts = self.tree(folder.environment_path).children("starts")
+        self.environment = self.starts[-1] if self.starts else Record()
         self.best = self.tree(folder.checkpoints_dir / "best.json")
         self.point = self.tree(folder.operating_point_path)
         self.sites = self._trees(folder.site_path("any").parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cxrignite.workflows.report.numbers import (
@@ -13,6 +13,7 @@ from cxrignite.workflows.report.numbers import (
     score_text,
 )
 from cxrignite.workflows.report.reading import Record
+from cxrignite.workflows.usability import films_in_words, status_words, unusable_warning
 
 _SPLIT_WORDS = {"val": "validation", "train": "training"}
 
@@ -37,6 +38,7 @@ class Verdict:
             empty where it is not known.
         promise: The specificity that is promised, or that nothing is.
         promise_terms: On which terms.
+        warnings: Why the threshold is not usable, to be read first; a line for each set of films.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Verdict:
     natural_threshold: str = ""
     promise: str = UNDEFINED
     promise_terms: str = ""
+    warnings: Sequence[str] = ()
 
 
 def split_word(name: str) -> str:
@@ -54,13 +57,40 @@ def split_word(name: str) -> str:
     return _SPLIT_WORDS.get(name, name)
 
 
-def describe_verdict(point: Record, classes: tuple[str, str], *, is_void: bool = False) -> Verdict:
+def usability_warnings(point: Record, scored: Mapping[str, Record]) -> list[str]:
+    """Why a threshold is not usable: by the films that chose it, then by those scored since.
+
+    Args:
+        point: The operating point.
+        scored: Figures at it by the name of their films.
+    """
+    films = {point.text("chosen_on"): point} | {
+        name: figures for name, figures in scored.items() if name != point.text("chosen_on")
+    }
+    lines = [
+        unusable_warning(
+            each.texts("not_usable"),
+            films_in_words(name) if each is point else f"the {split_word(name)} films",
+        )
+        for name, each in films.items()
+    ]
+    return list(filter(None, lines))
+
+
+def describe_verdict(
+    point: Record,
+    classes: tuple[str, str],
+    *,
+    is_void: bool = False,
+    warnings: Sequence[str] = (),
+) -> Verdict:
     """Put an operating point into words.
 
     Args:
         point: `operating_point.json`; empty where none was chosen.
         classes: The negative and the positive class.
         is_void: Whether films scored since contradict it or are of another kind.
+        warnings: What `usability_warnings` returned.
     """
     kind = point.text("verdict")
     if kind not in _TITLES or point.number("threshold") is None:
@@ -81,7 +111,7 @@ def describe_verdict(point: Record, classes: tuple[str, str], *, is_void: bool =
     confidence = plain_percent(point.number("confidence"))
     return Verdict(
         kind,
-        title,
+        status_words(title, warnings).capitalize() if warnings else title,
         sentence,
         _remarks(point, classes[0]),
         score_text(point.number("threshold")),
@@ -90,6 +120,7 @@ def describe_verdict(point: Record, classes: tuple[str, str], *, is_void: bool =
         f"with {confidence} confidence, for films like those it was chosen on"
         if is_certified
         else f"asked for: {asked}",
+        warnings,
     )
 
 

@@ -1,0 +1,49 @@
+"""How much better than chance the decisions at a threshold are."""
+
+from __future__ import annotations
+
+import math
+
+import scipy
+
+from cxrignite.functional.confusion import Confusion
+from cxrignite.functional.intervals import Interval
+
+
+def youden_interval(cells: Confusion, confidence: float = 0.95) -> Interval:
+    """Return the interval of Youden's J, which is TPR + TNR - 1; 0 is a decision by lot.
+
+    J is the difference of two shares, the positives and the negatives that are called positive:
+    Newcombe 1998, method 10, doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I,
+    from the Wilson intervals of the two. It takes images as independent.
+
+    Args:
+        cells: Right and wrong decisions.
+        confidence: In `(0, 1)`.
+
+    Returns:
+        The interval, within `[-1, 1]`; NaN where a class has no image.
+
+    Raises:
+        ValueError: If `confidence` is out of range.
+
+    Examples:
+        >>> low, high = youden_interval(Confusion(tn=32, fp=48, fn=14, tp=56))
+        >>> round(low, 4), round(high, 4)
+        (0.0524, 0.3339)
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    num_positive, num_negative = cells.tp + cells.fn, cells.tn + cells.fp
+    if not num_positive or not num_negative:
+        return Interval(math.nan, math.nan)
+    found, called = cells.tp / num_positive, cells.fp / num_negative
+    of_found, of_called = (
+        scipy.stats.binomtest(count, number).proportion_ci(confidence, method="wilson")
+        for count, number in ((cells.tp, num_positive), (cells.fp, num_negative))
+    )
+    j = found - called
+    return Interval(
+        j - math.hypot(found - of_found.low, of_called.high - called),
+        j + math.hypot(of_found.high - found, called - of_called.low),
+    )
