@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 from pathlib import Path
 
@@ -93,13 +94,15 @@ def patient_id(path: Path | str) -> str | None:
     the patient would become two, one of them in training and one in the test.
 
     Args:
-        path: The file. Only its beginning is read.
+        path: The file. Its header is stepped over until the number is found, which may stand out
+            of order.
 
     Returns:
         The number; `None` where it is empty, or the file is no DICOM file.
 
     Raises:
-        UnreadableImageError: If the file cannot be read, or is damaged before its PatientID.
+        UnreadableImageError: If the file cannot be read, or is damaged before where a PatientID
+            belongs.
     """
     try:
         with open(path, "rb") as file, contextlib.ExitStack() as stack:
@@ -128,7 +131,9 @@ def _pixel_format(header: Elements, path: Path | str) -> tuple[PixelFormat, bool
         raise DicomRefusal("it holds no pixel data")
     photometric = header.text(_PHOTOMETRIC)
     if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        found = photometric if photometric in _COLOURS else "something else"
+        found = (
+            photometric if photometric in _COLOURS else "something else" if photometric else "none"
+        )
         raise DicomRefusal(
             f"its photometric interpretation must be MONOCHROME1 or MONOCHROME2, got {found}"
         )
@@ -136,8 +141,13 @@ def _pixel_format(header: Elements, path: Path | str) -> tuple[PixelFormat, bool
     if samples not in (None, 1):
         raise DicomRefusal(f"it has {samples} samples a pixel, must have 1")
     frames = header.text(_NUM_FRAMES)
-    if frames not in {"", "0", "1"}:
-        count = f"{int(frames)} frames" if frames.isdecimal() else "a number of frames that is none"
+    try:
+        num_frames = float(frames or 1)  # "01" and "1.0" are written, too
+    except ValueError:
+        num_frames = math.nan
+    if num_frames not in (0, 1):
+        is_number = math.isfinite(num_frames)
+        count = f"{num_frames:g} frames" if is_number else "a number of frames that is none"
         raise DicomRefusal(f"it has {count}, must have 1")
     rows, columns = header.number(_ROWS) or 0, header.number(_COLUMNS) or 0
     if min(rows, columns) < 1:

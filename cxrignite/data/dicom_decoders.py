@@ -17,7 +17,7 @@ class Codec(NamedTuple):
     """How a transfer syntax is decoded.
 
     Attributes:
-        stream: What the streams look like, for `check_stream`.
+        stream: What the streams look like, for `checked_stream`.
         decode: Gives the values, of any type, `(rows, columns)`.
     """
 

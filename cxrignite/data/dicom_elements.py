@@ -30,6 +30,7 @@ PIXEL_DATA = 0x7FE0_0010
 FLOAT_PIXEL_DATA = (0x7FE0_0008, 0x7FE0_0009)
 
 UNDEFINED = 0xFFFF_FFFF
+_SWAPPED_8 = 0x0800  # how group 8, the first one, looks in big endian
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 
 # PS3.5, tables 7.1-1 and 7.1-2: the length has four bytes after two reserved ones, or two.
@@ -127,7 +128,8 @@ def find_elements(data: Content, wanted: frozenset[int]) -> tuple[str, Elements]
 
     Args:
         data: The file, with its preamble or without.
-        wanted: Their tags. Nothing beyond the greatest of them is looked at.
+        wanted: Their tags. The walk ends once all of them are found, or at the file's end: elements
+            may be out of order. Damage behind the greatest of them is not an error.
 
     Returns:
         The transfer syntax's UID, guessed where the file does not give it, and the elements.
@@ -137,7 +139,7 @@ def find_elements(data: Content, wanted: frozenset[int]) -> tuple[str, Elements]
     """
     start = 132 if data[128:132] == b"DICM" else 0
     first = _head(data, start, False, "<")
-    if first is None or (start == 0 and first[0] >> 16 not in (2, 8)):
+    if first is None or (start == 0 and first[0] >> 16 not in (2, 8, _SWAPPED_8)):
         raise DicomRefusal("not a DICOM file")
     # The group that says how the others are written is always written this way itself.
     about = _walk(data, start, len(data), False, "<", frozenset({TRANSFER_SYNTAX_UID}), group=2)
@@ -149,7 +151,9 @@ def find_elements(data: Content, wanted: frozenset[int]) -> tuple[str, Elements]
             "a small file may claim any size"
         )
     is_explicit = data[start + 4 : start + 6] in _VRS
-    if not syntax:
+    if not syntax and is_explicit and data[start : start + 2] == b"\0\x08":
+        syntax = EXPLICIT_BIG
+    elif not syntax:
         syntax = EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
     order = ">" if syntax == EXPLICIT_BIG else "<"
     implicit = syntax == IMPLICIT_LITTLE and not is_explicit  # some that say so are not
@@ -191,7 +195,7 @@ def _walk(
     A loop and not a recursion: how deep sequences nest is up to whoever wrote the file.
     """
     found: dict[int, Element] = {}
-    depth, last = 0, max(wanted)
+    depth, last, has_passed_last = 0, max(wanted), False
     for _ in range(MAX_ELEMENTS):
         head = _head(data, start, implicit, order) if start < end else None
         if head is None:
@@ -199,8 +203,9 @@ def _walk(
         tag, vr, value, length = head
         if depth == 0:
             if tag in wanted:
-                found[tag] = Element(vr, value, length)
-            if tag >= last if group is None else tag >> 16 != group:
+                found.setdefault(tag, Element(vr, value, length))
+            has_passed_last = has_passed_last or tag >= last
+            if len(found) == len(wanted) if group is None else tag >> 16 != group:
                 return Elements(data, found, implicit, order, start)
         if tag in (_ITEM_END, _SEQUENCE_END):
             depth -= 1
@@ -213,6 +218,8 @@ def _walk(
         else:
             value += length
         start = value
+    if has_passed_last:  # nothing but an element out of order could be missing
+        return Elements(data, found, implicit, order, start)
     raise DicomRefusal("its header is damaged, or the file is cut")
 
 

@@ -18,7 +18,7 @@ from cxrignite.data.dicom_elements import (
     Elements,
     fragments,
 )
-from cxrignite.data.dicom_streams import PixelFormat, check_stream
+from cxrignite.data.dicom_streams import PixelFormat, checked_stream
 
 Bits = NDArray[np.unsignedinteger[Any]]
 
@@ -81,7 +81,7 @@ def _decompressed(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
     if element.length != UNDEFINED:
         raise DicomRefusal("its pixel data is not encapsulated, which its transfer syntax asks for")
     frame = b"".join(fragments(header.data, element.start, header.order))
-    check_stream(CODECS[syntax].stream, frame, pixels)
+    frame = checked_stream(CODECS[syntax].stream, frame, pixels)
     values = decoded(frame, syntax, pixels)
     if values.dtype.kind == "i":
         low, high = -(2 ** (pixels.bits_stored - 1)), 2 ** (pixels.bits_stored - 1) - 1

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cxrignite.data.dicom_elements import DicomRefusal
 
 # Start of frame of every kind, 0xF7 that of JPEG-LS.
 _FRAME_MARKERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_SCAN, _END, _TILE_PART = 0xDA, 0xD9, 0x90
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _MAX_TILES = 2**14
+_NO_END = "its pixel data is truncated or damaged: the stream does not lead to its end"
 
 
 @dataclass(frozen=True)
@@ -33,37 +38,62 @@ class PixelFormat:
     is_signed: bool
 
 
-def check_stream(kind: str, frame: bytes, pixels: PixelFormat) -> None:
+def checked_stream(kind: str, frame: bytes, pixels: PixelFormat) -> bytes:
     """Refuses a stream that is not the image that its DICOM header describes.
 
     Args:
         kind: `JPEG`, `JPEG-LS`, `JPEG 2000` or `RLE`.
-        frame: The whole stream.
+        frame: The whole stream, and perhaps padding behind it.
         pixels: What the DICOM header says of the pixels.
 
+    Returns:
+        The stream from its start to its end: without a file format around it, nor padding.
+
     Raises:
-        DicomRefusal: If the stream's own header says otherwise, or its end is missing.
+        DicomRefusal: If the stream's own header says otherwise, its end is missing, or its parts
+            do not follow each other.
     """
-    _CHECKS[kind](frame, pixels)
+    return _CHECKS[kind](frame, pixels)
 
 
-def _check_jpeg(frame: bytes, pixels: PixelFormat) -> None:
-    _check_ends(frame, b"\xff\xd8")
-    at = 2
-    while at + 4 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xFF:  # filling
-            at += 1
-            continue
-        if marker in _FRAME_MARKERS and at + 10 <= len(frame):
-            precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
-            return _check_size(rows, columns, samples, precision, pixels)
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4])
-    raise DicomRefusal("its JPEG stream does not say how large it is")
+def _jpeg(next_marker: re.Pattern[bytes]) -> Callable[[bytes, PixelFormat], bytes]:
+    """Walks over a JPEG's segments and scans up to its end.
+
+    Args:
+        next_marker: Finds what ends a scan's coded data, in which some bytes follow an 0xFF.
+    """
+
+    def check(frame: bytes, pixels: PixelFormat) -> bytes:
+        _check_start(frame, b"\xff\xd8")
+        at, has_size = 2, False
+        while at + 4 <= len(frame) and frame[at] == 0xFF:
+            marker = frame[at + 1]
+            if marker == 0xFF:  # filling
+                at += 1
+                continue
+            if marker == _END:
+                break
+            if marker in _FRAME_MARKERS and at + 10 <= len(frame):
+                precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
+                _check_size(rows, columns, samples, precision, pixels)
+                has_size = True
+            at += 2 + int.from_bytes(frame[at + 2 : at + 4])
+            if marker == _SCAN:
+                found = next_marker.search(frame, at)
+                at = len(frame) if found is None else found.start()
+        if frame[at : at + 2] != bytes([0xFF, _END]):
+            raise DicomRefusal(_NO_END)
+        if not has_size:
+            raise DicomRefusal("its JPEG stream does not say how large it is")
+        return frame[: at + 2]
+
+    return check
 
 
-def _check_jpeg_2000(frame: bytes, pixels: PixelFormat) -> None:
-    _check_ends(frame, b"\xff\x4f\xff\x51")
+def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> bytes:
+    """Walks over the tile parts, each of which says how long it is."""
+    frame = _code_stream(frame)
+    _check_start(frame, b"\xff\x4f\xff\x51")
     right, bottom, left, top, *tile, samples = struct.unpack_from(">8IH", frame, 8)
     precision, x_step, y_step = struct.unpack_from(">3B", frame, 42)
     if (x_step, y_step) != (1, 1) or min(tile[:2]) < 1:
@@ -72,18 +102,50 @@ def _check_jpeg_2000(frame: bytes, pixels: PixelFormat) -> None:
     num_tiles = -(-(right - tile[2]) // tile[0]) * -(-(bottom - tile[3]) // tile[1])
     if num_tiles > _MAX_TILES:  # each takes kilobytes, however small it is
         raise DicomRefusal(f"its JPEG 2000 stream has {num_tiles:,} tiles")
+    at, tiles = 2, set()
+    while at + 12 <= len(frame) and frame[at] == 0xFF and frame[at + 1] not in (_TILE_PART, _END):
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4])
+    while at + 12 <= len(frame) and frame[at : at + 2] == bytes([0xFF, _TILE_PART]):
+        number, length = struct.unpack_from(">HI", frame, at + 4)
+        tiles.add(number)
+        # No length: the last one, up to the end.
+        at = at + length if length else max(at + 12, frame.rfind(bytes([0xFF, _END])))
+        if 0 < length < 14:
+            break
+    if frame[at : at + 2] != bytes([0xFF, _END]):
+        raise DicomRefusal(_NO_END)
+    if tiles != set(range(num_tiles)):
+        raise DicomRefusal(f"its JPEG 2000 stream must hold {num_tiles} tiles, and lacks some")
+    return frame[: at + 2]
 
 
-def _check_rle(frame: bytes, pixels: PixelFormat) -> None:
+def _code_stream(frame: bytes) -> bytes:
+    """What the file format JP2 has in its box for it; other streams are given as they are."""
+    if not frame.startswith(_JP2):
+        return frame
+    at = 0
+    while at + 16 <= len(frame):
+        length, kind = struct.unpack_from(">I4s", frame, at)
+        start = at + 8
+        if length == 1:  # it follows, in eight bytes
+            (length,), start = struct.unpack_from(">Q", frame, start), at + 16
+        if kind == b"jp2c":
+            return frame[start : at + length if length else len(frame)]
+        if length < 8:
+            break
+        at += length
+    raise DicomRefusal("its JPEG 2000 file holds no code stream")
+
+
+def _rle(frame: bytes, pixels: PixelFormat) -> bytes:
     if len(frame) < 64 or int.from_bytes(frame[:4], "little") != pixels.bits_allocated // 8:
         raise DicomRefusal("its RLE stream is damaged, or has other bits than its header says")
+    return frame
 
 
-def _check_ends(frame: bytes, start: bytes) -> None:
+def _check_start(frame: bytes, start: bytes) -> None:
     if not frame.startswith(start):
         raise DicomRefusal("its pixel data is not the stream that its transfer syntax asks for")
-    if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
-        raise DicomRefusal("its pixel data is truncated: the stream's end is missing")
 
 
 def _check_size(rows: int, columns: int, samples: int, precision: int, pixels: PixelFormat) -> None:
@@ -102,8 +164,9 @@ def _check_size(rows: int, columns: int, samples: int, precision: int, pixels: P
 
 
 _CHECKS = {
-    "JPEG": _check_jpeg,
-    "JPEG-LS": _check_jpeg,
-    "JPEG 2000": _check_jpeg_2000,
-    "RLE": _check_rle,
+    # A zero follows an 0xFF of a JPEG's coded data; in JPEG-LS it is a byte below 0x80.
+    "JPEG": _jpeg(re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")),
+    "JPEG-LS": _jpeg(re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")),
+    "JPEG 2000": _jpeg_2000,
+    "RLE": _rle,
 }

@@ -119,7 +119,7 @@ def _voi(header: Elements, modality: _Range) -> _Range:
 def _looked_up(
     header: Elements, tag: int, name: str, values: Values, is_signed: bool
 ) -> _Range | None:
-    """Values through a lookup table of the header's, `None` where it has none.
+    """Values through a lookup table of the header's, `None` where it has none or an empty one.
 
     Its nominal range is that of its bits. Some tables hold more than their descriptor says: then
     it ends at the greatest entry.
@@ -127,6 +127,8 @@ def _looked_up(
     item = header.first_item(tag, frozenset({_LUT_DESCRIPTOR, _LUT_DATA}))
     if item is None:
         return None
+    if not item.raw(_LUT_DESCRIPTOR) and not item.raw(_LUT_DATA):
+        return None  # an empty item, as an empty value, asks for nothing
     descriptor = item.words(_LUT_DESCRIPTOR)
     if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
         raise DicomRefusal(f"its {name} has a descriptor that makes no sense")

@@ -227,14 +227,29 @@ def test_a_table_that_holds_more_than_its_bits_is_not_clipped(make_dicom, dicom_
     np.testing.assert_array_equal(image, decode_dicom(dicom_bytes(make_dicom(values)), "a"))
 
 
-def test_a_sequence_of_no_items_and_empty_values_ask_for_nothing(make_dicom, dicom_bytes):
+def test_empty_sequences_items_and_values_ask_for_nothing(make_dicom, dicom_bytes):
     values = every_value(12, signed=False)
     plain = decode_dicom(dicom_bytes(make_dicom(values)), "a")
-    header = {"VOILUTSequence": [], "WindowCenter": None, "WindowWidth": None}
+    header = {"WindowCenter": None, "WindowWidth": None}
     header |= {"RescaleSlope": None, "RescaleIntercept": None, "NumberOfFrames": None}
-    empty = make_dicom(values, **header)
-    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
-        np.testing.assert_array_equal(decode_dicom(dicom_bytes(empty, syntax), "a"), plain)
+    bare, hollow = Dataset(), Dataset()
+    hollow.add_new("LUTDescriptor", "US", None)
+    hollow.add_new("LUTData", "OW", b"")
+    for item in (None, bare, hollow):
+        tables = [] if item is None else [item]
+        empty = make_dicom(values, **header, ModalityLUTSequence=tables)
+        empty.VOILUTSequence = tables
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            np.testing.assert_array_equal(decode_dicom(dicom_bytes(empty, syntax), "a"), plain)
+
+
+@pytest.mark.parametrize("written", ["01", "0001", "1.0", "+1", "0"])
+def test_a_number_of_frames_may_be_written_in_any_way(make_dicom, dicom_bytes, written):
+    values = every_value(12, signed=False)
+    plain = decode_dicom(dicom_bytes(make_dicom(values)), "a")
+    dataset = make_dicom(values)
+    dataset.add_new("NumberOfFrames", "LO", written)
+    np.testing.assert_array_equal(decode_dicom(dicom_bytes(dataset), "a"), plain)
 
 
 def test_sequences_without_a_length_are_stepped_over(make_dicom, dicom_bytes):

@@ -170,6 +170,42 @@ def test_a_stream_cut_anywhere_is_refused_or_whole(film, make_dicom, dicom_bytes
     assert num_refused >= len(lengths) - 1
 
 
+@pytest.mark.parametrize("padding", [b"\0", b"\xff" * 3, b" " * 40, b"\0\x01" * 9, b"\xff\xd9"])
+def test_what_lies_behind_the_end_of_a_stream_is_padding(film, encapsulated, padding):
+    twelve = film.astype(np.uint16)
+    streams = {
+        JPEGBaseline8Bit: jpeg(film >> 4),
+        JPEGLSLossless: imagecodecs.jpegls_encode(twelve),
+        JPEG2000Lossless: imagecodecs.jpeg2k_encode(twelve, level=0, codecformat="j2k"),
+    }
+    for syntax, stream in streams.items():
+        bits = 8 if syntax == JPEGBaseline8Bit else 16
+        values = film >> 4 if bits == 8 else film
+        plain = decode_dicom(encapsulated(values, stream, syntax, bits=bits), "a")
+        padded = encapsulated(values, stream + padding, syntax, 3, bits=bits)
+        np.testing.assert_array_equal(decode_dicom(padded, "a"), plain)
+
+
+def test_a_stream_in_the_file_format_of_jpeg_2000_is_read(film, encapsulated):
+    twelve = film.astype(np.uint16)
+    bare, boxed = (
+        imagecodecs.jpeg2k_encode(twelve, level=0, codecformat=each) for each in ("j2k", "jp2")
+    )
+    assert boxed[4:8] == b"jP  "
+    expected = decode_dicom(encapsulated(film, bare, JPEG2000Lossless, bits=16), "a")
+    for data in (boxed, boxed + bytes(40)):
+        image = decode_dicom(encapsulated(film, data, JPEG2000Lossless, bits=16), "a")
+        np.testing.assert_array_equal(image, expected)
+    refuse(encapsulated(film, boxed[:60], JPEG2000Lossless, bits=16), "JPEG 2000", "code stream")
+
+
+def test_a_stream_without_a_tile_is_refused(film, encapsulated):
+    stream = imagecodecs.jpeg2k_encode(film.astype(np.uint16), level=0, codecformat="j2k")
+    twice = bytearray(stream)
+    twice[twice.index(b"\xff\x90\0\x0a") + 5] = 1  # the only tile, as if it were the second
+    refuse(encapsulated(film, bytes(twice), JPEG2000Lossless, bits=16), "tiles")
+
+
 def test_a_stream_without_its_end_is_refused(film, encapsulated):
     data = encapsulated(film >> 4, jpeg(film >> 4)[:-60], JPEGBaseline8Bit, bits=8)
     refuse(data, "truncated")
