@@ -20,10 +20,9 @@ from cxrignite.data.dicom_elements import (
 from cxrignite.data.dicom_pixels import stored_bits
 from cxrignite.data.dicom_streams import PixelFormat
 from cxrignite.data.dicom_values import VALUE_TAGS, grey_levels
+from cxrignite.data.image_formats import DICOM_SUFFIXES
 from cxrignite.data.pixel_limit import check_pixels
 from cxrignite.errors import UnreadableImageError
-
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
 _PATIENT_ID = 0x0010_0020
 _SAMPLES, _PHOTOMETRIC, _NUM_FRAMES = 0x0028_0002, 0x0028_0004, 0x0028_0008

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from cxrignite.errors import DataError, RecipeError
 
 # Excel writes `;` where the comma is the decimal sign.
 _DELIMITERS = ",;\t|"
+_DECLARED = re.compile(r'"?sep=(.)"?\W*$')  # as the first line, which Excel obeys
+_NUM_SNIFFED = 50
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _NUM_NAMED = 12
 
@@ -91,8 +96,9 @@ class Table:
 def open_table(path: Path) -> Table:
     """Opens a table by its suffix: `.parquet` and `.pq` are Parquet, all else is CSV.
 
-    CSV is UTF-8 with a header, its cells separated by a comma, semicolon, tab or bar: whichever
-    makes the most of the header. `.gz` is unpacked.
+    CSV is UTF-8, or UTF-16 with its mark, and has a header. Its cells are separated by a comma,
+    semicolon, tab or bar: by what Excel's line `sep=;` says, else by what suits the first lines
+    best. `.gz` is unpacked.
 
     Args:
         path: The file.
@@ -106,17 +112,37 @@ def open_table(path: Path) -> Table:
     """
     if path.suffix.lower() in _PARQUET_SUFFIXES:
         return _open_parquet(path)
-    headers = {each: next(_csv_rows(path, each), (0, []))[1] for each in _DELIMITERS}
-    delimiter = max(headers, key=lambda each: len(headers[each]))
-    header = [name.strip() for name in headers[delimiter]]
+    with _readable(path), _open_text(path) as file:
+        lines = list(islice(file, _NUM_SNIFFED))
+    declared = _DECLARED.match(lines[0]) if lines else None
+    rows_by = {
+        each: [row for row in _reader(lines[bool(declared) :], each) if any(map(str.strip, row))]
+        for each in (declared[1] if declared else _DELIMITERS)
+    }
+    delimiter = max(rows_by, key=lambda each: _fit(rows_by[each]))
+    first, *others = rows_by[delimiter] or [[]]
+    header = [name.strip() for name in first]
     if not any(header):
         raise DataError(f"{path} must have a header line and a row a film, it is empty")
-    return Table(path, header, partial(_read_csv, path, delimiter, len(header)))
+    # `write.table` of R numbers the rows, in a column that its header leaves out.
+    if others and all(
+        len(row) == len(first) + 1 and row[0] == str(number) for number, row in enumerate(others, 1)
+    ):
+        header.insert(0, "")
+    return Table(path, header, partial(_read_csv, path, delimiter, first, len(header)))
 
 
-def _read_csv(path: Path, delimiter: str, width: int, columns: Sequence[int]) -> Rows:
+def _fit(rows: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How well a delimiter suits lines: rows that are as wide as the header, and its width."""
+    width = len(rows[0]) if rows else 0
+    return sum(len(row) >= width > 1 for row in rows), width
+
+
+def _read_csv(
+    path: Path, delimiter: str, header: list[str], width: int, columns: Sequence[int]
+) -> Rows:
     rows = _csv_rows(path, delimiter)
-    next(rows)  # the header
+    next((row for _, row in rows if row == header), None)  # and what stands before it
     wanted = itemgetter(*columns)
     for line, row in rows:
         if len(row) == width and row[columns[0]]:
@@ -130,44 +156,58 @@ def _read_csv(path: Path, delimiter: str, width: int, columns: Sequence[int]) ->
             yield line, wanted(row)
 
 
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path, delimiter: str) -> Rows:
     """Every row that is not blank, the header first."""
     line = 0
-    try:
-        with _open_text(path) as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+    with _readable(path), _open_text(path) as file:
+        reader = _reader(file, delimiter, strict=True)
+        try:
             for row in reader:
                 if row:
                     yield reader.line_num, row
                 line = reader.line_num
-    except UnicodeDecodeError:
-        raise DataError(
-            f"{path}, line {_first_undecodable(path)}: a manifest must be UTF-8 text; "
-            "save it as 'CSV UTF-8'"
-        ) from None
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line + 1}: a manifest must be CSV, got: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {line + 1}: a manifest must be CSV, got: {error}"
+            ) from error
+
+
+def _reader(lines: Iterable[str], delimiter: str, **options: Any) -> Any:
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, **options)
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
+    with _open_bytes(path) as file:
+        is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     # `utf-8-sig` drops the mark that Excel puts first.
-    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="")
+    encoding = "utf-16" if is_wide else "utf-8-sig"
+    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="")
 
 
 def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _first_undecodable(path: Path) -> int:
-    with _open_bytes(path) as file:
-        for number, line in zip(count(1), file, strict=False):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
+@contextmanager
+def _readable(path: Path, *damage: type[Exception]) -> Iterator[None]:
+    """Refuses a file that cannot be read, is no text, or is damaged as Parquet can be."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        try:
+            with _open_bytes(path) as file:
+                (content := file.read()).decode()
+            line = 1  # of UTF-16
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: a manifest must be UTF-8 text; save it as 'CSV UTF-8'"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise DataError(f"cannot read the manifest {path}: {reason}") from error
+    except damage as error:
+        raise DataError(f"{path} must be a Parquet file, got: {_first_line(error)}") from error
 
 
 def _open_parquet(path: Path) -> Table:
@@ -178,13 +218,8 @@ def _open_parquet(path: Path) -> Table:
         raise RecipeError(
             f"{path}: Parquet needs pyarrow: in a checkout, pip install '.[parquet]'"
         ) from error
-    try:
-        with path.open("rb") as raw, ParquetFile(raw) as file:
-            header = list(file.schema_arrow.names)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ArrowException as error:
-        raise DataError(f"{path} must be a Parquet file, got: {_first_line(error)}") from error
+    with _readable(path, ArrowException), path.open("rb") as raw, ParquetFile(raw) as file:
+        header = list(file.schema_arrow.names)
     return Table(path, header, partial(_read_parquet, path, header), unit="row")
 
 
@@ -194,16 +229,11 @@ def _read_parquet(path: Path, header: list[str], columns: Sequence[int]) -> Rows
 
     names = [header[column] for column in columns]
     numbers = count(1)
-    try:
-        with path.open("rb") as raw, ParquetFile(raw) as file:
-            for batch in file.iter_batches(columns=sorted(set(names))):
-                cells = ([_text(value) for value in batch[name].to_pylist()] for name in names)
-                for row in zip(*cells, strict=True):
-                    yield next(numbers), row
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ArrowException as error:
-        raise DataError(f"{path} must be a Parquet file, got: {_first_line(error)}") from error
+    with _readable(path, ArrowException), path.open("rb") as raw, ParquetFile(raw) as file:
+        for batch in file.iter_batches(columns=sorted(set(names))):
+            cells = ([_text(value) for value in batch[name].to_pylist()] for name in names)
+            for row in zip(*cells, strict=True):
+                yield next(numbers), row
 
 
 def _text(value: Any) -> str:
@@ -213,11 +243,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or _first_line(error)
-    return DataError(f"cannot read the manifest {path}: {reason}")
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cxrignite.data.dicom import DICOM_SUFFIXES, decode_dicom, is_dicom
+from cxrignite.data.dicom import decode_dicom, is_dicom
+from cxrignite.data.image_formats import DICOM_SUFFIXES, PILLOW_FORMATS
 from cxrignite.data.pixel_limit import MAX_PIXELS, check_pixels
 from cxrignite.errors import UnreadableImageError
 
@@ -136,8 +137,11 @@ def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.
 
 def _any_image(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
             check_pixels(*image.size, path)
+            num_frames = getattr(image, "n_frames", 1)
+            if num_frames > 1 and image.format != "MPO":  # whose others are previews
+                raise UnreadableImageError(path, f"it must hold one image, it holds {num_frames}")
             grey = _grey(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cxrignite.data.dicom import DICOM_SUFFIXES, is_dicom
 from cxrignite.data.folder_layout import check_class_dir, check_root
+from cxrignite.data.image_files import (
+    READ_FORMATS,
+    LeftOut,
+    find_images,
+    image_files,
+    images_outside,
+    report_left_out,
+)
 from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
 from cxrignite.errors import DataError, RecipeError
+
+__all__ = [
+    "MIN_VAL_FILMS",
+    "SPLITS",
+    "ClassFolders",
+    "Film",
+    "Source",
+    "image_files",
+    "join_small_validation",
+    "two_classes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +40,7 @@ MIN_VAL_FILMS = 50
 SPLITS = ("train", "val", "calibration", "test")
 """Learn the weights, pick the checkpoint, choose the threshold, judge all three."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"}) | DICOM_SUFFIXES
-
-_DICOM_DIRECTORY = "DICOMDIR"  # lists the files of a medium, and holds no image
+_FOLDERS = ("train", "val", "test")
 
 
 class _FilmFields(NamedTuple):
@@ -121,11 +136,13 @@ class Source(ABC):
 
 
 class ClassFolders(Source):
-    """A folder for each class: `<root>/{train,test}/<class>/*.jpeg`.
+    """A folder for each class: `<root>/{train,test}/<class>/**/*.jpeg`.
 
-    JPEG, PNG and DICOM files count, DICOM by its content where the name does not tell. A `val`
-    folder is joined to `train`: the one that Kaggle's variant of ChestXRay2017 brings holds 16
-    images, which can validate nothing. `test` may be absent.
+    JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 and DICOM files count, DICOM by its content where the
+    name does not tell; those in folders of a class count too. Whatever else looks like an image is
+    logged with its count and reason. A `val` folder is joined to `train`: the one that Kaggle's
+    variant of ChestXRay2017 brings holds 16 images, which can validate nothing. `test` may be
+    absent.
 
     Args:
         root: The data set's folder; read by `films()`, not by the constructor.
@@ -162,12 +179,14 @@ class ClassFolders(Source):
             DataError: If the root, `train` or a class folder is missing, or a class has no image.
         """
         check_root(self.root)
+        left_out = list(images_outside(self.root, _FOLDERS))
         films = [
             film
-            for split in ("train", "val", "test")
+            for split in _FOLDERS
             if (self.root / split).is_dir()
-            for film in self._films_in(self.root / split, split)
+            for film in self._films_in(self.root / split, split, left_out)
         ]
+        report_left_out(left_out)
         films = join_small_validation(films)
         nameless = sum(not is_patient_name(film.name, self.patient_pattern) for film in films)
         if nameless:
@@ -186,21 +205,22 @@ class ClassFolders(Source):
             return ""
         return patient_key(path.name, self.patient_pattern)
 
-    def _films_in(self, split_dir: Path, split: str) -> Iterator[Film]:
+    def _films_in(self, split_dir: Path, split: str, left_out: list[LeftOut]) -> Iterator[Film]:
+        """The films of a split; what is not taken is added to `left_out`."""
+        left_out += images_outside(split_dir, self.classes)
         for label, class_name in enumerate(self.classes):
             class_dir = check_class_dir(split_dir, class_name)
-            with os.scandir(class_dir) as entries:
-                file_names = sorted(entry.name for entry in entries if _is_image(entry))
-            if not file_names:
+            files, without = find_images(class_dir)
+            left_out += without
+            if not files:
                 raise DataError(
-                    f"{class_dir} must hold at least one image "
-                    f"({' '.join(sorted(IMAGE_SUFFIXES))}), found none"
+                    f"{class_dir} must hold at least one image ({READ_FORMATS}), found none"
                 )
-            for file_name in file_names:
-                name = f"{split}/{class_name}/{file_name}"
+            for file in files:
+                name = f"{split}/{class_name}{file.removeprefix(str(class_dir))}"
                 subgroup = film_subgroup(name, self.patient_pattern)
                 yield Film(
-                    file=f"{class_dir}/{file_name}",
+                    file=file,
                     name=name,
                     label=label,
                     patient=patient_key(name, self.patient_pattern),
@@ -222,56 +242,6 @@ def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
     if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
         raise RecipeError(f"classes must be two different {what}, got {list(classes)}")
     return classes[0], classes[1]
-
-
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The images that paths name: files as they are, folders by the images below them.
-
-    Args:
-        paths: Files and folders.
-
-    Returns:
-        Each file once, those of a folder by name.
-
-    Raises:
-        DataError: If a path does not exist, or a folder has no image.
-    """
-    files: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            found = sorted(
-                Path(root, entry.name)
-                for root, _, _ in os.walk(path)
-                for entry in os.scandir(root)
-                if _is_image(entry)
-            )
-            if not found:
-                raise DataError(f"{path} must hold an image, found none that is JPEG, PNG or DICOM")
-        elif path.exists():
-            found = [path]
-        else:
-            raise DataError(f"{path} does not exist")
-        files |= dict.fromkeys(found)
-    return list(files)
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    # A leading dot marks macOS resource forks such as `._person1_virus_6.jpeg`.
-    if entry.name.startswith(".") or entry.name == _DICOM_DIRECTORY:
-        return False
-    is_named_so = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        return is_named_so  # unreadable, and told so: its image is somewhere else
-    if not entry.is_file():
-        return False
-    if is_named_so:
-        return True
-    # PACS name their exports `IM000001` or `1.2.840.10008.5`: only the content tells.
-    try:
-        with open(entry.path, "rb", buffering=0) as file:
-            return is_dicom(file.read(132))
-    except OSError:
-        return False
 
 
 def join_small_validation(films: list[Film]) -> list[Film]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrignite.data.dicom import DICOM_SUFFIXES
+from cxrignite.data.image_formats import PILLOW_FORMATS
 from cxrignite.data.inspection import MAX_THREADS
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
@@ -22,9 +22,6 @@ from cxrignite.errors import UnreadableImageError, is_shortage
 
 THUMBNAIL_SIDE = 32
 """Rows and columns of a thumbnail."""
-
-SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "DICOM": tuple(sorted(DICOM_SUFFIXES))}
-"""What files of each format are called."""
 
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 # Greys and colours are looked at in an image of about this size.
@@ -35,7 +32,7 @@ class FilmFacts(NamedTuple):
     """What one file says of its film.
 
     Attributes:
-        format: `JPEG`, `PNG` or `DICOM`, by its content.
+        format: A key of `image_formats.SUFFIXES`, by its content.
         height: Rows, as its header says.
         width: Columns.
         mode: Pillow's word for its pixels: `L`, `RGB`, `I;16`, ...; `L` for a DICOM.
@@ -149,13 +146,13 @@ def _look_at(path: str) -> _Look | UnreadableImageError:
 
 def _header(data: bytes) -> tuple[str, int, int, str]:
     """Format, rows, columns and mode of a JPEG or PNG file that can be decoded."""
-    with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
         return str(image.format), image.height, image.width, image.mode
 
 
 def _colour(data: bytes) -> float:
     """How far the channels of a file that can be decoded are apart, in grey levels."""
-    with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
+    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
         if image.mode in {"L", "LA", "1"} or image.mode.startswith("I"):
             return 0.0
         # A JPEG is decoded at a fraction of its size where that is enough.

@@ -15,6 +15,7 @@ from cxrignite.data import XrayData
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers import BoardWriter, ScoreCollector
 from cxrignite.handlers.map_picture import as_png
+from cxrignite.output_marker import mark_output
 from cxrignite.workflows import figures, score_figures
 from cxrignite.workflows.charting import draw
 from cxrignite.workflows.run_folder import RunFolder
@@ -151,5 +152,6 @@ def keep_figure(
         step: The epoch it belongs to.
     """
     png = as_png(draw(figure))
+    mark_output(folder.figures_dir)
     write_durably(folder.figures_dir / f"{name}.png", png)
     board.add_png(f"figures/{name.replace('@', '/')}", png, step)

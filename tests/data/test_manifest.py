@@ -671,9 +671,6 @@ def test_a_table_that_is_not_utf_8_says_so_and_where(write_manifest):
     table = write_manifest("path,label\na.png,0\nbä.png,1\n", encoding="latin-1")
     with refused(DataError, "films.csv", "line 3", "UTF-8", "'CSV UTF-8'"):
         Manifest(table).films()
-    table = write_manifest(PLAIN, encoding="utf-16")
-    with refused(DataError, "films.csv", "line 1", "UTF-8"):
-        Manifest(table).films()
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):

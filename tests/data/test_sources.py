@@ -7,8 +7,9 @@ import pytest
 from messages import line_with, refused
 
 from cxrignite.data import Phantom
+from cxrignite.data.image_files import image_files
 from cxrignite.data.inspection import inspect_films
-from cxrignite.data.sources import ClassFolders, image_files
+from cxrignite.data.sources import ClassFolders
 from cxrignite.errors import DataError, RecipeError
 
 
@@ -63,7 +64,7 @@ def test_suffixes_count_in_any_case_and_other_files_do_not(tmp_path, make_films,
     shutil.copy(folder / "IM-0000-0001.png", folder / "IM-0001-0001.PNG")
     write_image(folder / "IM-0002-0001.JPG")
     write_image(folder / "IM-0003-0001.JPEG")
-    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt", "scan.tiff"):
+    for name in (".DS_Store", "._IM-0000-0001.png", "notes.txt"):
         (folder / name).write_bytes(b"no image")
     (folder / "folder.png").mkdir()
     (tmp_path / "__MACOSX/train/NORMAL").mkdir(parents=True)
@@ -108,7 +109,7 @@ def test_an_empty_class_folder_is_named(tmp_path, make_films):
     make_films()
     shutil.rmtree(tmp_path / "train/NORMAL")
     (tmp_path / "train/NORMAL").mkdir()
-    with refused(DataError, tmp_path / "train/NORMAL", ".png", ".jpeg", ".dcm"):
+    with refused(DataError, tmp_path / "train/NORMAL", "JPEG", "PNG", "DICOM"):
         ClassFolders(tmp_path).films()
 
 
@@ -145,34 +146,6 @@ def test_a_film_moves_and_is_hashed_as_a_new_one(make_films):
     moved = film.moved("val").hashed("ab")
     assert moved == film._replace(split="val", sha256="ab")
     assert (film.split, film.sha256) == ("train", "")
-
-
-def test_paths_are_files_as_they_are_and_folders_by_the_images_below_them(tmp_path, write_image):
-    names = ("b.png", "a/2.JPG", "a/1.jpeg", "a/deep/3.png")
-    for name in names:
-        write_image(tmp_path / "films" / name)
-    alone = write_image(tmp_path / "alone.png")
-    for name in (".DS_Store", "._b.png", "notes.txt"):
-        (tmp_path / "films" / name).write_bytes(b"no image")
-    scan = tmp_path / "scan.dcm"
-    scan.write_bytes(b"not for this function to judge")
-    found = image_files([scan, tmp_path / "films", alone])
-    expected = ("films/a/1.jpeg", "films/a/2.JPG", "films/a/deep/3.png", "films/b.png")
-    assert found == [scan, *(tmp_path / name for name in expected), alone]
-
-
-def test_a_file_named_twice_counts_once_where_it_is_named_first(tmp_path, write_image):
-    first, last = (write_image(tmp_path / "films" / name) for name in ("a.png", "b.png"))
-    assert image_files([last, tmp_path / "films", last]) == [last, first]
-    assert image_files([]) == []
-
-
-def test_paths_that_name_no_image_are_refused(tmp_path):
-    (tmp_path / "empty/folder.png").mkdir(parents=True)
-    with refused(DataError, tmp_path / "empty", "JPEG", "PNG", "DICOM"):
-        image_files([tmp_path / "empty"])
-    with refused(DataError, tmp_path / "absent.png"):
-        image_files([tmp_path / "absent.png"])
 
 
 def test_dicom_is_found_by_name_and_by_content(tmp_path, make_films, make_dicom, dicom_bytes):

@@ -95,7 +95,7 @@ def test_a_recipe_is_measured_beside_the_plain_loop(
     assert run(["benchmark", *argv, "--num_steps", "2", "--repeats", "1"]) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "run" / "benchmark"
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "benchmark.csv",
         "benchmark.md",
         "benchmark.png",

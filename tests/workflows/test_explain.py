@@ -39,7 +39,11 @@ def test_the_run_folder_gets_pictures_a_table_and_figures(trained):
         assert size_of(folder / row["overlay"]) == (64, 64)
         assert size_of(folder / row["picture"])[0] > 600
     pictures = {row[key] for row in rows for key in ("picture", "overlay")}
-    assert {path.name for path in folder.iterdir()} == {*pictures, "explain.csv", "explain.json"}
+    assert {path.name for path in folder.glob("[!.]*")} == {
+        *pictures,
+        "explain.csv",
+        "explain.json",
+    }
     for name in ("grad_cam_test", "faithfulness_test"):
         assert size_of(trained / "figures" / f"{name}.png")[0] > 600
 
@@ -95,11 +99,11 @@ def test_settings_of_explain_may_differ_when_a_run_goes_on(trained, run_dir, cap
 
 def test_a_second_explanation_replaces_the_first(run_dir):
     folder, figures = run_dir / "explain" / "test", run_dir / "figures"
-    first = {path.name for path in folder.iterdir()}
+    first = {path.name for path in folder.glob("[!.]*")}
     assert (figures / "faithfulness_test.png").exists()
     before = (figures / "grad_cam_test.png").read_bytes()
     assert run(["explain", "--run", str(run_dir), *QUICK, "--explain.method", "layer_cam"]) == 0
-    second = {path.name for path in folder.iterdir()}
+    second = {path.name for path in folder.glob("[!.]*")}
     assert len(second) == 4 < len(first)
     content = json.loads((folder / "explain.json").read_text())
     assert (content["method"], content["faithfulness"]) == ("layer_cam", None)

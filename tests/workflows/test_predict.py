@@ -298,6 +298,21 @@ def test_folders_files_and_patterns_name_films(predict, films, tmp_path, monkeyp
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_pictures_that_commands_wrote_are_never_scored(predict, films, run_dir, tmp_path, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree(films / "NORMAL", folder)
+    num_films = len(list(folder.iterdir()))
+    shutil.copytree(run_dir, folder / "run")
+    argv = ("--files", folder, folder / "**" / "*.png", "--explain", "true")
+    for _ in range(2):
+        assert predict(*argv, output="in/scores.csv") == 0
+        assert len(rows_of(folder / "scores.csv")) == num_films
+    told = line_with(unwrapped(capsys.readouterr().err), "written by cxrignite")
+    assert not missing(told, [folder / "run/figures"])
+    assert run(["explain", "--run", str(run_dir), "--files", str(folder)]) == 0
+    assert len(list((run_dir / "explain/files").glob("*.overlay.png"))) == num_films
+
+
 def test_a_name_may_hold_anything(predict, films, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
@@ -398,7 +413,7 @@ def test_every_film_gets_its_map(predict, films, tmp_path, capsys):
     pictures = {row["picture"] for row in rows}
     overlays = {name.replace(".png", ".overlay.png") for name in pictures}
     assert len(pictures) == 26
-    assert {path.name for path in folder.iterdir()} == pictures | overlays
+    assert {path.name for path in folder.glob("[!.]*")} == pictures | overlays
     assert all(float(row["raw_max"]) >= 0 for row in rows)
     with Image.open(folder / next(iter(overlays))) as image:
         assert image.size == (64, 64)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from cxrignite.data import Film
+from cxrignite.data.image_formats import SUFFIXES
 from cxrignite.data.reading import Size
-from cxrignite.data.survey import SUFFIXES, FilmFacts, Survey
+from cxrignite.data.survey import FilmFacts, Survey
 from cxrignite.workflows.audit.findings import Finding, examples, film_row
 
 # Ours, in grey levels of a film at 64 x 64; of ChestXRay2017's films the flattest deviates by 18.

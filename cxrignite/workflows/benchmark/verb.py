@@ -21,6 +21,7 @@ from cxrignite.engines import choose_precision
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.handlers.map_picture import as_png
 from cxrignite.nn import BinaryClassifier
+from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown
@@ -150,5 +151,5 @@ def _facts(
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    mark_output(folder)
     return folder

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from cxrignite.data import Film, XrayData
-from cxrignite.data.sources import image_files
+from cxrignite.data.image_files import image_files
 from cxrignite.data.splits import read_split
 from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
 from cxrignite.handlers import BoardWriter, GradCAMExporter, load_checkpoint
+from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.explain import figures
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
@@ -78,7 +79,7 @@ def explain_files(
     Args:
         recipe: The run's own.
         run_dir: The run folder.
-        paths: Images and folders of images.
+        paths: Images, folders of images, and patterns of either.
         name: Of the results.
         site: Whose operating point decides; null is the run's own.
 
@@ -134,6 +135,7 @@ class _ExplainedRun:
         self.layer = explained_layer(self.recipe, self.model, image_size)
         if self.session.leads:
             self.clear()
+            mark_output(self.unfinished_dir)
         exporter = GradCAMExporter(
             self.model,
             self.unfinished_dir,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cxrignite.data import Film, Source
+from cxrignite.data.image_files import image_files
 from cxrignite.data.manifest_table import Table, open_table
-from cxrignite.data.sources import image_files
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL
 
@@ -43,8 +42,7 @@ def list_films(paths: Sequence[Path], source: Source) -> Listing:
     Raises:
         DataError: A folder has no image, or a pattern fits none.
     """
-    files = dict.fromkeys(file for path in paths for file in _files_of(path))
-    return Listing([_new_film(path, str(path)) for path in files], source)
+    return Listing([_new_film(path, str(path)) for path in image_files(paths)], source)
 
 
 def list_manifest(
@@ -95,28 +93,3 @@ def _column(table: Table, name: str) -> int:
         names = ", ".join(filter(None, table.header))
         raise DataError(f"{table.path} must have one column '{name}', got {names}")
     return position
-
-
-def _files_of(path: Path) -> Iterator[Path]:
-    if path.exists():
-        yield from image_files([path])
-    elif glob.has_magic(str(path)):
-        yield from _matches(str(path))
-    else:
-        yield path
-
-
-def _matches(pattern: str) -> Iterator[Path]:
-    """What a shell would make of a pattern; a folder that it fits may be without an image."""
-    num_found = 0
-    for match in sorted(map(Path, glob.iglob(pattern, recursive=True))):
-        files = [match]
-        if match.is_dir():
-            try:
-                files = image_files([match])
-            except DataError:
-                continue
-        num_found += len(files)
-        yield from files
-    if not num_found:
-        raise DataError(f"the pattern {pattern} must fit an image, it fits none")

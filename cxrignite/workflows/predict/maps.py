@@ -16,6 +16,7 @@ from cxrignite.functional import UNKNOWN_LABEL, grad_cam
 from cxrignite.handlers import Explanation
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 from cxrignite.nn import BinaryClassifier
+from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
 
 _BATCH_SIZE = 16
@@ -60,7 +61,7 @@ class MapDrawer:
         self._model, self._layer = model, layer
         self._directory, self._threshold = directory, threshold
         self._device = next(model.parameters()).device
-        directory.mkdir(parents=True, exist_ok=True)
+        mark_output(directory)
 
     def draw(
         self,
