@@ -18,9 +18,15 @@ class RecipeError(CxrIgniteError, ValueError):
 
 
 class RunFolderError(CxrIgniteError):
-    """A run folder that is in use, unfinished, damaged, or of another recipe: exit code 2."""
+    """A run folder that is in use, unfinished, or of another recipe: exit code 2."""
 
     exit_code = 2
+
+
+class DamagedRunError(RunFolderError):
+    """A file of a run folder that is damaged or is not as it was written: exit code 3."""
+
+    exit_code = 3
 
 
 class WeightsError(CxrIgniteError):

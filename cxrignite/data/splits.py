@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from cxrignite.data.sources import SPLITS, Film
@@ -41,7 +41,9 @@ def check_same_films(frozen: Sequence[Film], current: Sequence[Film]) -> None:
         )
 
 
-def write_split(films: Sequence[Film], path: Path | str) -> None:
+def write_split(
+    films: Sequence[Film], path: Path | str, write: Callable[[Path, bytes], None] = write_durably
+) -> None:
     """Writes the split as a CSV file, whole or not at all.
 
     Columns: `path` (the film's name), `label`, `patient`, `split`, `sha256`, then `attr_<name>` for
@@ -50,6 +52,7 @@ def write_split(films: Sequence[Film], path: Path | str) -> None:
     Args:
         films: The films of every split.
         path: The file; replaced if it exists.
+        write: Writes a file by its path and content, whole or not at all.
 
     Raises:
         CxrIgniteError: If the file cannot be written; what stood there before is then untouched.
@@ -67,7 +70,7 @@ def write_split(films: Sequence[Film], path: Path | str) -> None:
         for film in films
     )
     # `surrogateescape` keeps file names that are not UTF-8.
-    write_durably(path, text.getvalue().encode(errors="surrogateescape"))
+    write(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def read_split(path: Path | str, source_root: Path | str) -> list[Film]:

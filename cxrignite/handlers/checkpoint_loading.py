@@ -58,7 +58,7 @@ def verify_checkpoint(path: Path | str) -> dict[str, Any]:
         CheckpointError: If one of the two files is missing, or they do not match.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -84,7 +84,7 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
         CheckpointError: If it is missing, damaged, or holds anything else.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -121,7 +121,28 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with a digest of what else it says.
+
+    Args:
+        manifest: Plain JSON values by their names.
+    """
+    content = json.dumps(manifest, sort_keys=True).encode()
+    return {**manifest, "manifest_sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read what the saver wrote beside a checkpoint.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        The manifest: size in bytes, sha256 and what else the saver was told.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or was changed.
+    """
     where = manifest_path(path)
     try:
         manifest = json.loads(where.read_bytes())
@@ -132,6 +153,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its manifest {where.name} is damaged") from error
     if not isinstance(manifest, dict) or not {"size", "sha256"} <= manifest.keys():
         raise CheckpointError(f"{path}: its manifest {where.name} has no size and sha256")
+    seal = manifest.pop("manifest_sha256", None)
+    if seal is not None and seal != sealed(manifest)["manifest_sha256"]:
+        raise CheckpointError(f"{path}: its manifest {where.name} was changed")
     return manifest
 
 

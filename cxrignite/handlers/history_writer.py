@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -26,10 +27,14 @@ class HistoryWriter(Attachable):
 
     Args:
         path: The CSV file; only rank 0 writes it.
+        write: Writes a file by its path and content, whole or not at all.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(
+        self, path: Path | str, write: Callable[[Path, bytes], None] = write_durably
+    ) -> None:
         self.path = Path(path)
+        self.write = write
         self.rows: list[dict[str, float]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -50,7 +55,7 @@ class HistoryWriter(Attachable):
     def _write_row(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
             self.rows.append({"epoch": engine.state.epoch, **scalar_metrics(engine)})
-            write_durably(self.path, _to_csv(self.rows).encode())
+            self.write(self.path, _to_csv(self.rows).encode())
 
 
 def _to_csv(rows: list[dict[str, float]]) -> str:
@@ -70,13 +75,25 @@ def read_history(path: Path | str) -> list[dict[str, float]]:
 
     Returns:
         A row an epoch; a cell that is empty is left out.
+
+    Raises:
+        ValueError: If the file is damaged.
     """
+    rows = []
     with Path(path).open(newline="", encoding="utf-8") as file:
-        return [
-            {
-                name: int(cell) if name == "epoch" else float(cell)
-                for name, cell in row.items()
-                if cell
-            }
-            for row in csv.DictReader(file)
-        ]
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                # Cells beyond the header are a list, whose name is None.
+                cells = {name: cell for name, cell in row.items() if cell}
+                rows.append(
+                    {
+                        name: int(cell) if name == "epoch" else float(cell)
+                        for name, cell in cells.items()
+                    }
+                )
+                if "epoch" not in cells:
+                    raise ValueError("it has no epoch")
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+    return rows

@@ -86,6 +86,7 @@ def write_predictions(
     index: NDArray[np.int64],
     threshold: float | None = None,
     natural_score: NDArray[np.float64] | None = None,
+    write: Callable[[Path, bytes], None] = write_durably,
 ) -> None:
     """Write one CSV row an image, in the order of `index`.
 
@@ -98,6 +99,7 @@ def write_predictions(
         threshold: Scores of at least this are decided 1; without one the column stays empty.
         natural_score: Probabilities at the natural prevalence, shape `(N,)`; without them the
             column stays empty.
+        write: Writes a file by its path and content, whole or not at all.
 
     Raises:
         ValueError: If an index is missing or outside `rows`, or `rows` name a column of the file.
@@ -120,4 +122,4 @@ def write_predictions(
         about = [row[name] for name in known]
         writer.writerow([*about, int(y_true[position]), repr(score), natural, decision])
     # File names that are not UTF-8 hold surrogates.
-    write_durably(Path(path), text.getvalue().encode(errors="surrogateescape"))
+    write(Path(path), text.getvalue().encode(errors="surrogateescape"))

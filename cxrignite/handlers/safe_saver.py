@@ -36,7 +36,12 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 
 from cxrignite.durable_write import duplicate_durably, sweep_temporaries, write_durably
 from cxrignite.errors import CheckpointError
-from cxrignite.handlers.checkpoint_loading import is_valid, manifest_path, previous_path
+from cxrignite.handlers.checkpoint_loading import (
+    is_valid,
+    manifest_path,
+    previous_path,
+    sealed,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +110,8 @@ class SafeSaver(BaseSaveHandler):
             duplicate_durably(path, previous_path(path))
             duplicate_durably(manifest_path(path), manifest_path(previous_path(path)))
         write_durably(path, data)
-        write_durably(manifest_path(path), f"{json.dumps(manifest, indent=2)}\n".encode())
+        content = f"{json.dumps(sealed(manifest), indent=2)}\n"
+        write_durably(manifest_path(path), content.encode())
         self._remove_superseded(path)
 
     def remove(self, filename: str) -> None:

@@ -20,7 +20,7 @@ from cxrignite.data.leakage import LeakedPair, describe_leaks, leaked_pairs, wri
 from cxrignite.data.pack_building import open_pack
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
-from cxrignite.data.splits import check_same_films, read_split
+from cxrignite.data.splits import check_same_films
 from cxrignite.errors import DataError, PackError, RecipeError, UnreadableImageError
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.run_folder import RunFolder
@@ -263,7 +263,7 @@ def frozen_films(
     Raises:
         DataError: A film is gone or has other content than in this run.
     """
-    frozen = read_split(folder.split_path, recipe.data.source.root)
+    frozen = folder.read_split(recipe.data.source.root)
     wanted = [film for film in frozen if split in (None, film.split)]
     names = {film.name for film in wanted}
     if current is None:
@@ -286,7 +286,7 @@ def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
     films = recipe.data.source.films()
     wanted = [film for film in films if film.split == split] or films
     readable = read_films(recipe, wanted)
-    used = {film.sha256 for film in read_split(folder.split_path, "") if film.split != "test"}
+    used = {film.sha256 for film in folder.read_split("") if film.split != "test"}
     seen = [film for film in readable if film.sha256 in used]
     if seen:
         raise DataError(

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -14,9 +13,9 @@ from ignite.engine import Engine, Events
 from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
-from cxrignite.errors import CheckpointError, NonFiniteError, RunFolderError
+from cxrignite.errors import CheckpointError, NonFiniteError
 from cxrignite.functional import OperatingPoint
-from cxrignite.handlers import ThresholdSearch, latest_valid, load_checkpoint
+from cxrignite.handlers import ThresholdSearch, load_checkpoint
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.decision import Decision, Scaling
@@ -43,6 +42,7 @@ from cxrignite.workflows.parts import (
     explained_layer,
 )
 from cxrignite.workflows.reference import Reference
+from cxrignite.workflows.resumption import is_complete, state_to_resume
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import Scoring, publish, score_split
 from cxrignite.workflows.scores import SplitScores
@@ -87,8 +87,8 @@ def _fit(
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
-        checkpoint = _checkpoint(folder, recipe_text, resume)
-        if checkpoint is not None and _is_complete(folder, recipe, checkpoint):
+        checkpoint = state_to_resume(folder, recipe_text, resume)
+        if checkpoint is not None and is_complete(folder, recipe, checkpoint):
             _logger.info("%s is finished, nothing to do", folder.root)
             return
         precision = choose_precision(recipe.trainer.precision, session.device)
@@ -134,56 +134,11 @@ def _fit(
         illustrations.illustrate_validations(training.validator, training.trainer, training.board)
         if session.leads:
             if checkpoint is None:
-                write_split(films, folder.split_path)
+                write_split(films, folder.split_path, folder.files.write)
             _illustrate_later(training)
             folder.begin(recipe_text, command, _facts(session, precision))
         training.run()
         _finish(training, leaks)
-
-
-def _checkpoint(
-    folder: RunFolder, recipe_text: str, resume: str | None
-) -> Mapping[str, Any] | None:
-    """The state to go on from; None where a run begins."""
-    if resume is None:
-        if folder.holds_run:
-            raise RunFolderError(
-                f"{folder.root} holds a run already; "
-                "go on with --resume auto, or choose another run_dir"
-            )
-        return None
-    if not folder.holds_run:
-        if resume == "auto":
-            _logger.info("%s holds no run yet: beginning one", folder.root)
-            return None
-        raise RunFolderError(f"{folder.root} holds no run to go on with")
-    changed = folder.changed_keys(recipe_text)
-    if changed:
-        raise RunFolderError(
-            f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
-        )
-    automatic = resume == "auto"
-    if Path(resume).is_dir():
-        raise RunFolderError(
-            f"--resume must be auto or a checkpoint's file, got {resume!r}, which is a folder"
-        )
-    if not (automatic or Path(resume).exists()):
-        raise CheckpointError(
-            f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"
-        )
-    path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
-    checkpoint = load_checkpoint(path)
-    if "trainer" not in checkpoint:
-        raise CheckpointError(f"{path} holds no training state to go on with, as last.pt does")
-    return checkpoint
-
-
-def _is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any]) -> bool:
-    state = checkpoint["trainer"]
-    epoch = state["iteration"] // state["epoch_length"]
-    patience = recipe.monitor.patience
-    stopped = patience is not None and checkpoint["early_stopping"]["counter"] >= patience
-    return folder.is_finished and (stopped or epoch >= recipe.trainer.max_epochs)
 
 
 def _facts(session: Session, precision: Precision) -> dict[str, object]:
@@ -262,7 +217,7 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
         scoring = Scoring(split, split, tells_decision=False)  # which is told last, once
         sys.stdout.write("\n")
         publish(scores, decision, folder, scoring, training.board, best["epoch"])
-    Reference.of(scored[deciding]).write(folder.reference_path)
+    Reference.of(scored[deciding]).write(folder.reference_path, folder.files.write)
     illustrations.illustrate_training(folder, training.board)
     # Last, since it says that the run is finished.
     folder.write_decision(decision)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from cxrignite.errors import DamagedRunError, RunFolderError
 
 _MAY_CHANGE = (
     "trainer.max_epochs",  # to go on for longer
@@ -44,3 +52,66 @@ def flatten_recipe(value: object, prefix: str = "") -> dict[str, Any]:
     for key, child in pairs:
         leaves |= flatten_recipe(child, f"{prefix}.{key}" if prefix else str(key))
     return leaves
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Every leaf of a run's recipe by its dotted key.
+
+    Args:
+        path: The file in the run folder.
+
+    Raises:
+        DamagedRunError: It is missing or damaged.
+    """
+    try:
+        leaves = flatten_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())  # of YAML it is several lines
+        raise DamagedRunError(f"{path} is damaged: {reason}") from error
+    if not isinstance(leaves.get("trainer.max_epochs"), int):
+        raise DamagedRunError(f"{path} is damaged: trainer.max_epochs must be a whole number")
+    return leaves
+
+
+def changed_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The keys in which two recipes differ, other than those that may change.
+
+    Args:
+        ours: Leaves by their dotted keys.
+        theirs: Of the other recipe.
+    """
+    missing = object()
+    return [
+        key
+        for key in sorted(ours.keys() | theirs.keys())
+        if not may_change(key) and ours.get(key, missing) != theirs.get(key, missing)
+    ]
+
+
+def check_epochs(root: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse to resume a run for fewer epochs than it was begun for.
+
+    Args:
+        root: The run folder.
+        ours: Leaves of its recipe by their dotted keys.
+        theirs: Of the recipe to resume it with.
+
+    Raises:
+        RunFolderError: `trainer.max_epochs` would shrink.
+    """
+    key = "trainer.max_epochs"
+    if theirs[key] < ours[key]:
+        raise RunFolderError(
+            f"{root}: {key} may grow when a run is resumed, "
+            f"not shrink from {ours[key]} to {theirs[key]}"
+        )
+
+
+def recipe_hash(leaves: Mapping[str, Any]) -> str:
+    """A digest of a recipe, without the keys that may change.
+
+    Args:
+        leaves: By their dotted keys.
+    """
+    fixed = {key: leaf for key, leaf in sorted(leaves.items()) if not may_change(key)}
+    return hashlib.sha256(json.dumps(fixed, default=str).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import RunFolderError
+from cxrignite.errors import DamagedRunError
 from cxrignite.workflows.scores import SplitScores
 
 _MAX_FILMS = 2_000
@@ -37,25 +38,33 @@ class Reference:
         kept = negatives[places.round().astype(int)]
         return cls(scores.features[kept], [scores.patients[index] for index in kept])
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, write: Callable[[Path, memoryview], None] = write_durably) -> None:
         """Write an `.npz` file, whole or not at all.
+
+        Args:
+            path: The file.
+            write: Writes a file by its path and content.
 
         Raises:
             CxrIgniteError: If it cannot be written.
         """
         content = io.BytesIO()
         np.savez_compressed(content, features=self.features, patients=np.array(self.patients, str))
-        write_durably(path, content.getbuffer())
+        write(path, content.getbuffer())
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote.
 
         Raises:
-            RunFolderError: If the file is damaged.
+            DamagedRunError: If the file is damaged.
         """
         try:
             with np.load(path, allow_pickle=False) as content:
-                return cls(content["features"], content["patients"].tolist())
+                features, patients = content["features"], content["patients"]
+            if features.shape != (len(patients), *features.shape[1:2]):
+                raise ValueError(f"features of shape {features.shape} of {len(patients)} films")
+            return cls(features.astype(np.float32, casting="same_kind"), patients.tolist())
         except Exception as error:  # zipfile, numpy and zlib raise errors of many kinds
-            raise RunFolderError(f"{path} is damaged: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise DamagedRunError(f"{path} is damaged: {reason}") from error

@@ -7,69 +7,55 @@ command, the split with its hashes, and the threshold beside the weights.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cxrignite.data import Film
-from cxrignite.durable_write import write_durably
-from cxrignite.errors import CheckpointError, RunFolderError
+from cxrignite.data.splits import read_split, write_split
+from cxrignite.errors import (
+    CheckpointError,
+    CxrIgniteError,
+    DamagedRunError,
+    DataError,
+    RunFolderError,
+)
 from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.environment import environment
 from cxrignite.workflows.log_file import log_file
-from cxrignite.workflows.recipe_keys import flatten_recipe, may_change
+from cxrignite.workflows.recipe_keys import (
+    changed_keys,
+    check_epochs,
+    flatten_recipe,
+    read_recipe,
+    recipe_hash,
+)
 from cxrignite.workflows.reference import Reference
+from cxrignite.workflows.run_files import RunFiles
+from cxrignite.workflows.run_json import read_counts, read_object, read_starts
+from cxrignite.workflows.run_paths import RunPaths
 
 
-class RunFolder:
+class RunFolder(RunPaths):
     """The files of one run.
 
     Args:
         root: The folder; nothing is made until something is written.
+
+    Attributes:
+        files: Writes the files that a later command believes, and checks them.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.recipe_path = root / "recipe.yaml"
-        self.environment_path = root / "environment.json"
-        self.split_path = root / "split.csv"
-        self.leakage_path = root / "leakage.csv"
-        self.audit_dir = root / "audit"
-        self.checkpoints_dir = root / "checkpoints"
-        self.best_path = self.checkpoints_dir / "best.pt"
-        self.operating_point_path = root / "operating_point.json"
-        self.reference_path = root / "reference.npz"
-        self.looks_path = root / "looks.json"
-        self.report_path = root / "report.html"
-        self.history_path = root / "history.csv"
-        self.tensorboard_dir = root / "tensorboard"
-        self.figures_dir = root / "figures"
-        self.log_path = root / "run.log"
-        self._lock_path = root / "run.lock"
-
-    def predictions_path(self, name: str) -> Path:
-        """The scores of the films of `name`, a split or a given name."""
-        return self.root / "predictions" / f"{name}.csv"
-
-    def explain_dir(self, name: str) -> Path:
-        """The class activation maps of the films of `name`, a split or a given name."""
-        return self.root / "explain" / name
-
-    def metrics_path(self, name: str) -> Path:
-        """The figures of the films of `name`, a split or a given name."""
-        return self.root / "metrics" / f"{name}.json"
-
-    @property
-    def holds_run(self) -> bool:
-        """Whether an epoch was completed here; with less than that nothing is lost by beginning."""
-        return self.history_path.is_file()
+        super().__init__(root)
+        self.files = RunFiles(root)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -78,12 +64,9 @@ class RunFolder:
         Raises:
             RunFolderError: Another process holds the folder, or it belongs to something else.
         """
-        # An audit may have been here before the run.
-        others = set(self.root.iterdir()) - {self.audit_dir} if self.root.is_dir() else ()
-        foreign = bool(others) and not self._lock_path.exists()
         if self.root.exists() and not self.root.is_dir():
             raise RunFolderError(f"run_dir must be a folder, got the file {self.root}")
-        if foreign:
+        if self.is_foreign:
             raise RunFolderError(
                 f"{self.root} is not empty and no run folder; choose another run_dir"
             )
@@ -102,62 +85,74 @@ class RunFolder:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
-            yield
+            try:
+                yield
+            finally:
+                # Of a full or damaged folder the block has said so; a later write does it again.
+                with suppress(CxrIgniteError):
+                    self.files.settle()
 
     def begin(self, recipe_text: str, command: list[str], facts: Mapping[str, object]) -> None:
-        """Write the resolved recipe and the environment, and take back that the run is finished."""
-        self.operating_point_path.unlink(missing_ok=True)
-        starts = []
-        if self.environment_path.is_file():
-            starts = json.loads(self.environment_path.read_text(encoding="utf-8")).get("starts", [])
-        starts.append({**environment(command), **facts})
+        """Write the resolved recipe and the environment, and take back that the run is finished.
+
+        Raises:
+            DamagedRunError: The environment of an earlier start is damaged; nothing is changed.
+        """
+        starts = [*self.read_starts(), {**environment(command), **facts}]
+        self.files.remove(self.operating_point_path)
         self.write_json(self.environment_path, {"starts": starts})
-        write_durably(self.recipe_path, recipe_text.encode())
+        self.files.write(self.recipe_path, recipe_text.encode())
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """What `environment.json` says of each start; nothing before the first.
+
+        Raises:
+            DamagedRunError: The file is damaged, lost, or not as it was written.
+        """
+        self.files.check(self.environment_path)
+        return read_starts(self.environment_path)
 
     def changed_keys(self, recipe_text: str) -> list[str]:
         """The keys in which a recipe differs from this run's, other than those that may change.
 
         Raises:
-            RunFolderError: `trainer.max_epochs` would shrink, or this run's recipe is damaged.
+            RunFolderError: `trainer.max_epochs` would shrink.
+            DamagedRunError: This run's recipe is damaged, or not as it was written.
         """
-        try:
-            ours = flatten_recipe(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise RunFolderError(f"{self.recipe_path} cannot be read: {error}") from error
-        theirs = flatten_recipe(yaml.safe_load(recipe_text))
-        key = "trainer.max_epochs"
-        if theirs[key] < ours[key]:
-            raise RunFolderError(
-                f"{self.root}: {key} may grow when a run is resumed, "
-                f"not shrink from {ours[key]} to {theirs[key]}"
-            )
-        keys = sorted(ours.keys() | theirs.keys())
-        missing = object()
-        return [
-            key
-            for key in keys
-            if not may_change(key) and ours.get(key, missing) != theirs.get(key, missing)
-        ]
+        ours, theirs = self._read_recipe(), flatten_recipe(yaml.safe_load(recipe_text))
+        check_epochs(self.root, ours, theirs)
+        return changed_keys(ours, theirs)
 
     def recipe_hash(self) -> str:
-        """A digest of this run's recipe, without the keys that may change."""
-        leaves = flatten_recipe(yaml.safe_load(self.recipe_path.read_text(encoding="utf-8")))
-        fixed = {key: leaf for key, leaf in sorted(leaves.items()) if not may_change(key)}
-        return hashlib.sha256(json.dumps(fixed, default=str).encode()).hexdigest()
+        """A digest of this run's recipe, without the keys that may change.
+
+        Raises:
+            DamagedRunError: This run's recipe is damaged, or not as it was written.
+        """
+        return recipe_hash(self._read_recipe())
+
+    def _read_recipe(self) -> dict[str, Any]:
+        self.files.check(self.recipe_path)
+        return read_recipe(self.recipe_path)
 
     def finished_recipe(self) -> Path:
         """The recipe of a run that has its best weights and its threshold.
 
         Raises:
             RunFolderError: There is no run, or it did not finish.
+            DamagedRunError: Its recipe or its history is not as it was written.
         """
+        self.files.check(self.history_path)
         if not self.holds_run:
             raise RunFolderError(f"{self.root} holds no run: {self.why_no_run()}")
+        self.files.warn_if_unchecked()
+        self.files.check(self.recipe_path)
         if not self.is_finished:
             raise RunFolderError(
                 f"the run in {self.root} did not finish: "
                 f"it has no {self.operating_point_path.name}; "
-                f"go on with `cxrignite fit --config {self.recipe_path} --resume auto`"
+                f"go on with `cxrignite fit --config {shlex.quote(str(self.recipe_path))} "
+                f"--run_dir {shlex.quote(str(self.root))} --resume auto`"
             )
         return self.recipe_path
 
@@ -169,13 +164,8 @@ class RunFolder:
         return f"it has no {self.history_path.name}" + (f", but these do: {runs}" if runs else "")
 
     def write_json(self, path: Path, content: Mapping[str, Any] | None) -> None:
-        """Write a JSON file whole or not at all."""
-        write_durably(path, f"{json.dumps(content, indent=2)}\n".encode())
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run came to its end: the operating point is written last."""
-        return self.operating_point_path.is_file()
+        """Write a JSON file that a later command believes, whole or not at all."""
+        self.files.write(path, f"{json.dumps(content, indent=2)}\n".encode())
 
     def weights_sha256(self) -> str:
         """Digest of the best weights' file.
@@ -189,31 +179,41 @@ class RunFolder:
         """Keep the operating point; this ends a run."""
         self.write_json(self.operating_point_path, decision.to_dict())
 
-    def site_path(self, site: str) -> Path:
-        """The operating point of a site."""
-        return self.root / "operating_points" / f"{site}.json"
-
     def write_site(self, decision: Decision, films: list[Film], reference: Reference) -> None:
         """Keep a site's operating point, the films that chose it, and how they look to the model.
 
         The operating point is written last: without it the other two are nothing.
         """
-        from cxrignite.data.splits import write_split  # scikit-learn takes a second to import
-
         path = self.site_path(decision.chosen_on)
-        write_split(films, path.with_suffix(".csv"))
-        reference.write(path.with_suffix(".npz"))
+        write_split(films, path.with_suffix(".csv"), self.files.write)
+        reference.write(path.with_suffix(".npz"), self.files.write)
         self.write_json(path, decision.to_dict())
 
     def read_site_films(self, site: str) -> list[Film]:
         """The films that chose a site's operating point.
 
         Raises:
-            DataError: The list is missing or damaged.
+            DamagedRunError: The list is missing or damaged.
         """
-        from cxrignite.data.splits import read_split
+        return self._read_films(self.site_path(site).with_suffix(".csv"), "")
 
-        return read_split(self.site_path(site).with_suffix(".csv"), "")
+    def read_split(self, source_root: Path | str) -> list[Film]:
+        """The films of the run as they were divided when it began.
+
+        Args:
+            source_root: The folder that their paths are relative to.
+
+        Raises:
+            DamagedRunError: The list is missing, damaged, or not as it was written.
+        """
+        return self._read_films(self.split_path, source_root)
+
+    def _read_films(self, path: Path, source_root: Path | str) -> list[Film]:
+        self.files.check(path)
+        try:
+            return read_split(path, source_root)
+        except DataError as error:
+            raise DamagedRunError(str(error)) from error
 
     def read_decision(self, site: str | None = None) -> Decision:
         """The stored operating point, which must be of these weights.
@@ -222,7 +222,8 @@ class RunFolder:
             site: Whose; null is the run's own.
 
         Raises:
-            RunFolderError: There is none of that site, or the file is damaged.
+            RunFolderError: There is none of that site.
+            DamagedRunError: The file is damaged, or not as it was written.
             CheckpointError: It belongs to other weights, or those are missing or damaged.
         """
         path = self.operating_point_path if site is None else self.site_path(site)
@@ -232,11 +233,13 @@ class RunFolder:
                 f"{self.root} has no operating point '{site}', "
                 f"it has {', '.join(known) if known else 'only its own'}"
             )
+        self.files.check(path)
+        content = read_object(path)
         try:
-            decision = Decision.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            decision = Decision.from_dict(content)
         except (ValueError, KeyError, TypeError) as error:
             missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise RunFolderError(f"{path} is damaged: {missing}") from error
+            raise DamagedRunError(f"{path} is damaged: {missing}") from error
         if decision.weights_sha256 != self.weights_sha256():
             raise CheckpointError(
                 f"{path} is the operating point of other weights than {self.best_path}: "
@@ -248,9 +251,10 @@ class RunFolder:
         """How the negatives that chose an operating point look to the model; null without a file.
 
         Raises:
-            RunFolderError: The file is damaged.
+            DamagedRunError: The file is damaged, lost, or not as it was written.
         """
         path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
+        self.files.check(path)
         return Reference.read(path) if path.is_file() else None
 
     def count_look(self, films: Sequence[Film]) -> int:
@@ -260,22 +264,34 @@ class RunFolder:
             How often the one that was scored most often has been scored.
 
         Raises:
-            RunFolderError: The count is damaged.
+            DamagedRunError: The count is damaged, lost, or not as it was written.
         """
-        looks = {}
-        if self.looks_path.is_file():
-            try:
-                looks = json.loads(self.looks_path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise RunFolderError(f"{self.looks_path} is damaged: {error}") from error
+        looks = self.read_looks()
         digests = {film.sha256[:16] for film in films}
         looks |= {digest: looks.get(digest, 0) + 1 for digest in digests}
         self.write_json(self.looks_path, looks)
-        return max(int(looks[digest]) for digest in digests)
+        return max(looks[digest] for digest in digests)
+
+    def read_looks(self) -> dict[str, int]:
+        """How often each film was scored, by the start of its digest.
+
+        Raises:
+            DamagedRunError: The count is damaged, lost, or not as it was written.
+        """
+        self.files.check(self.looks_path)
+        return read_counts(self.looks_path)
 
     def read_history(self) -> list[dict[str, float]]:
-        """The rows of `history.csv`; an empty cell is left out."""
-        return read_history(self.history_path)
+        """The rows of `history.csv`; an empty cell is left out.
+
+        Raises:
+            DamagedRunError: The file is missing, damaged, or not as it was written.
+        """
+        self.files.check(self.history_path)
+        try:
+            return read_history(self.history_path)
+        except (OSError, ValueError) as error:
+            raise DamagedRunError(f"{self.history_path} is damaged: {error}") from error
 
     def logging(self) -> AbstractContextManager[None]:
         """Keep what the library logs in `run.log`, tracebacks of failures included."""

@@ -99,6 +99,9 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
             stack.enter_context(folder.logging())
         decision = folder.read_decision(scoring.operating_point)
         best = load_checkpoint(folder.best_path)
+        if scoring.is_judged:  # damage is refused before anything is written
+            folder.read_reference(scoring.operating_point)
+            folder.read_looks()
         films = films_to_score(recipe, folder, scoring)
         _subgroups(films, scoring.subgroups)  # refused before the films are looked at
         data = build_data(recipe, films, device=session.device)
@@ -155,7 +158,7 @@ def publish(
         step: The epoch of the weights.
     """
     name = scoring.name
-    write_scores(folder.predictions_path(name), scores, decision)
+    write_scores(folder, name, scores, decision)
     content = assess(scores, decision, _subgroups(scores.films, scoring.subgroups))
     shift = None
     content |= {"shift": None, "certificate": None}
@@ -180,22 +183,24 @@ def publish(
     sys.stdout.write("\n".join([*parts, *([warning] if warning else [])]) + "\n")
 
 
-def write_scores(path: Path, scores: SplitScores, decision: Decision) -> None:
+def write_scores(folder: RunFolder, name: str, scores: SplitScores, decision: Decision) -> None:
     """Write every film's score on both scales and its decision as CSV.
 
     Args:
-        path: The file.
+        folder: The run.
+        name: Of the films.
         scores: The scores.
         decision: The operating point and the natural scale.
     """
     write_predictions(
-        path,
+        folder.predictions_path(name),
         [{"path": film.name, "patient": film.patient} for film in scores.films],
         scores.y_score,
         scores.y_true,
         np.arange(scores.num_images),
         decision.threshold,
         decision.imbalance.natural(scores.y_score),
+        folder.files.write,
     )
 
 

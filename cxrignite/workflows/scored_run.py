@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.errors import DataError, RunFolderError
+from cxrignite.errors import DamagedRunError, DataError, RunFolderError
 from cxrignite.workflows.run_folder import RunFolder
 
 _COLUMNS = ("path", "patient", "label", "score")
@@ -52,13 +52,14 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
         The scores.
 
     Raises:
-        RunFolderError: The run did not finish, has not scored these films with its weights, or a
-            file is damaged.
+        RunFolderError: The run did not finish, or has not scored these films with its weights.
+        DamagedRunError: A file is damaged, lost, or not as it was written.
         CheckpointError: The best weights are missing or damaged.
     """
     folder = RunFolder(run_dir)
     folder.finished_recipe()
     path = folder.predictions_path(name)
+    folder.files.check(path, folder.metrics_path(name), folder.operating_point_path)
     if not path.is_file():
         raise RunFolderError(
             f"{run_dir} has no {path.relative_to(run_dir)}; {_remedy(run_dir, name)}"
@@ -76,7 +77,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
             threshold=_threshold(folder, name),
         )
     except (OSError, ValueError, csv.Error) as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
+        raise DamagedRunError(f"{path} is damaged: {error}") from error
 
 
 def check_same_films(run: ScoredRun, baseline: ScoredRun) -> None:
@@ -156,11 +157,11 @@ def _threshold(folder: RunFolder, name: str) -> float | None:
         digest = point["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise RunFolderError(
+        raise DamagedRunError(
             f"{path} is damaged or of an older version ({missing}); {_remedy(folder.root, name)}"
         ) from error
     if threshold is not None and not 0 <= threshold <= 1:
-        raise RunFolderError(f"{path} is damaged: threshold must be in [0, 1], got {threshold}")
+        raise DamagedRunError(f"{path} is damaged: threshold must be in [0, 1], got {threshold}")
     if digest != folder.weights_sha256():
         raise RunFolderError(
             f"{path} is of other weights than {folder.root} has now; {_remedy(folder.root, name)}"

@@ -104,6 +104,7 @@ class Training:
         )
         self.board = BoardWriter(folder.tensorboard_dir)
         metric = f"val_{recipe.monitor.metric}"
+        self._recipe_hash = ""
         self.best = BestCheckpoint(
             {"model": model}, folder.checkpoints_dir, metric, mode=recipe.monitor.mode, name="best"
         )
@@ -175,7 +176,7 @@ class Training:
         if self.session.leads:
             objects = self.state_objects().items()
             state: dict[str, Any] = {name: thing.state_dict() for name, thing in objects}
-            state["recipe_hash"] = self.folder.recipe_hash()
+            state["recipe_hash"] = self._recipe_hash
             self.saver(state, "last.pt", {"epoch": self.trainer.state.epoch})
 
     def _attach(self) -> None:
@@ -202,7 +203,7 @@ class Training:
             handler.attach(trainer)
         # After the recipe's handlers, so that an `EpochTimer` counts the start of the workers.
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_pass)
-        HistoryWriter(self.folder.history_path).attach(trainer)
+        HistoryWriter(self.folder.history_path, self.folder.files.write).attach(trainer)
         self.board.attach(trainer)
         self.best.attach(trainer)
         if self.stopper is not None:
@@ -213,6 +214,8 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
 
     def _start(self) -> None:
+        # Once: whatever is done to the file while it trains, the run goes on.
+        self._recipe_hash = self.folder.recipe_hash()
         # A run stopped in its first epoch has a state to go on from, and a full disk shows at once.
         if self.trainer.state.epoch == 0:
             self.save_last()

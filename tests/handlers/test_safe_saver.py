@@ -55,7 +55,7 @@ def test_a_checkpoint_and_the_one_before_it_are_kept_with_their_manifests(tmp_pa
     assert epoch_of(tmp_path / "last.previous.pt") == 2
     manifest = json.loads((tmp_path / "last.json").read_text())
     assert manifest["size"] == (tmp_path / "last.pt").stat().st_size
-    assert set(manifest) == {"size", "sha256", "epoch"}
+    assert set(manifest) == {"size", "sha256", "epoch", "manifest_sha256"}
 
 
 def test_a_whole_training_state_comes_back_equal(tmp_path):
@@ -381,6 +381,14 @@ def test_a_damaged_manifest_is_found(content, fact, tmp_path):
     with refused_as_damaged(fact):
         latest_valid(tmp_path, "last.pt")
     assert not is_valid(tmp_path / "last.pt")
+
+
+def test_what_a_manifest_says_besides_cannot_be_changed(tmp_path):
+    save(tmp_path, 1)
+    text = (tmp_path / "last.json").read_text()
+    (tmp_path / "last.json").write_text(text.replace('"epoch": 1', '"epoch": 7'))
+    with refused_as_damaged("last.json"):
+        load_checkpoint(tmp_path / "last.pt")
 
 
 def test_a_file_without_a_manifest_was_never_finished(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
+from cxrignite.workflows.run_files import RunFiles
 
 pytestmark = pytest.mark.integration
 
@@ -190,6 +191,6 @@ def test_weights_that_are_not_finite_are_one_line(run_dir, capsys):
     point = json.loads((run_dir / "operating_point.json").read_text())
     manifest = json.loads((run_dir / "checkpoints" / "best.json").read_text())
     point["weights_sha256"] = manifest["sha256"]
-    (run_dir / "operating_point.json").write_text(json.dumps(point))
+    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(point).encode())
     assert run(["explain", "--run", str(run_dir)]) == 1
     error_line(capsys.readouterr().err, "NaN")

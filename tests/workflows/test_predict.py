@@ -20,6 +20,7 @@ from PIL import Image
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
 from cxrignite.workflows.predict.output import COLUMNS
+from cxrignite.workflows.run_files import RunFiles
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +34,7 @@ def trained(trained, tmp_path_factory):
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
     folders = {"root": str(trained.parent / "images"), "patient_pattern": "^(p[0-9]+)_"}
     recipe["data"]["source"] = {"class_path": "ClassFolders", "init_args": folders}
-    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    RunFiles(run_dir).write(run_dir / "recipe.yaml", yaml.safe_dump(recipe).encode())
     return run_dir
 
 
@@ -268,7 +269,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(predict, films, tmp_pa
 
 def test_where_nothing_can_be_read_that_is_all_there_is_to_say(predict, run_dir, tmp_path, capsys):
     text = (run_dir / "split.csv").read_text()
-    (run_dir / "split.csv").write_text(text.replace("/p0", "/gone"))
+    RunFiles(run_dir).write(run_dir / "split.csv", text.replace("/p0", "/gone").encode())
     assert predict("--files", tmp_path / "a.png", "--explain", "true", run_dir=run_dir) == 3
     error_line(capsys.readouterr().err, 1, tmp_path / "scores.unreadable.csv", tmp_path / "a.png")
     assert rows_of(tmp_path / "scores.csv") == []
@@ -421,7 +422,7 @@ def test_a_site_decides_by_its_own_point(predict, run_dir, films, tmp_path):
     point = json.loads((run_dir / "operating_point.json").read_text())
     point |= {"threshold": 0.0, "verdict": "infeasible", "chosen_on": "ward"}
     (run_dir / "operating_points").mkdir()
-    (run_dir / "operating_points" / "ward.json").write_text(json.dumps(point))
+    RunFiles(run_dir).write(run_dir / "operating_points" / "ward.json", json.dumps(point).encode())
     assert predict("--files", films, "--operating_point", "ward", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert {(row["decision"], row["threshold"], row["verdict"]) for row in rows} == {
@@ -431,7 +432,7 @@ def test_a_site_decides_by_its_own_point(predict, run_dir, films, tmp_path):
 
 def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, films, tmp_path):
     point = json.loads((run_dir / "operating_point.json").read_text()) | {"threshold": None}
-    (run_dir / "operating_point.json").write_text(json.dumps(point))
+    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(point).encode())
     assert predict("--files", films, "--explain", "true", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert {(row["decision"], row["threshold"], row["verdict"]) for row in rows} == {("", "", "")}
@@ -442,7 +443,7 @@ def test_scores_of_another_kind_are_not_mixed(predict, run_dir, films, tmp_path,
     before = (tmp_path / "scores.csv").read_bytes()
     point = json.loads((run_dir / "operating_point.json").read_text())
     moved = point | {"threshold": 0.75}
-    (run_dir / "operating_point.json").write_text(json.dumps(moved))
+    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(moved).encode())
     capsys.readouterr()
     assert predict("--files", films, run_dir=run_dir) == 2
     error_line(capsys.readouterr().err, "threshold", point["threshold"], 0.75, "--overwrite true")
@@ -510,7 +511,7 @@ def test_weights_that_are_not_finite_score_nothing(predict, run_dir, films, tmp_
     point = json.loads((run_dir / "operating_point.json").read_text())
     manifest = json.loads((run_dir / "checkpoints" / "best.json").read_text())
     point["weights_sha256"] = manifest["sha256"]
-    (run_dir / "operating_point.json").write_text(json.dumps(point))
+    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(point).encode())
     assert predict("--files", films, run_dir=run_dir) == 1
     error_line(capsys.readouterr().err, min((films / "NORMAL").iterdir()), "NaN")
     assert rows_of(tmp_path / "scores.csv") == []

@@ -7,7 +7,7 @@ import yaml
 from messages import missing, refused
 
 from cxrignite.data import Film
-from cxrignite.errors import CheckpointError, RunFolderError
+from cxrignite.errors import CheckpointError, DamagedRunError, RunFolderError
 from cxrignite.functional import ImbalanceLedger, select_operating_point
 from cxrignite.handlers import SafeSaver
 from cxrignite.workflows.decision import Decision
@@ -23,6 +23,12 @@ RECIPE = {"seed": 1, "run_dir": "runs/a", "trainer": {"max_epochs": 3, "handlers
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.begin(yaml.safe_dump(RECIPE), ["fit", "--config", "x.yaml"], {"device": "cpu"})
+    return folder
+
+
+def unchecked(folder):
+    """As a run that was made before there were digests: only its own form shows damage."""
+    folder.files.path.unlink()
     return folder
 
 
@@ -100,11 +106,14 @@ def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
 
 
 def test_a_damaged_reference_is_refused(folder):
-    folder.reference_path.write_bytes(b"PK damaged")
-    with pytest.raises(RunFolderError) as caught:
+    unchecked(folder).reference_path.write_bytes(b"PK damaged")
+    with pytest.raises(DamagedRunError) as caught:
         folder.read_reference()
     assert missing(str(caught.value), [folder.reference_path]) == []
     assert "\n" not in str(caught.value)
+    np.savez(folder.reference_path, features=np.zeros(3), patients=np.array(["a"]))
+    with refused(DamagedRunError, folder.reference_path):
+        folder.read_reference()
 
 
 def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
@@ -117,9 +126,11 @@ def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
     assert folder.count_look(films("test", "aa", "bb")) == 2
     assert folder.count_look(films("site", "cc")) == 1
     assert folder.count_look(films("copied", "bb", "cc")) == 3
-    folder.looks_path.write_text("{")
-    with refused(RunFolderError, folder.looks_path):
-        folder.count_look(films("test", "aa"))
+    unchecked(folder)
+    for content in ("{", "[]", '{"aa": "x"}', '{"aa": 0}'):
+        folder.looks_path.write_text(content)
+        with refused(DamagedRunError, folder.looks_path):
+            folder.count_look(films("test", "aa"))
 
 
 def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):
@@ -131,11 +142,26 @@ def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(
     assert [start["command"][1:3] for start in starts] == [["fit", "--config"], ["fit", "--resume"]]
 
 
-def test_a_damaged_recipe_is_refused(folder):
-    folder.recipe_path.write_text("{")
-    with pytest.raises(RunFolderError) as caught:
+@pytest.mark.parametrize("content", ["{", "a:\n  - b\n c", "[]", "words", "trainer: 3", "\x00"])
+def test_a_damaged_recipe_is_refused_in_one_line(content, folder):
+    unchecked(folder).recipe_path.write_text(content)
+    with refused(DamagedRunError, folder.recipe_path):
         changed(folder)
-    assert missing(str(caught.value), [folder.recipe_path]) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"starts": 3}', '{"starts": [3]}'])
+def test_a_damaged_environment_is_refused_and_the_run_stays_finished(content, folder, decided):
+    unchecked(folder).environment_path.write_text(content)
+    with refused(DamagedRunError, folder.environment_path):
+        folder.begin(yaml.safe_dump(RECIPE), ["fit"], {})
+    assert folder.is_finished
+
+
+@pytest.mark.parametrize("content", ["epoch\n1,2\n", "epoch\nx\n", "loss\n1\n", "epoch,loss\n,1\n"])
+def test_a_damaged_history_is_refused(content, folder):
+    unchecked(folder).history_path.write_text(content)
+    with refused(DamagedRunError, folder.history_path):
+        folder.read_history()
 
 
 def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
@@ -148,14 +174,14 @@ def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
 
 
 def test_a_damaged_operating_point_is_refused(folder):
-    folder.operating_point_path.write_text('{"threshold": 0.9}')
-    with refused(RunFolderError, folder.operating_point_path):
+    unchecked(folder).operating_point_path.write_text('{"threshold": 0.9}')
+    with refused(DamagedRunError, folder.operating_point_path):
         folder.read_decision()
 
 
 def test_a_run_without_an_end_is_told_how_to_go_on(folder):
-    folder.history_path.write_text("epoch\n1\n")
-    with refused(RunFolderError, folder.root, "--resume auto"):
+    folder.files.write(folder.history_path, b"epoch\n1\n")
+    with refused(RunFolderError, f"--run_dir {folder.root}", "--resume auto"):
         folder.finished_recipe()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from cxrignite.data import Film, XrayData
 from cxrignite.data.sources import image_files
-from cxrignite.data.splits import read_split
+from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
@@ -206,7 +207,12 @@ class _ExplainedRun:
             "threshold": self.threshold,
             "faithfulness": faithfulness,
         }
-        self.folder.write_json(self.unfinished_dir / "explain.json", content)
+        about = f"{json.dumps(content, indent=2)}\n".encode()
+        write_durably(self.unfinished_dir / "explain.json", about)
+        table = (self.unfinished_dir / "explain.csv").read_bytes()
+        self.folder.files.expect(
+            {self.directory / "explain.json": about, self.directory / "explain.csv": table}
+        )
         # All at once: pictures of an earlier explanation would be taken for some of this one.
         shutil.rmtree(self.directory, ignore_errors=True)
         self.unfinished_dir.rename(self.directory)
@@ -233,7 +239,7 @@ def _read(recipe: Recipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
     """Read images through the run's pipeline; they must come out in the size of the run's films."""
     pipeline = build_pipeline(recipe)
     images = [pipeline.read(path) for path in files]
-    known = read_split(folder.split_path, recipe.data.source.root)[0].path
+    known = folder.read_split(recipe.data.source.root)[0].path
     # Where the run's films are not at hand the images can only be held against each other.
     wanted = (pipeline.read(known) if known.is_file() else images[0]).shape[-2:]
     for path, image in zip(files, images, strict=True):

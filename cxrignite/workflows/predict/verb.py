@@ -15,7 +15,6 @@ from cxrignite import __version__
 from cxrignite.data import Film
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
-from cxrignite.data.splits import read_split
 from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.handlers import load_checkpoint
@@ -124,7 +123,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         decision = folder.read_decision(request.operating_point)
         best = load_checkpoint(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
-        frozen = read_split(folder.split_path, recipe.data.source.root)
+        frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe)
         image_size = _image_size(recipe, pipeline, frozen, listing.films)
         scorer = BatchScorer(

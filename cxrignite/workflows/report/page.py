@@ -53,11 +53,14 @@ def write_report(
 
     Raises:
         RunFolderError: The folder holds no run.
+        DamagedRunError: A file is not as it was written.
         CxrIgniteError: The file cannot be written.
     """
     folder = RunFolder(run_dir)
+    folder.files.check(folder.history_path)
     if not folder.holds_run:
         raise RunFolderError(f"{run_dir} holds no run: {folder.why_no_run()}")
+    folder.files.warn_if_unchecked()
     records = RunRecords(folder)
     context = _context(records)
     # First without pictures: what is left of the page's size is theirs.

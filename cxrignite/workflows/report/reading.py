@@ -18,7 +18,9 @@ import yaml
 
 from cxrignite.data import Film
 from cxrignite.data.splits import read_split
-from cxrignite.errors import DataError
+from cxrignite.errors import CheckpointError, DamagedRunError, DataError
+from cxrignite.handlers import read_history
+from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
 from cxrignite.workflows.run_folder import RunFolder
 
 
@@ -131,7 +133,7 @@ class RunRecords:
         self.recipe = self.tree(folder.recipe_path)
         starts = self.tree(folder.environment_path).children("starts")
         self.environment = starts[-1] if starts else Record()
-        self.best = self.tree(folder.checkpoints_dir / "best.json")
+        self.best = self._manifest(folder.best_path)
         self.point = self.tree(folder.operating_point_path)
         self.sites = self._trees(folder.site_path("any").parent)
         self.metrics = self._trees(folder.metrics_path("any").parent)
@@ -182,11 +184,30 @@ class RunRecords:
         return rows
 
     def _trees(self, folder: Path) -> dict[str, Record]:
-        trees = {path.stem: self.tree(path) for path in sorted(folder.glob("*.json"))}
+        paths = self.folder.files.written_in(folder)
+        trees = {path.stem: self.tree(path) for path in paths if path.suffix == ".json"}
         return {name: tree for name, tree in trees.items() if tree}
 
+    def _manifest(self, checkpoint: Path) -> Record:
+        """What is known of a checkpoint; it is none of the files that have a digest."""
+        path = manifest_path(checkpoint)
+        if not path.exists():
+            return Record()
+        try:
+            return Record(read_manifest(checkpoint))
+        except CheckpointError as error:
+            if self.folder.files.path.exists():
+                raise DamagedRunError(str(error)) from error
+            self.complain(path, "cannot be read; what it says is left out")
+            return Record()
+
     def tree(self, path: Path) -> Record:
-        """A file's tree; empty where it is missing, damaged, or says null."""
+        """A file's tree; empty where it is missing, damaged, or says null.
+
+        Raises:
+            DamagedRunError: It is not as it was written, as far as that can be known.
+        """
+        self.folder.files.check(path)
         try:
             text = path.read_text(encoding="utf-8")
             content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
@@ -201,7 +222,12 @@ class RunRecords:
         return Record(content or {})
 
     def rows(self, path: Path) -> Iterator[dict[str, Any]]:
-        """The rows of a CSV file, as far as it can be read; a cell that is missing is None."""
+        """The rows of a CSV file, as far as it can be read; a cell that is missing is None.
+
+        Raises:
+            DamagedRunError: It is not as it was written, as far as that can be known.
+        """
+        self.folder.files.check(path)
         try:
             # Names that are not UTF-8 pass through as `read_split` lets them.
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -212,13 +238,16 @@ class RunRecords:
             self.complain(path, "cannot be read to its end")
 
     def _history(self) -> list[dict[str, float]]:
+        path = self.folder.history_path
+        self.folder.files.check(path)
         try:
-            return self.folder.read_history() if self.folder.holds_run else []
-        except (OSError, ValueError, TypeError, csv.Error):
-            self.complain(self.folder.history_path, "cannot be read; it is left out")
+            return read_history(path) if path.is_file() else []
+        except (OSError, ValueError):
+            self.complain(path, "cannot be read; it is left out")
             return []
 
     def _films(self) -> list[Film]:
+        self.folder.files.check(self.folder.split_path)
         try:
             return read_split(self.folder.split_path, "")
         except DataError:

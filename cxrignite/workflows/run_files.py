@@ -1,0 +1,201 @@
+"""The files of a run folder that later commands believe, and their digests in `digests.json`.
+
+Checkpoints have manifests of their own. Every other file that a later command believes is written
+by `RunFiles.write` and held against its digest before it is read. A process may be killed between
+or inside any of the steps of a write:
+
+| after the step | the file is | `digests.json` accepts |
+| --- | --- | --- |
+| 0. before | the old one | the old one |
+| 1. the new digest is added | the old one | the old one and the new one |
+| 2. the file is written | the new one | the old one and the new one |
+| 3. at the next write, or when the folder is released | the new one | the new one |
+
+So a killed run goes on, whichever step it was killed after. A file that does not exist has the
+digest null.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import DamagedRunError
+
+_logger = logging.getLogger(__name__)
+
+# What is believed of a run that was made before there were digests, once it gets some.
+_BELIEVED = (
+    *("recipe.yaml", "environment.json", "split.csv", "history.csv", "operating_point.json"),
+    *("reference.npz", "looks.json", "operating_points/*", "metrics/*", "predictions/*"),
+    *("explain/*/explain.json", "explain/*/explain.csv"),
+)
+
+Digests = dict[str, list[str | None]]
+
+
+class RunFiles:
+    """Writes and checks the files of a run folder by their digests.
+
+    Args:
+        root: The run folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = root / "digests.json"
+
+    def write(self, path: Path, data: bytes | memoryview) -> None:
+        """Write a file whole or not at all, and keep its digest.
+
+        Args:
+            path: The file, in the run folder.
+            data: Its new content.
+
+        Raises:
+            DamagedRunError: `digests.json` is damaged.
+            CxrIgniteError: The file cannot be written.
+        """
+        self.expect({path: data})
+        write_durably(path, data)
+
+    def expect(self, contents: Mapping[Path, bytes | memoryview]) -> None:
+        """Accept other contents of some files, beside those that they should have now.
+
+        Args:
+            contents: What the files will hold, by their paths.
+
+        Raises:
+            DamagedRunError: `digests.json` is damaged.
+            CxrIgniteError: It cannot be written.
+        """
+        digests = self._settled()
+        for path, data in contents.items():
+            name = self._name(path)
+            digests[name] = [hashlib.sha256(data).hexdigest(), *digests.get(name, [None])]
+        self._save(digests)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it exists; its digest goes at the next write.
+
+        Raises:
+            DamagedRunError: `digests.json` is damaged.
+        """
+        digests, name = self._settled(), self._name(path)
+        if name in digests:
+            self._save({**digests, name: [None, *digests[name]]})
+        path.unlink(missing_ok=True)
+
+    def check(self, *paths: Path) -> None:
+        """Refuse files that are not as they were written.
+
+        A folder that has no `digests.json` is believed; `warn_if_unchecked` says so.
+
+        Args:
+            paths: The files, in the run folder; one that was never written may be missing.
+
+        Raises:
+            DamagedRunError: One was changed, damaged, lost or added, or `digests.json` is damaged.
+        """
+        digests = self._read()
+        if digests is None:
+            return
+        for path in paths:
+            accepted, found = digests.get(self._name(path), [None]), _digest(path)
+            if found in accepted:
+                continue
+            way_out = "put the original back"
+            if found is None:
+                what = "is missing"
+            elif accepted == [None]:
+                what, way_out = "was written by no command of this run", "remove it"
+            else:
+                what = f"was changed: its sha256 must be {accepted[0]}, got {found}"
+            raise DamagedRunError(f"{path} {what}; {way_out}, or {self._trust()}")
+
+    def written_in(self, folder: Path) -> list[Path]:
+        """The files of a folder that there are or should be, sorted.
+
+        Args:
+            folder: In the run folder.
+        """
+        listed = {self.root / name for name in self._read() or ()}
+        return sorted({path for path in listed if path.parent == folder} | {*folder.glob("*")})
+
+    def warn_if_unchecked(self) -> None:
+        """Log a warning if nothing in this folder can be checked."""
+        if not self.path.exists():
+            _logger.warning(
+                "%s has no %s, so its files are believed as they are", self.root, self.path.name
+            )
+
+    def settle(self) -> None:
+        """Accept nothing but what was written last.
+
+        Raises:
+            DamagedRunError: `digests.json` is damaged.
+            CxrIgniteError: It cannot be written.
+        """
+        before = self._read()
+        if before is not None and (settled := self._settled()) != before:
+            self._save(settled)
+
+    def _settled(self) -> Digests:
+        """The digests, one a file; of a folder that has none, those of its files as they are."""
+        digests = self._read()
+        if digests is None:
+            found = {path for pattern in _BELIEVED for path in self.root.glob(pattern)}
+            return {self._name(path): [_digest(path)] for path in sorted(found) if path.is_file()}
+        for name, accepted in digests.items():
+            if len(accepted) > 1 and (now := _digest(self.root / name)) in accepted:
+                digests[name] = [now]
+        return {name: accepted for name, accepted in digests.items() if accepted != [None]}
+
+    def _read(self) -> Digests | None:
+        digests: Any
+        try:
+            digests = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError):
+            digests = None
+        is_valid: bool = isinstance(digests, dict) and all(
+            isinstance(accepted, list)
+            and accepted
+            and all(each is None or isinstance(each, str) for each in accepted)
+            for accepted in digests.values()
+        )
+        if not is_valid:
+            raise DamagedRunError(
+                f"{self.path} is damaged; put the original back, or {self._trust()}"
+            )
+        return dict(digests)
+
+    def _save(self, digests: Digests) -> None:
+        write_durably(self.path, f"{json.dumps(digests, indent=1, sort_keys=True)}\n".encode())
+
+    def _trust(self) -> str:
+        return f"remove {self.path} to believe all files as they are"
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _digest(path: Path) -> str | None:
+    """The sha256 of a file; null if it does not exist.
+
+    Raises:
+        DamagedRunError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedRunError(f"{path} cannot be read: {error.strerror}") from error
