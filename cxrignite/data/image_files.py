@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cxrignite.data.dicom import is_dicom
 from cxrignite.data.image_formats import (
     IMAGE_SUFFIXES,
-    SUFFIXES,
+    READ_FORMATS,
     format_of,
     names_image,
     names_other,
@@ -23,9 +23,6 @@ from cxrignite.errors import DataError
 from cxrignite.output_marker import OUTPUT_MARKER
 
 _logger = logging.getLogger(__name__)
-
-READ_FORMATS = ", ".join(SUFFIXES)
-"""For messages."""
 
 _NUM_NAMED = 3
 _DICOM_DIRECTORY = "DICOMDIR"  # lists the files of a medium, and holds no image

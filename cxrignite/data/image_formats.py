@@ -21,8 +21,11 @@ IMAGE_SUFFIXES = frozenset(suffix for known in SUFFIXES.values() for suffix in k
 
 DICOM_SUFFIXES = frozenset(SUFFIXES["DICOM"])
 
-PILLOW_FORMATS = tuple(name for name in SUFFIXES if name != "DICOM")
-"""The only decoders that Pillow may choose from."""
+READ_FORMATS = ", ".join(SUFFIXES)
+"""For messages."""
+
+PILLOW_FORMATS = tuple(name for name in SUFFIXES if name not in {"JPEG", "PNG", "DICOM"})
+"""The only decoders that Pillow may choose from: the others have stricter ones."""
 
 # Images that `mimetypes` does not know by their names, or not in every version.
 _OTHER_SUFFIXES = frozenset(

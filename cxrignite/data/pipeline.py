@@ -24,6 +24,11 @@ from cxrignite.data import (
     dicom_pixels,
     dicom_streams,
     dicom_values,
+    exif,
+    jpeg,
+    pillow_formats,
+    pixel_limit,
+    png,
     reading,
     transforms,
 )
@@ -33,6 +38,7 @@ from cxrignite.data.transforms import Transform, apply_transforms
 from cxrignite.errors import DataError, PackError, RecipeError, is_shortage
 
 _DICOM = (dicom, dicom_decoders, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
+_FILES = (exif, jpeg, pillow_formats, pixel_limit, png)
 
 
 class Pipeline:
@@ -168,7 +174,7 @@ class Pipeline:
         """
         versions = [np.__version__, torch.__version__, PIL.__version__, simplejpeg.__version__]
         versions.append(importlib.metadata.version("pydicom"))  # not imported where not needed
-        code = [reading, *_DICOM, transforms, sys.modules[__name__]]
+        code = [reading, *_FILES, *_DICOM, transforms, sys.modules[__name__]]
         settings = []
         if self.preprocess:
             import monai

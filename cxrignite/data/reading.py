@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from cxrignite.data import jpeg, png
 from cxrignite.data.dicom import decode_dicom, is_dicom
-from cxrignite.data.image_formats import DICOM_SUFFIXES, PILLOW_FORMATS
-from cxrignite.data.pixel_limit import MAX_PIXELS, check_pixels
+from cxrignite.data.image_formats import DICOM_SUFFIXES
+from cxrignite.data.pillow_formats import open_with_pillow
+from cxrignite.data.pixel_limit import MAX_PIXELS
 from cxrignite.errors import UnreadableImageError
 
 __all__ = [
@@ -29,13 +30,12 @@ __all__ = [
 Size = tuple[int, int]
 """Rows and columns."""
 
-# EXIF stands among a JPEG's first segments, each of which ends before 64 KiB.
-_EXIF_WITHIN = 2**17
-_ORIENTATION = 0x0112
+# EXIF orientations whose rows are the image's columns.
+_TURNED_ASIDE = {5, 6, 7, 8}
 
 
 def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
-    """Reads a JPEG, PNG or DICOM file as a grey image.
+    """Reads a file of an image as a grey image.
 
     Args:
         path: The file.
@@ -76,7 +76,8 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
     """Decodes the content of a JPEG, PNG or DICOM file to a grey image.
 
     Colours become ITU-R 601 luma and transparency is ignored. 16 bits become 8 by
-    `65535 -> 255`, rounded; nothing is clipped. What is done to a DICOM says `decode_dicom`.
+    `65535 -> 255`, rounded; nothing is clipped. What is done to a DICOM says `decode_dicom`. Of the
+    metadata of a JPEG or PNG only the EXIF orientation counts, and faults in it do not.
 
     With a `size`, a JPEG is decoded at the smallest eighth of its size that still covers it, which
     takes a quarter of the time, and resized from there. The result is less than one grey level
@@ -93,65 +94,61 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
 
     Raises:
         UnreadableImageError: If the content is not a whole JPEG, PNG or DICOM image, or its header
-            claims more than `MAX_PIXELS` pixels (which is found before anything is decoded).
+            claims more than `MAX_PIXELS` pixels, more memory than `MAX_MEMORY`, more scans than
+            `MAX_SCANS` or more than the file can hold (which is found before anything is decoded).
+        MemoryError: If there is too little memory.
     """
+    return _decode(data, path, size)
+
+
+def _decode(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
     if not data:
         raise UnreadableImageError(path, "the file is empty")
     if holds_dicom(data, path):
         grey = decode_dicom(data, path)
         return grey if size is None else resize_image(grey, size)
-    image = _plain_jpeg(data, path, size)
-    return _any_image(data, path, size) if image is None else image
-
-
-def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8] | None:
-    """Decodes a JPEG straight to grey, at a fraction of its size; `None` leaves it to Pillow.
-
-    That is for whatever is out of the ordinary: another format, damage that Pillow has better words
-    for, CMYK, an orientation.
-    """
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    check_pixels(width, height, path)
-    if colours not in {"Gray", "YCbCr"} or _is_turned(data):
-        return None
-    rows, columns = size or (height, width)
-    try:
-        # Unless it is strict it gives garbage for damaged files without a word.
-        grey = simplejpeg.decode_jpeg(
-            data, "GRAY", min_height=min(rows, height), min_width=min(columns, width), strict=True
-        )[..., 0]
-    except ValueError:
-        return None
-    if size is None:
-        return np.ascontiguousarray(grey)
-    # The decoder rounds up to whole pixels: without the part that is padding the image would be
-    # stretched by up to a pixel, and twice as far from a full decode.
-    eighths = next(
-        n for n in range(1, 9) if grey.shape == (-(-height * n // 8), -(-width * n // 8))
-    )
-    return _resized(Image.fromarray(grey), size, (width * eighths / 8, height * eighths / 8))
-
-
-def _any_image(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
-    try:
-        with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
-            check_pixels(*image.size, path)
-            num_frames = getattr(image, "n_frames", 1)
-            if num_frames > 1 and image.format != "MPO":  # whose others are previews
-                raise UnreadableImageError(path, f"it must hold one image, it holds {num_frames}")
-            grey = _grey(ImageOps.exif_transpose(image))
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError(path, "not a JPEG, PNG or DICOM image") from error
-    except Exception as error:
-        # A damaged file can raise nearly anything inside Pillow: OSError, SyntaxError, ValueError,
-        # struct.error, zlib.error, DecompressionBombError.
-        raise UnreadableImageError(path, str(error) or type(error).__name__) from error
+    if data.startswith(jpeg.SIGNATURE):
+        return _decode_jpeg(jpeg.open_jpeg(data, path), size)
+    if data.startswith(png.SIGNATURE):
+        image, orientation = png.open_png(data, path)
+        grey = _turned(_grey(image), orientation)
+        return grey if size is None else resize_image(grey, size)
+    grey = _grey(open_with_pillow(data, path))
     return grey if size is None else resize_image(grey, size)
+
+
+def _decode_jpeg(image: jpeg.Jpeg, size: Size | None) -> NDArray[np.uint8]:
+    """Decodes a JPEG straight to grey, at a fraction of its size, where the decoder can do it."""
+    if size is not None and image.orientation in _TURNED_ASIDE:
+        size = (size[1], size[0])
+    height, width = image.height, image.width
+    if image.mode == "CMYK" or (image.mode == "RGB" and image.is_lossless):
+        colours: Literal["CMYK", "RGB"] = "CMYK" if image.mode == "CMYK" else "RGB"
+        raw = "CMYK;I" if image.mode == "CMYK" else "RGB"
+        pixels = image.decode(colours).tobytes()
+        grey = _grey(Image.frombytes(image.mode, (width, height), pixels, "raw", raw))
+    else:
+        grey = image.decode("GRAY", *(size or ()))[..., 0]
+    if size is not None:
+        # The decoder rounds up to whole pixels: without the part that is padding the image would
+        # be stretched by up to a pixel, and twice as far from a full decode.
+        eighths = next(
+            n for n in range(1, 9) if grey.shape == (-(-height * n // 8), -(-width * n // 8))
+        )
+        covered = (width * eighths / 8, height * eighths / 8)
+        grey = _resized(Image.fromarray(grey), size, covered)
+    return _turned(grey, image.orientation)
+
+
+def _turned(grey: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turns an image that is stored in one of EXIF's orientations upright."""
+    if orientation in _TURNED_ASIDE:
+        grey = grey.T
+    if orientation in {3, 4, 7, 8}:
+        grey = grey[::-1]
+    if orientation in {2, 3, 6, 7}:
+        grey = grey[:, ::-1]
+    return np.ascontiguousarray(grey)
 
 
 def holds_dicom(data: bytes, path: Path | str) -> bool:
@@ -164,7 +161,7 @@ def holds_dicom(data: bytes, path: Path | str) -> bool:
     if is_dicom(data):
         return True
     is_named = os.path.splitext(path)[1].lower() in DICOM_SUFFIXES
-    return is_named and not data.startswith((b"\xff\xd8", b"\x89PNG"))
+    return is_named and not data.startswith((jpeg.SIGNATURE, png.SIGNATURE))
 
 
 def resize_image(grey: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -183,25 +180,13 @@ def _resized(image: Image.Image, size: Size, covered: tuple[float, float]) -> ND
     return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
-def _is_turned(data: bytes) -> bool:
-    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) < 0:
-        return False
-    try:
-        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
-            return bool(image.getexif().get(_ORIENTATION, 1) != 1)
-    except Exception:  # see `_any_image`, which has the words for it
-        return True
-
-
 def _grey(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
         # `convert("L")` would clip at 255. 65535 / 255 is 257, so this is an exact rounding.
-        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.mode in {"P", "PA"}:
-        # Only by way of RGBA does Pillow take a palette with transparency without a warning.
-        image = image.convert("RGBA")
-    if image.mode in {"CMYK", "YCbCr"}:
+        values = np.asarray(image).astype(np.uint32)
+        values += 128
+        values //= 257
+        return values.astype(np.uint8)
+    if image.mode in {"CMYK", "PA"}:
         image = image.convert("RGB")
-    if image.mode not in {"L", "LA", "1", "RGB", "RGBA"}:
-        raise ValueError(f"pixel format {image.mode} is not supported")
     return np.array(image.convert("L"))

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from cxrignite.data.folder_layout import check_class_dir, check_root
 from cxrignite.data.image_files import (
-    READ_FORMATS,
     LeftOut,
     find_images,
     image_files,
     images_outside,
     report_left_out,
 )
+from cxrignite.data.image_formats import READ_FORMATS
 from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
 from cxrignite.errors import DataError, RecipeError
 

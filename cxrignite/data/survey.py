@@ -7,18 +7,18 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxrignite.data.image_formats import PILLOW_FORMATS
+from cxrignite.data import jpeg, png
 from cxrignite.data.inspection import MAX_THREADS
+from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
-from cxrignite.errors import UnreadableImageError, is_shortage
+from cxrignite.errors import UnreadableImageError
 
 THUMBNAIL_SIDE = 32
 """Rows and columns of a thumbnail."""
@@ -114,27 +114,14 @@ class _Look(NamedTuple):
 def _look_at(path: str) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
-        if holds_dicom(data, path):
-            # Decoded whole in any case, and then its size is known.
-            whole = decode_image(data, path)
-            grey = resize_image(whole, (_SIDE, _SIDE))
-            header, colour = ("DICOM", whole.shape[0], whole.shape[1], "L"), 0.0
-        else:
-            grey = decode_image(data, path, (_SIDE, _SIDE))
-            header, colour = _header(data), _colour(data)
+        grey, kind = _decoded(data, path)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
-    except Exception as error:
-        if is_shortage(error):
-            raise
-        # A file at the edge of being readable, and Pillow can raise nearly anything for it.
-        return UnreadableImageError(path, str(error) or type(error).__name__)
     return _Look(
         hashlib.sha256(data).hexdigest(),
         FilmFacts(
-            *header,
-            colour=colour,
+            *kind,
             mean=float(grey.mean()),
             deviation=float(grey.std()),
             quantiles=tuple(np.quantile(grey, _QUANTILES).tolist()),
@@ -144,20 +131,38 @@ def _look_at(path: str) -> _Look | UnreadableImageError:
     )
 
 
-def _header(data: bytes) -> tuple[str, int, int, str]:
-    """Format, rows, columns and mode of a JPEG or PNG file that can be decoded."""
-    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
-        return str(image.format), image.height, image.width, image.mode
+_Kind = tuple[str, int, int, str, float]
+"""Format, rows, columns, mode and colour, as `FilmFacts` has them."""
 
 
-def _colour(data: bytes) -> float:
-    """How far the channels of a file that can be decoded are apart, in grey levels."""
-    with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
-        if image.mode in {"L", "LA", "1"} or image.mode.startswith("I"):
-            return 0.0
-        # A JPEG is decoded at a fraction of its size where that is enough.
-        image.draft("RGB", (_SIDE, _SIDE))
-        image.thumbnail((_SIDE, _SIDE))
-        pixels = np.asarray(image.convert("RGB"))
-    channels = pixels.astype(np.int16)
+def _decoded(data: bytes, path: str) -> tuple[NDArray[np.uint8], _Kind]:
+    """A small grey image, and what kind of file it is from."""
+    if holds_dicom(data, path):
+        # Decoded whole in any case, and then its size is known.
+        whole = decode_image(data, path)
+        kind = ("DICOM", whole.shape[0], whole.shape[1], "L", 0.0)
+        return resize_image(whole, (_SIDE, _SIDE)), kind
+    grey = decode_image(data, path, (_SIDE, _SIDE))
+    if data.startswith(jpeg.SIGNATURE):
+        header = jpeg.open_jpeg(data, path)
+        small = None if header.mode == "L" else header.decode("RGB", _SIDE, _SIDE)
+        colour = 0.0 if small is None else _colour(Image.fromarray(small))
+        return grey, ("JPEG", header.height, header.width, header.mode, colour)
+    is_png = data.startswith(png.SIGNATURE)
+    image = png.open_png(data, path)[0] if is_png else open_with_pillow(data, path)
+    is_grey = image.mode in {"L", "LA", "1"} or image.mode.startswith("I")
+    colour = 0.0 if is_grey else _colour(image)
+    return grey, (
+        "PNG" if is_png else str(image.format),
+        image.height,
+        image.width,
+        image.mode,
+        colour,
+    )
+
+
+def _colour(image: Image.Image) -> float:
+    """How far the channels of an image are apart, in grey levels."""
+    small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    channels = np.asarray(small).astype(np.int16)
     return float((channels.max(axis=2) - channels.min(axis=2)).mean())

@@ -214,8 +214,8 @@ def test_damaged_files_are_refused_by_path_and_never_crash(tmp_path, ramp):
 @pytest.mark.parametrize(
     ("width", "height", "facts"),
     [
-        (30_000, 30_000, [900_000_000]),
-        (10_000, 9_000, [90_000_000]),
+        (30_000, 30_000, [30_000, "80,000,000"]),
+        (10_000, 9_000, [10_000, 9_000, "80,000,000"]),
         (10_000, 8_001, [10_000, 8_001, "80,000,000"]),
     ],
 )
@@ -300,7 +300,7 @@ def test_a_film_is_turned_as_its_exif_says_before_it_is_resized(tmp_path, orient
 def test_a_cut_jpeg_is_refused_at_a_size_too(tmp_path):
     data = encoded(photograph(600, 800), "JPEG", quality=90)
     (tmp_path / "a.jpeg").write_bytes(data[: len(data) // 2])
-    with refused(UnreadableImageError, tmp_path / "a.jpeg", "truncated"):
+    with refused(UnreadableImageError, tmp_path / "a.jpeg", "Premature"):
         read_image(tmp_path / "a.jpeg", (64, 64))
 
 

@@ -1,0 +1,45 @@
+"""An image of one of the formats that are left to Pillow: TIFF, BMP, WebP, GIF and JPEG 2000."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cxrignite.data.image_formats import PILLOW_FORMATS, READ_FORMATS
+from cxrignite.data.pixel_limit import check_pixels
+from cxrignite.errors import UnreadableImageError, is_shortage
+
+
+def open_with_pillow(data: bytes, path: Path | str) -> Image.Image:
+    """Decodes an image and turns it as its EXIF orientation says.
+
+    Args:
+        data: The file's content.
+        path: The file, named in errors.
+
+    Raises:
+        UnreadableImageError: If it is of another format, damaged, holds several images, or its
+            header claims more than `MAX_PIXELS` pixels.
+    """
+    try:
+        image = Image.open(BytesIO(data), formats=PILLOW_FORMATS)
+        check_pixels(*image.size, path)
+        num_frames = getattr(image, "n_frames", 1)
+        if num_frames > 1:
+            raise UnreadableImageError(path, f"it must hold one image, it holds {num_frames}")
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(path, f"of no format that is read ({READ_FORMATS})") from error
+    except Exception as error:
+        if is_shortage(error):
+            raise
+        # A damaged file can raise nearly anything inside Pillow: OSError, SyntaxError, ValueError,
+        # struct.error, zlib.error, DecompressionBombError.
+        raise UnreadableImageError(path, str(error) or type(error).__name__) from error
+    turned.format = image.format
+    return turned
