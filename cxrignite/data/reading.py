@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrignite.data.dicom import DICOM_SUFFIXES, decode_dicom, is_dicom
+from cxrignite.data.grey_scaling import GreyScaling, rescaled
 from cxrignite.data.pixel_limit import MAX_PIXELS, check_pixels
 from cxrignite.errors import UnreadableImageError
 
@@ -33,12 +34,15 @@ _EXIF_WITHIN = 2**17
 _ORIENTATION = 0x0112
 
 
-def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: Path | str, size: Size | None = None, grey_scaling: GreyScaling = "file"
+) -> NDArray[np.uint8]:
     """Reads a JPEG, PNG or DICOM file as a grey image.
 
     Args:
         path: The file.
         size: Rows and columns to resize to, each at least 1; `None` keeps the file's own.
+        grey_scaling: Which values become black and white, see `GreyScaling`.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`, rows by columns, turned as its EXIF orientation says; its
@@ -48,7 +52,7 @@ def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
         UnreadableImageError: If the file cannot be opened or is not a whole JPEG, PNG or
             DICOM image.
     """
-    return decode_image(read_bytes(path), path, size)
+    return decode_image(read_bytes(path), path, size, grey_scaling)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -71,11 +75,17 @@ def read_bytes(path: Path | str) -> bytes:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
 
 
-def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
+def decode_image(
+    data: bytes,
+    path: Path | str,
+    size: Size | None = None,
+    grey_scaling: GreyScaling = "file",
+) -> NDArray[np.uint8]:
     """Decodes the content of a JPEG, PNG or DICOM file to a grey image.
 
-    Colours become ITU-R 601 luma and transparency is ignored. 16 bits become 8 by
-    `65535 -> 255`, rounded; nothing is clipped. What is done to a DICOM says `decode_dicom`.
+    Colours become ITU-R 601 luma and transparency is ignored. Of 16 bits the least value of the
+    image becomes 0 and the greatest 255, unless `grey_scaling` says otherwise. What is done to a
+    DICOM says `decode_dicom`.
 
     With a `size`, a JPEG is decoded at the smallest eighth of its size that still covers it, which
     takes a quarter of the time, and resized from there. The result is less than one grey level
@@ -86,6 +96,8 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
         path: The file, named in errors.
         size: Rows and columns to resize to, bilinear with antialiasing, whatever the aspect; `None`
             keeps the file's own.
+        grey_scaling: Which values become black and white, see `GreyScaling`; it is applied before
+            an image is resized.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`.
@@ -97,13 +109,15 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
     if not data:
         raise UnreadableImageError(path, "the file is empty")
     if holds_dicom(data, path):
-        grey = decode_dicom(data, path)
+        grey = decode_dicom(data, path, grey_scaling)
         return grey if size is None else resize_image(grey, size)
-    image = _plain_jpeg(data, path, size)
-    return _any_image(data, path, size) if image is None else image
+    image = _plain_jpeg(data, path, size, grey_scaling)
+    return _any_image(data, path, size, grey_scaling) if image is None else image
 
 
-def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8] | None:
+def _plain_jpeg(
+    data: bytes, path: Path | str, size: Size | None, grey_scaling: GreyScaling
+) -> NDArray[np.uint8] | None:
     """Decodes a JPEG straight to grey, at a fraction of its size; `None` leaves it to Pillow.
 
     That is for whatever is out of the ordinary: another format, damage that Pillow has better words
@@ -124,6 +138,7 @@ def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.
         )[..., 0]
     except ValueError:
         return None
+    grey = rescaled(grey, grey_scaling)
     if size is None:
         return np.ascontiguousarray(grey)
     # The decoder rounds up to whole pixels: without the part that is padding the image would be
@@ -134,11 +149,13 @@ def _plain_jpeg(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.
     return _resized(Image.fromarray(grey), size, (width * eighths / 8, height * eighths / 8))
 
 
-def _any_image(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
+def _any_image(
+    data: bytes, path: Path | str, size: Size | None, grey_scaling: GreyScaling
+) -> NDArray[np.uint8]:
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
             check_pixels(*image.size, path)
-            grey = _grey(ImageOps.exif_transpose(image))
+            grey = rescaled(_grey(ImageOps.exif_transpose(image)), grey_scaling)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -189,10 +206,9 @@ def _is_turned(data: bytes) -> bool:
         return True
 
 
-def _grey(image: Image.Image) -> NDArray[np.uint8]:
+def _grey(image: Image.Image) -> NDArray[np.uint8 | np.uint16]:
     if image.mode.startswith("I;16"):
-        # `convert("L")` would clip at 255. 65535 / 255 is 257, so this is an exact rounding.
-        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.asarray(image).astype(np.uint16)  # `convert("L")` would clip at 255
     if image.mode in {"P", "PA"}:
         # Only by way of RGBA does Pillow take a palette with transparency without a warning.
         image = image.convert("RGBA")
