@@ -79,6 +79,10 @@ class DataRecipe:
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
         image_size: Rows and columns that each film is read at, a JPEG at a fraction of its size;
             null keeps the file's own.
+        grey_scaling: Which values become black and white. `file`: as its window or VOI LUT says; a
+            file of more than 8 bits without one is scaled from the least to the greatest value of
+            its pixels, as viewers do. The others ignore both: `stored` takes all that could be
+            stored, `minmax` the range of the pixels, `percentiles` their 1st to 99th.
         preprocess: MONAI transforms of every split, without randomness.
         pack: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
             this folder; `auto` takes `packs` beside the run folder, where there is room; `off`
@@ -101,6 +105,7 @@ class DataRecipe:
     allow_leakage: bool = False
     on_unreadable: Literal["raise", "skip"] = "raise"
     image_size: tuple[int, int] | None = None
+    grey_scaling: Literal["file", "stored", "minmax", "percentiles"] = "file"
     preprocess: list[Transform] = field(default_factory=list)
     pack: Literal["auto", "off", False] | Path = "auto"
     augment: list[Transform] = field(default_factory=list)

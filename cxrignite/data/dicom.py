@@ -19,7 +19,8 @@ from cxrignite.data.dicom_elements import (
 )
 from cxrignite.data.dicom_pixels import stored_bits
 from cxrignite.data.dicom_streams import PixelFormat
-from cxrignite.data.dicom_values import VALUE_TAGS, grey_levels
+from cxrignite.data.dicom_values import VALUE_TAGS, grey_range
+from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.image_formats import DICOM_SUFFIXES
 from cxrignite.data.pixel_limit import check_pixels
 from cxrignite.errors import UnreadableImageError
@@ -51,16 +52,20 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def decode_dicom(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+def decode_dicom(
+    data: bytes, path: Path | str, grey_scaling: GreyScaling = "file"
+) -> NDArray[np.uint8]:
     """Decodes the content of a DICOM file to a grey image.
 
     The modality LUT or rescale, then the VOI LUT or else the window, the first where there are
-    several; the whole nominal range of what they give becomes `[0, 255]`, rounded. MONOCHROME1 is
-    inverted last, so that white is always where less radiation came through.
+    several; the whole nominal range of what they give becomes `[0, 255]`, rounded. Where there is
+    neither it is the range of the pixels, if they have more than 8 bits. MONOCHROME1 is inverted
+    last, so that white is always where less radiation came through.
 
     Args:
         data: The file's content, with a preamble or without.
         path: The file, named in errors.
+        grey_scaling: Which values become black and white, see `GreyScaling`.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`.
@@ -74,8 +79,10 @@ def decode_dicom(data: bytes, path: Path | str) -> NDArray[np.uint8]:
     try:
         syntax, header = find_elements(data, frozenset(_WANTED))
         pixels, is_inverted = _pixel_format(header, path)
-        levels = grey_levels(header, pixels.bits_stored, pixels.is_signed, is_inverted)
-        return np.take(levels, stored_bits(header, syntax, pixels))
+        steps = grey_range(header, pixels.bits_stored, pixels.is_signed, grey_scaling)
+        bits = stored_bits(header, syntax, pixels)
+        levels = steps.levels(bits)
+        return np.take(255 - levels if is_inverted else levels, bits)
     except DicomRefusal as refusal:
         raise UnreadableImageError(path, str(refusal)) from None
     except UnreadableImageError:

@@ -9,12 +9,13 @@ there.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.data.dicom_elements import DicomRefusal, Elements
+from cxrignite.data.grey_scaling import Bits, GreyScaling, Values, grey_levels, used_range
 
 WINDOW_CENTER, WINDOW_WIDTH, WINDOW_FUNCTION = 0x0028_1050, 0x0028_1051, 0x0028_1056
 RESCALE_INTERCEPT, RESCALE_SLOPE = 0x0028_1052, 0x0028_1053
@@ -29,36 +30,45 @@ VALUE_TAGS = frozenset(
 # Beyond it whole numbers are no longer told apart.
 _LARGEST = 2.0**53
 
-Values = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class _Range:
-    """Values, and the lowest and highest that there could nominally be."""
+class GreyRange:
+    """What every value that can be stored means, and which of that is black and white.
+
+    Attributes:
+        values: Shape `(2**bits_stored,)`, by the stored bits taken as unsigned.
+        low: The lowest that there could nominally be.
+        high: The highest.
+        scaling: Which of them become black and white; `stored` takes `low` and `high`.
+    """
 
     values: Values
     low: float
     high: float
+    scaling: GreyScaling = "stored"
 
-    def grey(self) -> NDArray[np.uint8]:
-        """To `[0, 255]`, rounded; nothing is clipped, since nothing lies outside."""
-        scaled = (self.values - self.low) * 255 / (self.high - self.low)
-        return np.floor(scaled + 0.5).astype(np.uint8)
+    def levels(self, bits: Bits) -> NDArray[np.uint8]:
+        """The grey level of each of `values`.
+
+        Args:
+            bits: The pixels, which say what is black and white where the file does not.
+        """
+        low, high = self.low, self.high
+        if self.scaling in ("minmax", "percentiles"):
+            low, high = used_range(bits, self.values, self.scaling)
+        return grey_levels(self.values, low, high)
 
 
-def grey_levels(
-    header: Elements, bits_stored: int, is_signed: bool, is_inverted: bool
-) -> NDArray[np.uint8]:
-    """The grey level of every value that can be stored.
+def grey_range(
+    header: Elements, bits_stored: int, is_signed: bool, scaling: GreyScaling = "file"
+) -> GreyRange:
+    """The steps of a header, for every value that can be stored.
 
     Args:
         header: The elements `VALUE_TAGS`, as far as the file has them.
         bits_stored: Bits of a value, 1 to 16.
         is_signed: Whether they are two's complement.
-        is_inverted: Whether the least value is white (MONOCHROME1).
-
-    Returns:
-        Shape `(2**bits_stored,)`, indexed by the stored bits taken as unsigned.
+        scaling: Which values become black and white; only `file` takes the window or VOI LUT.
 
     Raises:
         DicomRefusal: If the header asks for a step that cannot be done as it stands.
@@ -67,15 +77,21 @@ def grey_levels(
     stored = np.where(bits >= 2 ** (bits_stored - 1), bits - 2**bits_stored, bits)
     values = (stored if is_signed else bits).astype(np.float64)
     with np.errstate(over="ignore"):  # a value far from a narrow window
-        levels = _voi(header, _modality(header, values, is_signed)).grey()
-    return 255 - levels if is_inverted else levels
+        modality, has_table = _modality(header, values, is_signed)
+        seen = _voi(header, modality) if scaling == "file" else None
+    if scaling != "file":
+        return replace(modality, scaling=scaling)
+    # Of 8 bits all are shown, as of a JPEG: they were written to be looked at as they are.
+    return seen or replace(
+        modality, scaling="stored" if bits_stored <= 8 and not has_table else "minmax"
+    )
 
 
-def _modality(header: Elements, values: Values, is_signed: bool) -> _Range:
-    """Modality LUT or rescale; without either, the values and their whole range."""
+def _modality(header: Elements, values: Values, is_signed: bool) -> tuple[GreyRange, bool]:
+    """Modality LUT or rescale, and if it is a LUT; without either, the values and their range."""
     table = _looked_up(header, MODALITY_LUT, "Modality LUT", values, is_signed)
     if table is not None:
-        return table
+        return table, True
     pair = _pair(header, RESCALE_SLOPE, RESCALE_INTERCEPT, "RescaleSlope and RescaleIntercept")
     if pair is not None:
         slope, intercept = pair
@@ -84,18 +100,18 @@ def _modality(header: Elements, values: Values, is_signed: bool) -> _Range:
             raise DicomRefusal("its RescaleSlope or RescaleIntercept is too large")
         if not values.min() < values.max():
             raise DicomRefusal(f"its RescaleSlope makes all values one, got {slope:g}")
-    return _Range(values, values.min(), values.max())
+    return GreyRange(values, values.min(), values.max()), False
 
 
-def _voi(header: Elements, modality: _Range) -> _Range:
-    """VOI LUT, else window, the first where there are several; else everything there is."""
+def _voi(header: Elements, modality: GreyRange) -> GreyRange | None:
+    """VOI LUT, else window, the first where there are several; `None` where there is neither."""
     is_signed = modality.low < 0
     table = _looked_up(header, VOI_LUT, "VOI LUT", modality.values, is_signed)
     if table is not None:
         return table
     pair = _pair(header, WINDOW_CENTER, WINDOW_WIDTH, "WindowCenter and WindowWidth")
     if pair is None:
-        return modality
+        return None
     center, width = pair
     function = header.text(WINDOW_FUNCTION) or "LINEAR"
     if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
@@ -108,17 +124,17 @@ def _voi(header: Elements, modality: _Range) -> _Range:
     if function == "SIGMOID":
         # Its ends are infinitely far away: within [0, 1] without reaching either.
         power = np.clip(-4 * (modality.values - center) / width, -700, 700)
-        return _Range(1 / (1 + np.exp(power)), 0, 1)
+        return GreyRange(1 / (1 + np.exp(power)), 0, 1)
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     if width == 0:
-        return _Range((modality.values > center).astype(np.float64), 0, 1)
-    return _Range(np.clip((modality.values - center) / width + 0.5, 0, 1), 0, 1)
+        return GreyRange((modality.values > center).astype(np.float64), 0, 1)
+    return GreyRange(np.clip((modality.values - center) / width + 0.5, 0, 1), 0, 1)
 
 
 def _looked_up(
     header: Elements, tag: int, name: str, values: Values, is_signed: bool
-) -> _Range | None:
+) -> GreyRange | None:
     """Values through a lookup table of the header's, `None` where it has none or an empty one.
 
     Its nominal range is that of its bits. Some tables hold more than their descriptor says: then
@@ -146,7 +162,7 @@ def _looked_up(
     entries = entries[:num_entries]
     index = np.clip(np.floor(values) - first, 0, num_entries - 1).astype(np.int64)
     high = max(2**bits - 1, int(entries.max()))
-    return _Range(entries[index].astype(np.float64), 0, high)
+    return GreyRange(entries[index].astype(np.float64), 0, high)
 
 
 def _says_us(item: Elements) -> bool:

@@ -24,11 +24,13 @@ class ReadBatch(NamedTuple):
         images: Of those that were read, shape `(n, 1, H, W)`, uint8; `n` may be 0.
         positions: Which films they are, `n` positions in the stream's films.
         failures: From the position of every other film to why it has no image.
+        nearly_blank: Positions of those that use little of the grey range.
     """
 
     images: Tensor
     positions: list[int]
     failures: dict[int, str]
+    nearly_blank: list[int]
 
 
 class FilmStream:
@@ -95,20 +97,21 @@ class _Outcomes(Dataset[ReadBatch]):
         return len(self._table)
 
     def __getitems__(self, positions: list[int]) -> ReadBatch:
-        images, failures = {}, {}
+        images, failures, nearly_blank = {}, {}, []
         for position in positions:
             try:
-                images[position] = self._read(self._table.path(position))
+                images[position], is_blank = self._read(self._table.path(position))
+                nearly_blank += [position] * is_blank
             except UnreadableImageError as error:
                 failures[position] = error.reason
             except DataError as error:  # of a transform, which this film does not suit
                 failures[position] = str(error)
         empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
         stacked = torch.stack(list(images.values())) if images else empty
-        return ReadBatch(stacked, list(images), failures)
+        return ReadBatch(stacked, list(images), failures, nearly_blank)
 
-    def _read(self, path: str) -> Tensor:
-        image = self._pipeline.read(path)
+    def _read(self, path: str) -> tuple[Tensor, bool]:
+        image, is_blank = self._pipeline.read_and_judge(path)
         rows, columns = image.shape[-2:]
         if (rows, columns) != self._image_size:
             wanted_rows, wanted_columns = self._image_size
@@ -117,4 +120,4 @@ class _Outcomes(Dataset[ReadBatch]):
                 f"it must be {wanted_rows} x {wanted_columns} pixels after preprocessing, as the "
                 f"run's films, got {rows} x {columns}",
             )
-        return image
+        return image, is_blank

@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.reading import Size, decode_image, read_bytes
 from cxrignite.data.sources import Film
 from cxrignite.errors import UnreadableImageError
@@ -26,10 +27,12 @@ class Inspection:
     Attributes:
         films: The readable films with their `sha256`, in the order they were given.
         unreadable: An error for each film left out, in that order too.
+        nearly_blank: Names of the films that use little of the grey range, see `is_nearly_blank`.
     """
 
     films: list[Film]
     unreadable: list[UnreadableImageError]
+    nearly_blank: list[str] = field(default_factory=list)
 
     def check_all_readable(self) -> None:
         """Refuses unreadable films.
@@ -52,6 +55,7 @@ def inspect_films(
     on_unreadable: Literal["raise", "skip"] = "raise",
     decode: bool = True,
     size: Size | None = None,
+    grey_scaling: GreyScaling = "file",
     progress: bool = False,
 ) -> Inspection:
     """Reads each file once, in threads: hashes it and decodes it.
@@ -64,6 +68,7 @@ def inspect_films(
         on_unreadable: `raise` stops at the end of the pass, `skip` leaves unreadable films out.
         decode: Whether to decode too; else a file is unreadable only if its bytes are.
         size: Rows and columns that they will be read at, which is faster; see `decode_image`.
+        grey_scaling: As they will be read.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Returns:
@@ -76,7 +81,7 @@ def inspect_films(
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="inspect") as pool:
         # Several files a task: to hand a task over takes as long as to hash a small file.
-        inspect = partial(_inspect, decode=decode, size=size)
+        inspect = partial(_inspect, decode=decode, size=size, grey_scaling=grey_scaling)
         tasks = [paths[start : start + _TASK_FILES] for start in range(0, len(paths), _TASK_FILES)]
         results = chain.from_iterable(pool.map(lambda task: list(map(inspect, task)), tasks))
         if progress:
@@ -90,23 +95,34 @@ def inspect_films(
     outcomes = [found[film.file] for film in films]
     inspection = Inspection(
         [
-            film.hashed(each)
+            film.hashed(each.sha256)
             for film, each in zip(films, outcomes, strict=True)
-            if type(each) is str
+            if isinstance(each, _Look)
         ],
         [each for each in outcomes if isinstance(each, UnreadableImageError)],
+        [
+            film.name
+            for film, each in zip(films, outcomes, strict=True)
+            if isinstance(each, _Look) and each.is_nearly_blank
+        ],
     )
     if on_unreadable == "raise":
         inspection.check_all_readable()
     return inspection
 
 
-def _inspect(path: str, *, decode: bool, size: Size | None) -> str | UnreadableImageError:
+class _Look(NamedTuple):
+    sha256: str
+    is_nearly_blank: bool
+
+
+def _inspect(
+    path: str, *, decode: bool, size: Size | None, grey_scaling: GreyScaling
+) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
-        if decode:
-            decode_image(data, path, size)
+        is_blank = decode and is_nearly_blank(decode_image(data, path, size, grey_scaling))
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
-    return hashlib.sha256(data).hexdigest()
+    return _Look(hashlib.sha256(data).hexdigest(), is_blank)

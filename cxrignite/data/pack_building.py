@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cxrignite.data.film_table import FilmTable
+from cxrignite.data.inspection import Inspection
 from cxrignite.data.loading import available_workers, init_worker, keep_batch
 from cxrignite.data.packing import (
     Pack,
@@ -86,12 +87,30 @@ def open_pack(
             pack = _true_pack(path, digests, distinct, pipeline)
             if pack is None:
                 remove_pack(path)
-                unreadable = _build(path, distinct, pipeline, num_workers, progress)
-                write_manifest(path, unreadable)
-                pack = Pack(path, digests, unreadable)
+                unreadable, blank = _build(path, distinct, pipeline, num_workers, progress)
+                write_manifest(path, unreadable, blank)
+                pack = Pack(path, digests, unreadable, blank)
     except OSError as error:
         raise PackError(f"cannot keep a pack in {folder}: {error.strerror or error}") from error
     return pack
+
+
+def inspected(pack: Pack, hashed: Inspection) -> Inspection:
+    """What building a pack has found out about films, as if they had been decoded one by one.
+
+    Args:
+        pack: Of these films.
+        hashed: The films with their digests, and those of which not even the bytes can be read.
+    """
+    reasons = pack.unreadable
+    good = [film for film in hashed.films if film.sha256 not in reasons]
+    bad = [
+        UnreadableImageError(film.path, reasons[film.sha256])
+        for film in hashed.films
+        if film.sha256 in reasons
+    ]
+    blank = [film.name for film in good if film.sha256 in pack.nearly_blank]
+    return Inspection(good, [*hashed.unreadable, *bad], blank)
 
 
 def _true_pack(
@@ -128,8 +147,8 @@ def _is_readable(film: Film, pipeline: Pipeline) -> bool:
 
 def _build(
     path: Path, films: Sequence[Film], pipeline: Pipeline, num_workers: int, progress: bool
-) -> dict[str, str]:
-    """Write the images, and give the digest and the reason of those that cannot be read."""
+) -> tuple[dict[str, str], list[str]]:
+    """Write the images; give digest and reason of the unreadable, digests of the nearly blank."""
     height, width = _image_size(films, pipeline)
     shape = (len(films), height, width)
     num_bytes = len(films) * height * width
@@ -150,14 +169,14 @@ def _build(
             if hasattr(os, "posix_fallocate"):
                 # A disk that is full is an error here, and a crash (SIGBUS) in a memory map.
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            unreadable = _fill(temporary, films, pipeline, num_workers, progress)
+            found = _fill(temporary, films, pipeline, num_workers, progress)
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
-    return unreadable
+    return found
 
 
 def _image_size(films: Sequence[Film], pipeline: Pipeline) -> tuple[int, int]:
@@ -174,7 +193,7 @@ def _image_size(films: Sequence[Film], pipeline: Pipeline) -> tuple[int, int]:
 
 def _fill(
     path: Path, films: Sequence[Film], pipeline: Pipeline, num_workers: int, progress: bool
-) -> dict[str, str]:
+) -> tuple[dict[str, str], list[str]]:
     loader: DataLoader[_Outcomes | DataError] = DataLoader(
         _Rows(path, FilmTable(films), pipeline),
         batch_size=_BATCH_SIZE,
@@ -184,21 +203,23 @@ def _fill(
         # Without it the pass draws from the global generator, and shifts dropout.
         generator=torch.Generator(),
     )
-    unreadable = {}
+    unreadable, nearly_blank = {}, []
     # `disable=None` keeps the bar off where stderr is not a terminal.
     disable = None if progress else True
     with tqdm(total=len(films), desc="packing", unit="img", leave=False, disable=disable) as bar:
         for outcomes in loader:
             if isinstance(outcomes, DataError):
                 raise outcomes
-            for row, reason in outcomes:
+            for row, reason, is_blank in outcomes:
                 if reason is not None:
                     unreadable[films[row].sha256] = reason
+                elif is_blank:
+                    nearly_blank.append(films[row].sha256)
             bar.update(len(outcomes))
-    return unreadable
+    return unreadable, nearly_blank
 
 
-_Outcomes = list[tuple[int, str | None]]
+_Outcomes = list[tuple[int, str | None, bool]]
 
 
 class _Rows(Dataset[_Outcomes]):
@@ -216,9 +237,10 @@ class _Rows(Dataset[_Outcomes]):
         for row in rows:
             path = self._table.path(row)
             try:
-                image = self._pipeline.read(path)[0].numpy()
+                read, is_blank = self._pipeline.read_and_judge(path)
+                image = read[0].numpy()
             except UnreadableImageError as error:
-                outcomes.append((row, error.reason))
+                outcomes.append((row, error.reason, False))
                 continue
             except DataError as error:
                 return error
@@ -228,7 +250,7 @@ class _Rows(Dataset[_Outcomes]):
                     "set data.image_size".format(*images.shape[1:], *image.shape, path)
                 )
             images[row] = image
-            outcomes.append((row, None))
+            outcomes.append((row, None, is_blank))
         return outcomes
 
 

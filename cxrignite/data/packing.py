@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,22 @@ class Pack:
         digests: The films' digests, shape `(N,)`, each once and sorted: row `i` is the image of
             `digests[i]`.
         unreadable: From the digest of a film that cannot be read to the reason; its row is black.
+        nearly_blank: Digests of the films that use little of the grey range.
 
     Raises:
         DataError: If the file is not such an array.
     """
 
     def __init__(
-        self, path: Path, digests: NDArray[np.bytes_], unreadable: Mapping[str, str]
+        self,
+        path: Path,
+        digests: NDArray[np.bytes_],
+        unreadable: Mapping[str, str],
+        nearly_blank: Collection[str] = (),
     ) -> None:
         self.path = path
         self.unreadable = dict(unreadable)
+        self.nearly_blank = frozenset(nearly_blank)
         self._digests = digests
         # Mapped once and for all: the folder may be deleted while a run reads from it.
         self._images = _mapped(path)
@@ -134,13 +140,20 @@ def as_digests(films: Sequence[Film]) -> NDArray[np.bytes_]:
     return np.array([film.sha256 for film in films], dtype="S64")
 
 
-def write_manifest(path: Path, unreadable: Mapping[str, str]) -> None:
+def write_manifest(
+    path: Path, unreadable: Mapping[str, str], nearly_blank: Collection[str]
+) -> None:
     """Says that the images in `path` are whole.
 
     Raises:
         CxrIgniteError: If it cannot be written.
     """
-    content = {"bytes": path.stat().st_size, "crc32": _checksum(path), "unreadable": unreadable}
+    content = {
+        "bytes": path.stat().st_size,
+        "crc32": _checksum(path),
+        "unreadable": unreadable,
+        "nearly_blank": sorted(nearly_blank),
+    }
     write_durably(_manifest_path(path), json.dumps(content, indent=1).encode())
 
 
@@ -157,12 +170,14 @@ def read_pack(path: Path, digests: NDArray[np.bytes_]) -> Pack:
     manifest = _manifest_path(path)
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        size, checksum, unreadable = (content[key] for key in ("bytes", "crc32", "unreadable"))
+        size, checksum, *films = (
+            content[key] for key in ("bytes", "crc32", "unreadable", "nearly_blank")
+        )
         if path.stat().st_size != size:
             raise DataError(f"{path} must have {size} bytes, got {path.stat().st_size}")
         if size <= MAX_CHECKED_BYTES and _checksum(path) != checksum:
             raise DataError(f"{path} is damaged: its checksum is not that of its manifest")
-        return Pack(path, digests, unreadable)
+        return Pack(path, digests, *films)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no pack: {error}") from error
 

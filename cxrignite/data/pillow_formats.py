@@ -11,6 +11,9 @@ from cxrignite.data.image_formats import PILLOW_FORMATS, READ_FORMATS
 from cxrignite.data.pixel_limit import check_pixels
 from cxrignite.errors import UnreadableImageError, is_shortage
 
+# Pillow converts these to grey as they should be; values of 32 bits it clips at 255.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+
 
 def open_with_pillow(data: bytes, path: Path | str) -> Image.Image:
     """Decodes an image and turns it as its EXIF orientation says.
@@ -20,12 +23,14 @@ def open_with_pillow(data: bytes, path: Path | str) -> Image.Image:
         path: The file, named in errors.
 
     Raises:
-        UnreadableImageError: If it is of another format, damaged, holds several images, or its
-            header claims more than `MAX_PIXELS` pixels.
+        UnreadableImageError: If it is of another format, damaged, holds several images or values of
+            32 bits, or its header claims more than `MAX_PIXELS` pixels.
     """
     try:
         image = Image.open(BytesIO(data), formats=PILLOW_FORMATS)
         check_pixels(*image.size, path)
+        if image.mode not in _MODES and not image.mode.startswith("I;16"):
+            raise UnreadableImageError(path, f"pixel format {image.mode} is not supported")
         num_frames = getattr(image, "n_frames", 1)
         if num_frames > 1:
             raise UnreadableImageError(path, f"it must hold one image, it holds {num_frames}")

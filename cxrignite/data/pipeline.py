@@ -25,6 +25,7 @@ from cxrignite.data import (
     dicom_streams,
     dicom_values,
     exif,
+    grey_scaling,
     jpeg,
     pillow_formats,
     pixel_limit,
@@ -33,12 +34,13 @@ from cxrignite.data import (
     transforms,
 )
 from cxrignite.data.batch_augment import BatchAugment, augment_batch
+from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
 from cxrignite.errors import DataError, PackError, RecipeError, is_shortage
 
 _DICOM = (dicom, dicom_decoders, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
-_FILES = (exif, jpeg, pillow_formats, pixel_limit, png)
+_FILES = (exif, grey_scaling, jpeg, pillow_formats, pixel_limit, png)
 
 
 class Pipeline:
@@ -53,6 +55,7 @@ class Pipeline:
         augment: MONAI transforms for training, random or not, of single images.
         image_size: Rows and columns that each film is read at; `None` keeps the file's own.
         batch_augment: Transforms for training, of whole batches, after `augment`.
+        grey_scaling: Which values become black and white, see `GreyScaling`.
 
     Raises:
         RecipeError: If a size is below 1, a transform in `preprocess` is random, or one in
@@ -66,10 +69,12 @@ class Pipeline:
         *,
         image_size: Size | None = None,
         batch_augment: Sequence[BatchAugment] = (),
+        grey_scaling: GreyScaling = "file",
     ) -> None:
         if image_size is not None and min(image_size) < 1:
             raise RecipeError(f"image_size must be at least 1 x 1, got {list(image_size)}")
         self.image_size = image_size
+        self.grey_scaling = grey_scaling
         self.preprocess = tuple(preprocess)
         self.augment = tuple(augment)
         self.batch_augment = tuple(batch_augment)
@@ -109,10 +114,23 @@ class Pipeline:
             UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
-        image = torch.from_numpy(reading.read_image(path, self.image_size)).unsqueeze(0)
-        if not self.preprocess:
-            return image
-        return apply_transforms(self.preprocess, image, path).mul_(255).round_().to(torch.uint8)
+        return self.read_and_judge(path)[0]
+
+    def read_and_judge(self, path: Path | str) -> tuple[Tensor, bool]:
+        """As `read`, and True if the image is nearly blank, before it is preprocessed.
+
+        Args:
+            path: The file.
+
+        Raises:
+            UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
+            DataError: If a transform fails, or breaks the rules for shape and scale.
+        """
+        grey = reading.read_image(path, self.image_size, self.grey_scaling)
+        image = torch.from_numpy(grey).unsqueeze(0)
+        if self.preprocess:
+            image = apply_transforms(self.preprocess, image, path).mul_(255).round_()
+        return image.to(torch.uint8), is_nearly_blank(grey)
 
     def augmented(
         self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
@@ -192,7 +210,9 @@ class Pipeline:
             # Those of libraries are known by their version.
             own = (base.__module__ for base in type(transform).__mro__)
             code += [sys.modules[name] for name in own if not name.startswith(("monai.", "torch."))]
-        digest = hashlib.sha256(repr((self.image_size, versions, settings)).encode())
+        digest = hashlib.sha256(
+            repr((self.image_size, self.grey_scaling, versions, settings)).encode()
+        )
         for module in code:
             with contextlib.suppress(OSError, TypeError):  # built-in, or typed in
                 digest.update(inspect.getsource(module).encode())

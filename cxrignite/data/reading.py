@@ -12,6 +12,7 @@ from PIL import Image
 
 from cxrignite.data import jpeg, png
 from cxrignite.data.dicom import decode_dicom, is_dicom
+from cxrignite.data.grey_scaling import GreyScaling, rescaled
 from cxrignite.data.image_formats import DICOM_SUFFIXES
 from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.pixel_limit import MAX_PIXELS
@@ -34,12 +35,15 @@ Size = tuple[int, int]
 _TURNED_ASIDE = {5, 6, 7, 8}
 
 
-def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: Path | str, size: Size | None = None, grey_scaling: GreyScaling = "file"
+) -> NDArray[np.uint8]:
     """Reads a file of an image as a grey image.
 
     Args:
         path: The file.
         size: Rows and columns to resize to, each at least 1; `None` keeps the file's own.
+        grey_scaling: Which values become black and white, see `GreyScaling`.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`, rows by columns, turned as its EXIF orientation says; its
@@ -49,7 +53,7 @@ def read_image(path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
         UnreadableImageError: If the file cannot be opened or is not a whole JPEG, PNG or
             DICOM image.
     """
-    return decode_image(read_bytes(path), path, size)
+    return decode_image(read_bytes(path), path, size, grey_scaling)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -72,12 +76,18 @@ def read_bytes(path: Path | str) -> bytes:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
 
 
-def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDArray[np.uint8]:
+def decode_image(
+    data: bytes,
+    path: Path | str,
+    size: Size | None = None,
+    grey_scaling: GreyScaling = "file",
+) -> NDArray[np.uint8]:
     """Decodes the content of a JPEG, PNG or DICOM file to a grey image.
 
-    Colours become ITU-R 601 luma and transparency is ignored. 16 bits become 8 by
-    `65535 -> 255`, rounded; nothing is clipped. What is done to a DICOM says `decode_dicom`. Of the
-    metadata of a JPEG or PNG only the EXIF orientation counts, and faults in it do not.
+    Colours become ITU-R 601 luma and transparency is ignored. Of 16 bits the least value of the
+    image becomes 0 and the greatest 255, unless `grey_scaling` says otherwise. What is done to a
+    DICOM says `decode_dicom`. Of the metadata of a JPEG or PNG only the EXIF orientation counts,
+    and faults in it do not.
 
     With a `size`, a JPEG is decoded at the smallest eighth of its size that still covers it, which
     takes a quarter of the time, and resized from there. The result is less than one grey level
@@ -88,6 +98,8 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
         path: The file, named in errors.
         size: Rows and columns to resize to, bilinear with antialiasing, whatever the aspect; `None`
             keeps the file's own.
+        grey_scaling: Which values become black and white, see `GreyScaling`; it is applied before
+            an image is resized.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`.
@@ -98,26 +110,30 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
             `MAX_SCANS` or more than the file can hold (which is found before anything is decoded).
         MemoryError: If there is too little memory.
     """
-    return _decode(data, path, size)
+    return _decode(data, path, size, grey_scaling)
 
 
-def _decode(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:
+def _decode(
+    data: bytes, path: Path | str, size: Size | None, grey_scaling: GreyScaling
+) -> NDArray[np.uint8]:
     if not data:
         raise UnreadableImageError(path, "the file is empty")
     if holds_dicom(data, path):
-        grey = decode_dicom(data, path)
+        grey = decode_dicom(data, path, grey_scaling)
         return grey if size is None else resize_image(grey, size)
     if data.startswith(jpeg.SIGNATURE):
-        return _decode_jpeg(jpeg.open_jpeg(data, path), size)
+        return _decode_jpeg(jpeg.open_jpeg(data, path), size, grey_scaling)
     if data.startswith(png.SIGNATURE):
         image, orientation = png.open_png(data, path)
-        grey = _turned(_grey(image), orientation)
-        return grey if size is None else resize_image(grey, size)
-    grey = _grey(open_with_pillow(data, path))
+        grey = _turned(rescaled(_grey(image), grey_scaling), orientation)
+    else:
+        grey = rescaled(_grey(open_with_pillow(data, path)), grey_scaling)
     return grey if size is None else resize_image(grey, size)
 
 
-def _decode_jpeg(image: jpeg.Jpeg, size: Size | None) -> NDArray[np.uint8]:
+def _decode_jpeg(
+    image: jpeg.Jpeg, size: Size | None, grey_scaling: GreyScaling
+) -> NDArray[np.uint8]:
     """Decodes a JPEG straight to grey, at a fraction of its size, where the decoder can do it."""
     if size is not None and image.orientation in _TURNED_ASIDE:
         size = (size[1], size[0])
@@ -126,9 +142,10 @@ def _decode_jpeg(image: jpeg.Jpeg, size: Size | None) -> NDArray[np.uint8]:
         colours: Literal["CMYK", "RGB"] = "CMYK" if image.mode == "CMYK" else "RGB"
         raw = "CMYK;I" if image.mode == "CMYK" else "RGB"
         pixels = image.decode(colours).tobytes()
-        grey = _grey(Image.frombytes(image.mode, (width, height), pixels, "raw", raw))
+        levels = _grey(Image.frombytes(image.mode, (width, height), pixels, "raw", raw))
     else:
-        grey = image.decode("GRAY", *(size or ()))[..., 0]
+        levels = image.decode("GRAY", *(size or ()))[..., 0]
+    grey = rescaled(levels, grey_scaling)
     if size is not None:
         # The decoder rounds up to whole pixels: without the part that is padding the image would
         # be stretched by up to a pixel, and twice as far from a full decode.
@@ -180,13 +197,9 @@ def _resized(image: Image.Image, size: Size, covered: tuple[float, float]) -> ND
     return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
-def _grey(image: Image.Image) -> NDArray[np.uint8]:
+def _grey(image: Image.Image) -> NDArray[np.uint8 | np.uint16]:
     if image.mode.startswith("I;16"):
-        # `convert("L")` would clip at 255. 65535 / 255 is 257, so this is an exact rounding.
-        values = np.asarray(image).astype(np.uint32)
-        values += 128
-        values //= 257
-        return values.astype(np.uint8)
+        return np.asarray(image).astype(np.uint16)  # `convert("L")` would clip at 255
     if image.mode in {"CMYK", "PA"}:
         image = image.convert("RGB")
     return np.array(image.convert("L"))

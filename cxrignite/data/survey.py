@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrignite.data import jpeg, png
+from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.inspection import MAX_THREADS
 from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
@@ -64,25 +66,30 @@ class Survey:
         facts: One of each of them.
         thumbnails: Of each of them, shape `(N, 32, 32)`, uint8.
         unreadable: The films that cannot be read, each with the error.
+        grey_scaling: As they were read.
     """
 
     films: list[Film]
     facts: list[FilmFacts]
     thumbnails: NDArray[np.uint8]
     unreadable: list[tuple[Film, UnreadableImageError]]
+    grey_scaling: GreyScaling = "file"
 
 
-def survey_films(films: Sequence[Film], *, progress: bool = False) -> Survey:
+def survey_films(
+    films: Sequence[Film], *, grey_scaling: GreyScaling = "file", progress: bool = False
+) -> Survey:
     """Reads each file once, in threads, and keeps a few numbers and a thumbnail of it.
 
     Args:
         films: The films of every split.
+        grey_scaling: As they will be read.
         progress: Show a progress bar on stderr where that is a terminal.
     """
     paths = list(dict.fromkeys(film.file for film in films))
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="survey") as pool:
-        results = pool.map(_look_at, paths)
+        results = pool.map(partial(_look_at, grey_scaling=grey_scaling), paths)
         if progress:
             from tqdm import tqdm
 
@@ -102,7 +109,7 @@ def survey_films(films: Sequence[Film], *, progress: bool = False) -> Survey:
         thumbnails.append(outcome.thumbnail)
     side = THUMBNAIL_SIDE
     stacked = np.stack(thumbnails) if thumbnails else np.zeros((0, side, side), dtype=np.uint8)
-    return Survey(readable, facts, stacked, unreadable)
+    return Survey(readable, facts, stacked, unreadable, grey_scaling)
 
 
 class _Look(NamedTuple):
@@ -111,10 +118,10 @@ class _Look(NamedTuple):
     thumbnail: NDArray[np.uint8]
 
 
-def _look_at(path: str) -> _Look | UnreadableImageError:
+def _look_at(path: str, grey_scaling: GreyScaling) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
-        grey, kind = _decoded(data, path)
+        grey, kind = _decoded(data, path, grey_scaling)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
@@ -135,14 +142,14 @@ _Kind = tuple[str, int, int, str, float]
 """Format, rows, columns, mode and colour, as `FilmFacts` has them."""
 
 
-def _decoded(data: bytes, path: str) -> tuple[NDArray[np.uint8], _Kind]:
+def _decoded(data: bytes, path: str, grey_scaling: GreyScaling) -> tuple[NDArray[np.uint8], _Kind]:
     """A small grey image, and what kind of file it is from."""
     if holds_dicom(data, path):
         # Decoded whole in any case, and then its size is known.
-        whole = decode_image(data, path)
+        whole = decode_image(data, path, None, grey_scaling)
         kind = ("DICOM", whole.shape[0], whole.shape[1], "L", 0.0)
         return resize_image(whole, (_SIDE, _SIDE)), kind
-    grey = decode_image(data, path, (_SIDE, _SIDE))
+    grey = decode_image(data, path, (_SIDE, _SIDE), grey_scaling)
     if data.startswith(jpeg.SIGNATURE):
         header = jpeg.open_jpeg(data, path)
         small = None if header.mode == "L" else header.decode("RGB", _SIDE, _SIDE)

@@ -17,12 +17,13 @@ from cxrignite.data import Film
 from cxrignite.data.carving import carve_fold, carve_split
 from cxrignite.data.inspection import Inspection, inspect_films
 from cxrignite.data.leakage import LeakedPair, describe_leaks, leaked_pairs, write_leaks
-from cxrignite.data.pack_building import open_pack
+from cxrignite.data.pack_building import inspected, open_pack
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.splits import check_same_films
 from cxrignite.errors import DataError, PackError, RecipeError, UnreadableImageError
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
 from cxrignite.workflows.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
@@ -82,13 +83,7 @@ def read_and_pack(recipe: Recipe, films: list[Film], pipeline: Pipeline) -> Read
             raise
         _logger.warning("not packed, so each epoch reads the films: %s", error)
         return ReadFilms(read_films(recipe, films), None)
-    bad = [
-        UnreadableImageError(film.path, pack.unreadable[film.sha256])
-        for film in hashed.films
-        if film.sha256 in pack.unreadable
-    ]
-    good = [film for film in hashed.films if film.sha256 not in pack.unreadable]
-    return ReadFilms(_settled(recipe, Inspection(good, [*hashed.unreadable, *bad])), pack)
+    return ReadFilms(_settled(recipe, inspected(pack, hashed)), pack)
 
 
 def read_films(recipe: Recipe, films: list[Film]) -> list[Film]:
@@ -103,8 +98,13 @@ def read_films(recipe: Recipe, films: list[Film]) -> list[Film]:
     """
     if not films:
         return []
-    progress, size = sys.stderr.isatty(), recipe.data.image_size
-    inspection = inspect_films(films, size=size, on_unreadable="skip", progress=progress)
+    inspection = inspect_films(
+        films,
+        on_unreadable="skip",
+        size=recipe.data.image_size,
+        grey_scaling=recipe.data.grey_scaling,
+        progress=sys.stderr.isatty(),
+    )
     return _settled(recipe, inspection)
 
 
@@ -123,6 +123,7 @@ def _settled(recipe: Recipe, inspection: Inspection) -> list[Film]:
         _logger.warning("%d of %d images left out", len(inspection.unreadable), num_films)
     if not inspection.films:
         raise DataError(f"none of the {num_films} images in {recipe.data.source.root} can be read")
+    warn_of_nearly_blank(recipe, inspection.nearly_blank, len(inspection.films))
     return inspection.films
 
 

@@ -31,6 +31,7 @@ def build_pipeline(recipe: Recipe) -> Pipeline:
         data.augment,
         image_size=data.image_size,
         batch_augment=data.batch_augment,
+        grey_scaling=data.grey_scaling,
     )
 
 

@@ -142,16 +142,17 @@ def test_twelve_bits_reach_white(make_dicom, dicom_bytes):
     np.testing.assert_array_equal(inverted, 255 - image)
 
 
+@pytest.mark.parametrize("scaling", ["file", "stored", "minmax", "percentiles"])
 @pytest.mark.parametrize("size", [None, (20, 33), (150, 90)])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_dicom_and_a_png_of_the_same_pixels_are_one_image(
-    tmp_path, make_dicom, dicom_bytes, bits, size
+    tmp_path, make_dicom, dicom_bytes, bits, size, scaling
 ):
-    values = every_value(bits, signed=False)
+    values = every_value(bits, signed=False) // 3 + 11
     Image.fromarray(values.astype(f"u{bits // 8}")).save(tmp_path / "a.png")
     (tmp_path / "a.dcm").write_bytes(dicom_bytes(make_dicom(values, bits=bits)))
-    image = read_image(tmp_path / "a.dcm", size)
-    np.testing.assert_array_equal(image, read_image(tmp_path / "a.png", size))
+    image = read_image(tmp_path / "a.dcm", size, scaling)
+    np.testing.assert_array_equal(image, read_image(tmp_path / "a.png", size, scaling))
     assert image.flags.writeable
     assert image.flags.c_contiguous
 

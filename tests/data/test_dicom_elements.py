@@ -212,7 +212,7 @@ def test_damaged_files_are_read_or_refused_and_never_crash(identified, syntax):
 
 
 def test_a_fault_that_was_not_foreseen_is_a_refusal_too(make_dicom, dicom_bytes, monkeypatch):
-    monkeypatch.setattr(dicom, "grey_levels", lambda *_: 1 / 0)
+    monkeypatch.setattr(dicom, "grey_range", lambda *_: 1 / 0)
     assert refuse(dicom_bytes(make_dicom(RAMP))).endswith("(ZeroDivisionError)")
 
 

@@ -80,6 +80,45 @@ def test_a_window_far_from_all_values_is_black_or_white_and_no_overflow(make_dic
                 assert set(image.ravel()) == ({128} if width == "1e300" else {level})
 
 
+def spread(values, low, high):
+    return np.floor((values - low) / (high - low) * 255 + 0.5)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("step", ["nothing", "rescale", "modality lut"])
+def test_twelve_bits_in_sixteen_without_a_window_are_what_viewers_show(
+    make_dicom, dicom_bytes, step, inverted
+):
+    header = {"rescale": {"RescaleSlope": -2, "RescaleIntercept": 9}}.get(step, {})
+    if step == "modality lut":  # of 16 bits, of which its entries use 10
+        item = table([4096, 0, 16], 0)[0]
+        item.add_new("LUTData", "US", (np.arange(4096) // 4).tolist())
+        header = {"ModalityLUTSequence": [item]}
+    data = dicom_bytes(make_dicom(RAMP, bits=16, inverted=inverted, **header))
+    meant = {"rescale": -RAMP, "modality lut": RAMP // 4}.get(step, RAMP)
+    expected = spread(meant, meant.min(), meant.max())
+    image = decode_dicom(data, "a")
+    np.testing.assert_array_equal(image, 255 - expected if inverted else expected)
+
+
+def test_a_setting_other_than_the_files_ignores_its_window(make_dicom, dicom_bytes):
+    header = {"WindowCenter": 300, "WindowWidth": 0.1, "RescaleSlope": 2, "RescaleIntercept": -5}
+    data = dicom_bytes(make_dicom(RAMP + 100, bits=16, **header))
+    with refused(UnreadableImageError, "film.dcm", "WindowWidth"):
+        decode_dicom(data, "film.dcm")
+    for scaling, low, high in (("stored", 0, 65_535), ("minmax", 100, RAMP.max() + 100)):
+        expected = spread(RAMP + 100, low, high)
+        np.testing.assert_array_equal(decode_dicom(data, "a", scaling), expected)
+    assert set(decode_dicom(data, "a", "percentiles").ravel()) >= {0, 255}
+
+
+def test_eight_bits_without_a_window_stay_as_they_are(make_dicom, dicom_bytes):
+    values = np.array([[90, 100, 110]])
+    for header in ({}, {"RescaleSlope": 1, "RescaleIntercept": 0}):
+        data = dicom_bytes(make_dicom(values, bits=8, **header))
+        np.testing.assert_array_equal(decode_dicom(data, "a"), values)
+
+
 def test_one_bit_is_black_and_white(make_dicom, dicom_bytes):
     bits = np.array([[0, 1, 1, 0]])
     data = dicom_bytes(make_dicom(bits, bits=1))

@@ -36,6 +36,7 @@ def test_every_film_has_its_outcome_in_its_place(films, num_workers):
     stream.close()
     assert [batch.positions for batch in batches] == [[0, 1, 3], [4, 7], []]
     assert [list(batch.failures) for batch in batches] == [[2], [5, 6], [8, 9]]
+    assert [batch.nearly_blank for batch in batches] == [[0, 1, 3], [4, 7], []]  # of one level
     assert [tuple(batch.images.shape) for batch in batches] == [
         (3, 1, 8, 8),
         (2, 1, 8, 8),

@@ -75,13 +75,13 @@ def test_no_more_files_are_open_at_a_time_than_there_are_threads(make_films, mon
     most, now, lock = 0, 0, threading.Lock()
     real = inspection.decode_image
 
-    def counting(data, path, size):
+    def counting(data, path, size, grey_scaling):
         nonlocal most, now
         with lock:
             now += 1
             most = max(most, now)
         try:
-            return real(data, path, size)
+            return real(data, path, size, grey_scaling)
         finally:
             with lock:
                 now -= 1

@@ -172,8 +172,10 @@ def test_code_that_changed_out_of_sight_is_found_by_reading_a_few_films_again(
 ):
     monkeypatch.setattr(Pipeline, "fingerprint", lambda self: "the same")
     first = open_pack(tmp_path, films, PIPELINE)
-    read = Pipeline.read
-    monkeypatch.setattr(Pipeline, "read", lambda self, path: 255 - read(self, path))
+    read = Pipeline.read_and_judge
+    monkeypatch.setattr(
+        Pipeline, "read_and_judge", lambda self, path: (255 - read(self, path)[0], False)
+    )
     second = open_pack(tmp_path, films, PIPELINE)
     assert second.path == first.path
     (message,) = set(caplog.messages)
@@ -224,6 +226,22 @@ def test_unreadable_films_are_named_and_the_others_packed(films, tmp_path):
         pack = open_pack(tmp_path / "packs", films, PIPELINE)
         assert list(pack.unreadable) == [films[2].sha256]
         assert_true(pack, [film for film in films if film is not films[2]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_pack_obeys_the_grey_scaling_and_names_films_that_are_nearly_blank(
+    films, tmp_path, num_workers
+):
+    values = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    Image.fromarray(values).save(films[2].path)
+    films = hashed(films)
+    for scaling, blank in (("file", []), ("stored", [films[2].sha256]), ("percentiles", [])):
+        pipeline = Pipeline(grey_scaling=scaling)
+        for _ in range(2):  # built, opened
+            pack = open_pack(tmp_path / "packs", films, pipeline, num_workers=num_workers)
+            assert sorted(pack.nearly_blank) == blank
+            assert_true(pack, films, pipeline)
+    assert len(packs_in(tmp_path / "packs")) >= 3
 
 
 def test_no_readable_film_is_an_error_that_leaves_nothing(films, tmp_path):

@@ -100,10 +100,11 @@ def test_one_bit_becomes_black_and_white(tmp_path):
 
 
 def test_sixteen_bits_are_rescaled_and_not_clipped(tmp_path):
-    values = np.array([[0, 1, 128, 129, 255], [256, 4096, 32768, 65280, 65535]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    expected = np.round(values.astype(np.float64) * 255 / 65535).astype(np.uint8)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+    values = np.array([[0, 1, 128, 129, 255], [256, 2000, 2048, 4000, 4095]], dtype=np.uint16)
+    for largest, scaling in ((65_535, "stored"), (4095, "file"), (4095, "minmax")):
+        Image.fromarray(values).save(tmp_path / "a.png")
+        expected = np.round(values.astype(np.float64) * 255 / largest).astype(np.uint8)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png", None, scaling), expected)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ def scene():
     return Image.fromarray(coarse).resize((140, 100), Image.Resampling.BICUBIC)
 
 
-def facts_of(path):
-    survey = survey_films([film_of(path)])
+def facts_of(path, grey_scaling="file"):
+    survey = survey_films([film_of(path)], grey_scaling=grey_scaling)
     assert survey.unreadable == []
     return survey.facts[0]
 
@@ -51,10 +51,13 @@ def test_a_film_in_colour_is_told_by_its_channels(tmp_path, scene, name):
     assert facts_of(tmp_path / name).colour > 20
 
 
-def test_sixteen_bits_are_no_colour(tmp_path, scene):
+def test_sixteen_bits_are_no_colour_and_scaled_as_the_recipe_says(tmp_path, scene):
     deep = (np.asarray(scene).astype(np.uint16) * 257).astype("<u2")
+    Image.fromarray(deep // 16).save(tmp_path / "a.png")
+    assert facts_of(tmp_path / "a.png").quantiles[-1] > 200
+    assert facts_of(tmp_path / "a.png", "stored").quantiles[-1] < 20
     Image.fromarray(deep).save(tmp_path / "a.png")
-    facts = facts_of(tmp_path / "a.png")
+    facts = facts_of(tmp_path / "a.png", "stored")
     assert facts.colour == 0
     assert facts.mean == pytest.approx(np.asarray(scene).mean(), abs=1)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -177,3 +178,20 @@ def test_off_is_off_however_yaml_takes_it(text, parsed, tmp_path):
     assert (found.pack, len(found.films)) == (None, 55)
     assert not (tmp_path / "packs").exists()
     assert yaml.safe_load(kept)["data"]["pack"] in ("off", False)
+
+
+@pytest.mark.parametrize("pack", ["auto", "off"])
+def test_films_that_are_nearly_blank_are_reported_in_one_line(parsed, root, caplog, pack):
+    films = sorted((root / "train" / "PNEUMONIA").iterdir())[:5]
+    for number, film in enumerate(films):
+        values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) // 2 + number
+        Image.fromarray(values).save(film)
+    for scaling, num_blank in (("stored", 5), ("file", 0)):
+        caplog.clear()
+        read(parsed("--data.pack", pack, "--data.grey_scaling", scaling)[0])
+        lines = [line for line in caplog.messages if "nearly blank" in line]
+        assert len(lines) == bool(num_blank)
+        if lines:
+            first = [film.relative_to(root).as_posix() for film in films[:3]]
+            line_with(lines[0], "5 of 55", "5 %", *first, "data.grey_scaling", "stored")
+            assert films[3].name not in lines[0]

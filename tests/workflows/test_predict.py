@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -264,6 +265,27 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(predict, films, tmp_pa
     names = [Path(row["path"]).name for row in rows_of(tmp_path / "scores.csv")]
     assert names == [*scored, *facts]
     assert not (tmp_path / "scores.unreadable.csv").exists()
+
+
+def test_films_are_scaled_as_the_runs_and_nearly_blank_ones_are_reported_once(
+    predict, run_dir, tmp_path, capsys
+):
+    for number in range(4):
+        values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) // 2 + number
+        Image.fromarray(values).save(tmp_path / f"p{number}.png")
+    scores = {}
+    recipe = (run_dir / "recipe.yaml").read_text()
+    for scaling, num_blank in (("file", 0), ("stored", 4)):
+        changed = re.sub(r"grey_scaling: \w+", f"grey_scaling: {scaling}", recipe)
+        (run_dir / "recipe.yaml").write_text(changed)
+        output = f"{scaling}.csv"
+        assert predict("--files", tmp_path / "p*.png", output=output, run_dir=run_dir) == 0
+        scores[scaling] = [row["score"] for row in rows_of(tmp_path / output)]
+        lines = [each for each in capsys.readouterr().err.splitlines() if "nearly blank" in each]
+        assert len(lines) == bool(num_blank)
+        for line in lines:
+            line_with(line, "4 of 4", "p0.png", "p1.png", "p2.png", "data.grey_scaling", "stored")
+    assert not set(scores["file"]) & set(scores["stored"])
 
 
 def test_where_nothing_can_be_read_that_is_all_there_is_to_say(predict, run_dir, tmp_path, capsys):

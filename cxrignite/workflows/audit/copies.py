@@ -62,7 +62,7 @@ def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
 
     @lru_cache(_MAX_KEPT)
     def read(row: int) -> NDArray[np.uint8]:
-        return read_image(survey.films[row].file, _DETAIL_SIZE)
+        return read_image(survey.films[row].file, _DETAIL_SIZE, survey.grey_scaling)
 
     def shares_detail(pair: NearPair) -> bool:
         try:

@@ -86,7 +86,8 @@ KINDS: Mapping[str, Kind] = {
     "narrow_range": Kind(
         "warning",
         "Films that use few of the grey levels",
-        "look at them: a DICOM without a window, or an exposure gone wrong",
+        "look at them: a window that does not fit, or an exposure gone wrong; data.grey_scaling"
+        " may spread them",
     ),
     "colour": Kind(
         "warning",

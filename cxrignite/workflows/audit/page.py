@@ -11,6 +11,7 @@ from PIL import Image
 
 from cxrignite import __version__
 from cxrignite.data import Film, read_image
+from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.survey import Survey
 from cxrignite.errors import UnreadableImageError
 from cxrignite.handlers.map_picture import as_png
@@ -82,20 +83,21 @@ def audit_page(results: AuditResults) -> bytes:
 def _shown(finding: Finding, survey: Survey, classes: tuple[str, str]) -> dict[str, Any]:
     kind = KINDS[finding.kind]
     gallery = [
-        {"films": [_pictured(survey.films[row], classes) for row in group[:_MAX_IN_GROUP]]}
+        {"films": [_pictured(survey, row, classes) for row in group[:_MAX_IN_GROUP]]}
         for group in finding.pictured[:MAX_PICTURED]
     ]
     return {**finding.to_dict(), "title": kind.title, "advice": kind.advice, "gallery": gallery}
 
 
-def _pictured(film: Film, classes: tuple[str, str]) -> dict[str, str]:
+def _pictured(survey: Survey, row: int, classes: tuple[str, str]) -> dict[str, str]:
+    film = survey.films[row]
     about = f"{film.split}, {classes[film.label]}, patient {film.patient}"
-    return {"name": film.name, "about": about, "uri": _picture_uri(film)}
+    return {"name": film.name, "about": about, "uri": _picture_uri(film, survey.grey_scaling)}
 
 
-def _picture_uri(film: Film) -> str:
+def _picture_uri(film: Film, grey_scaling: GreyScaling) -> str:
     try:
-        image = Image.fromarray(read_image(film.path))
+        image = Image.fromarray(read_image(film.path, None, grey_scaling))
     except UnreadableImageError:  # it could be read a moment ago
         return "data:,"
     image.thumbnail((_SIDE, _SIDE))

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cxrignite.data.survey import Survey, survey_films
@@ -64,7 +65,9 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
     with collector_paused():
         listed = source.films()
         check_no_second_test(recipe, listed)
-        survey = survey_films(listed, progress=sys.stderr.isatty())
+        survey = survey_films(
+            listed, grey_scaling=recipe.data.grey_scaling, progress=sys.stderr.isatty()
+        )
         survey, findings = _in_splits(recipe, survey)
     findings += [
         *check_files(survey, recipe.data.image_size),
@@ -97,7 +100,7 @@ def _in_splits(recipe: Recipe, survey: Survey) -> tuple[Survey, list[Finding]]:
         films = split_films(recipe, survey.films)
     except DataError as error:
         return survey, [Finding("cannot_split", 1, str(error))]
-    return Survey(films, survey.facts, survey.thumbnails, survey.unreadable), []
+    return replace(survey, films=films), []
 
 
 def _given_away(recipe: Recipe, probes: Mapping[str, Sequence[Probe]]) -> list[Finding]:

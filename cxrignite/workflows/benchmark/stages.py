@@ -55,7 +55,9 @@ def measure_stages(
         build_rate: Images a second at which it was built.
     """
     pipeline, size = data.pipeline, data.loader.batch_size
-    bare = Pipeline(pipeline.preprocess, image_size=pipeline.image_size)
+    bare = Pipeline(
+        pipeline.preprocess, image_size=pipeline.image_size, grey_scaling=pipeline.grey_scaling
+    )
     plain, reading = PlainFilms(films, bare), [film.path for film in films]
     workers = data.num_workers
 

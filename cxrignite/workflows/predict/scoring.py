@@ -20,6 +20,7 @@ from cxrignite.errors import NonFiniteError
 from cxrignite.handlers import GracefulStop
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.decision import Decision
+from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile
 
@@ -84,10 +85,13 @@ def score_films(
         disable=None,
     )
 
+    nearly_blank: list[str] = []
+
     def step(engine: Engine, batch: ReadBatch) -> None:
         rows = _rows(batch, work, scorer, decision, drawer, output.num_rows)
         failures = {work.films[each].name: why for each, why in batch.failures.items()}
         output.append(rows, failures)
+        nearly_blank.extend(work.films[each].name for each in batch.nearly_blank)
         bar.update(len(rows) + len(failures))
 
     engine = Engine(step)
@@ -97,6 +101,7 @@ def score_films(
     finally:
         bar.close()
         stream.close()
+        warn_of_nearly_blank(recipe, nearly_blank, output.num_rows - num_before)
 
 
 def _rows(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from cxrignite.data import Film, read_image
+from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.errors import UnreadableImageError
 from cxrignite.workflows.html_page import to_data_uri
 from cxrignite.workflows.report.numbers import MINUS, score_text
@@ -133,6 +134,7 @@ def find_misses(
 def picture_misses(
     kinds: Sequence[MissKind],
     root: Path | None,
+    grey_scaling: GreyScaling,
     overlays: Mapping[str, Image.Image | None],
     num_bytes: int,
 ) -> list[MissKind]:
@@ -141,6 +143,7 @@ def picture_misses(
     Args:
         kinds: The misses.
         root: The data set's folder, which the names are relative to; None where it is not known.
+        grey_scaling: As the run read them.
         overlays: The map over a film, by the film's name; None is a map that is empty.
         num_bytes: What all pictures together may take in the page; the size falls until they do.
             Where not even the smallest does there are no maps, and then no films either.
@@ -149,7 +152,7 @@ def picture_misses(
         The misses with what pictures there are.
     """
     names = [miss.name for kind in kinds for miss in kind.misses]
-    images = {} if root is None else {name: _read_small(root, name) for name in names}
+    images = {} if root is None else {name: _read_small(root, name, grey_scaling) for name in names}
     films = {name: image for name, image in images.items() if image is not None}
     for shown in (overlays, {}):
         # Of one size: a film and its map are there to be compared.
@@ -165,13 +168,13 @@ def picture_misses(
     return list(kinds)
 
 
-def _read_small(root: Path, name: str) -> Image.Image | None:
+def _read_small(root: Path, name: str, grey_scaling: GreyScaling) -> Image.Image | None:
     inside = PurePosixPath(name)
     # A predictions file may come from anywhere, and must not show other files of this machine.
     if inside.is_absolute() or ".." in inside.parts:
         return None
     try:
-        image = Image.fromarray(read_image(root / inside))
+        image = Image.fromarray(read_image(root / inside, None, grey_scaling))
     except (UnreadableImageError, ValueError):  # the latter for a null byte in a name
         return None
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))

@@ -10,9 +10,10 @@ import itertools
 import statistics
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cxrignite import __version__
+from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.workflows.html_page import render_page, to_data_uri
@@ -69,7 +70,10 @@ def write_report(
     root = source_root or _source_root(records)
     overlays = context["maps"].overlays if context["maps"] else {}
     num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
-    gallery = misses.picture_misses(context["misses"], root, overlays, num_bytes)
+    scaling = records.recipe.text("data.grey_scaling")
+    choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
+    known: GreyScaling = next((each for each in choices if each == scaling), "file")
+    gallery = misses.picture_misses(context["misses"], root, known, overlays, num_bytes)
     pictured = render_page(_PACKAGE, {**context, "misses": gallery})
     page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"

@@ -1,0 +1,91 @@
+"""From stored values to grey levels: which value becomes black, and which white."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+GreyScaling = Literal["file", "stored", "minmax", "percentiles"]
+"""Which values become black and white.
+
+`file`: what the file says, by a window or a VOI LUT; a file of more than 8 bits that says nothing
+is scaled as common viewers do, from the least to the greatest value of its pixels. The others
+ignore windows and VOI LUTs. `stored`: all that could be stored. `minmax`: the least and the
+greatest value of the pixels. `percentiles`: their 1st and 99th percentile, the rest is clipped.
+"""
+
+MIN_SHARE = 0.05
+"""Share of the grey range that the middle 98 % of an image's pixels have to use."""
+
+_SHARES = {"minmax": (0.0, 1.0), "percentiles": (0.01, 0.99)}
+_BLOCK = 2**20
+
+Values = NDArray[np.float64]
+Bits = NDArray[np.unsignedinteger[Any]]
+
+
+def grey_levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
+    """Scales values to `[0, 255]`, rounded; what lies beyond `low` and `high` is clipped.
+
+    Args:
+        values: Of any shape.
+        low: Becomes 0.
+        high: Becomes 255; all is 0 where it is no more than `low`.
+    """
+    if not low < high:
+        return np.zeros(values.shape, np.uint8)
+    return np.floor(((values - low) * 255 / (high - low)).clip(0, 255) + 0.5).astype(np.uint8)
+
+
+def used_range(
+    bits: Bits, values: Values, scaling: Literal["minmax", "percentiles"]
+) -> tuple[float, float]:
+    """The values that become black and white by the pixels of an image.
+
+    Args:
+        bits: The pixels, as indices into `values`.
+        values: Shape `(V,)`, what each stands for.
+        scaling: By which of them; where both percentiles are one value, by all.
+    """
+    low, high = _at_shares(bits, values, *_SHARES[scaling])
+    return _at_shares(bits, values, 0, 1) if low == high else (low, high)
+
+
+def rescaled(pixels: Bits, scaling: GreyScaling) -> NDArray[np.uint8]:
+    """The grey levels of an image that says nothing of its range, such as a PNG.
+
+    Args:
+        pixels: Unsigned, of 8 or 16 bits.
+        scaling: How. Under `file` 8 bits stay as they are.
+    """
+    if pixels.itemsize == 1 and scaling in ("file", "stored"):
+        return pixels.astype(np.uint8, copy=False)
+    values = np.arange(2 ** (8 * pixels.itemsize), dtype=np.float64)
+    low, high = 0.0, float(values[-1])
+    if scaling != "stored":
+        low, high = used_range(pixels, values, "minmax" if scaling == "file" else scaling)
+    return np.take(grey_levels(values, low, high), pixels)
+
+
+def is_nearly_blank(grey: NDArray[np.uint8]) -> bool:
+    """True if the middle 98 % of the pixels use less than `MIN_SHARE` of the grey range.
+
+    Args:
+        grey: An image, of any shape.
+    """
+    low, high = _at_shares(grey, np.arange(256.0), 0.01, 0.99)
+    return high - low < MIN_SHARE * 255
+
+
+def _at_shares(bits: Bits, values: Values, first: float, second: float) -> tuple[float, float]:
+    """The values below which these shares of the pixels lie."""
+    counts = np.zeros(len(values), np.int64)
+    flat = bits.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):  # counting takes eight bytes a pixel
+        counts += np.bincount(flat[start : start + _BLOCK], minlength=len(values))
+    order = np.argsort(values, kind="stable")
+    ranks = np.maximum(1, np.ceil(np.array([first, second]) * flat.size))
+    low, high = values[order][np.searchsorted(np.cumsum(counts[order]), ranks)]
+    return float(low), float(high)
