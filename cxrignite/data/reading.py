@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrignite.data import jpeg, png
+from cxrignite.data.crash_report import call_named
 from cxrignite.data.dicom import DICOM_SUFFIXES, decode_dicom, is_dicom
 from cxrignite.data.pixel_limit import MAX_PIXELS
 from cxrignite.errors import UnreadableImageError
@@ -96,7 +97,7 @@ def decode_image(data: bytes, path: Path | str, size: Size | None = None) -> NDA
             `MAX_SCANS` or more than the file can hold (which is found before anything is decoded).
         MemoryError: If there is too little memory.
     """
-    return _decode(data, path, size)
+    return call_named(path, _decode, data, path, size)
 
 
 def _decode(data: bytes, path: Path | str, size: Size | None) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrignite.data import jpeg, png
+from cxrignite.data.crash_report import call_named
 from cxrignite.data.dicom import DICOM_SUFFIXES
 from cxrignite.data.inspection import MAX_THREADS
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
@@ -117,7 +118,7 @@ class _Look(NamedTuple):
 def _look_at(path: str) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
-        grey, kind = _decoded(data, path)
+        grey, kind = call_named(path, _decoded, data, path)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
