@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import io
 import os
@@ -19,6 +20,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names that are not UTF-8 hold surrogates, which are escaped as stderr does it.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    # A crash of native code is printed, and with it the image that was read: data/crash_report.py.
+    faulthandler.enable(2, all_threads=False)
     code = run(sys.argv[1:])
     # The interpreter would look through a million objects of the imported libraries before it
     # ends: a second and more, in which a scheduler waits for the process that it stopped.

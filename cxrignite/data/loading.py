@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cxrignite.data.crash_report import report_crashes_of_worker
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.packing import PackedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
@@ -190,6 +191,7 @@ def init_worker(worker_id: int) -> None:
     # it may have a SIGTERM handler that means nothing in a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    report_crashes_of_worker()
     torch.set_num_threads(1)
     # A collection writes into every object it looks at, and so copies the main process's memory.
     gc.freeze()

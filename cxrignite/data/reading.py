@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrignite.data import jpeg, png
+from cxrignite.data.crash_report import call_named
 from cxrignite.data.dicom import decode_dicom, is_dicom
 from cxrignite.data.grey_scaling import GreyScaling, rescaled
 from cxrignite.data.image_formats import DICOM_SUFFIXES
@@ -110,7 +111,7 @@ def decode_image(
             `MAX_SCANS` or more than the file can hold (which is found before anything is decoded).
         MemoryError: If there is too little memory.
     """
-    return _decode(data, path, size, grey_scaling)
+    return call_named(path, _decode, data, path, size, grey_scaling)
 
 
 def _decode(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrignite.data import jpeg, png
+from cxrignite.data.crash_report import call_named
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.inspection import MAX_THREADS
 from cxrignite.data.pillow_formats import open_with_pillow
@@ -121,7 +122,7 @@ class _Look(NamedTuple):
 def _look_at(path: str, grey_scaling: GreyScaling) -> _Look | UnreadableImageError:
     try:
         data = read_bytes(path)
-        grey, kind = _decoded(data, path, grey_scaling)
+        grey, kind = call_named(path, _decoded, data, path, grey_scaling)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
