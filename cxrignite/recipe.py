@@ -25,7 +25,7 @@ from cxrignite.errors import RecipeError
 from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable
 from cxrignite.nn import BinaryClassifier
-from cxrignite.nn.losses import check_loss
+from cxrignite.nn.losses import fitted_loss
 
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:
@@ -277,7 +277,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
-        check_loss(self.loss)
+        self.loss = fitted_loss(self.loss)  # type: ignore[assignment]  # one, or a column of it
         self._try_factories()
         handlers = self.validator.handlers
         # Somebody's own handler may publish anything; ours say what they do.

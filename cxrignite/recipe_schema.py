@@ -155,12 +155,12 @@ def _choices(base: type, given: set[str]) -> Iterator[type]:
 
 def _is_refused(kind: type) -> bool:
     """A loss of torch's that is none of one logit and one label an image, as `CrossEntropyLoss`."""
-    from cxrignite.nn.losses import check_loss
+    from cxrignite.nn.losses import fitted_loss
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some are deprecated, and say so when they are made
         try:
-            check_loss(kind())
+            fitted_loss(kind())
         except (ValueError, TypeError):
             return True
     return False

@@ -1,8 +1,8 @@
-"""Losses that know about class imbalance, and which of torch's fit."""
+"""Losses that know about class imbalance, and which of others' fit."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import warnings
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -105,29 +105,82 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
         return f"power={self.power}, class_counts={self.class_counts}"
 
 
-def check_loss(loss: nn.Module) -> None:
-    """Refuse a loss of torch's that does not fall where one logit an image speaks for its label.
+class ColumnLoss(nn.modules.loss._Loss):
+    """A loss that takes images by channels, given one logit an image as one channel.
 
-    `CrossEntropyLoss` takes a batch of logits for the classes of one image, and says nothing.
+    MONAI's losses look for the classes in the second dimension.
 
     Args:
-        loss: Called with logits and labels, both of shape `(N,)`; one of your own is not tried.
+        loss: Called with logits and labels, both of shape `(N, 1)`.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            input: Logits, shape `(N,)`.
+            target: 0.0 (negative) or 1.0 (positive), shape `(N,)`.
+
+        Returns:
+            What the loss gives.
+        """
+        given: Tensor = self.loss(input.unsqueeze(1), target.unsqueeze(1))
+        return given
+
+
+def fitted_loss(loss: nn.Module) -> nn.Module:
+    """A loss that takes one logit and one label an image, tried on a few made-up ones.
+
+    One of a library has to fall where a logit speaks for its label: `CrossEntropyLoss` takes a
+    batch of logits for the classes of one image, and says nothing. One of your own may do as it
+    likes; one that `NeedsClassCounts` is not tried before it knows them.
+
+    Args:
+        loss: Called with logits and labels, of shape `(N,)` or `(N, 1)`.
+
+    Returns:
+        The loss itself, or a `ColumnLoss` of it.
 
     Raises:
-        ValueError: It does not fall, or gives no single number a batch.
+        ValueError: It does not take them, does not fall, or gives no single number a batch.
     """
-    if not type(loss).__module__.startswith("torch."):
-        return
-    ones, zeros, falls, num_dims = torch.ones(4), torch.zeros(4), False, 0
-    with suppress(RuntimeError, ValueError, TypeError, IndexError):
+    if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
+        return loss
+    complaints = []
+    for each in (loss, ColumnLoss(loss)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which are for images, and come again with them
+            complaint = _complaint_of(each, loss)
+        if not complaint:
+            return each
+        complaints.append(complaint)
+    raise ValueError(next((each for each in complaints if "one number" in each), complaints[0]))
+
+
+def _complaint_of(called: nn.Module, loss: nn.Module) -> str:
+    """Why a loss does not do, as a message; empty where it does."""
+    name, rule = type(loss).__name__, "of one logit and one label an image, as BCEWithLogitsLoss"
+    is_own = type(loss).__module__.partition(".")[0] not in ("torch", "monai")
+    ones, zeros = torch.ones(4), torch.zeros(4)
+    labels = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    try:
+        given = called(torch.tensor([-1.0, 1.0, 1.0, -1.0]), labels)
         # 0 beside 9: a squared error, which will do, is the same for 9 and -9.
-        right, wrong = loss(9 * ones, ones), loss(-9 * ones, ones)
-        right_of_zeros, wrong_of_zeros = loss(zeros, zeros), loss(9 * ones, zeros)
-        falls = bool((right < wrong).all() and (right_of_zeros < wrong_of_zeros).all())
-        num_dims = right.ndim
-    if not falls:
-        rule = "of one logit and one label an image, as BCEWithLogitsLoss"
-        raise ValueError(f"loss must be {rule}, got {type(loss).__name__}")
-    if num_dims:
+        falls = is_own or bool(
+            (called(9 * ones, ones) < called(-9 * ones, ones)).all()
+            and (called(zeros, zeros) < called(9 * ones, zeros)).all()
+        )
+    except Exception as error:  # of somebody's own loss, which may raise anything
+        reason = f" ({str(error).splitlines()[0][:200]})" if is_own and str(error) else ""
+        return f"loss must be {rule}, got {name}{reason}"
+    if not isinstance(given, Tensor) or not falls:
+        return f"loss must be {rule}, got {name}"
+    if given.ndim:
         rule = "one number a batch, which is what reduction: mean gives"
-        raise ValueError(f"loss must be {rule}, got reduction: {loss.reduction}")
+        got = f"shape {tuple(given.shape)}" if is_own else f"reduction: {loss.reduction}"
+        return f"loss must be {rule}, got {got}"
+    return ""

@@ -3,11 +3,12 @@ import pickle
 import pytest
 import torch
 from messages import refused
+from monai.losses import FocalLoss, GlobalMutualInformationLoss
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxrignite.nn import SoftPosWeightBCE
-from cxrignite.nn.losses import check_loss
+from cxrignite.nn.losses import fitted_loss
 
 
 def test_the_loss_is_bce_with_the_square_root_weight():
@@ -76,8 +77,37 @@ def test_settings_out_of_range_are_refused(settings, facts):
 @pytest.mark.parametrize(
     "loss", [nn.BCEWithLogitsLoss(), nn.MSELoss(), nn.HuberLoss(), SoftPosWeightBCE()]
 )
-def test_a_loss_of_one_logit_and_one_label_passes(loss):
-    check_loss(loss)
+def test_a_loss_of_one_logit_and_one_label_passes_as_it_is(loss):
+    assert fitted_loss(loss) is loss
+
+
+def test_a_loss_of_monai_gets_one_channel_an_image():
+    logits, labels = torch.randn(6), (torch.rand(6) < 0.5).float()
+    focal = FocalLoss(gamma=2.0)
+    # Lin et al. 2017, by hand.
+    p = torch.where(labels == 1, torch.sigmoid(logits), torch.sigmoid(-logits))
+    assert fitted_loss(focal)(logits, labels).item() == pytest.approx(
+        ((1 - p) ** 2 * -p.log()).mean().item(), rel=1e-5
+    )
+    assert isinstance(fitted_loss(focal), nn.modules.loss._Loss)
+
+
+class OwnLoss(nn.modules.loss._Loss):
+    def __init__(self, give):
+        super().__init__()
+        self.give = give
+
+    def forward(self, input, target):
+        return self.give(input, target)
+
+
+def test_a_loss_of_ones_own_may_do_as_it_likes_but_has_to_take_the_labels():
+    rising = OwnLoss(lambda logits, labels: (logits * labels).mean())
+    assert fitted_loss(rising) is rising
+    with refused(ValueError, "OwnLoss", "two classes"):
+        fitted_loss(OwnLoss(lambda logits, labels: {}["two classes"]))
+    with refused(ValueError, "one number"):
+        fitted_loss(OwnLoss(lambda logits, labels: logits * labels))
 
 
 @pytest.mark.parametrize(
@@ -88,13 +118,15 @@ def test_a_loss_of_one_logit_and_one_label_passes(loss):
         nn.SoftMarginLoss(),
         nn.KLDivLoss(reduction="batchmean"),
         nn.NLLLoss(),
+        nn.GaussianNLLLoss(),
+        GlobalMutualInformationLoss(),
     ],
 )
 def test_a_loss_that_does_not_fall_for_either_label_is_refused(loss):
     with refused(ValueError, type(loss).__name__):
-        check_loss(loss)
+        fitted_loss(loss)
 
 
 def test_a_loss_for_each_image_is_refused():
     with refused(ValueError, "reduction: none"):
-        check_loss(nn.BCEWithLogitsLoss(reduction="none"))
+        fitted_loss(nn.BCEWithLogitsLoss(reduction="none"))
