@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cxrignite.csv_text import csv_bytes
 from cxrignite.data.sources import SPLITS, Film
 from cxrignite.durable_write import write_durably
 
@@ -90,15 +89,11 @@ def write_leaks(pairs: Sequence[LeakedPair], path: Path) -> None:
     Raises:
         CxrIgniteError: If the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(
+    rows = (
         (
             *(reason, first.name, first.split, second.name, second.split),
             *(second.patient, second.sha256),
         )
         for reason, first, second in pairs
     )
-    # `surrogateescape` keeps file names that are not UTF-8.
-    write_durably(path, text.getvalue().encode(errors="surrogateescape"))
+    write_durably(path, csv_bytes([COLUMNS, *rows]))

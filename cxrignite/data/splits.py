@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
+from cxrignite.csv_text import CsvReader, csv_bytes
 from cxrignite.data.sources import SPLITS, Film
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError
@@ -59,18 +60,15 @@ def write_split(
     """
     path = Path(path)
     attributes = sorted({name for film in films for name in film.attributes})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)])
-    writer.writerows(
+    header = [*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)]
+    rows = (
         (
             *(film.name, film.label, film.patient, film.split, film.sha256),
             *(film.attributes.get(name, "") for name in attributes),
         )
         for film in films
     )
-    # `surrogateescape` keeps file names that are not UTF-8.
-    write(path, text.getvalue().encode(errors="surrogateescape"))
+    write(path, csv_bytes(chain([header], rows)))
 
 
 def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
@@ -89,7 +87,7 @@ def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
     path, source_root = Path(path), Path(source_root)
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = CsvReader(file, strict=True)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
             if missing:
                 raise DataError(f"{path} must have columns {', '.join(COLUMNS)}, lacks {missing}")

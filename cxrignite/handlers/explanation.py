@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from cxrignite.csv_text import csv_bytes
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
 _OPACITY, _PALEST = 0.6, 0.2
@@ -113,12 +112,10 @@ def explanations_table(explanations: Sequence[Explanation]) -> bytes:
     Returns:
         The file's content; of no explanation a header alone.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     known = list(explanations[0].about) if explanations else []
-    writer.writerow([*known, *_FIGURES, "picture", "overlay"])
+    rows: list[Sequence[object]] = [[*known, *_FIGURES, "picture", "overlay"]]
     for each in explanations:
-        writer.writerow(
+        rows.append(
             [
                 *(each.about[name] for name in known),
                 "" if each.y_true == UNKNOWN_LABEL else each.y_true,
@@ -132,5 +129,4 @@ def explanations_table(explanations: Sequence[Explanation]) -> bytes:
                 each.overlay,
             ]
         )
-    # File names that are not UTF-8 keep their bytes: `report` finds the map of a film by its name.
-    return text.getvalue().encode(errors="surrogateescape")
+    return csv_bytes(rows)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
+from cxrignite.csv_text import CsvReader, dict_rows
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.scalars import scalar_metrics
@@ -53,16 +53,12 @@ class HistoryWriter(Attachable):
     def _write_row(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
             self.rows.append({"epoch": engine.state.epoch, **scalar_metrics(engine)})
-            self.write(self.path, _to_csv(self.rows).encode())
+            self.write(self.path, _to_csv(self.rows))
 
 
-def _to_csv(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: repr(value) for name, value in row.items()} for row in rows)
-    return text.getvalue()
+def _to_csv(rows: list[dict[str, float]]) -> bytes:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return dict_rows([{name: repr(value) for name, value in row.items()} for row in rows], columns)
 
 
 def read_history(path: Path | str) -> list[dict[str, float]]:
@@ -79,7 +75,7 @@ def read_history(path: Path | str) -> list[dict[str, float]]:
     """
     rows = []
     with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = CsvReader(file, strict=True)
         try:
             for row in reader:
                 # Cells beyond the header are a list, whose name is None.

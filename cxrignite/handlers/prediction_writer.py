@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from cxrignite.csv_text import csv_bytes
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
@@ -109,17 +108,14 @@ def write_predictions(
         raise ValueError("predictions need the index of each image, as state.batch[2]")
     if (index >= len(rows)).any():
         raise ValueError(f"index must be below {len(rows)}, the number of rows, got {index.max()}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     _check_names(rows)
     known = list(rows[0]) if rows else []
-    writer.writerow([*known, *_COLUMNS])
+    table: list[Sequence[object]] = [[*known, *_COLUMNS]]
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])
         natural = "" if natural_score is None else repr(float(natural_score[position]))
         # Decided on the raw score: the other scale keeps the order, but for its rounding.
         decision = "" if threshold is None else int(score >= threshold)
         about = [row[name] for name in known]
-        writer.writerow([*about, int(y_true[position]), repr(score), natural, decision])
-    # File names that are not UTF-8 hold surrogates.
-    write(Path(path), text.getvalue().encode(errors="surrogateescape"))
+        table.append([*about, int(y_true[position]), repr(score), natural, decision])
+    write(Path(path), csv_bytes(table))

@@ -6,8 +6,6 @@ narrower than those of the two figures make it look.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.csv_text import csv_bytes
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional.intervals import (
@@ -134,19 +133,17 @@ class Comparison:
         Raises:
             CxrIgniteError: It cannot be written.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        rows: list[Sequence[object]] = [_COLUMNS]
         for row in self.differences:
             figures = (row.value, row.baseline_value, row.difference, *row.interval)
-            writer.writerow(
+            rows.append(
                 [
                     *(row.run, row.baseline, row.metric),
                     *("" if math.isnan(figure) else repr(figure) for figure in figures),
                     *(row.method, self.num_images, self.num_patients),
                 ]
             )
-        write_durably(path, text.getvalue().encode())
+        write_durably(path, csv_bytes(rows))
 
 
 def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> Comparison:

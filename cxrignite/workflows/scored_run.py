@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.csv_text import CsvReader
 from cxrignite.errors import DamagedRunError, DataError, RunFolderError
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.usability import films_in_words, unusable_warning
@@ -129,7 +130,7 @@ def _remedy(run_dir: Path, name: str) -> str:
 def _rows(path: Path) -> list[dict[str, str]]:
     # `surrogateescape` keeps file names that are not UTF-8.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, restval="")
+        reader = CsvReader(file, restval="")
         missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"it has no column {', '.join(missing)}")

@@ -30,6 +30,8 @@ def test_what_is_written_is_read_back_equal(tmp_path, films):
     )
     films[1] = films[1]._replace(attributes={"subgroup": "bacteria"}, patient='odd "name"')
     films.append(film("train/0/caf\udce9 ü.png", 0, "line\nbreak"))
+    films.append(film("=cmd.png", 0, "@SUM(A1)"))
+    films.append(film("'-1.png", 1, "-1"))
     write_split(films, tmp_path / "split.csv")
     assert read_split(tmp_path / "split.csv", ROOT) == films
     with (tmp_path / "split.csv").open(encoding="utf-8", errors="surrogateescape") as file:

@@ -30,7 +30,7 @@ def explained(**changes):
 
 
 def rows(table):
-    return list(csv.DictReader(io.StringIO(table.decode(), newline="")))
+    return list(csv.DictReader(io.StringIO(table.decode(errors="surrogateescape"), newline="")))
 
 
 def test_the_caption_says_what_was_found_and_where():

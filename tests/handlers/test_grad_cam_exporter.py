@@ -58,7 +58,7 @@ def scripted(exporter):
 
 
 def table(folder):
-    with open(folder / "explain.csv", newline="", encoding="utf-8") as file:
+    with open(folder / "explain.csv", newline="", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 

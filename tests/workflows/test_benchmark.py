@@ -46,7 +46,7 @@ def test_each_row_is_compared_with_the_one_that_it_builds_on():
 
 
 def test_the_table_tells_rates_shares_and_waiting():
-    text = as_csv([Stage("read", 100.0, 400.0, "one core")], variants(), 1600, 32)
+    text = as_csv([Stage("read", 100.0, 400.0, "one core")], variants(), 1600, 32).decode()
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["part"] for row in rows] == ["input"] + ["training"] * 4
     assert float(rows[0]["times_the_plain_way"]) == 4.0

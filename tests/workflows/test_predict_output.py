@@ -15,7 +15,9 @@ from cxrignite.workflows.predict.output import COLUMNS, open_output
 from cxrignite.workflows.predict.output_settings import OutputPaths
 
 SETTINGS = {"run": "runs/a", "weights_sha256": "0" * 64, "threshold": 0.5}
-ROWS = [(name, "", "0.5", "0.5", 1, "0.5", "empirical") for name in ("a", 'b",\n"', "c", "d")]
+ROWS = [
+    (name, "@p", "0.5", "0.5", 1, "0.5", "empirical") for name in ("=a", 'b",\n"', "'-c\r", "d")
+]
 
 
 def opened(path, *, overwrite=False):

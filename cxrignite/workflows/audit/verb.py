@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import sys
@@ -11,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cxrignite.csv_text import dict_rows
 from cxrignite.data.survey import Survey, survey_films
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError, RecipeError
@@ -143,9 +142,4 @@ def _earlier_lists(output_dir: Path) -> set[str]:
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    # `surrogateescape` keeps file names that are not UTF-8.
-    write_durably(path, text.getvalue().encode(errors="surrogateescape"))
+    write_durably(path, dict_rows(rows, list(rows[0])))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from cxrignite.csv_text import dict_rows
 from cxrignite.workflows.benchmark.stages import Stage
 from cxrignite.workflows.benchmark.variants import Variant
 from cxrignite.workflows.charting import BLUE, GREY, ORANGE, blank_figure, make_plain
@@ -44,7 +43,7 @@ def own_shares(variants: Sequence[Variant]) -> list[float]:
 
 def as_csv(
     stages: Sequence[Stage], variants: Sequence[Variant], num_images: int, batch: int
-) -> str:
+) -> bytes:
     """Everything, one row each, with empty cells where a column does not apply.
 
     Args:
@@ -53,11 +52,9 @@ def as_csv(
         num_images: Images of a whole training epoch.
         batch: Images a step.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for stage in stages:
-        writer.writerow(
+        rows.append(
             {
                 "part": "input",
                 "name": stage.name,
@@ -69,7 +66,7 @@ def as_csv(
         )
     for variant, share in zip(variants, own_shares(variants), strict=True):
         rate = variant.images_per_second
-        writer.writerow(
+        rows.append(
             {
                 "part": "training",
                 "name": variant.name,
@@ -84,7 +81,7 @@ def as_csv(
                 "note": variant.failure,
             }
         )
-    return text.getvalue()
+    return dict_rows(rows, _COLUMNS)
 
 
 def as_markdown(

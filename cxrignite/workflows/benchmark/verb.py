@@ -111,7 +111,7 @@ def _benchmark(
         _facts(recipe, session, model, pack, data.num_workers), stages, variants, len(listed), batch
     )
     write_durably(place / "benchmark.md", table.encode())
-    write_durably(place / "benchmark.csv", as_csv(stages, variants, len(listed), batch).encode())
+    write_durably(place / "benchmark.csv", as_csv(stages, variants, len(listed), batch))
     write_durably(place / "benchmark.png", as_png(draw(as_figure(stages, variants))))
     sys.stdout.write(table)
     _logger.info("written to %s", place)

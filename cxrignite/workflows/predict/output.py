@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
+from cxrignite.csv_text import csv_bytes, plain_cell
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.workflows.predict.output_settings import (
@@ -118,7 +119,7 @@ class PredictionFile:
         self.num_positive += row[self._columns.index("decision")] == "1"
 
     def _write(self, rows: Iterable[Sequence[Any]]) -> None:
-        data = _as_csv(rows)
+        data = csv_bytes(rows)
         try:
             _write_all(self._file, data)
         except OSError as error:
@@ -134,7 +135,7 @@ class PredictionFile:
         rows: list[Sequence[str]] = [] if self.num_unreadable else [("path", "reason")]
         try:
             with io.FileIO(self._paths.unreadable, mode) as file:
-                _write_all(file, _as_csv([*rows, *failures.items()]))
+                _write_all(file, csv_bytes([*rows, *failures.items()]))
         except OSError as error:
             reason = error.strerror or error
             raise CxrIgniteError(f"cannot write {self._paths.unreadable}: {reason}") from error
@@ -225,7 +226,7 @@ def _whole_rows(file: io.FileIO) -> Iterator[tuple[list[str], int]]:
             record = b"".join(lines)
             end += len(record)
             text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
-            yield next(csv.reader(text), []), end
+            yield list(map(plain_cell, next(csv.reader(text), []))), end
             lines, num_quotes = [], 0
 
 
@@ -240,13 +241,6 @@ class _Borrowed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         return self._file.readinto(buffer)
-
-
-def _as_csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    # File names that are not UTF-8 keep their bytes.
-    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cxrignite.csv_text import CsvReader
 from cxrignite.data import Film
 from cxrignite.data.splits import read_split
 from cxrignite.errors import CheckpointError, DamagedRunError, DataError
@@ -232,7 +233,7 @@ class RunRecords:
         try:
             # Names that are not UTF-8 pass through as `read_split` lets them.
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                yield from csv.DictReader(file)
+                yield from CsvReader(file)
         except FileNotFoundError:
             return
         except (OSError, csv.Error):
