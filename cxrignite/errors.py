@@ -99,7 +99,7 @@ class WorkerKilled(BaseException):
 
 
 def is_shortage(error: BaseException) -> bool:
-    """True if memory ran out, which says nothing against what was being computed.
+    """Whether memory ran out, which says nothing against what was being computed.
 
     Code that blames a file or a transform for any error of its passes these on.
 

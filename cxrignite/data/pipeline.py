@@ -117,10 +117,13 @@ class Pipeline:
         return self.read_and_judge(path)[0]
 
     def read_and_judge(self, path: Path | str) -> tuple[Tensor, bool]:
-        """As `read`, and True if the image is nearly blank, before it is preprocessed.
+        """Reads as `read` does, and judges the image before it is preprocessed.
 
         Args:
             path: The file.
+
+        Returns:
+            The image, shape `(1, H, W)`, and whether it is nearly blank.
 
         Raises:
             UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.

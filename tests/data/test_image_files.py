@@ -76,7 +76,7 @@ def test_what_looks_like_an_image_and_is_not_taken_is_counted_with_its_reason(
     (message,) = caplog.messages
     line_with(message, "7 left out", "2 PNG by content", folder / "b")
     line_with(message, "2 hidden", folder / ".cache", folder / ".hidden.png")
-    line_with(message, "3 of a format that is not read", folder / "scan.nii.gz")
+    line_with(message, "3 of a format", folder / "scan.nii.gz")
 
 
 def test_linked_folders_are_followed_each_once_and_cycles_end(tmp_path, write_image, caplog):
