@@ -19,6 +19,7 @@ from cxrignite.data.dicom_elements import (
 from cxrignite.data.dicom_pixels import stored_bits
 from cxrignite.data.dicom_streams import PixelFormat
 from cxrignite.data.dicom_values import VALUE_TAGS, grey_levels
+from cxrignite.data.foreign_errors import raise_if_foreign
 from cxrignite.data.pixel_limit import check_pixels
 from cxrignite.errors import UnreadableImageError
 
@@ -81,6 +82,7 @@ def decode_dicom(data: bytes, path: Path | str) -> NDArray[np.uint8]:
     except UnreadableImageError:
         raise
     except Exception as error:
+        raise_if_foreign(error)
         # A damaged header leads anywhere, and what it holds must not get into a message.
         reason = f"its header or its pixel data is damaged ({type(error).__name__})"
         raise UnreadableImageError(path, reason) from None

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxrignite.data.foreign_errors import raise_if_foreign
 from cxrignite.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path 
             try:
                 image = convert_to_tensor(transform(image), track_meta=False)
             except Exception as error:
+                raise_if_foreign(error)
                 reason = error.__cause__ or error
                 raise DataError(
                     f"transform {type(transform).__name__} failed on {path}: {reason}"
