@@ -106,6 +106,11 @@ def is_shortage(error: BaseException) -> bool:
     Args:
         error: What was raised.
     """
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | OSError) and bool(_SHORTAGE.search(str(error)))
-    )
+    each: BaseException | None = error
+    while each is not None:  # libraries quote it in errors of their own
+        if isinstance(each, MemoryError):
+            return True
+        if isinstance(each, RuntimeError | OSError) and _SHORTAGE.search(str(each)):
+            return True
+        each = each.__cause__ or each.__context__
+    return False

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
 
+from cxrignite.errors import CxrIgniteError
+
 T = TypeVar("T")
 
 _STDERR = 2
@@ -35,9 +37,17 @@ def call_named(path: Path | str, function: Callable[..., T], *args: Any) -> T:
 
     Returns:
         What it gives.
+
+    Raises:
+        CxrIgniteError: If memory ran out, which is no fault of the file.
     """
     code = _call.__code__.replace(co_filename=str(path), co_name="read_this_image")
-    result: T = FunctionType(code, {})(function, args)
+    try:
+        result: T = FunctionType(code, {})(function, args)
+    except MemoryError as error:
+        raise CxrIgniteError(
+            f"out of memory while {path} was read; lower data.num_workers or data.prefetch_factor"
+        ) from error
     return result
 
 

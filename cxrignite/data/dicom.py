@@ -23,7 +23,7 @@ from cxrignite.data.dicom_values import VALUE_TAGS, grey_range
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.image_formats import DICOM_SUFFIXES
 from cxrignite.data.pixel_limit import check_pixels
-from cxrignite.errors import UnreadableImageError
+from cxrignite.errors import UnreadableImageError, is_shortage
 
 _PATIENT_ID = 0x0010_0020
 _SAMPLES, _PHOTOMETRIC, _NUM_FRAMES = 0x0028_0002, 0x0028_0004, 0x0028_0008
@@ -88,6 +88,8 @@ def decode_dicom(
     except UnreadableImageError:
         raise
     except Exception as error:
+        if is_shortage(error):
+            raise
         # A damaged header leads anywhere, and what it holds must not get into a message.
         reason = f"its header or its pixel data is damaged ({type(error).__name__})"
         raise UnreadableImageError(path, reason) from None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cxrignite.data.dicom_elements import DicomRefusal
 from cxrignite.data.dicom_streams import PixelFormat
+from cxrignite.errors import is_shortage
 
 
 class Codec(NamedTuple):
@@ -50,6 +51,8 @@ def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
             "in a checkout, pip install '.[dicom]'"
         ) from error
     except Exception as error:
+        if is_shortage(error):
+            raise
         # What they raise has no form that could be relied on, nor words that help.
         raise DicomRefusal(
             f"its pixel data is damaged, or a kind of {syntax_name(syntax)} that is not supported"

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cxrignite.data.film_table import FilmTable
-from cxrignite.data.loading import available_workers, init_worker, keep_batch
+from cxrignite.data.loading import available_workers, init_worker, keep_batch, raise_failure
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sources import Film
-from cxrignite.errors import DataError, UnreadableImageError
+from cxrignite.errors import CxrIgniteError, DataError, UnreadableImageError
 
 
 class ReadBatch(NamedTuple):
@@ -59,7 +59,7 @@ class FilmStream:
     ) -> None:
         # No worker is started that would have no batch to read.
         num_workers = min(available_workers(num_workers), -(-len(films) // batch_size))
-        self._loader: DataLoader[ReadBatch] = DataLoader(
+        self._loader: DataLoader[ReadBatch | CxrIgniteError] = DataLoader(
             _Outcomes(FilmTable(films), pipeline, image_size),
             batch_size=batch_size,
             collate_fn=keep_batch,
@@ -78,7 +78,7 @@ class FilmStream:
 
     def __iter__(self) -> Iterator[ReadBatch]:
         """Reads the films from the first on."""
-        return iter(self._loader)
+        return map(raise_failure, self._loader)
 
     def close(self) -> None:
         """Ends the worker processes."""
@@ -87,7 +87,7 @@ class FilmStream:
             iterator._shutdown_workers()  # type: ignore[attr-defined]  # No public name for it.
 
 
-class _Outcomes(Dataset[ReadBatch]):
+class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
     """Whole batches; what fails is told of its film and not raised, which would end the worker."""
 
     def __init__(self, table: FilmTable, pipeline: Pipeline, image_size: Size) -> None:
@@ -96,7 +96,7 @@ class _Outcomes(Dataset[ReadBatch]):
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitems__(self, positions: list[int]) -> ReadBatch:
+    def __getitems__(self, positions: list[int]) -> ReadBatch | CxrIgniteError:
         images, failures, nearly_blank = {}, {}, []
         for position in positions:
             try:
@@ -106,6 +106,8 @@ class _Outcomes(Dataset[ReadBatch]):
                 failures[position] = error.reason
             except DataError as error:  # of a transform, which this film does not suit
                 failures[position] = str(error)
+            except CxrIgniteError as error:  # of this process, whatever the film
+                return error
         empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
         stacked = torch.stack(list(images.values())) if images else empty
         return ReadBatch(stacked, list(images), failures, nearly_blank)

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from cxrignite.data.crash_report import report_crashes_of_worker
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.packing import PackedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import CxrIgniteError, RecipeError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ Draw = tuple[int, int | None]
 """An index into the films of a split, and the seed of its augmentation (`None`: not augmented)."""
 
 NO_SEED = -1
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -133,10 +135,10 @@ class FilmBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitems__(self, draws: list[Draw]) -> Batch | DataError:
+    def __getitems__(self, draws: list[Draw]) -> Batch | CxrIgniteError:
         try:
             return self._batch(draws)
-        except DataError as error:
+        except CxrIgniteError as error:
             return error
 
     def _batch(self, draws: list[Draw]) -> Batch:
@@ -165,7 +167,7 @@ class BatchLoader(DataLoader[Batch]):
     """A `DataLoader` over `FilmBatches` that raises the failures they return."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return map(_raise_failure, super().__iter__())
+        return map(raise_failure, super().__iter__())
 
     def close(self) -> None:
         """Ends the worker processes, which otherwise wait for another epoch."""
@@ -179,8 +181,19 @@ def keep_batch(batch: Any) -> Any:
     return batch
 
 
-def _raise_failure(batch: Batch | DataError) -> Batch:
-    if isinstance(batch, DataError):
+def raise_failure(batch: T | CxrIgniteError) -> T:
+    """Raises what a worker process returned instead of a batch.
+
+    Args:
+        batch: The batch, or why there is none.
+
+    Returns:
+        The batch.
+
+    Raises:
+        CxrIgniteError: If it is one.
+    """
+    if isinstance(batch, CxrIgniteError):
         raise batch
     return batch
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.inspection import Inspection
-from cxrignite.data.loading import available_workers, init_worker, keep_batch
+from cxrignite.data.loading import available_workers, init_worker, keep_batch, raise_failure
 from cxrignite.data.packing import (
     Pack,
     as_digests,
@@ -31,7 +31,7 @@ from cxrignite.data.packing import (
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sources import Film
 from cxrignite.durable_write import sweep_temporaries, sync_folder, temporary_path
-from cxrignite.errors import DataError, PackError, UnreadableImageError
+from cxrignite.errors import CxrIgniteError, DataError, PackError, UnreadableImageError
 from cxrignite.locks import lock_file
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def _image_size(films: Sequence[Film], pipeline: Pipeline) -> tuple[int, int]:
 def _fill(
     path: Path, films: Sequence[Film], pipeline: Pipeline, num_workers: int, progress: bool
 ) -> tuple[dict[str, str], list[str]]:
-    loader: DataLoader[_Outcomes | DataError] = DataLoader(
+    loader: DataLoader[_Outcomes | CxrIgniteError] = DataLoader(
         _Rows(path, FilmTable(films), pipeline),
         batch_size=_BATCH_SIZE,
         collate_fn=keep_batch,
@@ -207,9 +207,7 @@ def _fill(
     # `disable=None` keeps the bar off where stderr is not a terminal.
     disable = None if progress else True
     with tqdm(total=len(films), desc="packing", unit="img", leave=False, disable=disable) as bar:
-        for outcomes in loader:
-            if isinstance(outcomes, DataError):
-                raise outcomes
+        for outcomes in map(raise_failure, loader):
             for row, reason, is_blank in outcomes:
                 if reason is not None:
                     unreadable[films[row].sha256] = reason
@@ -231,7 +229,7 @@ class _Rows(Dataset[_Outcomes]):
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitems__(self, rows: list[int]) -> _Outcomes | DataError:
+    def __getitems__(self, rows: list[int]) -> _Outcomes | CxrIgniteError:
         images = np.load(self._path, mmap_mode="r+")
         outcomes: _Outcomes = []
         for row in rows:
@@ -242,7 +240,7 @@ class _Rows(Dataset[_Outcomes]):
             except UnreadableImageError as error:
                 outcomes.append((row, error.reason, False))
                 continue
-            except DataError as error:
+            except CxrIgniteError as error:
                 return error
             if image.shape != images.shape[1:]:
                 return DataError(

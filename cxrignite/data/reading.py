@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from cxrignite.data.grey_scaling import GreyScaling, rescaled
 from cxrignite.data.image_formats import DICOM_SUFFIXES
 from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.pixel_limit import MAX_PIXELS
-from cxrignite.errors import UnreadableImageError
+from cxrignite.errors import CxrIgniteError, UnreadableImageError
 
 __all__ = [
     "MAX_PIXELS",
@@ -65,6 +66,7 @@ def read_bytes(path: Path | str) -> bytes:
 
     Raises:
         UnreadableImageError: If the file cannot be opened or read.
+        CxrIgniteError: If this process or machine can open no file at all.
     """
     if "\0" in str(path):
         # A damaged manifest can hold one, and `open` has a ValueError for it.
@@ -74,6 +76,8 @@ def read_bytes(path: Path | str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
     except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            raise CxrIgniteError(f"cannot open {path}: {error.strerror}") from error
         raise UnreadableImageError(path, error.strerror or str(error)) from error
 
 
@@ -109,7 +113,7 @@ def decode_image(
         UnreadableImageError: If the content is not a whole JPEG, PNG or DICOM image, or its header
             claims more than `MAX_PIXELS` pixels, more memory than `MAX_MEMORY`, more scans than
             `MAX_SCANS` or more than the file can hold (which is found before anything is decoded).
-        MemoryError: If there is too little memory.
+        CxrIgniteError: If memory ran out.
     """
     return call_named(path, _decode, data, path, size, grey_scaling)
 

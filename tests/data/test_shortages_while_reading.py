@@ -1,0 +1,125 @@
+"""What is no fault of an image, though it arrives while one is read."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+import simplejpeg
+from messages import refused
+from PIL import Image, PngImagePlugin
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
+
+from cxrignite.data import Film, Pipeline, dicom, dicom_decoders, reading
+from cxrignite.data.film_stream import FilmStream
+from cxrignite.data.inspection import inspect_films
+from cxrignite.data.survey import survey_films
+from cxrignite.data.transforms import Transform
+from cxrignite.errors import CxrIgniteError, DataError, WorkerKilled, is_shortage
+
+
+@pytest.fixture(params=["JPEG", "PNG", "DICOM", "JPEG-LS"])
+def failing(request, tmp_path, monkeypatch, make_dicom, dicom_bytes):
+    """A film of each format, and a decoder that raises."""
+    path, error = tmp_path / "film", []
+
+    def fail(*args, **options):
+        raise error[0]
+
+    if request.param in ("JPEG", "PNG"):
+        Image.new("L", (16, 16)).save(path, request.param)
+    else:
+        syntax = JPEGLSLossless if request.param == "JPEG-LS" else ExplicitVRLittleEndian
+        path.write_bytes(dicom_bytes(make_dicom(np.arange(256).reshape(16, 16)), syntax))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    if request.param == "DICOM":
+        monkeypatch.setattr(dicom, "grey_range", fail)
+    codec = dicom_decoders.CODECS[JPEGLSLossless]._replace(decode=fail)
+    monkeypatch.setitem(dicom_decoders.CODECS, JPEGLSLossless, codec)
+    return Film(str(path), "film", 0, "", "test"), error
+
+
+READERS = [
+    lambda film: reading.read_image(film.path),
+    lambda film: inspect_films([film], on_unreadable="skip"),
+    lambda film: survey_films([film]),
+    lambda film: list(FilmStream([film], Pipeline(), (16, 16), batch_size=1)),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_worker_that_was_killed_is_no_unreadable_image(failing, read):
+    film, error = failing
+    error.append(WorkerKilled("pid 12"))
+    with pytest.raises(WorkerKilled) as caught:
+        read(film)
+    assert caught.value is error[0]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_memory_that_ran_out_is_no_unreadable_image(failing, read):
+    film, error = failing
+    error.append(MemoryError())
+    with refused(CxrIgniteError, film.file, "memory") as caught:
+        read(film)
+    assert not isinstance(caught.value, DataError)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.integration
+def test_memory_that_ran_out_in_a_worker_is_one_line(failing):
+    film, error = failing
+    error.append(MemoryError())
+    stream = FilmStream([film], Pipeline(), (16, 16), batch_size=1, num_workers=1)
+    with refused(CxrIgniteError, film.file, "memory"):
+        list(stream)
+    stream.close()
+
+
+def test_memory_that_the_jpeg_decoder_lacks_is_no_damage(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("Insufficient memory (case 4)")
+
+    Image.new("L", (16, 16)).save(tmp_path / "a.jpeg")
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    with refused(CxrIgniteError, tmp_path / "a.jpeg", "memory") as caught:
+        reading.read_image(tmp_path / "a.jpeg")
+    assert caught.value.exit_code == 1
+
+
+class Failing(Transform):
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, image):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), WorkerKilled("pid 12"), RuntimeError("[enforce] DefaultCPUAllocator: no")],
+)
+def test_a_transform_without_memory_is_no_fault_of_the_data(tmp_path, error):
+    Image.new("L", (16, 16)).save(tmp_path / "a.png")
+    with pytest.raises(type(error)) as caught:
+        Pipeline([Failing(error)])(tmp_path / "a.png")
+    assert caught.value is error
+
+
+def test_the_first_error_is_found_behind_those_that_were_raised_from_it():
+    outer = RuntimeError("applying transform")
+    outer.__cause__ = MemoryError()
+    assert is_shortage(outer)
+    assert not is_shortage(ValueError("the image"))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_process_that_can_open_no_file_is_no_fault_of_the_file(tmp_path, monkeypatch, number):
+    def refuse(*args, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(reading, "open", refuse, raising=False)
+    with refused(CxrIgniteError, tmp_path, os.strerror(number)) as caught:
+        reading.read_bytes(tmp_path)
+    assert caught.value.exit_code == 1
