@@ -93,12 +93,15 @@ class WorkerKilled(BaseException):
 
 
 def is_shortage(error: BaseException) -> bool:
-    """True if memory ran out, which says nothing against what was being computed.
+    """Recognise memory that ran out, which says nothing against what was being computed.
 
     Code that blames a file or a transform for any error of its passes these on.
 
     Args:
         error: What was raised.
+
+    Returns:
+        Whether it is of memory.
     """
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError) and bool(_SHORTAGE.search(str(error)))

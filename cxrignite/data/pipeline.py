@@ -24,6 +24,7 @@ from cxrignite.data import (
     dicom_pixels,
     dicom_streams,
     dicom_values,
+    in_work,
     reading,
     transforms,
 )
@@ -103,6 +104,7 @@ class Pipeline:
             UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
+        in_work.note(path)
         image = torch.from_numpy(reading.read_image(path, self.image_size)).unsqueeze(0)
         if not self.preprocess:
             return image
@@ -153,6 +155,7 @@ class Pipeline:
             return images
         done = []
         for image, seed, path in zip(images, seeds, paths, strict=True):
+            in_work.note(path)
             transforms.seed_each(self.augment, seed)
             done.append(apply_transforms(self.augment, image, path))
         return stack_images(done, paths)
