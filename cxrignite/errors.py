@@ -99,12 +99,15 @@ class WorkerKilled(BaseException):
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether memory ran out, which says nothing against what was being computed.
+    """Recognise memory that ran out, which says nothing against what was being computed.
 
     Code that blames a file or a transform for any error of its passes these on.
 
     Args:
         error: What was raised.
+
+    Returns:
+        Whether it is of memory.
     """
     each: BaseException | None = error
     while each is not None:  # libraries quote it in errors of their own

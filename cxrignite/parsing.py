@@ -25,6 +25,7 @@ EXIT_CODES = (
 )
 _COMPUTING_KEYS = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.prefetch_factor"),
+    "data.worker_timeout",
     *("trainer.device", "trainer.precision"),
 )
 _SCORING_KEYS = ("data.source", *_COMPUTING_KEYS)

@@ -95,6 +95,8 @@ class DataRecipe:
         eval_batch_size: Images a batch in evaluation; null takes twice `batch_size`.
         num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
         prefetch_factor: Batches each worker prepares ahead.
+        worker_timeout: Seconds without an answer after which a worker counts as hung, as on a disk
+            that has stalled, and the run ends; null waits for ever.
     """
 
     source: Source
@@ -115,6 +117,7 @@ class DataRecipe:
     eval_batch_size: int | None = None
     num_workers: int = 4
     prefetch_factor: int = 4
+    worker_timeout: float | None = 600.0
 
     def __post_init__(self) -> None:
         self._check_shares()
@@ -128,6 +131,8 @@ class DataRecipe:
         _require(
             self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor
         )
+        seconds = self.worker_timeout
+        _require(seconds is None or seconds > 0, "data.worker_timeout", "above 0", seconds)
 
     def _check_shares(self) -> None:
         """Each is carved of what the one before left: never more than a half of that."""

@@ -749,6 +749,7 @@ OF_RUN = [
             "--data.eval_batch_size",
             "--data.num_workers",
             "--data.prefetch_factor",
+            "--data.worker_timeout",
             "--trainer.device",
             "--trainer.precision",
         ],

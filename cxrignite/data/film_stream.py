@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cxrignite.data.film_table import FilmTable
-from cxrignite.data.loading import available_workers, init_worker, keep_batch, raise_failure
+from cxrignite.data.loading import available_workers
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sources import Film
+from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.errors import CxrIgniteError, DataError, UnreadableImageError
 
 
@@ -45,6 +46,7 @@ class FilmStream:
         batch_size: Films of each batch but the last.
         num_workers: Processes that read, one a core at most; 0 reads in this one.
         prefetch_factor: Batches that each worker keeps ready.
+        worker_timeout: As of `WorkerLoader`.
     """
 
     def __init__(
@@ -56,18 +58,16 @@ class FilmStream:
         batch_size: int,
         num_workers: int = 0,
         prefetch_factor: int = 2,
+        worker_timeout: float | None = None,
     ) -> None:
         # No worker is started that would have no batch to read.
         num_workers = min(available_workers(num_workers), -(-len(films) // batch_size))
-        self._loader: DataLoader[ReadBatch | CxrIgniteError] = DataLoader(
+        self._loader = WorkerLoader(
             _Outcomes(FilmTable(films), pipeline, image_size),
             batch_size=batch_size,
-            collate_fn=keep_batch,
             num_workers=num_workers,
-            prefetch_factor=prefetch_factor if num_workers else None,
-            persistent_workers=num_workers > 0,  # so that `close` finds them
-            worker_init_fn=init_worker,
-            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=prefetch_factor,
+            worker_timeout=worker_timeout,
             # Without it the pass draws from the global generator.
             generator=torch.Generator(),
         )
@@ -78,13 +78,11 @@ class FilmStream:
 
     def __iter__(self) -> Iterator[ReadBatch]:
         """Reads the films from the first on."""
-        return map(raise_failure, self._loader)
+        return iter(self._loader)
 
     def close(self) -> None:
         """Ends the worker processes."""
-        iterator, self._loader._iterator = self._loader._iterator, None
-        if iterator is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]  # No public name for it.
+        self._loader.close()
 
 
 class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from cxrignite.data.crash_report import report_crashes_of_worker
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.packing import PackedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
@@ -26,8 +23,6 @@ Draw = tuple[int, int | None]
 """An index into the films of a split, and the seed of its augmentation (`None`: not augmented)."""
 
 NO_SEED = -1
-
-T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -58,6 +53,8 @@ class LoaderSettings:
         eval_batch_size: Images a batch in evaluation, which keeps no activations; `None` takes
             twice `batch_size`.
         augment_on_device: Leave `Pipeline.batch_augment` to the trainer, who has a GPU for it.
+        worker_timeout: Seconds without an answer after which a worker counts as hung; `None` waits
+            for ever.
 
     Raises:
         RecipeError: If a number is out of range.
@@ -68,6 +65,7 @@ class LoaderSettings:
     prefetch_factor: int = 4
     eval_batch_size: int | None = None
     augment_on_device: bool = False
+    worker_timeout: float | None = 600.0
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -79,6 +77,8 @@ class LoaderSettings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise RecipeError(f"{name} must be at least {low}, got {value}")
+        if self.worker_timeout is not None and self.worker_timeout <= 0:
+            raise RecipeError(f"worker_timeout must be above 0, got {self.worker_timeout:g}")
 
     @property
     def eval_size(self) -> int:
@@ -109,9 +109,6 @@ class PlainDraws(Sampler[Draw]):
 
 class FilmBatches(Dataset[Batch]):
     """Whole batches of the films of a split; a failure is returned, not raised.
-
-    torch raises a worker's exception again from its text alone, which makes a RuntimeError of
-    every exception with two arguments. Returned, it arrives whole (pytorch `ExceptionWrapper`).
 
     Args:
         table: The films.
@@ -161,53 +158,6 @@ class FilmBatches(Dataset[Batch]):
 
     def _paths(self, index: Tensor) -> list[str]:
         return [self.table.path(each) for each in index.tolist()]
-
-
-class BatchLoader(DataLoader[Batch]):
-    """A `DataLoader` over `FilmBatches` that raises the failures they return."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return map(raise_failure, super().__iter__())
-
-    def close(self) -> None:
-        """Ends the worker processes, which otherwise wait for another epoch."""
-        iterator, self._iterator = self._iterator, None
-        if iterator is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]  # No public name for it.
-
-
-def keep_batch(batch: Any) -> Any:
-    """Collates nothing: `FilmBatches` gives whole batches."""
-    return batch
-
-
-def raise_failure(batch: T | CxrIgniteError) -> T:
-    """Raises what a worker process returned instead of a batch.
-
-    Args:
-        batch: The batch, or why there is none.
-
-    Returns:
-        The batch.
-
-    Raises:
-        CxrIgniteError: If it is one.
-    """
-    if isinstance(batch, CxrIgniteError):
-        raise batch
-    return batch
-
-
-def init_worker(worker_id: int) -> None:
-    """Sets a worker process up: it leaves stopping to the main process, and uses one thread."""
-    # Ctrl-C reaches the whole process group, and the main process has to stop in its own time;
-    # it may have a SIGTERM handler that means nothing in a worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    report_crashes_of_worker()
-    torch.set_num_threads(1)
-    # A collection writes into every object it looks at, and so copies the main process's memory.
-    gc.freeze()
 
 
 def available_workers(num_workers: int) -> int:

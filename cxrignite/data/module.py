@@ -14,19 +14,17 @@ from cxrignite.data.batch_augment import augment_batch
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.loading import (
     Batch,
-    BatchLoader,
     FilmBatches,
     LoaderSettings,
     PlainDraws,
     available_workers,
-    init_worker,
-    keep_batch,
 )
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sampling import SeededDraws, process_rank, world_size
 from cxrignite.data.sources import SPLITS, Film
+from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.errors import DataError
 from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_share
 
@@ -75,7 +73,7 @@ class XrayData:
         self._sampler = sampler
         self._epoch = 0
         self.num_workers = available_workers(loader.num_workers)
-        self._loaders: dict[tuple[str, bool], BatchLoader] = {}
+        self._loaders: dict[tuple[str, bool], WorkerLoader] = {}
 
     @property
     def splits(self) -> list[str]:
@@ -254,7 +252,7 @@ class XrayData:
         if key not in self._loaders:
             films, settings = self._of(split), self.loader
             num_workers = self.num_workers if self._has_work(trains) else 0
-            self._loaders[key] = BatchLoader(
+            self._loaders[key] = WorkerLoader(
                 FilmBatches(
                     FilmTable(films),
                     self.pipeline,
@@ -263,12 +261,9 @@ class XrayData:
                 ),
                 batch_size=settings.batch_size if trains else self.eval_batch_size(split),
                 sampler=draws,
-                collate_fn=keep_batch,
                 num_workers=num_workers,
-                prefetch_factor=settings.prefetch_factor if num_workers else None,
-                persistent_workers=num_workers > 0,
-                worker_init_fn=init_worker,
-                pin_memory=torch.cuda.is_available(),
+                prefetch_factor=settings.prefetch_factor,
+                worker_timeout=settings.worker_timeout,
                 # Without it each pass draws from the global generator, and shifts dropout.
                 generator=torch.Generator().manual_seed(self.seed),
             )

@@ -8,18 +8,18 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cxrignite.data.film_table import FilmTable
 from cxrignite.data.inspection import Inspection
-from cxrignite.data.loading import available_workers, init_worker, keep_batch, raise_failure
+from cxrignite.data.loading import available_workers
 from cxrignite.data.packing import (
     Pack,
     as_digests,
@@ -30,6 +30,7 @@ from cxrignite.data.packing import (
 )
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sources import Film
+from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.durable_write import sweep_temporaries, sync_folder, temporary_path
 from cxrignite.errors import CxrIgniteError, DataError, PackError, UnreadableImageError
 from cxrignite.locks import lock_file
@@ -47,8 +48,9 @@ def open_pack(
     folder: Path,
     films: Sequence[Film],
     pipeline: Pipeline,
-    *,
     num_workers: int = 0,
+    worker_timeout: float | None = None,
+    *,
     progress: bool = False,
 ) -> Pack:
     """The pack of these films: opened if there is a true one, else built.
@@ -62,6 +64,7 @@ def open_pack(
         films: With their digests.
         pipeline: Reads and preprocesses.
         num_workers: Processes that build; 0 builds in this one.
+        worker_timeout: As of `WorkerLoader`.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Returns:
@@ -73,6 +76,7 @@ def open_pack(
         PackError: If the folder cannot be written to or lacks the room, or the pipeline cannot be
             written down.
     """
+    workers = num_workers, worker_timeout
     digests, first = np.unique(as_digests(films), return_index=True)
     distinct = [films[index] for index in first]
     key = hashlib.sha256(pipeline.fingerprint().encode() + digests.tobytes()).hexdigest()[:32]
@@ -87,7 +91,7 @@ def open_pack(
             pack = _true_pack(path, digests, distinct, pipeline)
             if pack is None:
                 remove_pack(path)
-                unreadable, blank = _build(path, distinct, pipeline, num_workers, progress)
+                unreadable, blank = _build(path, distinct, pipeline, workers, progress)
                 write_manifest(path, unreadable, blank)
                 pack = Pack(path, digests, unreadable, blank)
     except OSError as error:
@@ -146,7 +150,11 @@ def _is_readable(film: Film, pipeline: Pipeline) -> bool:
 
 
 def _build(
-    path: Path, films: Sequence[Film], pipeline: Pipeline, num_workers: int, progress: bool
+    path: Path,
+    films: Sequence[Film],
+    pipeline: Pipeline,
+    workers: tuple[int, float | None],
+    progress: bool,
 ) -> tuple[dict[str, str], list[str]]:
     """Write the images; give digest and reason of the unreadable, digests of the nearly blank."""
     height, width = _image_size(films, pipeline)
@@ -169,7 +177,7 @@ def _build(
             if hasattr(os, "posix_fallocate"):
                 # A disk that is full is an error here, and a crash (SIGBUS) in a memory map.
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            found = _fill(temporary, films, pipeline, num_workers, progress)
+            found = _fill(temporary, films, pipeline, workers, progress)
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -192,22 +200,28 @@ def _image_size(films: Sequence[Film], pipeline: Pipeline) -> tuple[int, int]:
 
 
 def _fill(
-    path: Path, films: Sequence[Film], pipeline: Pipeline, num_workers: int, progress: bool
+    path: Path,
+    films: Sequence[Film],
+    pipeline: Pipeline,
+    workers: tuple[int, float | None],
+    progress: bool,
 ) -> tuple[dict[str, str], list[str]]:
-    loader: DataLoader[_Outcomes | CxrIgniteError] = DataLoader(
+    loader = WorkerLoader(
         _Rows(path, FilmTable(films), pipeline),
         batch_size=_BATCH_SIZE,
-        collate_fn=keep_batch,
-        num_workers=available_workers(num_workers),
-        worker_init_fn=init_worker,
+        num_workers=available_workers(workers[0]),
+        worker_timeout=workers[1],
         # Without it the pass draws from the global generator, and shifts dropout.
         generator=torch.Generator(),
     )
     unreadable, nearly_blank = {}, []
     # `disable=None` keeps the bar off where stderr is not a terminal.
     disable = None if progress else True
-    with tqdm(total=len(films), desc="packing", unit="img", leave=False, disable=disable) as bar:
-        for outcomes in map(raise_failure, loader):
+    with (
+        closing(loader),
+        tqdm(total=len(films), desc="packing", unit="img", leave=False, disable=disable) as bar,
+    ):
+        for outcomes in loader:
             for row, reason, is_blank in outcomes:
                 if reason is not None:
                     unreadable[films[row].sha256] = reason

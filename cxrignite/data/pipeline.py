@@ -26,6 +26,7 @@ from cxrignite.data import (
     dicom_values,
     exif,
     grey_scaling,
+    in_work,
     jpeg,
     pillow_formats,
     pixel_limit,
@@ -129,6 +130,7 @@ class Pipeline:
             UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
+        in_work.note(path)
         grey = reading.read_image(path, self.image_size, self.grey_scaling)
         image = torch.from_numpy(grey).unsqueeze(0)
         if self.preprocess:
@@ -180,6 +182,7 @@ class Pipeline:
             return images
         done = []
         for image, seed, path in zip(images, seeds, paths, strict=True):
+            in_work.note(path)
             transforms.seed_each(self.augment, seed)
             done.append(apply_transforms(self.augment, image, path))
         return stack_images(done, paths)

@@ -18,7 +18,7 @@ from cxrignite.handlers.epoch_timer import EpochTimer
 from cxrignite.handlers.explanation import Explanation
 from cxrignite.handlers.feature_collector import FeatureCollector
 from cxrignite.handlers.finite_guard import FiniteGuard
-from cxrignite.handlers.graceful_stop import GracefulStop, StopRequested
+from cxrignite.handlers.graceful_stop import GracefulStop
 from cxrignite.handlers.grad_cam_exporter import GradCAMExporter
 from cxrignite.handlers.history_writer import HistoryWriter, read_history
 from cxrignite.handlers.prediction_writer import PredictionWriter
@@ -26,6 +26,7 @@ from cxrignite.handlers.progress_line import ProgressLine
 from cxrignite.handlers.safe_saver import SafeSaver
 from cxrignite.handlers.score_collector import ScoreCollector
 from cxrignite.handlers.threshold_search import ThresholdSearch
+from cxrignite.stops import StopRequested
 
 __all__ = [
     "Attachable",

@@ -13,25 +13,15 @@ from ignite.engine import Engine, Events
 
 from cxrignite.errors import WorkerKilled
 from cxrignite.handlers.attachable import Attachable
+from cxrignite.stops import STOPS, StopRequested
 
 _log = logging.getLogger(__name__)
-
-
-class StopRequested(KeyboardInterrupt):
-    """A signal asked for the run to end.
-
-    Args:
-        signal_number: The signal; a process that ends because of it exits with 128 more.
-    """
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 class GracefulStop(Attachable):
     """Turns the first signal into `StopRequested` after the current batch, the second into one now.
 
+    While the next batch is waited for the first one raises at once.
     It raises and does not call `engine.terminate`, so that no `EPOCH_COMPLETED` handler writes half
     an epoch. The former signal handlers come back when the outermost engine ends, however it ends.
     A `RuntimeError` or a `WorkerKilled` between the signal and the end of its batch counts as the
@@ -50,15 +40,14 @@ class GracefulStop(Attachable):
         StopRequested: During the run.
     """
 
-    def __init__(
-        self, signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-    ) -> None:
+    def __init__(self, signals: tuple[signal.Signals, ...] = STOPS) -> None:
         self.signals = signals
         self._engines: list[Engine] = []
         self._former: dict[signal.Signals, Any] = {}
         self._requested: int | None = None
         self._process = os.getpid()
         self._warned = False
+        self._is_waiting = False
 
     def attach(self, engine: Engine) -> None:
         """Listen while `engine` runs; attaching twice acts once.
@@ -71,6 +60,9 @@ class GracefulStop(Attachable):
         engine.add_event_handler(Events.STARTED, self._enter)
         # A signal during a validation that is not listened to ends the run before the next epoch.
         engine.add_event_handler(Events.EPOCH_STARTED, self.stop_if_requested)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._go_on)
+        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self._go_on)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_if_requested)
         engine.add_event_handler(Events.COMPLETED, self._complete)
         engine.add_event_handler(Events.TERMINATE, self._terminate)
@@ -94,12 +86,19 @@ class GracefulStop(Attachable):
                 self._warned = True
             return
         if not self._engines:
-            self._requested = None
+            self._requested, self._is_waiting = None, False
             self._process = os.getpid()
             self._former = {number: signal.getsignal(number) for number in self.signals}
             for number in self.signals:
                 signal.signal(number, self._on_signal)
         self._engines.append(engine)
+
+    def _wait(self) -> None:
+        self._is_waiting = True
+        self.stop_if_requested()
+
+    def _go_on(self) -> None:
+        self._is_waiting = False
 
     def _leave(self, engine: Engine) -> None:
         if engine not in self._engines:
@@ -137,7 +136,8 @@ class GracefulStop(Attachable):
             if number != signal.SIGINT:
                 os._exit(128 + number)
             return
-        if self._requested is not None:
+        # While a batch is waited for, for ever maybe, there is none whose end could be waited for.
+        if self._requested is not None or self._is_waiting:
             raise StopRequested(number)
         self._requested = number
         _log.warning(

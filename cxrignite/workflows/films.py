@@ -75,9 +75,8 @@ def read_and_pack(recipe: Recipe, films: list[Film], pipeline: Pipeline) -> Read
     progress = sys.stderr.isatty()
     hashed = inspect_films(films, decode=False, on_unreadable="skip", progress=progress)
     try:
-        pack = open_pack(
-            folder, hashed.films, pipeline, num_workers=recipe.data.num_workers, progress=progress
-        )
+        loading = recipe.data.num_workers, recipe.data.worker_timeout
+        pack = open_pack(folder, hashed.films, pipeline, *loading, progress=progress)
     except PackError as error:
         if recipe.data.pack != "auto":
             raise

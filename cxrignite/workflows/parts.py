@@ -65,6 +65,7 @@ def build_data(
             data.prefetch_factor,
             data.eval_batch_size,
             augment_on_device=device.type == "cuda",
+            worker_timeout=data.worker_timeout,
         ),
         seed=recipe.seed,
     )

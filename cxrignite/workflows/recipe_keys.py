@@ -15,7 +15,8 @@ from cxrignite.errors import DamagedRunError, RunFolderError
 _MAY_CHANGE = (
     "trainer.max_epochs",  # to go on for longer
     *("run_dir", "data.pack"),  # folders, which may have moved
-    *("data.num_workers", "data.prefetch_factor"),  # on which no result depends
+    # On which no result depends.
+    *("data.num_workers", "data.prefetch_factor", "data.worker_timeout"),
     "explain",  # which happens afterwards
 )
 

@@ -41,8 +41,7 @@ def shortages_in_one_line() -> Iterator[None]:
             if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text):
                 raise CxrIgniteError(
                     f"a worker of the data loader (pid {worker[1]}) was killed; where memory ran "
-                    "out, lower data.num_workers or data.prefetch_factor, and in a container raise "
-                    "its shared memory"
+                    "out, lower data.num_workers or data.prefetch_factor"
                 ) from error
             if is_shortage(error):
                 raise CxrIgniteError(

@@ -297,6 +297,7 @@ def test_balanced_sampling_of_one_class_is_refused(films):
         ({"batch_size": 0}, ["batch_size", "1", "0"]),
         ({"num_workers": -1}, ["num_workers", "0", "-1"]),
         ({"prefetch_factor": 0}, ["prefetch_factor", "1", "0"]),
+        ({"worker_timeout": 0}, ["worker_timeout", "above 0"]),
     ],
 )
 def test_loader_settings_out_of_range_are_refused(settings, facts):

@@ -7,7 +7,7 @@ from cxrignite.workflows.recipe_keys import flatten_recipe, may_change
     "key",
     [
         *("explain", "explain.threshold", "explain.kinds.0", "run_dir", "trainer.max_epochs"),
-        *("data.num_workers", "data.prefetch_factor"),
+        *("data.num_workers", "data.prefetch_factor", "data.worker_timeout"),
     ],
 )
 def test_what_does_not_belong_to_the_run_may_change(key):

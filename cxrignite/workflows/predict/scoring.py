@@ -74,6 +74,7 @@ def score_films(
         batch_size=scorer.batch_size,
         num_workers=recipe.data.num_workers,
         prefetch_factor=recipe.data.prefetch_factor,
+        worker_timeout=recipe.data.worker_timeout,
     )
     num_before = output.num_rows
     # `disable=None` keeps the bar out of files.

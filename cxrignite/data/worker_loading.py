@@ -1,0 +1,223 @@
+"""A `DataLoader` whose workers end with it, answer in time, and need no shared memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import mmap
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
+
+from cxrignite.data import in_work
+from cxrignite.data.crash_report import report_crashes_of_worker
+from cxrignite.errors import CxrIgniteError
+from cxrignite.stops import held_signals, release_signals
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 5
+_SAID_AFTER = 60  # seconds, long before the limit
+# Of `sys/prctl.h`.
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerLoader(DataLoader[Any]):
+    """Gives whole batches, and raises the failures that come in their place.
+
+    torch raises a worker's exception again from its text alone, which makes a RuntimeError of
+    every exception with two arguments. Returned, it arrives whole (pytorch `ExceptionWrapper`).
+
+    A worker sends its tensors as arrays, through the pipe of its queue. Torch's own ways need
+    shared memory, of which a container has 64 MB, a descriptor a tensor, and sockets in TMPDIR,
+    whose names have a limit; without one of them the batch is lost and the main process waits for
+    ever. For a batch of 32 images of 224 x 224 the pipe takes no longer.
+
+    Args:
+        dataset: Its `__getitems__` gives a whole batch (tensors, plain values, and tuples of
+            either), or a `CxrIgniteError`.
+        num_workers: Worker processes; 0 loads in the main process.
+        prefetch_factor: Batches that each worker keeps ready.
+        worker_timeout: Seconds without an answer after which a worker counts as hung; `None`
+            waits for ever.
+        **settings: Of `DataLoader`: how batches are drawn.
+
+    Raises:
+        CxrIgniteError: While it is iterated: a worker hangs, none can be started, or the dataset
+            has given it.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        num_workers: int,
+        prefetch_factor: int = 2,
+        worker_timeout: float | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            dataset,
+            collate_fn=_as_arrays if num_workers else _unchanged,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            persistent_workers=num_workers > 0,  # until `close`
+            # Torch notices a worker that has ended in silence when this is over.
+            timeout=min(_POLL_SECONDS, worker_timeout or _POLL_SECONDS) if num_workers else 0,
+            **settings,
+        )
+        self.worker_timeout = worker_timeout
+        self._notes = mmap.mmap(-1, max(1, num_workers) * in_work.NOTE_BYTES)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Starts the workers, or a new pass with those that are there."""
+        try:
+            if self._iterator is None and self.num_workers:
+                of_main = threading.current_thread() is threading.main_thread()
+                parent = os.getpid() if of_main else None
+                self.worker_init_fn = partial(init_worker, notes=self._notes, parent=parent)
+                with held_signals():
+                    batches: Any = super().__iter__()
+            elif self.num_workers:
+                # What is left of the pass before is waited for, without a way to wait again.
+                batches = self._iterator
+                batches._timeout = self.worker_timeout or 0
+                batches = super().__iter__()
+                batches._timeout = self.timeout
+            else:
+                return map(_raise_failure, super().__iter__())
+        except OSError as error:
+            raise CxrIgniteError(
+                f"cannot start {self.num_workers} workers of a data loader: "
+                f"{error.strerror or error}; lower data.num_workers, or raise the limit (of open "
+                "files: ulimit -n; of a full /dev/shm in a container: --shm-size)"
+            ) from error
+        except BaseException as error:
+            self._end(error)
+            raise
+        return self._received(batches)
+
+    def close(self) -> None:
+        """Ends the worker processes, which otherwise wait for another pass."""
+        iterator: Any = self._iterator
+        self._iterator = None
+        if iterator is None:
+            return
+        # Politely it takes five seconds for each that hangs, and they have nothing to lose.
+        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+        iterator._worker_pids_set = False
+        for worker in iterator._workers:
+            worker.kill()
+        iterator._shutdown_workers()
+
+    def _received(self, batches: Any) -> Iterator[Any]:
+        waited = 0.0
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except BaseException as error:
+                if _is_timeout(error):
+                    waited += self.timeout
+                    if waited == _SAID_AFTER:
+                        logger.warning("%s", self._silent_worker(batches, waited))
+                    if self.worker_timeout is None or waited < self.worker_timeout:
+                        continue
+                self._end(error)
+                raise
+            waited = 0.0
+            yield self._pinned(_raise_failure(_as_tensors(batch)))
+
+    def _pinned(self, batch: Any) -> Any:
+        return _of_each(batch, Tensor, Tensor.pin_memory) if torch.cuda.is_available() else batch
+
+    def _end(self, error: BaseException) -> None:
+        """End the workers, of which half a batch may be in the pipe, and name one that hangs."""
+        iterator: Any = self._iterator
+        self.close()
+        if _is_timeout(error):
+            raise CxrIgniteError(
+                f"{self._silent_worker(iterator, self.worker_timeout or 0)}; see why (a stalled "
+                "disk, a transform), or raise data.worker_timeout"
+            ) from error
+
+    def _silent_worker(self, iterator: Any, seconds: float) -> str:
+        # A worker that waits for work has cleared its note.
+        paths = [in_work.read_note(self._notes, each) for each in range(self.num_workers)]
+        number = next((each for each, path in enumerate(paths) if path), 0)
+        return (
+            f"worker {number} (pid {iterator._workers[number].pid}) of the data loader has not "
+            f"answered for {seconds:g} s, at {paths[number] or 'no file'}"
+        )
+
+
+def init_worker(
+    worker_id: int, *, notes: mmap.mmap | None = None, parent: int | None = None
+) -> None:
+    """Sets a worker process up: it leaves stopping to the main process, and uses one thread.
+
+    Args:
+        worker_id: From 0.
+        notes: Where it notes which file it is at.
+        parent: The process that it must not outlive; `None` leaves that to torch.
+    """
+    # Ctrl-C reaches the whole process group, and the main process has to stop in its own time;
+    # it may have a SIGTERM handler that means nothing in a worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    release_signals()
+    report_crashes_of_worker()
+    if parent is not None and sys.platform == "linux":
+        # A worker that hangs never notices by itself. The signal comes when the *thread* ends that
+        # has forked it, so only the main thread's workers ask for it.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    if notes is not None:
+        in_work.keep_notes(notes, worker_id)
+    torch.set_num_threads(1)
+    # A collection writes into every object it looks at, and so copies the main process's memory.
+    gc.freeze()
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "timed out after" in str(error)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _of_each(batch: Any, kind: type, change: Any) -> Any:
+    if isinstance(batch, kind):
+        return change(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_of_each(part, kind, change) for part in batch))
+    return batch
+
+
+def _as_arrays(batch: Any) -> Any:
+    in_work.note("")
+    return _of_each(batch, Tensor, Tensor.numpy)
+
+
+def _as_tensors(batch: Any) -> Any:
+    return _of_each(batch, np.ndarray, torch.from_numpy)
+
+
+def _raise_failure(batch: Any) -> Any:
+    if isinstance(batch, CxrIgniteError):
+        raise batch
+    return batch
