@@ -6,9 +6,11 @@ finds what no parser tells (a key written twice, a key that does not exist), and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
+import stat
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ _MAX_NODES = 20_000
 _MAX_DEPTH = 20
 _MAX_BYTES = 1_000_000
 _NULL = "tag:yaml.org,2002:null"
+_DATE = "tag:yaml.org,2002:timestamp"
 _TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 }
@@ -73,9 +76,7 @@ def read_recipe_file(path: Path) -> RecipeFile:
             has a key twice.
     """
     try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise RecipeError(f"{path}: a recipe must be under {_MAX_BYTES} bytes, got {size}")
+        _check_size(path)
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -103,6 +104,10 @@ def read_recipe_file(path: Path) -> RecipeFile:
             raise RecipeError(
                 f"{path}:{line}: key '{key}' stands twice, first in line {lines[key]}"
             )
+        if value.tag == _DATE:
+            raise RecipeError(
+                f"{path}:{line}: YAML reads '{value.value}' as a date: put '{key}' in quotes"
+            )
         if value.tag not in _TAGS:
             raise RecipeError(
                 f"{path}:{line}: YAML tags are refused in a recipe, got '{value.tag}'"
@@ -111,6 +116,31 @@ def read_recipe_file(path: Path) -> RecipeFile:
         if isinstance(value, yaml.ScalarNode):
             scalars[key] = None if value.tag == _NULL else value.value
     return RecipeFile(path, lines, scalars)
+
+
+def check_sizes(values: Iterable[str]) -> None:
+    """Refuse values that name what may have no end, where a file takes a recipe's part's place.
+
+    Args:
+        values: Of an option; most are no file.
+
+    Raises:
+        RecipeError: One is a device or a pipe, or too large.
+    """
+    for value in values:
+        with contextlib.suppress(OSError, ValueError):  # no file, or no name of one
+            _check_size(Path(value))
+
+
+def _check_size(path: Path) -> None:
+    """Refuse to read as a recipe what may have no end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise RecipeError(f"{path}: a recipe must be a regular file, got a device or a pipe")
+    if status.st_size > _MAX_BYTES:
+        raise RecipeError(
+            f"{path}: a recipe must be under {_MAX_BYTES} bytes, got {status.st_size}"
+        )
 
 
 def _walk(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int, yaml.Node]]:

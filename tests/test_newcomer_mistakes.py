@@ -111,6 +111,10 @@ OF_COMMAND_LINE = [
         2,
         ["'train'", "audit", "recipes"],
     ),
+    Mistake("a device for a recipe", "fit --config /dev/zero", 2, ["/dev/zero", "regular file"]),
+    Mistake(
+        "a device for a part of it", f"{FIT} --data /dev/zero", 2, ["/dev/zero", "regular file"]
+    ),
     Mistake("a verb misspelt", "reprot --run runs/done", 2, ["'reprot'", "'report'"]),
     Mistake(
         "an option before the verb",
@@ -201,6 +205,24 @@ OF_COMMAND_LINE = [
     ),
 ]
 OF_RECIPE = [
+    Mistake(
+        "a run folder named after a day",
+        FIT,
+        2,
+        ["recipe.yaml:2", "'2026-11-29'", "'run_dir'", "quotes"],
+        "run_dir: runs/mine",
+        "run_dir: 2026-11-29",
+    ),
+    Mistake(
+        "a transform of dictionaries",
+        FIT,
+        2,
+        ["Flipd", "Flip"],
+        "  val_fraction: 0.25",
+        "  val_fraction: 0.25\n"
+        "  preprocess:\n"
+        "    - {class_path: monai.transforms.Flipd, init_args: {keys: [image]}}",
+    ),
     Mistake(
         "a key at the top that belongs in a group",
         FIT,

@@ -5,6 +5,7 @@ It does so once a transform is asked for: MONAI takes seconds and 300 MB to impo
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABCMeta
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ else:
 
 
 def check_randomness(preprocess: Sequence[Transform], augment: Sequence[Transform]) -> None:
-    """Refuses transforms that no seed could repeat.
+    """Refuses transforms that no seed could repeat, and those of dictionaries.
 
     Args:
         preprocess: Have to be deterministic.
@@ -53,8 +54,15 @@ def check_randomness(preprocess: Sequence[Transform], augment: Sequence[Transfor
         RecipeError: If one is not.
     """
     from monai.transforms.traits import RandomizableTrait
-    from monai.transforms.transform import Randomizable
+    from monai.transforms.transform import MapTransform, Randomizable
 
+    for transform in _flatten([*preprocess, *augment]):
+        if isinstance(transform, MapTransform):
+            name = type(transform).__name__
+            raise RecipeError(
+                f"transforms must be of arrays, got {name}, which takes a dictionary by its keys: "
+                f"take {re.sub(r'(d|D|Dict)$', '', name)}"
+            )
     for transform in _flatten(preprocess):
         if isinstance(transform, RandomizableTrait):
             raise RecipeError(

@@ -1,0 +1,79 @@
+"""Where the parts of a recipe may write: below its run folder, and nowhere else.
+
+A recipe comes from somebody else, or from an old file: it must not be able to write over any file
+of whoever runs it. Its handlers and transforms write where a setting of theirs says, so those
+settings are held to the run folder before any of them is made. More is allowed from outside of the
+recipe alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cxrignite.errors import RecipeError
+
+WRITABLE = "CXRIGNITE_WRITABLE"
+"""The environment variable that names further folders, as PATH does."""
+
+_PLACES = (
+    *("trainer.handlers", "validator.handlers"),
+    *("data.preprocess", "data.augment", "data.batch_augment"),
+)
+# What a setting that names a place ends with: `path`, `log_dir`, `output_folder`.
+_NAMES_PLACE = re.compile(
+    r"(^|_)(paths?|dirs?|directory|directories|dirname|folder|files?|filename|fname|logdir)$"
+)
+
+
+def check_written_paths(settings: Mapping[str, Any]) -> None:
+    """Refuse a handler or a transform that would write outside of the run folder.
+
+    Args:
+        settings: The parsed recipe as plain mappings and lists, without any object made.
+
+    Raises:
+        RecipeError: A setting that names a place lies elsewhere.
+    """
+    run_dir = settings["run_dir"]
+    further = filter(None, os.environ.get(WRITABLE, "").split(os.pathsep))
+    allowed = [_resolved(each) for each in (run_dir, *further)]
+    for place in _PLACES:
+        group, _, name = place.partition(".")
+        for key, value in _places_of(settings[group][name], place):
+            if not any(_resolved(value).is_relative_to(folder) for folder in allowed):
+                raise RecipeError(
+                    f"{key} must lie below run_dir {run_dir}, got {value}: a recipe's parts write "
+                    f"nowhere else, unless the environment variable {WRITABLE} names the folder"
+                )
+
+
+def _places_of(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The values that name a place, with their dotted keys; a class's settings follow its key."""
+    if isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            yield from _places_of(each, f"{key}[{number}]")
+    elif isinstance(value, Mapping):
+        folder = any(map(_NAMES_PLACE.search, value.keys() - {"filename", "fname"}))
+        for name, each in value.items():
+            inner = key if name == "init_args" else f"{key}.{name}"
+            if not isinstance(each, str | Path):
+                yield from _places_of(each, inner)
+            elif str(each) and _is_place(name, each) and not (folder and _is_bare(name, each)):
+                yield inner, str(each)
+
+
+def _is_place(name: str, value: str | Path) -> bool:
+    return name != "class_path" and bool(isinstance(value, Path) or _NAMES_PLACE.search(name))
+
+
+def _is_bare(name: str, value: str | Path) -> bool:
+    """True if a file's name goes with a folder that stands beside it."""
+    return name in ("filename", "fname") and os.path.basename(value) == str(value) != ".."
+
+
+def _resolved(place: str | Path) -> Path:
+    return Path(os.path.expanduser(place)).resolve()
