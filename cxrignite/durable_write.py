@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cxrignite.errors import CxrIgniteError
@@ -45,6 +46,25 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name what is written in the error of a full disk and the like, which name nothing.
+
+    Args:
+        path: The file or folder that is written inside.
+
+    Raises:
+        CxrIgniteError: If it cannot be written; it names the path and the free bytes.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CxrIgniteError(
+            f"cannot write {error.filename or path} ({free_bytes(path)} free): {reason}"
+        ) from error
 
 
 def duplicate_durably(source: Path, target: Path) -> None:

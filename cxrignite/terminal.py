@@ -7,9 +7,13 @@ import os
 import re
 import sys
 import textwrap
+import unicodedata
 
 MAX_WIDTH = 100
 """Columns of text at most: longer lines are harder to read, however wide the terminal is."""
+
+IN_FILE_ONLY = {"in_file_only": True}
+"""`extra` of a log line that is one of very many: it goes to the log file, not to the terminal."""
 
 _MIN_WIDTH = 40
 _LABEL = re.compile(r"\S+ {2,}(?=\S)")
@@ -71,6 +75,7 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of th
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+        self.addFilter(lambda record: not getattr(record, "in_file_only", False))
 
     def format(self, record: logging.LogRecord) -> str:
         """A record's text as it is to be shown.
@@ -78,8 +83,34 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of th
         Args:
             record: What was logged.
         """
-        text = super().format(record)
+        text = printable(super().format(record))
         return _shown(text) if self.stream.isatty() else text
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    r"""A text whose control characters are written as `\x1b`: they would steer the terminal.
+
+    Names of files may hold any character but a slash and a NUL, and tables may hold that one.
+
+    Args:
+        text: What is to be shown.
+        keep: Control characters that stay.
+    """
+    return "".join(
+        each if each.isprintable() or each in keep or not _is_control(each) else _escaped(each)
+        for each in text
+    )
+
+
+def _is_control(character: str) -> bool:
+    # Cf holds marks that turn the direction of writing; Cs what is no UTF-8 in a file's name.
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"  # a byte of a name
+    return character.encode("unicode_escape").decode()
 
 
 def complain(text: str) -> None:
@@ -88,6 +119,7 @@ def complain(text: str) -> None:
     Args:
         text: One line.
     """
+    text = printable(text, keep="")
     shown = _shown(text) if sys.stderr.isatty() else text
     sys.stderr.write(f"{shown}\n")
 

@@ -16,7 +16,15 @@ import pytest
 
 from cxrignite import terminal
 from cxrignite.data import Phantom
-from cxrignite.terminal import MAX_WIDTH, TerminalHandler, complain, text_width, wrapped
+from cxrignite.terminal import (
+    IN_FILE_ONLY,
+    MAX_WIDTH,
+    TerminalHandler,
+    complain,
+    printable,
+    text_width,
+    wrapped,
+)
 
 RECIPE = """\
 seed: 3
@@ -292,3 +300,18 @@ def test_a_width_is_told_even_without_streams(monkeypatch):
     for name in ("__stdin__", "__stdout__", "__stderr__"):
         monkeypatch.setattr(sys, name, None)
     assert text_width() == MAX_WIDTH
+
+
+def test_control_characters_of_a_name_are_shown_and_do_nothing(capsys):
+    name = "a\0\x1b[2J\r\u202eb\n\udcff ä肺.png"
+    shown = r"a\x00\x1b[2J\r\u202eb\n\xff ä肺.png"
+    complain(f"cannot read {name}")
+    assert capsys.readouterr().err == f"cannot read {shown}\n"
+    record = logging.makeLogRecord({"msg": name})
+    assert TerminalHandler().format(record) == shown.replace(r"b\n", "b\n")
+    assert printable("\x07", keep="\x07") == "\x07"
+
+
+def test_a_line_for_the_log_file_alone_is_not_shown():
+    assert TerminalHandler().filter(logging.makeLogRecord({"msg": "a"}))
+    assert not TerminalHandler().filter(logging.makeLogRecord({"msg": "a", **IN_FILE_ONLY}))

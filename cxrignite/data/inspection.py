@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,13 @@ from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.reading import Size, decode_image, read_bytes
 from cxrignite.data.sources import Film
 from cxrignite.errors import UnreadableImageError
+from cxrignite.terminal import IN_FILE_ONLY
+
+_logger = logging.getLogger(__name__)
 
 MAX_THREADS = 8
 _TASK_FILES = 16
+_NUM_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,22 @@ class Inspection:
         if num_more:
             raise UnreadableImageError(first.path, f"{first.reason} (and {num_more} more)")
         raise first
+
+    def log_unreadable(self) -> None:
+        """Logs in one line how many films were left out, with the first; all go to the log file."""
+        if not self.unreadable:
+            return
+        # A download that is not whole may lack most of them.
+        for error in self.unreadable:
+            _logger.warning("left out: %s", error, extra=IN_FILE_ONLY)
+        first = "; ".join(map(str, self.unreadable[:_NUM_NAMED]))
+        _logger.warning(
+            "%s of %s images left out, all listed in run.log: %s%s",
+            f"{len(self.unreadable):,}",
+            f"{len(self.films) + len(self.unreadable):,}",
+            first,
+            "; ..." if len(self.unreadable) > _NUM_NAMED else "",
+        )
 
 
 def inspect_films(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -17,7 +18,10 @@ from tqdm import tqdm
 
 from cxrignite.data.phantom_rendering import render_phantom
 from cxrignite.data.sources import Film, Source
+from cxrignite.durable_write import writing
 from cxrignite.errors import DataError
+
+_logger = logging.getLogger(__name__)
 
 # Raise it whenever the same settings give other bytes, so that no folder mixes two renderers.
 RENDERER_VERSION = 1
@@ -83,12 +87,15 @@ class Phantom(Source):
 
         Raises:
             DataError: If `root` holds anything that no phantom put there.
+            CxrIgniteError: If the files cannot be written.
         """
         films = self._plan()
         settings = self._settings()
         if not _is_complete(self.root, settings):
             _refuse_foreign(self.root)
-            self._build(films, settings)
+            _warn_of_other(self.root, settings)
+            with writing(self.root):
+                self._build(films, settings)
         return films
 
     def _settings(self) -> dict[str, Any]:
@@ -211,6 +218,23 @@ def _refuse_foreign(root: Path) -> None:
         raise DataError(
             f"phantom root {root} must be new, empty or a phantom's own, "
             f"found {len(foreign)} other files, such as {min(foreign)}"
+        )
+
+
+def _warn_of_other(root: Path, settings: dict[str, Any]) -> None:
+    """Say that other films take the place of those that are there, which runs may be of."""
+    passport = _read_passport(root)
+    before = settings if passport is None else passport["settings"]
+    differing = [
+        f"{name} {before.get(name)} before, {value} now"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if differing:
+        _logger.warning(
+            "%s is drawn again, with other settings (%s): runs of the films before cannot be "
+            "scored again; data.source.root may name another folder",
+            *(root, "; ".join(differing)),
         )
 
 

@@ -115,12 +115,9 @@ def _settled(recipe: Recipe, inspection: Inspection) -> list[Film]:
         except UnreadableImageError as error:
             hint = "mend it, or leave such films out with data.on_unreadable: skip"
             raise UnreadableImageError(error.path, f"{error.reason}; {hint}") from error
-    for unreadable in inspection.unreadable:
-        _logger.warning("left out: %s", unreadable)
-    num_films = len(inspection.films) + len(inspection.unreadable)
-    if inspection.unreadable:
-        _logger.warning("%d of %d images left out", len(inspection.unreadable), num_films)
+    inspection.log_unreadable()
     if not inspection.films:
+        num_films = len(inspection.unreadable)
         raise DataError(f"none of the {num_films} images in {recipe.data.source.root} can be read")
     warn_of_nearly_blank(recipe, inspection.nearly_blank, len(inspection.films))
     return inspection.films

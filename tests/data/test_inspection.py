@@ -5,7 +5,7 @@ import sys
 import threading
 from errno import ENOENT
 
-from messages import refused
+from messages import line_with, refused
 
 from cxrignite.data.inspection import MAX_THREADS, inspect_films
 from cxrignite.data.sources import Film
@@ -116,3 +116,14 @@ def test_without_decoding_a_file_of_any_content_has_its_digest(tmp_path, make_fi
     assert [film.name for film in found.films] == [films[i].name for i in (0, 1, 3)]
     assert found.films[1].sha256 == hashlib.sha256(b"no image").hexdigest()
     assert [error.path for error in found.unreadable] == [films[2].path]
+
+
+def test_many_that_are_left_out_are_one_line_and_all_of_them_go_to_the_log_file(tmp_path, caplog):
+    names = [f"{number}.png" for number in range(1200)]
+    films = [Film(str(tmp_path / name), name, 0, name, "train") for name in names]
+    inspect_films(films, on_unreadable="skip").log_unreadable()
+    *others, last = caplog.records
+    assert len(others) == 1200
+    assert all(record.in_file_only for record in others)
+    assert not hasattr(last, "in_file_only")
+    line_with(last.message, "1,200 of 1,200", "run.log", tmp_path / "0.png", tmp_path / "2.png")

@@ -1,10 +1,11 @@
 import hashlib
 import json
 import os
+from errno import ENOSPC
 
 import numpy as np
 import pytest
-from messages import refused
+from messages import line_with, refused
 from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
@@ -12,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from cxrignite.data.phantom import Phantom
 from cxrignite.data.phantom_rendering import render_phantom
 from cxrignite.data.sources import ClassFolders
-from cxrignite.errors import DataError
+from cxrignite.errors import CxrIgniteError, DataError
 
 SMALL = {"num_train": 10, "num_test": 6, "size": 48}
 
@@ -233,10 +234,22 @@ def test_a_damaged_folder_is_made_anew(tmp_path, damage):
     assert os.listdir(tmp_path) == ["phantom"]
 
 
-def test_other_settings_replace_the_folder(tmp_path):
+def test_a_full_disk_is_told_with_the_folder(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with refused(CxrIgniteError, tmp_path / "phantom", os.strerror(ENOSPC)):
+        Phantom(tmp_path / "phantom", **SMALL).films()
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_settings_replace_the_folder_and_say_so(tmp_path, caplog):
     root = tmp_path / "phantom"
     Phantom(root, **SMALL).films()
-    films = Phantom(root, **{**SMALL, "size": 32, "num_train": 5}).films()
+    with caplog.at_level("WARNING"):
+        films = Phantom(root, **{**SMALL, "size": 32, "num_train": 5}).films()
+    line_with(caplog.text, root, "num_films", SMALL["num_train"], 5, "data.source.root")
     assert {pixels(film.path).shape for film in films} == {(32, 32)}
     names = {path.name for path in root.glob("t*/*/*.png")}
     assert names == {film.path.name for film in films}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrignite.data import Film
+from cxrignite.durable_write import writing
 from cxrignite.engines.batches import fill_up
 from cxrignite.functional import UNKNOWN_LABEL, grad_cam
 from cxrignite.handlers import Explanation
@@ -85,6 +86,7 @@ class MapDrawer:
 
         Raises:
             NonFiniteError: A map is NaN or infinite.
+            CxrIgniteError: A picture cannot be written.
         """
         drawn = []
         for start in range(0, len(films), _BATCH_SIZE):
@@ -116,5 +118,7 @@ class MapDrawer:
         names = (explanation.picture, explanation.overlay)
         for name, pixels in zip(names, pictures, strict=True):
             # Not durably: a picture counts once its film has a row, and is drawn again until then.
-            (self._directory / name).write_bytes(as_png(pixels))
+            path = self._directory / name
+            with writing(path):
+                path.write_bytes(as_png(pixels))
         return DrawnMap(explanation.raw_max, explanation.picture)
