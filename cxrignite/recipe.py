@@ -79,10 +79,8 @@ class DataRecipe:
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
         image_size: Rows and columns that each film is read at, a JPEG at a fraction of its size;
             null keeps the file's own.
-        grey_scaling: Which values become black and white. `file`: as its window or VOI LUT says; a
-            file of more than 8 bits without one is scaled from the least to the greatest value of
-            its pixels, as viewers do. The others ignore both: `stored` takes all that could be
-            stored, `minmax` the range of the pixels, `percentiles` their 1st to 99th.
+        grey_scaling: Which values become black and white: `file` those of its window or VOI LUT, or
+            else, of more than 8 bits, as `minmax`; `stored` all that could be; `minmax`; `percentiles`.
         preprocess: MONAI transforms of every split, without randomness.
         pack: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
             this folder; `auto` takes `packs` beside the run folder, where there is room; `off`
@@ -95,8 +93,7 @@ class DataRecipe:
         eval_batch_size: Images a batch in evaluation; null takes twice `batch_size`.
         num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
         prefetch_factor: Batches each worker prepares ahead.
-        worker_timeout: Seconds without an answer after which a worker counts as hung, as on a disk
-            that has stalled, and the run ends; null waits for ever.
+        worker_timeout: Seconds after which a worker that does not answer ends the run; null: never.
     """
 
     source: Source
@@ -131,8 +128,8 @@ class DataRecipe:
         _require(
             self.prefetch_factor >= 1, "data.prefetch_factor", "at least 1", self.prefetch_factor
         )
-        seconds = self.worker_timeout
-        _require(seconds is None or seconds > 0, "data.worker_timeout", "above 0", seconds)
+        limit = self.worker_timeout
+        _require(limit is None or limit > 0, "data.worker_timeout", "above 0", limit)
 
     def _check_shares(self) -> None:
         """Each is carved of what the one before left: never more than a half of that."""

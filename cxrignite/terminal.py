@@ -35,19 +35,6 @@ def text_width() -> int:
     return MAX_WIDTH
 
 
-def printable(text: str) -> str:
-    """Text that can be encoded: the bytes of a file name that is not UTF-8 become `?`.
-
-    Args:
-        text: With surrogates where it holds such a name.
-
-    Examples:
-        >>> printable("r\udcf6ntgen.png")
-        'r?ntgen.png'
-    """
-    return text.encode(errors="replace").decode()
-
-
 def wrapped(text: str, first: str = "", further: str | None = None) -> str:
     """Text in lines that fit; a word that is longer, such as a path, stays whole.
 
