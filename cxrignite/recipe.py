@@ -79,8 +79,8 @@ class DataRecipe:
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
         image_size: Rows and columns that each film is read at, a JPEG at a fraction of its size;
             null keeps the file's own.
-        grey_scaling: Which values become black and white: `file` those of its window or VOI LUT, or
-            else, of more than 8 bits, as `minmax`; `stored` all that could be; `minmax`; `percentiles`.
+        grey_scaling: Which values become black and white: of its window or VOI LUT (`file`; without
+            one as `minmax`, if it has more than 8 bits), all that could be, or some of the pixels'.
         preprocess: MONAI transforms of every split, without randomness.
         pack: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
             this folder; `auto` takes `packs` beside the run folder, where there is room; `off`

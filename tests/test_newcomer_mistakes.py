@@ -749,7 +749,7 @@ OF_RUN = [
         [
             "runs/half",
             "operating_point.json",
-            "cxrignite fit --config runs/half/recipe.yaml --resume auto",
+            "cxrignite fit --config runs/half/recipe.yaml --run_dir runs/half --resume auto",
         ],
         prepare=unfinished,
     ),
@@ -778,7 +778,7 @@ OF_RUN = [
     ),
     Mistake(
         "other films without a name",
-        f"{TEST} --data.source.root data/chest_xray",
+        f"{TEST} --data.source ClassFolders --data.source.root data/chest_xray",
         2,
         ["--data.source", "--name", "'test'"],
     ),

@@ -90,15 +90,27 @@ def recalibrate_verb(argv: list[str]) -> int:
 def _names_other_films(argv: list[str], name: str | None, split: str) -> bool:
     """Whether `--data.source` names other films than the run's, which then have a name.
 
+    Without a name its root, or path, is where the run's own films have been moved to.
+
     Raises:
         RecipeError: They have none of their own, or there is a name and no such films.
     """
-    other_films = any(arg.startswith("--data.source") for arg in argv)
+    source = {arg.partition("=")[0][2:] for arg in argv if arg.startswith("--data.source")}
+    other_films = bool(source)
+    if source and name is None and source <= _places():
+        return False
     if name is not None and not other_films:
         raise RecipeError("--name goes with --data.source, for the results of other films")
     if other_films:
         _check_no_split(name or split, "--data.source names other films: give their results a")
     return other_films
+
+
+def _places() -> set[str]:
+    """The options that say where films lie, in their long and their short form."""
+    from cxrignite.workflows.recipe_keys import PLACES
+
+    return {*PLACES, *(key.replace(".init_args", "") for key in PLACES)}
 
 
 def _results_name(name: str | None, split: str, site: str | None) -> str:

@@ -15,9 +15,10 @@ from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.errors import CheckpointError, NonFiniteError
 from cxrignite.functional import OperatingPoint
-from cxrignite.handlers import ThresholdSearch, load_checkpoint
+from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
 from cxrignite.workflows import illustrations
+from cxrignite.workflows.checkpoints import load_best, load_weights
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.films import (
     check_has_train,
@@ -42,7 +43,7 @@ from cxrignite.workflows.parts import (
     explained_layer,
 )
 from cxrignite.workflows.reference import Reference
-from cxrignite.workflows.resumption import is_complete, state_to_resume
+from cxrignite.workflows.resumption import check_best, check_processes, is_complete, state_to_resume
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import Scoring, publish, score_split
 from cxrignite.workflows.scores import SplitScores
@@ -92,6 +93,8 @@ def _fit(
         if checkpoint is not None and is_complete(folder, recipe, checkpoint):
             _logger.info("%s is finished, nothing to do", folder.root)
             return
+        if checkpoint is not None:
+            check_processes(folder, session.world_size)
         precision = choose_precision(recipe.trainer.precision, session.device)
         tell_data(recipe)
         # Listed before the model is built, since a missing folder is the most common mistake, and
@@ -102,6 +105,8 @@ def _fit(
         check_no_second_test(recipe, listed)
         seed_everything(recipe.seed)
         model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
+        if checkpoint is not None:
+            check_best(folder, checkpoint, model)
         pipeline = build_pipeline(recipe)
         with collector_paused():
             films, pack = read_and_pack(recipe, listed, pipeline)
@@ -110,7 +115,7 @@ def _fit(
             else:
                 films = frozen_films(recipe, folder, current=films)
             leaks = leaked_pairs(films)
-        if session.leads:
+        if session.leads and checkpoint is None:
             list_leakage(folder, leaks)
         check_same_everywhere(films)  # and wait for the list, before a refusal ends all
         check_leakage(recipe, folder, leaks)
@@ -133,6 +138,7 @@ def _fit(
             training.load_state_dict(checkpoint)
             _logger.info("going on after epoch %d", training.trainer.state.epoch)
         illustrations.illustrate_validations(training.validator, training.trainer, training.board)
+        # All that can be refused has been: from here on the run folder changes.
         if session.leads:
             if checkpoint is None:
                 write_split(films, folder.split_path, folder.files.write)
@@ -184,7 +190,7 @@ def _best_weights(training: Training) -> Mapping[str, Any]:
         raise NonFiniteError(f"no epoch had a finite {best.metric}: there is no best one")
     for name in ("best.pt", "best.previous.pt"):
         with contextlib.suppress(CheckpointError):
-            checkpoint = load_checkpoint(directory / name)
+            checkpoint = load_best(directory / name)
             if checkpoint["epoch"] == best.best_epoch:
                 if name != "best.pt":
                     training.saver(checkpoint, "best.pt", {"epoch": best.best_epoch})
@@ -198,7 +204,7 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
     """Score with the best weights, choose the threshold, and store it last."""
     folder, data, session = training.folder, training.data, training.session
     best = _best_weights(training)
-    training.model.load_state_dict(best["model"])
+    load_weights(training.model, best["model"])
     scored: dict[str, SplitScores] = {
         split: score_split(training.model, data, split, recipe=training.recipe, session=session)
         for split in ("val", "calibration")

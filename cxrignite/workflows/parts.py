@@ -19,6 +19,7 @@ from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.checkpoints import load_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ def build_model(
     Raises:
         RecipeError: A setting is out of its range.
         WeightsError: Its pretrained weights cannot be had or do not fit.
+        CheckpointError: The state does not fit the model as it is now.
     """
     try:
         keywords = getattr(recipe.model, "keywords", {})
@@ -188,7 +190,7 @@ def build_model(
     if recipe.trainer.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if state is not None:
-        model.load_state_dict(state)
+        load_weights(model, state)
     return model
 
 

@@ -13,8 +13,8 @@ from cxrignite.data import Film
 from cxrignite.data.carving import carve_split
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import num_negatives_needed, select_operating_point
-from cxrignite.handlers import load_checkpoint
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.films import other_films
 from cxrignite.workflows.parts import build_data, build_model
 from cxrignite.workflows.reference import Reference
@@ -95,7 +95,7 @@ def _recalibrate(
         _check_enough(films, constraints["min_tnr"], constraints["confidence"])
         data = build_data(recipe, films, device=session.device)
         stack.callback(data.close)
-        best = load_checkpoint(folder.best_path)
+        best = load_best(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
         scores = score_split(model, data, "calibration", recipe=recipe, session=session)
         try:

@@ -12,9 +12,12 @@ import yaml
 
 from cxrignite.errors import DamagedRunError, RunFolderError
 
+PLACES = ("data.source.init_args.root", "data.source.init_args.path")
+"""Where the films of a run lie; which films they are, `split.csv` says by their digests."""
+
 _MAY_CHANGE = (
     "trainer.max_epochs",  # to go on for longer
-    *("run_dir", "data.pack"),  # folders, which may have moved
+    *("run_dir", "data.pack", *PLACES),  # folders and files, which may have moved
     # On which no result depends.
     *("data.num_workers", "data.prefetch_factor", "data.worker_timeout"),
     "explain",  # which happens afterwards

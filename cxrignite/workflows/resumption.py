@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cxrignite.errors import CheckpointError, RunFolderError
-from cxrignite.handlers import latest_valid, load_checkpoint
+from cxrignite.handlers import latest_valid
+from cxrignite.handlers.checkpoint_loading import previous_path
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.checkpoints import check_weights, load_best, load_training_state
 from cxrignite.workflows.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ def state_to_resume(
             return None
         raise RunFolderError(f"{folder.root} holds no run to go on with")
     folder.files.warn_if_unchecked()
+    folder.files.check(folder.split_path)
     folder.read_history()
     folder.read_starts()
     if folder.is_finished:
@@ -65,10 +70,59 @@ def state_to_resume(
             f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"
         )
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
-    checkpoint = load_checkpoint(path)
-    if "trainer" not in checkpoint:
-        raise CheckpointError(f"{path} holds no training state to go on with, as last.pt does")
+    checkpoint = load_training_state(path)
+    if checkpoint.get("recipe_hash") != folder.recipe_hash():
+        raise CheckpointError(f"{path} belongs to a run of another recipe than {folder.root}")
     return checkpoint
+
+
+def check_processes(folder: RunFolder, num_processes: int) -> None:
+    """Refuse to resume a run on another number of processes: its steps would be others.
+
+    Args:
+        folder: The run.
+        num_processes: How many there are now.
+
+    Raises:
+        RunFolderError: The run was trained by another number.
+        DamagedRunError: `environment.json` is damaged, lost, or not as it was written.
+    """
+    starts = folder.read_starts()
+    before = starts[-1].get("processes", num_processes) if starts else num_processes
+    if before != num_processes:
+        start = f"with `torchrun --nproc_per_node {before}`" if before != 1 else "without torchrun"
+        raise RunFolderError(
+            f"{folder.root} must be resumed on as many processes as it was trained on, {before}, "
+            f"got {num_processes}: start it {start}"
+        )
+
+
+def check_best(folder: RunFolder, checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse to resume a run whose best weights are lost: it could not end.
+
+    Args:
+        folder: The run.
+        checkpoint: The state that it would go on from.
+        model: The recipe's.
+
+    Raises:
+        CheckpointError: Neither `best.pt` nor the file before it holds them, or later ones.
+    """
+    best_epoch = checkpoint["best"]["best_epoch"]
+    if best_epoch is None:
+        return
+    errors = []
+    for path in (folder.best_path, previous_path(folder.best_path)):
+        try:
+            # One that is newer than the state is found again when its epoch is.
+            best = load_best(path)
+            if best["epoch"] >= best_epoch:
+                check_weights(model, best["model"])
+                return
+        except CheckpointError as error:
+            errors.append(str(error))
+    reason = errors[0] if errors else f"{folder.best_path} does not hold it"
+    raise CheckpointError(f"the weights of epoch {best_epoch}, the best, are lost: {reason}")
 
 
 def is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any]) -> bool:
@@ -81,6 +135,6 @@ def is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any]
     """
     state = checkpoint["trainer"]
     epoch = state["iteration"] // state["epoch_length"]
-    patience = recipe.monitor.patience
-    stopped = patience is not None and checkpoint["early_stopping"]["counter"] >= patience
+    patience, stopper = recipe.monitor.patience, checkpoint.get("early_stopping", {"counter": 0})
+    stopped = patience is not None and stopper["counter"] >= patience
     return folder.is_finished and (stopped or epoch >= recipe.trainer.max_epochs)

@@ -124,8 +124,12 @@ class RunFiles:
         Args:
             folder: In the run folder.
         """
-        listed = {self.root / name for name in self._read() or ()}
-        return sorted({path for path in listed if path.parent == folder} | {*folder.glob("*")})
+        listed = {path for path in self.listed() if path.parent == folder}
+        return sorted(listed | {*folder.glob("*")})
+
+    def listed(self) -> list[Path]:
+        """The files that have a digest."""
+        return [self.root / name for name in self._read() or ()]
 
     def warn_if_unchecked(self) -> None:
         """Log a warning if nothing in this folder can be checked."""

@@ -53,7 +53,9 @@ class RunPaths:
         """Whether there is something here that is no run."""
         # An audit may have been here before the run.
         others = set(self.root.iterdir()) - {self.audit_dir} if self.root.is_dir() else ()
-        return bool(others) and not self._lock_path.exists()
+        # The lock may not have come along when a run was copied.
+        begun = self.recipe_path.is_file() and self.environment_path.is_file()
+        return bool(others) and not (begun or self._lock_path.exists())
 
     @property
     def is_finished(self) -> bool:

@@ -26,12 +26,12 @@ from cxrignite.handlers import (
     GracefulStop,
     ProgressLine,
     ScoreCollector,
-    load_checkpoint,
 )
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.assessment import assess, judge
+from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.illustrations import illustrate_scores
@@ -99,7 +99,7 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
         decision = folder.read_decision(scoring.operating_point)
-        best = load_checkpoint(folder.best_path)
+        best = load_best(folder.best_path)
         if scoring.is_judged:  # damage is refused before anything is written
             folder.read_reference(scoring.operating_point)
             folder.read_looks()

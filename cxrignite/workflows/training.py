@@ -40,6 +40,7 @@ from cxrignite.handlers import (
 )
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.checkpoints import load_state, load_weights
 from cxrignite.workflows.narration import EpochLines
 from cxrignite.workflows.parts import build_ledger, build_loss
 from cxrignite.workflows.run_folder import RunFolder
@@ -160,15 +161,21 @@ class Training:
         """Go on from a checkpoint's state.
 
         Raises:
-            CheckpointError: It is no training state, or another recipe's.
+            CheckpointError: It is no training state, or one of another form.
         """
         missing = sorted(self.state_objects().keys() - checkpoint.keys())
         if missing:
             raise CheckpointError(f"the checkpoint holds no {missing[0]} to go on with")
-        if checkpoint["recipe_hash"] != self.folder.recipe_hash():
-            raise CheckpointError("the checkpoint belongs to a run of another recipe")
+        epoch_length = checkpoint["trainer"]["epoch_length"]
+        if epoch_length != self.epoch_length:
+            raise CheckpointError(
+                f"the checkpoint is of epochs of {epoch_length} steps, got {self.epoch_length}"
+            )
         for name, thing in self.state_objects().items():
-            thing.load_state_dict(checkpoint[name])
+            if name == "model":
+                load_weights(self.model, checkpoint[name])
+            else:
+                load_state(thing, checkpoint[name], name)
         self.trainer.state.max_epochs = self.recipe.trainer.max_epochs
 
     def save_last(self) -> None:

@@ -8,6 +8,7 @@ from cxrignite.workflows.recipe_keys import flatten_recipe, may_change
     [
         *("explain", "explain.threshold", "explain.kinds.0", "run_dir", "trainer.max_epochs"),
         *("data.num_workers", "data.prefetch_factor", "data.worker_timeout"),
+        *("data.source.init_args.root", "data.source.init_args.path"),
     ],
 )
 def test_what_does_not_belong_to_the_run_may_change(key):
@@ -15,7 +16,15 @@ def test_what_does_not_belong_to_the_run_may_change(key):
 
 
 @pytest.mark.parametrize(
-    "key", ["data.allow_leakage", "data.fold", "data.fold.index", "data.test_fraction"]
+    "key",
+    [
+        "data.source.class_path",
+        "data.source.init_args.classes.0",
+        "data.allow_leakage",
+        "data.fold",
+        "data.fold.index",
+        "data.test_fraction",
+    ],
 )
 def test_what_divides_the_films_belongs_to_the_run(key):
     assert not may_change(key)

@@ -20,9 +20,10 @@ from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
-from cxrignite.handlers import BoardWriter, GradCAMExporter, load_checkpoint
+from cxrignite.handlers import BoardWriter, GradCAMExporter
 from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.explain import figures
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 from cxrignite.workflows.explain.tables import map_table
@@ -118,7 +119,7 @@ class _ExplainedRun:
     ) -> None:
         self.recipe, self.folder, self.session, self.name = recipe, folder, session, name
         self.decision = folder.read_decision(site)
-        best = load_checkpoint(folder.best_path)
+        best = load_best(folder.best_path)
         self.epoch: int = best["epoch"]
         self.model = build_model(recipe, session.device, best["model"])
         threshold = self.decision.threshold

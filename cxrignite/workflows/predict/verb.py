@@ -17,8 +17,8 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError, RecipeError
-from cxrignite.handlers import load_checkpoint
 from cxrignite.recipe import Recipe
+from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import build_model, build_pipeline, explained_layer
@@ -121,7 +121,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         listing = _list(recipe, request)
         folder = RunFolder(run_dir)
         decision = folder.read_decision(request.operating_point)
-        best = load_checkpoint(folder.best_path)
+        best = load_best(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe)

@@ -63,6 +63,9 @@ def write_report(
     if not folder.holds_run:
         raise RunFolderError(f"{run_dir} holds no run: {folder.why_no_run()}")
     folder.files.warn_if_unchecked()
+    # Whether it is shown or not; maps may have been removed, since they are large.
+    maps_dir = folder.root / "explain"
+    folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
     records = RunRecords(folder)
     context = _context(records)
     # First without pictures: what is left of the page's size is theirs.

@@ -1,0 +1,229 @@
+"""What a run's checkpoints hold, checked before it is used.
+
+Their digests say that the bytes are those that were saved, and nothing of whether they fit: the
+user's model may have changed since, and a file may come from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cxrignite.errors import CheckpointError
+from cxrignite.handlers import BestCheckpoint, load_checkpoint
+
+_NUM_NAMED = 3
+_NO_FIT = "the weights of the checkpoint do not fit the model"
+_WAY_OUT = "use the code that trained them, or train again"
+# What torch's optimizers keep in the shape of the parameter; other kinds keep other shapes.
+_LIKE_PARAMETER = frozenset(
+    {
+        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
+        *("square_avg", "grad_avg", "acc_delta", "sum", "prev", "step_size", "mu", "eta_", "ax"),
+    }
+)
+
+
+def load_best(path: Path) -> dict[str, Any]:
+    """The weights that `fit` keeps as the best, with their `epoch`.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        `epoch`, and the weights by name under `model`.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or holds something else.
+    """
+    checkpoint = load_checkpoint(path)
+    if type(checkpoint.get("epoch")) is not int:
+        raise CheckpointError(f"{path} must have a whole number as epoch")
+    _check_weights(checkpoint.get("model"), f"{path} must have weights by their names as model")
+    return checkpoint
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """The state that `fit` goes on from.
+
+    Args:
+        path: The checkpoint.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or no training state.
+    """
+    checkpoint = load_checkpoint(path)
+    if "trainer" not in checkpoint:
+        raise CheckpointError(f"{path} holds no training state to go on with, as last.pt does")
+    _check_weights(checkpoint.get("model"), f"{path} must have weights by their names as model")
+    for name, key, least in (("trainer", "iteration", 0), ("trainer", "epoch_length", 1)):
+        _check_count(checkpoint, name, key, least, path)
+    if "early_stopping" in checkpoint:
+        _check_count(checkpoint, "early_stopping", "counter", 0, path)
+    best = checkpoint.get("best")
+    if not isinstance(best, Mapping) or type(best.get("best_epoch", "")) not in (int, type(None)):
+        raise CheckpointError(f"{path} must have a whole number or null as best.best_epoch")
+    return checkpoint
+
+
+def _check_weights(weights: object, rule: str) -> None:
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(f"{rule}, got {type(weights).__name__}")
+
+
+def _check_count(
+    checkpoint: Mapping[str, Any], name: str, key: str, least: int, path: Path
+) -> None:
+    part = checkpoint.get(name)
+    count = part.get(key) if isinstance(part, Mapping) else None
+    if type(count) is not int or count < least:
+        raise CheckpointError(
+            f"{path} must have a whole number of at least {least} as {name}.{key}, got {count!r}"
+        )
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Give a model the weights of a checkpoint.
+
+    Args:
+        model: The recipe's.
+        weights: By the names of its parameters and buffers.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    check_weights(model, weights)
+    try:
+        model.load_state_dict(weights)
+    except Exception as error:  # a user's model may have a loading of its own
+        raise CheckpointError(f"{_NO_FIT}: {_one_line(error)}; {_WAY_OUT}") from error
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Refuse weights that do not fit a model: its code or its packages are not those of then.
+
+    Args:
+        model: The recipe's.
+        weights: By the names of its parameters and buffers.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    own = model.state_dict()
+    misfits = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unknown to the model": sorted(weights.keys() - own.keys()),
+        "of another shape": [
+            f"{name} ({_form(weights[name])} in the checkpoint, {_form(own[name])} in the model)"
+            for name in own
+            if name in weights and _form(weights[name]) != _form(own[name])
+        ],
+    }
+    told = [f"{what} {_few(names)}" for what, names in misfits.items() if names]
+    if told:
+        raise CheckpointError(f"{_NO_FIT}: {'; '.join(told)}; {_WAY_OUT}")
+
+
+def load_state(thing: Any, state: Any, name: str) -> None:
+    """Give a part of a training the state that a checkpoint has of it.
+
+    Args:
+        thing: It has `state_dict` and `load_state_dict`.
+        state: What the checkpoint holds.
+        name: Of the part, in the checkpoint.
+
+    Raises:
+        CheckpointError: It does not fit.
+    """
+    what = f"{name} of the checkpoint does not fit"
+    try:
+        own = thing.state_dict()
+        problem = _misfit(thing, own, state)
+        if not problem:
+            thing.load_state_dict(state)
+            problem = _misfit_of_optimizer(thing, own)
+    except Exception as error:  # of torch, Ignite or a user's handler
+        raise CheckpointError(f"{what}: {_one_line(error)}") from error
+    if problem:
+        raise CheckpointError(f"{what}: {problem}")
+
+
+def _misfit(thing: Any, own: Any, state: Any) -> str:
+    """Why a state cannot be that of a thing with another state; empty if it can."""
+    if isinstance(own, Mapping) and not isinstance(state, Mapping):
+        return f"it must be a mapping, got {type(state).__name__}"
+    # The state of a handler or of a user's schedule may grow; these keep the form of a fresh one.
+    module = type(thing).__module__.partition(".")[0]
+    keeps = module in ("torch", "ignite") or isinstance(thing, BestCheckpoint)
+    if not keeps or isinstance(thing, torch.optim.Optimizer):
+        return ""
+    hiding = [key for key in state.keys() - own.keys() if hasattr(type(thing), str(key))]
+    return f"it has {hiding[0]}" if hiding else _difference(own, state, "")
+
+
+def _difference(own: Any, state: Any, key: str) -> str:
+    """Where a state has another form than a fresh one; empty where it has none."""
+    where = f"{key} " if key else ""
+    if isinstance(own, Mapping):
+        if not isinstance(state, Mapping):
+            return f"{where}must be a mapping, got {type(state).__name__}"
+        pairs = [
+            (f"{key}.{name}" if key else str(name), own[name], state[name])
+            for name in own
+            if name in state  # else it is loaded by its default, or its loading fails
+        ]
+    elif isinstance(own, list | tuple):
+        if not isinstance(state, list | tuple) or len(state) != len(own):
+            return f"{where}must be a list of {len(own)}"
+        pairs = [(f"{key}.{at}", *pair) for at, pair in enumerate(zip(own, state, strict=True))]
+    else:
+        is_number = isinstance(state, int | float)
+        # What is null at first becomes a number, if anything.
+        if own is None:
+            fits, rule = state is None or is_number, "a number or null"
+        else:
+            fits, rule = _form(own) == _form(state), _form(own)
+        return "" if fits else f"{where}must be {rule}, got {_form(state)}"
+    return next((found for part in pairs if (found := _difference(part[1], part[2], part[0]))), "")
+
+
+def _misfit_of_optimizer(thing: Any, own: Any) -> str:
+    """What of a loaded optimizer has another form than in its fresh groups and its parameters."""
+    if not isinstance(thing, torch.optim.Optimizer):
+        return ""
+    for fresh, group in zip(own["param_groups"], thing.param_groups, strict=True):
+        if missing := fresh.keys() - group.keys():
+            return f"a group has no {min(missing)}"
+        settings = {key: value for key, value in fresh.items() if key != "params"}
+        if found := _difference(settings, group, ""):
+            return found
+    for parameter, kept in thing.state.items():
+        if not isinstance(kept, Mapping):
+            return f"the state of a parameter must be a mapping, got {type(kept).__name__}"
+        for key, value in kept.items():
+            is_like = key in _LIKE_PARAMETER and isinstance(value, Tensor) and value.ndim
+            if is_like and value.shape != parameter.shape:
+                return f"{key} must be of shape {list(parameter.shape)}, got {_form(value)}"
+    return ""
+
+
+def _form(value: Any) -> str:
+    """The shape of a tensor, or the kind of another value."""
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
+        return f"{list(value.shape)}{kind}"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "a number" if is_number else type(value).__name__
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
