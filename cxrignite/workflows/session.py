@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,15 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 
-from cxrignite.errors import RecipeError
+from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.workflows.shortages import shortages_in_one_line
+
+JOIN_SECONDS = 300.0
+"""As long as a process waits for those that were started with it."""
+
+_logger = logging.getLogger(__name__)
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_INTERACTIVE = {"SLURM_PTY_PORT", "SLURM_PTY_WIN_COL", "SLURM_PTY_WIN_ROW"}  # of `srun --pty`
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
     several = _num_launched(os.environ) > 1
     if several:
         with _torchrun_first():
-            idist.initialize("nccl" if on_cuda else "gloo")
+            _join("nccl" if on_cuda else "gloo", _num_launched(os.environ))
     before = (
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
@@ -121,11 +129,68 @@ def _num_launched(environment: Mapping[str, str]) -> int:
 
     Not by `SLURM_NTASKS`, which a batch script has too: there one process runs, and would wait for
     tasks that nobody starts.
+
+    Raises:
+        RecipeError: A variable is no number, or `WORLD_SIZE` comes without the others.
     """
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if name in environment:
-            return int(environment[name])
-    return 1
+    names = [each for each in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS") if each in environment]
+    if not names:
+        return 1
+    name, value = names[0], environment[names[0]]
+    if not (value.isdecimal() and int(value) >= 1):
+        raise RecipeError(f"{name} must be a number of processes, got {value!r}; unset it")
+    number = int(value)
+    if name == "WORLD_SIZE":
+        missing = [each for each in _OF_TORCHRUN if each not in environment]
+        if number > 1 and missing:
+            raise RecipeError(
+                f"WORLD_SIZE is {number}, and {', '.join(missing)} not set: start the processes "
+                "with torchrun, or unset WORLD_SIZE"
+            )
+    elif _INTERACTIVE & environment.keys() and any(map(os.isatty, range(3))):
+        # The shell is the one task that was started. An `srun` in it starts others, which inherit
+        # its variables and have no terminal.
+        return 1
+    return number
+
+
+def _join(backend: str, number: int) -> None:
+    """Meet the other processes.
+
+    In a thread, since torch waits in C++: a signal would come to nothing, and the time it waits is
+    the time that it gives every later exchange, which may have to be long.
+
+    Raises:
+        CxrIgniteError: They do not come, or cannot be reached.
+    """
+    failures: list[BaseException] = []
+    device: list[int] = []
+
+    def initialize() -> None:
+        try:
+            idist.initialize(backend)
+            if backend == "nccl":
+                device.append(torch.cuda.current_device())  # which each thread has of its own
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    thread.join(min(JOIN_SECONDS, 10))
+    if thread.is_alive():
+        _logger.info("waiting for the other of %d processes, %g s at most", number, JOIN_SECONDS)
+        thread.join(JOIN_SECONDS - min(JOIN_SECONDS, 10))
+    if thread.is_alive():
+        raise CxrIgniteError(
+            f"{number} processes must be started together, and the others have not come in "
+            f"{JOIN_SECONDS:g} s; start them with torchrun or srun, or unset WORLD_SIZE and "
+            "SLURM_STEP_NUM_TASKS to train in one"
+        )
+    for error in failures:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CxrIgniteError(f"the {number} processes cannot meet: {reason}") from error
+    for index in device:
+        torch.cuda.set_device(index)
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:

@@ -1,12 +1,14 @@
 import os
 import random
+import time
 
 import numpy as np
 import pytest
 import torch
 from messages import refused
 
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import CxrIgniteError, DataError, RecipeError
+from cxrignite.workflows import session
 from cxrignite.workflows.session import _torchrun_first, open_session, seed_everything
 
 
@@ -31,11 +33,11 @@ def test_another_seed_or_epoch_draws_something_else(seed, epoch):
 
 def test_the_reproducible_profile_is_left_again():
     assert not torch.are_deterministic_algorithms_enabled()
-    with open_session("cpu", "reproducible") as session:
+    with open_session("cpu", "reproducible") as opened:
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.benchmark
-        assert session.leads
+        assert opened.leads
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -55,8 +57,50 @@ def test_a_batch_script_of_slurm_waits_for_nobody(monkeypatch):
     # `sbatch -n 2` runs the script once; only `srun` in it starts two tasks.
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    with open_session("cpu", "fast") as session:
-        assert session.world_size == 1
+    with open_session("cpu", "fast") as opened:
+        assert opened.world_size == 1
+
+
+def test_an_interactive_shell_of_slurm_is_one_process(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_PTY_PORT"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    with open_session("cpu", "fast") as opened:
+        assert opened.world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "facts"),
+    [
+        ({"WORLD_SIZE": "abc"}, ["WORLD_SIZE", "'abc'"]),
+        ({"WORLD_SIZE": ""}, ["WORLD_SIZE", "''"]),
+        ({"WORLD_SIZE": "0"}, ["WORLD_SIZE", "'0'"]),
+        ({"SLURM_STEP_NUM_TASKS": "2(x3)"}, ["SLURM_STEP_NUM_TASKS", "'2(x3)'"]),
+        ({"WORLD_SIZE": "2"}, [2, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "torchrun"]),
+    ],
+)
+def test_half_a_launcher_is_refused(monkeypatch, variables, facts):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with refused(RecipeError, *facts), open_session("cpu", "fast"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("initialize", "facts"),
+    [
+        (lambda backend: time.sleep(5), [2, "0.2 s", "torchrun"]),
+        (lambda backend: int("no route"), [2, "no route"]),
+    ],
+)
+def test_the_wait_for_other_processes_has_a_limit(monkeypatch, initialize, facts):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(session, "JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(session.idist, "initialize", initialize)
+    with refused(CxrIgniteError, *facts), open_session("cpu", "fast"):
+        pass
 
 
 @pytest.mark.parametrize(("launcher", "seen"), [("TORCHELASTIC_RUN_ID", False), ("OTHER", True)])
