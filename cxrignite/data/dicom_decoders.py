@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from cxrignite.data.dicom_elements import DicomRefusal
 from cxrignite.data.dicom_streams import PixelFormat
 from cxrignite.data.foreign_errors import raise_if_foreign
+from cxrignite.data.jpeg import open_jpeg, checked_bits
+from cxrignite.errors import UnreadableImageError
 
 
 class Codec(NamedTuple):
@@ -45,6 +47,8 @@ def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
             return CODECS[syntax].decode(frame, syntax, pixels).reshape(pixels.rows, pixels.columns)
     except DicomRefusal:
         raise
+    except UnreadableImageError as error:
+        raise DicomRefusal(error.reason) from error
     except ImportError as error:
         raise DicomRefusal(
             f"its transfer syntax is {syntax_name(syntax)}, whose decoder is not installed: "
@@ -100,8 +104,10 @@ def _by_pydicom(plugin: str) -> Callable[[bytes, str, PixelFormat], NDArray[Any]
     return decode
 
 
-def _by_imagecodecs(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
-    # gdcm, which pydicom would take, ends the process at some damaged files.
+def _jpeg(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
+    if checked_bits(frame, "") == 8:
+        # What pydicom would take passes over damage, or ends the process at it.
+        return open_jpeg(frame, "").decode("GRAY")[..., 0]
     import imagecodecs
 
     values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
@@ -129,17 +135,16 @@ class _QuietThread(logging.Filter, threading.local):
 _QUIET = _QuietThread()
 logging.getLogger("pydicom.pixels.decoders.base").addFilter(_QUIET)
 
-_BASELINE = Codec("JPEG", _by_pydicom("pillow"))
-_OTHER_JPEG = Codec("JPEG", _by_imagecodecs)
+_JPEG = Codec("JPEG", _jpeg)
 _JPEG_LS = Codec("JPEG-LS", _by_pydicom("pyjpegls"))
 _JPEG_2000 = Codec("JPEG 2000", _by_pydicom("pylibjpeg"))
 
 # One for each, so that a film does not depend on what else is installed.
 CODECS = {
-    "1.2.840.10008.1.2.4.50": _BASELINE,
-    "1.2.840.10008.1.2.4.51": _OTHER_JPEG,
-    "1.2.840.10008.1.2.4.57": _OTHER_JPEG,
-    "1.2.840.10008.1.2.4.70": _OTHER_JPEG,
+    "1.2.840.10008.1.2.4.50": _JPEG,
+    "1.2.840.10008.1.2.4.51": _JPEG,
+    "1.2.840.10008.1.2.4.57": _JPEG,
+    "1.2.840.10008.1.2.4.70": _JPEG,
     "1.2.840.10008.1.2.4.80": _JPEG_LS,
     "1.2.840.10008.1.2.4.81": _JPEG_LS,
     "1.2.840.10008.1.2.4.90": _JPEG_2000,

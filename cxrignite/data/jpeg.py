@@ -160,6 +160,27 @@ def open_jpeg(data: bytes, path: Path | str) -> Jpeg:
     return Jpeg(width, height, mode, turned, is_lossless, b"".join(kept), path)
 
 
+def checked_bits(data: bytes, path: Path | str) -> int:
+    """Finds how many bits a sample of a JPEG has, and refuses damaged pixel data of any depth.
+
+    Decoders of more than 8 bits pass over damage. How pixels are coded does not depend on their
+    depth, so the strict decoder is given such a file as one of 8 bits: the values that come out are
+    of no use, but it finds the same codes, and the same damage.
+
+    Args:
+        data: The file's content, which begins with `SIGNATURE`.
+        path: The file, named in errors.
+
+    Raises:
+        UnreadableImageError: If the header or the pixel data is damaged.
+    """
+    at = next(start for marker, start, _ in _segments(data, 2, path) if marker in _FRAMES)
+    bits = data[at]
+    if bits > 8:
+        open_jpeg(data[:at] + b"\x08" + data[at + 1 :], path).decode("GRAY", 1, 1)
+    return bits
+
+
 def _segments(data: bytes, at: int, path: Path | str) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment's content, up to the image's end or a scan's data."""
     while data[at : at + 1] == b"\xff":

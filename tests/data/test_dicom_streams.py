@@ -175,6 +175,32 @@ def test_a_stream_without_its_end_is_refused(film, encapsulated):
     refuse(data, "truncated")
 
 
+@pytest.mark.parametrize(
+    ("syntax", "bits", "options"),
+    [
+        (JPEGBaseline8Bit, 8, {}),
+        (JPEGExtended12Bit, 12, {}),
+        (JPEGLosslessSV1, 8, {"lossless": True}),
+        (JPEGLosslessSV1, 12, {"lossless": True}),
+        (JPEGLosslessSV1, 16, {"lossless": True}),
+    ],
+)
+def test_a_jpeg_that_lost_a_part_is_refused_whatever_its_depth(
+    film, encapsulated, syntax, bits, options
+):
+    values = film * 16 >> 16 - bits
+    stored = values.astype(np.uint8 if bits == 8 else np.uint16)
+    stream = imagecodecs.jpeg8_encode(stored, bitspersample=bits, **options)
+    decode_dicom(encapsulated(values, stream, syntax, bits=bits), "a")
+    half, end = len(stream) // 2, b"\xff\xd9"
+    for damaged in (
+        stream[:half] + end,
+        stream[:half] + stream[half + len(stream) // 10 :],
+        stream[:half] + bytes(99) + stream[half + 99 :],
+    ):
+        refuse(encapsulated(values, damaged, syntax, bits=bits), "JPEG")
+
+
 def test_the_wrong_stream_for_its_transfer_syntax_is_refused(film, encapsulated):
     reason = refuse(encapsulated(film, jpeg(film >> 4), JPEG2000Lossless), "transfer syntax")
     assert refuse(encapsulated(film, b"no stream", JPEGLSLossless)) == reason
