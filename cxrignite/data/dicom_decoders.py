@@ -1,16 +1,22 @@
-"""Compressed pixel data to stored values, one decoder for each transfer syntax."""
+"""Compressed pixel data to stored values, one decoder for each kind of stream.
+
+The decoders are called themselves and not by way of pydicom, which takes others where one is not
+installed, warns and goes on where one gives too much, and logs a traceback where one fails.
+"""
 
 from __future__ import annotations
 
-import logging
-import threading
+import struct
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from cxrignite.data.dicom_elements import DicomRefusal
-from cxrignite.data.dicom_streams import PixelFormat
+from cxrignite.data.dicom_streams import PixelFormat, as_eight_bits
 from cxrignite.errors import is_shortage
 
 
@@ -23,7 +29,7 @@ class Codec(NamedTuple):
     """
 
     stream: str
-    decode: Callable[[bytes, str, PixelFormat], NDArray[Any]]
+    decode: Callable[[bytes, PixelFormat], NDArray[Any]]
 
 
 def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
@@ -41,8 +47,7 @@ def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
         DicomRefusal: If the decoder is not installed, or cannot decode it.
     """
     try:
-        with _QUIET:
-            return CODECS[syntax].decode(frame, syntax, pixels).reshape(pixels.rows, pixels.columns)
+        return CODECS[syntax].decode(frame, pixels).reshape(pixels.rows, pixels.columns)
     except DicomRefusal:
         raise
     except ImportError as error:
@@ -66,81 +71,80 @@ def syntax_name(syntax: str) -> str:
     return UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a known one"
 
 
-def _by_pydicom(plugin: str) -> Callable[[bytes, str, PixelFormat], NDArray[Any]]:
-    def decode(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
-        # Takes as long to import as dozens of films to read, and most do not need it.
-        from pydicom.encaps import encapsulate
-        from pydicom.pixels.decoders.base import get_decoder
-        from pydicom.uid import UID
-
-        decoder = get_decoder(UID(syntax))
-        if plugin not in decoder.available_plugins:
-            raise ImportError(plugin)
-        options: dict[str, Any] = {
-            "rows": pixels.rows,
-            "columns": pixels.columns,
-            "samples_per_pixel": 1,
-            "number_of_frames": 1,
-            "photometric_interpretation": "MONOCHROME2",
-            "bits_allocated": pixels.bits_allocated,
-            "bits_stored": pixels.bits_stored,
-            "pixel_representation": int(pixels.is_signed),
-            "pixel_keyword": "PixelData",
-            "correct_unused_bits": False,
-        }
-        # The stream was checked: pydicom would warn and go on. Without `raw` it changes colours.
-        return decoder.as_array(
-            encapsulate([frame], has_bot=False),
-            index=0,
-            raw=True,
-            validate=False,
-            decoding_plugin=plugin,
-            **options,
-        )[0]
-
-    return decode
-
-
-def _by_imagecodecs(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
-    # gdcm, which pydicom would take, ends the process at some damaged files.
+def _jpeg(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    eight, precision = as_eight_bits(frame)
+    if precision:
+        # Unless it is strict it gives garbage for damaged streams without a word, and imagecodecs
+        # cannot be.
+        plain: NDArray[np.uint8] = simplejpeg.decode_jpeg(eight, "GRAY", strict=True)
+        if precision == 8:
+            return plain
+    # gdcm ends the process at some damaged files.
     import imagecodecs
 
     values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
     return values
 
 
-class _QuietThread(logging.Filter, threading.local):
-    """Drops what pydicom logs of a decoder's failure, a traceback, while we decode.
+def _jpeg_ls(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    import jpeg_ls  # type: ignore[import-untyped]
 
-    The failure becomes an error of ours. Other threads' records, and the user's own, pass.
-    """
-
-    _is_quiet = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not self._is_quiet
-
-    def __enter__(self) -> None:
-        self._is_quiet = True
-
-    def __exit__(self, *_: object) -> None:
-        self._is_quiet = False
+    values, about = jpeg_ls.decode_pixel_data(frame)
+    return np.frombuffer(values, np.uint8 if about["bits_per_sample"] <= 8 else "<u2")
 
 
-_QUIET = _QuietThread()
-logging.getLogger("pydicom.pixels.decoders.base").addFilter(_QUIET)
+def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    import openjpeg
 
-_BASELINE = Codec("JPEG", _by_pydicom("pillow"))
-_OTHER_JPEG = Codec("JPEG", _by_imagecodecs)
-_JPEG_LS = Codec("JPEG-LS", _by_pydicom("pyjpegls"))
-_JPEG_2000 = Codec("JPEG 2000", _by_pydicom("pylibjpeg"))
+    values: NDArray[Any] = openjpeg.decode(frame, j2k_format=0)  # type: ignore[attr-defined]
+    return values
+
+
+def _rle(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    """Bytes by run lengths, the high ones of all pixels before the low ones (PS3.5, annex G)."""
+    num_segments, size = pixels.bits_allocated // 8, pixels.rows * pixels.columns
+    starts = [*struct.unpack_from(f"<{num_segments}I", frame, 4), len(frame)]
+    planes = [_unpacked(frame[each:end], size) for each, end in pairwise(starts)]
+    return (
+        np.frombuffer(b"".join(planes), np.uint8)
+        .reshape(num_segments, -1)
+        .T.copy()
+        .view(f">u{num_segments}")
+        .astype(f"u{num_segments}")
+    )
+
+
+def _unpacked(segment: bytes, size: int) -> bytes:
+    """Exactly `size` bytes: a damaged run length changes their number."""
+    parts, at, left = [], 0, size
+    while left > 0:
+        header = segment[at]
+        if header == 128:  # stands for nothing
+            at += 1
+            continue
+        if header < 128:
+            part, end = segment[at + 1 : at + 2 + header], at + 2 + header
+        else:
+            part, end = segment[at + 1 : at + 2] * (257 - header), at + 2
+        if end > len(segment):
+            break
+        parts.append(part)
+        left, at = left - len(part), end
+    if left or segment[at:].strip(b"\0\x80"):
+        raise DicomRefusal("its RLE stream is damaged: it does not hold as many bytes as pixels")
+    return b"".join(parts)
+
+
+_JPEG = Codec("JPEG", _jpeg)
+_JPEG_LS = Codec("JPEG-LS", _jpeg_ls)
+_JPEG_2000 = Codec("JPEG 2000", _jpeg_2000)
 
 # One for each, so that a film does not depend on what else is installed.
 CODECS = {
-    "1.2.840.10008.1.2.4.50": _BASELINE,
-    "1.2.840.10008.1.2.4.51": _OTHER_JPEG,
-    "1.2.840.10008.1.2.4.57": _OTHER_JPEG,
-    "1.2.840.10008.1.2.4.70": _OTHER_JPEG,
+    "1.2.840.10008.1.2.4.50": _JPEG,
+    "1.2.840.10008.1.2.4.51": _JPEG,
+    "1.2.840.10008.1.2.4.57": _JPEG,
+    "1.2.840.10008.1.2.4.70": _JPEG,
     "1.2.840.10008.1.2.4.80": _JPEG_LS,
     "1.2.840.10008.1.2.4.81": _JPEG_LS,
     "1.2.840.10008.1.2.4.90": _JPEG_2000,
@@ -148,5 +152,5 @@ CODECS = {
     "1.2.840.10008.1.2.4.201": _JPEG_2000,
     "1.2.840.10008.1.2.4.202": _JPEG_2000,
     "1.2.840.10008.1.2.4.203": _JPEG_2000,
-    "1.2.840.10008.1.2.5": Codec("RLE", _by_pydicom("pydicom")),
+    "1.2.840.10008.1.2.5": Codec("RLE", _rle),
 }

@@ -83,6 +83,8 @@ def _decompressed(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
     frame = b"".join(fragments(header.data, element.start, header.order))
     frame = checked_stream(CODECS[syntax].stream, frame, pixels)
     values = decoded(frame, syntax, pixels)
+    if values.itemsize * 8 < pixels.bits_stored:  # by the stream, which may be of fewer bits
+        values = values.astype(f"{values.dtype.kind}2")
     if values.dtype.kind == "i":
         low, high = -(2 ** (pixels.bits_stored - 1)), 2 ** (pixels.bits_stored - 1) - 1
         is_within = low <= values.min() and values.max() <= high

@@ -11,6 +11,7 @@ from cxrignite.data.dicom_elements import DicomRefusal
 
 # Start of frame of every kind, 0xF7 that of JPEG-LS.
 _FRAME_MARKERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_HUFFMAN_CODED, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
 _SCAN, _END, _TILE_PART = 0xDA, 0xD9, 0x90
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _MAX_TILES = 2**14
@@ -54,6 +55,29 @@ def checked_stream(kind: str, frame: bytes, pixels: PixelFormat) -> bytes:
             do not follow each other.
     """
     return _CHECKS[kind](frame, pixels)
+
+
+def as_eight_bits(frame: bytes) -> tuple[bytes, int]:
+    """A JPEG that says that it has 8 bits, and how many it has; 0 where its coding is another.
+
+    Of 12 bits the coded data is of the same form: what comes out of it is no image, but a decoder
+    of 8 bits notices the same damage.
+
+    Args:
+        frame: A stream that was checked.
+    """
+    at = size_at = 2
+    while at + 10 <= len(frame) and frame[at + 1] != _SCAN:
+        size_at = at if frame[at + 1] in _FRAME_MARKERS else size_at
+        at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4])
+    if frame[size_at + 1] not in _HUFFMAN_CODED:  # lossless, arithmetic
+        return frame, 0
+    eight = bytearray(frame)
+    eight[size_at + 4] = 8
+    if frame[size_at + 1] != _PROGRESSIVE:
+        # It has one scan, of everything; some writers claim another, which nobody minds.
+        eight[at + 7 : at + 10] = b"\0\x3f\0"
+    return bytes(eight), frame[size_at + 4]
 
 
 def _jpeg(next_marker: re.Pattern[bytes]) -> Callable[[bytes, PixelFormat], bytes]:

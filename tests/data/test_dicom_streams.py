@@ -82,6 +82,29 @@ def test_a_baseline_jpeg_is_what_pillow_decodes(film, encapsulated, fragments):
         np.testing.assert_array_equal(decode_dicom(data, "a"), np.asarray(image))
 
 
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1])
+def test_a_jpeg_of_another_kind_than_its_transfer_syntax_is_read(film, encapsulated, syntax):
+    for stream in (
+        jpeg(film >> 4),
+        imagecodecs.jpeg8_encode(film.astype(np.uint16), lossless=True),
+    ):
+        is_plain = stream[2:].find(b"\xff\xc0") >= 0
+        values, bits = (film >> 4, 8) if is_plain else (film, 16)
+        image = decode_dicom(encapsulated(values, stream, syntax, bits=bits), "a", "minmax")
+        assert np.abs(image - (values - values.min()) * 255 / np.ptp(values)).mean() < 2
+
+
+def test_a_stream_of_fewer_bits_than_its_header_says_is_read(film, encapsulated):
+    eight = (film >> 4).astype(np.uint8)
+    for syntax, stream in (
+        (JPEGBaseline8Bit, jpeg(eight)),
+        (JPEGLSLossless, imagecodecs.jpegls_encode(eight)),
+        (JPEG2000Lossless, imagecodecs.jpeg2k_encode(eight, level=0, codecformat="j2k")),
+    ):
+        image = decode_dicom(encapsulated(film >> 4, stream, syntax, bits=12), "a", "stored")
+        assert np.abs(image - (film >> 4) * 255 / 4095).max() < 1
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_a_lossless_jpeg_keeps_every_value(
