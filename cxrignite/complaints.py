@@ -6,7 +6,6 @@ finds what no parser tells (a key written twice, a key that does not exist), and
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import re
@@ -116,20 +115,6 @@ def read_recipe_file(path: Path) -> RecipeFile:
         if isinstance(value, yaml.ScalarNode):
             scalars[key] = None if value.tag == _NULL else value.value
     return RecipeFile(path, lines, scalars)
-
-
-def check_sizes(values: Iterable[str]) -> None:
-    """Refuse values that name what may have no end, where a file takes a recipe's part's place.
-
-    Args:
-        values: Of an option; most are no file.
-
-    Raises:
-        RecipeError: One is a device or a pipe, or too large.
-    """
-    for value in values:
-        with contextlib.suppress(OSError, ValueError):  # no file, or no name of one
-            _check_size(Path(value))
 
 
 def _check_size(path: Path) -> None:

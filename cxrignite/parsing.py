@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxrignite.complaints import check_keys, check_sizes, read_recipe_file
+from cxrignite.complaints import check_keys, read_recipe_file
 from cxrignite.errors import RecipeError
 from cxrignite.parser_errors import explain
 from cxrignite.written_paths import check_written_paths
@@ -24,8 +24,6 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
     "4 a constraint that cannot be met"
 )
-# Keys that take a file of their own, which the parser reads.
-_GROUPS = {"data", "trainer", "validator", "monitor", "explain"}
 _COMPUTING_KEYS = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.prefetch_factor"),
     "data.worker_timeout",
@@ -134,8 +132,6 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
         SystemExit: It was asked for its help, or to be printed, and that is done.
     """
     _check_spelling(argv)
-    for group in _GROUPS - {option.name for option in OPTIONS[verb]}:
-        check_sizes(option_values(f"--{group}", argv))
     from cxrignite.recipe import Recipe
 
     files = [read_recipe_file(Path(path)) for path in option_values("--config", argv)]

@@ -112,9 +112,6 @@ OF_COMMAND_LINE = [
         ["'train'", "audit", "recipes"],
     ),
     Mistake("a device for a recipe", "fit --config /dev/zero", 2, ["/dev/zero", "regular file"]),
-    Mistake(
-        "a device for a part of it", f"{FIT} --data /dev/zero", 2, ["/dev/zero", "regular file"]
-    ),
     Mistake("a verb misspelt", "reprot --run runs/done", 2, ["'reprot'", "'report'"]),
     Mistake(
         "an option before the verb",

@@ -137,7 +137,10 @@ def _true_pack(
     except DataError as error:
         logger.warning("pack built anew: %s", error)
         return None
-    logger.info("%d images of %d x %d from %s", len(films), *pack.image_size, path)
+    logger.info(
+        "%d images of %d x %d from %s; delete it to have the films read again",
+        *(len(films), *pack.image_size, path),
+    )
     return pack
 
 

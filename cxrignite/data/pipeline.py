@@ -36,6 +36,7 @@ from cxrignite.data import (
 )
 from cxrignite.data.batch_augment import BatchAugment, augment_batch
 from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
+from cxrignite.data.own_code import named_modules, own_sources
 from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
 from cxrignite.errors import DataError, PackError, RecipeError, is_shortage
@@ -190,8 +191,8 @@ class Pipeline:
     def fingerprint(self) -> str:
         """A digest of all that decides what `read` gives, other than the file.
 
-        That is the settings, the code of the transforms' own files, and the versions of the
-        libraries at work.
+        That is the settings, the code of the transforms' own files and of what these import from
+        the user's folders (`own_code.py`), and the versions of the libraries at work.
 
         Raises:
             PackError: If a transform cannot be written down, as one around a lambda.
@@ -199,7 +200,7 @@ class Pipeline:
         versions = [np.__version__, torch.__version__, PIL.__version__, simplejpeg.__version__]
         versions.append(importlib.metadata.version("pydicom"))  # not imported where not needed
         code = [reading, *_FILES, *_DICOM, transforms, sys.modules[__name__]]
-        settings = []
+        settings, named = [], set[str]()
         if self.preprocess:
             import monai
 
@@ -207,21 +208,22 @@ class Pipeline:
         for transform in self.preprocess:
             try:
                 settings.append(pickle.dumps(transform, protocol=5))
+                named |= named_modules(transform)
             except Exception as error:
                 if is_shortage(error):
                     raise
                 raise PackError(
                     f"transform {type(transform).__name__} cannot be written down: {error}"
                 ) from error
-            # Those of libraries are known by their version.
-            own = (base.__module__ for base in type(transform).__mro__)
-            code += [sys.modules[name] for name in own if not name.startswith(("monai.", "torch."))]
         digest = hashlib.sha256(
             repr((self.image_size, self.grey_scaling, versions, settings)).encode()
         )
         for module in code:
             with contextlib.suppress(OSError, TypeError):  # built-in, or typed in
                 digest.update(inspect.getsource(module).encode())
+        # Those of libraries are known by their version.
+        for name, source in own_sources(named).items():
+            digest.update(name.encode() + b"\0" + source)
         return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@ import os
 import pickle
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from messages import line_with, missing, refused
-from monai.transforms import GaussianSmooth, Lambda, Resize
+from monai.transforms import Compose, GaussianSmooth, Lambda, Resize
 from PIL import Image
 
 from cxrignite.data.inspection import inspect_films
@@ -165,6 +166,49 @@ def test_an_own_transform_whose_code_changed_makes_another_pack(tmp_path, python
         prints.append(done.stdout)
     assert len(set(prints)) == 2
     assert all(prints)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A transform in a package of one's own whose mathematics stands in other files."""
+    files = {
+        "mine/__init__.py": "",
+        "mine/dark.py": "from monai.transforms import Transform\nfrom . import levels\n"
+        "class Darker(Transform):\n    def __call__(self, image):\n"
+        "        import helper_of_mine\n        return levels.lower(image)\n",
+        "mine/levels.py": "from mine.constants import FACTOR\n"
+        "def lower(image):\n    return image * FACTOR\n",
+        "mine/constants.py": "FACTOR = 0.5\n",
+        "helper_of_mine.py": "",
+        "stranger.py": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("mine", "helper_of_mine"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("around", [list, Compose])
+def test_what_an_own_transform_imports_makes_another_pack_and_nothing_else_does(
+    own_package, around
+):
+    from mine.dark import Darker
+
+    transforms = around([Darker()])
+    pipeline = Pipeline(transforms if isinstance(transforms, list) else [transforms])
+    prints = [pipeline.fingerprint()]
+    for name in ("mine/levels.py", "mine/constants.py", "helper_of_mine.py", "mine/__init__.py"):
+        with (own_package / name).open("a") as file:
+            file.write("# changed\n")
+        prints.append(pipeline.fingerprint())
+    assert len(set(prints)) == len(prints)
+    (own_package / "stranger.py").write_text("# changed")
+    assert pipeline.fingerprint() == prints[-1]
 
 
 def test_code_that_changed_out_of_sight_is_found_by_reading_a_few_films_again(
