@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cxrignite.data.dicom_elements import DicomRefusal
 from cxrignite.data.dicom_streams import PixelFormat
 from cxrignite.data.foreign_errors import raise_if_foreign
-from cxrignite.data.jpeg import open_jpeg, checked_bits
+from cxrignite.data.jpeg import checked_bits, open_jpeg
 from cxrignite.errors import UnreadableImageError
 
 
