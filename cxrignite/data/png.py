@@ -11,7 +11,7 @@ import zlib
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cxrignite.data.exif import orientation
 from cxrignite.data.pixel_limit import check_content, check_pixels
@@ -45,6 +45,8 @@ def open_png(data: bytes, path: Path | str) -> tuple[Image.Image, int]:
     try:
         image = Image.open(BytesIO(content), formats=("PNG",))
         image.load()
+    except UnidentifiedImageError as error:  # its text has an address in memory
+        raise UnreadableImageError(path, "its PNG header is damaged") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         # What Pillow raises for damage. Not `Exception`: a loader's signal handler raises a
         # RuntimeError in whatever code is running, and too little memory is no fault of the file.

@@ -119,6 +119,7 @@ def header(width: int, height: int, colours: int = 0) -> bytes:
         (header(8, 8) + chunk(b"CgBI", b"") + END, "CgBI"),
         (SIGNATURE + chunk(b"IHDR", b"") + chunk(b"IDAT", b"") + END, "13"),
         (header(8, 8) + END, "truncated"),
+        (header(8, 8, 5) + chunk(b"IDAT", zlib.compress(bytes(72))) + END, "header"),
         (header(8, 8) + chunk(b"IDAT", zlib.compress(bytes(70))) + END, "damaged"),
     ],
 )
