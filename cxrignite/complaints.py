@@ -213,6 +213,39 @@ def _check_settings(file: RecipeFile, class_keys: Iterable[str]) -> None:
             )
 
 
+def check_source_root(source: Any, files: Iterable[RecipeFile], argv: list[str]) -> None:
+    """Refuse a source of another class than an earlier recipe's that takes over its `root`.
+
+    Args:
+        source: As it was parsed.
+        files: The recipe files of this command, in their order.
+        argv: The arguments of this command.
+
+    Raises:
+        RecipeError: No root is given for this class.
+    """
+    if source is None or "root" not in (source.get("init_args") or {}):
+        return
+    given = r"^--data\.source(\.init_args)?\.root\b|^--data\.source[\n=].*\broot:"
+    if re.search(given, "\n".join(argv), re.MULTILINE):
+        return
+    classes = [
+        (file.scalars.get("data.source.class_path"), "data.source.init_args.root" in file.lines)
+        for file in files
+    ]
+    classes.append((source["class_path"], False))
+    before, has_root = None, True
+    for class_path, gives_root in classes:
+        name = (class_path or before or "").rpartition(".")[2]
+        has_root = gives_root or (has_root and before in (None, name))
+        before = name or before
+    if not has_root:
+        raise RecipeError(
+            f"data.source {before} must have a root of its own, got the one of another source in "
+            "the recipe; name it: --data.source.root DIR, or null"
+        )
+
+
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     """The end of a complaint: which name was meant, or which there are.
 

@@ -10,9 +10,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxrignite.complaints import check_keys, read_recipe_file
+from cxrignite.complaints import check_keys, check_source_root, read_recipe_file
 from cxrignite.errors import RecipeError
 from cxrignite.parser_errors import explain
+from cxrignite.user_paths import expand_paths, with_config_paths
 from cxrignite.written_paths import check_written_paths
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
     _check_spelling(argv)
     from cxrignite.recipe import Recipe
 
+    argv = with_config_paths(argv)
     files = [read_recipe_file(Path(path)) for path in option_values("--config", argv)]
     for file in files:
         check_keys(file, Recipe, _bases())
@@ -141,6 +143,8 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
     names = [field.name for field in dataclasses.fields(Recipe)]
     try:
         config = parser.parse_args(argv)
+        expand_paths(config)
+        check_source_root(config.data.source, files, argv)
         check_written_paths(config.as_dict())  # before a handler makes its folder
         objects = parser.instantiate(config)
         recipe = Recipe(**{name: objects[name] for name in names})

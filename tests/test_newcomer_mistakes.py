@@ -638,7 +638,7 @@ OF_DATA = [
         "a class without a film",
         FIT,
         3,
-        ["data/chest_xray/train/NORMAL", "(.dcm .dicom .jpeg .jpg .png)"],
+        ["data/chest_xray/train/NORMAL", "(JPEG, PNG, TIFF, BMP, WEBP, GIF, JPEG2000, DICOM)"],
         prepare=empty_class,
     ),
     Mistake(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxrignite.errors import RecipeError
 from cxrignite.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
+from cxrignite.user_paths import user_path
 from cxrignite.verbs.names import VERBS
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _recipe_of_run(verb: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
         _refuse_other_keys(argv, verb)
         from cxrignite.workflows.run_folder import RunFolder
 
-        argv = [f"--config={RunFolder(Path(values[-1])).finished_recipe()}", *argv]
+        argv = [f"--config={RunFolder(user_path(values[-1])).finished_recipe()}", *argv]
     recipe, _, options = parse_recipe(verb, VERBS[verb], argv)
     for key in ("name", "operating_point"):
         if options.get(key) is not None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cxrignite.arguments import OneLineParser
+from cxrignite.user_paths import user_path
 from cxrignite.verbs.names import VERBS
 from cxrignite.verbs.of_run import checked_name
 
@@ -15,10 +16,10 @@ def compare_verb(argv: list[str]) -> int:
     """`compare`."""
     parser = OneLineParser("cxrignite compare", f"{VERBS['compare']}.")
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="the first is compared to"
+        "runs", nargs="+", type=user_path, metavar="RUN", help="the first is compared to"
     )
     parser.add_argument("--name", default="test", help="of the results, as test or test@SITE")
-    parser.add_argument("--output", type=Path, help="write the table as CSV, too")
+    parser.add_argument("--output", type=user_path, help="write the table as CSV, too")
     options = parser.parse_args(argv)
     from cxrignite.workflows.compare import compare_runs
 
@@ -34,9 +35,11 @@ def compare_verb(argv: list[str]) -> int:
 def report_verb(argv: list[str]) -> int:
     """`report`."""
     parser = OneLineParser("cxrignite report", f"{VERBS['report']}.")
-    parser.add_argument("--run", type=Path, required=True, help="the run folder that `fit` left")
-    parser.add_argument("--output", type=Path, help="the page; report.html in the run folder")
-    parser.add_argument("--source_root", type=Path, help="the films' folder, if it has moved")
+    parser.add_argument(
+        "--run", type=user_path, required=True, help="the run folder that `fit` left"
+    )
+    parser.add_argument("--output", type=user_path, help="the page; report.html in the run folder")
+    parser.add_argument("--source_root", type=user_path, help="the films' folder, if it has moved")
     options = parser.parse_args(argv)
     from cxrignite.workflows.report import write_report
 

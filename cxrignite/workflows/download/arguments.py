@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cxrignite.arguments import OneLineParser
+from cxrignite.user_paths import user_path
 from cxrignite.workflows.download.catalogue import PUBLIC_DATA
 from cxrignite.workflows.download.verb import download
 
@@ -20,9 +21,12 @@ def download_named(argv: list[str], what: str) -> None:
     names = list(PUBLIC_DATA)
     parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument(
-        "--into", type=Path, default=Path("data"), help="the folder to unpack in; data by default"
+        "--into",
+        type=user_path,
+        default=Path("data"),
+        help="the folder to unpack in (data)",
     )
-    parser.add_argument("--archive", type=Path, help="take this file, checked the same way")
+    parser.add_argument("--archive", type=user_path, help="take this file, checked the same way")
     parser.add_argument(
         "--keep_archive",
         choices=["true", "false"],
