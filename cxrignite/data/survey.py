@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from typing import NamedTuple
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxrignite.data.dicom import DICOM_SUFFIXES
-from cxrignite.data.inspection import MAX_THREADS
+from cxrignite.data.inspection import reading_threads
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
 from cxrignite.errors import UnreadableImageError, is_shortage
@@ -83,8 +81,7 @@ def survey_films(films: Sequence[Film], *, progress: bool = False) -> Survey:
         progress: Show a progress bar on stderr where that is a terminal.
     """
     paths = list(dict.fromkeys(film.file for film in films))
-    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="survey") as pool:
+    with reading_threads("survey") as pool:
         results = pool.map(_look_at, paths)
         if progress:
             from tqdm import tqdm

@@ -22,7 +22,7 @@ from torch.utils.data._utils import signal_handling
 
 from cxrignite.data import in_work
 from cxrignite.errors import CxrIgniteError, DataError
-from cxrignite.stops import held_signals, release_signals
+from cxrignite.stops import held_signals
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,6 @@ def init_worker(
     # it may have a SIGTERM handler that means nothing in a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    release_signals()
     if parent is not None and sys.platform == "linux":
         # A worker that hangs never notices by itself. The signal comes when the *thread* ends that
         # has forked it, so only the main thread's workers ask for it.
