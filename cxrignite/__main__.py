@@ -6,13 +6,19 @@ import faulthandler
 import gc
 import io
 import os
+import signal
 import sys
-
-from cxrignite.cli import run
+from types import FrameType
+from typing import NoReturn
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # Before anything is imported, which takes a moment, and again when all is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    from cxrignite.cli import run
+
     # As `python -m` does, so that a recipe may name the user's own classes either way.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
@@ -27,6 +33,11 @@ def main() -> None:
     # ends: a second and more, in which a scheduler waits for the process that it stopped.
     gc.freeze()
     sys.exit(code)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, b"cxrignite: stopped by signal %d\n" % number)
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

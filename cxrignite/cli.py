@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from cxrignite import __version__
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.parsing import EXIT_CODES
+from cxrignite.stops import stoppable
 from cxrignite.terminal import TerminalHandler, complain, wrapped
 from cxrignite.verbs import COMMANDS, VERBS
 
@@ -34,10 +35,11 @@ def run(argv: list[str]) -> int:
     verb = argv[0] if argv and argv[0] in VERBS else None
     name = f"cxrignite {verb}" if verb else "cxrignite"
     try:
-        if verb is None:
-            return _top_level(argv)
-        with _log_to_terminal():
-            return COMMANDS[verb](argv[1:])
+        with stoppable():
+            if verb is None:
+                return _top_level(argv)
+            with _log_to_terminal():
+                return COMMANDS[verb](argv[1:])
     except CxrIgniteError as error:
         complain(f"{name}: error: {error}")
         return error.exit_code

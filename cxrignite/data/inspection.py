@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -99,8 +100,7 @@ def inspect_films(
         UnreadableImageError: Under `raise`, for the first unreadable film in the order given.
     """
     paths = list(dict.fromkeys(film.file for film in films))
-    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="inspect") as pool:
+    with reading_threads("inspect") as pool:
         # Several files a task: to hand a task over takes as long as to hash a small file.
         inspect = partial(_inspect, decode=decode, size=size, grey_scaling=grey_scaling)
         tasks = [paths[start : start + _TASK_FILES] for start in range(0, len(paths), _TASK_FILES)]
@@ -130,6 +130,24 @@ def inspect_films(
     if on_unreadable == "raise":
         inspection.check_all_readable()
     return inspection
+
+
+@contextmanager
+def reading_threads(name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read files, and begin no other file once the block has ended.
+
+    Args:
+        name: Of the threads.
+
+    Yields:
+        The threads, a core each.
+    """
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        # Ended by a signal, the block has handed over files by the thousand.
+        pool.shutdown(cancel_futures=True)
 
 
 class _Look(NamedTuple):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from PIL import Image
 from cxrignite.data import jpeg, png
 from cxrignite.data.crash_report import call_named
 from cxrignite.data.grey_scaling import GreyScaling
-from cxrignite.data.inspection import MAX_THREADS
+from cxrignite.data.inspection import reading_threads
 from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
@@ -88,8 +86,7 @@ def survey_films(
         progress: Show a progress bar on stderr where that is a terminal.
     """
     paths = list(dict.fromkeys(film.file for film in films))
-    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="survey") as pool:
+    with reading_threads("survey") as pool:
         results = pool.map(partial(_look_at, grey_scaling=grey_scaling), paths)
         if progress:
             from tqdm import tqdm

@@ -23,7 +23,7 @@ from torch.utils.data._utils import signal_handling
 from cxrignite.data import in_work
 from cxrignite.data.crash_report import report_crashes_of_worker
 from cxrignite.errors import CxrIgniteError
-from cxrignite.stops import held_signals, release_signals
+from cxrignite.stops import held_signals
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,6 @@ def init_worker(
     # it may have a SIGTERM handler that means nothing in a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    release_signals()
     report_crashes_of_worker()
     if parent is not None and sys.platform == "linux":
         # A worker that hangs never notices by itself. The signal comes when the *thread* ends that

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from cxrignite.errors import WorkerKilled
 from cxrignite.handlers.attachable import Attachable
-from cxrignite.stops import STOPS, StopRequested
+from cxrignite.stops import STOPS, StopRequested, note_stop
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class GracefulStop(Attachable):
             return
         if not self._engines:
             self._requested, self._is_waiting = None, False
+            note_stop(None)
             self._process = os.getpid()
             self._former = {number: signal.getsignal(number) for number in self.signals}
             for number in self.signals:
@@ -138,8 +139,10 @@ class GracefulStop(Attachable):
             return
         # While a batch is waited for, for ever maybe, there is none whose end could be waited for.
         if self._requested is not None or self._is_waiting:
+            note_stop(number)
             raise StopRequested(number)
         self._requested = number
+        note_stop(number)
         _log.warning(
             "%s: stopping after this batch; once more stops at once", signal.Signals(number).name
         )

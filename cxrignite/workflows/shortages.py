@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
 from cxrignite.errors import CxrIgniteError, WorkerKilled, is_shortage
+from cxrignite.stops import is_stopping
 
 
 @contextmanager
@@ -56,7 +58,8 @@ def _killed_workers_noticed() -> Iterator[None]:
     """Let the end of a loader's worker raise `WorkerKilled`, which no `except Exception` takes.
 
     Torch's handler of SIGCHLD raises a RuntimeError wherever the main process happens to be, and
-    what is at work there was blamed for it: an image that was being decoded, say.
+    what is at work there was blamed for it: an image that was being decoded, say. A signal that
+    has asked for the end may have ended the worker, too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,7 +72,10 @@ def _killed_workers_noticed() -> Iterator[None]:
             if callable(of_torch):
                 of_torch(number, frame)
         except RuntimeError as error:
-            raise WorkerKilled(str(error)) from None
+            if "Terminated" in str(error) and not is_stopping():
+                time.sleep(0.5)  # some signal all processes of a job, one after the other
+            if not is_stopping():
+                raise WorkerKilled(str(error)) from None
 
     signal.signal(signal.SIGCHLD, on_child)
     try:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import IO, NoReturn
+from typing import IO
 
 from cxrignite.durable_write import free_bytes
 from cxrignite.errors import CxrIgniteError, DataError
 from cxrignite.locks import lock_file
+from cxrignite.stops import stoppable
 from cxrignite.workflows.download.catalogue import PublicData
 from cxrignite.workflows.download.fetch import Patience, fetch
 from cxrignite.workflows.download.origin import is_whole
@@ -24,12 +22,6 @@ from cxrignite.workflows.download.part import Part
 from cxrignite.workflows.download.unpack import sweep_partials, unpack
 
 _logger = logging.getLogger(__name__)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: what Ctrl-C cleans up is cleaned up."""
-
-    signal_number = signal.SIGTERM
 
 
 def download(
@@ -60,7 +52,7 @@ def download(
     if is_whole(target, data):
         sys.stdout.write(f"{target} is there already and whole: nothing is fetched\n")
     else:
-        with _sole_writer(target), _terminable():
+        with _sole_writer(target), stoppable():
             # Another process may have brought it in between.
             if not is_whole(target, data):
                 _bring(data, target, archive, keep_archive, patience or Patience())
@@ -170,23 +162,6 @@ def _locked(path: Path) -> IO[str]:
             handle.close()
             raise
         handle.close()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does, where this thread may listen to it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if former is None else former)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
 
 
 def _describe(data: PublicData, target: Path) -> str:
