@@ -19,6 +19,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names that are not UTF-8 hold surrogates, which are escaped as stderr does it.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    # A class's help is printed by a parser that is named after this, `__main__.py` otherwise.
+    sys.argv[0] = "cxrignite"
     code = run(sys.argv[1:])
     # The interpreter would look through a million objects of the imported libraries before it
     # ends: a second and more, in which a scheduler waits for the process that it stopped.

@@ -19,6 +19,7 @@ import yaml
 from cxrignite.data import Film
 from cxrignite.data.splits import read_split
 from cxrignite.errors import DataError
+from cxrignite.terminal import counted
 from cxrignite.workflows.run_folder import RunFolder
 
 
@@ -179,7 +180,7 @@ class RunRecords:
             else:
                 num_bad += 1
         if num_bad:
-            self.complain(path, f"has {num_bad} rows that cannot be read; they are left out")
+            self.complain(path, f"has {counted(num_bad, 'row')} that cannot be read, left out")
         return rows
 
     def _trees(self, folder: Path) -> dict[str, Record]:
