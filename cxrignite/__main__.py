@@ -28,6 +28,8 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     # A crash of native code is printed, and with it the image that was read: data/crash_report.py.
     faulthandler.enable(2, all_threads=False)
+    # A class's help is printed by a parser that is named after this, `__main__.py` otherwise.
+    sys.argv[0] = "cxrignite"
     code = run(sys.argv[1:])
     # The interpreter would look through a million objects of the imported libraries before it
     # ends: a second and more, in which a scheduler waits for the process that it stopped.

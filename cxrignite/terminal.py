@@ -35,6 +35,16 @@ def text_width() -> int:
     return MAX_WIDTH
 
 
+def counted(count: int, noun: str) -> str:
+    """A count and its noun, with an s where they are not one.
+
+    Examples:
+        >>> counted(1, "film"), counted(1200, "film")
+        ('1 film', '1,200 films')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def wrapped(text: str, first: str = "", further: str | None = None) -> str:
     """Text in lines that fit; a word that is longer, such as a path, stays whole.
 

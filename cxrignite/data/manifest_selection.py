@@ -18,6 +18,7 @@ from cxrignite.data.manifest_labels import (
 from cxrignite.data.manifest_table import Table
 from cxrignite.data.sources import Film
 from cxrignite.errors import DataError
+from cxrignite.terminal import counted
 
 _logger = logging.getLogger(__name__)
 
@@ -230,6 +231,7 @@ def _are_kinds(cells: Counter[str]) -> bool:
 def _some(cells: Counter[str]) -> str:
     """The cells of a column, or where they may be names how many there are."""
     if not _are_kinds(cells):
-        return f"{len(cells):,} values in {cells.total():,} rows, not shown since they may be names"
+        values, rows = counted(len(cells), "value"), counted(cells.total(), "row")
+        return f"{values} in {rows}, not shown since they may be names"
     names = [f"'{cell}'" for cell in cells]
     return ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])

@@ -11,6 +11,7 @@ from cxrignite.csv_text import CsvReader, csv_bytes
 from cxrignite.data.sources import SPLITS, Film
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError
+from cxrignite.terminal import counted
 
 COLUMNS = ("path", "label", "patient", "split", "sha256")
 ATTRIBUTE_PREFIX = "attr_"
@@ -103,7 +104,8 @@ def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
         raise DataError(f"{path} must be a CSV file, got: {error}") from error
     names = {film.name for film in films}
     if len(names) < len(films):
-        raise DataError(f"{path} must name each film once, got {len(films) - len(names)} repeats")
+        repeats = counted(len(films) - len(names), "repeat")
+        raise DataError(f"{path} must name each film once, got {repeats}")
     return films
 
 

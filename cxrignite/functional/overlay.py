@@ -61,6 +61,26 @@ def overlay(images: Tensor, maps: Tensor, *, opacity: float = 0.6) -> Tensor:
     return mixed.round().to(torch.uint8)
 
 
+def colour_scale(width: int, height: int, *, opacity: float = 0.6) -> Tensor:
+    """The colours of `overlay` over a middle grey, from 0 at the left to 1 at the right.
+
+    Args:
+        width: In pixels, at least 1.
+        height: In pixels, at least 1.
+        opacity: As in `overlay`.
+
+    Returns:
+        Shape `(3, height, width)`, uint8, on the CPU.
+
+    Examples:
+        >>> colour_scale(3, 2).shape
+        torch.Size([3, 2, 3])
+    """
+    values = torch.linspace(0, 1, width).expand(1, height, width)
+    grey = torch.full((1, 1, height, width), 128, dtype=torch.uint8)
+    return overlay(grey, values, opacity=opacity)[0]
+
+
 def as_grey(images: Tensor) -> Tensor:
     """Images as a screen shows them.
 

@@ -81,10 +81,11 @@ class Explanation:
         if self.y_true != UNKNOWN_LABEL:
             verdict = "right" if self.y_true == self.decision else "wrong"
             truth = f"truth {classes[self.y_true]}: {verdict}"
+        colours = "; colours from 0 to its highest value" if self.raw_max > 0 else ""
         return [
             f"score {self.y_score:.4f}, threshold {self.threshold:.4f}: "
             f"called {classes[self.decision]}; {truth}",
-            f"map of what speaks for {positive} ({where}): {self.describe_strength()}",
+            f"map of what speaks for {positive} ({where}): {self.describe_strength()}{colours}",
             ", ".join(filter(None, self.about.values())),
         ]
 

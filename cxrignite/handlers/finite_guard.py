@@ -36,6 +36,8 @@ class FiniteGuard(Attachable):
     Args:
         model: Whose parameters to watch; one that replaces another is seen from the next epoch on.
         describe_batch: Gives the files of a batch in words, for the error message.
+        accumulation_steps: Batches of one optimizer step: a weight that breaks is blamed on all of
+            them. An epoch begins with a step of its own.
         output_transform: From `state.output` to the loss; null where it is that already.
 
     Raises:
@@ -48,10 +50,13 @@ class FiniteGuard(Attachable):
         model: nn.Module,
         describe_batch: Callable[[Any], str] | None = None,
         output_transform: Callable[[Any], Any] | None = None,
+        accumulation_steps: int = 1,
     ) -> None:
         self.model = model
         self.describe_batch = describe_batch
         self.output_transform = output_transform
+        self.accumulation_steps = accumulation_steps
+        self._batches: list[Any] = []  # of the step in work
         self._parameters: list[Tensor] = []
         self._total_norm: Callable[[list[Tensor]], Tensor] = torch.nn.utils.get_total_norm
         self._unread: _Step | None = None
@@ -73,11 +78,13 @@ class FiniteGuard(Attachable):
     def _forget(self) -> None:
         # Of a run that an exception ended.
         self._unread = None
+        self._batches = []
 
     def _list_parameters(self) -> None:
         # Once an epoch: it takes as long as to look at those of a small model.
         self._parameters = [value for value in self.model.parameters() if value.is_floating_point()]
         self._total_norm = _norm_function(self._parameters)
+        self._batches = []
 
     @torch.no_grad()
     def _check(self, engine: Engine) -> None:
@@ -87,7 +94,10 @@ class FiniteGuard(Attachable):
         # One number for all: NaN and infinity spread to whatever is added to them.
         figure = _read_later(norm + loss)
         self._read()
-        self._unread = _Step(state.epoch, state.iteration, state.batch, loss, figure)
+        if len(self._batches) == self.accumulation_steps:
+            self._batches = []
+        self._batches.append(state.batch)
+        self._unread = _Step(state.epoch, state.iteration, tuple(self._batches), loss, figure)
         if norm.device.type not in _LAGGING:
             self._read()
 
@@ -114,8 +124,15 @@ class FiniteGuard(Attachable):
         culprit = self._find_culprit(step.loss)
         if culprit is not None:
             where = f"epoch {step.epoch}, step {step.iteration}"
-            files = self.describe_batch(step.batch) if self.describe_batch else None
-            raise NonFiniteError(f"{where}: {culprit}" + (f"; the batch: {files}" if files else ""))
+            files = self._files_of(step) if self.describe_batch else ""
+            raise NonFiniteError(f"{where}: {culprit}{files}")
+
+    def _files_of(self, step: _Step) -> str:
+        # A loss that is not finite is this batch's own; a weight breaks by all that were averaged.
+        batches = step.batches[-1:] if not torch.isfinite(step.loss).all() else step.batches
+        files = [self.describe_batch(batch) for batch in batches if self.describe_batch]
+        which = "the batch" if len(files) == 1 else f"the {len(files)} batches of the step"
+        return f"; {which}: {'; '.join(files)}"
 
     def _find_culprit(self, loss: Tensor) -> str | None:
         if not torch.isfinite(loss).all():
@@ -129,7 +146,7 @@ class FiniteGuard(Attachable):
 class _Step(NamedTuple):
     epoch: int
     iteration: int
-    batch: Any
+    batches: tuple[Any, ...]
     loss: Tensor
     figure: Callable[[], float]
 

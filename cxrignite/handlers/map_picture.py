@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.functional.overlay import as_grey, overlay
+from cxrignite.functional.overlay import as_grey, colour_scale, overlay
 from cxrignite.handlers.explanation import Explanation
 from cxrignite.terminal import printable
 
@@ -61,6 +61,10 @@ def map_picture(
     canvas = Image.new("RGB", (width, height), "white")
     for number, panel in enumerate(panels):
         canvas.paste(panel, (_MARGIN + number * (panel.width + _MARGIN), _MARGIN))
+    # In the margin below the map: its colours, from 0 to its highest value.
+    colours = colour_scale(panels[1].width, _MARGIN - 2, opacity=opacity).permute(1, 2, 0)
+    place = (panels[0].width + 2 * _MARGIN, _MARGIN + panels[1].height + 1)
+    canvas.paste(Image.fromarray(colours.contiguous().numpy()), place)
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(wrapped):
         top = panels[0].height + 2 * _MARGIN + number * line_height

@@ -14,6 +14,28 @@ from cxrignite.handlers.image_count import num_images
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}, {remaining} left"
 
 
+def progress_bar(name: str, total: int | None, *, is_shown: bool = True) -> tqdm[Any]:
+    """The line itself, for work that no engine runs.
+
+    Args:
+        name: What stands before the line.
+        total: How many steps there are; null where that is not known.
+        is_shown: Draw it; else it is only counted.
+
+    Returns:
+        To be updated after each step, and closed.
+    """
+    return tqdm(
+        total=total,
+        desc=name,
+        leave=False,
+        bar_format=_FORMAT,
+        position=0,
+        dynamic_ncols=True,
+        disable=not is_shown,
+    )
+
+
 class ProgressLine(Attachable):
     """Draws a line on stderr a few times a second, however many steps that are.
 
@@ -53,14 +75,7 @@ class ProgressLine(Attachable):
         epoch, last = engine.state.epoch, engine.state.max_epochs
         counted = f" {epoch}/{last}" if last is not None and last > 1 else ""
         self._num_images = 0
-        self._line = tqdm(
-            total=engine.state.epoch_length,
-            desc=self.name + counted,
-            leave=False,
-            bar_format=_FORMAT,
-            position=0,
-            dynamic_ncols=True,
-        )
+        self._line = progress_bar(self.name + counted, engine.state.epoch_length)
 
     def _step(self, engine: Engine) -> None:
         if self._line is None:

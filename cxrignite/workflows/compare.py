@@ -25,6 +25,7 @@ from cxrignite.functional.intervals import (
     delong_difference,
 )
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
+from cxrignite.terminal import counted
 from cxrignite.workflows.scored_run import ScoredRun, check_same_films, read_scored_run
 from cxrignite.workflows.tables import alarm
 
@@ -101,7 +102,8 @@ class Comparison:
         """The differences as a person reads them in a terminal of 100 columns."""
         lines = [
             *(line for warning in self.warnings for line in alarm(warning)),
-            f"{self.name}: {self.num_images} films of {self.num_patients} patients, "
+            f"{self.name}: {counted(self.num_images, 'film')} of "
+            f"{counted(self.num_patients, 'patient')}, "
             "each run against the baseline",
             f"baseline  {_fitted(self.baseline)}",
         ]

@@ -165,7 +165,7 @@ def reliability(
         _draw_counts(bottom, bins, BLUE, place=0.29, width=0.42)
         _draw_counts(bottom, natural, ORANGE, place=0.71, width=0.42)
     top.set(ylabel="share that is positive\n(bars: 95 % interval)", ylim=(-0.03, 1.03))
-    bottom.set(xlabel="score (probability of the positive class)", ylabel="films")
+    bottom.set(xlabel="score", ylabel="films")
     bottom.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 11))
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     bottom.margins(y=0.25)

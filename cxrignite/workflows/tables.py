@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxrignite.terminal import wrapped
+from cxrignite.terminal import counted, wrapped
 
 _RATES = (
     ("TNR (specificity)", "tnr"),
@@ -33,7 +33,8 @@ def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -
     """
     negatives, positives = content["num_negative"], content["num_positive"]
     lines = [
-        f"{name}: {content['num_images']} films of {content['num_patients']} patients, "
+        f"{name}: {counted(content['num_images'], 'film')} of "
+        f"{counted(content['num_patients'], 'patient')}, "
         f"{negatives} {classes[0]} and {positives} {classes[1]}",
         f"  AUC {_figure(content, 'roc_auc', 4)}   "
         f"average precision {_figure(content, 'average_precision', 4)}",

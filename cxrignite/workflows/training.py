@@ -190,7 +190,11 @@ class Training:
         trainer, recipe = self.trainer, self.recipe
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        FiniteGuard(self.model, describe_batch=self._describe_batch).attach(trainer)
+        FiniteGuard(
+            self.model,
+            describe_batch=self._describe_batch,
+            accumulation_steps=recipe.trainer.accumulation_steps,
+        ).attach(trainer)
         if self.scheduler is not None and recipe.trainer.lr_step == "iteration":
             # Wrapped, since Ignite would hand the engine to `step` as its deprecated `epoch`.
             step = self.scheduler.step

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -213,6 +215,27 @@ def test_on_cuda_no_step_waits_for_the_device_and_a_broken_one_is_named():
             engine.run(batches(5), max_epochs=2)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.parametrize(("at", "named"), [(2, ["0.jpeg", "1.jpeg"]), (3, ["2.jpeg"])])
+def test_a_weight_that_breaks_is_blamed_on_all_batches_of_its_step(at, named):
+    model = network()
+    engine = poisoned(model, at=at)
+    names = lambda batch: ", ".join(batch[2])  # noqa: E731
+    FiniteGuard(model, describe_batch=names, accumulation_steps=2).attach(engine)
+    with refused(NonFiniteError, f"step {at}", "0.weight", *named) as caught:
+        engine.run(batches(3), max_epochs=1)
+    assert re.findall(r"\d\.jpeg", str(caught.value)) == named
+
+
+def test_a_loss_that_is_not_finite_is_its_own_batchs(lagging):
+    bad = torch.tensor(float("nan"))
+    engine = Engine(lambda engine, batch: bad if engine.state.iteration == 2 else torch.tensor(0.5))
+    guard = FiniteGuard(network(), describe_batch=lambda b: b[2][0], accumulation_steps=2)
+    guard.attach(engine)
+    with refused(NonFiniteError, "step 2", "1.jpeg") as caught:
+        engine.run(batches(4), max_epochs=1)
+    assert "0.jpeg" not in str(caught.value)
 
 
 def test_the_loss_may_be_a_part_of_the_output():

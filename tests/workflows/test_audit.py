@@ -13,11 +13,14 @@ from PIL import Image
 from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
 from cxrignite.errors import DataError, RecipeError
+from cxrignite.functional import Interval, ShiftCheck
 from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.audit import audit
 from cxrignite.workflows.audit.copies import check_copies
 from cxrignite.workflows.audit.files import check_files, check_patients
 from cxrignite.workflows.audit.findings import KINDS
+from cxrignite.workflows.audit.probes import Probe
+from cxrignite.workflows.audit.tables import auc_text
 
 SIDE = 96
 NUM_TRAIN, NUM_TEST = 30, 24
@@ -397,3 +400,12 @@ def test_the_command_line_ends_with_3_in_one_line(root, command):
     failed = command("audit", *source, "--output_dir", "out")
     assert failed.returncode == 3
     error_line(failed.stderr, "audit", 1, "unreadable", "out")
+
+
+def test_what_is_marked_in_the_table_is_a_finding():
+    told_apart = ShiftCheck(0.88, Interval(0.83, 0.92), 60, 117, 60, 117, is_detected=True)
+    assert auc_text(Probe("size and aspect", told_apart)).endswith("!")
+    for harmless in ({"may_be_disease": True}, {"is_control": True}):
+        probe = Probe("grey levels", told_apart, **harmless)
+        assert not probe.is_finding
+        assert not auc_text(probe).endswith("!")

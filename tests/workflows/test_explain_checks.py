@@ -12,6 +12,7 @@ from torch import nn
 from cxrignite.data import Film
 from cxrignite.errors import DataError
 from cxrignite.functional import grad_cam
+from cxrignite.handlers.progress_line import progress_bar
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 from cxrignite.workflows.explain.figures import outcome_maps, perturbation_curves
 from cxrignite.workflows.explain.tables import map_table
@@ -82,6 +83,20 @@ def test_a_map_of_the_reason_passes_every_check(scores):
     assert found["masks"]["randomized"]["energy_ratio"] < found["masks"]["energy_ratio"] / 2
     assert abs(found["randomization"]["rank_correlation"]) < 0.5
     assert curves["deletion"].by_map[0] == pytest.approx(curves["insertion"].by_map[-1])
+
+
+def test_the_progress_line_gets_to_its_end(scores, monkeypatch):
+    lines = []
+
+    def noting(name, total, *, is_shown):
+        lines.append(progress_bar(name, total, is_shown=False))
+        lines[-1].n, lines[-1].update = 0, lambda: setattr(lines[-1], "n", lines[-1].n + 1)
+        return lines[-1]
+
+    monkeypatch.setattr("cxrignite.workflows.explain.checks.progress_bar", noting)
+    check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    [line] = lines
+    assert line.n == line.total > 3
 
 
 def test_films_called_negative_are_left_out_while_there_are_others(scores):

@@ -21,6 +21,7 @@ from cxrignite.functional.near_duplicates import (
     detail_correlation,
     near_duplicates,
 )
+from cxrignite.terminal import counted
 from cxrignite.workflows.audit.findings import Finding, examples, film_row, pair_row
 
 MAX_COMPARED = 100_000
@@ -91,9 +92,9 @@ def _leaks(films: Sequence[Film]) -> list[Finding]:
     findings = []
     for reason, pairs in by_reason.items():
         keys = {pair.first.patient if reason == "patient" else pair.first.name for pair in pairs}
-        what = "patients" if reason == "patient" else "pictures"
+        what = "patient" if reason == "patient" else "picture"
         text = (
-            f"{len(pairs)} films outside of train repeat {len(keys)} {what} of another split: "
+            f"{counted(len(pairs), 'film')} outside of train, {counted(len(keys), what)} also in another split: "
             f"{examples(sorted(keys))}"
         )
         rows = [pair_row(pair.first, pair.second) for pair in pairs]
@@ -107,7 +108,7 @@ def _conflicts(groups: Sequence[Sequence[int]], films: Sequence[Film]) -> list[F
     if not conflicts:
         return []
     named = examples([" and ".join(films[row].name for row in rows) for rows in conflicts], 1)
-    text = f"{len(conflicts)} pictures: {named}"
+    text = f"{counted(len(conflicts), 'picture')}: {named}"
     return [Finding("label_conflict", len(conflicts), text, _grouped(conflicts, films), conflicts)]
 
 
@@ -120,7 +121,10 @@ def _duplicates(films: Sequence[Film]) -> list[Finding]:
         return []
     num_files = sum(map(len, copies))
     num_pairs = sum(len(rows) * (len(rows) - 1) // 2 for rows in copies)
-    text = f"{len(copies)} groups of identical files: {num_files} files, {num_pairs} pairs"
+    text = (
+        f"{counted(len(copies), 'group')} of identical files: {counted(num_files, 'file')}, "
+        f"{counted(num_pairs, 'pair')}"
+    )
     return [Finding("duplicate", len(copies), text, _grouped(copies, films), copies)]
 
 
@@ -130,7 +134,7 @@ def _near(kind: str, pairs: Sequence[NearPair], films: Sequence[Film]) -> list[F
     sides = [(films[pair.first], films[pair.second]) for pair in pairs]
     strangers = sum(first.patient != second.patient for first, second in sides)
     named = examples([f"{first.name} and {second.name}" for first, second in sides], 1)
-    text = f"{len(pairs)} pairs, {strangers} of them of different patients: {named}"
+    text = f"{counted(len(pairs), 'pair')}, {strangers} of them of different patients: {named}"
     rows = [
         pair_row(*side, likeness=pair.likeness, correlation=f"{pair.correlation:.4f}")
         for side, pair in zip(sides, pairs, strict=True)

@@ -86,10 +86,10 @@ def areas(probes: Sequence[Probe], title: str) -> Figure:
         if area is None:
             axes.text(_CHANCE, place, "too few patients", va="center", ha="center", color=GREY)
             continue
-        colour = ORANGE if probe.is_detected else BLUE
+        colour = ORANGE if probe.is_finding else BLUE
         if check is not None and check.interval is not None:
             axes.hlines(place, *check.interval, color=colour, linewidth=2)
-        axes.plot(area, place, "s" if probe.is_detected else "o", color=colour)
+        axes.plot(area, place, "s" if probe.is_finding else "o", color=colour)
         axes.annotate(f"{area:.2f}", (area, place), (0, 7), textcoords="offset points", ha="center")
     axes.axvline(_CHANCE, color=GREY, linestyle=":", linewidth=1)
     axes.set_yticks(range(len(probes)), [probe.name for probe in reversed(probes)])

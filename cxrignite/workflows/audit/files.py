@@ -13,6 +13,7 @@ from cxrignite.data import Film
 from cxrignite.data.image_formats import SUFFIXES
 from cxrignite.data.reading import Size
 from cxrignite.data.survey import FilmFacts, Survey
+from cxrignite.terminal import counted
 from cxrignite.workflows.audit.findings import Finding, examples, film_row
 
 # Ours, in grey levels of a film at 64 x 64; of ChestXRay2017's films the flattest deviates by 18.
@@ -84,7 +85,7 @@ def _unreadable(survey: Survey) -> list[Finding]:
     told = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     more = f"; {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
     rows = [film_row(film, reason=error.reason) for film, error in survey.unreadable]
-    return [Finding("unreadable", len(rows), f"{len(rows)} files: {told}{more}", rows)]
+    return [Finding("unreadable", len(rows), f"{counted(len(rows), 'file')}: {told}{more}", rows)]
 
 
 def _blank(_: Film, facts: FilmFacts) -> str | None:

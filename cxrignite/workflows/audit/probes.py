@@ -17,6 +17,8 @@ MAX_PATIENTS = 2_000
 """Of each side; of more a share is drawn, which tells as much."""
 
 _PIXELS = 16
+# What these give away is nothing of the disease.
+_NO_SIGNS = ("size and aspect", "colour mode and format")
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,23 @@ class Probe:
         check: Its area under the curve, of patients it was not fitted on; None where the two kinds
             do not differ in it at all.
         is_control: Whether it compares what is known to be alike.
+        may_be_disease: Whether a disease may show in what it sees.
     """
 
     name: str
     check: ShiftCheck | None
     is_control: bool = False
+    may_be_disease: bool = False
 
     @property
     def is_detected(self) -> bool:
         """Whether it tells them apart for certain."""
         return bool(self.check and self.check.is_detected)
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether it is marked, and told among the findings."""
+        return self.is_detected and not self.is_control and not self.may_be_disease
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
@@ -65,7 +74,11 @@ def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
     columns["all of these"] = np.concatenate(list(columns.values()), axis=1)
     is_positive = np.array([film.label == 1 for film in films], dtype=bool)
     return [
-        Probe(name, _compare(films, table, ~is_positive, is_positive, seed))
+        Probe(
+            name,
+            _compare(films, table, ~is_positive, is_positive, seed),
+            may_be_disease=name not in _NO_SIGNS,
+        )
         for name, table in columns.items()
     ]
 

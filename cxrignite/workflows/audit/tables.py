@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxrignite.terminal import wrapped
+from cxrignite.terminal import counted, wrapped
 from cxrignite.workflows.audit.findings import KINDS, Finding
 from cxrignite.workflows.audit.probes import Probe
 from cxrignite.workflows.audit.results import AuditResults
@@ -20,7 +20,7 @@ def audit_table(results: AuditResults) -> str:
     Args:
         results: What it shows.
     """
-    title = f"{results.root}: {results.num_films:,} films"
+    title = f"{results.root}: {counted(results.num_films, 'film')}"
     lines = [title, "", *_columns(results.splits, results.classes), ""]
     sentences = [*results.describe_files(), *results.plan.sentences]
     lines += [wrapped(sentence, "  ") for sentence in sentences]
@@ -45,7 +45,8 @@ def auc_text(probe: Probe) -> str:
     if check.roc_auc is None or check.interval is None:
         return "too few patients to tell"
     interval = f"({check.interval.low:.3f} to {check.interval.high:.3f})"
-    return f"{check.roc_auc:.3f} {interval}{'  !' if check.is_detected else ''}"
+    # What is marked is a finding below; a difference in greys may be the disease itself.
+    return f"{check.roc_auc:.3f} {interval}{'  !' if probe.is_finding else ''}"
 
 
 def advice(finding: Finding) -> str:

@@ -29,8 +29,6 @@ _logger = logging.getLogger(__name__)
 PROBLEMS = "problem"
 """Stands for every kind of that severity, in `fail_on`."""
 
-# What these give away is nothing of the disease.
-_NO_SIGNS = ("size and aspect", "colour mode and format")
 _LABELS = "classes told apart by"
 _SPLITS = "test films told from the others by thumbnails"
 
@@ -108,10 +106,7 @@ def _given_away(recipe: Recipe, probes: Mapping[str, Sequence[Probe]]) -> list[F
         told = [
             f"{probe.name} (AUC {probe.check.roc_auc:.3f})"
             for probe in probes[name]
-            if probe.is_detected
-            and not probe.is_control
-            and probe.check is not None
-            and (kind == "shift" or probe.name in _NO_SIGNS)
+            if probe.is_finding and probe.check is not None
         ]
         if told:
             text = "; ".join(told)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from cxrignite.functional import (
     rank_correlation,
 )
 from cxrignite.functional.model_access import evaluation_mode
+from cxrignite.handlers.progress_line import progress_bar
 from cxrignite.workflows.scores import SplitScores
 
 _logger = logging.getLogger(__name__)
@@ -69,12 +71,14 @@ class MapProbe:
         explain: From a classifier, images and what the maps are to speak for to the maps.
         read: From a film's file to an image as the classifier takes it, `(1, H, W)`, uint8.
         device: Where the classifier is.
+        advance: Called after each batch.
     """
 
     model: nn.Module
     explain: Callable[[nn.Module, Tensor, CamTarget], CamMaps]
     read: Callable[[Path], Tensor]
     device: torch.device
+    advance: Callable[[], object] = lambda: None
 
     def images(self, paths: Sequence[Path]) -> Tensor:
         """The images of these files on the device, `(N, 1, H, W)`."""
@@ -114,19 +118,35 @@ def check_maps(
     """
     called = scores.y_score >= threshold
     films = _sample(scores, called if called.any() else ~called, num_films, seed)
+    others = [] if called.all() else _sample(scores, ~called, num_films, seed)
+    masked = [film for film in scores.films if film.label == 1 and film.attributes.get("mask")]
+    masked = masked[:_MAX_MASKED]
+    num_parts = 2 * len(_parts(films)) + len(_parts(others)) + len(_parts(masked))
+    shown = sys.stderr.isatty()
+    with progress_bar("measure the maps", num_parts, is_shown=shown) as line:
+        probe = replace(probe, advance=line.update)
+        return _measure(probe, films, others, (masked, root), seed)
+
+
+def _measure(
+    probe: MapProbe,
+    films: Sequence[Film],
+    others: Sequence[Film],
+    masked: tuple[Sequence[Film], Path],
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, MeanCurves]]:
+    """The figures and curves of `check_maps`, by films called positive and the others."""
     figures, curves = _perturb(probe, films, "positive", seed)
     correlations = [each for part in _parts(films) for each in _correlations(probe, part, seed)]
     figures["randomization"] = {
         "rank_correlation": _number(float(np.nanmean(np.concatenate(correlations)))),
         "num_models": NUM_RANDOM_MODELS,
     }
-    masked = [film for film in scores.films if film.label == 1 and film.attributes.get("mask")]
-    masks = _read_masks(probe, masked[:_MAX_MASKED], root)
+    masks = _read_masks(probe, *masked)
     figures["masks"] = _localize(probe, masks) if masks else None
     figures["against"] = None
-    if not called.all():
-        films = _sample(scores, ~called, num_films, seed)
-        figures["against"], against = _perturb(probe, films, "negative", seed)
+    if others:
+        figures["against"], against = _perturb(probe, others, "negative", seed)
         curves |= {f"against_{name}": curve for name, curve in against.items()}
     return figures, curves
 
@@ -152,9 +172,11 @@ def _correlations(probe: MapProbe, films: Sequence[Film], seed: int) -> list[NDA
         randomized_copy(probe.model, images, seed=seed + number)
         for number in range(NUM_RANDOM_MODELS)
     )
-    return [
+    found = [
         rank_correlation(maps, probe.explain(other, images, "positive").maps) for other in others
     ]
+    probe.advance()
+    return found
 
 
 def _perturb(
@@ -174,6 +196,7 @@ def _perturb(
                 for maps in (found.maps, chance)
             )
             pieces.setdefault(name, []).append((by_map, by_chance))
+        probe.advance()
     figures: dict[str, Any] = {"num_images": len(films)}
     curves, owners = {}, [film.patient for film in films]
     for name, pairs in pieces.items():
@@ -236,6 +259,7 @@ def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) ->
             maps = probe.explain(random_model, images, "positive").maps
             random_hits.append(pointing_game(maps, masks))
             random_energy.append(energy_inside(maps, masks).energy)
+        probe.advance()
     hit, share = torch.cat(hits), float(torch.cat(area).mean())
     low, high = clopper_pearson(int(hit.sum()), len(hit))
     inside_share = float(torch.cat(energy).mean())

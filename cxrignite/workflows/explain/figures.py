@@ -6,9 +6,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from cxrignite.functional.overlay import overlay
+from cxrignite.functional.overlay import colour_scale, overlay
 from cxrignite.handlers import Explanation
 from cxrignite.workflows.charting import BLUE, GREY, blank_figure, make_plain
 from cxrignite.workflows.explain.checks import MeanCurves
@@ -29,7 +31,7 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         explanations: To choose from.
         classes: The negative and the positive class.
     """
-    figure = blank_figure(width=7.6, height=8.9)
+    figure = blank_figure(width=7.6, height=9.4)
     for axes, (outcome, name) in zip(figure.subplots(2, 2).flat, _OUTCOMES.items(), strict=True):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -47,6 +49,16 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         words = f"score {surest.y_score:.4f}"
         axes.set_title(f"{title}\n{words}\nmap {surest.describe_strength()}", fontsize=9)
     threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
+    colours = ListedColormap(colour_scale(256, 1)[:, 0].T.numpy() / 255)
+    bar = figure.colorbar(
+        ScalarMappable(cmap=colours),
+        ax=figure.axes,
+        orientation="horizontal",
+        shrink=0.4,
+        aspect=40,
+        ticks=[0, 1],
+    )
+    bar.set_ticklabels(["0", "highest of a map"])
     figure.suptitle(f"Where it looks: what speaks for {classes[1]}{threshold}", fontsize=12)
     return figure
 

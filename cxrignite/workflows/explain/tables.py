@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxrignite.handlers import Explanation
-from cxrignite.terminal import wrapped
+from cxrignite.terminal import counted, wrapped
 
 _WIDTH = 30
 
@@ -23,7 +23,7 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
     num_empty = sum(each.raw_max <= 0 for each in explained)
     empty = f", {num_empty} of them empty" if num_empty else ""
     lines = [
-        f"{name}: {len(explained)} maps of what speaks for {positive}{empty}",
+        f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}",
         f"  {content['method']} at {content['target_layer']}, threshold {content['threshold']:.4f}",
     ]
     found = content["faithfulness"]
@@ -46,7 +46,7 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
         chance = masks["randomized"]
         lines += [
             "",
-            f"  do the maps lie in the masks? ({masks['num_images']} films with a mask)",
+            f"  do the maps lie in the masks? ({counted(masks['num_images'], 'film')} with a mask)",
             _row(
                 "pointing game",
                 f"{masks['pointing_game']:.3f} ({low:.3f} to {high:.3f}), "
@@ -65,7 +65,7 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
 def _question(found: Mapping[str, Any], scored: str) -> str:
     return wrapped(
         f"does the score for {scored} rest on what maps for {scored} show? "
-        f"({found['num_images']} films, called {scored} where any is)",
+        f"({counted(found['num_images'], 'film')}, called {scored} where any is)",
         "  ",
     )
 

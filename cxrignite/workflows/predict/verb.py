@@ -18,6 +18,7 @@ from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer, choose_precision
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import Recipe
+from cxrignite.terminal import counted
 from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.kept_memory import kept_memory
@@ -237,7 +238,8 @@ def _summary(
     num_films = output.num_rows
     called = f", {output.num_positive} called positive" if decision.point else ""
     before = f" ({num_before} of them before)" if num_before else ""
-    lines = [*alarm(decision.warning), f"{paths.table}: {num_films} films scored{before}{called}"]
+    scored = f"{counted(num_films, 'film')} scored{before}{called}"
+    lines = [*alarm(decision.warning), f"{paths.table}: {scored}"]
     lines.append(indented(decision.describe()))
     if decision.point:
         lines.append(
@@ -249,7 +251,8 @@ def _summary(
     if has_maps:
         lines.append(f"  maps in {paths.maps_dir}")
     if output.num_unreadable:
-        lines.append(f"  {output.num_unreadable} films without a score in {paths.unreadable}")
+        missing = counted(output.num_unreadable, "film")
+        lines.append(f"  {missing} without a score in {paths.unreadable}")
     return "\n".join([*lines, f"  settings in {paths.settings}", ""])
 
 
@@ -258,6 +261,6 @@ def _complaint(output: PredictionFile, num_films: int, paths: OutputPaths) -> st
     more = output.num_unreadable - len(output.first_unreadable)
     others = f"; and {more} more" if more else ""
     return (
-        f"{output.num_unreadable} of {num_films} films cannot be read, all listed in "
+        f"{output.num_unreadable} of {counted(num_films, 'film')} cannot be read, all listed in "
         f"{paths.unreadable}: {few}{others}"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cxrignite.terminal import counted
 from cxrignite.workflows.report.numbers import (
     UNDEFINED,
     Estimate,
-    counted,
     decimal,
     decimal_estimate,
     percent,

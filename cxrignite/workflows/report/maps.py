@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from cxrignite.terminal import counted
 from cxrignite.workflows.report.misses import LARGEST_SIDE
 from cxrignite.workflows.report.reading import Record, RunRecords
 
@@ -100,10 +101,10 @@ def _overlays(
     if not num_rows:
         records.complain(path, "lists no maps")
     if num_bad_rows:
-        records.complain(path, f"has {num_bad_rows} rows that cannot be read; they are left out")
+        records.complain(path, f"has {counted(num_bad_rows, 'row')} that cannot be read, left out")
     if num_bad_files:
-        what = f"names {num_bad_files} overlays that cannot be read or lie elsewhere"
-        records.complain(path, f"{what}; they are left out")
+        what = f"names {counted(num_bad_files, 'overlay')} that cannot be read or lie elsewhere"
+        records.complain(path, f"{what}, left out")
     return overlays
 
 

@@ -85,16 +85,6 @@ def count_text(count: int | None) -> str:
     return UNDEFINED if count is None else f"{count:,}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A count and its noun, with an s where they are not one.
-
-    Examples:
-        >>> counted(1, "film"), counted(1200, "film")
-        ('1 film', '1,200 films')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def share_estimate(share: float | None, ends: Ends | None) -> Estimate:
     """A share with its interval, in percent."""
     if share is None or ends is None:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from cxrignite.data import Film
 from cxrignite.data.leakage import describe_leaks, leaked_pairs
+from cxrignite.terminal import counted
 from cxrignite.workflows.report.numbers import (
     UNDEFINED,
     Estimate,
-    counted,
     decimal_estimate,
     observed_share,
     plain_percent,

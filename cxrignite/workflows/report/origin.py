@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from cxrignite.data import Film
-from cxrignite.workflows.report.numbers import counted
+from cxrignite.terminal import counted
 from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.report.verdict import split_word
 

@@ -16,6 +16,7 @@ from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
+from cxrignite.terminal import counted
 from cxrignite.workflows.html_page import render_page, to_data_uri
 from cxrignite.workflows.report import (
     card,
@@ -26,7 +27,7 @@ from cxrignite.workflows.report import (
     tables,
     verdict,
 )
-from cxrignite.workflows.report.numbers import counted, percent, rate, score_text
+from cxrignite.workflows.report.numbers import percent, rate, score_text
 from cxrignite.workflows.report.origin import of_starts
 from cxrignite.workflows.report.reading import Record, RunRecords
 from cxrignite.workflows.run_folder import RunFolder

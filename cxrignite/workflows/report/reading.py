@@ -22,6 +22,7 @@ from cxrignite.data.splits import read_split
 from cxrignite.errors import CheckpointError, DamagedRunError, DataError
 from cxrignite.handlers import read_history
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
+from cxrignite.terminal import counted
 from cxrignite.workflows.run_folder import RunFolder
 
 
@@ -182,7 +183,7 @@ class RunRecords:
             else:
                 num_bad += 1
         if num_bad:
-            self.complain(path, f"has {num_bad} rows that cannot be read; they are left out")
+            self.complain(path, f"has {counted(num_bad, 'row')} that cannot be read, left out")
         return rows
 
     def _trees(self, folder: Path) -> dict[str, Record]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cxrignite.terminal import counted
 from cxrignite.workflows.report.numbers import (
     UNDEFINED,
-    counted,
     percent,
     plain_percent,
     score_text,
