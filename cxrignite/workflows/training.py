@@ -190,11 +190,8 @@ class Training:
         trainer, recipe = self.trainer, self.recipe
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        FiniteGuard(
-            self.model,
-            describe_batch=self._describe_batch,
-            accumulation_steps=recipe.trainer.accumulation_steps,
-        ).attach(trainer)
+        steps = recipe.trainer.accumulation_steps
+        FiniteGuard(self.model, self._describe_batch, accumulation_steps=steps).attach(trainer)
         if self.scheduler is not None and recipe.trainer.lr_step == "iteration":
             # Wrapped, since Ignite would hand the engine to `step` as its deprecated `epoch`.
             step = self.scheduler.step
@@ -227,8 +224,7 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
 
     def _start(self) -> None:
-        if self.session.leads:  # the others may be here before the recipe has been written
-            # Once: whatever is done to the file while it trains, the run goes on.
+        if self.session.leads:  # once: whatever is done to the file while it trains, the run goes on
             self._recipe_hash = self.folder.recipe_hash()
         # A run stopped in its first epoch has a state to go on from, and a full disk shows at once.
         if self.trainer.state.epoch == 0:
