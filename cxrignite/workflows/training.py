@@ -224,7 +224,7 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
 
     def _start(self) -> None:
-        if self.session.leads:  # once: whatever is done to the file while it trains, the run goes on
+        if self.session.leads:  # once: whatever is done to the file later, the run goes on
             self._recipe_hash = self.folder.recipe_hash()
         # A run stopped in its first epoch has a state to go on from, and a full disk shows at once.
         if self.trainer.state.epoch == 0:
