@@ -834,8 +834,8 @@ def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
         for name, text in zip(group.iter("dt"), group.iter("dd"), strict=True)
     }
     line_with(card["Batch size"], 16, 2, 3, 96)
-    assert card["Augmentation of each film"] == "none"
-    line_with(card["Augmentation of whole batches"], "RandomBlur", "0.25")
+    assert card["Augmentation"] == "none"
+    line_with(card["Batch augmentation"], "RandomBlur", "0.25")
     assert card["Films"] == "8 training, 12 test"
     assert card["Device"] == "cuda, then cpu"
     assert card["Read at"] == "64 x 48"

@@ -93,9 +93,10 @@ def _leaks(films: Sequence[Film]) -> list[Finding]:
     for reason, pairs in by_reason.items():
         keys = {pair.first.patient if reason == "patient" else pair.first.name for pair in pairs}
         what = "patient" if reason == "patient" else "picture"
+        also = counted(len(keys), what)
         text = (
-            f"{counted(len(pairs), 'film')} outside of train, {counted(len(keys), what)} also in "
-            f"another split: {examples(sorted(keys))}"
+            f"{counted(len(pairs), 'film')} outside of train, {also} also in another split: "
+            f"{examples(sorted(keys))}"
         )
         rows = [pair_row(pair.first, pair.second) for pair in pairs]
         shown = [[places[id(pair.first)], places[id(pair.second)]] for pair in pairs]
