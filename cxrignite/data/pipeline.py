@@ -111,10 +111,14 @@ class Pipeline:
         return self.read_and_judge(path)[0]
 
     def read_and_judge(self, path: Path | str) -> tuple[Tensor, bool]:
-        """As `read`, and True if the image is nearly blank, before it is preprocessed.
+        """As `read`, and True if the image is nearly blank.
 
         Args:
             path: The file.
+
+        Returns:
+            The image, shape `(1, H, W)`, uint8; and True if it used little of the grey range before
+            it was preprocessed, see `is_nearly_blank`.
 
         Raises:
             UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
