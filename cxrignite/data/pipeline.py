@@ -125,7 +125,8 @@ class Pipeline:
             path: The file.
 
         Returns:
-            The image, shape `(1, H, W)`, and whether it is nearly blank.
+            The image, shape `(1, H, W)`, uint8; and True if it used little of the grey range before
+            it was preprocessed, see `is_nearly_blank`.
 
         Raises:
             UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
