@@ -266,11 +266,7 @@ def frozen_films(
     if current is None:
         listed = recipe.data.source.films()
         current = read_films(recipe, [film for film in listed if film.name in names])
-    try:
-        check_same_films(wanted, [film for film in current if film.name in names])
-    except DataError as error:
-        hint = "" if split is None else "; other films are scored under a --name of their own"
-        raise DataError(f"{error}{hint}") from error
+    check_same_films(wanted, [film for film in current if film.name in names])
     leaks = [pair for pair in leaked_pairs(frozen) if pair.second.split == split]
     if leaks:
         _logger.warning("the %s films' figures flatter: %s", split, describe_leaks(leaks))

@@ -72,7 +72,7 @@ def state_to_resume(
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
     checkpoint = load_training_state(path)
     if checkpoint.get("recipe_hash") != folder.recipe_hash():
-        raise CheckpointError(f"{path} belongs to a run of another recipe than {folder.root}")
+        raise CheckpointError(f"the checkpoint {path} is of another recipe than {folder.root}")
     return checkpoint
 
 

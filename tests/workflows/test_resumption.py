@@ -152,7 +152,7 @@ def test_run_and_films_may_be_moved_and_the_lock_may_be_lost(
 def test_other_films_are_not_taken_for_those_that_moved(trained, run_dir, tmp_path, capsys):
     images, changed = with_another_film(trained.parent / "images", tmp_path / "images", "test")
     assert run(["test", "--run", str(run_dir), "--data.source.root", str(images)]) == 3
-    error_line(capsys.readouterr().err, changed.name, "--name")
+    error_line(capsys.readouterr().err, changed.name)
 
 
 CHANGED_MODEL = """\
