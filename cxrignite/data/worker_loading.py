@@ -114,12 +114,17 @@ class WorkerLoader(DataLoader[Any]):
         self._iterator = None
         if iterator is None:
             return
-        # Politely it takes five seconds for each that hangs, and they have nothing to lose.
+        # Politely it takes five seconds for each that hangs, and they have nothing to lose. Torch's
+        # own shutdown would set an event whose lock a killed worker may have held, and wait for it.
         signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
-        iterator._worker_pids_set = False
+        iterator._worker_pids_set, iterator._shutdown = False, True
         for worker in iterator._workers:
             worker.kill()
-        iterator._shutdown_workers()
+        for worker in iterator._workers:
+            worker.join(timeout=_POLL_SECONDS)
+        for queue in iterator._index_queues:
+            queue.cancel_join_thread()
+            queue.close()
 
     def _received(self, batches: Any) -> Iterator[Any]:
         waited = 0.0
