@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
+import inspect
 import re
 import stat
 import typing
@@ -214,7 +216,9 @@ def _check_settings(file: RecipeFile, class_keys: Iterable[str]) -> None:
 
 
 def check_source_root(source: Any, files: Iterable[RecipeFile], argv: list[str]) -> None:
-    """Refuse a source of another class than an earlier recipe's that takes over its `root`.
+    """Keep a source of another class than an earlier recipe's from taking over its `root`.
+
+    It gets its own default; one that has none is refused.
 
     Args:
         source: As it was parsed.
@@ -239,11 +243,17 @@ def check_source_root(source: Any, files: Iterable[RecipeFile], argv: list[str])
         name = (class_path or before or "").rpartition(".")[2]
         has_root = gives_root or (has_root and before in (None, name))
         before = name or before
-    if not has_root:
+    if has_root:
+        return
+    module, _, name = source["class_path"].rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    default = inspect.signature(kind).parameters["root"].default
+    if default is inspect.Parameter.empty:
         raise RecipeError(
             f"data.source {before} must have a root of its own, got the one of another source in "
-            "the recipe; name it: --data.source.root DIR, or null"
+            "the recipe; name it: --data.source.root DIR"
         )
+    source["init_args"]["root"] = default
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:

@@ -46,8 +46,8 @@ def check_written_paths(settings: Mapping[str, Any]) -> None:
         for key, value in _places_of(settings[group][name], place):
             if not any(_resolved(value).is_relative_to(folder) for folder in allowed):
                 raise RecipeError(
-                    f"{key} must lie below run_dir {run_dir}, got {value}: a recipe's parts write "
-                    f"nowhere else, unless the environment variable {WRITABLE} names the folder"
+                    f"{key} must lie below run_dir {run_dir} (or in a folder that the environment "
+                    f"variable {WRITABLE} names), got {value}"
                 )
 
 

@@ -64,12 +64,14 @@ def test_a_source_of_another_class_does_not_take_over_the_root(tmp_path):
     for argv in (
         ("--data.source", "ClassFolders"),
         ("--data.source.class_path=ClassFolders",),
-        ("--data.source", "{class_path: Manifest, init_args: {path: a.csv}}"),
         ("--config", str(other)),
     ):
         with refused(RecipeError, "data.source", "--data.source.root"):
             source_of(*quickstart, *argv)
     assert source_of(*quickstart, "--data.source", "Phantom").root == Path("data/phantom")
+    (tmp_path / "a.csv").touch()
+    manifest = f"{{class_path: Manifest, init_args: {{path: {tmp_path / 'a.csv'}}}}}"
+    assert source_of(*quickstart, "--data.source", manifest).root == tmp_path
     chosen = source_of(*quickstart, "--data.source", "ClassFolders", "--data.source.root", "x")
     assert chosen.root == Path("x")
     other.write_text("data: {source: {class_path: ClassFolders, init_args: {root: y}}}\n")

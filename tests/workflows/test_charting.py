@@ -29,5 +29,5 @@ def test_dollars_are_drawn_as_they_stand():
     assert drawn_as(r"a_$b_{$", r"a_$b_{$")  # which is no mathematics
 
 
-def test_a_name_that_is_not_utf_8_is_drawn_with_a_question_mark():
-    assert drawn_as("r\udcf6ntgen", "r?ntgen")
+def test_a_name_that_is_not_utf_8_is_drawn_with_its_bytes_escaped():
+    assert drawn_as("r\udcf6ntgen", r"r\xf6ntgen")

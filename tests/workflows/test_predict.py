@@ -277,7 +277,7 @@ def test_films_are_scaled_as_the_runs_and_nearly_blank_ones_are_reported_once(
     recipe = (run_dir / "recipe.yaml").read_text()
     for scaling, num_blank in (("file", 0), ("stored", 4)):
         changed = re.sub(r"grey_scaling: \w+", f"grey_scaling: {scaling}", recipe)
-        (run_dir / "recipe.yaml").write_text(changed)
+        RunFiles(run_dir).write(run_dir / "recipe.yaml", changed.encode())
         output = f"{scaling}.csv"
         assert predict("--files", tmp_path / "p*.png", output=output, run_dir=run_dir) == 0
         scores[scaling] = [row["score"] for row in rows_of(tmp_path / output)]

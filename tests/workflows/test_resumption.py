@@ -167,10 +167,10 @@ class Net(LightCNN):
 
 
 def test_a_model_whose_code_has_changed_is_refused_in_one_line(
-    trained, run_dir, unchanged, tmp_path, capsys, monkeypatch
+    trained, run_dir, unchanged, tmp_path, command
 ):
+    # Found by the commands in their folder; in this process every later help would name it.
     (tmp_path / "changed_model.py").write_text(CHANGED_MODEL)
-    monkeypatch.syspath_prepend(tmp_path)
     folder = RunFolder(run_dir)
     recipe = yaml.safe_load(folder.recipe_path.read_text())
     recipe["model"]["class_path"] = "changed_model.Net"
@@ -189,8 +189,9 @@ def test_a_model_whose_code_has_changed_is_refused_in_one_line(
         f"predict --run {run_dir} --files {image} --output {tmp_path}/a.csv",
         f"{resume} --trainer.max_epochs 5",
     ):
-        assert run(line.split()) == 3, line
-        error_line(capsys.readouterr().err, "extra.weight", "backbone.0.0.weight")
+        done = command(*line.split())
+        assert done.returncode == 3, line
+        error_line(done.stderr, "extra.weight", "backbone.0.0.weight")
         assert is_as_it_was(), line
 
 

@@ -9,6 +9,7 @@ from messages import line_with, unwrapped
 
 from cxrignite.cli import run
 from cxrignite.data import Film
+from cxrignite.workflows.run_files import RunFiles
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.usability import NOT_USABLE, status_words, why_not_usable
 
@@ -65,7 +66,8 @@ def test_it_comes_first_in_the_terminal_and_beside_each_decision(
     path = run_dir / "operating_point.json"
     point = json.loads(path.read_text())
     assert (point["verdict"], point["not_usable"]) == ("certified", [])
-    path.write_text(json.dumps(point | {"not_usable": ["a REASON"]}))
+    changed = json.dumps(point | {"not_usable": ["a REASON"]})
+    RunFiles(run_dir).write(path, changed.encode())
     image = next((trained.parent / "images").rglob("*.png"))
     for arguments in (
         ["test", "--run", str(run_dir)],

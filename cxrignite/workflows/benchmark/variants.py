@@ -212,7 +212,7 @@ class VariantRunner:
         timer, data = EpochTimer(), self._data(settings)
         with tempfile.TemporaryDirectory() as place:
             folder = RunFolder(Path(place) / "run")
-            folder.begin("{}", [], {})
+            folder.begin("trainer: {max_epochs: 1}\n", [], {})
             model = copy.deepcopy(self._model)
             training = Training(recipe, self._session, precision, model, data, folder)
             timer.attach(training.trainer)
