@@ -78,7 +78,7 @@ def test_damaged_digests_are_refused_and_may_be_removed(content, files, caplog):
     files.path.unlink()
     files.check(files.root / "split.csv")
     files.warn_if_unchecked()
-    line_with(caplog.text, files.root, files.path.name)
+    line_with("\n".join(caplog.messages), files.root, files.path.name)
 
 
 def test_a_folder_that_had_no_digests_gets_those_of_its_files_as_they_are(files):
