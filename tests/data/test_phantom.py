@@ -249,7 +249,9 @@ def test_other_settings_replace_the_folder_and_say_so(tmp_path, caplog):
     Phantom(root, **SMALL).films()
     with caplog.at_level("WARNING"):
         films = Phantom(root, **{**SMALL, "size": 32, "num_train": 5}).films()
-    line_with("\n".join(caplog.messages), root, "num_films", SMALL["num_train"], 5, "data.source.root")
+    line_with(
+        "\n".join(caplog.messages), root, "num_films", SMALL["num_train"], 5, "data.source.root"
+    )
     assert {pixels(film.path).shape for film in films} == {(32, 32)}
     names = {path.name for path in root.glob("t*/*/*.png")}
     assert names == {film.path.name for film in films}
