@@ -113,7 +113,7 @@ def pytest_sessionfinish(session, exitstatus):
         snapshot.partial |= snapshot.passed
     if config.option.rewrite_messages:
         snapshot.save()
-    elif faults_of_the_run():
+    elif any(faults_of_the_run()):
         session.exitstatus = 1
 
 
