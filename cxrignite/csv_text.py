@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Spreadsheets run a cell that begins so; an apostrophe before it makes it text. One that is there
-# already gets another, so that what was written can be told from what was added.
+# already gets another, so that what was written can be distinguished from what was added.
 _FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20"  # Excel takes these four for `=+-@`
 _FORMULA = re.compile(rf"'*[=+\-@\t\r\n{_FULL_WIDTH}]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")

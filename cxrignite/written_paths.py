@@ -1,4 +1,4 @@
-"""Where the parts of a recipe may write: below its run folder, and nowhere else.
+"""The rule that the parts of a recipe write below its run folder only.
 
 A recipe comes from somebody else, or from an old file: it must not be able to write over any file
 of whoever runs it. Its handlers and transforms write where a setting of theirs says, so those

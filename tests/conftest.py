@@ -118,7 +118,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 def faults_of_the_run():
-    """What no single test can see."""
+    """Find the faults that no single test can see."""
     for name, messages in snapshot.stale().items():
         for message in messages:
             yield f"no longer given by {name}, see --rewrite-messages: {message}"

@@ -1,4 +1,4 @@
-"""What keeps the suite free of sentences; conftest.py counts the interpreters."""
+"""A check that no test asserts a sentence; conftest.py counts the interpreters."""
 
 import ast
 import re

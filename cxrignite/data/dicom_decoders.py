@@ -107,8 +107,8 @@ def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
     while frame[at + 1] != _CODING_STYLE:
         at += 2 + int.from_bytes(frame[at + 2 : at + 4])
     style = at + 12
-    # Told that code blocks end in a predictable way, OpenJPEG decodes the same and warns of each
-    # whose coded data is used up too early or too late: of damaged ones, and of no others.
+    # With a flag that code blocks end in a predictable way, OpenJPEG decodes the same and warns of
+    # each whose coded data is used up too early or too late: of damaged ones, and of no others.
     marked[style] |= 0 if frame[style] & _HIGH_THROUGHPUT else _PREDICTABLE_END
     with _ODD_ENDS as odd:
         values: NDArray[Any] = imagecodecs.jpeg2k_decode(bytes(marked), verbose=2)

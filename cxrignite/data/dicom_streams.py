@@ -144,7 +144,7 @@ def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> bytes:
 
 
 def _code_stream(frame: bytes) -> bytes:
-    """What the file format JP2 has in its box for it; other streams are given as they are."""
+    """Extract the code stream from the boxes of a JP2 file; other streams stay unchanged."""
     if not frame.startswith(_JP2):
         return frame
     at = 0

@@ -33,7 +33,7 @@ _LARGEST = 2.0**53
 
 @dataclass(frozen=True)
 class GreyRange:
-    """What every value that can be stored means, and which of that is black and white.
+    """Map every value that can be stored, and find which results are black and white.
 
     Attributes:
         values: Shape `(2**bits_stored,)`, by the stored bits taken as unsigned.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GreyScaling = Literal["file", "stored", "minmax", "percentiles"]
-"""Which values become black and white.
+"""The rule for which values become black and white.
 
 `file`: what the file says, by a window or a VOI LUT; a file of more than 8 bits that says nothing
 is scaled as common viewers do, from the least to the greatest value of its pixels. The others

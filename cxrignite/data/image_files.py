@@ -157,7 +157,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _refusal(entry: os.DirEntry[str]) -> str | None:
-    """Why a file is not taken: `None` if it is an image, empty if it looks like none."""
+    """Reason to leave a file out: `None` if it is an image, empty if it does not look like one."""
     name = entry.name
     # `._person1.jpeg` is what macOS keeps beside a file, and no image.
     if name.startswith("._") or name == _DICOM_DIRECTORY:

@@ -47,7 +47,7 @@ class _Component(NamedTuple):
 
 
 class Jpeg(NamedTuple):
-    """What a JPEG's header says, and the part of the file that its pixels are decoded from.
+    """A JPEG's header, and the part of the file that its pixels are decoded from.
 
     Attributes:
         width: Columns as stored.

@@ -133,7 +133,7 @@ def open_table(path: Path) -> Table:
 
 
 def _fit(rows: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """How well a delimiter suits lines: rows that are as wide as the header, and its width."""
+    """Rate a delimiter by the rows that are as wide as the header, then by the width."""
     width = len(rows[0]) if rows else 0
     return sum(len(row) >= width > 1 for row in rows), width
 

@@ -100,7 +100,7 @@ def open_pack(
 
 
 def inspected(pack: Pack, hashed: Inspection) -> Inspection:
-    """What building a pack has found out about films, as if they had been decoded one by one.
+    """Apply what building a pack found out about films, as if each had been decoded.
 
     Args:
         pack: Of these films.

@@ -1,4 +1,4 @@
-"""How many pixels and how much memory an image may claim, whatever its format."""
+"""Limits for the pixels and the memory that an image may claim, for all formats."""
 
 from __future__ import annotations
 

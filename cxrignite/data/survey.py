@@ -167,7 +167,7 @@ def _decoded(data: bytes, path: str, grey_scaling: GreyScaling) -> tuple[NDArray
 
 
 def _colour(image: Image.Image) -> float:
-    """How far the channels of an image are apart, in grey levels."""
+    """Mean distance between the channels of an image, in grey levels."""
     small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     channels = np.asarray(small).astype(np.int16)
     return float((channels.max(axis=2) - channels.min(axis=2)).mean())

@@ -1,4 +1,4 @@
-"""How much better than chance the decisions at a threshold are."""
+"""Youden's J: the distance of the decisions at a threshold from chance."""
 
 from __future__ import annotations
 

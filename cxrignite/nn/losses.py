@@ -162,7 +162,7 @@ def fitted_loss(loss: nn.Module) -> nn.Module:
 
 
 def _complaint_of(called: nn.Module, loss: nn.Module) -> str:
-    """Why a loss does not do, as a message; empty where it does."""
+    """Find what is wrong with a loss; empty if nothing is."""
     name, rule = type(loss).__name__, "of one logit and one label an image, as BCEWithLogitsLoss"
     is_own = type(loss).__module__.partition(".")[0] not in ("torch", "monai")
     ones, zeros = torch.ones(4), torch.zeros(4)

@@ -30,12 +30,11 @@ from cxrignite.functional.shift import ShiftCheck
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.scores import SplitScores
-from cxrignite.workflows.usability import why_not_usable
+from cxrignite.workflows.usability import num_resamples, why_not_usable
 
 _logger = logging.getLogger(__name__)
 
 _MOST_SUBGROUPS = 12  # values of one attribute
-_FEW_RESAMPLES_ABOVE = 20_000  # films; a sample that large needs no finer interval
 
 
 def assess(
@@ -75,7 +74,9 @@ def assess(
         threshold = decision.point.threshold
         confusion = scores.confusion(threshold)
         content["at_threshold"] = _decisions(threshold, confusion, by_patient["at_threshold"])
-    content["not_usable"] = list(why_not_usable(scores, decision.threshold))
+    drawn = by_patient["ranking"] | by_patient.get("at_threshold", {})
+    intervals = {name: Interval(*(pair or (math.nan, math.nan))) for name, pair in drawn.items()}
+    content["not_usable"] = list(why_not_usable(scores, decision.threshold, intervals))
     content["operating_point"] = decision.to_dict()
     content["calibration"] = dict.fromkeys(("raw", "natural", "platt", "temperature")) | {
         scale: {
@@ -170,8 +171,7 @@ def _values_and_intervals(
         }
 
     once = joined(np.ones((1, len(patients))))
-    num_resamples = 2000 if len(patients) <= _FEW_RESAMPLES_ABOVE else 500
-    intervals = bootstrap_intervals(joined, patients, num_resamples=num_resamples)
+    intervals = bootstrap_intervals(joined, patients, num_resamples=num_resamples(len(patients)))
     values: dict[str, dict[str, Any]] = {group: {} for group in prepared}
     pairs: dict[str, dict[str, Any]] = {group: {} for group in prepared}
     for key, value in once.items():

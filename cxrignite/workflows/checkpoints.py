@@ -1,4 +1,4 @@
-"""What a run's checkpoints hold, checked before it is used.
+"""Validation of a checkpoint's content before it is used.
 
 Their digests say that the bytes are those that were saved, and nothing of whether they fit: the
 user's model may have changed since, and a file may come from anywhere.
@@ -153,7 +153,7 @@ def load_state(thing: Any, state: Any, name: str) -> None:
 
 
 def _misfit(thing: Any, own: Any, state: Any) -> str:
-    """Why a state cannot be that of a thing with another state; empty if it can."""
+    """Compare the form of a state with that of a fresh object; empty if it fits."""
     if isinstance(own, Mapping) and not isinstance(state, Mapping):
         return f"it must be a mapping, got {type(state).__name__}"
     # The state of a handler or of a user's schedule may grow; these keep the form of a fresh one.
@@ -166,7 +166,7 @@ def _misfit(thing: Any, own: Any, state: Any) -> str:
 
 
 def _difference(own: Any, state: Any, key: str) -> str:
-    """Where a state has another form than a fresh one; empty where it has none."""
+    """Find the first place where a state has another form than a fresh one; empty if none has."""
     where = f"{key} " if key else ""
     if isinstance(own, Mapping):
         if not isinstance(state, Mapping):
@@ -192,7 +192,7 @@ def _difference(own: Any, state: Any, key: str) -> str:
 
 
 def _misfit_of_optimizer(thing: Any, own: Any) -> str:
-    """What of a loaded optimizer has another form than in its fresh groups and its parameters."""
+    """Compare a loaded optimizer with its fresh groups and with its parameters."""
     if not isinstance(thing, torch.optim.Optimizer):
         return ""
     for fresh, group in zip(own["param_groups"], thing.param_groups, strict=True):

@@ -114,7 +114,7 @@ class Decision:
 
     @property
     def warning(self) -> str:
-        """Why the threshold is not usable, in a line that is shown first; empty where it is."""
+        """One line that says why the threshold is not usable and is shown first; empty if it is."""
         return unusable_warning(self.not_usable, films_in_words(self.chosen_on))
 
     def describe(self) -> str:

@@ -13,7 +13,7 @@ import yaml
 from cxrignite.errors import DamagedRunError, RunFolderError
 
 PLACES = ("data.source.init_args.root", "data.source.init_args.path")
-"""Where the films of a run lie; which films they are, `split.csv` says by their digests."""
+"""Keys for the place of the films of a run; `split.csv` identifies them by their digests."""
 
 _MAY_CHANGE = (
     "trainer.max_epochs",  # to go on for longer

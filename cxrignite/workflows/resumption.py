@@ -1,4 +1,4 @@
-"""What a run goes on from, and everything that speaks against it, before anything is changed."""
+"""The state that a run is resumed from, and all checks before anything is changed."""
 
 from __future__ import annotations
 

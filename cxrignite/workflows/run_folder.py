@@ -78,10 +78,12 @@ class RunFolder(RunPaths):
         with handle:
             try:
                 lock_file(handle)
-            except OSError as error:
+            except BlockingIOError as error:
                 handle.seek(0)
                 pid = handle.read().strip() or "unknown"
                 raise RunFolderError(f"{self.root} is in use by process {pid}") from error
+            except OSError as error:  # a file system without locks
+                raise RunFolderError(f"cannot lock {self.root}: {error.strerror}") from error
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
@@ -104,7 +106,7 @@ class RunFolder(RunPaths):
         self.files.write(self.recipe_path, recipe_text.encode())
 
     def read_starts(self) -> list[dict[str, Any]]:
-        """What `environment.json` says of each start; nothing before the first.
+        """Read the starts from `environment.json`; empty before the first.
 
         Raises:
             DamagedRunError: The file is damaged, lost, or not as it was written.
@@ -239,7 +241,7 @@ class RunFolder(RunPaths):
             decision = Decision.from_dict(content)
         except (ValueError, KeyError, TypeError) as error:
             missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise DamagedRunError(f"{path} is damaged: {missing}") from error
+            raise DamagedRunError(f"{path} is damaged or of an older version: {missing}") from error
         if decision.weights_sha256 != self.weights_sha256():
             raise CheckpointError(
                 f"{path} is the operating point of other weights than {self.best_path}: "
@@ -273,7 +275,7 @@ class RunFolder(RunPaths):
         return max(looks[digest] for digest in digests)
 
     def read_looks(self) -> dict[str, int]:
-        """How often each film was scored, by the start of its digest.
+        """Read how often each film was scored, by the start of its digest.
 
         Raises:
             DamagedRunError: The count is damaged, lost, or not as it was written.

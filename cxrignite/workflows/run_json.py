@@ -28,7 +28,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """What `environment.json` says of each start of a run.
+    """Read the starts of a run from `environment.json`.
 
     Args:
         path: The file; nothing if it does not exist.
@@ -45,7 +45,7 @@ def read_starts(path: Path) -> list[dict[str, Any]]:
 
 
 def read_counts(path: Path) -> dict[str, int]:
-    """How often each film was scored, by the start of its digest.
+    """Read how often each film was scored, by the start of its digest.
 
     Args:
         path: The file; nothing if it does not exist.

@@ -1,4 +1,4 @@
-"""Where the files of a run lie, and which of them show how far it came."""
+"""Paths of the files of a run, and what their existence shows."""
 
 from __future__ import annotations
 

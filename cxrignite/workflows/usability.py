@@ -7,10 +7,9 @@ apart no better than a lot is written here once, for the terminal, the tables an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cxrignite.functional import (
     Interval,
@@ -27,8 +26,17 @@ NOT_USABLE = "not usable"
 _MANY_FILMS = 20_000  # need no finer interval than few resamples give
 
 
-def why_not_usable(scores: SplitScores, threshold: float | None) -> tuple[str, ...]:
-    """Why films do not show that decisions at a threshold are better than chance.
+def num_resamples(num_images: int) -> int:
+    """Number of bootstrap resamples for the intervals of a split."""
+    return 2000 if num_images <= _MANY_FILMS else 500
+
+
+def why_not_usable(
+    scores: SplitScores,
+    threshold: float | None,
+    by_patient: Mapping[str, Interval] | None = None,
+) -> tuple[str, ...]:
+    """List why films do not show that decisions at a threshold are better than chance.
 
     The intervals are those by film and by patient, whichever reaches lower: films of one patient
     resemble each other, and where all resamples agree the bootstrap has no interval.
@@ -36,6 +44,8 @@ def why_not_usable(scores: SplitScores, threshold: float | None) -> tuple[str, .
     Args:
         scores: The films and their scores.
         threshold: A score at or above it is positive; null where none was chosen.
+        by_patient: Intervals of `roc_auc` and of `balanced_accuracy` at the threshold, from
+            resamples of the patients; null draws them.
 
     Returns:
         The reasons, none where the threshold is usable, where there is none, or where a class is
@@ -45,17 +55,18 @@ def why_not_usable(scores: SplitScores, threshold: float | None) -> tuple[str, .
         return ()
     cells = scores.confusion(threshold)
     ranking = ranking_statistics(scores.y_score, scores.y_true)
-    decisions = decision_statistics(scores.y_score, scores.y_true, threshold)
-
-    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        j = 2 * decisions(weights)["balanced_accuracy"] - 1
-        return {"auc": ranking(weights)["roc_auc"], "j": j}
-
-    resamples = 2000 if scores.num_images <= _MANY_FILMS else 500
-    by_patient = bootstrap_intervals(statistics, scores.patients, num_resamples=resamples)
-    auc, j = (float(each[0]) for each in statistics(np.ones((1, scores.num_images))).values())
-    area = _lower(delong_interval(scores.y_score, scores.y_true), by_patient["auc"])
-    youden = _lower(youden_interval(cells), by_patient["j"])
+    if by_patient is None:
+        decisions = decision_statistics(scores.y_score, scores.y_true, threshold)
+        by_patient = bootstrap_intervals(
+            lambda weights: {**ranking(weights), **decisions(weights)},
+            scores.patients,
+            num_resamples=num_resamples(scores.num_images),
+        )
+    auc = float(ranking(np.ones((1, scores.num_images)))["roc_auc"][0])
+    j = cells.tpr + cells.tnr - 1
+    area = _lower(delong_interval(scores.y_score, scores.y_true), by_patient["roc_auc"])
+    low, high = by_patient["balanced_accuracy"]
+    youden = _lower(youden_interval(cells), Interval(2 * low - 1, 2 * high - 1))
     reasons = []
     if cells.tp == 0:
         reasons.append(f"none of {cells.fn} {scores.classes[1]} films is found")
@@ -80,7 +91,7 @@ def unusable_warning(reasons: Sequence[str], films: str) -> str:
 
 
 def films_in_words(chosen_on: str) -> str:
-    """What the films that chose a threshold are called; a site keeps its name."""
+    """Name the films that chose a threshold; a site keeps its name."""
     return {"val": "validation", "calibration": "the calibration split"}.get(chosen_on, chosen_on)
 
 

@@ -86,7 +86,7 @@ def damaged(whole: bytes, kind: str, rng: np.random.Generator) -> bytes:
 
 
 def outcomes(whole: bytes, kinds: list[str], name: str) -> tuple[int, int]:
-    """How many of ten are served, and how many of them differ by more than two grey levels."""
+    """Count the served files of ten, and those that differ by more than two grey levels."""
     expected = decode_dicom(whole, "a").astype(float)
     num_served = num_wrong = 0
     for number in range(10):

@@ -1,4 +1,4 @@
-"""What is no fault of an image, though it arrives while one is read."""
+"""Errors that arrive while an image is read and are not about the image."""
 
 import errno
 import os

@@ -14,6 +14,7 @@ from cxrignite.workflows.assessment import assess, judge
 from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.scores import SplitScores
 from cxrignite.workflows.tables import banner, score_table
+from cxrignite.workflows.usability import why_not_usable
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 LEDGER = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=0.6)
@@ -87,6 +88,15 @@ def test_every_figure_has_an_interval_that_holds_it(content):
     rates = {"tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy"}
     assert set(content["at_half"]["patient_intervals"]) == rates
     assert set(content["patient_intervals"]) == {"roc_auc", "average_precision"}
+
+
+def test_a_weak_threshold_is_not_usable_by_the_same_resamples_or_by_new_ones():
+    rng = np.random.default_rng(0)
+    weak = scored(rng.uniform(size=60), np.repeat([0, 1], 30))
+    decision = decided(weak)
+    reasons = assessed(weak, decision)["not_usable"]
+    assert reasons
+    assert reasons == list(why_not_usable(weak, decision.threshold))
 
 
 def test_a_subgroup_of_one_class_is_ranked_against_all_of_the_other(scores, content):

@@ -1,4 +1,4 @@
-"""What a report says of where its data come from and how they reached the model.
+"""A report's statements on the source of its data and on how they reached the model.
 
 Each sentence comes from the recipe's keys that were in force or from what the run left, and a part
 that is not known says so: a default of one source is not a fact about another.
@@ -18,7 +18,7 @@ _BY_NAME = ("ClassFolders", "Phantom")
 
 
 def patient_origin(source: Record, films: Sequence[Film]) -> str:
-    """Where it was read who is one patient, and how many films were taken for a patient each.
+    """Describe how patients were identified, and count the films that counted as one each.
 
     Args:
         source: The recipe's `data.source`.
@@ -47,7 +47,7 @@ def patient_origin(source: Record, films: Sequence[Film]) -> str:
 
 
 def batch_words(data: Record, trainer: Record, num_processes: int | None) -> str:
-    """How many images make one step of the optimizer.
+    """Count the images of one step of the optimizer.
 
     Args:
         data: The recipe's `data`.
@@ -72,7 +72,7 @@ def batch_words(data: Record, trainer: Record, num_processes: int | None) -> str
 
 
 def films_of_splits(records: RunRecords) -> str:
-    """What came of the shares that were asked for: a source may have splits of its own."""
+    """Count the films of each split: a source may have splits of its own."""
     counts = [
         (sum(film.split == name for film in records.films), split_word(name))
         for name in records.split_names
@@ -81,7 +81,7 @@ def films_of_splits(records: RunRecords) -> str:
 
 
 def fold_words(data: Record) -> str:
-    """Which fold validated; empty where it was no fold."""
+    """Name the fold that validated; empty if there are no folds."""
     index, count = data.count("fold.index"), data.count("fold.count")
     if index is None or count is None:
         return ""
@@ -89,7 +89,7 @@ def fold_words(data: Record) -> str:
 
 
 def of_starts(starts: Sequence[Record], key: str) -> str:
-    """What each start of a run had, in their order; said once where all had the same."""
+    """List a property of each start of a run in order, once if all have the same."""
     values = (str(start.get(key)) for start in starts if start.get(key) is not None)
     return ", then ".join(dict.fromkeys(values))
 

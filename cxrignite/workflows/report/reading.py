@@ -192,7 +192,7 @@ class RunRecords:
         return {name: tree for name, tree in trees.items() if tree}
 
     def _manifest(self, checkpoint: Path) -> Record:
-        """What is known of a checkpoint; it is none of the files that have a digest."""
+        """Read a checkpoint's manifest, which is not among the files with a digest."""
         path = manifest_path(checkpoint)
         if not path.exists():
             return Record()

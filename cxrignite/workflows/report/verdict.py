@@ -58,7 +58,7 @@ def split_word(name: str) -> str:
 
 
 def usability_warnings(point: Record, scored: Mapping[str, Record]) -> list[str]:
-    """Why a threshold is not usable: by the films that chose it, then by those scored since.
+    """List why a threshold is not usable: by the films that chose it, then by later ones.
 
     Args:
         point: The operating point.
