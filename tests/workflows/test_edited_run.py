@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 import shutil
 
 import pytest
@@ -137,3 +138,102 @@ def test_a_run_without_digests_is_believed_with_a_warning_until_it_gets_some(run
     assert "split.csv" in json.loads((run_dir / "digests.json").read_text())
     assert run(argv("report", run_dir)) == 0
     assert "digests.json" not in capsys.readouterr().err
+
+
+def changed_number(data, moments):
+    """One digit that is another."""
+    at = moments.choice([at for at, byte in enumerate(data) if chr(byte) in "0123456789"])
+    digits = [digit for digit in b"0123456789" if digit != data[at]]
+    return data[:at] + bytes([moments.choice(digits)]) + data[at + 1 :]
+
+
+def without_a_part(data, moments):
+    first, last = sorted(moments.sample(range(len(data)), 2))
+    return data[:first] + data[last:]
+
+
+def with_lines_exchanged(data, moments):
+    lines = data.split(b"\n")
+    one, other = moments.sample(range(len(lines)), 2)
+    lines[one], lines[other] = lines[other], lines[one]
+    return b"\n".join(lines)
+
+
+def with_a_line_twice(data, moments):
+    lines = data.splitlines(keepends=True)
+    at = moments.randrange(len(lines))
+    return b"".join([*lines[: at + 1], *lines[at:]])
+
+
+def with_a_word_of(word):
+    def change(data, moments):
+        at = moments.randrange(len(data))
+        return data[:at] + word + data[at:]
+
+    return change
+
+
+RANDOM_EDITS = {
+    "cut": lambda data, moments: data[: moments.randrange(len(data))],
+    "without a part": without_a_part,
+    "another digit": changed_number,
+    "another bit": lambda data, moments: bytes(
+        byte ^ (moments.choice([1, 4, 32, 128]) if at == len(data) // 2 else 0)
+        for at, byte in enumerate(data)
+    ),
+    "zeroed": lambda data, _: bytes(len(data)),
+    "empty": lambda data, _: b"",
+    "lines exchanged": with_lines_exchanged,
+    "a line twice": with_a_line_twice,
+    "not a number": with_a_word_of(b"NaN"),
+    "brackets": with_a_word_of(b"[" * 5000),
+    "null": with_a_word_of(b"\0"),
+    "not UTF-8": with_a_word_of(b"\xff\xfe"),
+    "lost": lambda data, _: None,
+    "a folder": lambda data, _: ...,
+}
+
+
+@pytest.mark.slow
+def test_of_two_hundred_edits_none_is_missed_and_none_ends_in_a_traceback(
+    trained, argv, tmp_path, capsys
+):
+    """Which file, which edit and where in it are drawn; every command is asked."""
+    moments = random.Random(0)
+    readers = {
+        **READ_BY,
+        "metrics/test.json": ("report",),
+        "metrics/calibration.json": ("report",),
+        "predictions/val.csv": ("report",),
+        "predictions/calibration.csv": ("report",),
+        "explain/test/explain.csv": ("report",),
+        "explain/test/explain.json": ("report",),
+        "checkpoints/best.pt": ("test", "predict"),
+        "checkpoints/last.json": ("fit",),
+        "checkpoints/last.pt": ("fit",),
+    }
+    edited = 0
+    while edited < 200:
+        name, edit = moments.choice([*readers]), moments.choice([*RANDOM_EDITS])
+        folder = tmp_path / str(edited)
+        shutil.copytree(trained, folder)
+        path = folder / name
+        before = path.read_bytes()
+        after = RANDOM_EDITS[edit](before, moments)
+        if after == before:
+            continue
+        edited += 1
+        path.unlink()
+        if after is ...:
+            path.mkdir()
+        elif after is not None:
+            path.write_bytes(after)
+        for verb in ("fit", "test", "predict", "report", "compare"):
+            code = run(argv(verb, folder))
+            printed = capsys.readouterr().err
+            assert "Traceback" not in printed, (name, edit, verb, printed)
+            # One of the two last checkpoints may be lost, and a file that is none is made again.
+            noticed = code in (1, 2, 3) or (code == 0 and path.name in printed)
+            if verb in readers[name]:
+                assert noticed, (name, edit, verb, code, printed)
+        shutil.rmtree(folder)
