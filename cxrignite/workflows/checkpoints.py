@@ -128,6 +128,17 @@ def check_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{_NO_FIT}: {'; '.join(told)}; {_WAY_OUT}")
 
 
+def does_not_run(model: nn.Module, error: Exception) -> CheckpointError:
+    """Make the error of a model that took the weights of a checkpoint and takes no image.
+
+    Args:
+        model: The recipe's.
+        error: What it raised for a blank image.
+    """
+    name = type(model).__name__
+    return CheckpointError(f"{name} takes no image any more: {_one_line(error)}; {_WAY_OUT}")
+
+
 def load_state(thing: Any, state: Any, name: str) -> None:
     """Give a part of a training the state that a checkpoint has of it.
 

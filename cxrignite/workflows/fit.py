@@ -121,7 +121,7 @@ def _fit(
         check_leakage(recipe, folder, leaks)
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
         stack.callback(data.close)
-        check_image_size(model, data)
+        check_image_size(model, data.image_size, is_restored=checkpoint is not None)
         if recipe.explain.target_layer is not None:
             explained_layer(recipe, model, data.image_size)  # a slip shows now, not in the end
         check_certificates(recipe, data)

@@ -19,7 +19,7 @@ from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.checkpoints import load_weights
+from cxrignite.workflows.checkpoints import does_not_run, load_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -72,14 +72,21 @@ def build_data(
     )
 
 
-def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
+def check_image_size(
+    model: BinaryClassifier, size: tuple[int, int], *, is_restored: bool = False
+) -> None:
     """Refuse images that the model cannot take, before the first step.
+
+    Args:
+        model: The classifier.
+        size: Rows and columns of the preprocessed images.
+        is_restored: True if its weights are a checkpoint's, and took images of this size before.
 
     Raises:
         RecipeError: The preprocessed films have another size than the backbone was built for, or
             its layers do not take them: too small for one, or layers that do not fit each other.
+        CheckpointError: The model is a user's, whose code has changed since it was trained.
     """
-    size = data.image_size
     if model.image_size not in (None, size):
         raise RecipeError(
             f"data.image_size must be {list(model.image_size)} for this model, got {list(size)}"
@@ -88,9 +95,12 @@ def check_image_size(model: BinaryClassifier, data: XrayData) -> None:
     try:
         with torch.no_grad(), evaluation_mode(model):
             model(blank)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # of a user's model
+        if is_restored and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise does_not_run(model, error) from error
         # What else may go wrong, such as memory that runs out, is told as it is in a first step.
-        if not re.search(r"\b(size|shape)s?\b", str(error)):
+        is_size = re.search(r"\b(size|shape)s?\b", str(error))
+        if not (is_size and isinstance(error, RuntimeError | ValueError)):
             raise
         reason = str(error).splitlines()[0]
         raise RecipeError(

@@ -16,7 +16,7 @@ from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.recipe import Recipe
 from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.films import other_films
-from cxrignite.workflows.parts import build_data, build_model
+from cxrignite.workflows.parts import build_data, build_model, check_image_size
 from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import score_split
@@ -97,6 +97,7 @@ def _recalibrate(
         stack.callback(data.close)
         best = load_best(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
+        check_image_size(model, data.image_size, is_restored=True)
         scores = score_split(model, data, "calibration", recipe=recipe, session=session)
         try:
             point = select_operating_point(

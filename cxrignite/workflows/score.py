@@ -35,7 +35,7 @@ from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.illustrations import illustrate_scores
-from cxrignite.workflows.parts import build_data, build_model
+from cxrignite.workflows.parts import build_data, build_model, check_image_size
 from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.scores import SplitScores
@@ -108,6 +108,7 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         data = build_data(recipe, films, device=session.device)
         stack.callback(data.close)
         model = build_model(recipe, session.device, best["model"])
+        check_image_size(model, data.image_size, is_restored=True)
         scores = score_split(model, data, split, recipe=recipe, session=session)
         if not session.leads:
             return

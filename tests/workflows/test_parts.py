@@ -25,14 +25,14 @@ def data(tmp_path):
 def test_images_of_a_fitting_size_pass(size, data):
     model = LightCNN(width=2)
     model.image_size = size
-    check_image_size(model, data)
+    check_image_size(model, data.image_size)
 
 
 def test_images_of_another_size_are_refused_before_training(data):
     model = LightCNN(width=2)
     model.image_size = (64, 64)
     with refused(RecipeError, "[64, 64]", "[48, 64]"):
-        check_image_size(model, data)
+        check_image_size(model, data.image_size)
 
 
 def films_of(counts: dict[str, tuple[int, int]]) -> XrayData:
@@ -91,7 +91,7 @@ def test_images_too_small_for_the_layers_are_refused_before_training(tmp_path):
     Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(path)
     data = XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
     with pytest.raises(RecipeError) as caught:
-        check_image_size(LightCNN(width=2), data)
+        check_image_size(LightCNN(width=2), data.image_size)
     # It ends in torch's own words.
     assert missing(str(caught.value), ["data.image_size", "[1, 1]"]) == []
     assert "\n" not in str(caught.value)
@@ -105,11 +105,11 @@ def test_another_error_of_the_model_is_not_blamed_on_the_images(data):
             raise own
 
     with pytest.raises(RuntimeError) as caught:
-        check_image_size(Broken(width=2), data)
+        check_image_size(Broken(width=2), data.image_size)
     assert caught.value is own
 
 
 def test_the_check_leaves_the_model_in_its_mode(data):
     model = LightCNN(width=2)
-    check_image_size(model, data)
+    check_image_size(model, data.image_size)
     assert all(part.training for part in model.modules())

@@ -162,19 +162,26 @@ from cxrignite.nn import LightCNN
 class Net(LightCNN):
     def __init__(self, width: int = 8, stride: int = 8, dropout: float = 0.1) -> None:
         super().__init__(width=width, stride=stride, dropout=dropout)
-        self.extra = nn.Linear(2, 2)
+        CHANGE
 """
 
 
+@pytest.mark.parametrize(
+    ("change", "width", "facts"),
+    [
+        ("self.extra = nn.Linear(2, 2)", 4, ["extra.weight", "backbone.0.0.weight"]),
+        ("self.forward = lambda images, age: images", 8, ["Net takes", "age"]),
+    ],
+)
 def test_a_model_whose_code_has_changed_is_refused_in_one_line(
-    trained, run_dir, unchanged, tmp_path, command
+    change, width, facts, trained, run_dir, unchanged, tmp_path, command
 ):
     # Found by the commands in their folder; in this process every later help would name it.
-    (tmp_path / "changed_model.py").write_text(CHANGED_MODEL)
+    (tmp_path / "changed_model.py").write_text(CHANGED_MODEL.replace("CHANGE", change))
     folder = RunFolder(run_dir)
     recipe = yaml.safe_load(folder.recipe_path.read_text())
     recipe["model"]["class_path"] = "changed_model.Net"
-    recipe["model"]["init_args"] = {"width": 4, "stride": 8, "dropout": 0.1}
+    recipe["model"]["init_args"] = {"width": width, "stride": 8, "dropout": 0.1}
     folder.files.write(folder.recipe_path, yaml.safe_dump(recipe).encode())
     folder.files.settle()
     last = folder.checkpoints_dir / "last.pt"
@@ -191,7 +198,7 @@ def test_a_model_whose_code_has_changed_is_refused_in_one_line(
     ):
         done = command(*line.split())
         assert done.returncode == 3, line
-        error_line(done.stderr, "extra.weight", "backbone.0.0.weight")
+        error_line(done.stderr, *facts)
         assert is_as_it_was(), line
 
 

@@ -91,7 +91,7 @@ def _benchmark(
         pack = open_pack(Path(packs), films, pipeline, num_workers=recipe.data.num_workers)
         build_seconds = perf_counter() - start
         data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
-        check_image_size(model, data)
+        check_image_size(model, data.image_size)
         # What each of many loaders and runs would say of itself, again and again.
         with quietly():
             stages = measure_stages(

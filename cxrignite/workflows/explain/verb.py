@@ -28,7 +28,13 @@ from cxrignite.workflows.explain import figures
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 from cxrignite.workflows.explain.tables import map_table
 from cxrignite.workflows.illustrations import keep_figure
-from cxrignite.workflows.parts import build_data, build_model, build_pipeline, explained_layer
+from cxrignite.workflows.parts import (
+    build_data,
+    build_model,
+    build_pipeline,
+    check_image_size,
+    explained_layer,
+)
 from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import Scoring, films_to_score, score_split
 from cxrignite.workflows.scores import SplitScores
@@ -134,6 +140,7 @@ class _ExplainedRun:
         self, films: Sequence[Film], choice: ImageChoice, image_size: tuple[int, int]
     ) -> GradCAMExporter:
         """What draws maps of these films, in an empty folder."""
+        check_image_size(self.model, image_size, is_restored=True)
         self.layer = explained_layer(self.recipe, self.model, image_size)
         if self.session.leads:
             self.clear()

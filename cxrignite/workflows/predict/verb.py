@@ -22,7 +22,7 @@ from cxrignite.terminal import counted
 from cxrignite.workflows.checkpoints import load_best
 from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.kept_memory import kept_memory
-from cxrignite.workflows.parts import build_model, build_pipeline, explained_layer
+from cxrignite.workflows.parts import build_model, build_pipeline, check_image_size, explained_layer
 from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import (
@@ -127,6 +127,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe)
         image_size = _image_size(recipe, pipeline, frozen, listing.films)
+        if image_size is not None:
+            check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
             model,
             device=session.device,
