@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import LoaderSettings, Pipeline, RandomAffine, XrayData, open_pack
-from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms
 from cxrignite.workflows.parts import build_pipeline
 

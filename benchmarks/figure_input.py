@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import (
     ClassFolders,
     Film,
@@ -32,7 +33,6 @@ from cxrignite.data import (
     read_image,
 )
 from cxrignite.data.inspection import inspect_films
-from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms
 from cxrignite.workflows.parts import build_pipeline
 

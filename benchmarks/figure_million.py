@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import ClassFolders, Film, Source
 from cxrignite.data.leakage import leaked_pairs
-from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.films import collector_paused, read_and_pack, split_films
 from cxrignite.workflows.parts import build_data, build_pipeline
 

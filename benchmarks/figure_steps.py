@@ -18,13 +18,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import Phantom, open_pack
+from cxrignite.engines.session import open_session
 from cxrignite.nn import BinaryClassifier, ImageNormalizer
-from cxrignite.parsing import parse_recipe
-from cxrignite.workflows.benchmark.variants import Settings, Variant, VariantRunner
+from cxrignite.runs.benchmark_result import Settings, Variant
+from cxrignite.workflows.benchmark.variants import VariantRunner
 from cxrignite.workflows.films import read_films, split_films
 from cxrignite.workflows.parts import build_model, build_pipeline
-from cxrignite.workflows.session import open_session
 
 RECIPE = """\
 seed: 1

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cxrignite import cli
-from cxrignite.parsing import recipe_json_schema
-from cxrignite.verbs import VERBS
+from cxrignite.cli.commands import VERBS
+from cxrignite.cli.parsing import recipe_json_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 _HELP_WIDTH = "84"  # columns that fit beside the navigation

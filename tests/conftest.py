@@ -1,6 +1,7 @@
 """What the tests share: commands in forked processes, one trained run, the kept messages."""
 
 import gc
+import io
 import os
 import shutil
 import sys
@@ -8,9 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from forked import ADDRESS, SESSION, Done, Forked, run_forked, start_server, wait_for_server
 from messages import SNAPSHOT, current_test, function_of, snapshot
+from PIL import Image
 from shared_run import shared_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -214,3 +217,19 @@ def smoke_arguments(tmp_path_factory, recipes_dir):
     root = tmp_path_factory.mktemp("smoke") / "phantom"
     overlay = recipes_dir / "overlays" / "smoke.yaml"
     return ["--config", str(overlay), "--data.source.root", str(root)]
+
+
+@pytest.fixture
+def assert_nothing_is_cut():
+    """Check that a figure's border is white, so that nothing drawn reaches over it."""
+
+    def check(figure):
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        image = np.asarray(Image.open(file).convert("RGB"))
+        border = np.concatenate([image[:2], image[-2:]]).reshape(-1, 3)
+        sides = np.concatenate([image[:, :2], image[:, -2:]]).reshape(-1, 3)
+        assert (border == 255).all()
+        assert (sides == 255).all()
+
+    return check

@@ -24,11 +24,6 @@ def test_there_are_sources_to_check():
     assert len(SOURCES) > 30
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_source_file_is_over_300_lines(path):
-    assert len(path.read_text().splitlines()) <= 300
-
-
 def test_no_room_is_named_after_nothing():
     nameless = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core"}
     parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in SOURCES}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrignite import verbs
+from cxrignite.cli import commands as verbs
 
 ROOT = Path(__file__).resolve().parents[1]
 # By docs/generate.py, when the site is built; test_reference.py is about them.

@@ -27,10 +27,11 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from cxrignite import cli, verbs
+from cxrignite import cli
+from cxrignite.cli import commands as verbs
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import Phantom
-from cxrignite.parsing import parse_recipe
-from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -248,12 +249,14 @@ def understand(monkeypatch):
         return own if own.is_file() else ROOT / "recipes" / "baseline_cnn.yaml"
 
     for work in (
-        *("fit.fit", "score.score", "recalibrate.recalibrate", "compare.compare_runs"),
-        *("report.write_report", "shipped.copy_recipe", "benchmark.benchmark"),
-        *("explain.explain", "explain.explain_files", "audit.audit"),
-        *("predict.predict", "download.arguments.download"),
+        *("workflows.fit.fit", "workflows.score.score", "workflows.recalibrate.recalibrate"),
+        *("workflows.compare.compare_runs", "workflows.benchmark.benchmark"),
+        *("workflows.explain.explain", "workflows.explain.explain_files"),
+        *("workflows.audit.audit", "workflows.predict.predict"),
+        *("reporting.html.write_report", "cli.shipped_recipes.copy_recipe"),
+        "cli.download_arguments.download",
     ):
-        monkeypatch.setattr(f"cxrignite.workflows.{work}", reached)
+        monkeypatch.setattr(f"cxrignite.{work}", reached)
     monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)
     monkeypatch.chdir(ROOT)
 

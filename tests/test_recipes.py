@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from cxrignite.cli import run
-from cxrignite.parsing import parse_recipe
+from cxrignite.cli.parsing import parse_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
 WEIGHTLESS = ["--model.weights", "null"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cxrignite.parsing import recipe_json_schema
-from cxrignite.verbs import VERBS
+from cxrignite.cli.commands import VERBS
+from cxrignite.cli.parsing import recipe_json_schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

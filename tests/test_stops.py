@@ -59,7 +59,7 @@ PHASES = [
     ("fit", "cxrignite.workflows.fit.score_split"),
     ("test", "cxrignite.workflows.score.score_split"),
     ("explain", "cxrignite.workflows.explain.verb.build_model"),
-    ("report", "cxrignite.workflows.report.write_report"),
+    ("report", "cxrignite.reporting.html.write_report"),
 ]
 
 

@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +26,20 @@ Baseline = Literal["mean", "blur"]
 is Gaussian, its deviation a twentieth of the image's shorter side."""
 
 _BLUR_SHARE = 0.05
+
+
+class MeanCurves(NamedTuple):
+    """Mean scores while pixels go, or come.
+
+    Attributes:
+        fraction: Share of the pixels that were changed, shape `(S + 1,)`.
+        by_map: By the maps, shape `(S + 1,)`.
+        by_chance: By random maps, shape `(S + 1,)`.
+    """
+
+    fraction: NDArray[np.float64]
+    by_map: NDArray[np.float64]
+    by_chance: NDArray[np.float64]
 
 
 class PerturbationCurve(NamedTuple):

@@ -28,9 +28,9 @@ from cxrignite.functional.intervals import (
 )
 from cxrignite.functional.shift import ShiftCheck
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
-from cxrignite.workflows.decision import Decision
-from cxrignite.workflows.scores import SplitScores
-from cxrignite.workflows.usability import num_resamples, why_not_usable
+from cxrignite.runs.decision import Decision
+from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.usability import num_resamples, why_not_usable
 
 _logger = logging.getLogger(__name__)
 

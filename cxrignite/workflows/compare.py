@@ -25,9 +25,9 @@ from cxrignite.functional.intervals import (
     delong_difference,
 )
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
+from cxrignite.reporting.tables import alarm
+from cxrignite.runs.scored_run import ScoredRun, check_same_films, read_scored_run
 from cxrignite.terminal import counted
-from cxrignite.workflows.scored_run import ScoredRun, check_same_films, read_scored_run
-from cxrignite.workflows.tables import alarm
 
 _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "balanced_accuracy", "brier")
 _METHODS = {"delong": "DeLong", "patient_bootstrap": "bootstrap by patient"}

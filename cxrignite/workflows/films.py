@@ -23,8 +23,8 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.splits import check_same_films
 from cxrignite.errors import DataError, PackError, RecipeError, UnreadableImageError
 from cxrignite.recipe import Recipe
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
-from cxrignite.workflows.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 

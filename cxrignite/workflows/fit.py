@@ -13,13 +13,19 @@ from ignite.engine import Engine, Events
 from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines import Precision, choose_precision
+from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import CheckpointError, NonFiniteError
 from cxrignite.functional import OperatingPoint
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
+from cxrignite.reporting.console import tell_data, tell_end, tell_split, tell_training
+from cxrignite.runs.checkpoints import load_best, load_weights
+from cxrignite.runs.decision import Decision, Scaling
+from cxrignite.runs.reference import Reference
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.usability import why_not_usable
 from cxrignite.workflows import illustrations
-from cxrignite.workflows.checkpoints import load_best, load_weights
-from cxrignite.workflows.decision import Decision, Scaling
 from cxrignite.workflows.films import (
     check_has_train,
     check_leakage,
@@ -32,7 +38,6 @@ from cxrignite.workflows.films import (
     split_films,
 )
 from cxrignite.workflows.kept_memory import kept_memory
-from cxrignite.workflows.narration import tell_data, tell_end, tell_split, tell_training
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
@@ -42,14 +47,9 @@ from cxrignite.workflows.parts import (
     deciding_split,
     explained_layer,
 )
-from cxrignite.workflows.reference import Reference
 from cxrignite.workflows.resumption import check_best, check_processes, is_complete, state_to_resume
-from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import Scoring, publish, score_split
-from cxrignite.workflows.scores import SplitScores
-from cxrignite.workflows.session import Session, open_session, seed_everything
 from cxrignite.workflows.training import Training
-from cxrignite.workflows.usability import why_not_usable
 
 _logger = logging.getLogger(__name__)
 

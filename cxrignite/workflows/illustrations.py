@@ -16,15 +16,16 @@ from cxrignite.durable_write import write_durably
 from cxrignite.handlers import BoardWriter, ScoreCollector
 from cxrignite.handlers.map_picture import as_png
 from cxrignite.output_marker import mark_output
-from cxrignite.workflows import figures, score_figures
-from cxrignite.workflows.charting import draw
-from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.reporting.plots import run_figures as figures
+from cxrignite.reporting.plots import score_figures
+from cxrignite.reporting.plots.charting import draw
+from cxrignite.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cxrignite.workflows.decision import Decision
-    from cxrignite.workflows.scores import SplitScores
+    from cxrignite.runs.decision import Decision
+    from cxrignite.runs.scores import SplitScores
 
 _SAMPLES_PER_CLASS = 6
 _LAST_OF_DATA = "class_distribution"

@@ -19,7 +19,7 @@ from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.checkpoints import does_not_run, load_weights
+from cxrignite.runs.checkpoints import does_not_run, load_weights
 
 _logger = logging.getLogger(__name__)
 

@@ -11,18 +11,18 @@ import numpy as np
 
 from cxrignite.data import Film
 from cxrignite.data.carving import carve_split
+from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.checkpoints import load_best
+from cxrignite.reporting.tables import alarm
+from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.reference import Reference
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.usability import why_not_usable
 from cxrignite.workflows.films import other_films
 from cxrignite.workflows.parts import build_data, build_model, check_image_size
-from cxrignite.workflows.reference import Reference
-from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import score_split
-from cxrignite.workflows.session import Session, open_session
-from cxrignite.workflows.tables import alarm
-from cxrignite.workflows.usability import why_not_usable
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from cxrignite.errors import CheckpointError, RunFolderError
 from cxrignite.handlers import latest_valid
 from cxrignite.handlers.checkpoint_loading import previous_path
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.checkpoints import check_weights, load_best, load_training_state
-from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.runs.checkpoints import check_weights, load_best, load_training_state
+from cxrignite.runs.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from cxrignite.data import Film, XrayData
 from cxrignite.engines import choose_precision, create_evaluator
+from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, NonFiniteError, RecipeError
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.handlers import (
@@ -30,18 +31,17 @@ from cxrignite.handlers import (
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
+from cxrignite.reporting.tables import alarm, banner, indented, score_table
+from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.decision import Decision
+from cxrignite.runs.reference import Reference
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.usability import unusable_warning
 from cxrignite.workflows.assessment import assess, judge
-from cxrignite.workflows.checkpoints import load_best
-from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.illustrations import illustrate_scores
 from cxrignite.workflows.parts import build_data, build_model, check_image_size
-from cxrignite.workflows.reference import Reference
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.scores import SplitScores
-from cxrignite.workflows.session import Session, open_session
-from cxrignite.workflows.tables import alarm, banner, indented, score_table
-from cxrignite.workflows.usability import unusable_warning
 
 _logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from cxrignite.engines import (
     create_evaluator,
     create_trainer,
 )
+from cxrignite.engines.session import Session, seed_everything
 from cxrignite.errors import CheckpointError, RecipeError
 from cxrignite.handlers import (
     BestCheckpoint,
@@ -40,11 +41,10 @@ from cxrignite.handlers import (
 )
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.checkpoints import load_state, load_weights
-from cxrignite.workflows.narration import EpochLines
+from cxrignite.reporting.console import EpochLines
+from cxrignite.runs.checkpoints import load_state, load_weights
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.parts import build_ledger, build_loss
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.session import Session, seed_everything
 
 _logger = logging.getLogger(__name__)
 

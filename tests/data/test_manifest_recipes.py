@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrignite.parsing import parse_recipe
+from cxrignite.cli.parsing import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "guides" / "manifests.md"

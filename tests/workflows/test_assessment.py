@@ -10,11 +10,11 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from cxrignite.data import Film
 from cxrignite.functional import ImbalanceLedger, Interval, ShiftCheck, select_operating_point
+from cxrignite.reporting.tables import banner, score_table
+from cxrignite.runs.decision import Decision, Scaling
+from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.usability import why_not_usable
 from cxrignite.workflows.assessment import assess, judge
-from cxrignite.workflows.decision import Decision, Scaling
-from cxrignite.workflows.scores import SplitScores
-from cxrignite.workflows.tables import banner, score_table
-from cxrignite.workflows.usability import why_not_usable
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 LEDGER = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=0.6)

@@ -10,17 +10,16 @@ import pytest
 from messages import error_line, line_with, refused
 from PIL import Image
 
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import Interval, ShiftCheck
-from cxrignite.parsing import parse_recipe
+from cxrignite.reporting.audit_table import auc_text
+from cxrignite.runs.audit_result import KINDS, Probe
 from cxrignite.workflows.audit import audit
 from cxrignite.workflows.audit.copies import check_copies
 from cxrignite.workflows.audit.files import check_files, check_patients
-from cxrignite.workflows.audit.findings import KINDS
-from cxrignite.workflows.audit.probes import Probe
-from cxrignite.workflows.audit.tables import auc_text
 
 SIDE = 96
 NUM_TRAIN, NUM_TEST = 30, 24

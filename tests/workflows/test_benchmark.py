@@ -11,12 +11,11 @@ from messages import error_line
 from PIL import Image
 
 from cxrignite.cli import run
+from cxrignite.reporting.benchmark_tables import as_csv, as_markdown
+from cxrignite.reporting.plots.benchmark_figure import as_figure
+from cxrignite.runs.benchmark_result import Settings, Stage, Steps, Variant, own_shares
 from cxrignite.workflows.benchmark import stages
 from cxrignite.workflows.benchmark.memory import PeakMemory
-from cxrignite.workflows.benchmark.plain_loop import Steps
-from cxrignite.workflows.benchmark.stages import Stage
-from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown, own_shares
-from cxrignite.workflows.benchmark.variants import Settings, Variant
 
 ROWS = [
     *("plain loop, Pillow", "scaled decode", "pack", "workers", "channels_last", "precision"),

@@ -13,9 +13,9 @@ from cxrignite.functional.confusion import confusion_at
 from cxrignite.functional.intervals import bootstrap_samples, delong_difference
 from cxrignite.functional.weighted_metrics import decision_statistics
 from cxrignite.handlers import SafeSaver
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.usability import NOT_USABLE
 from cxrignite.workflows.compare import compare_runs
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.usability import NOT_USABLE
 
 HEADER = ["path", "patient", "label", "score", "natural_score", "decision"]
 NUM_FILMS = 160

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
-from cxrignite.workflows.run_files import RunFiles
+from cxrignite.runs.run_files import RunFiles
 
 pytestmark = pytest.mark.integration
 

@@ -13,10 +13,10 @@ from cxrignite.data import Film
 from cxrignite.errors import DataError
 from cxrignite.functional import grad_cam
 from cxrignite.handlers.progress_line import progress_bar
+from cxrignite.reporting.map_table import map_table
+from cxrignite.reporting.plots.map_figures import outcome_maps, perturbation_curves
+from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
-from cxrignite.workflows.explain.figures import outcome_maps, perturbation_curves
-from cxrignite.workflows.explain.tables import map_table
-from cxrignite.workflows.scores import SplitScores
 
 SIDE = 32
 NUM_FILMS = 20

@@ -15,18 +15,18 @@ import yaml
 from messages import error_line, line_with, missing, refused
 
 from cxrignite.cli import run
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import ClassFolders, Film, Phantom
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.data.splits import read_split
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import LightCNN
-from cxrignite.parsing import parse_recipe
 from cxrignite.recipe import DataRecipe, Fold, Recipe
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.films import check_leakage, list_leakage, split_films
 from cxrignite.workflows.fit import _choose
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.scores import SplitScores
 
 RECIPE = """\
 seed: 3

@@ -8,9 +8,9 @@ import yaml
 from messages import refused
 
 from cxrignite import cli
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import Phantom
 from cxrignite.errors import RecipeError
-from cxrignite.parsing import parse_recipe
 
 RECIPE = """\
 model: {class_path: LightCNN, init_args: {width: 4}}

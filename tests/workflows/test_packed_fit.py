@@ -13,9 +13,9 @@ from messages import error_line, line_with, missing
 from PIL import Image
 
 from cxrignite.cli import run
+from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import Phantom
 from cxrignite.handlers import load_checkpoint
-from cxrignite.parsing import parse_recipe
 from cxrignite.workflows.films import read_and_pack
 from cxrignite.workflows.parts import build_pipeline
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
+from cxrignite.runs.run_files import RunFiles
 from cxrignite.workflows.predict.output import COLUMNS
-from cxrignite.workflows.run_files import RunFiles
 
 pytestmark = pytest.mark.integration
 

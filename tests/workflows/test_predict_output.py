@@ -7,9 +7,9 @@ import signal
 import pytest
 from messages import refused
 
+from cxrignite.cli.parsing import with_maps
 from cxrignite.data import Manifest, ManifestPatients
 from cxrignite.errors import CxrIgniteError, RecipeError
-from cxrignite.parsing import with_maps
 from cxrignite.workflows.predict.listing import list_manifest
 from cxrignite.workflows.predict.output import COLUMNS, open_output
 from cxrignite.workflows.predict.output_settings import OutputPaths

@@ -10,7 +10,7 @@ from messages import error_line
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
-from cxrignite.workflows.run_folder import RunFolder
+from cxrignite.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from messages import line_with
-from test_fit import assert_same_run
+from same_run import assert_same_run
 
 from cxrignite.cli import run
 from cxrignite.data import Phantom

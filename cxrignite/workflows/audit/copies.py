@@ -21,8 +21,8 @@ from cxrignite.functional.near_duplicates import (
     detail_correlation,
     near_duplicates,
 )
+from cxrignite.runs.audit_result import Finding, examples, film_row, pair_row
 from cxrignite.terminal import counted
-from cxrignite.workflows.audit.findings import Finding, examples, film_row, pair_row
 
 MAX_COMPARED = 100_000
 """More films than this are not searched for near duplicates, which would take hours."""

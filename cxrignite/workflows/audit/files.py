@@ -13,8 +13,8 @@ from cxrignite.data import Film
 from cxrignite.data.image_formats import SUFFIXES
 from cxrignite.data.reading import Size
 from cxrignite.data.survey import FilmFacts, Survey
+from cxrignite.runs.audit_result import Finding, examples, film_row
 from cxrignite.terminal import counted
-from cxrignite.workflows.audit.findings import Finding, examples, film_row
 
 # Ours, in grey levels of a film at 64 x 64; of ChestXRay2017's films the flattest deviates by 18.
 _BLANK_DEVIATION = 3.0

@@ -14,7 +14,7 @@ from cxrignite.functional import ImbalanceLedger, num_negatives_needed
 from cxrignite.functional.certificate import num_false_positives_allowed
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.audit.findings import Finding
+from cxrignite.runs.audit_result import Finding
 from cxrignite.workflows.parts import (
     build_data,
     build_ledger,
@@ -42,11 +42,6 @@ class Plan:
     ledger: ImbalanceLedger | None
     sentences: list[str]
     findings: list[Finding]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON."""
-        ledger = self.ledger.to_dict() if self.ledger else None
-        return {"imbalance": ledger, "sentences": self.sentences}
 
 
 def counts_by_split(data: XrayData) -> list[Mapping[str, Any]]:

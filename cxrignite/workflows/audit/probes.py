@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from cxrignite.data import Film
 from cxrignite.data.survey import FilmFacts, Survey
 from cxrignite.functional.shift import ShiftCheck, check_shift
+from cxrignite.runs.audit_result import Probe
 
 MAX_PATIENTS = 2_000
 """Of each side; of more a share is drawn, which tells as much."""
@@ -19,38 +18,6 @@ MAX_PATIENTS = 2_000
 _PIXELS = 16
 # What these give away is nothing of the disease.
 _NO_SIGNS = ("size and aspect", "colour mode and format")
-
-
-@dataclass(frozen=True)
-class Probe:
-    """How well two kinds of films are told apart by some of what is known of them.
-
-    Attributes:
-        name: What the classifier sees, or whose films it compares.
-        check: Its area under the curve, of patients it was not fitted on; None where the two kinds
-            do not differ in it at all.
-        is_control: Whether it compares what is known to be alike.
-        may_be_disease: Whether a disease may show in what it sees.
-    """
-
-    name: str
-    check: ShiftCheck | None
-    is_control: bool = False
-    may_be_disease: bool = False
-
-    @property
-    def is_detected(self) -> bool:
-        """Whether it tells them apart for certain."""
-        return bool(self.check and self.check.is_detected)
-
-    @property
-    def is_finding(self) -> bool:
-        """Whether it is marked, and told among the findings."""
-        return self.is_detected and not self.is_control and not self.may_be_disease
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON."""
-        return {"name": self.name, **(self.check.to_dict() if self.check else {"roc_auc": 0.5})}
 
 
 def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:

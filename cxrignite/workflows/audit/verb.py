@@ -14,14 +14,13 @@ from cxrignite.data.survey import Survey, survey_films
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import Recipe
+from cxrignite.reporting.audit_table import audit_table
+from cxrignite.reporting.html.audit_page import audit_page
+from cxrignite.runs.audit_result import KINDS, AuditResults, Finding, Probe, sorted_findings
 from cxrignite.workflows.audit.copies import check_copies
 from cxrignite.workflows.audit.files import check_files, check_patients
-from cxrignite.workflows.audit.findings import KINDS, Finding, sorted_findings
-from cxrignite.workflows.audit.page import audit_page
-from cxrignite.workflows.audit.plan import plan_training
-from cxrignite.workflows.audit.probes import Probe, shift_probes, shortcut_probes
-from cxrignite.workflows.audit.results import AuditResults
-from cxrignite.workflows.audit.tables import audit_table
+from cxrignite.workflows.audit.plan import counts_by_split, plan_training
+from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
 from cxrignite.workflows.films import check_no_second_test, collector_paused, split_films
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +76,16 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
         _SPLITS: shift_probes(survey, source.classes, recipe.seed),
     }
     findings = sorted_findings([*findings, *plan.findings, *_given_away(recipe, probes)])
-    results = AuditResults(str(source.root), source.classes, survey, plan, probes, findings)
+    results = AuditResults(
+        str(source.root),
+        source.classes,
+        survey,
+        counts_by_split(plan.data),
+        plan.ledger,
+        plan.sentences,
+        probes,
+        findings,
+    )
     sys.stdout.write(f"{audit_table(results)}\n")
     _write(output_dir, findings)
     content = json.dumps(results.to_dict(), indent=2)

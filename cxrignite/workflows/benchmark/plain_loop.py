@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,20 +21,7 @@ from cxrignite.data import Film
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.transforms import apply_transforms
 from cxrignite.engines import Precision
-
-
-class Steps(NamedTuple):
-    """What a few steps took.
-
-    Attributes:
-        num_images: Images in all.
-        seconds: In all.
-        wait_seconds: Of those, waiting for batches.
-    """
-
-    num_images: int
-    seconds: float
-    wait_seconds: float
+from cxrignite.runs.benchmark_result import Steps
 
 
 class PlainFilms(Dataset[tuple[Tensor, float]]):

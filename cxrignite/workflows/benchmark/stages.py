@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
@@ -14,32 +13,11 @@ from torch.utils.data import DataLoader
 from cxrignite.data import Film, LoaderSettings, XrayData
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
+from cxrignite.runs.benchmark_result import Stage
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms
 
 # Long enough that a pass of milliseconds is measured over many.
 _SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part, two ways.
-
-    Attributes:
-        name: What is done.
-        plain: Images a second the plain way.
-        ours: Images a second of this library's.
-        note: Under which settings.
-    """
-
-    name: str
-    plain: float
-    ours: float
-    note: str
-
-    @property
-    def ratio(self) -> float:
-        """How many times the plain way's images a second."""
-        return self.ours / self.plain
 
 
 def measure_stages(

@@ -7,9 +7,8 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -21,75 +20,20 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.engines import choose_precision
 from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_line
 from cxrignite.engines.precision import FP32
+from cxrignite.engines.session import Session
 from cxrignite.errors import RecipeError
 from cxrignite.handlers import EpochTimer
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
+from cxrignite.runs.benchmark_result import Settings, Steps, Variant
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.memory import PeakMemory
-from cxrignite.workflows.benchmark.plain_loop import PlainFilms, Steps, train_steps
+from cxrignite.workflows.benchmark.plain_loop import PlainFilms, train_steps
 from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import build_data, build_loss
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.session import Session
 from cxrignite.workflows.training import Training
 
 _WARMUP_STEPS = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a variant switches on; the plain loop has none of it.
-
-    Attributes:
-        scaled_decode: Films are read at a fraction of their size, as whole batches.
-        pack: They are read from a pack.
-        workers: Loader processes, as many as the recipe has.
-        channels_last: The recipe's memory order.
-        precision: The recipe's arithmetic.
-        kept_memory: On a CPU, what a step frees stays with the process.
-        compile: The model is compiled.
-        engine: Ignite's engine with the handlers of `fit`, instead of the loop by hand.
-    """
-
-    scaled_decode: bool = False
-    pack: bool = False
-    workers: bool = False
-    channels_last: bool = False
-    precision: bool = False
-    kept_memory: bool = False
-    compile: bool = False
-    engine: bool = False
-
-
-@dataclass
-class Variant:
-    """One row of the table.
-
-    Attributes:
-        name: The optimisation that it adds.
-        settings: Those that are on.
-        steps: What each repeat took.
-        memory_bytes: The most memory of this process and its workers, or of the GPU.
-        failure: Why it was not measured, or empty.
-    """
-
-    name: str
-    settings: Settings
-    steps: list[Steps] = field(default_factory=list)
-    memory_bytes: int = 0
-    failure: str = ""
-
-    @property
-    def images_per_second(self) -> float:
-        """The median over the repeats; NaN where it was not measured."""
-        rates = [steps.num_images / steps.seconds for steps in self.steps]
-        return median(rates) if rates else float("nan")
-
-    @property
-    def wait_share(self) -> float:
-        """Share of the time that waits for data, in `[0, 1]`."""
-        shares = [steps.wait_seconds / steps.seconds for steps in self.steps]
-        return median(shares) if shares else float("nan")
 
 
 def plan_variants(

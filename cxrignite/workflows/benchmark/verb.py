@@ -18,19 +18,20 @@ from cxrignite.data.pack_building import open_pack
 from cxrignite.data.packing import Pack
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import choose_precision
+from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.handlers.map_picture import as_png
 from cxrignite.nn import BinaryClassifier
 from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
+from cxrignite.reporting.benchmark_tables import as_csv, as_markdown
+from cxrignite.reporting.plots.benchmark_figure import as_figure
+from cxrignite.reporting.plots.charting import draw
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.stages import measure_stages
-from cxrignite.workflows.benchmark.tables import as_csv, as_figure, as_markdown
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
-from cxrignite.workflows.charting import draw
 from cxrignite.workflows.films import read_films
 from cxrignite.workflows.parts import build_data, build_model, build_pipeline, check_image_size
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.session import Session, open_session, seed_everything
 
 _logger = logging.getLogger(__name__)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cxrignite.workflows.download.arguments import download_named
 from cxrignite.workflows.download.catalogue import PUBLIC_DATA, PublicData
 from cxrignite.workflows.download.fetch import Patience
 from cxrignite.workflows.download.verb import download
 
-__all__ = ["PUBLIC_DATA", "Patience", "PublicData", "download", "download_named"]
+__all__ = ["PUBLIC_DATA", "Patience", "PublicData", "download"]

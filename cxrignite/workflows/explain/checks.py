@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +33,10 @@ from cxrignite.functional import (
     randomized_copy,
     rank_correlation,
 )
+from cxrignite.functional.faithfulness import MeanCurves
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers.progress_line import progress_bar
-from cxrignite.workflows.scores import SplitScores
+from cxrignite.runs.scores import SplitScores
 
 _logger = logging.getLogger(__name__)
 
@@ -46,20 +47,6 @@ cannot."""
 _NUM_STEPS = 20
 _BATCH_SIZE = 16
 _MAX_MASKED = 200
-
-
-class MeanCurves(NamedTuple):
-    """Mean scores while pixels go, or come.
-
-    Attributes:
-        fraction: Share of the pixels that were changed, shape `(S + 1,)`.
-        by_map: By the maps, shape `(S + 1,)`.
-        by_chance: By random maps, shape `(S + 1,)`.
-    """
-
-    fraction: NDArray[np.float64]
-    by_map: NDArray[np.float64]
-    by_chance: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,18 @@ from cxrignite.data import Film, XrayData
 from cxrignite.data.image_files import image_files
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer, choose_precision
+from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
 from cxrignite.handlers import BoardWriter, GradCAMExporter
 from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.checkpoints import load_best
-from cxrignite.workflows.explain import figures
+from cxrignite.reporting.map_table import map_table
+from cxrignite.reporting.plots import map_figures as figures
+from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
-from cxrignite.workflows.explain.tables import map_table
 from cxrignite.workflows.illustrations import keep_figure
 from cxrignite.workflows.parts import (
     build_data,
@@ -35,10 +38,7 @@ from cxrignite.workflows.parts import (
     check_image_size,
     explained_layer,
 )
-from cxrignite.workflows.run_folder import RunFolder
 from cxrignite.workflows.score import Scoring, films_to_score, score_split
-from cxrignite.workflows.scores import SplitScores
-from cxrignite.workflows.session import Session, open_session
 
 _logger = logging.getLogger(__name__)
 

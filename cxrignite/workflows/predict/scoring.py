@@ -19,7 +19,7 @@ from cxrignite.engines import BatchScorer
 from cxrignite.errors import NonFiniteError
 from cxrignite.handlers import GracefulStop
 from cxrignite.recipe import Recipe
-from cxrignite.workflows.decision import Decision
+from cxrignite.runs.decision import Decision
 from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile

@@ -16,11 +16,14 @@ from cxrignite.data import Film
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer, choose_precision
+from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import Recipe
+from cxrignite.reporting.tables import alarm, indented
+from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.decision import Decision
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.terminal import counted
-from cxrignite.workflows.checkpoints import load_best
-from cxrignite.workflows.decision import Decision
 from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import build_model, build_pipeline, check_image_size, explained_layer
 from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
@@ -33,9 +36,6 @@ from cxrignite.workflows.predict.output import (
 )
 from cxrignite.workflows.predict.output_settings import OutputPaths
 from cxrignite.workflows.predict.scoring import Unscored, score_films
-from cxrignite.workflows.run_folder import RunFolder
-from cxrignite.workflows.session import Session, open_session
-from cxrignite.workflows.tables import alarm, indented
 
 _logger = logging.getLogger(__name__)
 

@@ -1,0 +1,5 @@
+"""From a command line to an exit code: commands, options, recipe files and their validation."""
+
+from cxrignite.cli.main import run
+
+__all__ = ["run"]

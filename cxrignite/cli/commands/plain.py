@@ -1,0 +1,82 @@
+"""The verbs that take no recipe: `compare`, `report`, `download`, `recipes`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from cxrignite.cli.arguments import OneLineParser
+from cxrignite.cli.commands.names import VERBS
+from cxrignite.cli.commands.of_run import checked_name
+from cxrignite.cli.user_paths import user_path
+
+
+def compare_verb(argv: list[str]) -> int:
+    """`compare`."""
+    parser = OneLineParser("cxrignite compare", f"{VERBS['compare']}.")
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="the first is compared to"
+    )
+    parser.add_argument("--name", default="test", help="of the results, as test or test@SITE")
+    parser.add_argument("--output", type=user_path, help="write the table as CSV, too")
+    options = parser.parse_args(argv)
+    from cxrignite.workflows.compare import compare_runs
+
+    for part in options.name.split("@"):
+        checked_name(part)
+    comparison = compare_runs(options.runs, options.name)
+    sys.stdout.write(f"{comparison.table()}\n")
+    if options.output:
+        comparison.write_csv(options.output)
+    return 0
+
+
+def report_verb(argv: list[str]) -> int:
+    """`report`."""
+    parser = OneLineParser("cxrignite report", f"{VERBS['report']}.")
+    parser.add_argument(
+        "--run", type=user_path, required=True, help="the run folder that `fit` left"
+    )
+    parser.add_argument("--output", type=user_path, help="the page; report.html in the run folder")
+    parser.add_argument("--source_root", type=user_path, help="the films' folder, if it has moved")
+    options = parser.parse_args(argv)
+    from cxrignite.reporting.html import write_report
+
+    page = write_report(options.run, options.output, source_root=options.source_root)
+    sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def download_verb(argv: list[str]) -> int:
+    """`download`."""
+    from cxrignite.cli.download_arguments import download_named
+
+    download_named(argv, VERBS["download"])
+    return 0
+
+
+def recipes_verb(argv: list[str]) -> int:
+    """`recipes`."""
+    from cxrignite.cli import shipped_recipes as shipped
+
+    parser = OneLineParser("cxrignite recipes")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="name the recipes and say what each is for")
+    show = actions.add_parser("show", help="print a recipe")
+    show.add_argument("name")
+    copy = actions.add_parser("copy", help="copy a recipe into this folder, to be changed there")
+    copy.add_argument("name")
+    actions.add_parser("schema", help="print the JSON schema by which editors complete recipes")
+    options = parser.parse_args(argv)
+    if options.action == "list":
+        sys.stdout.write(shipped.describe_recipes())
+    elif options.action == "show":
+        sys.stdout.write(shipped.recipe_path(options.name).read_text(encoding="utf-8"))
+    elif options.action == "schema":
+        from cxrignite.cli.parsing import recipe_json_schema
+
+        sys.stdout.write(f"{json.dumps(recipe_json_schema(), indent=1)}\n")
+    else:
+        sys.stdout.write(f"{shipped.copy_recipe(options.name, Path.cwd())}\n")
+    return 0

@@ -1,0 +1,190 @@
+"""What `fit` tells: what it works on before the first step, a line an epoch, and what it left."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from cxrignite.data import Film, XrayData
+from cxrignite.engines import Precision
+from cxrignite.engines.session import Session
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import Recipe
+from cxrignite.reporting.tables import alarm, indented
+from cxrignite.runs.decision import Decision
+from cxrignite.runs.run_folder import RunFolder
+
+_logger = logging.getLogger(__name__)
+
+# A metric, its title and its form; a column is as wide as its title, and six at least.
+_COLUMNS = (
+    ("loss", "loss", ".4f"),
+    ("val_loss", "val loss", ".4f"),
+    ("val_roc_auc", "AUC", ".4f"),
+    ("val_tnr", "TNR", ".3f"),
+    ("val_tpr", "TPR", ".3f"),
+    ("epoch_seconds", "seconds", ".1f"),
+    ("images_per_second", "images/s", ",.0f"),
+)
+_NUM_TIMES = 2  # of them, last
+_TITLES = {"val_average_precision": "AP"}
+_MAX_TITLE = 14
+
+
+def tell_data(recipe: Recipe) -> None:
+    """Say what is read, before it is: that may take minutes.
+
+    Args:
+        recipe: Names the source and the run folder.
+    """
+    source = recipe.data.source
+    negative, positive = source.classes
+    _say("run", f"{recipe.run_dir}, seed {recipe.seed}")
+    _say(
+        "data",
+        f"{type(source).__name__} in {source.root}: {negative} (negative), {positive} (positive)",
+    )
+
+
+def tell_split(recipe: Recipe, listed: Sequence[Film], data: XrayData, *, frozen: bool) -> None:
+    """Say who is in which split, and why.
+
+    Args:
+        recipe: What was to be carved.
+        listed: The films with the splits of their source.
+        data: The films in the run's splits.
+        frozen: Whether a resumed run has taken them from its `split.csv`.
+    """
+    settings = recipe.data
+    own = {film.split for film in listed} - {"train"}
+    carved = {
+        "test": f"{settings.test_fraction:g}",
+        "val": f"{settings.val_fraction:g}",
+        "calibration": f"{settings.calibration_fraction:g}",
+    }
+    if settings.fold is not None:
+        carved["val"] = f"fold {settings.fold.index} of {settings.fold.count}"
+        own.discard("val")
+    shares = [f"{name} {share}" for name, share in carved.items() if name in set(data.splits) - own]
+    owned = [name for name in data.splits if name in own]
+    parts = [f"by patient, seed {recipe.seed}: {', '.join(shares)}"] if shares else []
+    if owned:
+        parts.append(f"from the source: {', '.join(owned)}")
+    _say("splits", "as this run's split.csv has them" if frozen else "; ".join(parts))
+    for line in data.describe().splitlines():
+        _logger.info("%s", line)
+
+
+def tell_training(
+    recipe: Recipe, session: Session, precision: Precision, model: BinaryClassifier, steps: int
+) -> None:
+    """Say what is trained, how, and on which device, with the reasons.
+
+    Args:
+        recipe: Names the parts.
+        session: The device and why it was chosen.
+        precision: The arithmetic and why it was chosen.
+        model: The classifier.
+        steps: Batches an epoch.
+    """
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    arch = getattr(recipe.model, "keywords", {}).get("arch")
+    named = f" {arch}" if isinstance(arch, str) else ""
+    _say("model", f"{type(model).__name__}{named}, {num_parameters:,} parameters")
+    processes = f"{session.world_size} processes, " if session.world_size > 1 else ""
+    device, reason = session.device, session.reason
+    _say("device", f"{processes}{device}: {reason}; {precision.name}: {precision.reason}")
+    trainer, monitor = recipe.trainer, recipe.monitor
+    patience = f", stops after {monitor.patience} without a better one" if monitor.patience else ""
+    epochs = "1 epoch" if trainer.max_epochs == 1 else f"{trainer.max_epochs} epochs"
+    _say(
+        "training",
+        f"{epochs} of {steps} batches of {recipe.data.batch_size} images; "
+        f"the best has the {'highest' if monitor.mode == 'max' else 'lowest'} "
+        f"{monitor.metric} of val{patience}",
+    )
+
+
+class EpochLines:
+    """One line an epoch, below titles that come with the first.
+
+    Args:
+        max_epochs: Epochs in all.
+        metric: What picks the best epoch, by its key in the metrics; it gets a column, too.
+    """
+
+    def __init__(self, max_epochs: int, metric: str) -> None:
+        self._max_epochs = max_epochs
+        self._metric = metric
+        self._columns: list[tuple[str, str, str]] = []
+
+    def tell(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
+        """Log the line of an epoch.
+
+        Args:
+            epoch: From 1.
+            metrics: The figures of its training and validation.
+            is_best: Whether it is the best until now.
+        """
+        counted = f"{epoch}/{self._max_epochs}"
+        if not self._columns:
+            self._columns = self._choose(metrics)
+            titles = [f"{title:>6}" for _, title, _ in self._columns]
+            self._log(["epoch", *titles])
+        cells = [
+            f"{metrics[name]:>{max(len(title), 6)}{form}}" if name in metrics else ""
+            for name, title, form in self._columns
+        ]
+        self._log([counted, *cells, *(["best"] if is_best else [])])
+
+    def _choose(self, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+        columns = list(_COLUMNS)
+        if self._metric not in {name for name, _, _ in columns}:
+            title = _TITLES.get(self._metric, self._metric.removeprefix("val_")[:_MAX_TITLE])
+            columns.insert(-_NUM_TIMES, (self._metric, title, ".4f"))
+        return [column for column in columns if column[0] in metrics]
+
+    def _log(self, cells: Sequence[str]) -> None:
+        width = max(len("epoch"), 2 * len(str(self._max_epochs)) + 1)
+        _logger.info("%s", "  ".join([cells[0].rjust(width), *cells[1:]]))
+
+
+def tell_end(
+    folder: RunFolder, decision: Decision, best: tuple[int, str, float], data: XrayData
+) -> None:
+    """Say which threshold was chosen, what is promised of it, and where everything is.
+
+    Args:
+        folder: The finished run.
+        decision: Its operating point.
+        best: The best epoch, its metric and that metric's value.
+        data: Tells whether there is a test split.
+    """
+    epoch, metric, value = best
+    point = decision.point
+    lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
+    if point is not None:
+        lines = [f"operating point: {decision.status}, threshold {point.threshold:.4f}"]
+        lines = [*alarm(decision.warning), *lines, indented(decision.describe())]
+    sys.stdout.write("\n".join(["", *lines, "", ""]))
+    root, run = str(folder.root), shlex.quote(str(folder.root))
+    _logger.info("best epoch %d, %s %.4f", epoch, metric, value)
+    _logger.info("written to %s:", root)
+    for names, what in (
+        ("checkpoints", "best.pt, the weights; last.pt, the state to go on from"),
+        ("operating_point.json", "the threshold, its verdict and what it was chosen by"),
+        ("metrics, predictions", "every figure with its interval, every film's score"),
+        ("figures, tensorboard", f"pictures; `tensorboard --logdir {run}`"),
+        ("recipe.yaml, split.csv", "what it takes to repeat the run"),
+        ("history.csv, run.log", "each epoch's figures, these lines"),
+    ):
+        _logger.info("  %-24s%s", names, what)
+    after = ["test"] if "test" in data.splits else []
+    for verb in (*after, "report"):
+        _logger.info("next: cxrignite %s --run %s", verb, run)
+
+
+def _say(label: str, text: str) -> None:
+    _logger.info("%-10s%s", label, text)

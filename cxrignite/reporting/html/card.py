@@ -1,0 +1,294 @@
+"""What a report says of the model and its data: passport, imbalance ledger, card, limits of use."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+from cxrignite.reporting.html.numbers import decimal, percent, score_text
+from cxrignite.reporting.html.origin import (
+    batch_words,
+    films_of_splits,
+    fold_words,
+    of_starts,
+    patient_origin,
+)
+from cxrignite.reporting.html.reading import Record, RunRecords
+from cxrignite.reporting.html.verdict import split_word
+from cxrignite.runs.usability import NOT_USABLE, status_words
+
+_LONGEST = 300
+
+BLANKS = (
+    "who is responsible for clinical review, and who may switch the model off",
+    "the clinical question, the patients and the setting it may be tried in",
+    "ethics approval or waiver, and the data's consent and licence for this use",
+    "how the reference labels were made, by whom, and how often readers disagree",
+    "what happens to a film on which model and reader disagree",
+    "how its figures are watched after a change of scanner, site or season, and how often",
+)
+"""What no run folder knows; each follows the words "To be filled in:"."""
+
+
+class SplitRow(NamedTuple):
+    """A split and how many films and patients it has, by class."""
+
+    name: str
+    num_negative: int
+    num_positive: int
+    num_patients: int
+
+
+class Passport(NamedTuple):
+    """Who stands on which side.
+
+    Attributes:
+        rows: One a split.
+        num_shared_patients: Patients with films in more than one split.
+        num_shared_files: Files whose content stands in more than one split.
+        digest: SHA-256 of `split.csv`.
+        patients_from: Where it was read who is one patient.
+    """
+
+    rows: Sequence[SplitRow]
+    num_shared_patients: int
+    num_shared_files: int
+    digest: str
+    patients_from: str
+
+
+class CardGroup(NamedTuple):
+    """A heading of the model card and its filled lines."""
+
+    title: str
+    lines: Sequence[tuple[str, str]]
+
+
+def split_passport(records: RunRecords) -> Passport | None:
+    """Count the splits, and look for patients and files on two sides.
+
+    Args:
+        records: The run.
+
+    Returns:
+        The passport; None where there is no split to read.
+    """
+    films = records.films
+    if not films:
+        return None
+    rows = []
+    patients: dict[str, set[str]] = {}
+    files: dict[str, set[str]] = {}
+    for film in films:
+        patients.setdefault(film.patient, set()).add(film.split)
+        if film.sha256:
+            files.setdefault(film.sha256, set()).add(film.split)
+    for name in records.split_names:
+        labels = [film.label for film in films if film.split == name]
+        members = {film.patient for film in films if film.split == name}
+        rows.append(
+            SplitRow(split_word(name), labels.count(0), labels.count(1), len(members)),
+        )
+    return Passport(
+        rows,
+        sum(len(splits) > 1 for splits in patients.values()),
+        sum(len(splits) > 1 for splits in files.values()),
+        hashlib.sha256(records.folder.split_path.read_bytes()).hexdigest(),
+        patient_origin(records.recipe.child("data.source"), films),
+    )
+
+
+def ledger_sentences(point: Record, classes: tuple[str, str]) -> list[str]:
+    """What sampling and loss did to the prior, and how a probability takes it back.
+
+    Args:
+        point: The operating point, which keeps the ledger.
+        classes: The negative and the positive class.
+
+    Returns:
+        Two sentences; none where the run kept no ledger.
+    """
+    ledger, positive = point.child("imbalance"), classes[1]
+    share = ledger.number("prevalence")
+    if share is None:
+        return []
+    first = f"Of the training films {percent(share)} are {positive}"
+    sampled, weight = ledger.number("sampled_prevalence"), ledger.number("pos_weight")
+    if sampled is not None:
+        first += f"; sampling showed the model {percent(sampled)}"
+    seen, shift = ledger.number("seen_prevalence"), ledger.number("logit_shift")
+    if weight is None or shift is None:
+        return [
+            f"{first}.",
+            "What the loss did on top of that is not known, so the raw score is given alone: "
+            f"read it as a ranking of films, not as a probability of {positive}.",
+        ]
+    first += f", and the loss counted each {positive} film {weight:.3g} times"
+    if seen is not None:
+        first += f", so that the raw score behaves as if {percent(seen)} were {positive}"
+    second = f"The natural score takes that back (a shift of {decimal(shift)} on the logit scale)"
+    raw, natural = point.number("threshold"), point.number("threshold_natural")
+    if raw is not None and natural is not None:
+        second += f": a raw score of {score_text(raw)} becomes {score_text(natural)}"
+    return [
+        f"{first}.",
+        f"{second}. No decision changes by it, and it is a probability only where about "
+        f"{percent(share)} of the films are {positive}.",
+    ]
+
+
+def model_card(records: RunRecords, warnings: Sequence[str] = ()) -> list[CardGroup]:
+    """The parts of a model card that a run folder can fill in; no line names a folder.
+
+    Args:
+        records: The run.
+        warnings: Why its threshold is not usable.
+    """
+    recipe, environment, best = records.recipe, records.environment, records.best
+    trainer, data = recipe.child("trainer"), recipe.child("data")
+    packages = environment.child("packages").content
+    done = f"{len(records.history)} of {say(trainer.get('max_epochs'))}"
+    groups = (
+        CardGroup(
+            "Data",
+            [
+                ("Source", class_name(data.text("source.class_path"))),
+                ("Classes", " (negative), ".join(records.classes) + " (positive)"),
+                ("Films", films_of_splits(records)),
+                ("Validation", fold_words(data)),
+                ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
+                ("Preprocessing", say(data.get("preprocess"))),
+                ("Augmentation, training only", say(data.get("augment"))),
+                ("Batch augmentation, training only", say(data.get("batch_augment"))),
+                ("Sampler", say(data.get("sampler"))),
+            ],
+        ),
+        CardGroup("Model", [("Class and parameters", say(recipe.get("model")))]),
+        CardGroup(
+            "Training",
+            [
+                ("Loss", say(recipe.get("loss"))),
+                ("Optimizer", say(recipe.get("optimizer"))),
+                ("Schedule", say(recipe.get("lr_scheduler"))),
+                ("Batch size", batch_words(data, trainer, environment.count("processes"))),
+                ("Epochs", done if records.history else ""),
+                ("Seed", say(recipe.get("seed"))),
+                ("Device", of_starts(records.starts, "device")),
+                ("Precision", of_starts(records.starts, "precision")),
+                ("Processes", of_starts(records.starts, "processes")),
+            ],
+        ),
+        CardGroup(
+            "Weights and threshold",
+            [
+                ("Epoch of the weights", say(best.get("epoch"))),
+                ("Chosen by", _chosen_by(best)),
+                ("SHA-256 of the checkpoint", say(best.get("sha256"))),
+                ("Status", status_words(records.point.text("verdict"), warnings)),
+                ("Threshold, in full", say(records.point.get("threshold"))),
+                ("SHA-256 it belongs to", say(records.point.get("weights_sha256"))),
+            ],
+        ),
+        CardGroup(
+            "Software",
+            [
+                ("cxrignite", of_starts(records.starts, "cxrignite")),
+                ("Revision of the working folder", of_starts(records.starts, "git_revision")),
+                ("Python", of_starts(records.starts, "python")),
+                *((str(name), of_starts(records.starts, f"packages.{name}")) for name in packages),
+            ],
+        ),
+    )
+    kept = [CardGroup(group.title, [line for line in group.lines if line[1]]) for group in groups]
+    return [group for group in kept if group.lines]
+
+
+def _chosen_by(best: Record) -> str:
+    score = best.number("score")
+    return f"{best.text('metric')} {decimal(score, 4)}" if score is not None else ""
+
+
+def limits_of_use(records: RunRecords, *, is_void: bool, is_usable: bool) -> list[str]:
+    """What the model must not be used for.
+
+    Args:
+        records: The run.
+        is_void: Whether some films contradict the certificate or are of another kind.
+        is_usable: Whether the threshold was shown to be better than chance.
+    """
+    negative, positive = records.classes
+    verdict = records.point.text("verdict")
+    limits = [
+        "Not for the care of patients. This is a research model and no medical device; nobody has "
+        "reviewed or cleared it for clinical use.",
+        "Not for films of other kinds than it was trained on: other ages, views (lateral or "
+        "supine), scanners or processing, adults where it learnt from children, photographs of "
+        "films.",
+        f"Not for any finding but {positive}: a film called {negative} may show anything else.",
+        f"Not as the only reader, and not to rule {positive} out: it misses some of it.",
+        "Not at another site before its own labelled films have been scored, and the threshold "
+        "chosen again where they differ.",
+    ]
+    if class_name(records.recipe.text("data.source.class_path")) == "Phantom":
+        limits.insert(0, "Not for anything real: it was trained on synthetic films.")
+    if not is_usable:
+        limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
+    if is_void:
+        limits.append("Not on films like those for which the certificate is void (see the top).")
+    elif verdict != "certified":
+        limits.append("Not where a specificity has to be guaranteed: nothing is certified here.")
+    return limits
+
+
+def class_name(class_path: str) -> str:
+    """The last part of an import path."""
+    return class_path.rpartition(".")[2]
+
+
+def say(value: object) -> str:
+    """A recipe's value in a few words, without folders.
+
+    Args:
+        value: A class with its settings, a list of them, or a plain value.
+
+    Returns:
+        One line, cut where it is very long; empty for None.
+
+    Examples:
+        >>> say({"class_path": "nn.LightCNN", "init_args": {"width": 32, "weights": "/a/b.pt"}})
+        'LightCNN (width 32, weights b.pt)'
+    """
+    text = _say(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _say(value: Any, depth: int = 6) -> str:
+    if value is None or not depth:
+        return ""
+    if isinstance(value, str):
+        return _without_folders(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str):
+            arguments = value.get("init_args")
+            settings = _say(arguments, depth - 1) if isinstance(arguments, Mapping) else ""
+            return f"{class_name(value['class_path'])} ({settings})".removesuffix(" ()")
+        parts = ((key, _say(setting, depth - 1)) for key, setting in value.items())
+        return ", ".join(f"{key} {setting}" for key, setting in parts if setting)
+    if isinstance(value, list):
+        parts_said = [_say(item, depth - 1) for item in value]
+        is_plain = not any(isinstance(item, Mapping) for item in value)
+        if not value:
+            return "none"
+        return f"[{', '.join(parts_said)}]" if is_plain else "; ".join(parts_said)
+    return str(value)
+
+
+def _without_folders(text: str) -> str:
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", text):
+        return PureWindowsPath(text).name
+    return PurePosixPath(text).name if "/" in text else text

@@ -1,0 +1,46 @@
+"""HTML pages that hold everything they show: they ask for nothing and run no script."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+
+def render_page(template: str, context: Mapping[str, Any]) -> bytes:
+    """Fill in a template.
+
+    Args:
+        template: The name of its file, in this folder.
+        context: What it shows, beside the `style` that all pages share.
+    """
+    page = _template(template).render({**context, "style": Markup(_content("page_style.css"))})
+    # File names that are not UTF-8 hold surrogates, which cannot be written.
+    return page.encode(errors="replace")
+
+
+def to_data_uri(image: bytes | memoryview, kind: str = "png") -> str:
+    """A picture as a URI that holds it.
+
+    Args:
+        image: The content of its file.
+        kind: `png` or `jpeg`.
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_content(name))
+
+
+def _content(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Figures of data, scores and training, as matplotlib draws them."""

@@ -1,0 +1,88 @@
+"""The figures of class activation maps: one of each outcome, and the curves that measure them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from cxrignite.functional.faithfulness import MeanCurves
+from cxrignite.functional.overlay import colour_scale, overlay
+from cxrignite.handlers import Explanation
+from cxrignite.reporting.plots.charting import BLUE, GREY, blank_figure, make_plain
+
+_LINE = 44
+_OUTCOMES = {
+    (0, 0): "true negative",
+    (0, 1): "false positive",
+    (1, 0): "false negative",
+    (1, 1): "true positive",
+}
+
+
+def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) -> Figure:
+    """Two by two: truth by row, decision by column, the surest film of each with its map.
+
+    Args:
+        explanations: To choose from.
+        classes: The negative and the positive class.
+    """
+    figure = blank_figure(width=7.6, height=9.4)
+    for axes, (outcome, name) in zip(figure.subplots(2, 2).flat, _OUTCOMES.items(), strict=True):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        of_kind = [each for each in explanations if each.outcome == outcome]
+        truth, decision = (classes[label] for label in outcome)
+        told = textwrap.fill(f"truth {truth}, called {decision}", _LINE)
+        title = f"{name}\n{told}"
+        if not of_kind:
+            axes.set_title(title, fontsize=9)
+            axes.text(0.5, 0.5, "no such film\nwas chosen", ha="center", va="center", color=GREY)
+            continue
+        surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
+        picture = overlay(surest.image[None], surest.importance[None], opacity=surest.opacity)[0]
+        axes.imshow(picture.permute(1, 2, 0).numpy())
+        words = f"score {surest.y_score:.4f}"
+        axes.set_title(f"{title}\n{words}\nmap {surest.describe_strength()}", fontsize=9)
+    threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
+    colours = ListedColormap(colour_scale(256, 1)[:, 0].T.numpy() / 255)
+    bar = figure.colorbar(
+        ScalarMappable(cmap=colours),
+        ax=figure.axes,
+        orientation="horizontal",
+        shrink=0.4,
+        aspect=40,
+        ticks=[0, 1],
+    )
+    bar.set_ticklabels(["0", "highest of a map"])
+    figure.suptitle(f"Where it looks: what speaks for {classes[1]}{threshold}", fontsize=12)
+    return figure
+
+
+def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, str]) -> Figure:
+    """The mean score while pixels go, or come, by importance and by chance.
+
+    Args:
+        curves: By name, as `check_maps` gives them.
+        classes: The negative and the positive class.
+    """
+    num_rows = len(curves) // 2
+    figure = blank_figure(width=8.8, height=4.2 * num_rows)
+    grid = figure.subplots(num_rows, 2, squeeze=False).flat
+    for axes, (name, curve) in zip(grid, curves.items(), strict=True):
+        is_deletion = name.endswith("deletion")
+        scored = classes[0] if name.startswith("against") else classes[1]
+        percent = 100 * np.asarray(curve.fraction)
+        axes.plot(percent, curve.by_map, color=BLUE, label="by the map")
+        axes.plot(percent, curve.by_chance, "--", color=GREY, label="by random maps")
+        axes.set(ylim=(-0.02, 1.02), ylabel=f"mean score for {scored}")
+        axes.set_xlabel(f"% of the pixels {'gone' if is_deletion else 'put in'}")
+        way = "Deletion: the lower" if is_deletion else "Insertion: the higher"
+        axes.set_title(f"{way}, the better\nfilms called {scored}, maps for it", fontsize=10)
+        axes.legend(frameon=False)
+        make_plain(axes)
+    return figure

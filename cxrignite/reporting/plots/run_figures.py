@@ -1,0 +1,155 @@
+"""The figures of a run's data and its training, drawn from plain numbers.
+
+No file is written and no style set here; `score_figures.py` draws what the scores are worth.
+
+Figures are made without pyplot: no global state, no window, nothing to close.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from cxrignite.reporting.plots.charting import (
+    BLUE,
+    DPI,
+    GREEN,
+    ORANGE,
+    blank_figure,
+    count_epochs,
+    make_plain,
+    single_chart,
+)
+
+
+def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """How many films of each class every split has.
+
+    Args:
+        counts: Split to class to count; every split names the same classes.
+    """
+    figure, axes = single_chart("Films in each split")
+    classes = list(next(iter(counts.values()), {}))
+    width = 0.8 / max(len(classes), 1)
+    for number, (name, colour) in enumerate(zip(classes, (BLUE, ORANGE), strict=False)):
+        places = np.arange(len(counts)) + (number - (len(classes) - 1) / 2) * width
+        heights = [split[name] for split in counts.values()]
+        bars = axes.bar(places, heights, 0.94 * width, color=colour, label=name)
+        labels = [
+            f"{split[name]:,}\n{split[name] / max(sum(split.values()), 1):.0%}"
+            for split in counts.values()
+        ]
+        axes.bar_label(bars, labels, padding=2)
+    axes.set_xticks(range(len(counts)), list(counts))
+    axes.set_ylabel("films")
+    axes.margins(y=0.2)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(False, axis="x")
+    if classes:
+        axes.legend(loc="upper right", frameon=False, ncols=len(classes))
+    return figure
+
+
+def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure:
+    """Films side by side, on one grey scale.
+
+    Args:
+        images: Each of shape `(H, W)`, uint8 or floating point in `[0, 1]`.
+        titles: One an image.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    if len(images) != len(titles):
+        raise ValueError(f"each image needs a title, got {len(images)} and {len(titles)}")
+    num_columns = min(max(len(images), 1), 6)
+    num_rows = max(1, math.ceil(len(images) / num_columns))
+    width, height = 1.4 * num_columns, 1.75 * num_rows
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    # One pair of axes, in inches: to lay out a pair an image takes most of a second.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(number, num_columns)
+        rows, columns = np.multiply(image.shape, 1.3 / max(image.shape))
+        middle, bottom = 1.4 * (column + 0.5), 1.75 * (row + 1) - 0.05
+        # A fixed range: stretched to its own extremes, each film would look equally exposed.
+        axes.imshow(
+            image,
+            cmap="gray",
+            vmin=0,
+            vmax=255 if image.dtype == np.uint8 else 1,
+            extent=(middle - columns / 2, middle + columns / 2, bottom, bottom - rows),
+        )
+        # About what fits; identifiers differ at their ends.
+        lines = [x if len(x) < 21 else f"{x[:9]}…{x[-9:]}" for x in title.splitlines()]
+        axes.text(middle, bottom - rows - 0.04, "\n".join(lines), fontsize=8, ha="center")
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    return figure
+
+
+def epoch_times(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Seconds a training epoch takes, computing and waiting for data.
+
+    Args:
+        rows: One an epoch, with `epoch`, `epoch_seconds` and, where they were measured,
+            `data_wait_seconds` and `images_per_second`.
+    """
+    figure, axes = single_chart("Seconds a training epoch")
+    epochs = _column(rows, "epoch")
+    seconds = np.nan_to_num(_column(rows, "epoch_seconds"))
+    waited = np.minimum(np.nan_to_num(_column(rows, "data_wait_seconds")), seconds)
+    axes.bar(epochs, seconds - waited, 0.7, color=BLUE, label="computing")
+    axes.bar(epochs, waited, 0.7, seconds - waited, color=ORANGE, label="waiting for data")
+    speeds = _column(rows, "images_per_second")
+    if np.isfinite(speeds).any():
+        speed = np.nanmedian(speeds)
+        title = f"Seconds a training epoch: median {np.median(seconds):.3g} s"
+        axes.set_title(f"{title}, {speed:,.0f} images/s", fontsize=12)
+    axes.set_ylabel("seconds")
+    count_epochs(axes, epochs)
+    axes.margins(y=0.2)
+    axes.grid(False, axis="x")
+    axes.legend(loc="upper right", ncols=2, frameon=False)
+    return figure
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Training and validation loss, and validation AUC, by epoch.
+
+    Args:
+        rows: One an epoch, with `epoch` and, where there are any, `loss`, `val_loss` and
+            `val_roc_auc`; NaN leaves a gap.
+    """
+    figure = blank_figure(width=8.8, height=4.2, top=0.45)
+    left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.28})
+    epochs = _column(rows, "epoch")
+    curves = (("loss", "training", BLUE, "o-"), ("val_loss", "validation", ORANGE, "s--"))
+    for key, name, colour, style in curves:
+        left.plot(epochs, _column(rows, key), style, color=colour, label=name)
+    left.set_title("Loss", fontsize=12)
+    left.set_ylabel("loss")
+    left.legend(loc="upper right")
+    auc = _column(rows, "val_roc_auc")
+    right.plot(epochs, auc, "s--", color=ORANGE)
+    right.set_title("Validation AUC", fontsize=12)
+    right.set_ylabel("area under the ROC curve")
+    if np.isfinite(auc).any():
+        best = int(np.nanargmax(auc))
+        right.plot(epochs[best], auc[best], "D", color=GREEN, markersize=9)
+        right.set_title(f"Validation AUC: best {auc[best]:.4f} in epoch {epochs[best]:.0f}")
+    for axes in (left, right):
+        count_epochs(axes, epochs)
+        make_plain(axes)
+    return figure
+
+
+def _column(rows: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
+    """One value a row, NaN where a row has none."""
+    return np.array([row.get(key, math.nan) for row in rows], np.float64)

@@ -1,0 +1,247 @@
+"""The figures of one split's scores: what was decided, what was ranked, and what a score promises.
+
+As in `figures.py`, no file is written and no style set here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from sklearn import metrics
+
+from cxrignite.functional import Confusion, OperatingPoint
+from cxrignite.functional.calibration import ReliabilityBin, reliability_bins
+from cxrignite.functional.intervals import clopper_pearson
+from cxrignite.reporting.plots.charting import (
+    BLUE,
+    GREY,
+    ORANGE,
+    blank_figure,
+    draw_confusion,
+    make_plain,
+    mark_point,
+    say_undefined,
+    unit_square,
+)
+
+
+def confusion_pair(
+    at_half: Confusion, at_threshold: Confusion, threshold: float, classes: Sequence[str]
+) -> Figure:
+    """The decisions at 0.5 and at the chosen threshold.
+
+    Args:
+        at_half: Decisions at 0.5.
+        at_threshold: Decisions at `threshold`.
+        threshold: The chosen one, in `[0, 1]`.
+        classes: The negative and the positive class.
+    """
+    figure = blank_figure(width=9.4, height=5.3, top=0.8)
+    pair = figure.subplots(1, 2)
+    titles = ("Threshold 0.5", f"Chosen threshold {threshold:.4f}")
+    for axes, confusion, title in zip(pair, (at_half, at_threshold), titles, strict=True):
+        draw_confusion(axes, confusion, classes, title)
+    return figure
+
+
+def roc_curve(
+    y_score: NDArray[Any],
+    y_true: NDArray[Any],
+    operating_point: OperatingPoint | None = None,
+    *,
+    split: str = "",
+    interval: tuple[float, float] | None = None,
+) -> Figure:
+    """The true positive rate against the false positive rate, for every threshold.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`.
+        y_true: 0 or 1, shape `(N,)`.
+        operating_point: Marks what these films get at its threshold.
+        split: Which films they are, for the title.
+        interval: The 95 % interval of the area; one with NaN is left out.
+    """
+    figure, axes = unit_square(_titled("ROC curve", split))
+    axes.set_xlabel("false positive rate (1 - specificity)")
+    axes.set_ylabel("true positive rate (sensitivity)")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+    if not _has_both_classes(y_true):
+        say_undefined(axes)
+    else:
+        fpr, tpr, _ = metrics.roc_curve(y_true, y_score)
+        auc = metrics.roc_auc_score(y_true, y_score)
+        label = _with_interval(f"AUC {auc:.4f}", interval)
+        axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=label)
+        if operating_point is not None:
+            called, positive = _decide(y_score, y_true, operating_point)
+            rates = called[~positive].mean(), called[positive].mean()
+            label = f"threshold {operating_point.threshold:.4f}: TNR {1 - rates[0]:.3f}, "
+            mark_point(axes, rates, f"{label}TPR {rates[1]:.3f}")
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def precision_recall_curve(
+    y_score: NDArray[Any],
+    y_true: NDArray[Any],
+    operating_point: OperatingPoint | None = None,
+    *,
+    split: str = "",
+    interval: tuple[float, float] | None = None,
+) -> Figure:
+    """Precision against recall, for every threshold.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`.
+        y_true: 0 or 1, shape `(N,)`.
+        operating_point: Marks what these films get at its threshold.
+        split: Which films they are, for the title.
+        interval: The 95 % interval of the average precision; one with NaN is left out.
+    """
+    figure, axes = unit_square(_titled("Precision-recall curve", split))
+    axes.set_xlabel("recall (sensitivity)")
+    axes.set_ylabel("precision (positive predictive value)")
+    if not _has_both_classes(y_true):
+        say_undefined(axes)
+    else:
+        prevalence = float(np.mean(y_true))
+        axes.axhline(prevalence, color=GREY, linestyle=":", label=f"chance {prevalence:.3f}")
+        precision, recall, _ = metrics.precision_recall_curve(y_true, y_score)
+        average = metrics.average_precision_score(y_true, y_score)
+        label = _with_interval(f"average precision {average:.4f}", interval)
+        axes.plot(recall, precision, color=BLUE, linewidth=2, drawstyle="steps-pre", label=label)
+        if operating_point is not None:
+            called, positive = _decide(y_score, y_true, operating_point)
+            # Where nothing is called positive there is no precision to mark.
+            if called.any():
+                point = called[positive].mean(), positive[called].mean()
+                label = f"threshold {operating_point.threshold:.4f}: PPV {point[1]:.3f}, "
+                mark_point(axes, point, f"{label}TPR {point[0]:.3f}")
+        axes.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+def reliability(
+    y_score: NDArray[Any],
+    y_true: NDArray[Any],
+    num_bins: int = 10,
+    *,
+    split: str = "",
+    natural_score: NDArray[Any] | None = None,
+) -> Figure:
+    """How often films of a given score are positive, and how many films have that score.
+
+    The thin bar of a point is the 95 % Clopper-Pearson interval of its share.
+
+    Args:
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_true: 0 or 1, shape `(N,)`.
+        num_bins: Bins of equal width over `[0, 1]`.
+        split: Which films they are, for the title.
+        natural_score: The same films' probabilities at the natural prevalence, shape `(N,)`, in
+            `[0, 1]`; shown beside `y_score`.
+    """
+    figure = blank_figure(width=8.4, height=6.4, top=0.75)
+    grid = {"height_ratios": [3, 1], "hspace": 0.08}
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
+    top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="what the score promises")
+    bins = reliability_bins(y_score, y_true, num_bins)
+    if natural_score is None:
+        _draw_reliability(top, bins, BLUE, "o-", "films of that score")
+        _draw_counts(bottom, bins, BLUE, place=0.5, width=0.9)
+    else:
+        natural = reliability_bins(natural_score, y_true, num_bins)
+        _draw_reliability(top, bins, BLUE, "o-", "score as the model gives it")
+        label = "natural score"
+        # Broader and below, so that neither of two bars at one place hides the other.
+        _draw_reliability(top, natural, ORANGE, "s--", label, bar_width=2.2, zorder=2)
+        _draw_counts(bottom, bins, BLUE, place=0.29, width=0.42)
+        _draw_counts(bottom, natural, ORANGE, place=0.71, width=0.42)
+    top.set(ylabel="share that is positive\n(bars: 95 % interval)", ylim=(-0.03, 1.03))
+    bottom.set(xlabel="score", ylabel="films")
+    bottom.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 11))
+    bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    bottom.margins(y=0.25)
+    figure.suptitle(_titled("Reliability of the scores", split), fontsize=12)
+    # Above the axes: intervals reach into every corner.
+    top.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=9)
+    for axes in (top, bottom):
+        make_plain(axes)
+    bottom.grid(False, axis="x")
+    return figure
+
+
+def _draw_reliability(
+    axes: Axes,
+    bins: Sequence[ReliabilityBin],
+    colour: str,
+    style: str,
+    label: str,
+    *,
+    bar_width: float = 0.9,
+    zorder: float = 3,
+) -> None:
+    filled = [entry for entry in bins if entry.num_images]
+    scores = np.array([entry.mean_score for entry in filled])
+    shares = np.array([entry.positive_share for entry in filled])
+    ends = [
+        clopper_pearson(round(entry.positive_share * entry.num_images), entry.num_images)
+        for entry in filled
+    ]
+    # An end may differ from the share it equals by a rounding, and a bar has no negative length.
+    below = np.maximum(shares - [low for low, _ in ends], 0)
+    above = np.maximum([high for _, high in ends] - shares, 0)
+    axes.errorbar(
+        scores,
+        shares,
+        [below, above],
+        fmt=style,
+        color=colour,
+        linewidth=1,
+        zorder=zorder,
+        markeredgecolor="black",
+        markeredgewidth=0.6,
+        elinewidth=bar_width,
+        capsize=2.5,
+        label=label,
+    )
+
+
+def _draw_counts(
+    axes: Axes, bins: Sequence[ReliabilityBin], colour: str, *, place: float, width: float
+) -> None:
+    """Draw a bar a bin; `place` (its middle) and `width` are shares of the bin."""
+    size = 1 / len(bins)
+    middles = [entry.low + place * size for entry in bins]
+    heights = [entry.num_images for entry in bins]
+    bars = axes.bar(middles, heights, width * size, color=colour)
+    labels = [f"{height:,}" if height else "" for height in heights]
+    axes.bar_label(bars, labels, fontsize=7, padding=1)
+
+
+def _with_interval(label: str, interval: tuple[float, float] | None) -> str:
+    if interval is None or not all(map(math.isfinite, interval)):
+        return label
+    return f"{label} (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
+
+
+def _has_both_classes(y_true: NDArray[Any]) -> bool:
+    return len(np.unique(y_true)) == 2
+
+
+def _titled(title: str, split: str) -> str:
+    return f"{title}, {split} films" if split else title
+
+
+def _decide(
+    y_score: NDArray[Any], y_true: NDArray[Any], point: OperatingPoint
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which films are called positive, and which are."""
+    return np.asarray(y_score, np.float64) >= point.threshold, np.asarray(y_true) > 0.5

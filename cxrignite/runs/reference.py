@@ -1,0 +1,72 @@
+"""The negatives that chose a threshold, as the model sees them: new films are held against them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import DamagedRunError, is_shortage
+from cxrignite.runs.scores import SplitScores
+
+_MAX_FILMS = 2_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of the negatives that chose a threshold.
+
+    Attributes:
+        features: What the classifier's head saw, `(N, F)`.
+        patients: Whose each film is, `(N,)`.
+    """
+
+    features: NDArray[np.float32]
+    patients: list[str]
+
+    @classmethod
+    def of(cls, scores: SplitScores) -> Self:
+        """The negatives of a split, at most 2,000 of them, evenly spread."""
+        negatives = np.flatnonzero(scores.y_true == 0)
+        places = np.linspace(0, len(negatives) - 1, min(len(negatives), _MAX_FILMS))
+        kept = negatives[places.round().astype(int)]
+        return cls(scores.features[kept], [scores.patients[index] for index in kept])
+
+    def write(self, path: Path, write: Callable[[Path, memoryview], None] = write_durably) -> None:
+        """Write an `.npz` file, whole or not at all.
+
+        Args:
+            path: The file.
+            write: Writes a file by its path and content.
+
+        Raises:
+            CxrIgniteError: If it cannot be written.
+        """
+        content = io.BytesIO()
+        np.savez_compressed(content, features=self.features, patients=np.array(self.patients, str))
+        write(path, content.getbuffer())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises:
+            DamagedRunError: If the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                features, patients = content["features"], content["patients"]
+            if features.shape != (len(patients), *features.shape[1:2]):
+                raise ValueError(f"features of shape {features.shape} of {len(patients)} films")
+            return cls(features.astype(np.float32, casting="same_kind"), patients.tolist())
+        except Exception as error:  # zipfile, numpy and zlib raise errors of many kinds
+            if is_shortage(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise DamagedRunError(f"{path} is damaged: {reason}") from error

@@ -1,0 +1,300 @@
+"""What a run leaves behind, and who may write there.
+
+The folder holds all that is needed to repeat the run: the resolved recipe, the versions and the
+command, the split with its hashes, and the threshold beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxrignite.data import Film
+from cxrignite.data.splits import read_split, write_split
+from cxrignite.errors import (
+    CheckpointError,
+    CxrIgniteError,
+    DamagedRunError,
+    DataError,
+    RunFolderError,
+)
+from cxrignite.handlers import read_history, verify_checkpoint
+from cxrignite.locks import lock_file
+from cxrignite.runs.decision import Decision
+from cxrignite.runs.environment import environment
+from cxrignite.runs.log_file import log_file
+from cxrignite.runs.recipe_keys import (
+    changed_keys,
+    check_epochs,
+    flatten_recipe,
+    read_recipe,
+    recipe_hash,
+)
+from cxrignite.runs.reference import Reference
+from cxrignite.runs.run_files import RunFiles
+from cxrignite.runs.run_json import read_counts, read_object, read_starts
+from cxrignite.runs.run_paths import RunPaths
+
+
+class RunFolder(RunPaths):
+    """The files of one run.
+
+    Args:
+        root: The folder; nothing is made until something is written.
+
+    Attributes:
+        files: Writes the files that a later command believes, and checks them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.files = RunFiles(root)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing here; the lock goes with this process, however it ends.
+
+        Raises:
+            RunFolderError: Another process holds the folder, or it belongs to something else.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise RunFolderError(f"run_dir must be a folder, got the file {self.root}")
+        if self.is_foreign:
+            raise RunFolderError(
+                f"{self.root} is not empty and no run folder; choose another run_dir"
+            )
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = self._lock_path.open("a+", encoding="ascii")
+        except OSError as error:
+            raise RunFolderError(f"cannot write into {self.root}: {error.strerror}") from error
+        with handle:
+            try:
+                lock_file(handle)
+            except BlockingIOError as error:
+                handle.seek(0)
+                pid = handle.read().strip() or "unknown"
+                raise RunFolderError(f"{self.root} is in use by process {pid}") from error
+            except OSError as error:  # a file system without locks
+                raise RunFolderError(f"cannot lock {self.root}: {error.strerror}") from error
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            try:
+                yield
+            finally:
+                # Of a full or damaged folder the block has said so; a later write does it again.
+                with suppress(CxrIgniteError):
+                    self.files.settle()
+
+    def begin(self, recipe_text: str, command: list[str], facts: Mapping[str, object]) -> None:
+        """Write the resolved recipe and the environment, and take back that the run is finished.
+
+        Raises:
+            DamagedRunError: The environment of an earlier start is damaged; nothing is changed.
+        """
+        starts = [*self.read_starts(), {**environment(command), **facts}]
+        self.files.remove(self.operating_point_path)
+        self.write_json(self.environment_path, {"starts": starts})
+        self.files.write(self.recipe_path, recipe_text.encode())
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """Read the starts from `environment.json`; empty before the first.
+
+        Raises:
+            DamagedRunError: The file is damaged, lost, or not as it was written.
+        """
+        self.files.check(self.environment_path)
+        return read_starts(self.environment_path)
+
+    def changed_keys(self, recipe_text: str) -> list[str]:
+        """The keys in which a recipe differs from this run's, other than those that may change.
+
+        Raises:
+            RunFolderError: `trainer.max_epochs` would shrink.
+            DamagedRunError: This run's recipe is damaged, or not as it was written.
+        """
+        ours, theirs = self._read_recipe(), flatten_recipe(yaml.safe_load(recipe_text))
+        check_epochs(self.root, ours, theirs)
+        return changed_keys(ours, theirs)
+
+    def recipe_hash(self) -> str:
+        """A digest of this run's recipe, without the keys that may change.
+
+        Raises:
+            DamagedRunError: This run's recipe is damaged, or not as it was written.
+        """
+        return recipe_hash(self._read_recipe())
+
+    def _read_recipe(self) -> dict[str, Any]:
+        self.files.check(self.recipe_path)
+        return read_recipe(self.recipe_path)
+
+    def finished_recipe(self) -> Path:
+        """The recipe of a run that has its best weights and its threshold.
+
+        Raises:
+            RunFolderError: There is no run, or it did not finish.
+            DamagedRunError: Its recipe or its history is not as it was written.
+        """
+        self.files.check(self.history_path)
+        if not self.holds_run:
+            raise RunFolderError(f"{self.root} holds no run: {self.why_no_run()}")
+        self.files.warn_if_unchecked()
+        self.files.check(self.recipe_path)
+        if not self.is_finished:
+            raise RunFolderError(
+                f"the run in {self.root} did not finish: "
+                f"it has no {self.operating_point_path.name}; "
+                f"go on with `cxrignite fit --config {shlex.quote(str(self.recipe_path))} "
+                f"--run_dir {shlex.quote(str(self.root))} --resume auto`"
+            )
+        return self.recipe_path
+
+    def why_no_run(self) -> str:
+        """What is there instead of a run, for a message."""
+        if not self.root.exists():
+            return "there is no such folder; `cxrignite fit` makes it"
+        runs = ", ".join(sorted(str(each.parent) for each in self.root.glob("*/history.csv")))
+        return f"it has no {self.history_path.name}" + (f", but these do: {runs}" if runs else "")
+
+    def write_json(self, path: Path, content: Mapping[str, Any] | None) -> None:
+        """Write a JSON file that a later command believes, whole or not at all."""
+        self.files.write(path, f"{json.dumps(content, indent=2)}\n".encode())
+
+    def weights_sha256(self) -> str:
+        """Digest of the best weights' file.
+
+        Raises:
+            CheckpointError: The file is missing or damaged.
+        """
+        return str(verify_checkpoint(self.best_path)["sha256"])
+
+    def write_decision(self, decision: Decision) -> None:
+        """Keep the operating point; this ends a run."""
+        self.write_json(self.operating_point_path, decision.to_dict())
+
+    def write_site(self, decision: Decision, films: list[Film], reference: Reference) -> None:
+        """Keep a site's operating point, the films that chose it, and how they look to the model.
+
+        The operating point is written last: without it the other two are nothing.
+        """
+        path = self.site_path(decision.chosen_on)
+        write_split(films, path.with_suffix(".csv"), self.files.write)
+        reference.write(path.with_suffix(".npz"), self.files.write)
+        self.write_json(path, decision.to_dict())
+
+    def read_site_films(self, site: str) -> list[Film]:
+        """The films that chose a site's operating point.
+
+        Raises:
+            DamagedRunError: The list is missing or damaged.
+        """
+        return self._read_films(self.site_path(site).with_suffix(".csv"), "")
+
+    def read_split(self, source_root: Path | str) -> list[Film]:
+        """The films of the run as they were divided when it began.
+
+        Args:
+            source_root: The folder that their paths are relative to.
+
+        Raises:
+            DamagedRunError: The list is missing, damaged, or not as it was written.
+        """
+        return self._read_films(self.split_path, source_root)
+
+    def _read_films(self, path: Path, source_root: Path | str) -> list[Film]:
+        self.files.check(path)
+        try:
+            return read_split(path, source_root)
+        except DataError as error:
+            raise DamagedRunError(str(error)) from error
+
+    def read_decision(self, site: str | None = None) -> Decision:
+        """The stored operating point, which must be of these weights.
+
+        Args:
+            site: Whose; null is the run's own.
+
+        Raises:
+            RunFolderError: There is none of that site.
+            DamagedRunError: The file is damaged, or not as it was written.
+            CheckpointError: It belongs to other weights, or those are missing or damaged.
+        """
+        path = self.operating_point_path if site is None else self.site_path(site)
+        if site is not None and not path.is_file():
+            known = sorted(each.stem for each in path.parent.glob("*.json"))
+            raise RunFolderError(
+                f"{self.root} has no operating point '{site}', "
+                f"it has {', '.join(known) if known else 'only its own'}"
+            )
+        self.files.check(path)
+        content = read_object(path)
+        try:
+            decision = Decision.from_dict(content)
+        except (ValueError, KeyError, TypeError) as error:
+            missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise DamagedRunError(f"{path} is damaged or of an older version: {missing}") from error
+        if decision.weights_sha256 != self.weights_sha256():
+            raise CheckpointError(
+                f"{path} is the operating point of other weights than {self.best_path}: "
+                "a threshold means nothing for scores that did not choose it"
+            )
+        return decision
+
+    def read_reference(self, site: str | None = None) -> Reference | None:
+        """How the negatives that chose an operating point look to the model; null without a file.
+
+        Raises:
+            DamagedRunError: The file is damaged, lost, or not as it was written.
+        """
+        path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
+        self.files.check(path)
+        return Reference.read(path) if path.is_file() else None
+
+    def count_look(self, films: Sequence[Film]) -> int:
+        """Count one more scoring of films, told by their content, whatever they are called.
+
+        Returns:
+            How often the one that was scored most often has been scored.
+
+        Raises:
+            DamagedRunError: The count is damaged, lost, or not as it was written.
+        """
+        looks = self.read_looks()
+        digests = {film.sha256[:16] for film in films}
+        looks |= {digest: looks.get(digest, 0) + 1 for digest in digests}
+        self.write_json(self.looks_path, looks)
+        return max(looks[digest] for digest in digests)
+
+    def read_looks(self) -> dict[str, int]:
+        """Read how often each film was scored, by the start of its digest.
+
+        Raises:
+            DamagedRunError: The count is damaged, lost, or not as it was written.
+        """
+        self.files.check(self.looks_path)
+        return read_counts(self.looks_path)
+
+    def read_history(self) -> list[dict[str, float]]:
+        """The rows of `history.csv`; an empty cell is left out.
+
+        Raises:
+            DamagedRunError: The file is missing, damaged, or not as it was written.
+        """
+        self.files.check(self.history_path)
+        try:
+            return read_history(self.history_path)
+        except (OSError, ValueError) as error:
+            raise DamagedRunError(f"{self.history_path} is damaged: {error}") from error
+
+    def logging(self) -> AbstractContextManager[None]:
+        """Keep what the library logs in `run.log`, tracebacks of failures included."""
+        return log_file(self.log_path)

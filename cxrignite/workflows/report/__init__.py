@@ -1,5 +1,0 @@
-"""The verb `report`: a run folder to one HTML page; `page.py` puts it together."""
-
-from cxrignite.workflows.report.page import MAX_PAGE_BYTES, write_report
-
-__all__ = ["MAX_PAGE_BYTES", "write_report"]

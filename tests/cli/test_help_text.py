@@ -1,0 +1,65 @@
+import re
+
+import pytest
+
+from cxrignite import cli
+from cxrignite.cli.parsing import recipe_json_schema
+
+SCHEMA = recipe_json_schema()["properties"]
+DATA = SCHEMA["data"]["properties"]
+TITLES = [SCHEMA[group]["description"].rstrip(".") for group in ("data", "trainer")]
+
+
+def describes(key, said):
+    """Whether a help text has what the schema says of a key of the data."""
+    return DATA[key]["description"] in said
+
+
+def help_of(verb, capsys):
+    assert cli.run([verb, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "recalibrate", "predict", "explain"])
+def test_a_verb_that_reads_a_run_takes_the_runs_own_values(verb, capsys):
+    said = help_of(verb, capsys)
+    assert describes("num_workers", said)
+    # One default for all keys of the recipe, which is none of the recipe's own.
+    keys = re.findall(r"--(?:data|trainer)\.\w+ \S+ .*?default: ([^)]+)\)", said)
+    assert len(keys) >= 4
+    assert len(defaults := set(keys) - {"null"}) == 1
+    assert not re.search(r"\d", *defaults)
+    assert "required, type" not in said
+    assert "--model" not in said
+    assert "-h, --help" in said
+    # A group's title is not that of `fit`, which says what the keys do in training.
+    assert not any(title in said for title in TITLES)
+
+
+def test_fit_says_what_must_be_given_and_what_is_taken_otherwise(capsys):
+    said = help_of("fit", capsys)
+    assert describes("source", said)
+    assert re.search(r"--data\.source SOURCE [^(]*\(required, type", said)
+    assert "(type: int, default: 4)" in said
+    assert all(title in said for title in TITLES)
+
+
+def test_of_many_classes_a_few_are_named(capsys):
+    said = help_of("fit", capsys)
+    assert "torch.optim.Adafactor, torch.optim.Muon, ...)" in said
+    assert "cxrignite.nn.LightCNN, cxrignite.nn.TimmClassifier" in said
+
+
+def test_what_is_printed_is_a_recipe_that_prints_the_same(capsys, recipes_dir, tmp_path):
+    recipe = str(recipes_dir / "resnet50.yaml")
+    argv = ["fit", "--config", recipe, "--optimizer", "SGD", "--run_dir", str(tmp_path / "run")]
+    assert cli.run([*argv, "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert "class_path: torch.optim.SGD" in printed
+    assert "mode: area" in printed  # as MONAI reads it
+    assert "print_config" not in printed
+    again = tmp_path / "again.yaml"
+    again.write_text(printed, encoding="utf-8")
+    assert cli.run(["fit", "--config", str(again), "--print_config"]) == 0
+    assert capsys.readouterr().out == printed
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+from messages import refused
+
+from cxrignite.cli.parsing import parse_recipe
+from cxrignite.cli.shipped_recipes import recipe_path
+from cxrignite.cli.user_paths import user_path
+from cxrignite.errors import RecipeError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FILMS", "/films")
+    monkeypatch.delenv("NOBODY", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/x.png", "HOME/x.png"),
+        ("$FILMS/x", "/films/x"),
+        ("${FILMS}/**/*.png", "/films/**/*.png"),
+        ("a/$NOBODY/x", "a/$NOBODY/x"),
+        ("a/~/$", "a/~/$"),
+    ],
+)
+def test_a_path_is_as_a_shell_would_have_it(written, meant, tmp_path):
+    assert user_path(written) == Path(meant.replace("HOME", str(tmp_path)))
+
+
+def test_a_file_that_is_called_so_is_meant(tmp_path):
+    (tmp_path / "$FILMS").mkdir()
+    assert user_path("$FILMS") == Path("$FILMS")
+
+
+def test_paths_of_recipes_and_options_are_expanded_and_the_recipe_keeps_them(tmp_path):
+    (tmp_path / "more.yaml").write_text(
+        "run_dir: $FILMS/run\n"
+        "data: {source: {class_path: ClassFolders, init_args: {root: ~/films}}, pack: ~/packs}\n"
+        "model: {class_path: TransferClassifier, init_args: {arch: resnet18, weights: ~/w.pt}}\n"
+    )
+    recipe, text, options = parse_recipe(
+        "audit", "audit", ["--config=~/more.yaml", "--output_dir", "$FILMS/audit"]
+    )
+    assert recipe.data.source.root == tmp_path / "films"
+    assert (recipe.run_dir, recipe.data.pack) == (Path("/films/run"), tmp_path / "packs")
+    assert options["output_dir"] == Path("/films/audit")
+    assert recipe.model.keywords["weights"] == f"{tmp_path}/w.pt"
+    for kept in (f"root: {tmp_path}/films", f"pack: {tmp_path}/packs", "run_dir: /films/run"):
+        assert kept in text
+
+
+def source_of(*argv):
+    return parse_recipe("audit", "audit", list(argv))[0].data.source
+
+
+def test_a_source_of_another_class_does_not_take_over_the_root(tmp_path):
+    quickstart = ("--config", str(recipe_path("quickstart")))
+    other = tmp_path / "other.yaml"
+    other.write_text("data: {source: {class_path: ClassFolders, init_args: {classes: [A, B]}}}\n")
+    for argv in (
+        ("--data.source", "ClassFolders"),
+        ("--data.source.class_path=ClassFolders",),
+        ("--config", str(other)),
+    ):
+        with refused(RecipeError, "data.source", "--data.source.root"):
+            source_of(*quickstart, *argv)
+    assert source_of(*quickstart, "--data.source", "Phantom").root == Path("data/phantom")
+    (tmp_path / "a.csv").touch()
+    manifest = f"{{class_path: Manifest, init_args: {{path: {tmp_path / 'a.csv'}}}}}"
+    assert source_of(*quickstart, "--data.source", manifest).root == tmp_path
+    chosen = source_of(*quickstart, "--data.source", "ClassFolders", "--data.source.root", "x")
+    assert chosen.root == Path("x")
+    other.write_text("data: {source: {class_path: ClassFolders, init_args: {root: y}}}\n")
+    assert source_of(*quickstart, "--config", str(other)).root == Path("y")

@@ -1,0 +1,1339 @@
+import base64
+import csv
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from messages import line_with, missing, refused, sentence_with
+from PIL import Image
+from scipy.stats import binomtest
+
+from cxrignite.errors import CxrIgniteError, RunFolderError
+from cxrignite.reporting.html import MAX_PAGE_BYTES, misses, write_report
+from cxrignite.reporting.html import page as page_module
+from cxrignite.reporting.html.card import BLANKS
+from cxrignite.reporting.html.map_checks import checks_summary, map_checks
+from cxrignite.reporting.html.misses import MAX_MISSES
+from cxrignite.reporting.html.reading import Record
+from cxrignite.reporting.html.verdict import describe_verdict
+from cxrignite.runs.usability import NOT_USABLE, status_words
+
+CLASSES = ["NORMAL", "PNEUMONIA"]
+SUREST = "test/PNEUMONIA/film 4.png"
+"""The miss that lies farthest from the threshold."""
+
+VOID_TAGS = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its elements, rightly nested, and what they say."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.builder, self.open = ElementTree.TreeBuilder(), []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+        self.root = self.builder.close()
+        self.text = words(self.root)
+
+    def handle_starttag(self, tag, attrs):
+        self.builder.start(tag, {key: value or "" for key, value in attrs})
+        if tag in VOID_TAGS:
+            self.builder.end(tag)
+        else:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.builder.end(tag)
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.builder.data(data)
+
+    @property
+    def tags(self):
+        return {element.tag for element in self.root.iter()}
+
+    @property
+    def attributes(self):
+        return [pair for element in self.root.iter() for pair in element.items()]
+
+    def section(self, name):
+        return self.root.find(f".//section[@id='{name}']")
+
+    @property
+    def state(self):
+        """The classes of the first box, which are the state of the threshold, and its title."""
+        (box,) = of_class(self.root, "verdict")
+        return set(box.get("class").split()) - {"verdict"}, words(of_class(box, "title")[0])
+
+    @property
+    def sentence(self):
+        """What the first box says of the threshold."""
+        return words(of_class(of_class(self.root, "verdict")[0], "sentence")[0])
+
+    @property
+    def remarks(self):
+        box = of_class(self.root, "verdict")[0]
+        return "\n".join(words(remark) for remark in of_class(box, "remark"))
+
+    @property
+    def cautions(self):
+        """The boxes of what a reader has to know before any figure."""
+        return [words(box) for box in of_class(self.root, "caution")]
+
+    @property
+    def complaints(self):
+        """Boxes of what is not there, a list of lines each."""
+        return [[words(line) for line in box] for box in of_class(self.root, "complaint")]
+
+    @property
+    def notes(self):
+        """What stands between the tables at the top, in no box."""
+        return [words(line) for line in self.root.findall("body/main/p") if not line.keys()]
+
+    @property
+    def tiles(self):
+        """The figures at the top and their terms: threshold, promised and seen TNR, seen TPR."""
+        return [
+            (words(of_class(tile, "figure")[0]), " ".join(map(words, of_class(tile, "terms"))))
+            for tile in self.root.findall(".//dl[@class='tiles']/div")
+        ]
+
+    @property
+    def observations(self):
+        """What each set of films got, by its name: size, threshold, TNR, TPR, reading."""
+        table = self.root.find("body/main/table")
+        rows = [] if table is None else table.findall("tbody/tr")
+        return {row[0].text: [words(row[0][0]), *map(words, row[1:])] for row in rows}
+
+    @property
+    def matrices(self):
+        """The confusion matrices: two rows of two cells, each a count, its share, its mark."""
+        return [
+            [
+                [(words(cell[0]), figures(cell), cell.get("class")) for cell in row[1:]]
+                for row in body
+            ]
+            for body in self.root.findall(".//table[@class='matrix']/tbody")
+        ]
+
+    @property
+    def limits(self):
+        return [words(limit) for limit in self.section("use").iter("li")]
+
+    @property
+    def num_jpegs(self):
+        return self.source.count("data:image/jpeg;base64,")
+
+    @property
+    def gallery(self):
+        """The places of each miss, its film and then its map; None is a place with no picture."""
+        found = {}
+        for miss in self.root.findall(".//ul/li[div]"):
+            name = words(of_class(miss, "soft")[-1])
+            found[name] = [place.find("img") for place in miss[0]]
+            assert all(name in image.get("alt") for image in found[name] if image is not None)
+        return found
+
+
+def words(element):
+    """The text of an element in one line."""
+    text = " ".join(" ".join(element.itertext()).split())
+    return re.sub(r" (?=[,.;:)])", "", text)
+
+
+def of_class(element, name):
+    return [each for each in element.iter() if name in each.get("class", "").split()]
+
+
+def figures(element):
+    """A figure and its intervals."""
+    return [words(each) for name in ("figure", "interval") for each in of_class(element, name)]
+
+
+def rows_of(table):
+    return [[words(cell) for cell in row] for row in table.iter("tr")]
+
+
+def picture_of(image):
+    return Image.open(io.BytesIO(base64.b64decode(image.get("src").partition(",")[2])))
+
+
+def point_of(**changes):
+    return {
+        "threshold": 0.9,
+        "verdict": "certified",
+        "tnr": 0.975,
+        "tpr": 0.9,
+        "num_negative": 80,
+        "num_positive": 60,
+        "num_false_positive": 2,
+        "num_false_negative": 6,
+        "tnr_lower_bound": 0.94,
+        "min_tnr": 0.93,
+        "min_threshold": 0.9,
+        "fp_cost": 2.0,
+        "fn_cost": 1.0,
+        "confidence": 0.95,
+        "num_negatives_needed": 90,
+        "num_negative_patients": 70,
+        "note": "",
+        "not_usable": [],
+        "chosen_on": "calibration",
+        "threshold_natural": 0.978,
+        "imbalance": {
+            "num_negative": 1349,
+            "num_positive": 3883,
+            "prevalence": 0.742,
+            "sampled_prevalence": 0.5,
+            "pos_weight": 0.589,
+            "seen_prevalence": 0.371,
+            "logit_shift": -1.586,
+        },
+        "scaling": {"platt": None, "temperature": None},
+        "weights_sha256": "ab" * 32,
+        **changes,
+    }
+
+
+def decisions_of(threshold, tn, fp, fn, tp):
+    rates = {"tnr": tn / (tn + fp), "tpr": tp / (tp + fn), "ppv": tp / (tp + fp), "npv": 0.8}
+    return {
+        "threshold": threshold,
+        **{"tn": tn, "fp": fp, "fn": fn, "tp": tp},
+        **rates,
+        "balanced_accuracy": 0.85,
+        "accuracy": 0.84,
+        "intervals": {"tnr": [0.71, 0.91], "tpr": [0.81, 0.96]},
+        "patient_intervals": {"tnr": [0.7, 0.92], "balanced_accuracy": [0.8, 0.9]},
+    }
+
+
+def metrics_of(point, **changes):
+    scale = {"brier": 0.1, "log_loss": 0.3, "ece": 0.05}
+    scale |= {"calibration_slope": 0.8, "calibration_intercept": -0.2, "bins": []}
+    scale["patient_intervals"] = {"brier": [0.08, 0.12]}
+    return {
+        "num_images": 110,
+        "num_negative": 50,
+        "num_positive": 60,
+        "num_patients": 90,
+        "roc_auc": 0.96,
+        "average_precision": 0.97,
+        "intervals": {"roc_auc": [0.93, 0.98]},
+        "patient_intervals": {"roc_auc": [0.92, 0.985]},
+        "at_half": decisions_of(0.5, 35, 15, 2, 58),
+        "at_threshold": decisions_of(0.9, 48, 2, 6, 54) | {"intervals": {"tnr": [0.86, 0.995]}},
+        "operating_point": point,
+        "calibration": {"raw": scale, "natural": None},
+        "subgroups": [
+            {
+                "attribute": "subgroup",
+                "value": "virus",
+                "num_images": 30,
+                "num_negative": 0,
+                "num_positive": 30,
+                "num_patients": 25,
+                "tnr": None,
+                "tpr": 0.9,
+                "roc_auc": None,
+                "intervals": {"tpr": [0.73, 0.98]},
+            }
+        ],
+        "shift": None,
+        "certificate": None,
+        "num_looks": 1,
+        **changes,
+    }
+
+
+VOID = {
+    "verdict": "certified",
+    "min_tnr": 0.93,
+    "confidence": 0.95,
+    "observed_tnr": 0.7,
+    "interval": [0.55, 0.82],
+    "is_contradicted": True,
+    "is_void": True,
+    "reasons": ["the observed TNR lies below what was certified"],
+}
+SHIFT = {
+    "roc_auc": 0.887,
+    "interval": [0.85, 0.918],
+    "num_reference": 80,
+    "num_films": 50,
+    "is_detected": True,
+}
+
+
+FAITHFULNESS = {
+    "num_images": 32,
+    "deletion": {"map": 0.41, "random": 0.62, "difference": -0.21, "interval": [-0.25, -0.17]},
+    "insertion": {"map": 0.8, "random": 0.7, "difference": 0.1, "interval": [0.05, 0.15]},
+    "randomization": {"rank_correlation": 0.05, "num_models": 5},
+    "masks": {
+        "num_images": 120,
+        "pointing_game": 0.9,
+        "pointing_game_interval": [0.83, 0.94],
+        "energy": 0.5,
+        "area": 0.05,
+        "energy_ratio": 10.2,
+        "randomized": {"pointing_game": 0.06, "energy_ratio": 1.1},
+    },
+}
+
+
+class Run:
+    """A run folder of a few films, written by the schema of the run folder."""
+
+    def __init__(self, root):
+        self.root = root / "run"
+        self.films_root = root / "films"
+        self.point = point_of()
+        rows = [self._film("train", label, number) for label in (0, 1) for number in range(4)]
+        self.scored = []
+        for label, number in itertools.product((0, 1), range(6)):
+            row = self._film("test", label, number)
+            rows.append(row)
+            score = (0.3, 0.95, 0.9, 0.899, 0.2, 0.991)[number]
+            self.scored.append((row[0], row[1], label, score, "", ""))
+        self.csv("split.csv", ["path", "label", "patient", "split", "sha256", "attr_subgroup"], [])
+        self.films = rows
+        self.write_split()
+        self.write_predictions("test", self.scored)
+        self.json("operating_point.json", self.point)
+        for name in ("val", "calibration", "test"):
+            self.json(f"metrics/{name}.json", metrics_of(self.point))
+        start = {"cxrignite": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.14.1"}}
+        start |= {"command": ["cxrignite", "--run_dir", str(self.root)], "device": "cpu"}
+        self.json("environment.json", {"starts": [start]})
+        best = {"epoch": 2, "metric": "val_roc_auc", "score": 0.97, "size": 1, "sha256": "ab" * 32}
+        self.json("checkpoints/best.json", best)
+        self.csv("history.csv", ["epoch", "loss", "epoch_seconds"], [(1, 0.5, 15), (2, 0.3, 17)])
+        self.recipe = {
+            "data": {
+                "source": {
+                    "class_path": "cxrignite.data.ClassFolders",
+                    "init_args": {"root": str(self.films_root), "classes": CLASSES},
+                },
+                "val_fraction": 0.15,
+            },
+            "model": {
+                "class_path": "cxrignite.nn.LightCNN",
+                "init_args": {"width": 32, "weights": str(root / "secret" / "weights.pt")},
+            },
+            "trainer": {"max_epochs": 3},
+            "seed": 42,
+            "run_dir": str(self.root),
+        }
+        self.write_recipe()
+        for name in ("roc_test", "precision_recall_test", "reliability_test", "samples_train"):
+            self.picture(self.root / "figures" / f"{name}.png", np.full((20, 30), 200, np.uint8))
+        for path, *_ in self.scored:
+            self.picture(self.films_root / path, np.full((40, 50), 90, np.uint8))
+
+    def _film(self, split, label, number):
+        patient = f"{split}-{CLASSES[label]}-{number // 2}"
+        name = f"{split}/{CLASSES[label]}/film {number}.png"
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        # Films carry the columns of predictions first: path, patient.
+        return (name, patient, label, split, digest, "virus" if label else "")
+
+    def write_split(self):
+        columns = ["path", "label", "patient", "split", "sha256", "attr_subgroup"]
+        rows = [(path, label, patient, *rest) for path, patient, label, *rest in self.films]
+        self.csv("split.csv", columns, rows)
+
+    def write_predictions(self, name, rows):
+        columns = ["path", "patient", "label", "score", "natural_score", "decision"]
+        self.csv(f"predictions/{name}.csv", columns, rows)
+
+    def write_recipe(self):
+        (self.root / "recipe.yaml").write_text(yaml.safe_dump(self.recipe), encoding="utf-8")
+
+    def csv(self, name, columns, rows):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *rows])
+
+    def json(self, name, content):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    def damage(self, name, content):
+        """Give a file another content; None takes it away."""
+        path = self.root / name
+        path.unlink() if content is None else path.write_bytes(content)
+
+    def picture(self, path, pixels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, "PNG")
+
+    def decide(self, **changes):
+        """Another operating point, in its own file and in the figures of every set of films."""
+        self.point = point_of(**changes)
+        self.json("operating_point.json", self.point)
+        for path in (self.root / "metrics").glob("*.json"):
+            self.json(f"metrics/{path.name}", metrics_of(self.point))
+
+    def explain(self, rows=None, *, name="test", **changes):
+        """What `explain` leaves: a map of every film that was scored, all of them red."""
+        for number, _ in enumerate(self.scored):
+            self.overlay(f"{number}.png", (250, 20, 20), name)
+        self.write_maps(rows or self.map_rows(), name)
+        self.write_about(name, **changes)
+
+    def write_about(self, name="test", **changes):
+        about = {"weights_sha256": "ab" * 32, "method": "grad_cam", "target_layer": "backbone.4"}
+        about |= {"target_class": "PNEUMONIA", "threshold": 0.9, "faithfulness": None}
+        self.json(f"explain/{name}/explain.json", about | changes)
+
+    def overlay(self, file, colour, name="test"):
+        self.picture(self.root / "explain" / name / file, np.full((32, 32, 3), colour, np.uint8))
+
+    def map_rows(self, **changes):
+        """The rows of `explain.csv`; `changes` are of the first miss, the surest one."""
+        rows = []
+        for number, (path, patient, label, score, *_) in enumerate(self.scored):
+            row = {"path": path, "patient": patient, "label": label, "score": score}
+            row |= {"threshold": 0.9, "decision": int(score >= 0.9), "selection": "wrong"}
+            row |= {"raw_max": 1.5, "picture": f"{number}c.png", "overlay": f"{number}.png"}
+            rows.append(row | (changes if path == SUREST else {}))
+        return rows
+
+    def write_maps(self, rows, name="test"):
+        self.csv(f"explain/{name}/explain.csv", list(rows[0]), [list(row.values()) for row in rows])
+
+    def page(self, **options):
+        return Page(write_report(self.root, **options))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def test_each_state_of_the_threshold_has_a_title_of_its_own(run):
+    pages = [run.page()]
+    run.json("metrics/test.json", metrics_of(run.point, certificate=VOID))
+    pages.append(run.page())
+    for verdict in ("empirical", "infeasible"):
+        run.decide(verdict=verdict)
+        pages.append(run.page())
+    run.json("operating_point.json", None)
+    pages.append(run.page())
+    states, titles = zip(*(page.state for page in pages), strict=True)
+    assert states == ({"certified"}, {"certified", "void"}, {"empirical"}, {"infeasible"}, {"none"})
+    assert len(set(titles)) == len(titles)
+    for title in titles:
+        line_with(title)
+
+
+def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(run):
+    page = run.page()
+    line_with(page.sentence, "95 %", "93 %", "NORMAL", "patients")
+    line_with(page.remarks, "94.0 %", "patient")
+    assert [figure for figure, _ in page.tiles] == ["0.9000", "at least 93 %", "96.0 %", "90.0 %"]
+    _, (_, promised), _, (_, of_sensitivity) = page.tiles
+    line_with(promised, "95 %")
+    assert of_sensitivity
+    assert not re.search(r"\d", line_with(of_sensitivity))
+    line_with(page.tiles[0][1], "0.9780")
+    assert page.cautions == page.complaints == page.notes == []
+
+
+def test_a_certificate_by_film_does_not_speak_of_patients(run):
+    run.decide(num_negative_patients=80)
+    page = run.page()
+    assert "patient" not in line_with(page.sentence, "95 %", "93 %", "NORMAL")
+    assert "patient" not in line_with(page.remarks, "94.0 %")
+
+
+def test_an_empirical_threshold_promises_nothing_and_says_why(run):
+    limits = run.page().limits
+    run.decide(verdict="empirical", note="no CALIBRATION split")
+    page = run.page()
+    line_with(page.sentence, "97.5 %", "80", "NORMAL", "70", "patients", "calibration", "93 %")
+    line_with(page.remarks, "no CALIBRATION split")
+    promised, terms = page.tiles[1]
+    assert not re.search(r"\d", line_with(promised))
+    line_with(terms, "93 %")
+    assert page.limits[:-1] == limits
+    line_with(page.limits[-1], "specificity")
+
+
+def test_an_infeasible_threshold_says_how_many_negatives_are_missing(run):
+    run.decide(verdict="infeasible", num_negative_patients=30, num_negatives_needed=42)
+    page = run.page()
+    line_with(page.sentence, "0.9000", "93 %", "NORMAL", "80", "30")
+    line_with(page.remarks, "42", "NORMAL", "patients", "30")
+    assert not re.search(r"\d", page.tiles[1][0])
+    assert "Certified" not in page.text
+
+
+@pytest.mark.parametrize("point", [None, point_of(threshold=None), {"verdict": "certified"}, {}])
+def test_without_a_threshold_only_decisions_at_one_half_are_shown(run, point):
+    run.json("operating_point.json", point)
+    figures = metrics_of(None)
+    del figures["at_threshold"], figures["operating_point"]
+    for name in ("val", "calibration", "test"):
+        run.json(f"metrics/{name}.json", figures)
+    page = run.page()
+    assert page.state[0] == {"none"}
+    assert page.tiles == []
+    assert page.observations == {}
+    assert "Certified" not in page.text
+    (matrix,) = page.matrices
+    count, (share, *_), _ = matrix[0][0]
+    assert (count, share) == ("35", "70.0 %")
+    line_with(words(page.section("misses").find("p")), "0.5000")
+
+
+def test_a_contradicted_certificate_is_told_before_any_figure(run):
+    limits = run.page().limits
+    run.json("metrics/test.json", metrics_of(run.point, certificate=VOID, shift=SHIFT))
+    page = run.page()
+    assert page.state[0] == {"certified", "void"}
+    (caution,) = page.cautions
+    seen = ["96.0 %", "86.0 to 99.5 %"]
+    line_with(caution, "certificate", "test", *seen, "93 %", VOID["reasons"][0])
+    boxes = [element.get("class") for element in page.root.find("body/main")]
+    assert boxes.index("caution") < boxes.index("tiles")
+    line_with(page.observations["test"][-1], VOID["reasons"][0])
+    assert page.limits[:-1] == limits
+    line_with(page.limits[-1], "certificate")
+
+
+def test_a_certificate_is_void_for_films_of_another_kind_without_being_contradicted(run):
+    judged = VOID | {"is_contradicted": False, "reasons": []}
+    run.json("metrics/test.json", metrics_of(run.point, certificate=judged, shift=SHIFT))
+    page = run.page()
+    assert page.state[0] == {"certified", "void"}
+    (caution,) = page.cautions
+    line_with(caution, "certificate", "test", "93 %", "AUC", "0.89", "0.85 to 0.92")
+    line_with(page.observations["test"][-1])
+
+
+def test_where_nothing_was_certified_no_certificate_is_called_void(run):
+    run.decide(verdict="empirical", confidence=None)
+    judged = VOID | {"verdict": "empirical", "is_void": False}
+    figures = metrics_of(run.point, certificate=judged, shift=SHIFT)
+    figures["at_threshold"] |= {"tnr": 0.7, "intervals": {"tnr": [0.55, 0.82]}}
+    run.json("metrics/test.json", figures)
+    page = run.page()
+    assert page.state[0] == {"empirical"}
+    lower, unlike = page.cautions
+    line_with(lower, "test", "70.0 %", "55.0 to 82.0 %", "93 %")
+    line_with(unlike, "test", "AUC", "0.89", "0.85 to 0.92")
+    for told in (lower, unlike, page.observations["test"][-1]):
+        assert "certifi" not in told.lower()
+
+
+def test_a_sites_void_certificate_leaves_the_runs_own_as_it_is(run):
+    figures = metrics_of(point_of(threshold=0.95, chosen_on="site-a"), certificate=VOID)
+    run.json("metrics/test-site-a.json", figures)
+    page = run.page()
+    (caution,) = page.cautions
+    line_with(caution, "certificate", "test-site-a")
+    line_with(page.observations["test-site-a"][-1], "site-a", VOID["reasons"][0])
+    assert page.state[0] == {"certified"}
+    line_with(page.sentence, "95 %")
+
+
+def test_a_threshold_of_other_weights_is_told(run):
+    assert run.page().cautions == []
+    run.decide(weights_sha256="ef" * 32)
+    (caution,) = run.page().cautions
+    line_with(caution, "threshold", "weights")
+
+
+def test_a_shift_alone_is_a_warning_of_its_own(run):
+    run.json("metrics/test.json", metrics_of(run.point, shift=SHIFT))
+    page = run.page()
+    assert page.state[0] == {"certified"}
+    (caution,) = page.cautions
+    line_with(caution, "test", "AUC", "0.89", "0.85 to 0.92")
+    run.json("metrics/test.json", metrics_of(run.point, shift={**SHIFT, "is_detected": False}))
+    assert run.page().cautions == []
+
+
+def test_less_than_was_asked_for_warns_once_chance_is_no_excuse(run):
+    run.decide(verdict="empirical", confidence=None)
+    readings = []
+    for tnr, ends, num_cautions in (
+        (0.85, [0.70, 0.9299], 1),
+        (0.85, [0.70, 0.93], 0),
+        (0.93, [0.70, 0.96], 0),
+    ):
+        figures = metrics_of(run.point)
+        figures["at_threshold"] |= {"tnr": tnr, "intervals": {"tnr": ends}}
+        run.json("metrics/test.json", figures)
+        page = run.page()
+        readings.append(line_with(page.observations["test"][-1], "93 %"))
+        assert len(page.cautions) == num_cautions
+    assert len(set(readings)) == 3
+
+
+def test_figures_of_another_threshold_are_called_stale_but_a_sites_own_threshold_is_not(run):
+    run.json("metrics/site-a.json", metrics_of(point_of(threshold=0.95, chosen_on="site-a")))
+    assert run.page().cautions == []
+    run.json("metrics/test.json", metrics_of(point_of(threshold=0.97)))
+    (caution,) = run.page().cautions
+    line_with(caution, "test", "0.9700", "0.9000")
+
+
+def test_an_untested_run_shows_validation_and_says_so(run):
+    (run.root / "metrics" / "test.json").unlink()
+    run.write_predictions("val", run.scored[:2])
+    page = run.page()
+    (note,) = page.notes
+    line_with(note, "test", "validation")
+    size, *rates, reading = page.observations["test"]
+    assert (size, rates) == ("6 NORMAL, 6 PNEUMONIA, 6 patients", ["\N{EN DASH}"] * 3)
+    line_with(reading)
+    for name in ("decisions", "misses"):
+        line_with(words(page.section(name).find("h2")), "validation")
+    assert list(page.gallery) == [run.scored[1][0]]
+
+
+def test_a_run_without_test_films_says_that_there_is_no_test_split(run):
+    (run.root / "metrics" / "test.json").unlink()
+    (untested,) = run.page().notes
+    run.films = [film for film in run.films if film[3] != "test"]
+    run.write_split()
+    page = run.page()
+    (note,) = page.notes
+    assert line_with(note, "test", "validation") != untested
+    assert "test" not in page.observations
+
+
+def test_sites_show_their_own_operating_point(run):
+    site = point_of(threshold=0.953, chosen_on="site-a", verdict="infeasible")
+    run.json("operating_points/site-a.json", site)
+    page = run.page()
+    main = list(page.root.find("body/main"))
+    (heading,) = (element for element in main if element.tag == "h3")
+    line_with(words(heading), "site-a", describe_verdict(Record(site), CLASSES).title)
+    sentence, *_, threshold = [words(p) for p in main[main.index(heading) :] if p.tag == "p"]
+    line_with(sentence, "80", "NORMAL", "70", "patients", "site-a")
+    line_with(threshold, "0.9530")
+    assert page.state[0] == {"certified"}
+
+
+def test_every_decision_has_its_interval_also_in_runs_that_kept_none(run):
+    content = metrics_of(run.point)
+    for key in ("at_half", "at_threshold"):
+        del content[key]["intervals"], content[key]["patient_intervals"]
+    run.json("metrics/test.json", content)
+    page = run.page()
+
+    def share_of(count, rest):
+        ends = [100 * end for end in binomtest(count, count + rest).proportion_ci(0.95, "exact")]
+        return f"{100 * count / (count + rest):.1f} %", "{:.1f} to {:.1f} %".format(*ends)
+
+    assert [
+        [(count, tuple(share), mark) for row in matrix for count, share, mark in row]
+        for matrix in page.matrices
+    ] == [
+        [
+            (f"{count}", share_of(count, rest), mark)
+            for count, rest, mark in (
+                *((tn, fp, None), (fp, tn, "wrong")),
+                *((fn, tp, "wrong"), (tp, fn, None)),
+            )
+        ]
+        for tn, fp, fn, tp in ((35, 15, 2, 58), (48, 2, 6, 54))
+    ]
+    tnr, tpr, ppv, *_ = [row[1] for row in page.section("decisions").findall("table/tbody/tr")]
+    for cell, counts in ((tnr, (35, 15)), (tpr, (58, 2)), (ppv, (58, 15))):
+        share, interval = share_of(*counts)
+        assert missing(words(cell), [share, interval]) == []
+
+
+def test_intervals_that_were_kept_are_shown_by_film_and_by_patient(run):
+    page = run.page()
+    at_half = page.section("decisions").find("table/tbody/tr/td")
+    ranking, calibration = page.section("scores").findall("table/tbody")
+    for cell, figure, by_film, by_patient in (
+        (at_half, "70.0 %", "71.0 to 91.0 %", "70.0 to 92.0 %"),
+        (ranking[0][-1], "0.960", "0.930 to 0.980", "0.920 to 0.985"),
+    ):
+        told, first, second = figures(cell)
+        assert told == figure
+        assert "patient" not in first
+        assert missing(first, [by_film]) == missing(second, [by_patient, "patient"]) == []
+    assert figures(calibration[0][1]) == ["0.100", "0.080 to 0.120"]
+
+
+def test_the_misses_are_those_of_a_count_by_hand_and_the_farthest_comes_first(run):
+    page = run.page()
+    # Film 2 scores exactly 0.9: it is called positive.
+    wrong = [
+        (abs(score - 0.9), name)
+        for name, _, label, score, *_ in run.scored
+        if (score >= 0.9) != bool(label)
+    ]
+    assert len(wrong) == page.num_jpegs == 6
+    by_kind = [sorted((d, n) for d, n in wrong if kind in n)[::-1] for kind in CLASSES[::-1]]
+    assert list(page.gallery) == [name for kind in by_kind for _, name in kind]
+    negatives, positives = [words(heading) for heading in page.section("misses").iter("h3")]
+    line_with(negatives, "PNEUMONIA", "NORMAL", "false negatives", 3)
+    line_with(positives, "PNEUMONIA", "NORMAL", "false positives", 3)
+    surest = words(page.section("misses").find("ul/li"))
+    distance = "\N{MINUS SIGN}0.7000"
+    facts = ["0.2000", distance, "PNEUMONIA", "test-PNEUMONIA-2", "subgroup: virus", SUREST]
+    line_with(surest, *facts)
+
+
+def test_where_no_film_is_found_the_misses_are_listed_all_the_same(run):
+    shutil.rmtree(run.films_root)
+    page = run.page()
+    tables = page.section("misses").findall("table")
+    rows = [row for table in tables for row in rows_of(table)]
+    name = "test/NORMAL/film 5.png"
+    assert [name, "0.9910", "+0.0910", "NORMAL", "test-NORMAL-2", ""] in rows
+    assert len(rows) == 2 + 6
+    assert page.num_jpegs == len(page.gallery) == 0
+
+
+def test_one_missing_film_leaves_a_gap_and_the_others_their_pictures(run):
+    (run.films_root / "test" / "NORMAL" / "film 5.png").unlink()
+    (run.films_root / "test" / "NORMAL" / "film 1.png").write_bytes(b"no picture")
+    page = run.page()
+    assert [name for name, (film,) in page.gallery.items() if film is None] == [
+        "test/NORMAL/film 5.png",
+        "test/NORMAL/film 1.png",
+    ]
+    assert page.num_jpegs == 4
+
+
+def test_films_that_moved_are_found_where_the_caller_says(run, tmp_path):
+    shutil.move(run.films_root, tmp_path / "elsewhere")
+    assert run.page().num_jpegs == 0
+    assert run.page(source_root=tmp_path / "elsewhere").num_jpegs == 6
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/{root}/secret.png", "a/../../secret.png"])
+def test_no_picture_from_outside_the_data_set_is_shown(run, tmp_path, name):
+    run.picture(tmp_path / "secret.png", np.full((9, 9), 7, np.uint8))
+    name = name.replace("/{root}", str(tmp_path))
+    run.write_predictions("test", [(name, "p", 0, 0.99, "", "")])
+    assert run.page().num_jpegs == 0
+
+
+def test_the_passport_counts_patients_and_finds_those_on_two_sides(run):
+    page = run.page()
+    table = page.section("passport").find("table")
+    assert rows_of(table)[1:] == [["training", "4", "4", "4"], ["test", "6", "6", "6"]]
+    assert [words(number) for number in page.section("passport").findall("p/b")] == ["0", "0"]
+    digest = hashlib.sha256((run.root / "split.csv").read_bytes()).hexdigest()
+    assert digest in page.text
+    name, _, label, split, *_ = run.films[-1]
+    run.films[-1] = (name, run.films[0][1], label, split, run.films[0][4], "")
+    run.write_split()
+    page = run.page()
+    assert [words(number) for number in page.section("passport").findall("p/b")] == ["1", "1"]
+    (caution,) = page.cautions
+    line_with(caution, "leakage.csv", "test and training")
+
+
+def test_what_the_class_balance_did_is_two_plain_sentences(run):
+    first, second = map(words, run.page().section("imbalance").findall("p"))
+    line_with(first, "74.2 %", "PNEUMONIA", "50.0 %", "0.589", "37.1 %")
+    line_with(second, "\N{MINUS SIGN}1.586", "0.9000", "0.9780")
+
+
+def test_a_loss_that_is_not_known_gives_no_natural_probability(run):
+    ledger = point_of()["imbalance"] | {"pos_weight": None, "logit_shift": None}
+    run.decide(imbalance=ledger | {"seen_prevalence": None}, threshold_natural=None)
+    page = run.page()
+    first, second = map(words, page.section("imbalance").findall("p"))
+    line_with(first, "74.2 %", "50.0 %")
+    assert not re.search(r"\d", line_with(second, "PNEUMONIA"))
+    figure, terms = page.tiles[0]
+    assert figure == "0.9000"
+    assert not re.search(r"\d", terms)
+
+
+def test_subgroups_show_what_is_defined_for_them(run):
+    (_, (name, *rates)) = rows_of(run.page().section("subgroups").find("table"))
+    assert missing(name, ["subgroup: virus", "30 PNEUMONIA", "25 patients"]) == []
+    assert rates == ["\N{EN DASH}", "90.0 % 73.0 to 98.0 %", "\N{EN DASH}"]
+
+
+def test_the_card_names_what_is_known_and_what_only_people_know(run):
+    page = run.page()
+    known = [words(line) for line in page.section("card").iter("dd")]
+    assert "2 of 3" in known
+    line_with("\n".join(known), "LightCNN", "weights.pt", "width 32")
+    line_with(words(page.section("training").find("p")), 2, "cpu", 16)
+    (blanks,) = of_class(page.root, "blanks")
+    assert len(blanks) == len(BLANKS) > 4
+    for blank in blanks:
+        line_with(words(blank))
+    (limit,) = of_class(page.root, "limit")
+    line_with(words(limit), "research", "medical device")
+
+
+@pytest.mark.parametrize(
+    ("source", "facts"),
+    [
+        ({"class_path": "ClassFolders"}, ["file names"]),
+        ({"class_path": "x.Manifest"}, ["'patient'", "manifest"]),
+        ({"class_path": "Manifest", "init_args": {"columns": {"patient": "PID"}}}, ["'PID'"]),
+        ({"class_path": "Manifest", "init_args": {"patients": {"from_header": True}}}, ["DICOM"]),
+        ({"class_path": "Manifest", "init_args": {"patients": {"pattern": "p"}}}, ["paths"]),
+        ({"class_path": "my.Hospital"}, ["Hospital"]),
+    ],
+)
+def test_the_page_says_where_patients_were_read(run, source, facts):
+    run.recipe["data"]["source"] = source
+    run.write_recipe()
+    sentence_with(words(run.page().section("passport")), *facts)
+
+
+def test_films_that_name_no_patient_are_told(run):
+    run.films[0] = (run.films[0][0], run.films[0][0], *run.films[0][2:])
+    run.write_split()
+    sentence_with(words(run.page().section("passport")), "1 film")
+    run.films = [(name, name, *rest) for name, _, *rest in run.films]
+    run.write_split()
+    sentence_with(words(run.page().section("passport")), "No film", "patient")
+
+
+def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
+    blur = {"class_path": "cxrignite.data.batch_augment.RandomBlur", "init_args": {"prob": 0.25}}
+    run.recipe["data"] |= {"batch_size": 16, "augment": [], "batch_augment": [blur]}
+    run.recipe["data"]["image_size"] = [64, 48]
+    run.recipe["trainer"]["accumulation_steps"] = 2
+    run.write_recipe()
+    start = {"packages": {"torch": "2.14.1"}, "processes": 3}
+    starts = [start | {"device": "cuda"}, start | {"device": "cpu"}]
+    run.json("environment.json", {"starts": starts})
+    page = run.page()
+    card = {
+        words(name).partition(",")[0]: words(text)
+        for group in page.section("card").iter("dl")
+        for name, text in zip(group.iter("dt"), group.iter("dd"), strict=True)
+    }
+    line_with(card["Batch size"], 16, 2, 3, 96)
+    assert card["Augmentation"] == "none"
+    line_with(card["Batch augmentation"], "RandomBlur", "0.25")
+    assert card["Films"] == "8 training, 12 test"
+    assert card["Device"] == "cuda, then cpu"
+    assert card["Read at"] == "64 x 48"
+    assert "Validation" not in card
+    line_with(words(page.section("training").find("p")), "cuda, then cpu")
+
+
+def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
+    classes = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>']
+    run.recipe["data"]["source"]["init_args"]["classes"] = classes
+    run.write_recipe()
+    name = "test/NORMAL/\"quoted\" & 'quoted' <b>.png"
+    run.write_predictions("test", [(name, "<i>p</i>", 0, 0.99, "", "")])
+    run.picture(run.films_root / name, np.zeros((9, 9), np.uint8))
+    run.decide(verdict="empirical", note="<script>alert(3)</script>", chosen_on="<u>")
+    page = run.page()
+    assert {"script", "i", "u"}.isdisjoint(page.tags)
+    assert not any(key.startswith("on") for key, _ in page.attributes)
+    assert list(page.gallery) == [name]  # and in the alternative text of its picture
+    assert classes[0] in page.text
+    assert classes[0].replace("1", "3") in page.remarks
+
+
+def test_a_file_name_that_is_not_utf_8_does_not_stop_the_report(run):
+    raw = b"path,patient,label,score\ntest/NORMAL/\xff.png,p,0,0.99\n"
+    (run.root / "predictions" / "test.csv").write_bytes(raw)
+    assert "test/NORMAL/?.png" in run.page().text
+
+
+def test_no_folder_of_this_machine_stands_in_the_page(run, tmp_path):
+    (run.root / "split.csv").write_text("nonsense")
+    (run.root / "metrics" / "val.json").write_text("{")
+    page = run.page()
+    (complaints,) = page.complaints
+    line_with("\n".join(complaints), "split.csv")
+    line_with("\n".join(complaints), "metrics/val.json")
+    assert str(tmp_path) not in page.source
+    assert "secret" not in page.source
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(run):
+    page = run.page()
+    places = [value for key, value in page.attributes if key in {"src", "href", "srcset", "action"}]
+    assert len(places) > 10
+    assert all(place.startswith(("data:", "#")) for place in places)
+    assert {"script", "iframe", "object", "form"}.isdisjoint(page.tags)
+    assert "default-src 'none'" in page.source
+    assert "url(" not in page.source
+    targets = {value for key, value in page.attributes if key == "id"}
+    assert {place[1:] for place in places if place.startswith("#")} <= targets
+
+
+DAMAGE = (
+    b"",
+    b"\x00\xff\xfe",
+    b"{",
+    b"[1, 2]",
+    b'"text"',
+    b"null",
+    b"[" * 100_000,
+    b'{"at_threshold": 3, "at_half": {"tn": "x", "tnr": NaN, "fp": -1, "fn": 1e999, "tp": 1.5},'
+    b' "subgroups": [1, {"tnr": "a"}], "operating_point": [], "certificate": "c",'
+    b' "roc_auc": true, "intervals": {"roc_auc": [1, "b"]}, "num_images": 1%s,'
+    b' "imbalance": 2, "verdict": 5, "threshold": {}, "starts": {"a": 1}, "data": 4,'
+    b' "model": [[{}]], "trainer": "t"}' % (b"0" * 400),
+)
+FILES = (
+    "recipe.yaml",
+    "environment.json",
+    "checkpoints/best.json",
+    "operating_point.json",
+    "metrics/test.json",
+    "metrics/val.json",
+    "history.csv",
+    "split.csv",
+    "predictions/test.csv",
+    "figures/roc_test.png",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_or_missing_file_costs_its_own_part_of_the_page_and_no_more(run, name):
+    for damage in (*DAMAGE, *([None] if name != "history.csv" else [])):
+        run.damage(name, damage)
+        assert run.page().section("card") is not None
+
+
+def test_damaged_figures_are_named_and_not_taken_for_a_run_that_was_not_tested(run):
+    (run.root / "metrics" / "test.json").write_text('{"num_images": 3')
+    page = run.page()
+    ((_, complaint),) = page.complaints
+    line_with(complaint, "metrics/test.json")
+    assert page.notes == []
+    assert "test" not in page.observations
+
+
+@pytest.mark.parametrize("name", ["metrics/test.json", "operating_point.json"])
+def test_any_key_may_be_absent(run, name, monkeypatch):
+    """Every key of a JSON file is dropped once, and its value once replaced by a string."""
+
+    def leaves(tree, path=()):
+        for key, value in tree.items():
+            yield (*path, key)
+            if isinstance(value, dict):
+                yield from leaves(value, (*path, key))
+
+    monkeypatch.setattr(page_module, "write_durably", lambda path, data: None)
+    content = {
+        "metrics/test.json": metrics_of(run.point, certificate=VOID, shift=SHIFT),
+        "operating_point.json": run.point,
+    }[name]
+    num_pages = 0
+    for path in leaves(content):
+        for value in (None, "strange"):
+            copy = json.loads(json.dumps(content))
+            parent = copy
+            for key in path[:-1]:
+                parent = parent[key]
+            del parent[path[-1]]
+            if value is not None:
+                parent[path[-1]] = value
+            run.json(name, copy)
+            write_report(run.root, source_root=Path("/nowhere"))
+            num_pages += 1
+    assert num_pages > 50
+
+
+def noise(*shape):
+    """The worst that JPEG can meet."""
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture
+def _equal_pictures_are_made_once(monkeypatch):
+    made, make = {}, misses._to_picture
+
+    def to_picture(image, side, quality):
+        key = (image.mode, image.tobytes(), side, quality)
+        if key not in made:
+            made[key] = make(image, side, quality)
+        return made[key]
+
+    monkeypatch.setattr(misses, "_to_picture", to_picture)
+
+
+@pytest.mark.usefixtures("_equal_pictures_are_made_once")
+def test_the_page_stays_under_its_size_whatever_the_number_of_misses(run):
+    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_MISSES + 30)]
+    rows = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2)) for k, name in enumerate(names)]
+    run.write_predictions("test", rows)
+    run.picture(run.films_root / names[0], noise(320, 320))
+    for name in names[1:]:
+        shutil.copy(run.films_root / names[0], run.films_root / name)
+    for kind in ("roc_test", "precision_recall_test", "reliability_test", "samples_train"):
+        run.picture(run.root / "figures" / f"{kind}.png", noise(800, 600))
+    path = write_report(run.root)
+    page = Page(path)
+    assert 0.5 * MAX_PAGE_BYTES < path.stat().st_size <= MAX_PAGE_BYTES
+    assert page.num_jpegs == 2 * MAX_MISSES
+    told = [words(paragraph) for paragraph in page.section("misses").findall("p")]
+    assert sum(not missing(each, [15, "predictions/test.csv"]) for each in told) == 2
+    heading = next(page.section("misses").iter("h3"))
+    line_with(words(heading), "false negatives", MAX_MISSES + 15)
+
+
+def map_of(page, film):
+    """The picture of a film's map; None where there is none, or where it is empty."""
+    _, *maps = page.gallery[film]
+    return maps[0] if maps else None
+
+
+def maps_hint(page):
+    """What is said of the maps, below what is said of the threshold."""
+    hints = page.section("misses").findall("p")
+    return words(hints[1])
+
+
+def checks_of(page):
+    """The table of what was measured of the maps."""
+    return page.section("misses").find("table")
+
+
+def test_each_miss_has_its_map_right_beside_its_film(run):
+    run.explain()
+    run.overlay("10.png", (20, 20, 250))  # that of the surest miss
+    page = run.page()
+    films = list(page.gallery)
+    assert films[0] == SUREST
+    assert page.num_jpegs == 2 * len(films) == 12
+    for film in films:
+        assert "PNEUMONIA" in map_of(page, film).get("alt").replace(film, "")
+        red, _, blue = picture_of(map_of(page, film)).getpixel((9, 9))
+        assert (red < 60 and blue > 200) if film == SUREST else (red > 200 and blue < 60)
+        assert picture_of(page.gallery[film][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
+    said = sentence_with(maps_hint(page), "PNEUMONIA", "Grad-CAM", "backbone.4")
+    assert "NORMAL" not in said
+    sentence_with(maps_hint(page), "6 of the 6")
+    assert page.complaints == []
+
+
+def test_a_film_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
+    run.explain()
+    shapes = [value for key, value in run.page().attributes if key == "style"]
+    assert shapes == ["flex: 1.250", "flex: 1.000"] * 6
+
+
+def test_without_maps_the_page_says_nothing_of_them(run):
+    page = run.page()
+    assert [len(places) for places in page.gallery.values()] == [1] * 6
+    assert len(page.section("misses").findall("p")) == 1
+    assert not re.search(r"\bmaps?\b", page.text)
+    assert not of_class(page.root, "maps") + of_class(page.root, "mapped")
+    run.explain()
+    page = run.page()
+    assert re.search(r"\bmaps?\b", page.text)
+    assert len(of_class(page.root, "maps")) == 2
+    assert len(of_class(page.root, "mapped")) == 6
+
+
+def test_a_miss_without_a_map_shows_its_film_alone(run):
+    run.explain([row for row in run.map_rows() if row["path"] != SUREST])
+    page = run.page()
+    (film,) = page.gallery[SUREST]
+    assert film is not None
+    sentence_with(maps_hint(page), "5 of the 6")
+    assert page.num_jpegs == 11
+    assert len(of_class(page.root, "mapped")) == 5
+
+
+def test_maps_of_other_films_than_the_misses_are_not_shown(run):
+    run.explain([row for row in run.map_rows() if row["path"] == "test/NORMAL/film 0.png"])
+    page = run.page()
+    assert page.num_jpegs == 6
+    line_with(maps_hint(page), "explain/test")
+    assert not of_class(page.root, "mapped")
+
+
+def test_a_map_that_is_empty_is_called_empty_and_not_shown_in_colours(run):
+    run.explain(run.map_rows(raw_max=0.0))
+    page = run.page()
+    assert [film for film, places in page.gallery.items() if None in places] == [SUREST]
+    assert map_of(page, SUREST) is None
+    surest = page.section("misses").find("ul/li/div")
+    assert "mapped" in page.section("misses").find("ul/li").get("class")
+    line_with(words(surest[1]), "PNEUMONIA")
+    assert page.num_jpegs == 11
+
+
+def test_maps_against_the_positive_class_are_not_said_to_raise_its_score(run):
+    run.explain(target_class="NORMAL", method="layer_cam")
+    said = sentence_with(maps_hint(run.page()), "NORMAL", "LayerCAM")
+    assert "PNEUMONIA" not in said
+
+
+def test_where_no_film_is_found_the_maps_are_shown_all_the_same(run):
+    run.explain()
+    shutil.rmtree(run.films_root)
+    del run.recipe["data"]["source"]["init_args"]["root"]
+    run.write_recipe()
+    page = run.page()
+    assert page.num_jpegs == 6
+    for film, (picture, overlay) in page.gallery.items():
+        assert picture is None
+        assert overlay is not None, film
+
+
+def test_the_maps_are_those_of_the_films_that_the_page_shows(run):
+    (run.root / "metrics" / "test.json").unlink()
+    run.write_predictions("val", run.scored)
+    run.explain(name="test")
+    assert run.page().num_jpegs == 6
+    run.explain(name="val")
+    assert run.page().num_jpegs == 12
+
+
+def test_maps_of_other_weights_are_left_out_until_they_are_made_again(run):
+    complaints = []
+    for digest in ("ef" * 32, None):
+        run.explain(weights_sha256=digest, faithfulness={"num_images": 3})
+        page = run.page()
+        assert page.num_jpegs == 6
+        assert checks_of(page) is None
+        ((_, complaint),) = page.complaints
+        complaints.append(line_with(complaint, "explain/test/explain.json", "`explain`"))
+    assert missing(complaints[0], ["operating_point.json"]) == []
+    assert missing(complaints[1], ["operating_point.json"]) != []
+    run.explain()
+    (run.root / "operating_point.json").unlink()  # nothing says of which weights the run is
+    assert run.page().num_jpegs == 6
+
+
+def assert_that_the_surest_miss_lost_its_map(page):
+    """And that this is said, and no other did."""
+    assert len(page.gallery[SUREST]) == 1
+    assert page.num_jpegs == 11
+    ((_, complaint),) = page.complaints
+    line_with(complaint, "explain/test/explain.csv", 1)
+
+
+OUTSIDE = (
+    *("../secret.png", "{root}/secret.png", "deep/../../secret.png", "deep/map.png", ".."),
+    *("link.png", "pipe.png", "", "a\0b", "x" * 5000),
+)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_overlay_from_outside_its_folder_is_shown(run, name):
+    run.explain(run.map_rows(overlay=name.replace("{root}", str(run.root / "explain"))))
+    folder = run.root / "explain" / "test"
+    for secret in (folder / "deep" / "map.png", folder.parent / "secret.png"):
+        run.picture(secret, np.full((32, 32, 3), 7, np.uint8))
+    (folder / "link.png").symlink_to(folder.parent / "secret.png")
+    os.mkfifo(folder / "pipe.png")  # whoever opens it waits for ever
+    assert_that_the_surest_miss_lost_its_map(run.page())
+
+
+def damaged_png(kind):
+    data = io.BytesIO()
+    Image.new("RGB", (5000, 8) if kind == "too large" else (64, 64)).save(data, "PNG")
+    png = data.getvalue()
+    if kind == "another format":
+        Image.new("RGB", (64, 64)).save(data := io.BytesIO(), "JPEG")
+        return data.getvalue()
+    return {"empty": b"", "cut short": png[:60], "text": b"{}", "too large": png}[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut short", "text", "another format", "too large"])
+def test_a_damaged_overlay_costs_itself_and_is_complained_of(run, kind):
+    run.explain()
+    (run.root / "explain" / "test" / "10.png").write_bytes(damaged_png(kind))
+    assert_that_the_surest_miss_lost_its_map(run.page())
+
+
+@pytest.mark.parametrize("raw_max", ["", "warm", "nan", "inf", -1])
+def test_a_row_that_does_not_say_whether_its_map_is_empty_is_left_out(run, raw_max):
+    run.explain(run.map_rows(raw_max=raw_max))
+    assert_that_the_surest_miss_lost_its_map(run.page())
+
+
+@pytest.mark.parametrize("name", ["explain/test/explain.csv", "explain/test/explain.json"])
+def test_a_damaged_or_missing_list_of_maps_costs_the_maps_and_is_complained_of(run, name):
+    run.explain()
+    for damage in (*DAMAGE, None):
+        run.damage(name, damage)
+        page = run.page()
+        assert page.num_jpegs == 6
+        (complaints,) = page.complaints
+        assert any(not missing(complaint, [name]) for complaint in complaints)
+
+
+def test_what_explain_wrote_is_text_and_nothing_else(run):
+    run.explain(method="<script>", target_layer="<i>", target_class='"><u>')
+    page = run.page()
+    assert {"script", "i", "u"}.isdisjoint(page.tags)
+    assert missing(maps_hint(page), ['"><u>', "<script>", "<i>"]) == []
+
+
+def test_whether_the_maps_mean_anything_is_told_before_the_first_of_them(run):
+    run.explain(faithfulness=FAITHFULNESS)
+    page = run.page()
+    section = list(page.section("misses"))
+    table = section.index(checks_of(page))
+    assert table < [element.tag for element in section].index("ul")
+    told = words(section[table - 1])
+    line_with(told, "maps", "32", "120")
+    assert told.startswith(checks_summary(map_checks(Record(FAITHFULNESS))))
+    _, *checks = rows_of(checks_of(page))
+    assert len(checks) == 5
+    assert missing(checks[0][2], ["0.620"]) == []
+
+
+def test_maps_that_nobody_measured_are_said_to_be_so(run):
+    run.explain(faithfulness=None)
+    page = run.page()
+    assert checks_of(page) is None
+    _, _, told = page.section("misses").findall("p")
+    line_with(words(told), "maps")
+
+
+def test_any_figure_of_the_maps_may_be_absent_or_strange(run):
+    run.explain()
+    for block, strange in itertools.product(FAITHFULNESS, (None, "text", [], {}, 10**400, True)):
+        run.write_about(faithfulness={**FAITHFULNESS, block: strange})
+        assert checks_of(run.page(source_root=Path("/nowhere"))) is not None
+
+
+@pytest.mark.usefixtures("_equal_pictures_are_made_once")
+def test_the_page_stays_under_its_size_with_a_map_beside_each_miss(run):
+    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_MISSES)]
+    run.scored = [(n, "p", k % 2, 0.99 - 0.98 * (k % 2), "", "") for k, n in enumerate(names)]
+    run.write_predictions("test", run.scored)
+    run.write_maps(run.map_rows())
+    run.write_about()
+    overlays = run.root / "explain" / "test"
+    run.picture(overlays / "0.png", noise(320, 320, 3))
+    run.picture(run.films_root / names[0], noise(320, 320))
+    for k, name in enumerate(names[1:], start=1):
+        shutil.copy(overlays / "0.png", overlays / f"{k}.png")
+        shutil.copy(run.films_root / names[0], run.films_root / name)
+    path = write_report(run.root)
+    page = Page(path)
+    assert path.stat().st_size <= MAX_PAGE_BYTES
+    assert page.num_jpegs == 4 * MAX_MISSES
+    assert len({picture_of(each).size for pair in page.gallery.values() for each in pair}) == 1
+
+
+def test_where_there_is_no_room_for_both_the_films_stay_and_the_maps_go(run, monkeypatch):
+    pictures = re.findall(r"data:image/jpeg[^\"]+", run.page().source)
+    room = sum(map(len, pictures))
+    real = misses.picture_misses
+    monkeypatch.setattr(misses, "picture_misses", lambda *given: real(*given[:-1], room))
+    run.explain()
+    page = run.page()
+    assert [len(places) for places in page.gallery.values()] == [1] * 6
+    assert page.num_jpegs == 6
+    line_with(maps_hint(page), "explain/test")
+
+
+def test_the_same_run_gives_the_same_page(run):
+    assert run.page().source == run.page().source
+
+
+def test_the_output_may_lie_elsewhere_and_the_run_folder_stays_as_it_was(run, tmp_path):
+    before = sorted(run.root.rglob("*"))
+    path = write_report(run.root, tmp_path / "deep" / "page.html")
+    assert path == tmp_path / "deep" / "page.html"
+    assert path.is_file()
+    assert sorted(run.root.rglob("*")) == before
+
+
+def test_a_folder_without_a_run_is_refused_and_nothing_is_written(tmp_path):
+    with refused(RunFolderError, "history.csv"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written_is_one_clear_error(run):
+    (run.root / "file").write_text("")
+    path = run.root / "file" / "report.html"
+    with refused(CxrIgniteError, path, "bytes", "File exists"):
+        write_report(run.root, path)
+
+
+def test_a_run_that_is_still_training_says_so(run):
+    (run.root / "operating_point.json").unlink()
+    page = run.page()
+    ((complaint,),) = page.complaints
+    line_with(complaint, "threshold")
+    assert page.state[0] == {"none"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run, browser, width):
+    run.explain(run.map_rows(raw_max=0), faithfulness=FAITHFULNESS)
+    path = write_report(run.root)
+    seconds = []
+    for _ in range(3):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        complaints, requests = [], []
+        page.on("console", lambda message, to=complaints: to.append(message.text))
+        page.on("pageerror", lambda error, to=complaints: to.append(str(error)))
+        page.on("request", lambda request, to=requests: to.append(request.url))
+        start = time.perf_counter()
+        page.goto(path.as_uri(), wait_until="load")
+        seconds.append(time.perf_counter() - start)
+        assert complaints == []
+        assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+        page.close()
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("told_by", ["films that chose it", "the test films"])
+def test_a_threshold_that_is_not_usable_is_told_first_and_everywhere(run, told_by):
+    by_chosen, by_test = told_by != "the test films", told_by == "the test films"
+    run.decide(not_usable=["a REASON"] * by_chosen)
+    run.json("metrics/test.json", metrics_of(run.point, not_usable=["a REASON"] * by_test))
+    page = run.page()
+    assert "unusable" in page.state[0]
+    assert page.state[1].startswith(status_words("certified", ["a REASON"]).capitalize())
+    first = words(page.root.find("body/main/section/p[@class='unusable']"))
+    line_with(first, "calibration" if by_chosen else "test", "a REASON")
+    line_with(page.limits[0], NOT_USABLE)
+    assert status_words("certified", ["a REASON"]) in words(page.section("card"))
+    assert not by_test or NOT_USABLE in page.observations["test"][-1]
+    line_with(page.sentence, "95 %", "93 %", "NORMAL")

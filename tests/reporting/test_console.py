@@ -1,0 +1,106 @@
+"""What `fit` tells; `tests/test_terminal.py` looks at how it looks."""
+
+import logging
+import re
+
+import pytest
+from messages import line_with, missing
+
+from cxrignite.data import Film, Phantom, XrayData
+from cxrignite.nn import LightCNN
+from cxrignite.recipe import DataRecipe, Fold, Recipe
+from cxrignite.reporting.console import EpochLines, tell_split
+
+METRICS = {"loss": 0.5, "val_loss": 0.25, "val_roc_auc": 0.875, "epoch_seconds": 1234.5}
+
+
+@pytest.fixture
+def told(caplog):
+    """The lines that were logged since they were last asked for."""
+    caplog.set_level(logging.INFO, logger="cxrignite")
+
+    def lines() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return messages
+
+    return lines
+
+
+def test_titles_come_once_and_each_figure_stands_below_its_own(told):
+    lines = EpochLines(100, "val_roc_auc")
+    lines.tell(1, METRICS, is_best=True)
+    lines.tell(2, METRICS, is_best=False)
+    head, best, row = told()
+    titles = re.split(r"\s{2,}", line_with(head, "loss", "AUC").strip())
+    figures = ["2/100", "0.5000", "0.2500", "0.8750", "1234.5"]
+    assert row.split() == figures
+    for title, figure in zip(titles, figures, strict=True):
+        assert re.search(rf"\b{title}$", head[: row.index(figure) + len(figure)])
+    line_with(best.removeprefix(row.replace("2/100", "1/100")), "best")
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [("val_average_precision", "AP"), ("val_my_own_metric_of_old_films", "my_own_metric_")],
+)
+def test_what_picks_the_best_has_a_column(told, metric, title):
+    EpochLines(9, metric).tell(1, {**METRICS, metric: 0.75}, is_best=False)
+    head, row = told()
+    assert title in head.split()
+    assert head.index(title) < head.index("seconds")
+    assert row.split()[-2] == "0.7500"
+
+
+def test_a_metric_that_is_gone_leaves_its_place_empty(told):
+    lines = EpochLines(9, "val_roc_auc")
+    lines.tell(1, METRICS, is_best=False)
+    lines.tell(2, {"loss": 0.5, "epoch_seconds": 2.0}, is_best=False)
+    assert told()[-1].split() == ["2/9", "0.5000", "2.0"]
+
+
+def film(split: str, number: int) -> Film:
+    return Film(f"{number}.png", f"{number}.png", number % 2, str(number), split)
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "shares"),
+    [
+        ({}, ["test"], {"val": "0.15", "test": ""}),
+        ({}, ["val", "test"], {"val": "", "test": ""}),
+        ({"test_fraction": 0.2}, [], {"val": "0.15", "test": "0.2"}),
+        (
+            {"fold": Fold(1, 5), "calibration_fraction": 0.1},
+            ["val"],  # which joins train
+            {"val": "fold 1 of 5", "calibration": "0.1"},
+        ),
+    ],
+)
+def test_who_is_in_which_split_is_told_with_the_reason(told, settings, own, shares):
+    recipe = Recipe(
+        data=DataRecipe(Phantom("films"), **settings), model=LightCNN, optimizer=_optimizer
+    )
+    listed = [film(split, number) for number, split in enumerate(["train", *own])]
+    data = XrayData(
+        [film(split, number) for number, split in enumerate(["train", *shares] * 2)],
+        ("healthy", "ill"),
+    )
+    told()  # what the films' loader says
+    tell_split(recipe, listed, data, frozen=False)
+    first, head, *rows = told()
+    line_with(first, *(f"{split} {share}".strip() for split, share in shares.items()))
+    for split, share in shares.items():
+        assert share or not re.search(rf"\b{split} \d", first)  # that of its source
+    assert missing(first, [42]) == ([] if any(shares.values()) else ["42"])
+    assert missing(first, ["source"]) == ([] if "" in shares.values() else ["source"])
+    assert missing(head, ["healthy", "ill", "patients"]) == []
+    assert [row.split()[0] for row in rows] == ["train", *shares]
+    tell_split(recipe, listed, data, frozen=True)
+    frozen = line_with(told()[0], "split.csv")
+    assert missing(frozen, shares) == list(shares)
+
+
+def _optimizer(parameters):
+    from torch.optim import SGD
+
+    return SGD(parameters, lr=0.1)

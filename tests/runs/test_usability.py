@@ -1,0 +1,81 @@
+"""A threshold that finds nothing is called so first, wherever its status is shown."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from messages import line_with, unwrapped
+
+from cxrignite.cli import run
+from cxrignite.data import Film
+from cxrignite.runs.run_files import RunFiles
+from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.usability import NOT_USABLE, status_words, why_not_usable
+
+STATUS = status_words("certified", ["a reason"])
+
+
+def scored(y_score, y_true, per_patient=1):
+    films = [
+        Film(f"{n}.png", f"{n}.png", int(label), f"p{n // per_patient}", "test")
+        for n, label in enumerate(y_true)
+    ]
+    features = np.zeros((len(films), 2), np.float32)
+    return SplitScores(films, ("NORMAL", "SICK"), np.asarray(y_score), np.asarray(y_true), features)
+
+
+def separated(strength, number=118, per_patient=1):
+    rng = np.random.default_rng(0)
+    y_true = np.repeat([0, 1], number)
+    noise = np.repeat(rng.normal(size=2 * number // per_patient), per_patient)
+    return scored(1 / (1 + np.exp(-(strength * y_true + noise))), y_true, per_patient)
+
+
+def test_a_threshold_that_finds_no_positive_is_not_usable_and_says_of_how_many():
+    scores = separated(-0.3)
+    highest = float(scores.y_score.max())
+    none_found, area = why_not_usable(scores, np.nextafter(highest, 1))
+    line_with(none_found, 118, "SICK")
+    line_with(area, "AUC", "0.5")
+
+
+def test_a_good_ranking_with_a_useless_threshold_is_told_by_youdens_j():
+    scores = separated(2.0)
+    [reason] = why_not_usable(scores, float(np.sort(scores.y_score)[-2]))
+    line_with(reason, "J", 0)
+    assert why_not_usable(scores, 0.75) == ()
+
+
+def test_images_of_one_patient_do_not_count_as_many():
+    assert why_not_usable(separated(0.6, 120), 0.6) == ()
+    assert why_not_usable(separated(0.6, 120, per_patient=20), 0.6)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
+def test_nothing_is_said_of_one_class_or_without_a_threshold(labels):
+    assert why_not_usable(scored([0.1, 0.2, 0.3], labels), 0.5) == ()
+    assert why_not_usable(separated(0.0), None) == ()
+
+
+@pytest.mark.integration
+def test_it_comes_first_in_the_terminal_and_beside_each_decision(
+    trained, run_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = run_dir / "operating_point.json"
+    point = json.loads(path.read_text())
+    assert (point["verdict"], point["not_usable"]) == ("certified", [])
+    changed = json.dumps(point | {"not_usable": ["a REASON"]})
+    RunFiles(run_dir).write(path, changed.encode())
+    image = next((trained.parent / "images").rglob("*.png"))
+    for arguments in (
+        ["test", "--run", str(run_dir)],
+        ["predict", "--run", str(run_dir), "--files", str(image)],
+    ):
+        assert run(arguments) == 0
+        first = unwrapped(capsys.readouterr().out).splitlines()[0]
+        line_with(first, NOT_USABLE.upper(), "calibration", "a REASON")
+    with (tmp_path / "predictions.csv").open() as file:
+        [row] = csv.DictReader(file)
+    assert row["verdict"] == STATUS != "certified"
