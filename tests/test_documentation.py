@@ -7,7 +7,6 @@ is executed for the first of them.
 """
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -26,6 +25,8 @@ from ignite.engine import Engine
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from results import finding
+from results import point as stored_point
 
 from cxrignite import cli
 from cxrignite.cli import commands as verbs
@@ -489,8 +490,8 @@ def test_the_audit_sees_the_splits_that_fit_makes(outcomes, hospital):
 
 
 def test_the_threshold_is_chosen_with_its_status(outcomes, hospital):
-    point = json.loads((hospital / "runs/hospital/operating_point.json").read_text())
-    assert point["verdict"] == "certified"
+    chosen = stored_point(hospital / "runs/hospital/operating_point.json")
+    assert chosen["verdict"] == "certified"
     assert "certified" in outcomes["fit"].stdout
 
 
@@ -639,12 +640,12 @@ def test_a_recipe_names_a_model_and_a_loss_from_the_current_folder(ran):
     resolved = (run_dir / "recipe.yaml").read_text()
     assert "my_parts.TwoScaleNet" in resolved
     assert "my_parts.FocalLoss" in resolved
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    assert point["verdict"] == "empirical"
-    assert point["tnr"] >= point["min_tnr"] == 0.8
-    assert f"{point['threshold']:.4f}" in out
+    chosen = stored_point(run_dir / "operating_point.json")
+    assert chosen["verdict"] == "empirical"
+    assert chosen["tnr"] >= chosen["min_tnr"] == 0.8
+    assert f"{chosen['threshold']:.4f}" in out
     assert len(rows_of(run_dir / "predictions" / "test.csv")) == 80
-    assert json.loads((run_dir / "metrics" / "test.json").read_text())["roc_auc"] > 0.7
+    assert finding(run_dir / "metrics" / "test.json")["roc_auc"]["value"] > 0.7
     # The console script finds the module in the current folder, too.
     run_in(folder, "cxrignite validate --run runs/own_model")
 

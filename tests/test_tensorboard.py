@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from PIL import Image
+from results import finding
 
 from cxrignite import cli
 from cxrignite.handlers import read_history
@@ -150,7 +151,7 @@ def test_every_column_of_the_history_is_a_curve_with_the_epoch_as_step(board, ru
 
 def test_figures_with_the_best_weights_stand_at_their_epoch(board, run):
     for split in ("val", "calibration", "test"):
-        figures = json.loads((run.root / "metrics" / f"{split}.json").read_text())
+        figures = finding(run.root / "metrics" / f"{split}.json")
         auc = board.scalars(f"with_best_weights/{split}_roc_auc")
         assert auc == {run.best_epoch: pytest.approx(figures["roc_auc"], rel=1e-6)}
         tnr = board.scalars(f"with_best_weights/{split}_tnr")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Self
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -203,25 +202,6 @@ class ImbalanceLedger:
             "seen_prevalence": self.seen_prevalence,
             "logit_shift": self.logit_shift,
         }
-
-    @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
-        """Make a ledger from what `to_dict` returned.
-
-        Args:
-            mapping: Every field of the class by its name; further keys are left alone.
-
-        Returns:
-            The ledger.
-
-        Raises:
-            ValueError: If a field is missing or out of its range.
-        """
-        names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in mapping]
-        if missing:
-            raise ValueError(f"an imbalance ledger must have {', '.join(missing)}")
-        return cls(**{name: mapping[name] for name in names})
 
 
 def drawn_share(labels: Numbers, weights: Numbers | None) -> float:

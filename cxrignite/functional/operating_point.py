@@ -95,40 +95,6 @@ class OperatingPoint:
             return self
         return replace(self, verdict="empirical", note=why)
 
-    def describe(self) -> str:
-        """Return the point in one line, for a log."""
-        relation = "<" if self.tnr < self.min_tnr else ">="
-        parts = [
-            f"threshold {self.threshold:.4f} ({self.verdict}): "
-            f"TNR {self.tnr:.3f} {relation} {self.min_tnr:g} "
-            f"({_counted(self.num_false_positive, 'false positive')} of "
-            f"{_counted(self.num_negative, 'negative')}), "
-            f"TPR {self.tpr:.3f} "
-            f"({_counted(self.num_false_negative, 'false negative')} of "
-            f"{_counted(self.num_positive, 'positive')})"
-        ]
-        if self.verdict == "certified":
-            parts.append(
-                f"with {100 * (self.confidence or 0):g} % confidence the true TNR by patient is at "
-                f"least {self.tnr_lower_bound:.3f} for films like these"
-            )
-        if self.note:
-            parts.append(self.note)
-        if self.verdict == "infeasible":
-            parts.append(self._what_is_missing())
-        return "; ".join(parts)
-
-    def _what_is_missing(self) -> str:
-        needed, have = self.num_negatives_needed, self.num_negative_patients
-        if needed is None:
-            return "no number of negatives certifies a TNR of 1"
-        if needed <= have:
-            return "by patient there are enough negatives, but a few patients have many images"
-        return (
-            f"a certificate at {100 * (self.confidence or USUAL_CONFIDENCE):g} % needs at least "
-            f"{needed} independent negatives with no more false positives, there are {have}"
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain Python values, ready for JSON."""
         return asdict(self)
@@ -271,10 +237,6 @@ def select_operating_point(
             None if min_tnr == 1 else num_negatives_needed(min_tnr, level, false_alarms)
         ),
     )
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _check_unit(name: str, value: float) -> None:

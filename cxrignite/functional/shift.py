@@ -8,9 +8,9 @@ films look different.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import scipy
@@ -58,41 +58,9 @@ class ShiftCheck:
     num_film_patients: int
     is_detected: bool | None
 
-    def describe(self) -> str:
-        """Return the check in one line, for a log."""
-        sides = (
-            f"{self.num_films} films of {self.num_film_patients} patients against "
-            f"{self.num_reference} of {self.num_reference_patients}"
-        )
-        if self.roc_auc is None or self.interval is None:
-            return f"shift not decidable: it needs {MIN_PATIENTS} patients a side, got {sides}"
-        figures = f"AUC {self.roc_auc:.3f} ({self.interval.low:.3f} to {self.interval.high:.3f})"
-        found = "shift detected" if self.is_detected else "no shift detected"
-        return f"{found}: a classifier tells the films from the reference with {figures}; {sides}"
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain Python values, ready for JSON."""
         return asdict(self) | {"interval": None if self.interval is None else [*self.interval]}
-
-    @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
-        """Make a check from what `to_dict` returned; further keys are left alone.
-
-        Args:
-            mapping: Every field of the class by its name.
-
-        Returns:
-            The check.
-
-        Raises:
-            ValueError: If a field is missing.
-        """
-        names = list(cls.__dataclass_fields__)
-        missing = [name for name in names if name not in mapping]
-        if missing:
-            raise ValueError(f"a shift check must have {', '.join(missing)}")
-        interval = None if mapping["interval"] is None else Interval(*mapping["interval"])
-        return cls(**{name: mapping[name] for name in names} | {"interval": interval})
 
 
 def check_shift(

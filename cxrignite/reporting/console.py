@@ -13,7 +13,8 @@ from cxrignite.engines.session import Session
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.tables import alarm, indented
-from cxrignite.runs.decision import Decision
+from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
+from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
@@ -152,22 +153,22 @@ class EpochLines:
 
 
 def tell_end(
-    folder: RunFolder, decision: Decision, best: tuple[int, str, float], data: XrayData
+    folder: RunFolder, rule: DecisionRule, best: tuple[int, str, float], data: XrayData
 ) -> None:
     """Say which threshold was chosen, what is promised of it, and where everything is.
 
     Args:
         folder: The finished run.
-        decision: Its operating point.
+        rule: Its operating point.
         best: The best epoch, its metric and that metric's value.
         data: Tells whether there is a test split.
     """
     epoch, metric, value = best
-    point = decision.point
+    point = rule.point
     lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
     if point is not None:
-        lines = [f"operating point: {decision.status}, threshold {point.threshold:.4f}"]
-        lines = [*alarm(decision.warning), *lines, indented(decision.describe())]
+        lines = [f"operating point: {status(rule)}, threshold {point.threshold:.4f}"]
+        lines = [*alarm(alarm_of_rule(rule)), *lines, indented(describe_rule(rule))]
     sys.stdout.write("\n".join(["", *lines, "", ""]))
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)

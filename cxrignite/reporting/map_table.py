@@ -2,107 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cxrignite.handlers import Explanation
+from cxrignite.runs.map_evaluation import MapEvaluation, PerturbationCheck, PerturbationChecks
 from cxrignite.terminal import counted, wrapped
 
 _WIDTH = 30
 
 
-def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str, Any]) -> str:
-    """Lay out what `explain.json` holds.
+def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvaluation) -> str:
+    """Lay out an evaluation of maps.
 
     Args:
-        name: What the films are called.
-        explained: The films that were drawn.
-        content: The figures.
+        name: Of the images.
+        explained: The images that were drawn.
+        evaluation: Of their maps.
     """
-    positive = content["target_class"]
+    positive, checks = evaluation.target_class, evaluation.checks
     num_empty = sum(each.raw_max <= 0 for each in explained)
     empty = f", {num_empty} of them empty" if num_empty else ""
     lines = [
         f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}",
-        f"  {content['method']} at {content['target_layer']}, threshold {content['threshold']:.4f}",
+        f"  {evaluation.method} at {evaluation.target_layer}, threshold {evaluation.threshold:.4f}",
     ]
-    found = content["faithfulness"]
-    if found is None:
+    if checks is None:
         return "\n".join([*lines, "  whether the maps mean anything was not measured"])
-    random, against = found["randomization"], found["against"]
-    lines += ["", _question(found, positive), *_curves(found)]
+    lines += ["", *_curves(checks.positive, positive)]
+    correlation = checks.rank_correlation
     lines.append(
         _row(
             "random weights",
-            f"rank correlation with their maps {_told(random['rank_correlation'])}, "
-            f"mean of {random['num_models']} random models; near 0 is good",
+            "rank correlation with their maps "
+            f"{'undefined' if correlation is None else f'{correlation:+.3f}'}, "
+            f"mean of {checks.num_random_models} random models; near 0 is good",
         )
     )
-    if against is not None:
-        lines += ["", _question(against, content["other_class"]), *_curves(against)]
-    masks = found["masks"]
+    if checks.negative is not None:
+        lines += ["", *_curves(checks.negative, evaluation.other_class)]
+    masks = checks.masks
     if masks is not None:
-        low, high = masks["pointing_game_interval"]
-        chance = masks["randomized"]
+        low, high = masks.pointing_game_interval
         lines += [
             "",
-            f"  do the maps lie in the masks? ({counted(masks['num_images'], 'film')} with a mask)",
+            f"  do the maps lie in the masks? ({counted(masks.num_images, 'film')} with a mask)",
             _row(
                 "pointing game",
-                f"{masks['pointing_game']:.3f} ({low:.3f} to {high:.3f}), "
-                f"with random weights {chance['pointing_game']:.3f}",
+                f"{masks.pointing_game:.3f} ({low:.3f} to {high:.3f}), "
+                f"with random weights {masks.random_pointing_game:.3f}",
             ),
             _row(
                 "energy inside",
-                f"{masks['energy_ratio']:.2f} times the area's share "
-                f"({masks['energy']:.3f} in {masks['area']:.3f}), "
-                f"with random weights {chance['energy_ratio']:.2f} times",
+                f"{masks.energy_ratio:.2f} times the area's share "
+                f"({masks.energy:.3f} in {masks.area:.3f}), "
+                f"with random weights {masks.random_energy_ratio:.2f} times",
             ),
         ]
     return "\n".join(lines)
 
 
-def _question(found: Mapping[str, Any], scored: str) -> str:
-    return wrapped(
+def _curves(checks: PerturbationChecks, scored: str) -> list[str]:
+    question = (
         f"does the score for {scored} rest on what maps for {scored} show? "
-        f"({counted(found['num_images'], 'film')}, called {scored} where any is)",
-        "  ",
+        f"({counted(checks.num_images, 'film')}, called {scored} where any is)"
     )
-
-
-def _curves(found: Mapping[str, Any]) -> list[str]:
     return [
-        *_curve("deletion, lower is better", found["deletion"], below=True),
-        *_curve("insertion, higher is better", found["insertion"], below=False),
+        wrapped(question, "  "),
+        *_curve("deletion, lower is better", checks.deletion, below=True),
+        *_curve("insertion, higher is better", checks.insertion, below=False),
     ]
 
 
-def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> list[str]:
-    low, high = figures["interval"]
-    interval, verdict = "no interval", "not told from random maps"
-    if low is not None and high is not None:
+def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[str]:
+    interval, reading = "no interval", "not told from random maps"
+    if check.difference.by_patient is not None:
+        low, high = check.difference.by_patient
         is_better = high < 0 if below else low > 0
         interval = f"{low:+.3f} to {high:+.3f}"
-        verdict = "better than random maps" if is_better else "NO BETTER THAN RANDOM MAPS"
+        reading = "better than random maps" if is_better else "NO BETTER THAN RANDOM MAPS"
     lines = [
         _row(
             label,
-            f"{figures['map']:.3f}, random maps {figures['random']:.3f}, "
-            f"difference {figures['difference']:+.3f} ({interval}): {verdict}",
+            f"{check.by_map:.3f}, random maps {check.by_chance:.3f}, "
+            f"difference {check.difference.value:+.3f} ({interval}): {reading}",
         )
     ]
-    if below and figures["blank"] >= figures["map"]:
-        lines.append(
-            _row(
-                "", f"films without a pixel score {figures['blank']:.3f}: deletion cannot tell here"
-            )
-        )
+    if below and check.blank >= check.by_map:
+        text = f"films without a pixel score {check.blank:.3f}: deletion cannot tell here"
+        lines.append(_row("", text))
     return lines
 
 
 def _row(label: str, text: str) -> str:
     return wrapped(text, f"  {label:<{_WIDTH}}")
-
-
-def _told(number: float | None) -> str:
-    return "undefined" if number is None else f"{number:+.3f}"

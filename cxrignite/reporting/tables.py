@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from cxrignite.reporting.wording import Statement
+from cxrignite.runs.evaluation import Estimate, Evaluation
 from cxrignite.terminal import counted, wrapped
 
 _RATES = (
@@ -23,74 +24,56 @@ _FITTED = {"platt": "Platt scaling", "temperature": "temperature scaling"}
 _WIDTH = 28
 
 
-def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -> str:
-    """Lay out what `assessment.assess` returned, every figure with its 95 % interval.
+def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> str:
+    """Lay out an evaluation, every metric with its 95 % interval.
 
     Args:
-        name: What the films are called.
+        name: Of the images.
         classes: The negative and the positive class.
-        content: The figures.
+        evaluation: The metrics.
     """
-    negatives, positives = content["num_negative"], content["num_positive"]
+    negatives, positives = evaluation.num_negative, evaluation.num_positive
     lines = [
-        f"{name}: {counted(content['num_images'], 'film')} of "
-        f"{counted(content['num_patients'], 'patient')}, "
+        f"{name}: {counted(evaluation.num_images, 'film')} of "
+        f"{counted(evaluation.num_patients, 'patient')}, "
         f"{negatives} {classes[0]} and {positives} {classes[1]}",
-        f"  AUC {_figure(content, 'roc_auc', 4)}   "
-        f"average precision {_figure(content, 'average_precision', 4)}",
+        f"  AUC {_cell(evaluation.roc_auc, 4)}   "
+        f"average precision {_cell(evaluation.average_precision, 4)}",
         "",
     ]
-    columns = [content[key] for key in ("at_half", "at_threshold") if key in content]
-    titles = [f"at {column['threshold']:.4g}" for column in columns[:1]]
-    titles += [f"at the threshold {column['threshold']:.4f}" for column in columns[1:]]
+    columns, titles = [evaluation.at_half], ["at 0.5"]
+    if evaluation.at_threshold is not None:
+        columns.append(evaluation.at_threshold)
+        titles.append(f"at the threshold {evaluation.at_threshold.threshold:.4f}")
     lines.append(_row("", titles))
-    lines += [_row(label, [_figure(each, key) for each in columns]) for label, key in _RATES]
-    lines.append(_row("missed", [f"{each['fn']} of {positives}" for each in columns]))
-    lines.append(_row("false alarms", [f"{each['fp']} of {negatives}" for each in columns]))
-    scales = content["calibration"]
-    shown = [scales[scale] for scale in ("raw", "natural") if scales[scale] is not None]
+    lines += [_row(label, [_cell(getattr(each, key)) for each in columns]) for label, key in _RATES]
+    lines.append(_row("missed", [f"{each.fn} of {positives}" for each in columns]))
+    lines.append(_row("false alarms", [f"{each.fp} of {negatives}" for each in columns]))
+    scales = evaluation.calibration
+    shown = [scales[scale] for scale in ("raw", "natural") if scale in scales]
     titles = ["of the raw score", "of the natural score"][: len(shown)]
     lines += ["", _row("", titles)]
-    lines += [_row(label, [_figure(each, key) for each in shown]) for label, key in _CALIBRATION]
-    fitted = [name for name in _FITTED if scales[name]]
+    for label, key in _CALIBRATION:
+        lines.append(_row(label, [_cell(getattr(each, key)) for each in shown]))
+    fitted = [name for name in _FITTED if name in scales]
     if fitted:
         lines.append(_row("", [_FITTED[name] for name in fitted]))
-        cells = [_figure(scales[name], "ece") for name in fitted]
+        cells = [_cell(scales[name].ece) for name in fitted]
         lines.append(_row("calibration error (ECE)", cells))
-    if content["subgroups"]:
+    if evaluation.subgroups:
         lines += ["", _wide_row(["TNR", "TPR", "AUC"])]
-    for group in content["subgroups"]:
-        lines.append(f"  {group['attribute']} {group['value']} ({group['num_images']})")
-        lines.append(_wide_row([_figure(group, key) for key in ("tnr", "tpr", "roc_auc")]))
+    for group in evaluation.subgroups:
+        lines.append(f"  {group.attribute} {group.value} ({group.num_images})")
+        lines.append(_wide_row([_cell(each) for each in (group.tnr, group.tpr, group.roc_auc)]))
     return "\n".join(lines)
 
 
-def banner(certificate: Mapping[str, Any] | None) -> str | None:
-    """A warning that cannot be overlooked; none where nothing speaks against the threshold.
-
-    Args:
-        certificate: What `assessment.judge` returned.
-    """
-    if certificate is None or not certificate["reasons"]:
-        return None
-    if certificate["is_void"]:
-        headline = (
-            f"THE CERTIFICATE IS VOID FOR THESE FILMS (TNR of at least {certificate['min_tnr']:g} "
-            f"with {100 * certificate['confidence']:g} % confidence)"
-        )
-    elif certificate["is_contradicted"]:
-        headline = "THE TNR OF THESE FILMS IS LOWER THAN WAS ASKED FOR"
-    else:
-        headline = "THE THRESHOLD WAS CHOSEN ON FILMS OF ANOTHER KIND"
-    reasons = [indented(reason, "  - ") for reason in certificate["reasons"]]
-    is_of_run = certificate["chosen_on"] in ("val", "calibration")
-    advice = (
-        "choose one for this site with `cxrignite recalibrate`"
-        if is_of_run
-        else f"the threshold of {certificate['chosen_on']} does not serve these films: "
-        "choose another from films like these"
-    )
-    return "\n".join([f"!! {headline}", *reasons, indented(advice)])
+def statement_lines(statement: Statement | None) -> list[str]:
+    """Lay out a statement for the terminal; no line without one."""
+    if statement is None:
+        return []
+    reasons = [indented(reason, "  - ") for reason in statement.reasons]
+    return [indented(statement.title.upper(), "!! "), *reasons, indented(statement.text)]
 
 
 def alarm(text: str) -> list[str]:
@@ -108,13 +91,12 @@ def indented(text: str, first: str = "  ") -> str:
     return wrapped(text, first, " " * len(first) + "  ")
 
 
-def _figure(block: Mapping[str, Any], key: str, digits: int = 3) -> str:
-    value = block[key]
-    if value is None:
+def _cell(estimate: Estimate, digits: int = 3) -> str:
+    if estimate.value is None:
         return "undefined"
-    pair = block.get("intervals", {}).get(key) or block.get("patient_intervals", {}).get(key)
-    told = f"{value:.{digits}f}"
-    return f"{told} ({pair[0]:.3f} to {pair[1]:.3f})" if pair else told
+    pair = estimate.interval or estimate.by_patient
+    value = f"{estimate.value:.{digits}f}"
+    return f"{value} ({pair.low:.3f} to {pair.high:.3f})" if pair else value
 
 
 def _row(label: str, cells: Sequence[str]) -> str:

@@ -1,34 +1,86 @@
-"""What a run was made with: enough to make it again."""
+"""The environment of each start of a run: enough to repeat it."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 from cxrignite import __version__
 
 _PACKAGES = ("torch", "torchvision", "pytorch-ignite", "monai", "scikit-learn", "numpy", "timm")
 
 
-def environment(command: list[str]) -> dict[str, object]:
-    """Versions, machine, threads and revision, as plain values.
+@dataclass(frozen=True)
+class RunStart:
+    """One start of a run.
+
+    Attributes:
+        command: The command line.
+        cxrignite: Version of this package.
+        python: Version of Python.
+        platform: Operating system and processor.
+        packages: Versions of other packages.
+        num_threads: Threads of torch.
+        git_revision: Of the working folder, marked if files differ from it; None without one.
+        device: Where it trained.
+        precision: Of the arithmetic.
+        num_processes: Processes that trained together.
+    """
+
+    command: tuple[str, ...]
+    cxrignite: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    num_threads: int
+    git_revision: str | None
+    device: str
+    precision: str
+    num_processes: int
+
+
+@dataclass(frozen=True)
+class RunStarts:
+    """Content of `environment.json`.
+
+    Attributes:
+        starts: The first one first.
+        format: Of the file.
+    """
+
+    starts: tuple[RunStart, ...] = ()
+    format: Literal[1] = 1
+
+
+def describe_start(
+    command: list[str], *, device: str, precision: str, num_processes: int
+) -> RunStart:
+    """Describe this process.
 
     Args:
-        command: The arguments that started this process.
+        command: The arguments that started it.
+        device: Where it trains.
+        precision: Of the arithmetic.
+        num_processes: Processes that train together.
     """
     import torch
 
     versions = {name: _version(name) for name in _PACKAGES}
-    return {
-        "command": ["cxrignite", *command],
-        "cxrignite": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version for name, version in versions.items() if version},
-        "num_threads": torch.get_num_threads(),
-        "git_revision": _git_revision(),
-    }
+    return RunStart(
+        command=("cxrignite", *command),
+        cxrignite=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: version for name, version in versions.items() if version},
+        num_threads=torch.get_num_threads(),
+        git_revision=_git_revision(),
+        device=device,
+        precision=precision,
+        num_processes=num_processes,
+    )
 
 
 def _version(package: str) -> str | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -27,9 +27,12 @@ from cxrignite.errors import (
 )
 from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.locks import lock_file
-from cxrignite.runs.decision import Decision
-from cxrignite.runs.environment import environment
+from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
+from cxrignite.runs.environment import RunStart, RunStarts
+from cxrignite.runs.evaluation import Evaluation, Evaluations
+from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.runs.log_file import log_file
+from cxrignite.runs.map_evaluation import MapEvaluation
 from cxrignite.runs.recipe_keys import (
     changed_keys,
     check_epochs,
@@ -39,8 +42,9 @@ from cxrignite.runs.recipe_keys import (
 )
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_files import RunFiles
-from cxrignite.runs.run_json import read_counts, read_object, read_starts
 from cxrignite.runs.run_paths import RunPaths
+
+_T = TypeVar("_T")
 
 
 class RunFolder(RunPaths):
@@ -94,25 +98,24 @@ class RunFolder(RunPaths):
                 with suppress(CxrIgniteError):
                     self.files.settle()
 
-    def begin(self, recipe_text: str, command: list[str], facts: Mapping[str, object]) -> None:
+    def begin(self, recipe_text: str, start: RunStart) -> None:
         """Write the resolved recipe and the environment, and take back that the run is finished.
 
         Raises:
             DamagedRunError: The environment of an earlier start is damaged; nothing is changed.
         """
-        starts = [*self.read_starts(), {**environment(command), **facts}]
+        starts = RunStarts((*self.read_starts(), start))
         self.files.remove(self.operating_point_path)
-        self.write_json(self.environment_path, {"starts": starts})
+        self.files.write(self.environment_path, to_json(starts))
         self.files.write(self.recipe_path, recipe_text.encode())
 
-    def read_starts(self) -> list[dict[str, Any]]:
+    def read_starts(self) -> tuple[RunStart, ...]:
         """Read the starts from `environment.json`; empty before the first.
 
         Raises:
             DamagedRunError: The file is damaged, lost, or not as it was written.
         """
-        self.files.check(self.environment_path)
-        return read_starts(self.environment_path)
+        return (self._find(RunStarts, self.environment_path) or RunStarts()).starts
 
     def changed_keys(self, recipe_text: str) -> list[str]:
         """The keys in which a recipe differs from this run's, other than those that may change.
@@ -165,9 +168,27 @@ class RunFolder(RunPaths):
         runs = ", ".join(sorted(str(each.parent) for each in self.root.glob("*/history.csv")))
         return f"it has no {self.history_path.name}" + (f", but these do: {runs}" if runs else "")
 
-    def write_json(self, path: Path, content: Mapping[str, Any] | None) -> None:
-        """Write a JSON file that a later command believes, whole or not at all."""
-        self.files.write(path, f"{json.dumps(content, indent=2)}\n".encode())
+    def _find(self, kind: type[_T], path: Path, remedy: str = "") -> _T | None:
+        """Read a typed result; None if no command has written it yet.
+
+        Args:
+            kind: Its dataclass.
+            path: Its file.
+            remedy: Command that makes it again.
+
+        Raises:
+            DamagedRunError: It is damaged, of another format, lost, or not as it was written.
+        """
+        self.files.check(path)
+        try:
+            return from_json(kind, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            again = f"; `cxrignite {remedy}` makes it again" if remedy else ""
+            raise DamagedRunError(
+                f"{path} is damaged or of another version: {error}{again}"
+            ) from error
 
     def weights_sha256(self) -> str:
         """Digest of the best weights' file.
@@ -177,19 +198,19 @@ class RunFolder(RunPaths):
         """
         return str(verify_checkpoint(self.best_path)["sha256"])
 
-    def write_decision(self, decision: Decision) -> None:
-        """Keep the operating point; this ends a run."""
-        self.write_json(self.operating_point_path, decision.to_dict())
+    def write_rule(self, rule: DecisionRule) -> None:
+        """Write the run's own decision rule; this ends a run."""
+        self.files.write(self.operating_point_path, to_json(DecisionRules((rule,))))
 
-    def write_site(self, decision: Decision, films: list[Film], reference: Reference) -> None:
+    def write_site(self, rule: DecisionRule, films: list[Film], reference: Reference) -> None:
         """Keep a site's operating point, the films that chose it, and how they look to the model.
 
         The operating point is written last: without it the other two are nothing.
         """
-        path = self.site_path(decision.chosen_on)
+        path = self.site_path(rule.chosen_on)
         write_split(films, path.with_suffix(".csv"), self.files.write)
         reference.write(path.with_suffix(".npz"), self.files.write)
-        self.write_json(path, decision.to_dict())
+        self.files.write(path, to_json(DecisionRules((rule,))))
 
     def read_site_films(self, site: str) -> list[Film]:
         """The films that chose a site's operating point.
@@ -217,37 +238,84 @@ class RunFolder(RunPaths):
         except DataError as error:
             raise DamagedRunError(str(error)) from error
 
-    def read_decision(self, site: str | None = None) -> Decision:
-        """The stored operating point, which must be of these weights.
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites that have an operating point."""
+        paths = self.files.written_in(self.site_path("any").parent)
+        return [path.stem for path in paths if path.suffix == ".json"]
+
+    def find_rule(self, site: str | None = None) -> DecisionRule | None:
+        """Read a stored decision rule, whatever its weights; None if it was not written yet.
 
         Args:
-            site: Whose; null is the run's own.
+            site: Whose; None is the run's own.
 
         Raises:
-            RunFolderError: There is none of that site.
-            DamagedRunError: The file is damaged, or not as it was written.
-            CheckpointError: It belongs to other weights, or those are missing or damaged.
+            DamagedRunError: The file is damaged, of another format, or not as it was written.
         """
         path = self.operating_point_path if site is None else self.site_path(site)
-        if site is not None and not path.is_file():
-            known = sorted(each.stem for each in path.parent.glob("*.json"))
+        command = "fit --resume auto" if site is None else f"recalibrate --name {site}"
+        stored = self._find(DecisionRules, path, command)
+        return stored.findings[0] if stored else None
+
+    def read_rule(self, site: str | None = None) -> DecisionRule:
+        """Read a stored decision rule, which must be of these weights.
+
+        Args:
+            site: Whose; None is the run's own.
+
+        Raises:
+            RunFolderError: There is none.
+            DamagedRunError: The file is damaged, of another format, or not as it was written.
+            CheckpointError: It belongs to other weights, or those are missing or damaged.
+        """
+        rule = self.find_rule(site)
+        if rule is None:
+            which = f" '{site}'" if site else ""
             raise RunFolderError(
-                f"{self.root} has no operating point '{site}', "
-                f"it has {', '.join(known) if known else 'only its own'}"
+                f"{self.root} has no operating point{which}, "
+                f"it has {', '.join(self.sites) or 'only its own'}"
             )
-        self.files.check(path)
-        content = read_object(path)
-        try:
-            decision = Decision.from_dict(content)
-        except (ValueError, KeyError, TypeError) as error:
-            missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise DamagedRunError(f"{path} is damaged or of an older version: {missing}") from error
-        if decision.weights_sha256 != self.weights_sha256():
+        if rule.weights_sha256 != self.weights_sha256():
+            path = self.operating_point_path if site is None else self.site_path(site)
             raise CheckpointError(
                 f"{path} is the operating point of other weights than {self.best_path}: "
                 "a threshold means nothing for scores that did not choose it"
             )
-        return decision
+        return rule
+
+    def write_evaluation(self, name: str, evaluation: Evaluation) -> None:
+        """Write the metrics of the images of `name`."""
+        self.files.write(self.metrics_path(name), to_json(Evaluations((evaluation,))))
+
+    def find_evaluation(self, name: str) -> Evaluation | None:
+        """Read the metrics of the images of `name`; None if they were not evaluated yet.
+
+        Raises:
+            DamagedRunError: The file is damaged, of another format, or not as it was written.
+        """
+        stored = self._find(Evaluations, self.metrics_path(name), how_to_evaluate(self.root, name))
+        return stored.findings[0] if stored else None
+
+    def read_evaluations(self) -> dict[str, Evaluation]:
+        """Read the metrics of all images that were evaluated, by their name.
+
+        Raises:
+            DamagedRunError: A file is damaged, of another format, or not as it was written.
+        """
+        paths = self.files.written_in(self.metrics_path("any").parent)
+        names = [path.stem for path in paths if path.suffix == ".json"]
+        found = {name: self.find_evaluation(name) for name in names}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def find_map_evaluation(self, name: str) -> MapEvaluation | None:
+        """Read how the maps of the images of `name` were made; None if there are none.
+
+        Raises:
+            DamagedRunError: The file is damaged, of another format, or not as it was written.
+        """
+        path = self.explain_dir(name) / "explain.json"
+        return self._find(MapEvaluation, path, f"explain --run {self.root}")
 
     def read_reference(self, site: str | None = None) -> Reference | None:
         """How the negatives that chose an operating point look to the model; null without a file.
@@ -271,7 +339,7 @@ class RunFolder(RunPaths):
         looks = self.read_looks()
         digests = {film.sha256[:16] for film in films}
         looks |= {digest: looks.get(digest, 0) + 1 for digest in digests}
-        self.write_json(self.looks_path, looks)
+        self.files.write(self.looks_path, f"{json.dumps(looks, indent=2)}\n".encode())
         return max(looks[digest] for digest in digests)
 
     def read_looks(self) -> dict[str, int]:
@@ -280,8 +348,10 @@ class RunFolder(RunPaths):
         Raises:
             DamagedRunError: The count is damaged, lost, or not as it was written.
         """
-        self.files.check(self.looks_path)
-        return read_counts(self.looks_path)
+        looks = self._find(dict[str, int], self.looks_path) or {}
+        if min(looks.values(), default=1) < 1:
+            raise DamagedRunError(f"{self.looks_path} is damaged: a count must be at least 1")
+        return looks
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of `history.csv`; an empty cell is left out.
@@ -291,10 +361,29 @@ class RunFolder(RunPaths):
         """
         self.files.check(self.history_path)
         try:
-            return read_history(self.history_path)
+            rows = read_history(self.history_path)
+            if not rows or "epoch" not in rows[0]:
+                raise ValueError("it has no epoch")
         except (OSError, ValueError) as error:
             raise DamagedRunError(f"{self.history_path} is damaged: {error}") from error
+        return rows
 
     def logging(self) -> AbstractContextManager[None]:
         """Keep what the library logs in `run.log`, tracebacks of failures included."""
         return log_file(self.log_path)
+
+
+def how_to_evaluate(run_dir: Path, name: str) -> str:
+    """Return the command that evaluates the images of `name` with a run.
+
+    Args:
+        run_dir: The run folder.
+        name: A split or a given name, `@` and the site whose threshold decides.
+    """
+    if name == "calibration":
+        return "fit --data.calibration_fraction ..."
+    images, _, site = name.partition("@")
+    own = images in ("val", "test")
+    command = "validate" if images == "val" else "test"
+    others = "" if own else f" --name {images} --data.source.root ..."
+    return f"{command} --run {run_dir}{others}{f' --operating_point {site}' if site else ''}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from cxrignite.csv_text import CsvReader
 from cxrignite.errors import DamagedRunError, DataError, RunFolderError
+from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.usability import films_in_words, unusable_warning
 
 _COLUMNS = ("path", "patient", "label", "score")
 
@@ -31,9 +30,7 @@ class ScoredRun:
         y_true: Labels 0 and 1, `(N,)`.
         y_score: Probabilities of the positive class, `(N,)`.
         natural_score: The same at the natural prevalence, `(N,)`; None where a film has none.
-        threshold: The one these scores were decided by; None where there was none.
-        warnings: Why that threshold is not usable, a line for the films that chose it and one for
-            these.
+        evaluation: Of these images, with the rule that decided.
     """
 
     run: str
@@ -42,8 +39,12 @@ class ScoredRun:
     y_true: NDArray[np.int64]
     y_score: NDArray[np.float64]
     natural_score: NDArray[np.float64] | None
-    threshold: float | None
-    warnings: tuple[str, ...] = ()
+    evaluation: Evaluation
+
+    @property
+    def threshold(self) -> float | None:
+        """The one these scores were decided by; None if there was none."""
+        return self.evaluation.rule.threshold
 
 
 def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
@@ -71,7 +72,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
         )
     try:
         rows = _rows(path)
-        threshold, warnings = _threshold(folder, name)
+        evaluation = _evaluation(folder, name)
         natural = [row.get("natural_score") or "" for row in rows]
         return ScoredRun(
             run=str(run_dir),
@@ -80,8 +81,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
             y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
             y_score=_probabilities([row["score"] for row in rows]),
             natural_score=_probabilities(natural) if all(natural) else None,
-            threshold=threshold,
-            warnings=warnings,
+            evaluation=evaluation,
         )
     except (OSError, ValueError, csv.Error) as error:
         raise DamagedRunError(f"{path} is damaged: {error}") from error
@@ -155,30 +155,14 @@ def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
     return scores
 
 
-def _threshold(folder: RunFolder, name: str) -> tuple[float | None, tuple[str, ...]]:
-    """The threshold that the metrics of the same scoring name, and why it is not usable.
-
-    Refused if it was not one of today's weights.
-    """
+def _evaluation(folder: RunFolder, name: str) -> Evaluation:
+    """Read the evaluation of the same scoring, which must be of today's weights."""
     path = folder.metrics_path(name)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        point = content["operating_point"]
-        threshold = None if point["threshold"] is None else float(point["threshold"])
-        digest = point["weights_sha256"]
-        warnings = (
-            unusable_warning(point["not_usable"], films_in_words(point["chosen_on"])),
-            unusable_warning(content["not_usable"], f"the {name} films"),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedRunError(
-            f"{path} is damaged or of an older version ({missing}); {_remedy(folder.root, name)}"
-        ) from error
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise DamagedRunError(f"{path} is damaged: threshold must be in [0, 1], got {threshold}")
-    if digest != folder.weights_sha256():
+    evaluation = folder.find_evaluation(name)
+    if evaluation is None:
+        raise RunFolderError(f"{folder.root} has no {path.name}; {_remedy(folder.root, name)}")
+    if evaluation.rule.weights_sha256 != folder.weights_sha256():
         raise RunFolderError(
             f"{path} is of other weights than {folder.root} has now; {_remedy(folder.root, name)}"
         )
-    return threshold, tuple(filter(None, warnings))
+    return evaluation

@@ -1,4 +1,4 @@
-"""What the scores of a split are worth: every figure with its interval, as plain JSON values."""
+"""Evaluation of scores: every metric of a split with its confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.functional import Confusion, confusion_at
-from cxrignite.functional.calibration import (
-    calibration_statistics,
-    ece_interval,
-    reliability_bins,
-)
+from cxrignite.functional.calibration import calibration_statistics, ece_interval, reliability_bins
 from cxrignite.functional.certificate import independent_negatives
 from cxrignite.functional.intervals import (
     Interval,
@@ -28,9 +23,17 @@ from cxrignite.functional.intervals import (
 )
 from cxrignite.functional.shift import ShiftCheck
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
-from cxrignite.runs.decision import Decision
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.evaluation import (
+    Calibration,
+    CertificateCheck,
+    Decisions,
+    Estimate,
+    Evaluation,
+    Subgroup,
+)
+from cxrignite.runs.informativeness import measure_informativeness, num_resamples
 from cxrignite.runs.scores import SplitScores
-from cxrignite.runs.usability import num_resamples, why_not_usable
 
 _logger = logging.getLogger(__name__)
 
@@ -38,130 +41,96 @@ _MOST_SUBGROUPS = 12  # values of one attribute
 
 
 def assess(
-    scores: SplitScores, decision: Decision, attributes: Sequence[Mapping[str, str]]
-) -> dict[str, Any]:
-    """Every figure of one split, with intervals: what `metrics/*.json` holds.
+    scores: SplitScores, rule: DecisionRule, attributes: Sequence[Mapping[str, str]]
+) -> Evaluation:
+    """Evaluate one split: every metric with its intervals.
 
     Args:
-        scores: The films and their scores.
-        decision: The operating point and the scale of the scores.
-        attributes: What subgroups each film belongs to.
-
-    Returns:
-        Plain values; a figure that is undefined is null, since JSON has no NaN.
+        scores: The images and their scores.
+        rule: The threshold and the scale of the scores.
+        attributes: Subgroups of each image.
     """
     y_score, y_true, patients = scores.y_score, scores.y_true, scores.patients
-    scales = decision.scales(y_score)
+    scales = rule.scales(y_score)
     prepared: dict[str, Statistics] = {
         "ranking": ranking_statistics(y_score, y_true),
         "at_half": decision_statistics(y_score, y_true, 0.5),
         **{scale: calibration_statistics(part, y_true) for scale, part in scales.items()},
     }
-    if decision.threshold is not None:
-        prepared["at_threshold"] = decision_statistics(y_score, y_true, decision.threshold)
-    values, by_patient = _values_and_intervals(prepared, patients)
-    content: dict[str, Any] = {
-        "num_images": scores.num_images,
-        "num_negative": scores.num_images - scores.num_positive,
-        "num_positive": scores.num_positive,
-        "num_patients": len(set(patients)),
-        **values["ranking"],
-        "intervals": {"roc_auc": _pair(_delong(y_score, y_true))},
-        "patient_intervals": by_patient["ranking"],
-        "at_half": _decisions(0.5, scores.confusion(0.5), by_patient["at_half"]),
-    }
-    if decision.point is not None:
-        threshold = decision.point.threshold
-        confusion = scores.confusion(threshold)
-        content["at_threshold"] = _decisions(threshold, confusion, by_patient["at_threshold"])
-    drawn = by_patient["ranking"] | by_patient.get("at_threshold", {})
-    intervals = {name: Interval(*(pair or (math.nan, math.nan))) for name, pair in drawn.items()}
-    content["not_usable"] = list(why_not_usable(scores, decision.threshold, intervals))
-    content["operating_point"] = decision.to_dict()
-    content["calibration"] = dict.fromkeys(("raw", "natural", "platt", "temperature")) | {
-        scale: {
-            **values[scale],
-            "patient_intervals": by_patient[scale]
-            | {"ece": _pair(ece_interval(part, y_true, patients))},
-            "bins": [list(map(json_number, each)) for each in reliability_bins(part, y_true)],
-        }
-        for scale, part in scales.items()
-    }
-    content["subgroups"] = _subgroups(scores, decision.threshold, attributes)
-    return content
+    if rule.threshold is not None:
+        prepared["at_threshold"] = decision_statistics(y_score, y_true, rule.threshold)
+    values, drawn = _values_and_intervals(prepared, patients)
+    ranking, at_threshold = drawn["ranking"], None
+    if rule.threshold is not None:
+        cells = scores.confusion(rule.threshold)
+        at_threshold = _decisions(rule.threshold, cells, drawn["at_threshold"])
+    calibration = {}
+    for scale, part in scales.items():
+        intervals = drawn[scale] | {"ece": ece_interval(part, y_true, patients)}
+        calibration[scale] = Calibration(
+            **{
+                name: _estimate(values[scale][name], None, each) for name, each in intervals.items()
+            },
+            bins=tuple(each for each in reliability_bins(part, y_true) if each.num_images),
+        )
+    return Evaluation(
+        rule=rule,
+        num_images=scores.num_images,
+        num_negative=scores.num_images - scores.num_positive,
+        num_positive=scores.num_positive,
+        num_patients=len(set(patients)),
+        roc_auc=_estimate(
+            values["ranking"]["roc_auc"], _delong(y_score, y_true), ranking["roc_auc"]
+        ),
+        average_precision=_estimate(
+            values["ranking"]["average_precision"], None, ranking["average_precision"]
+        ),
+        at_half=_decisions(0.5, scores.confusion(0.5), drawn["at_half"]),
+        at_threshold=at_threshold,
+        calibration=calibration,
+        subgroups=_subgroups(scores, rule.threshold, attributes),
+        informativeness=measure_informativeness(
+            scores, rule.threshold, ranking | drawn.get("at_threshold", {})
+        ),
+    )
 
 
 def judge(
-    scores: SplitScores, decision: Decision, shift: ShiftCheck | None
-) -> dict[str, Any] | None:
-    """Whether these films contradict what the threshold was chosen for.
-
-    What is certified is a TNR by patient, so that is what it is held to; what was asked for without
-    a certificate is held to the TNR by film.
+    scores: SplitScores, rule: DecisionRule, shift: ShiftCheck | None
+) -> CertificateCheck | None:
+    """Compare images that had no part in choosing a threshold with its limits.
 
     Args:
-        scores: The films and their scores.
-        decision: The operating point.
-        shift: How well these negatives are told from those that chose it; null where not checked.
+        scores: The images and their scores.
+        rule: The threshold and its limits.
+        shift: Comparison with the negatives that chose it; None if not checked.
 
     Returns:
-        The certified and the observed TNR side by side; null where no threshold was chosen.
+        The comparison; None without a threshold.
     """
-    point = decision.point
+    point = rule.point
     if point is None:
         return None
     cells = scores.confusion(point.threshold)
-    by_film = clopper_pearson(cells.tn, cells.tn + cells.fp)
+    by_image = clopper_pearson(cells.tn, cells.tn + cells.fp)
     highest = independent_negatives(scores.y_score, scores.y_true == 0, scores.patients)
     num_cleared = int(np.sum(highest < point.threshold))
     by_patient = clopper_pearson(num_cleared, highest.size)
     tnr_by_patient = num_cleared / highest.size if highest.size else math.nan
-    certified = point.tnr_lower_bound if point.verdict == "certified" else None
-    contradictions = []
-    if certified is not None and by_patient.high < certified:
-        contradictions.append(
-            f"the TNR by patient is {tnr_by_patient:.3f} here ({_range(by_patient)}), "
-            f"below the certified {certified:.3f}"
-        )
-    if by_film.high < point.min_tnr:
-        contradictions.append(
-            f"the TNR is {cells.tnr:.3f} here ({_range(by_film)}), "
-            f"below the {point.min_tnr:g} that was asked for"
-        )
-    differences = []
-    if shift is not None and shift.is_detected and shift.interval is not None:
-        differences.append(
-            "these films are unlike those that chose the threshold: a classifier tells the "
-            f"{scores.classes[0]} films of the two apart with an AUC of {shift.roc_auc:.3f} "
-            f"({_range(shift.interval)}), where 0.5 would be no difference"
-        )
-    return {
-        "verdict": point.verdict,
-        "chosen_on": decision.chosen_on,
-        "min_tnr": point.min_tnr,
-        "confidence": point.confidence,
-        "certified_tnr": certified,
-        "observed_tnr": json_number(cells.tnr),
-        "interval": _pair(by_film),
-        "observed_tnr_by_patient": json_number(tnr_by_patient),
-        "interval_by_patient": _pair(by_patient),
-        "is_contradicted": bool(contradictions),
-        "is_void": certified is not None and bool(contradictions or differences),
-        "reasons": [*contradictions, *differences],
-    }
-
-
-def json_number(value: float) -> float | int | None:
-    """A number as JSON knows it: null for NaN and infinity."""
-    if isinstance(value, int | np.integer):
-        return int(value)
-    return float(value) if math.isfinite(value) else None
+    return CertificateCheck(
+        tnr=_estimate(cells.tnr, by_image),
+        tnr_by_patient=_estimate(tnr_by_patient, by_patient),
+        is_below_certificate=rule.is_certified and by_patient.high < point.tnr_lower_bound,
+        is_below_min_tnr=by_image.high < point.min_tnr,
+        is_shifted=shift is not None and bool(shift.is_detected),
+        is_certified=rule.is_certified,
+    )
 
 
 def _values_and_intervals(
     prepared: Mapping[str, Statistics], patients: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The figures of each group, and their intervals by patient from one set of resamples."""
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Interval]]]:
+    """Return the metrics of each group, and intervals by patient from one set of resamples."""
 
     def joined(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return {
@@ -172,29 +141,41 @@ def _values_and_intervals(
 
     once = joined(np.ones((1, len(patients))))
     intervals = bootstrap_intervals(joined, patients, num_resamples=num_resamples(len(patients)))
-    values: dict[str, dict[str, Any]] = {group: {} for group in prepared}
-    pairs: dict[str, dict[str, Any]] = {group: {} for group in prepared}
+    values: dict[str, dict[str, float]] = {group: {} for group in prepared}
+    drawn: dict[str, dict[str, Interval]] = {group: {} for group in prepared}
     for key, value in once.items():
         group, _, name = key.partition(".")
-        values[group][name] = json_number(float(value[0]))
-        pairs[group][name] = _pair(intervals[key])
-    return values, pairs
+        values[group][name] = float(value[0])
+        drawn[group][name] = intervals[key]
+    return values, drawn
 
 
-def _decisions(
-    threshold: float, confusion: Confusion, by_patient: Mapping[str, Any]
-) -> dict[str, Any]:
+def _estimate(
+    value: float, interval: Interval | None = None, by_patient: Interval | None = None
+) -> Estimate:
+    """Make an estimate; a number that is not finite is undefined."""
+    if not math.isfinite(value):
+        return Estimate(None)
+    return Estimate(float(value), _known(interval), _known(by_patient))
+
+
+def _known(interval: Interval | None) -> Interval | None:
+    if interval is None or math.isnan(interval.low):
+        return None
+    return Interval(float(interval.low), float(interval.high))
+
+
+def _decisions(threshold: float, cells: Confusion, by_patient: Mapping[str, Interval]) -> Decisions:
+    exact = _exact_intervals(cells)
     names = ("tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy")
-    return {
-        "threshold": threshold,
-        **asdict(confusion),
-        **{name: json_number(getattr(confusion, name)) for name in names},
-        "intervals": _exact_intervals(confusion),
-        "patient_intervals": by_patient,
+    rates: dict[str, Any] = {
+        name: _estimate(getattr(cells, name), exact.get(name), by_patient.get(name))
+        for name in names
     }
+    return Decisions(threshold, cells.tn, cells.fp, cells.fn, cells.tp, **rates)
 
 
-def _exact_intervals(confusion: Confusion) -> dict[str, Any]:
+def _exact_intervals(confusion: Confusion) -> dict[str, Interval]:
     tn, fp, fn, tp = confusion.tn, confusion.fp, confusion.fn, confusion.tp
     shares = {
         "tnr": (tn, tn + fp),
@@ -203,14 +184,14 @@ def _exact_intervals(confusion: Confusion) -> dict[str, Any]:
         "npv": (tn, tn + fn),
         "accuracy": (tn + tp, tn + fp + fn + tp),
     }
-    return {name: _pair(clopper_pearson(*share)) for name, share in shares.items()}
+    return {name: clopper_pearson(*share) for name, share in shares.items()}
 
 
 def _subgroups(
     scores: SplitScores,
     threshold: float | None,
     attributes: Sequence[Mapping[str, str]],
-) -> list[dict[str, Any]]:
+) -> tuple[Subgroup, ...]:
     """The figures of each value of each attribute; one class alone is ranked against all others."""
     counts: dict[str, Counter[str]] = {}
     for each in attributes:
@@ -231,31 +212,28 @@ def _subgroups(
         y_score, y_true = scores.y_score[inside], scores.y_true[inside]
         classes = set(y_true.tolist())
         ranked = inside if len(classes) == 2 else inside | ~np.isin(scores.y_true, list(classes))
-        group: dict[str, Any] = {
-            "attribute": attribute,
-            "value": value,
-            "num_images": int(inside.sum()),
-            "num_negative": int((y_true == 0).sum()),
-            "num_positive": int((y_true == 1).sum()),
-            "num_patients": len({p for p, i in zip(scores.patients, inside, strict=True) if i}),
-        }
         cells = None if threshold is None else confusion_at(y_score, y_true, threshold)
         exact = {} if cells is None else _exact_intervals(cells)
-        for name in ("tnr", "tpr"):
-            group[name] = None if cells is None else json_number(getattr(cells, name))
-        auc = _auc(scores.y_score[ranked], scores.y_true[ranked])
-        interval = _delong(scores.y_score[ranked], scores.y_true[ranked])
+        rates = {
+            name: _estimate(getattr(cells, name, math.nan), exact.get(name))
+            for name in ("tnr", "tpr")
+        }
+        ranked_scores, ranked_labels = scores.y_score[ranked], scores.y_true[ranked]
         groups.append(
-            group
-            | {
-                "roc_auc": json_number(auc),
-                "intervals": {
-                    **{name: exact[name] for name in ("tnr", "tpr") if group[name] is not None},
-                    "roc_auc": _pair(interval),
-                },
-            }
+            Subgroup(
+                attribute=attribute,
+                value=value,
+                num_images=int(inside.sum()),
+                num_negative=int((y_true == 0).sum()),
+                num_positive=int((y_true == 1).sum()),
+                num_patients=len({p for p, i in zip(scores.patients, inside, strict=True) if i}),
+                **rates,
+                roc_auc=_estimate(
+                    _auc(ranked_scores, ranked_labels), _delong(ranked_scores, ranked_labels)
+                ),
+            )
         )
-    return groups
+    return tuple(groups)
 
 
 def _auc(y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> float:
@@ -266,11 +244,3 @@ def _delong(y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> Interval
     if len(set(y_true.tolist())) < 2:
         return Interval(math.nan, math.nan)
     return delong_interval(y_score, y_true)
-
-
-def _range(interval: Interval) -> str:
-    return f"{interval.low:.3f} to {interval.high:.3f}"
-
-
-def _pair(interval: Interval) -> list[float | int | None] | None:
-    return None if math.isnan(interval.low) else [json_number(each) for each in interval]

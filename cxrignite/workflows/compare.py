@@ -26,6 +26,7 @@ from cxrignite.functional.intervals import (
 )
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.reporting.tables import alarm
+from cxrignite.reporting.wording import alarm_of_evaluation, alarm_of_rule
 from cxrignite.runs.scored_run import ScoredRun, check_same_films, read_scored_run
 from cxrignite.terminal import counted
 
@@ -184,7 +185,15 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> Comparison:
         len(set(baseline.patients)),
         tuple(row for run in runs for row in _differences(run, baseline)),
         tuple(_notes(scored)),
-        tuple(f"{run.run}: {warning}" for run in scored for warning in run.warnings),
+        tuple(
+            f"{run.run}: {warning}"
+            for run in scored
+            for warning in (
+                alarm_of_rule(run.evaluation.rule),
+                alarm_of_evaluation(name, run.evaluation),
+            )
+            if warning
+        ),
     )
 
 

@@ -20,11 +20,12 @@ from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.console import tell_data, tell_end, tell_split, tell_training
 from cxrignite.runs.checkpoints import load_best, load_weights
-from cxrignite.runs.decision import Decision, Scaling
+from cxrignite.runs.decision_rule import Calibrators, DecisionRule
+from cxrignite.runs.environment import RunStart, describe_start
+from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.runs.usability import why_not_usable
 from cxrignite.workflows import illustrations
 from cxrignite.workflows.films import (
     check_has_train,
@@ -143,17 +144,18 @@ def _fit(
             if checkpoint is None:
                 write_split(films, folder.split_path, folder.files.write)
             _illustrate_later(training)
-            folder.begin(recipe_text, command, _facts(session, precision))
+            folder.begin(recipe_text, _describe_start(command, session, precision))
         training.run()
         _finish(training, leaks)
 
 
-def _facts(session: Session, precision: Precision) -> dict[str, object]:
-    return {
-        "device": str(session.device),
-        "precision": precision.name,
-        "processes": session.world_size,
-    }
+def _describe_start(command: list[str], session: Session, precision: Precision) -> RunStart:
+    return describe_start(
+        command,
+        device=str(session.device),
+        precision=precision.name,
+        num_processes=session.world_size,
+    )
 
 
 def _illustrate_later(training: Training) -> None:
@@ -214,26 +216,29 @@ def _finish(training: Training, leaks: list[LeakedPair]) -> None:
         return
     deciding = deciding_split(data)
     point = _choose(training.recipe, scored[deciding], deciding, leaks)
-    decision = Decision(
+    rule = DecisionRule(
+        finding=data.classes[1],
         point=point,
         chosen_on=deciding,
         imbalance=training.ledger,
         weights_sha256=folder.weights_sha256(),
-        scaling=Scaling.fit(scored["val"].y_score, scored["val"].y_true),
-        not_usable=why_not_usable(scored[deciding], point.threshold if point else None),
+        calibrators=Calibrators.fit(scored["val"].y_score, scored["val"].y_true),
+        informativeness=measure_informativeness(
+            scored[deciding], point.threshold if point else None
+        ),
     )
     for split, scores in scored.items():
         scoring = Scoring(split, split, tells_decision=False)  # which is told last, once
         sys.stdout.write("\n")
-        publish(scores, decision, folder, scoring, training.board, best["epoch"])
+        publish(scores, rule, folder, scoring, training.board, best["epoch"])
     Reference.of(scored[deciding]).write(folder.reference_path, folder.files.write)
     illustrations.illustrate_training(folder, training.board)
     # Last, since it says that the run is finished.
-    folder.write_decision(decision)
+    folder.write_rule(rule)
     if point is not None and point.verdict == "infeasible":
         _logger.warning("no threshold meets the constraints on the %s split", deciding)
     chosen = (best["epoch"], training.best.metric, training.best.best_score or 0.0)
-    tell_end(folder, decision, chosen, data)
+    tell_end(folder, rule, chosen, data)
 
 
 def _choose(

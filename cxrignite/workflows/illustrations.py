@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -24,7 +24,7 @@ from cxrignite.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cxrignite.runs.decision import Decision
+    from cxrignite.runs.evaluation import Evaluation
     from cxrignite.runs.scores import SplitScores
 
 _SAMPLES_PER_CLASS = 6
@@ -94,34 +94,37 @@ def illustrate_scores(
     folder: RunFolder,
     name: str,
     scores: SplitScores,
-    decision: Decision,
-    content: Mapping[str, Any],
+    evaluation: Evaluation,
     board: BoardWriter,
     step: int,
 ) -> None:
     """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
     tag = name.replace("@", "/")  # TensorBoard takes no other signs
-    point, arrays = decision.point, (scores.y_score, scores.y_true)
+    rule, arrays = evaluation.rule, (scores.y_score, scores.y_true)
+    point, decisions = rule.point, evaluation.at_threshold
     board.add_pr_curve(f"{_BEST}/{tag}_precision_recall", *arrays, step)
-    for key in ("roc_auc", "average_precision"):
-        if content[key] is not None:
-            board.add_scalar(f"{_BEST}/{tag}_{key}", content[key], step)
-    for rate in ("tnr", "tpr"):
-        if point is not None and content["at_threshold"][rate] is not None:
-            board.add_scalar(f"{_BEST}/{tag}_{rate}", content["at_threshold"][rate], step)
+    estimates = {
+        "roc_auc": evaluation.roc_auc,
+        "average_precision": evaluation.average_precision,
+        "tnr": decisions.tnr if decisions else None,
+        "tpr": decisions.tpr if decisions else None,
+    }
+    for key, estimate in estimates.items():
+        if estimate is not None and estimate.value is not None:
+            board.add_scalar(f"{_BEST}/{tag}_{key}", estimate.value, step)
     if point is not None:
         cells = scores.confusion(0.5), scores.confusion(point.threshold)
         pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)
         keep_figure(folder, board, f"confusion_{name}", pair, step)
     if not scores.has_both_classes:
         return
-    area = content["intervals"]["roc_auc"]
+    area = evaluation.roc_auc.interval
     roc = score_figures.roc_curve(*arrays, point, split=name, interval=area)
     keep_figure(folder, board, f"roc_{name}", roc, step)
-    area = content["patient_intervals"]["average_precision"]
+    area = evaluation.average_precision.by_patient
     curve = score_figures.precision_recall_curve(*arrays, point, split=name, interval=area)
     keep_figure(folder, board, f"precision_recall_{name}", curve, step)
-    natural = decision.imbalance.natural(scores.y_score)
+    natural = rule.imbalance.natural(scores.y_score)
     reliability = score_figures.reliability(*arrays, split=name, natural_score=natural)
     keep_figure(folder, board, f"reliability_{name}", reliability, step)
 

@@ -16,10 +16,11 @@ from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderE
 from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.tables import alarm
+from cxrignite.reporting.wording import alarm_of_rule, describe_point
 from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.usability import why_not_usable
 from cxrignite.workflows.films import other_films
 from cxrignite.workflows.parts import build_data, build_model, check_image_size
 from cxrignite.workflows.score import score_split
@@ -72,8 +73,8 @@ def _recalibrate(
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
-        decision = folder.read_decision()
-        if decision.point is None:
+        rule = folder.read_rule()
+        if rule.point is None:
             raise RunFolderError(
                 f"{folder.root} has no operating point to recalibrate: "
                 "its recipe has no ThresholdSearch"
@@ -83,7 +84,7 @@ def _recalibrate(
                 f"{folder.site_path(wanted.site)} exists and is not written over; "
                 "choose another --name"
             )
-        first = decision.point
+        first = rule.point
         constraints = {
             "min_tnr": _first(wanted.min_tnr, first.min_tnr),
             "min_threshold": _first(wanted.min_threshold, first.min_threshold),
@@ -111,15 +112,15 @@ def _recalibrate(
         except ValueError as error:
             raise RecipeError(str(error)) from error
         if point.verdict == "infeasible":
-            raise ConstraintError(f"nothing written: {point.describe()}")
+            raise ConstraintError(f"nothing written: {describe_point(point)}")
         if not session.leads:
             return
-        moved = decision.moved_to(wanted.site, point, why_not_usable(scores, point.threshold))
+        moved = rule.moved_to(wanted.site, point, measure_informativeness(scores, point.threshold))
         folder.write_site(moved, data.films("calibration"), Reference.of(scores))
         before = scores.confusion(first.threshold)
         sys.stdout.write(
-            "".join(f"{line}\n" for line in alarm(moved.warning))
-            + f"{wanted.site}: {point.describe()}\n"
+            "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
+            + f"{wanted.site}: {describe_point(point)}\n"
             f"  the run's own threshold {first.threshold:.4f} gives these films "
             f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
             f"  written to {folder.site_path(wanted.site)}; use it with "

@@ -53,7 +53,7 @@ def state_to_resume(
     folder.read_history()
     folder.read_starts()
     if folder.is_finished:
-        folder.read_decision()
+        folder.read_rule()
         folder.read_reference()
     changed = folder.changed_keys(recipe_text)
     if changed:
@@ -88,7 +88,7 @@ def check_processes(folder: RunFolder, num_processes: int) -> None:
         DamagedRunError: `environment.json` is damaged, lost, or not as it was written.
     """
     starts = folder.read_starts()
-    before = starts[-1].get("processes", num_processes) if starts else num_processes
+    before = starts[-1].num_processes if starts else num_processes
     if before != num_processes:
         start = f"with `torchrun --nproc_per_node {before}`" if before != 1 else "without torchrun"
         raise RunFolderError(

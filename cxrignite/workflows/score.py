@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,21 @@ from cxrignite.handlers import (
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.tables import alarm, banner, indented, score_table
+from cxrignite.reporting.tables import alarm, indented, score_table, statement_lines
+from cxrignite.reporting.wording import (
+    alarm_of_evaluation,
+    alarm_of_rule,
+    check_rule,
+    describe_repetition,
+    describe_rule,
+    describe_shift,
+)
 from cxrignite.runs.checkpoints import load_best
-from cxrignite.runs.decision import Decision
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.runs.usability import unusable_warning
 from cxrignite.workflows.assessment import assess, judge
 from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.illustrations import illustrate_scores
@@ -98,7 +106,7 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
-        decision = folder.read_decision(scoring.operating_point)
+        rule = folder.read_rule(scoring.operating_point)
         best = load_best(folder.best_path)
         if scoring.is_judged:  # damage is refused before anything is written
             folder.read_reference(scoring.operating_point)
@@ -114,7 +122,7 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
             return
         board = BoardWriter(folder.tensorboard_dir)
         stack.callback(board.close)
-        publish(scores, decision, folder, scoring, board, step=best["epoch"])
+        publish(scores, rule, folder, scoring, board, step=best["epoch"])
         _logger.info(
             "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
         )
@@ -143,7 +151,7 @@ def films_to_score(recipe: Recipe, folder: RunFolder, scoring: Scoring) -> list[
 
 def publish(
     scores: SplitScores,
-    decision: Decision,
+    rule: DecisionRule,
     folder: RunFolder,
     scoring: Scoring,
     board: BoardWriter,
@@ -153,49 +161,56 @@ def publish(
 
     Args:
         scores: What was scored.
-        decision: The operating point, and the scale of the scores.
+        rule: The threshold, and the scale of the scores.
         folder: Where the files go.
         scoring: Their name, and the subgroups.
         board: Open to be written to.
         step: The epoch of the weights.
     """
     name = scoring.name
-    write_scores(folder, name, scores, decision)
-    content = assess(scores, decision, _subgroups(scores.films, scoring.subgroups))
-    shift = None
-    content |= {"shift": None, "certificate": None}
+    write_scores(folder, name, scores, rule)
+    evaluation = assess(scores, rule, _subgroups(scores.films, scoring.subgroups))
     if scoring.is_judged:
         shift = _shift_from(folder.read_reference(scoring.operating_point), scores)
-        content["shift"] = shift.to_dict() if shift else None
-        content["certificate"] = judge(scores, decision, shift)
-        content["num_looks"] = folder.count_look(scores.films)
-    folder.write_json(folder.metrics_path(name), content)
-    illustrate_scores(folder, name, scores, decision, content, board, step)
-    remarks = [decision.describe()] if scoring.tells_decision else []
-    if shift is not None:
-        remarks.append(shift.describe())
-    if content.get("num_looks", 1) > 1:
-        remarks.append(
-            f"look number {content['num_looks']} at these films with this run: "
-            "a choice made by them needs other films to be judged on"
+        evaluation = replace(
+            evaluation,
+            shift=shift,
+            certificate=judge(scores, rule, shift),
+            num_evaluations=folder.count_look(scores.films),
         )
-    warning = banner(content["certificate"])
-    parts = [score_table(name, scores.classes, content)]
+    folder.write_evaluation(name, evaluation)
+    illustrate_scores(folder, name, scores, evaluation, board, step)
+    sys.stdout.write("\n".join(_lines(name, scores, evaluation, scoring)) + "\n")
+
+
+def _lines(name: str, scores: SplitScores, evaluation: Evaluation, scoring: Scoring) -> list[str]:
+    """Lay out an evaluation for the terminal: alarms, the table, remarks."""
+    lines = [score_table(name, scores.classes, evaluation)]
+    remarks = []
     if scoring.tells_decision:
-        seen = unusable_warning(content["not_usable"], f"the {name} films")
-        parts = [*alarm(decision.warning), *alarm(seen), *parts]
-    parts += ["", *map(indented, remarks)] if remarks else []
-    sys.stdout.write("\n".join([*parts, *([warning] if warning else [])]) + "\n")
+        alarms = alarm_of_rule(evaluation.rule), alarm_of_evaluation(name, evaluation)
+        lines = [*alarm(alarms[0]), *alarm(alarms[1]), *lines]
+        remarks = [describe_rule(evaluation.rule)]
+    if evaluation.shift is not None:
+        remarks.append(describe_shift(evaluation.shift))
+    remarks.append(describe_repetition(evaluation))
+    remarks = [indented(remark) for remark in remarks if remark]
+    return [
+        *lines,
+        *([""] if remarks else []),
+        *remarks,
+        *statement_lines(check_rule(name, evaluation)),
+    ]
 
 
-def write_scores(folder: RunFolder, name: str, scores: SplitScores, decision: Decision) -> None:
+def write_scores(folder: RunFolder, name: str, scores: SplitScores, rule: DecisionRule) -> None:
     """Write every film's score on both scales and its decision as CSV.
 
     Args:
         folder: The run.
         name: Of the films.
         scores: The scores.
-        decision: The operating point and the natural scale.
+        rule: The threshold and the natural scale.
     """
     write_predictions(
         folder.predictions_path(name),
@@ -203,8 +218,8 @@ def write_scores(folder: RunFolder, name: str, scores: SplitScores, decision: De
         scores.y_score,
         scores.y_true,
         np.arange(scores.num_images),
-        decision.threshold,
-        decision.imbalance.natural(scores.y_score),
+        rule.threshold,
+        rule.imbalance.natural(scores.y_score),
         folder.files.write,
     )
 

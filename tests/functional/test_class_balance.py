@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -127,13 +125,6 @@ def test_a_loss_of_unknown_effect_leaves_the_natural_score_unknown():
 def test_two_corrections_the_same_way_are_noticed(sampled_prevalence, pos_weight, twice):
     ledger = ImbalanceLedger(26, 74, sampled_prevalence, pos_weight)
     assert ledger.corrects_twice is twice
-
-
-def test_the_ledger_survives_json():
-    ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
-    assert ImbalanceLedger.from_dict(json.loads(json.dumps(ledger.to_dict()))) == ledger
-    with refused(ValueError, "pos_weight"):
-        ImbalanceLedger.from_dict({"num_negative": 1, "num_positive": 1, "sampled_prevalence": 0.5})
 
 
 @pytest.mark.parametrize(

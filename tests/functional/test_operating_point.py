@@ -15,6 +15,7 @@ from cxrignite.functional import (
     select_operating_point,
     umbrella_rank,
 )
+from cxrignite.reporting import describe_point
 
 
 def brute_force(y_score, y_true, min_tnr, min_threshold, fp_cost, fn_cost):
@@ -208,14 +209,14 @@ def test_a_stored_point_with_missing_fields_is_refused():
 
 
 def test_the_description_is_one_line_with_counts():
-    text = select_operating_point([0.1, 0.95, 0.96, 0.2], [0, 0, 1, 1], min_tnr=0.9).describe()
+    text = describe_point(select_operating_point([0.1, 0.95, 0.96, 0.2], [0, 0, 1, 1], min_tnr=0.9))
     assert line_with(text, "0.9600", "empirical", "1.000", ">=", "0.9", "0.500") == text
     assert not missing(text, ["0 false positives", "2 negatives"])
     assert not missing(text, ["1 false negative", "2 positives"])
     # And no number of a certificate, or of what is lacking for one.
     numbers = ["0.9600", "1.000", "0.9", "0", "2", "0.500", "1", "2"]
     assert re.findall(r"\d+(?:\.\d+)?", text) == numbers
-    below = select_operating_point([0.96, 0.95], [0, 1], min_tnr=0.9).describe()
+    below = describe_point(select_operating_point([0.96, 0.95], [0, 1], min_tnr=0.9))
     assert line_with(below, "infeasible", "0.000", "<", "0.9", "1 false positive") == below
 
 
@@ -232,10 +233,10 @@ def test_forty_two_negatives_certify_and_forty_one_do_not(num_negative, verdict)
     assert (point.verdict, point.tnr, point.tpr) == (verdict, 1.0, 1.0)
     assert point.num_negatives_needed == 42
     if verdict == "infeasible":
-        line_with(point.describe(), "infeasible", "95 %", 42, 41)
+        line_with(describe_point(point), "infeasible", "95 %", 42, 41)
     else:
         assert point.tnr_lower_bound >= 0.93
-        line_with(point.describe(), "certified", "95 %", "0.931")
+        line_with(describe_point(point), "certified", "95 %", "0.931")
 
 
 @pytest.mark.parametrize(("num_negative", "allowed"), [(135, 4), (234, 9), (400, 19)])
@@ -308,7 +309,7 @@ def test_where_few_patients_have_many_images_the_message_says_so():
     # No score lies above .99, so there is no candidate that clears the three.
     assert (point.verdict, point.tnr, point.tpr) == ("infeasible", 197 / 227, 1.0)
     assert point.num_negatives_needed <= point.num_negative_patients
-    line_with(point.describe(), "infeasible", "patients")
+    line_with(describe_point(point), "infeasible", "patients")
 
 
 def test_patients_may_be_a_column_of_a_table():
@@ -349,7 +350,7 @@ def test_patients_need_no_positive_and_no_order():
 def test_a_certificate_can_be_given_up_with_a_reason():
     point = certain(60).without_certificate("why")
     assert (point.verdict, point.note) == ("empirical", "why")
-    assert point.describe().split("; ")[1:] == ["why"]
+    assert describe_point(point).split("; ")[1:] == ["why"]
     assert certain(10).without_certificate("why").verdict == "infeasible"
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import replace
@@ -14,6 +13,7 @@ from sklearn.model_selection import cross_val_predict
 
 from cxrignite.functional.intervals import Interval
 from cxrignite.functional.shift import MIN_PATIENTS, SHIFT_LEVEL, ShiftCheck, check_shift
+from cxrignite.reporting import describe_shift
 
 
 def draw(rng, num_films, num_features, *, name="", films_each=None, shift=0.0):
@@ -191,8 +191,8 @@ def test_too_few_patients_are_not_decided_however_many_films(few):
     )
     assert (check.roc_auc, check.interval, check.is_detected) == (None, None, None)
     patients = {"reference": 100, "films": 100} | {few: MIN_PATIENTS - 1}
-    line_with(check.describe(), "shift", MIN_PATIENTS, 100, *patients.values())
-    assert "AUC" not in check.describe()
+    line_with(describe_shift(check), "shift", MIN_PATIENTS, 100, *patients.values())
+    assert "AUC" not in describe_shift(check)
     names[few] = [f"{few}{number % MIN_PATIENTS}" for number in range(100)]
     check = check_shift(
         features["reference"], features["films"], names["reference"], names["films"]
@@ -213,26 +213,10 @@ def test_it_is_detected_only_where_the_whole_interval_lies_above_the_level():
     assert len({check.is_detected for check in checks}) == 2
 
 
-@pytest.mark.parametrize("is_decided", [True, False])
-def test_a_check_survives_json(is_decided):
-    check = check_draws(0, (60, 60), 8)
-    if not is_decided:
-        check = replace(check, roc_auc=None, interval=None, is_detected=None)
-    again = ShiftCheck.from_dict(json.loads(json.dumps(check.to_dict())))
-    assert again == check
-    assert isinstance(again.interval, Interval) == is_decided
-    assert ShiftCheck.from_dict(check.to_dict() | {"site": "a"}) == check
-
-
-def test_a_stored_check_with_missing_fields_is_refused():
-    with refused(ValueError, "interval", "num_reference"):
-        ShiftCheck.from_dict({"roc_auc": 0.5})
-
-
 def test_the_description_is_one_line():
     check = ShiftCheck(0.887, Interval(0.85, 0.92), 191, 117, 172, 108, True)
     for is_detected in (True, False):
-        text = replace(check, is_detected=is_detected).describe()
+        text = describe_shift(replace(check, is_detected=is_detected))
         assert line_with(text, "shift", "AUC 0.887") == text
         assert re.search(r"\b0\.850\b.+\b0\.920\b.+\b117\b.+\b108\b.+\b191\b.+\b172\b", text)
         assert bool(re.search(r"\bnot?\b", text)) == (not is_detected)

@@ -195,6 +195,14 @@ RANDOM_EDITS = {
 }
 
 
+def is_same(before, after):
+    """True if an edit has not changed the content: a key that is there twice, say."""
+    try:
+        return json.loads(before) == json.loads(after)
+    except (TypeError, ValueError, RecursionError):
+        return before == after
+
+
 @pytest.mark.slow
 def test_of_two_hundred_edits_none_is_missed_and_none_ends_in_a_traceback(
     trained, argv, tmp_path, capsys
@@ -218,7 +226,7 @@ def test_of_two_hundred_edits_none_is_missed_and_none_ends_in_a_traceback(
         name, edit = moments.choice([*readers]), moments.choice([*RANDOM_EDITS])
         before = (trained / name).read_bytes()
         after = RANDOM_EDITS[edit](before, moments)
-        if after == before:
+        if is_same(before, after):
             continue
         edited += 1
         for verb in ("fit", "test", "predict", "report", "compare"):

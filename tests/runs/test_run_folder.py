@@ -10,11 +10,17 @@ from cxrignite.data import Film
 from cxrignite.errors import CheckpointError, DamagedRunError, RunFolderError
 from cxrignite.functional import ImbalanceLedger, select_operating_point
 from cxrignite.handlers import SafeSaver
-from cxrignite.runs.decision import Decision
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.environment import describe_start
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 
 LEDGER = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=1.0)
+
+
+def start(*command):
+    return describe_start([*command], device="cpu", precision="fp32", num_processes=1)
+
 
 RECIPE = {"seed": 1, "run_dir": "runs/a", "trainer": {"max_epochs": 3, "handlers": [{"a": 1}]}}
 
@@ -22,7 +28,7 @@ RECIPE = {"seed": 1, "run_dir": "runs/a", "trainer": {"max_epochs": 3, "handlers
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.begin(yaml.safe_dump(RECIPE), ["fit", "--config", "x.yaml"], {"device": "cpu"})
+    folder.begin(yaml.safe_dump(RECIPE), start("fit", "--config", "x.yaml"))
     return folder
 
 
@@ -44,7 +50,7 @@ def test_a_moved_folder_more_epochs_and_other_maps_are_no_change(folder):
     more = {"trainer": {**RECIPE["trainer"], "max_epochs": 9}, "explain": {"max_images": 3}}
     assert changed(folder, run_dir="b", **more) == []
     # What a run goes on with is what the folder keeps.
-    folder.begin(yaml.safe_dump({**RECIPE, **more}), ["fit"], {})
+    folder.begin(yaml.safe_dump({**RECIPE, **more}), start("fit"))
     assert yaml.safe_load(folder.recipe_path.read_text()) == {**RECIPE, **more}
 
 
@@ -74,35 +80,35 @@ def decided(folder):
     """A folder with weights, and the operating point that belongs to them."""
     SafeSaver(folder.checkpoints_dir)({"model": {}}, "best.pt", {"epoch": 1})
     point = select_operating_point([0.1, 0.95, 0.2, 0.97], [0, 1, 0, 1])
-    decision = Decision(point, "val", LEDGER, folder.weights_sha256())
-    folder.write_decision(decision)
-    return decision
+    rule = DecisionRule("SICK", point, "val", LEDGER, folder.weights_sha256())
+    folder.write_rule(rule)
+    return rule
 
 
 def test_an_operating_point_reads_back_equal(folder, decided):
-    assert folder.read_decision() == decided
+    assert folder.read_rule() == decided
 
 
 def test_an_operating_point_of_other_weights_is_refused(folder, decided):
     SafeSaver(folder.checkpoints_dir)({"model": {"a": 1}}, "best.pt", {"epoch": 2})
     with refused(CheckpointError, folder.operating_point_path, folder.best_path, "weights"):
-        folder.read_decision()
+        folder.read_rule()
 
 
 def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
     films = [Film("a.png", "a.png", 0, "p1", "calibration", sha256="00")]
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
-    site = decided.moved_to("site-a", decided.point, ())
+    site = decided.moved_to("site-a", decided.point, None)
     folder.write_site(site, films, Reference(features, ["p1", "p2"]))
-    assert folder.read_decision("site-a") == site
-    assert folder.read_decision() == decided
+    assert folder.read_rule("site-a") == site
+    assert folder.read_rule() == decided
     assert [film.sha256 for film in folder.read_site_films("site-a")] == ["00"]
     reference = folder.read_reference("site-a")
     np.testing.assert_array_equal(reference.features, features)
     assert reference.patients == ["p1", "p2"]
     assert folder.read_reference() is None
     with refused(RunFolderError, folder.root, "'site-b'", "site-a"):
-        folder.read_decision("site-b")
+        folder.read_rule("site-b")
 
 
 def test_a_damaged_reference_is_refused(folder):
@@ -134,9 +140,9 @@ def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
 
 
 def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):
-    folder.write_decision(Decision(None, "val", LEDGER, "0" * 64))
+    folder.write_rule(DecisionRule("SICK", None, "val", LEDGER, "0" * 64))
     assert folder.is_finished
-    folder.begin(yaml.safe_dump(RECIPE), ["fit", "--resume", "auto"], {"device": "cpu"})
+    folder.begin(yaml.safe_dump(RECIPE), start("fit", "--resume", "auto"))
     assert not folder.is_finished
     starts = json.loads(folder.environment_path.read_text())["starts"]
     assert [start["command"][1:3] for start in starts] == [["fit", "--config"], ["fit", "--resume"]]
@@ -153,7 +159,7 @@ def test_a_damaged_recipe_is_refused_in_one_line(content, folder):
 def test_a_damaged_environment_is_refused_and_the_run_stays_finished(content, folder, decided):
     unchecked(folder).environment_path.write_text(content)
     with refused(DamagedRunError, folder.environment_path):
-        folder.begin(yaml.safe_dump(RECIPE), ["fit"], {})
+        folder.begin(yaml.safe_dump(RECIPE), start("fit"))
     assert folder.is_finished
 
 
@@ -167,16 +173,16 @@ def test_a_damaged_history_is_refused(content, folder):
 def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
     other = RunFolder(tmp_path / "other")
     trainer = {**RECIPE["trainer"], "max_epochs": 9}
-    other.begin(yaml.safe_dump({**RECIPE, "run_dir": "b", "trainer": trainer}), [], {})
+    other.begin(yaml.safe_dump({**RECIPE, "run_dir": "b", "trainer": trainer}), start())
     assert other.recipe_hash() == folder.recipe_hash()
-    other.begin(yaml.safe_dump({**RECIPE, "seed": 2}), [], {})
+    other.begin(yaml.safe_dump({**RECIPE, "seed": 2}), start())
     assert other.recipe_hash() != folder.recipe_hash()
 
 
 def test_a_damaged_operating_point_is_refused(folder):
     unchecked(folder).operating_point_path.write_text('{"threshold": 0.9}')
     with refused(DamagedRunError, folder.operating_point_path):
-        folder.read_decision()
+        folder.read_rule()
 
 
 def test_a_run_without_an_end_is_told_how_to_go_on(folder):

@@ -1,6 +1,6 @@
-import json
 import math
 import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,10 +10,13 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from cxrignite.data import Film
 from cxrignite.functional import ImbalanceLedger, Interval, ShiftCheck, select_operating_point
-from cxrignite.reporting.tables import banner, score_table
-from cxrignite.runs.decision import Decision, Scaling
+from cxrignite.reporting.tables import score_table, statement_lines
+from cxrignite.reporting.wording import check_rule
+from cxrignite.runs.decision_rule import Calibrators, DecisionRule
+from cxrignite.runs.evaluation import Estimate, Evaluation, Evaluations
+from cxrignite.runs.informativeness import measure_informativeness
+from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.runs.scores import SplitScores
-from cxrignite.runs.usability import why_not_usable
 from cxrignite.workflows.assessment import assess, judge
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -43,87 +46,97 @@ def scores() -> SplitScores:
     return scored(y_score, y_true, [f"p{n // 2}" for n in range(150)], kinds)
 
 
-def assessed(scores: SplitScores, decision: Decision) -> dict:
-    return assess(scores, decision, [film.attributes for film in scores.films])
+def assessed(scores: SplitScores, rule: DecisionRule) -> Evaluation:
+    return assess(scores, rule, [film.attributes for film in scores.films])
 
 
-def decided(scores: SplitScores, **settings) -> Decision:
+def rule_of(point, chosen_on="val") -> DecisionRule:
+    return DecisionRule("PNEUMONIA", point, chosen_on, LEDGER, "ab")
+
+
+def decided(scores: SplitScores, **settings) -> DecisionRule:
     settings = {"min_threshold": 0.5, "min_tnr": 0.8, **settings}
     point = select_operating_point(scores.y_score, scores.y_true, **settings)
-    return Decision(point, "calibration", LEDGER, "ab")
+    return rule_of(point, "calibration")
 
 
 @pytest.fixture(scope="module")
-def content(scores) -> dict:
+def content(scores) -> Evaluation:
     """What is found at a threshold."""
     return assessed(scores, decided(scores))
 
 
 def test_the_figures_are_those_of_scikit_learn(scores, content):
-    assert content["roc_auc"] == pytest.approx(roc_auc_score(scores.y_true, scores.y_score))
+    assert content.roc_auc.value == pytest.approx(roc_auc_score(scores.y_true, scores.y_score))
     precision = average_precision_score(scores.y_true, scores.y_score)
-    assert content["average_precision"] == pytest.approx(precision)
+    assert content.average_precision.value == pytest.approx(precision)
     brier = brier_score_loss(scores.y_true, scores.y_score)
-    assert content["calibration"]["raw"]["brier"] == pytest.approx(brier)
+    assert content.calibration["raw"].brier.value == pytest.approx(brier)
     natural = brier_score_loss(scores.y_true, LEDGER.natural(scores.y_score))
-    assert content["calibration"]["natural"]["brier"] == pytest.approx(natural)
-    cells = content["at_threshold"]
-    exact = binomtest(cells["tn"], cells["tn"] + cells["fp"]).proportion_ci(method="exact")
-    assert cells["intervals"]["tnr"] == pytest.approx([exact.low, exact.high])
-    counts = [content[f"num_{name}"] for name in ("images", "negative", "positive", "patients")]
+    assert content.calibration["natural"].brier.value == pytest.approx(natural)
+    cells = content.at_threshold
+    exact = binomtest(cells.tn, cells.tn + cells.fp).proportion_ci(method="exact")
+    assert cells.tnr.interval == pytest.approx((exact.low, exact.high))
+    counts = [
+        getattr(content, f"num_{name}") for name in ("images", "negative", "positive", "patients")
+    ]
     assert counts == [150, 60, 90, 75]
 
 
+def estimates_of(block):
+    named = {each.name: getattr(block, each.name) for each in fields(block)}
+    return {name: each for name, each in named.items() if isinstance(each, Estimate)}
+
+
 def test_every_figure_has_an_interval_that_holds_it(content):
-    assert json.loads(json.dumps(content)) == content
-    blocks = [
-        content,
-        content["at_half"],
-        content["at_threshold"],
-        *filter(None, content["calibration"].values()),
-    ]
+    evaluations = Evaluations((content,))
+    assert from_json(Evaluations, to_json(evaluations)) == evaluations
+    blocks = [content, content.at_half, content.at_threshold, *content.calibration.values()]
     for block in blocks:
-        for name, pair in {**block.get("intervals", {}), **block["patient_intervals"]}.items():
-            assert pair[0] <= block[name] <= pair[1], name
+        estimates = estimates_of(block)
+        assert len(estimates) >= 2
+        for name, each in estimates.items():
+            assert each.by_patient is not None, name
+            for interval in filter(None, (each.interval, each.by_patient)):
+                assert interval.low <= each.value <= interval.high, name
     rates = {"tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy"}
-    assert set(content["at_half"]["patient_intervals"]) == rates
-    assert set(content["patient_intervals"]) == {"roc_auc", "average_precision"}
+    assert set(estimates_of(content.at_half)) == rates
 
 
 def test_a_weak_threshold_is_not_usable_by_the_same_resamples_or_by_new_ones():
     rng = np.random.default_rng(0)
     weak = scored(rng.uniform(size=60), np.repeat([0, 1], 30))
-    decision = decided(weak)
-    reasons = assessed(weak, decision)["not_usable"]
-    assert reasons
-    assert reasons == list(why_not_usable(weak, decision.threshold))
+    rule = decided(weak)
+    measured = assessed(weak, rule).informativeness
+    assert not measured.is_informative
+    assert measured == measure_informativeness(weak, rule.threshold)
 
 
 def test_a_subgroup_of_one_class_is_ranked_against_all_of_the_other(scores, content):
-    groups = {group["value"]: group for group in content["subgroups"]}
+    groups = {group.value: group for group in content.subgroups}
     assert sorted(groups) == ["IM", "bacteria", "virus"]  # a file's name makes no group
     virus = groups["virus"]
     inside = np.array([film.attributes["subgroup"] == "virus" for film in scores.films])
     ranked = inside | (scores.y_true == 0)
     expected = roc_auc_score(scores.y_true[ranked], scores.y_score[ranked])
-    assert virus["roc_auc"] == pytest.approx(expected)
-    assert virus["tnr"] is None
-    assert set(virus["intervals"]) == {"tpr", "roc_auc"}
-    assert groups["IM"]["tpr"] is None
-    assert groups["IM"]["num_images"] == groups["IM"]["num_negative"] == 60
+    assert virus.roc_auc.value == pytest.approx(expected)
+    assert virus.tnr == Estimate(None)
+    assert None not in (virus.tpr.interval, virus.roc_auc.interval)
+    assert groups["IM"].tpr.value is None
+    assert groups["IM"].num_images == groups["IM"].num_negative == 60
 
 
 def test_subgroups_can_be_given(scores):
     attributes = [{"half": "first" if n < 75 else "second"} for n in range(150)]
-    groups = assess(scores, decided(scores), attributes)["subgroups"]
-    assert [group["value"] for group in groups] == ["first", "second"]
+    groups = assess(scores, decided(scores), attributes).subgroups
+    assert [group.value for group in groups] == ["first", "second"]
     expected = roc_auc_score(scores.y_true[:75], scores.y_score[:75])
-    assert groups[0]["roc_auc"] == pytest.approx(expected)
+    assert groups[0].roc_auc.value == pytest.approx(expected)
 
 
 def test_what_is_another_for_each_film_is_no_subgroup(scores):
     attributes = [{"mask": f"{n}.png"} if n < 5 else {} for n in range(150)]
-    assert assess(scores, decided(scores), attributes)["subgroups"] == []
+    assert assess(scores, decided(scores), attributes).subgroups == ()
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -131,12 +144,12 @@ def test_films_of_one_class_leave_figures_undefined_and_no_nan(label):
     scores = scored([0.2, 0.6, 0.95], [label] * 3)
     both = scored([0.2, 0.95], [0, 1])
     content = assessed(scores, decided(both))
-    text = json.dumps(content, allow_nan=False)
-    assert json.loads(text)["roc_auc"] is None
-    assert content["intervals"]["roc_auc"] is None
+    evaluations = Evaluations((content,))
+    assert from_json(Evaluations, to_json(evaluations)) == evaluations
+    assert content.roc_auc == Estimate(None)
     known, unknown = ("tnr", "tpr") if label == 0 else ("tpr", "tnr")
-    assert content["at_threshold"][known] is not None
-    assert content["at_threshold"][unknown] is None
+    assert getattr(content.at_threshold, known).value is not None
+    assert getattr(content.at_threshold, unknown).value is None
     table = score_table("site", CLASSES, content)
     assert not re.search(r"\bAUC [\d.]", line_with(table, "AUC"))
     assert re.search(r"\d\.\d{3}", line_with(table, known.upper()))
@@ -151,34 +164,41 @@ def figures_in(table, name):
 
 
 def test_a_run_without_a_threshold_has_no_figures_at_one(scores, content):
-    decision = Decision(None, "val", LEDGER, "ab")
-    undecided = assessed(scores, decision)
-    assert "at_threshold" not in undecided
-    assert undecided["operating_point"]["threshold"] is None
-    assert judge(scores, decision, None) is None
+    rule = rule_of(None)
+    undecided = assessed(scores, rule)
+    assert undecided.at_threshold is None
+    assert judge(scores, rule, None) is None
     assert len(figures_in(score_table("test", CLASSES, undecided), "TNR")) == 1
     assert len(figures_in(score_table("test", CLASSES, content), "TNR")) == 2
 
 
 def test_an_unknown_natural_scale_is_null(scores, content):
     unknown = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=None)
-    alone = assessed(scores, Decision(None, "val", unknown, "ab"))
-    assert alone["calibration"]["natural"] is None
+    alone = assessed(scores, replace(rule_of(None), imbalance=unknown))
+    assert "natural" not in alone.calibration
     assert len(figures_in(score_table("test", CLASSES, alone), "Brier")) == 1
     assert len(figures_in(score_table("test", CLASSES, content), "Brier")) == 2
 
 
-def certified() -> Decision:
+def certified() -> DecisionRule:
     y_score, y_true = [0.1] * 60 + [0.95] * 10, [0] * 60 + [1] * 10
     point = select_operating_point(y_score, y_true, confidence=0.95)
     assert point.verdict == "certified"
-    return Decision(point, "calibration", LEDGER, "ab")
+    return rule_of(point, "calibration")
 
 
 def at_site(num_false_positive: int, num_negative: int = 117) -> SplitScores:
     low = [0.1] * (num_negative - num_false_positive)
     y_score = low + [0.96] * num_false_positive + [0.97] * 30
     return scored(y_score, [0] * num_negative + [1] * 30)
+
+
+def checked(scores, rule, shift=None):
+    """A check of a rule, its statement, and that as the terminal shows it."""
+    check = judge(scores, rule, shift)
+    evaluation = replace(assessed(scores, rule), certificate=check, shift=shift)
+    statement = check_rule("test", evaluation)
+    return check, statement, "\n".join(statement_lines(statement))
 
 
 SHIFTED = ShiftCheck(0.88, Interval(0.83, 0.92), 60, 117, 60, 117, is_detected=True)
@@ -205,16 +225,15 @@ def headline_of(warning):
 def test_a_certificate_is_void_where_the_tnr_or_the_films_speak_against_it(
     num_false_positive, shift, contradicted, void
 ):
-    scores, decision = at_site(num_false_positive), certified()
-    verdict = judge(scores, decision, shift)
-    assert (verdict["is_contradicted"], verdict["is_void"]) == (contradicted, void)
+    rule = certified()
+    check, statement, warning = checked(at_site(num_false_positive), rule, shift)
+    assert (check.is_contradicted, check.is_void) == (contradicted, void)
     # By film below what was asked for, by patient below what is certified.
-    assert len(verdict["reasons"]) == 2 * contradicted + (shift is SHIFTED)
-    warning = banner(verdict)
-    assert (warning is not None) == void
+    assert len(statement.reasons if statement else ()) == 2 * contradicted + (shift is SHIFTED)
+    assert bool(warning) == void
     if void:
-        line_with(headline_of(warning), "CERTIFICATE", f"{decision.point.min_tnr:g}", "95 %")
-        line_with(warning, "cxrignite recalibrate")
+        line_with(headline_of(warning), "CERTIFICATE")
+        line_with(statement.text, f"{rule.point.min_tnr:g}", "95 %", "cxrignite recalibrate")
         assert max(map(len, warning.splitlines())) <= 100
 
 
@@ -222,89 +241,83 @@ def test_a_certificate_is_held_to_what_it_certifies_by_patient():
     # 117 patients with two films each, of the last 15 one above: .936 by film, .872 by patient.
     y_score = ([0.1, 0.1] * 102) + ([0.1, 0.96] * 15) + [0.97] * 30
     patients = [f"well {n // 2}" for n in range(234)] + [f"ill {n}" for n in range(30)]
-    scores, decision = scored(y_score, [0] * 234 + [1] * 30, patients), certified()
-    verdict = judge(scores, decision, None)
-    assert decision.point.tnr_lower_bound == pytest.approx(0.951, abs=5e-4)
-    assert verdict["observed_tnr"] == pytest.approx(219 / 234)
-    assert verdict["observed_tnr_by_patient"] == pytest.approx(102 / 117)
+    scores, rule = scored(y_score, [0] * 234 + [1] * 30, patients), certified()
+    check, statement, _ = checked(scores, rule)
+    assert rule.point.tnr_lower_bound == pytest.approx(0.951, abs=5e-4)
+    assert check.tnr.value == pytest.approx(219 / 234)
+    assert check.tnr_by_patient.value == pytest.approx(102 / 117)
     exact = binomtest(102, 117).proportion_ci(method="exact")
-    assert verdict["interval_by_patient"] == pytest.approx([exact.low, exact.high])
-    assert verdict["is_contradicted"]
-    assert verdict["is_void"]
-    (reason,) = verdict["reasons"]
+    assert check.tnr_by_patient.interval == pytest.approx((exact.low, exact.high))
+    assert check.is_contradicted
+    assert check.is_void
+    (reason,) = statement.reasons
     line_with(reason, "patient", "0.872", f"{exact.low:.3f} to {exact.high:.3f}", "0.951")
 
 
 def test_a_patient_exactly_at_the_threshold_is_called_positive():
-    decision = certified()
-    y_score = [0.1, 0.2, decision.point.threshold, 1.0]
-    verdict = judge(scored(y_score, [0, 0, 0, 1]), decision, None)
-    assert verdict["observed_tnr"] == verdict["observed_tnr_by_patient"] == pytest.approx(2 / 3)
+    rule = certified()
+    y_score = [0.1, 0.2, rule.point.threshold, 1.0]
+    check = judge(scored(y_score, [0, 0, 0, 1]), rule, None)
+    assert check.tnr.value == check.tnr_by_patient.value == pytest.approx(2 / 3)
 
 
 def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
-    scores, decision = at_site(25), certified()
-    point = decision.point.without_certificate("chosen on the validation split")
-    decision = Decision(point, "val", LEDGER, "ab")
-    verdict = judge(scores, decision, None)
-    assert verdict["is_contradicted"]
-    assert not verdict["is_void"]
-    assert verdict["certified_tnr"] is None
-    headline = line_with(headline_of(banner(verdict)), "TNR")
+    point = certified().point.without_certificate("chosen on the validation split")
+    check, statement, warning = checked(at_site(25), rule_of(point))
+    assert check.is_contradicted
+    assert not check.is_void
+    headline = line_with(headline_of(warning), "TNR")
     assert missing(headline, ["CERTIFICATE", "95 %"]) == ["CERTIFICATE", "95 %"]
-    (reason,) = verdict["reasons"]
-    line_with(reason, f"{92 / 117:.3f}", f"{decision.point.min_tnr:g}")
+    (reason,) = statement.reasons
+    line_with(reason, f"{92 / 117:.3f}", f"{point.min_tnr:g}")
 
 
 def test_the_threshold_of_a_site_that_fails_is_not_answered_with_the_same_advice():
-    decision = certified().moved_to("site-a", certified().point, ())
-    warning = banner(judge(at_site(25), decision, None))
+    rule = certified().moved_to("site-a", certified().point, None)
+    _, _, warning = checked(at_site(25), rule)
     assert missing(warning, ["site-a", "recalibrate"]) == ["recalibrate"]
     line_with(warning, "site-a")
 
 
 def test_a_shift_alone_does_not_speak_of_the_tnr():
     point = certified().point.without_certificate("chosen on the validation split")
-    warning = banner(judge(at_site(5), Decision(point, "val", LEDGER, "ab"), SHIFTED))
+    _, _, warning = checked(at_site(5), rule_of(point), SHIFTED)
     line_with(headline_of(warning))
-    line_with(" ".join(warning.splitlines()[1:-1]), "NORMAL", "AUC", "0.880", "0.830 to 0.920")
+    line_with(" ".join(warning.splitlines()[1:-1]), "AUC", "0.880", "0.830 to 0.920")
     assert "TNR" not in warning
 
 
 def test_scaling_is_told_beside_the_raw_scores(scores):
-    scaling = Scaling.fit(scores.y_score, scores.y_true)
-    decision = Decision(None, "val", LEDGER, "ab", scaling)
-    content = assessed(scores, decision)
-    platt = brier_score_loss(scores.y_true, scaling.platt(scores.y_score))
-    assert content["calibration"]["platt"]["brier"] == pytest.approx(platt)
-    assert content["calibration"]["temperature"]["ece"] is not None
+    fitted = Calibrators.fit(scores.y_score, scores.y_true)
+    content = assessed(scores, replace(rule_of(None), calibrators=fitted))
+    platt = brier_score_loss(scores.y_true, fitted.platt(scores.y_score))
+    assert content.calibration["platt"].brier.value == pytest.approx(platt)
+    assert content.calibration["temperature"].ece.value is not None
     table = score_table("test", CLASSES, content)
     line_with(table, "Platt")
-    assert missing(table, [f"{content['calibration']['platt']['ece']:.3f}"]) == []
+    assert missing(table, [f"{content.calibration['platt'].ece.value:.3f}"]) == []
 
 
 def test_scores_that_were_not_scaled_stand_alone(content):
-    assert content["calibration"]["platt"] is None
+    assert "platt" not in content.calibration
     assert missing(score_table("test", CLASSES, content), ["Platt"]) == ["Platt"]
 
 
 def test_without_negatives_nothing_is_contradicted():
-    scores, decision = scored([0.95, 0.97], [1, 1]), certified()
-    verdict = judge(scores, decision, None)
-    assert not verdict["is_contradicted"]
-    assert verdict["observed_tnr"] is None
-    assert banner(verdict) is None
+    check, _, warning = checked(scored([0.95, 0.97], [1, 1]), certified())
+    assert not check.is_contradicted
+    assert check.tnr.value is None
+    assert warning == ""
 
 
 def test_the_table_fits_a_terminal_and_shows_intervals(content):
     table = score_table("test", CLASSES, content)
     assert max(map(len, table.splitlines())) <= 110
-    cells = content["at_threshold"]
-    low, high = cells["intervals"]["tnr"]
-    line_with(table, "TNR", f"{cells['tnr']:.3f} ({low:.3f} to {high:.3f})")
-    half = content["at_half"]
-    line_with(table, f"{half['fp']} of 60", f"{cells['fp']} of 60")
-    line_with(table, f"{half['fn']} of 90", f"{cells['fn']} of 90")
+    cells, half = content.at_threshold, content.at_half
+    low, high = cells.tnr.interval
+    line_with(table, "TNR", f"{cells.tnr.value:.3f} ({low:.3f} to {high:.3f})")
+    line_with(table, f"{half.fp} of 60", f"{cells.fp} of 60")
+    line_with(table, f"{half.fn} of 90", f"{cells.fn} of 90")
     line_with(table, "subgroup virus")
     line_with(table, 150, 75, "60 NORMAL", "90 PNEUMONIA")
-    assert not math.isnan(content["roc_auc"])
+    assert not math.isnan(content.roc_auc.value)

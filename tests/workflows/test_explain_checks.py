@@ -1,6 +1,7 @@
 """What `explain` measures, on a model whose reasons are known."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import nn
 
 from cxrignite.data import Film
 from cxrignite.errors import DataError
-from cxrignite.functional import grad_cam
+from cxrignite.functional import Interval, grad_cam
 from cxrignite.handlers.progress_line import progress_bar
 from cxrignite.reporting.map_table import map_table
 from cxrignite.reporting.plots.map_figures import outcome_maps, perturbation_curves
+from cxrignite.runs.map_evaluation import MapEvaluation
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 
@@ -73,15 +75,16 @@ def probe_of(read_image=read) -> MapProbe:
 
 def test_a_map_of_the_reason_passes_every_check(scores):
     found, curves = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
-    assert found["num_images"] == 16
-    assert found["deletion"]["interval"][1] < 0
-    assert found["insertion"]["interval"][0] > 0
-    assert found["deletion"]["blank"] == pytest.approx(found["insertion"]["blank"], abs=0.2)
-    assert found["masks"]["num_images"] == NUM_FILMS
-    assert found["masks"]["pointing_game"] == 1.0
-    assert found["masks"]["energy_ratio"] > 4
-    assert found["masks"]["randomized"]["energy_ratio"] < found["masks"]["energy_ratio"] / 2
-    assert abs(found["randomization"]["rank_correlation"]) < 0.5
+    deletion, insertion, masks = found.positive.deletion, found.positive.insertion, found.masks
+    assert found.positive.num_images == 16
+    assert deletion.difference.by_patient.high < 0
+    assert insertion.difference.by_patient.low > 0
+    assert deletion.blank == pytest.approx(insertion.blank, abs=0.2)
+    assert masks.num_images == NUM_FILMS
+    assert masks.pointing_game == 1.0
+    assert masks.energy_ratio > 4
+    assert masks.random_energy_ratio < masks.energy_ratio / 2
+    assert abs(found.rank_correlation) < 0.5
     assert curves["deletion"].by_map[0] == pytest.approx(curves["insertion"].by_map[-1])
 
 
@@ -110,9 +113,9 @@ def test_films_called_negative_are_left_out_while_there_are_others(scores):
     assert not {"0.png", "1.png", "2.png", "3.png"} & set(seen[:16])
     assert {"0.png", "1.png", "2.png", "3.png"} == set(seen[-4:])
     found, _ = check_maps(probe_of(), scores, 1.0, 8, Path(), seed=0)
-    assert found["num_images"] == found["against"]["num_images"] == 8
+    assert found.positive.num_images == found.negative.num_images == 8
     found, curves = check_maps(probe_of(), scores, 0.0, 8, Path(), seed=0)
-    assert found["against"] is None
+    assert found.negative is None
     assert list(curves) == ["deletion", "insertion"]
 
 
@@ -121,7 +124,7 @@ def test_masks_without_an_inside_are_left_out_and_said(scores, caplog):
         return torch.zeros(1, SIDE, SIDE, dtype=torch.uint8) if path.stem == "mask3" else read(path)
 
     found, _ = check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
-    assert found["masks"]["num_images"] == NUM_FILMS - 1
+    assert found.masks.num_images == NUM_FILMS - 1
     line_with("\n".join(caplog.messages), "1 of 20", "masks")
 
 
@@ -133,15 +136,8 @@ def test_a_mask_of_another_size_is_named(scores):
         check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
 
 
-def content_of(found) -> dict:
-    return {
-        "method": "grad_cam",
-        "target_layer": "spot",
-        "target_class": "yes",
-        "other_class": "no",
-        "threshold": 0.5,
-        "faithfulness": found,
-    }
+def content_of(found) -> MapEvaluation:
+    return MapEvaluation("ab", "grad_cam", "spot", "yes", "no", 0.5, found)
 
 
 def rows_of(table):
@@ -155,18 +151,25 @@ def curves_of(table):
 
 def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
     found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
-    deletion, insertion = curves_of(map_table("test", [], content_of({**found, "against": None})))
+    deletion, insertion = curves_of(
+        map_table("test", [], content_of(replace(found, negative=None)))
+    )
     for row, name in ((deletion, "deletion"), (insertion, "insertion")):
-        figures = found[name]
-        low, high = figures["interval"]
-        numbers = [f"{figures['map']:.3f}", f"{figures['random']:.3f}"]
-        numbers += [f"{figures['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        check = getattr(found.positive, name)
+        low, high = check.difference.by_patient
+        numbers = [f"{check.by_map:.3f}", f"{check.by_chance:.3f}"]
+        numbers += [f"{check.difference.value:+.3f}", f"{low:+.3f} to {high:+.3f}"]
         line_with(row, *numbers)
         assert not in_capitals(row)
     assert deletion.rpartition(": ")[2] == insertion.rpartition(": ")[2]
-    found["deletion"] |= {"interval": [-0.1, 0.1], "blank": 1.0}
-    found["insertion"]["interval"] = [None, None]
-    table = map_table("test", [], content_of({**found, "against": None}))
+    some = replace(found.positive.deletion.difference, by_patient=Interval(-0.1, 0.1))
+    none = replace(found.positive.insertion.difference, by_patient=None)
+    positive = replace(
+        found.positive,
+        deletion=replace(found.positive.deletion, difference=some, blank=1.0),
+        insertion=replace(found.positive.insertion, difference=none),
+    )
+    table = map_table("test", [], content_of(replace(found, positive=positive, negative=None)))
     assert max(map(len, table.splitlines())) <= 100
     no_better, unknown = curves_of(table)
     assert in_capitals(line_with(no_better, "-0.100 to +0.100", "1.000"))
@@ -181,7 +184,7 @@ def in_capitals(row):
 
 def test_the_table_shows_the_maps_against_the_positive_class_too(scores):
     found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
-    assert found["against"]["num_images"] == 4
+    assert found.negative.num_images == 4
     table = map_table("test", [], content_of(found))
     assert len(curves_of(table)) == 4
     rows = "\n".join(rows_of(table))

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from messages import error_line, line_with
+from results import finding, point
 from same_run import assert_same_run, history
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -86,13 +87,13 @@ def test_history_and_metrics_agree_with_sklearn_on_the_predictions(trained):
         rows = list(csv.DictReader(file))
     y_true = [int(row["label"]) for row in rows]
     y_score = [float(row["score"]) for row in rows]
-    metrics = json.loads((trained / "metrics" / "val.json").read_text())
+    metrics = finding(trained / "metrics" / "val.json")
     best = max(history(trained), key=lambda row: float(row["val_roc_auc"]))
-    assert metrics["roc_auc"] == pytest.approx(roc_auc_score(y_true, y_score), abs=1e-12)
-    assert metrics["roc_auc"] == pytest.approx(float(best["val_roc_auc"]), abs=1e-12)
+    assert metrics["roc_auc"]["value"] == pytest.approx(roc_auc_score(y_true, y_score), abs=1e-12)
+    assert metrics["roc_auc"]["value"] == pytest.approx(float(best["val_roc_auc"]), abs=1e-12)
     precision = average_precision_score(y_true, y_score)
-    assert metrics["average_precision"] == pytest.approx(precision, abs=1e-12)
-    threshold = json.loads((trained / "operating_point.json").read_text())["threshold"]
+    assert metrics["average_precision"]["value"] == pytest.approx(precision, abs=1e-12)
+    threshold = point(trained / "operating_point.json")["threshold"]
     decisions = [int(score >= threshold) for score in y_score]
     assert [int(row["decision"]) for row in rows] == decisions
     tn, fp, fn, tp = confusion_matrix(y_true, decisions, labels=[0, 1]).ravel()
@@ -282,7 +283,7 @@ def test_an_infeasible_constraint_ends_well_and_test_repeats_it(fit, tmp_path, c
     uncertified = ("--data.calibration_fraction", "0", "--validator.handlers.confidence", "null")
     assert fit(tmp_path / "run", "--trainer.max_epochs", "1", *uncertified) == 0
     fitted = capsys.readouterr()
-    stored = json.loads((tmp_path / "run" / "operating_point.json").read_text())
+    stored = point(tmp_path / "run" / "operating_point.json")
     assert (stored["verdict"], stored["tnr"]) == ("infeasible", 0.0)
     line_with(fitted.out, "threshold", "infeasible")
     line_with(fitted.err, "threshold", "val")
@@ -291,9 +292,9 @@ def test_an_infeasible_constraint_ends_well_and_test_repeats_it(fit, tmp_path, c
 
 
 def test_test_scores_each_test_image_with_the_stored_threshold(trained):
-    stored = json.loads((trained / "operating_point.json").read_text())
+    stored = point(trained / "operating_point.json")
     line_with((trained.parent / "test.txt").read_text(), "test", "80", "NORMAL", "PNEUMONIA")
-    metrics = json.loads((trained / "metrics" / "test.json").read_text())
+    metrics = finding(trained / "metrics" / "test.json")
     assert metrics["num_images"] == 80
     assert metrics["at_threshold"]["threshold"] == stored["threshold"]
     with (trained / "predictions" / "test.csv").open() as file:
@@ -327,7 +328,7 @@ def test_other_images_need_a_name_of_their_own(run_dir, tmp_path, capsys):
     assert run(["test", "--run", str(run_dir), *source]) == 2
     error_line(capsys.readouterr().err, "--data.source", "--name")
     assert run(["test", "--run", str(run_dir), *source, "--name", "site"]) == 0
-    assert json.loads((run_dir / "metrics" / "site.json").read_text())["num_images"] == 8
+    assert finding(run_dir / "metrics" / "site.json")["num_images"] == 8
 
 
 @pytest.mark.parametrize("name", ["val", "../evil", "a b"])

@@ -1,7 +1,6 @@
 """What a run makes of films on two sides, and of folds and a test split of its own."""
 
 import csv
-import json
 import re
 import shutil
 from collections import Counter
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 from messages import error_line, line_with, missing, refused
+from results import point as stored_point
 
 from cxrignite.cli import run
 from cxrignite.cli.parsing import parse_recipe
@@ -255,9 +255,9 @@ def test_fit_refuses_leakage_and_goes_on_where_it_is_allowed(tmp_path, root, fit
     assert told in (run_dir / "run.log").read_text()
     assert (run_dir / "leakage.csv").is_file()
     # One of the films that chose the threshold is in a pair.
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    assert (point["verdict"], point["chosen_on"]) == ("empirical", "calibration")
-    line_with(point["note"], "calibration", 1, "leakage.csv")
+    chosen = stored_point(run_dir / "operating_point.json")
+    assert (chosen["verdict"], chosen["chosen_on"]) == ("empirical", "calibration")
+    line_with(chosen["note"], "calibration", 1, "leakage.csv")
     assert run(["test", "--run", str(run_dir)]) == 0
     line_with(capsys.readouterr().err, "test", 3, 2, 1)
     assert run(["report", "--run", str(run_dir)]) == 0
@@ -310,10 +310,10 @@ def test_a_fold_and_a_test_split_of_its_own_are_scored_from_the_list_of_films(
     assert fit("run", *keys, "--data.fold", "{index: 1, count: 4}") == 0
     run_dir = tmp_path / "run"
     # The films that picked the checkpoint cannot certify.
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    assert (point["verdict"], point["chosen_on"]) == ("empirical", "val")
-    assert missing(point["note"], ["data.calibration_fraction"]) == []
-    assert point["note"] in " ".join(capsys.readouterr().out.split())
+    chosen = stored_point(run_dir / "operating_point.json")
+    assert (chosen["verdict"], chosen["chosen_on"]) == ("empirical", "val")
+    assert missing(chosen["note"], ["data.calibration_fraction"]) == []
+    assert chosen["note"] in " ".join(capsys.readouterr().out.split())
     assert run(["test", "--run", str(run_dir)]) == 0
     listed = read_split(run_dir / "split.csv", root)
     assert Counter(film.split for film in listed) == {

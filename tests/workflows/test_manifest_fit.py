@@ -1,11 +1,11 @@
 """A recipe with a manifest: its mistakes in one line, and a run from the table to another site."""
 
 import csv
-import json
 
 import pytest
 import yaml
 from messages import refused
+from results import finding
 
 from cxrignite import cli
 from cxrignite.cli.parsing import parse_recipe
@@ -131,7 +131,7 @@ def test_a_run_on_a_table_goes_from_fit_to_another_site(recipes_dir, tmp_path, m
     assert cli.run(["test", "--run", "run", *other]) == 0
     new = ["--manifest", "other/films.csv", "--path_column", "File", "--patient_column", "MRN"]
     assert cli.run(["predict", "--run", "run", *new, "--output", "run/new/scores.csv"]) == 0
-    figures = json.loads((tmp_path / "run/metrics/other.json").read_text())
+    figures = finding(tmp_path / "run/metrics/other.json")
     assert figures["num_images"] == 16
     assert cli.run(["report", "--run", "run"]) == 0
     # A miss is shown as it lies in the data set, which is where the table is.

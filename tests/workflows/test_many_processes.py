@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from results import finding
 
 from cxrignite.cli import run
 
@@ -109,11 +110,11 @@ def test_two_processes_train_one_model_and_score_each_image_once(launch, program
     folder = tmp_path / "run"
     with (folder / "predictions" / "val.csv").open() as file:
         joined = list(csv.DictReader(file))
-    metrics = json.loads((folder / "metrics" / "val.json").read_text())
+    metrics = finding(folder / "metrics" / "val.json")
     assert len({row["path"] for row in joined}) == len(joined) == metrics["num_images"]
-    assert json.loads((folder / "environment.json").read_text())["starts"][0]["processes"] == 2
+    assert json.loads((folder / "environment.json").read_text())["starts"][0]["num_processes"] == 2
 
     assert run(["validate", "--run", str(folder), "--trainer.device", "cpu"]) == 0
-    assert json.loads((folder / "metrics" / "val.json").read_text()) == metrics
+    assert finding(folder / "metrics" / "val.json") == metrics
     with (folder / "predictions" / "val.csv").open() as file:
         assert list(csv.DictReader(file)) == joined

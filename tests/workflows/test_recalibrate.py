@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from messages import error_line, line_with, missing, unwrapped
 from PIL import Image
+from results import finding
+from results import point as stored_point
 
 from cxrignite.cli import run
 from cxrignite.data import Phantom
+from cxrignite.functional import ImbalanceLedger
 from cxrignite.handlers import SafeSaver, load_checkpoint
 
 pytestmark = pytest.mark.integration
 
+DOUBTS = ("is_below_certificate", "is_below_min_tnr", "is_shifted")
 SITE = {"num_train": 20, "num_test": 100, "size": 64, "positive_fraction": 0.5, "seed": 5}
 
 
@@ -49,23 +53,23 @@ def remarks(printed: str) -> list[str]:
 
 
 def test_a_calibration_split_gives_a_certificate(trained):
-    point = read(trained / "operating_point.json")
+    point = stored_point(trained / "operating_point.json")
     assert (point["verdict"], point["chosen_on"]) == ("certified", "calibration")
     assert point["tnr_lower_bound"] >= 0.7
     rows = [row for row in rows_of(trained / "split.csv") if row["split"] == "calibration"]
     assert point["num_negative"] == sum(row["label"] == "0" for row in rows)
     owners = {row["patient"] for row in rows if row["label"] == "0"}
     assert point["num_negative_patients"] == len(owners)
-    assert read(trained / "metrics" / "calibration.json")["num_images"] == len(rows)
+    assert finding(trained / "metrics" / "calibration.json")["num_images"] == len(rows)
 
 
 def test_every_prediction_file_tells_both_scales(trained):
-    imbalance = read(trained / "operating_point.json")["imbalance"]
+    imbalance = finding(trained / "operating_point.json")["imbalance"]
     for name in ("val", "calibration", "test"):
         rows = rows_of(trained / "predictions" / f"{name}.csv")
         score = np.array([float(row["score"]) for row in rows])
         natural = np.array([float(row["natural_score"]) for row in rows])
-        logit = np.log(score / (1 - score)) - imbalance["logit_shift"]
+        logit = np.log(score / (1 - score)) - ImbalanceLedger(**imbalance).logit_shift
         np.testing.assert_allclose(natural, 1 / (1 + np.exp(-logit)), rtol=1e-9)
 
 
@@ -73,7 +77,7 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     before = (run_dir / "operating_point.json").read_bytes()
     argv = ["recalibrate", "--run", str(run_dir), "--name", "site-a", *site, "--share", "0.5"]
     assert run(argv) == 0
-    point = read(run_dir / "operating_points" / "site-a.json")
+    point = stored_point(run_dir / "operating_points" / "site-a.json")
     told = capsys.readouterr().out.splitlines()[0]
     assert missing(told, ["site-a", f"{point['threshold']:.4f}", "certified"]) == []
     assert (point["verdict"], point["chosen_on"]) == ("certified", "site-a")
@@ -93,7 +97,7 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     assert run([*scored, "--operating_point", "site-a"]) == 0
     used = rows_of(run_dir / "operating_points" / "site-a.csv")
     line_with(capsys.readouterr().err, len(used), "site-a")
-    judged = read(run_dir / "metrics" / "site@site-a.json")
+    judged = finding(run_dir / "metrics" / "site@site-a.json")
     assert judged["at_threshold"]["threshold"] == point["threshold"]
     assert len(used) == point["num_negative"] + point["num_positive"]
     assert judged["num_images"] == 100 - len(used)
@@ -165,9 +169,9 @@ def test_the_threshold_of_another_run_is_refused(run_dir, capsys):
 
 
 def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, run_dir, capsys):
-    once = read(trained / "metrics" / "test.json")
+    once = finding(trained / "metrics" / "test.json")
     told_once = remarks(unwrapped((trained.parent / "test.txt").read_text()))
-    assert (once["num_looks"], once["subgroups"]) == (1, [])
+    assert (once["num_evaluations"], once["subgroups"]) == (1, [])
     refusals = {
         "(?P<n>zzz)": ["80", "test/NORMAL/"],
         "(": ["--subgroups"],
@@ -178,8 +182,8 @@ def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, ru
         error_line(capsys.readouterr().err, *facts)
     # Not looked at by what was refused.
     assert run(["test", "--run", str(run_dir), "--subgroups", r"_(?P<view>\d)\.png$"]) == 0
-    again = read(run_dir / "metrics" / "test.json")
-    assert again["num_looks"] == max(read(run_dir / "looks.json").values()) == 2
+    again = finding(run_dir / "metrics" / "test.json")
+    assert again["num_evaluations"] == max(read(run_dir / "looks.json").values()) == 2
     assert [(group["attribute"], group["value"]) for group in again["subgroups"]] == [
         ("view", "1"),
         ("view", "2"),
@@ -187,7 +191,7 @@ def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, ru
     told = capsys.readouterr().out
     one = again["subgroups"][0]
     rates = told[told.index(f"view 1 ({one['num_images']})") :].splitlines()[1]
-    assert missing(rates, [f"{one[key]:.3f}" for key in ("tnr", "tpr", "roc_auc")]) == []
+    assert missing(rates, [f"{one[key]['value']:.3f}" for key in ("tnr", "tpr", "roc_auc")]) == []
     told_again = remarks(unwrapped(told))
     line_with(told_again[-1], "2")
     assert told_again[:-1] == told_once
@@ -206,20 +210,20 @@ def test_films_that_differ_void_the_certificate_whichever_verb_scores_them(
     source += ["--data.source.patient_pattern", r"(p\d+)"]
     for verb, name in (("validate", "a"), ("test", "b")):
         assert run([verb, "--run", str(run_dir), "--name", name, *source]) == 0
-        metrics = read(run_dir / "metrics" / f"{name}.json")
-        assert metrics["certificate"]["is_void"]
+        metrics = finding(run_dir / "metrics" / f"{name}.json")
+        assert any(metrics["certificate"][key] for key in DOUBTS)
         told = unwrapped(capsys.readouterr().out)
         line_with(told, "!!", "TNR", "0.7", "90 %")
         line_with(told, "NORMAL", "AUC", f"{metrics['shift']['roc_auc']:.3f}")
     # 120 films at first, then the 100 of `test` once more, under another name.
-    assert read(run_dir / "metrics" / "a.json")["num_images"] == 120
-    assert (metrics["num_images"], metrics["num_looks"]) == (100, 2)
+    assert finding(run_dir / "metrics" / "a.json")["num_images"] == 120
+    assert (metrics["num_images"], metrics["num_evaluations"]) == (100, 2)
 
 
 def test_films_alike_leave_the_certificate_alone(trained):
-    metrics = read(trained / "metrics" / "test.json")
+    metrics = finding(trained / "metrics" / "test.json")
     assert metrics["shift"]["is_detected"] is False
-    assert metrics["certificate"]["is_void"] is False
+    assert not any(metrics["certificate"][key] for key in DOUBTS)
     told = (trained.parent / "test.txt").read_text()
     assert missing(unwrapped(told), ["AUC", f"{metrics['shift']['roc_auc']:.3f}"]) == []
     assert "!!" not in told

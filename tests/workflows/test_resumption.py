@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -42,8 +43,9 @@ def unchanged(run_dir):
 def other_processes(run_dir):
     folder = RunFolder(run_dir)
     starts = json.loads(folder.environment_path.read_text())["starts"]
-    starts[-1]["processes"] = 2
-    folder.write_json(folder.environment_path, {"starts": starts})
+    starts[-1]["num_processes"] = 2
+    content = {"starts": starts, "format": 1}
+    folder.files.write(folder.environment_path, json.dumps(content).encode())
     folder.files.settle()
     return 2, ["2", "1", "torchrun"]
 
@@ -249,8 +251,6 @@ def test_best_weights_that_no_run_has_saved_are_refused(change, run_dir, capsys)
     folder = RunFolder(run_dir)
     whole = load_checkpoint(folder.best_path)
     SafeSaver(folder.checkpoints_dir)({**whole, **change}, "best.pt", {"epoch": 4})
-    point = json.loads(folder.operating_point_path.read_text())
-    point["weights_sha256"] = folder.weights_sha256()
-    folder.write_json(folder.operating_point_path, point)
+    folder.write_rule(replace(folder.find_rule(), weights_sha256=folder.weights_sha256()))
     assert run(["test", "--run", str(run_dir)]) == 3
     error_line(capsys.readouterr().err, next(iter(change)))

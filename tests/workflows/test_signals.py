@@ -117,7 +117,7 @@ COMMANDS = {
     + "".join(f" --data.source.{key} {value}" for key, value in SITE.items()),
     "predict": "predict --run {run} --files {images} --output {out}/scores.csv",
     "audit": "audit --config {recipe} --run_dir {out}/audit",
-    "compare": "compare {run} {run}",
+    "compare": "compare {run} {run}/../other",
     "benchmark": "benchmark --config {recipe} --trainer.epoch_length 2",
 }
 
@@ -130,7 +130,8 @@ def test_a_command_stops_at_each_of_six_stages(verb, number, to_group, trained, 
         Phantom(root=tmp_path / "site", **SITE).films()
 
     def begin(folder):
-        shutil.copytree(trained, folder / "run")
+        for name in ("run", "other"):
+            shutil.copytree(trained, folder / name)
         places = {"recipe": home / "recipe.yaml", "images": home / "images" / "test"}
         places |= {"run": folder / "run", "out": folder, "site": tmp_path / "site"}
         line = COMMANDS[verb].format_map(places)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from cxrignite.reporting.html.numbers import decimal, percent, score_text
+from cxrignite.data import Film
+from cxrignite.data.leakage import describe_leaks, leaked_pairs
 from cxrignite.reporting.html.origin import (
     batch_words,
     films_of_splits,
@@ -16,9 +18,11 @@ from cxrignite.reporting.html.origin import (
     of_starts,
     patient_origin,
 )
-from cxrignite.reporting.html.reading import Record, RunRecords
-from cxrignite.reporting.html.verdict import split_word
-from cxrignite.runs.usability import NOT_USABLE, status_words
+from cxrignite.reporting.numbers import decimal, percent, score_text
+from cxrignite.reporting.wording import NOT_USABLE, Statement, split_name, status
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.run_results import BestWeights, RunResults
+from cxrignite.terminal import counted
 
 _LONGEST = 300
 
@@ -67,7 +71,7 @@ class CardGroup(NamedTuple):
     lines: Sequence[tuple[str, str]]
 
 
-def split_passport(records: RunRecords) -> Passport | None:
+def split_passport(records: RunResults) -> Passport | None:
     """Count the splits, and look for patients and files on two sides.
 
     Args:
@@ -90,7 +94,7 @@ def split_passport(records: RunRecords) -> Passport | None:
         labels = [film.label for film in films if film.split == name]
         members = {film.patient for film in films if film.split == name}
         rows.append(
-            SplitRow(split_word(name), labels.count(0), labels.count(1), len(members)),
+            SplitRow(split_name(name), labels.count(0), labels.count(1), len(members)),
         )
     return Passport(
         rows,
@@ -101,55 +105,75 @@ def split_passport(records: RunRecords) -> Passport | None:
     )
 
 
-def ledger_sentences(point: Record, classes: tuple[str, str]) -> list[str]:
-    """What sampling and loss did to the prior, and how a probability takes it back.
+def leakage_statement(films: Sequence[Film]) -> Statement | None:
+    """State that images were evaluated that an earlier split knows, which flatters the results.
 
     Args:
-        point: The operating point, which keeps the ledger.
-        classes: The negative and the positive class.
-
-    Returns:
-        Two sentences; none where the run kept no ledger.
+        films: The images of every split.
     """
-    ledger, positive = point.child("imbalance"), classes[1]
-    share = ledger.number("prevalence")
-    if share is None:
+    pairs = leaked_pairs(films)
+    if not pairs:
+        return None
+    splits = Counter((pair.first.split, pair.second.split) for pair in pairs)
+    reasons = tuple(
+        f"{split_name(second)} and {split_name(first)}: {counted(number, 'pair')}"
+        for (first, second), number in splits.items()
+    )
+    text = (
+        f"The splits share {describe_leaks(pairs)}; leakage.csv names them. The results of the "
+        "later split are optimistic, and nothing is certified if the threshold was chosen on it."
+    )
+    return Statement("Patients or images are in more than one split", text, reasons)
+
+
+def ledger_sentences(rule: DecisionRule | None) -> list[str]:
+    """Describe what sampling and loss did to the prior, and how a probability takes it back.
+
+    Args:
+        rule: It keeps the ledger; without one there is no sentence.
+    """
+    if rule is None:
         return []
-    first = f"Of the training films {percent(share)} are {positive}"
-    sampled, weight = ledger.number("sampled_prevalence"), ledger.number("pos_weight")
-    if sampled is not None:
-        first += f"; sampling showed the model {percent(sampled)}"
-    seen, shift = ledger.number("seen_prevalence"), ledger.number("logit_shift")
-    if weight is None or shift is None:
+    ledger, positive = rule.imbalance, rule.finding
+    share = ledger.prevalence
+    first = (
+        f"Of the training images {percent(share)} are {positive}; sampling showed the model "
+        f"{percent(ledger.sampled_prevalence)}"
+    )
+    seen, shift = ledger.seen_prevalence, ledger.logit_shift
+    if seen is None or shift is None:
         return [
             f"{first}.",
-            "What the loss did on top of that is not known, so the raw score is given alone: "
-            f"read it as a ranking of films, not as a probability of {positive}.",
+            "The effect of the loss on top of that is not known, so the raw score is given alone: "
+            f"read it as a ranking of images, not as a probability of {positive}.",
         ]
-    first += f", and the loss counted each {positive} film {weight:.3g} times"
-    if seen is not None:
-        first += f", so that the raw score behaves as if {percent(seen)} were {positive}"
+    first += (
+        f", and the loss counted each {positive} image {ledger.pos_weight:.3g} times, so that the "
+        f"raw score behaves as if {percent(seen)} were {positive}"
+    )
     second = f"The natural score takes that back (a shift of {decimal(shift)} on the logit scale)"
-    raw, natural = point.number("threshold"), point.number("threshold_natural")
-    if raw is not None and natural is not None:
-        second += f": a raw score of {score_text(raw)} becomes {score_text(natural)}"
+    if rule.natural_threshold is not None:
+        second += (
+            f": a raw score of {score_text(rule.threshold)} becomes "
+            f"{score_text(rule.natural_threshold)}"
+        )
     return [
         f"{first}.",
-        f"{second}. No decision changes by it, and it is a probability only where about "
-        f"{percent(share)} of the films are {positive}.",
+        f"{second}. No decision changes by it, and it is a probability only if about "
+        f"{percent(share)} of the images are {positive}.",
     ]
 
 
-def model_card(records: RunRecords, warnings: Sequence[str] = ()) -> list[CardGroup]:
-    """The parts of a model card that a run folder can fill in; no line names a folder.
+def model_card(records: RunResults) -> list[CardGroup]:
+    """Fill in the parts of a model card that a run folder knows; no line names a folder.
 
     Args:
         records: The run.
-        warnings: Why its threshold is not usable.
     """
-    recipe, environment, best = records.recipe, records.environment, records.best
+    recipe, best, rule, starts = records.recipe, records.best, records.rule, records.starts
     trainer, data = recipe.child("trainer"), recipe.child("data")
-    packages = environment.child("packages").content
+    packages = starts[-1].packages if starts else {}
+    num_processes = starts[-1].num_processes if starts else None
     done = f"{len(records.history)} of {say(trainer.get('max_epochs'))}"
     groups = (
         CardGroup(
@@ -173,32 +197,38 @@ def model_card(records: RunRecords, warnings: Sequence[str] = ()) -> list[CardGr
                 ("Loss", say(recipe.get("loss"))),
                 ("Optimizer", say(recipe.get("optimizer"))),
                 ("Schedule", say(recipe.get("lr_scheduler"))),
-                ("Batch size", batch_words(data, trainer, environment.count("processes"))),
+                ("Batch size", batch_words(data, trainer, num_processes)),
                 ("Epochs", done if records.history else ""),
                 ("Seed", say(recipe.get("seed"))),
-                ("Device", of_starts(records.starts, "device")),
-                ("Precision", of_starts(records.starts, "precision")),
-                ("Processes", of_starts(records.starts, "processes")),
+                ("Device", of_starts(start.device for start in starts)),
+                ("Precision", of_starts(start.precision for start in starts)),
+                ("Processes", of_starts(start.num_processes for start in starts)),
             ],
         ),
         CardGroup(
             "Weights and threshold",
             [
-                ("Epoch of the weights", say(best.get("epoch"))),
+                ("Epoch of the weights", say(best and best.epoch)),
                 ("Chosen by", _chosen_by(best)),
-                ("SHA-256 of the checkpoint", say(best.get("sha256"))),
-                ("Status", status_words(records.point.text("verdict"), warnings)),
-                ("Threshold, in full", say(records.point.get("threshold"))),
-                ("SHA-256 it belongs to", say(records.point.get("weights_sha256"))),
+                ("SHA-256 of the checkpoint", say(best and best.sha256)),
+                ("Status", status(rule) if rule else ""),
+                ("Threshold, in full", say(rule and rule.threshold)),
+                ("SHA-256 it belongs to", say(rule and rule.weights_sha256)),
             ],
         ),
         CardGroup(
             "Software",
             [
-                ("cxrignite", of_starts(records.starts, "cxrignite")),
-                ("Revision of the working folder", of_starts(records.starts, "git_revision")),
-                ("Python", of_starts(records.starts, "python")),
-                *((str(name), of_starts(records.starts, f"packages.{name}")) for name in packages),
+                ("cxrignite", of_starts(start.cxrignite for start in starts)),
+                (
+                    "Revision of the working folder",
+                    of_starts(start.git_revision for start in starts),
+                ),
+                ("Python", of_starts(start.python for start in starts)),
+                *(
+                    (name, of_starts(start.packages.get(name) for start in starts))
+                    for name in packages
+                ),
             ],
         ),
     )
@@ -206,12 +236,13 @@ def model_card(records: RunRecords, warnings: Sequence[str] = ()) -> list[CardGr
     return [group for group in kept if group.lines]
 
 
-def _chosen_by(best: Record) -> str:
-    score = best.number("score")
-    return f"{best.text('metric')} {decimal(score, 4)}" if score is not None else ""
+def _chosen_by(best: BestWeights | None) -> str:
+    if best is None or best.score is None:
+        return ""
+    return f"{best.metric} {decimal(best.score, 4)}"
 
 
-def limits_of_use(records: RunRecords, *, is_void: bool, is_usable: bool) -> list[str]:
+def limits_of_use(records: RunResults, *, is_void: bool, is_usable: bool) -> list[str]:
     """What the model must not be used for.
 
     Args:
@@ -220,7 +251,6 @@ def limits_of_use(records: RunRecords, *, is_void: bool, is_usable: bool) -> lis
         is_usable: Whether the threshold was shown to be better than chance.
     """
     negative, positive = records.classes
-    verdict = records.point.text("verdict")
     limits = [
         "Not for the care of patients. This is a research model and no medical device; nobody has "
         "reviewed or cleared it for clinical use.",
@@ -238,7 +268,7 @@ def limits_of_use(records: RunRecords, *, is_void: bool, is_usable: bool) -> lis
         limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
     if is_void:
         limits.append("Not on films like those for which the certificate is void (see the top).")
-    elif verdict != "certified":
+    elif records.rule is None or not records.rule.is_certified:
         limits.append("Not where a specificity has to be guaranteed: nothing is certified here.")
     return limits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -10,6 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
+
+_LOOSE = re.compile(r"(?<=[<>]) (?=\d)|(?<=\d) (?=%)")
 
 
 def render_page(template: str, context: Mapping[str, Any]) -> bytes:
@@ -37,9 +40,19 @@ def to_data_uri(image: bytes | memoryview, kind: str = "png") -> str:
 @cache
 def _template(name: str) -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_typeset,
     )
     return environment.from_string(_content(name))
+
+
+def _typeset(value: Any) -> Any:
+    """Keep a number and its sign or unit on one line."""
+    # Markup, which is a class of its own, is whole already.
+    return _LOOSE.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 
 def _content(name: str) -> str:

@@ -1,19 +1,19 @@
-"""Whether the maps mean anything, as `explain` measured it, in words for a clinician."""
+"""Checks of class activation maps, as `explain` measured them, for a reader of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cxrignite.reporting.html.numbers import (
+from cxrignite.reporting.numbers import (
     UNDEFINED,
-    Estimate,
+    Figure,
     decimal,
     decimal_estimate,
     percent,
     share_estimate,
 )
-from cxrignite.reporting.html.reading import Record
+from cxrignite.runs.map_evaluation import MapChecks, MaskCheck, PerturbationCheck
 from cxrignite.terminal import counted
 
 # A rank correlation below it is called weak by most; nobody has an interval for it here.
@@ -37,36 +37,35 @@ class MapCheck(NamedTuple):
 
     name: str
     meaning: str
-    maps: Estimate
+    maps: Figure
     comparison: str
     reading: str
     is_passed: bool | None
 
 
-def map_checks(faithfulness: Record) -> list[MapCheck]:
-    """Every check of the maps, those that were not made included.
+def map_checks(checks: MapChecks) -> list[MapCheck]:
+    """List every check of the maps, those that could not be made included.
 
     Args:
-        faithfulness: That of `explain.json`, with whatever is missing.
+        checks: What was measured.
     """
-    masks = faithfulness.child("masks")
     return [
         _against_random(
             "Deletion",
-            "the model's score while the places that the map calls important are taken out of "
-            "the film, the most important first; lower is better",
-            faithfulness.child("deletion"),
+            "the model's score while the places that the map calls important are removed from the "
+            "image, the most important first; lower is better",
+            checks.positive.deletion,
             better=-1,
         ),
         _against_random(
             "Insertion",
-            "the model's score while they are put back into an empty film; higher is better",
-            faithfulness.child("insertion"),
+            "the model's score while they are put back into an empty image; higher is better",
+            checks.positive.insertion,
             better=1,
         ),
-        _randomization(faithfulness.child("randomization")),
-        _pointing_game(masks),
-        _energy(masks),
+        _randomization(checks),
+        _pointing_game(checks.masks),
+        _energy(checks.masks),
     ]
 
 
@@ -76,8 +75,6 @@ def checks_summary(checks: Sequence[MapCheck]) -> str:
     passed = [check for check in checks if check.is_passed]
     if failed:
         return f"Failed: {', '.join(failed)}. Take none of these maps as a reason for a score."
-    if not passed:
-        return "No check of these maps was made: nobody knows whether they mean anything."
     made = "every check" if len(passed) == len(checks) else "every check that was made"
     return (
         f"The maps passed {made}: on the whole they show what moved the score. "
@@ -85,36 +82,33 @@ def checks_summary(checks: Sequence[MapCheck]) -> str:
     )
 
 
-def checks_size(faithfulness: Record) -> str:
-    """On how many films the checks were made; empty where nobody kept that."""
-    films, masked = faithfulness.count("num_images"), faithfulness.count("masks.num_images")
-    parts = [] if films is None else [counted(films, "film")]
-    if masked is not None:
-        parts.append(f"{counted(masked, 'film')} whose finding is marked")
-    return f"Measured on {' and, for the last two, on '.join(parts)}." if parts else ""
+def checks_size(checks: MapChecks) -> str:
+    """Return on how many images the checks were made."""
+    size = f"Measured on {counted(checks.positive.num_images, 'image')}"
+    if checks.masks is None:
+        return f"{size}."
+    return (
+        f"{size} and, for the last two, on {counted(checks.masks.num_images, 'image')} whose "
+        "finding is marked."
+    )
 
 
-def _against_random(name: str, meaning: str, figures: Record, *, better: int) -> MapCheck:
+def _against_random(name: str, meaning: str, check: PerturbationCheck, *, better: int) -> MapCheck:
     """Args: better: The sign of a difference, maps less random maps, that speaks for the maps."""
-    maps, random = figures.number("map"), figures.number("random")
-    difference, ends = figures.number("difference"), figures.interval("interval")
-    reading, is_passed = _difference_reading(difference, ends, better)
-    blank = figures.number("blank")
-    failed_deletion = better < 0 and is_passed is False
-    if failed_deletion and blank is not None and maps is not None and blank >= maps:
-        reading = f"{reading} A film without a pixel scores {decimal(blank)}: no map could pass."
-    comparison = UNDEFINED if random is None else f"{decimal(random)} with random maps"
-    return MapCheck(name, meaning, Estimate(decimal(maps)), comparison, reading, is_passed)
+    reading, is_passed = _difference_reading(check, better)
+    if better < 0 and not is_passed and check.blank >= check.by_map:
+        reading = (
+            f"{reading} An image without a pixel scores {decimal(check.blank)}: no map could pass."
+        )
+    comparison = f"{decimal(check.by_chance)} with random maps"
+    return MapCheck(name, meaning, Figure(decimal(check.by_map)), comparison, reading, is_passed)
 
 
-def _difference_reading(
-    difference: float | None, ends: tuple[float, float] | None, better: int
-) -> tuple[str, bool | None]:
-    if difference is None:
-        return _NOT_MEASURED, None
+def _difference_reading(check: PerturbationCheck, better: int) -> tuple[str, bool]:
+    ends = check.difference.by_patient
     if ends is None:
         return _NO_INTERVAL, False
-    told = decimal_estimate(difference, ends)
+    told = decimal_estimate(check.difference.value, ends)
     figures = f"the difference is {told.value} (95 % interval {told.interval})"
     # The end that is nearest to no difference, and the one that is farthest.
     worst, best = sorted(better * end for end in ends)
@@ -125,77 +119,75 @@ def _difference_reading(
     return f"Failed: no better than random maps; {figures}, which holds 0.", False
 
 
-def _randomization(figures: Record) -> MapCheck:
-    correlation, models = figures.number("rank_correlation"), figures.count("num_models")
-    if correlation is None:
-        reading, is_passed = _NOT_MEASURED, None
-    elif correlation < _ALIKE:
-        reading, is_passed = "Passed: the maps depend on what the model has learned.", True
-    else:
-        reading = "Failed: a model that has learned nothing gives much the same maps."
-        is_passed = False
+def _randomization(checks: MapChecks) -> MapCheck:
+    correlation = checks.rank_correlation
+    reading, is_passed = _NOT_MEASURED, None
+    if correlation is not None:
+        is_passed = correlation < _ALIKE
+        reading = (
+            "Passed: the maps depend on what the model has learned."
+            if is_passed
+            else "Failed: a model that has learned nothing gives much the same maps."
+        )
     return MapCheck(
         "Randomised weights",
         "how alike the maps are to those of the same model with its weights shuffled, as a rank "
         f"correlation: 1 is the same, 0 unlike; below {_ALIKE} is good",
-        Estimate(decimal(correlation, 2)),
-        UNDEFINED if models is None else f"mean over {counted(models, 'shuffled model')}",
+        Figure(decimal(correlation, 2)),
+        f"mean over {counted(checks.num_random_models, 'shuffled model')}",
         reading,
         is_passed,
     )
 
 
-def _pointing_game(masks: Record) -> MapCheck:
-    share, ends = masks.number("pointing_game"), masks.interval("pointing_game_interval")
-    area, shuffled = masks.number("area"), masks.number("randomized.pointing_game")
-    chance = max((each for each in (area, shuffled) if each is not None), default=None)
-    if share is None or chance is None:
-        reading, is_passed = _NOT_MEASURED, None
-    elif ends is None:
-        reading, is_passed = _NO_INTERVAL, False
-    elif ends[0] > chance:
-        reading, is_passed = "Passed: the maps point at the finding, beyond chance.", True
-    else:
-        reading, is_passed = "Failed: no better than chance or than shuffled weights.", False
-    comparison = [
-        f"{percent(number)} {of}"
-        for number, of in ((area, "by chance"), (shuffled, "with shuffled weights"))
-        if number is not None
-    ]
+def _pointing_game(masks: MaskCheck | None) -> MapCheck:
+    maps, comparison, reading, is_passed = Figure(), UNDEFINED, _NOT_MEASURED, None
+    if masks is not None:
+        maps = share_estimate(masks.pointing_game, masks.pointing_game_interval)
+        comparison = (
+            f"{percent(masks.area)} by chance, {percent(masks.random_pointing_game)} with "
+            "shuffled weights"
+        )
+        is_passed = masks.pointing_game_interval.low > max(masks.area, masks.random_pointing_game)
+        reading = (
+            "Passed: the maps point at the finding, beyond chance."
+            if is_passed
+            else "Failed: no better than chance or than shuffled weights."
+        )
     return MapCheck(
         "Pointing game",
-        "in how many films the warmest place lies on the finding, where that is marked; higher is "
+        "in how many images the warmest place lies on the finding, if that is marked; higher is "
         "better",
-        share_estimate(share, ends),
-        ", ".join(comparison) or UNDEFINED,
+        maps,
+        comparison,
         reading,
         is_passed,
     )
 
 
-def _energy(masks: Record) -> MapCheck:
-    ratio, shuffled = masks.number("energy_ratio"), masks.number("randomized.energy_ratio")
-    energy, area = masks.number("energy"), masks.number("area")
-    if ratio is None:
-        reading, is_passed = _NOT_MEASURED, None
-    elif ratio <= 1:
-        reading, is_passed = "Failed: no more on the finding than an even map has.", False
-    elif shuffled is not None and ratio <= shuffled:
-        reading, is_passed = "Failed: no more on the finding than with shuffled weights.", False
-    else:
-        on = "" if energy is None else f"{percent(energy)} of the map lies on the finding"
-        of = "" if area is None else f", which covers {percent(area)} of the film"
-        reading = f"Passed: {on}{of}." if on else "Passed: more on the finding than an even map."
-        is_passed = True
-    comparison = "1 for an even map"
-    if shuffled is not None:
-        comparison = f"{comparison}, {decimal(shuffled, 2)} with shuffled weights"
+def _energy(masks: MaskCheck | None) -> MapCheck:
+    maps, comparison, reading, is_passed = Figure(), UNDEFINED, _NOT_MEASURED, None
+    if masks is not None:
+        maps = Figure(f"{decimal(masks.energy_ratio, 2)} times")
+        shuffled = decimal(masks.random_energy_ratio, 2)
+        comparison = f"1 for an even map, {shuffled} with shuffled weights"
+        is_passed = False
+        if masks.energy_ratio <= 1:
+            reading = "Failed: no more on the finding than an even map has."
+        elif masks.energy_ratio <= masks.random_energy_ratio:
+            reading = "Failed: no more on the finding than with shuffled weights."
+        else:
+            is_passed = True
+            reading = (
+                f"Passed: {percent(masks.energy)} of the map lies on the finding, which covers "
+                f"{percent(masks.area)} of the image."
+            )
     return MapCheck(
         "Energy on the finding",
         "how many times more of the map lies on the finding than its area accounts for; higher is "
         "better",
-        Estimate(UNDEFINED if ratio is None else f"{decimal(ratio, 2)} times"),
-        UNDEFINED if ratio is None else comparison,
+        maps,
+        comparison,
         reading,
         is_passed,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import csv
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from cxrignite.csv_text import CsvReader
+from cxrignite.errors import DamagedRunError
 from cxrignite.reporting.html.misses import LARGEST_SIDE
-from cxrignite.reporting.html.reading import Record, RunRecords
+from cxrignite.runs.map_evaluation import MapChecks
+from cxrignite.runs.run_results import RunResults, check_columns
 from cxrignite.terminal import counted
 
 # An overlay is as large as what the model gets; a header that claims more is not believed.
@@ -35,7 +37,8 @@ class ScoreMaps:
         target: The class they speak for.
         folder: Where all of them lie, inside the run folder.
         overlays: The map over a film, by the film's name; None is a map that is empty.
-        faithfulness: What was measured of them; empty where nothing was.
+        checks: What was measured of them; None if nothing was.
+        notes: What is missing of them, a line each.
     """
 
     method: str
@@ -43,78 +46,77 @@ class ScoreMaps:
     target: str
     folder: str
     overlays: Mapping[str, Image.Image | None]
-    faithfulness: Record
+    checks: MapChecks | None
+    notes: tuple[str, ...] = ()
 
 
-def read_maps(records: RunRecords, name: str, films: Collection[str]) -> ScoreMaps | None:
-    """Read the maps of some films; what cannot be read is complained of.
+def read_maps(results: RunResults, name: str, films: Collection[str]) -> ScoreMaps | None:
+    """Read the maps of some images.
 
     Args:
-        records: The run.
-        name: Of the set of films, as in `predictions/<name>.csv`.
-        films: The names of those whose maps are wanted.
+        results: The run.
+        name: Of the set of images, as in `predictions/<name>.csv`.
+        films: The names of those whose maps are shown.
 
     Returns:
-        The maps; None where there are none, or where they are not of this run's weights.
+        The maps; None if there are none. Those of other weights than the run has are left out.
+
+    Raises:
+        DamagedRunError: Their list or their evaluation is damaged.
     """
-    folder = records.folder.root / "explain" / name
-    if not folder.is_dir():
+    evaluation = results.folder.find_map_evaluation(name)
+    if evaluation is None:
         return None
-    about_path = folder / "explain.json"
-    about = records.tree(about_path)
-    made_with = about.text("weights_sha256")
-    if not made_with or made_with != records.point.text("weights_sha256"):
-        said = "names other weights than operating_point.json" if made_with else "names no weights"
-        records.complain(about_path, f"{said}; its maps are left out until `explain` is run again")
-        return None
-    method = about.text("method")
+    folder = results.folder.explain_dir(name)
+    overlays: dict[str, Image.Image | None] = {}
+    notes = []
+    if results.rule is None or evaluation.weights_sha256 != results.rule.weights_sha256:
+        notes.append(
+            f"The maps of explain/{name} are of other weights than operating_point.json: they are "
+            "left out until `explain` is run again."
+        )
+    else:
+        overlays, num_missing = _overlays(results, folder, films)
+        if num_missing:
+            notes.append(
+                f"{counted(num_missing, 'map')} of explain/{name} cannot be read or lie elsewhere."
+            )
     return ScoreMaps(
-        _METHODS.get(method, method) or "a method without a name",
-        about.text("target_layer") or "without a name",
-        about.text("target_class") or records.classes[1],
-        folder.relative_to(records.folder.root).as_posix(),
-        _overlays(records, folder, films),
-        about.child("faithfulness"),
+        _METHODS.get(evaluation.method, evaluation.method),
+        evaluation.target_layer,
+        evaluation.target_class,
+        folder.relative_to(results.folder.root).as_posix(),
+        overlays,
+        None if notes and not overlays else evaluation.checks,
+        tuple(notes),
     )
 
 
 def _overlays(
-    records: RunRecords, folder: Path, films: Collection[str]
-) -> dict[str, Image.Image | None]:
+    results: RunResults, folder: Path, films: Collection[str]
+) -> tuple[dict[str, Image.Image | None], int]:
+    """Read the overlays of some images, and count those that cannot be read."""
     path = folder / "explain.csv"
-    wanted = set(films)
+    results.folder.files.check(path)
     overlays: dict[str, Image.Image | None] = {}
-    num_rows, num_bad_rows, num_bad_files = 0, 0, 0
-    for row in records.rows(path):
-        num_rows += 1
-        film, is_empty = row.get("path"), _is_empty(row)
-        if not film or is_empty is None:
-            num_bad_rows += 1
-        elif film in wanted and is_empty:
-            overlays[film] = None
-        elif film in wanted:
-            overlay = _read_overlay(folder, row.get("overlay") or "")
-            if overlay is None:
-                num_bad_files += 1
-            else:
-                overlays[film] = overlay
-    if not num_rows:
-        records.complain(path, "lists no maps")
-    if num_bad_rows:
-        records.complain(path, f"has {counted(num_bad_rows, 'row')} that cannot be read, left out")
-    if num_bad_files:
-        what = f"names {counted(num_bad_files, 'overlay')} that cannot be read or lie elsewhere"
-        records.complain(path, f"{what}, left out")
-    return overlays
-
-
-def _is_empty(row: Mapping[str, Any]) -> bool | None:
-    """Whether a row's map is empty; None where that cannot be told."""
+    num_missing, shown = 0, set(films)
     try:
-        highest = float(row["raw_max"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return highest == 0 if math.isfinite(highest) and highest >= 0 else None
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = CsvReader(file)
+            check_columns(reader, ("path", "raw_max", "overlay"))
+            for row in reader:
+                if row["path"] not in shown:
+                    continue
+                overlay = (
+                    None if float(row["raw_max"]) == 0 else _read_overlay(folder, row["overlay"])
+                )
+                if overlay is None and float(row["raw_max"]) != 0:
+                    num_missing += 1
+                else:
+                    overlays[row["path"]] = overlay
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise DamagedRunError(f"{path} is damaged: {error}") from error
+    return overlays, num_missing
 
 
 def _read_overlay(folder: Path, file_name: str) -> Image.Image | None:

@@ -14,8 +14,8 @@ from cxrignite.data import Film, read_image
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.errors import UnreadableImageError
 from cxrignite.reporting.html.html_page import to_data_uri
-from cxrignite.reporting.html.numbers import MINUS, score_text
-from cxrignite.reporting.html.reading import ScoredFilm
+from cxrignite.reporting.numbers import MINUS, score_text
+from cxrignite.runs.run_results import ScoredFilm
 
 MAX_MISSES = 100
 """Misses of each kind that are shown, the farthest from the threshold; the others are counted."""

@@ -6,18 +6,18 @@ that is not known says so: a default of one source is not a fact about another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from cxrignite.data import Film
-from cxrignite.reporting.html.reading import Record, RunRecords
-from cxrignite.reporting.html.verdict import split_word
+from cxrignite.reporting.wording import split_name
+from cxrignite.runs.run_results import RunResults, Tree
 from cxrignite.terminal import counted
 
 _BY_NAME = ("ClassFolders", "Phantom")
 
 
-def patient_origin(source: Record, films: Sequence[Film]) -> str:
+def patient_origin(source: Tree, films: Sequence[Film]) -> str:
     """Describe how patients were identified, and count the films that counted as one each.
 
     Args:
@@ -46,7 +46,7 @@ def patient_origin(source: Record, films: Sequence[Film]) -> str:
     return f"Who is one patient was read from {where}{own}."
 
 
-def batch_words(data: Record, trainer: Record, num_processes: int | None) -> str:
+def batch_words(data: Tree, trainer: Tree, num_processes: int | None) -> str:
     """Count the images of one step of the optimizer.
 
     Args:
@@ -71,16 +71,16 @@ def batch_words(data: Record, trainer: Record, num_processes: int | None) -> str
     return f"{size}; with {parts}, {images} images make one step of the optimizer"
 
 
-def films_of_splits(records: RunRecords) -> str:
+def films_of_splits(results: RunResults) -> str:
     """Count the films of each split: a source may have splits of its own."""
     counts = [
-        (sum(film.split == name for film in records.films), split_word(name))
-        for name in records.split_names
+        (sum(film.split == name for film in results.films), split_name(name))
+        for name in results.split_names
     ]
     return ", ".join(f"{number:,} {name}" for number, name in counts)
 
 
-def fold_words(data: Record) -> str:
+def fold_words(data: Tree) -> str:
     """Name the fold that validated; empty if there are no folds."""
     index, count = data.count("fold.index"), data.count("fold.count")
     if index is None or count is None:
@@ -88,10 +88,9 @@ def fold_words(data: Record) -> str:
     return f"fold {index} of {count}, counted from 0"
 
 
-def of_starts(starts: Sequence[Record], key: str) -> str:
+def of_starts(values: Iterable[object]) -> str:
     """List a property of each start of a run in order, once if all have the same."""
-    values = (str(start.get(key)) for start in starts if start.get(key) is not None)
-    return ", then ".join(dict.fromkeys(values))
+    return ", then ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
 def _without_suffix(name: str) -> str:

@@ -6,7 +6,6 @@ what other verbs left behind and chooses, scores and measures nothing of its own
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,20 +15,14 @@ from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
-from cxrignite.reporting.html import (
-    card,
-    map_checks,
-    maps,
-    misses,
-    observations,
-    tables,
-    verdict,
-)
+from cxrignite.reporting import wording
+from cxrignite.reporting.html import card, map_checks, maps, misses, tables
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
-from cxrignite.reporting.html.numbers import percent, rate, score_text
 from cxrignite.reporting.html.origin import of_starts
-from cxrignite.reporting.html.reading import Record, RunRecords
+from cxrignite.reporting.numbers import Figure, percent, score_text, share_text
+from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted
 
 MAX_PAGE_BYTES = 5_000_000
@@ -67,14 +60,14 @@ def write_report(
     # Whether it is shown or not; maps may have been removed, since they are large.
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
-    records = RunRecords(folder)
-    context = _context(records)
+    results = RunResults.read(folder)
+    context = _context(results)
     # First without pictures: what is left of the page's size is theirs.
     page = render_page(_TEMPLATE, context)
-    root = source_root or _source_root(records)
+    root = source_root or _source_root(results)
     overlays = context["maps"].overlays if context["maps"] else {}
     num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
-    scaling = records.recipe.text("data.grey_scaling")
+    scaling = results.recipe.text("data.grey_scaling")
     choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
     known: GreyScaling = next((each for each in choices if each == scaling), "file")
     gallery = misses.picture_misses(context["misses"], root, known, overlays, num_bytes)
@@ -85,105 +78,99 @@ def write_report(
     return path
 
 
-def _context(records: RunRecords) -> dict[str, Any]:
-    """Everything the template shows; a test split that was not scored leaves validation."""
-    classes, metrics, point = records.classes, records.metrics, records.point
-    shown = next((name for name in ("test", "val", "calibration") if name in metrics), "val")
-    figures = metrics.get(shown, Record())
-    at_own = {n: each for n, each in metrics.items() if not observations.is_of_site(each, point)}
-    warnings = verdict.usability_warnings(point, at_own)
-    void = [each for each in metrics.values() if observations.is_void(each)]
-    # What a site's certificate turned out to be says nothing of the run's own.
-    is_void = not all(observations.is_of_site(each, point) for each in void)
-    ranked, areas = tables.ranking_rows(metrics)
-    subgroups, num_more_subgroups = tables.subgroup_rows(figures, classes)
-    decisions = figures.child("at_threshold")
-    known = (decisions.number("threshold"), point.number("threshold"), 0.5)
-    threshold = next(number for number in known if number is not None)
-    scored = records.scored_films(shown)
-    kinds = misses.find_misses(scored, threshold, records.films, classes)
-    wrong = [miss.name for kind in kinds for miss in kind.misses]
-    mapped = maps.read_maps(records, shown, wrong)
-    faithfulness = mapped.faithfulness if mapped else Record()
-    checks = map_checks.map_checks(faithfulness) if faithfulness else []
+def _context(results: RunResults) -> dict[str, Any]:
+    """Return everything the template shows; validation if the test split was not evaluated."""
+    classes, evaluations, rule = results.classes, results.evaluations, results.rule
+    shown = next((name for name in ("test", "val", "calibration") if name in evaluations), "val")
+    evaluation = evaluations.get(shown)
+    # A site's certificate says nothing of the run's own.
+    own = {
+        name: each
+        for name, each in evaluations.items()
+        if rule and each.rule.chosen_on == rule.chosen_on
+    }
+    statement = wording.state_rule(rule, classes, own)
+    statements = [
+        card.leakage_statement(results.films),
+        wording.check_weights(rule, results.best.sha256) if results.best else None,
+        *(wording.check_rule(name, each) for name, each in evaluations.items()),
+        *(wording.check_freshness(name, each, rule) for name, each in evaluations.items()),
+    ]
+    decisions = evaluation.at_threshold if evaluation else None
+    threshold = (decisions and decisions.threshold) or (rule and rule.threshold) or 0.5
+    scored = results.scored_films(shown)
+    kinds = misses.find_misses(scored, threshold, results.films, classes)
+    mapped = maps.read_maps(results, shown, [miss.name for kind in kinds for miss in kind.misses])
+    checks = mapped.checks if mapped else None
+    measured = map_checks.map_checks(checks) if checks else []
+    is_void = any(each.is_void for each in evaluations.values())
     return {
-        "run": records.folder.root.resolve().name,
+        "run": results.folder.root.resolve().name,
         "classes": classes,
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
         "version": __version__,
-        "is_finished": records.folder.is_finished,
-        "cautions": [
-            *observations.leakage_caution(records.films),
-            *observations.weights_caution(point, records.best),
-            *itertools.chain.from_iterable(
-                observations.cautions_of(name, each, point) for name, each in metrics.items()
-            ),
-        ],
-        "is_void": is_void,
-        "verdict": verdict.describe_verdict(point, classes, is_void=is_void, warnings=warnings),
-        "tnr": rate(decisions, "tnr"),
-        "tpr": rate(decisions, "tpr"),
-        "observations": observations.observations(records),
+        "is_finished": results.folder.is_finished,
+        "statements": [each for each in statements if each],
+        "is_void": any(each.is_void for each in own.values()),
+        "rule": statement,
+        "threshold": score_text(rule.threshold if rule else None),
+        "natural_threshold": score_text(rule.natural_threshold)
+        if rule and rule.natural_threshold is not None
+        else "",
+        "tnr": share_text(decisions.tnr) if decisions else Figure(),
+        "tpr": share_text(decisions.tpr) if decisions else Figure(),
+        "observations": tables.observation_rows(results),
         "sites": {
-            name: verdict.describe_verdict(
-                site, classes, warnings=verdict.usability_warnings(site, {})
-            )
-            for name, site in records.sites.items()
+            name: (wording.state_rule(site, classes, {}), score_text(site.threshold))
+            for name, site in results.sites.items()
         },
-        "shown": verdict.split_word(shown),
-        "size": _size(figures),
-        "is_tested": records.has_metrics("test"),
-        "has_test": "test" in records.split_names or not records.films,
-        "confusions": tables.confusion_tables(figures, classes),
-        "rates": tables.rate_rows(figures, classes),
-        "prevalence": _prevalence(figures),
-        "ranked": ranked,
-        "areas": areas,
-        "calibration": tables.calibration_rows(figures),
-        "scales": list(tables.CALIBRATION_SCALES.values()),
-        "figures": _pictures(records.folder, shown),
-        "training": _training(records),
+        "shown": wording.split_name(shown),
+        "size": _size(evaluation),
+        "is_tested": "test" in evaluations,
+        "has_test": "test" in results.split_names,
+        "confusions": tables.confusion_tables(evaluation, classes) if evaluation else [],
+        "rates": tables.rate_rows(evaluation, classes) if evaluation else [],
+        "prevalence": _prevalence(evaluation),
+        "ranking": tables.ranking_rows(evaluations),
+        "calibration": tables.calibration_rows(evaluation) if evaluation else ([], []),
+        "figures": _pictures(results.folder, shown),
+        "training": _training(results),
         "misses": kinds,
         "maps": mapped,
-        "map_checks": checks,
-        "map_summary": map_checks.checks_summary(checks),
-        "map_films": map_checks.checks_size(faithfulness),
+        "map_checks": measured,
+        "map_summary": map_checks.checks_summary(measured),
+        "map_films": map_checks.checks_size(checks) if checks else "",
         "has_predictions": bool(scored),
-        "threshold": score_text(threshold),
+        "decided_at": score_text(threshold),
         "predictions": f"predictions/{shown}.csv",
-        "subgroups": subgroups,
-        "num_more_subgroups": num_more_subgroups,
-        "passport": card.split_passport(records),
-        "ledger": card.ledger_sentences(point, classes),
-        "limits": card.limits_of_use(records, is_void=bool(void), is_usable=not warnings),
-        "card": card.model_card(records, warnings),
+        "subgroups": tables.subgroup_rows(evaluation, classes) if evaluation else ([], 0),
+        "passport": card.split_passport(results),
+        "ledger": card.ledger_sentences(rule),
+        "limits": card.limits_of_use(results, is_void=is_void, is_usable=not statement.alarms),
+        "card": card.model_card(results),
         "blanks": card.BLANKS,
-        "complaints": records.complaints,
     }
 
 
-def _size(figures: Record) -> str:
-    images, patients = figures.count("num_images"), figures.count("num_patients")
-    if images is None:
+def _size(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
         return ""
-    of = "" if patients is None else f" of {counted(patients, 'patient')}"
-    return counted(images, "film") + of
+    images, patients = evaluation.num_images, evaluation.num_patients
+    return f"{counted(images, 'image')} of {counted(patients, 'patient')}"
 
 
-def _prevalence(figures: Record) -> str:
-    images, positives = figures.count("num_images"), figures.count("num_positive")
-    return percent(None if not images or positives is None else positives / images)
+def _prevalence(evaluation: Evaluation | None) -> str:
+    return percent(evaluation.num_positive / evaluation.num_images if evaluation else None)
 
 
-def _training(records: RunRecords) -> str:
-    """How long training took, in a sentence; empty where nobody measured."""
-    seconds = [row["epoch_seconds"] for row in records.history if "epoch_seconds" in row]
+def _training(results: RunResults) -> str:
+    """Describe how long training took; empty if nothing was measured."""
+    seconds = [row["epoch_seconds"] for row in results.history if "epoch_seconds" in row]
     if not seconds:
         return ""
-    device = of_starts(records.starts, "device")
-    place = f" on {device}" if device else ""
+    device = of_starts(start.device for start in results.starts)
     return (
-        f"{counted(len(records.history), 'epoch')}{place}, {statistics.median(seconds):.3g} "
+        f"{counted(len(results.history), 'epoch')} on {device}, {statistics.median(seconds):.3g} "
         f"seconds each (median), {sum(seconds) / 60:.3g} minutes in all, validation not counted."
     )
 
@@ -205,7 +192,7 @@ def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
     return uris
 
 
-def _source_root(records: RunRecords) -> Path | None:
+def _source_root(records: RunResults) -> Path | None:
     root = records.recipe.text("data.source.init_args.root")
     if root:
         return Path(root)

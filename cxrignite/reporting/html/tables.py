@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cxrignite.reporting.html.numbers import (
+from cxrignite.reporting.numbers import (
     UNDEFINED,
-    Ends,
-    Estimate,
+    Figure,
     count_text,
     decimal_estimate,
     observed_share,
-    rate,
     score_text,
     share_estimate,
+    share_text,
 )
-from cxrignite.reporting.html.reading import Record
-from cxrignite.reporting.html.verdict import split_word
+from cxrignite.reporting.wording import read_evaluation, split_name
+from cxrignite.runs.evaluation import Decisions, Estimate, Evaluation
+from cxrignite.runs.run_results import RunResults
+from cxrignite.terminal import counted
 
 MAX_SUBGROUPS = 60
 """Rows of the subgroup table; an attribute may have a value for each patient."""
-
-_COUNTS = ("tn", "fp", "fn", "tp")
-
 
 CALIBRATION_SCALES = {
     "raw": "Raw score",
@@ -37,7 +35,7 @@ class Cell(NamedTuple):
     """One cell of a confusion matrix: how many films, and which share of its row."""
 
     films: str
-    share: Estimate
+    share: Figure
     is_right: bool
 
 
@@ -58,8 +56,8 @@ class RateRow(NamedTuple):
 
     name: str
     meaning: str
-    by_film: Sequence[Estimate]
-    by_patient: Sequence[Estimate]
+    by_film: Sequence[Figure]
+    by_patient: Sequence[Figure]
 
 
 class Measure(NamedTuple):
@@ -67,181 +65,215 @@ class Measure(NamedTuple):
 
     name: str
     meaning: str
-    figures: Sequence[Estimate]
+    figures: Sequence[Figure]
 
 
-class Subgroup(NamedTuple):
+class SubgroupRow(NamedTuple):
     """What one subgroup of films got at the threshold."""
 
     name: str
     size: str
-    tnr: Estimate
-    tpr: Estimate
-    roc_auc: Estimate
+    tnr: Figure
+    tpr: Figure
+    roc_auc: Figure
 
 
-def confusion_tables(figures: Record, classes: tuple[str, str]) -> list[ConfusionTable]:
-    """The decisions at 0.5 and, where one was chosen, at the threshold.
+class Observation(NamedTuple):
+    """Rates of a set of images at the threshold.
+
+    Attributes:
+        films: Which images.
+        size: How many of which class, of how many patients.
+        threshold: As text.
+        tnr: Specificity.
+        tpr: Sensitivity.
+        reading: Comparison with what is guaranteed.
+    """
+
+    films: str
+    size: str
+    threshold: str = UNDEFINED
+    tnr: Figure = Figure()
+    tpr: Figure = Figure()
+    reading: str = ""
+
+
+def confusion_tables(evaluation: Evaluation, classes: tuple[str, str]) -> list[ConfusionTable]:
+    """Lay out the decisions at 0.5 and, if one was chosen, at the threshold.
 
     Args:
-        figures: Of one set of films.
+        evaluation: Of one set of images.
         classes: The negative and the positive class.
     """
     negative, positive = classes
     tables = []
-    for title, decisions in _decided(figures):
-        tn, fp, fn, tp = (decisions.count(name) or 0 for name in _COUNTS)
+    for title, each in _decided(evaluation):
         rows = (
-            (negative, _cell(tn, fp, is_right=True), _cell(fp, tn, is_right=False)),
-            (positive, _cell(fn, tp, is_right=False), _cell(tp, fn, is_right=True)),
+            (negative, _cell(each.tn, each.fp, is_right=True), _cell(each.fp, each.tn)),
+            (positive, _cell(each.fn, each.tp), _cell(each.tp, each.fn, is_right=True)),
         )
         tables.append(ConfusionTable(title, rows))
     return tables
 
 
-def _decided(figures: Record) -> list[tuple[str, Record]]:
-    """The thresholds whose decisions were counted in full, with their titles."""
-    half, chosen = figures.child("at_half"), figures.child("at_threshold")
-    title = f"Chosen threshold {score_text(chosen.number('threshold'))}"
-    both = (("Threshold 0.5", half), (title, chosen))
-    return [pair for pair in both if all(pair[1].count(name) is not None for name in _COUNTS)]
+def _decided(evaluation: Evaluation) -> list[tuple[str, Decisions]]:
+    """Return the thresholds with their titles."""
+    both = [("Threshold 0.5", evaluation.at_half)]
+    if evaluation.at_threshold is not None:
+        title = f"Chosen threshold {score_text(evaluation.at_threshold.threshold)}"
+        both.append((title, evaluation.at_threshold))
+    return both
 
 
-def _cell(count: int, rest: int, *, is_right: bool) -> Cell:
+def _cell(count: int, rest: int, *, is_right: bool = False) -> Cell:
     return Cell(count_text(count), observed_share(count, rest), is_right)
 
 
-def rate_rows(figures: Record, classes: tuple[str, str]) -> list[RateRow]:
-    """The rates at both thresholds.
+def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]:
+    """Lay out the rates at both thresholds.
 
     Args:
-        figures: Of one set of films.
+        evaluation: Of one set of images.
         classes: The negative and the positive class.
     """
     negative, positive = classes
     meanings = (
-        ("tnr", "Specificity (TNR)", f"of the {negative} films, called {negative}"),
-        ("tpr", "Sensitivity (TPR)", f"of the {positive} films, called {positive}"),
-        ("ppv", "Positive predictive value", f"of the films called {positive}, truly so"),
-        ("npv", "Negative predictive value", f"of the films called {negative}, truly so"),
+        ("tnr", "Specificity (TNR)", f"of the {negative} images, called {negative}"),
+        ("tpr", "Sensitivity (TPR)", f"of the {positive} images, called {positive}"),
+        ("ppv", "Positive predictive value", f"of the images called {positive}, truly so"),
+        ("npv", "Negative predictive value", f"of the images called {negative}, truly so"),
         ("balanced_accuracy", "Balanced accuracy", "mean of specificity and sensitivity"),
-        ("accuracy", "Accuracy", "of all films, called rightly"),
+        ("accuracy", "Accuracy", "of all images, called rightly"),
     )
-    present = [decisions for _, decisions in _decided(figures)]
-    return [
-        RateRow(
-            name,
-            meaning,
-            [rate(decisions, key) for decisions in present],
-            [_by_patient(decisions, key) for decisions in present],
-        )
-        for key, name, meaning in meanings
-    ]
+    rows = []
+    for key, name, meaning in meanings:
+        rates: list[Estimate] = [getattr(each, key) for _, each in _decided(evaluation)]
+        by_image = [share_text(rate) for rate in rates]
+        by_patient = [share_estimate(rate.value, rate.by_patient) for rate in rates]
+        rows.append(RateRow(name, meaning, by_image, by_patient))
+    return rows
 
 
-def _by_patient(decisions: Record, key: str) -> Estimate:
-    return share_estimate(decisions.number(key), decisions.interval(f"patient_intervals.{key}"))
-
-
-def ranking_rows(metrics: dict[str, Record]) -> tuple[list[str], list[RateRow]]:
-    """AUC and average precision of every set of films.
+def ranking_rows(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list[RateRow]]:
+    """Lay out AUC and average precision of every set of images.
 
     Args:
-        metrics: Figures by the name of the films.
+        evaluations: By the name of the images.
 
     Returns:
-        The names of the films, and a row a measure with a figure for each of them.
+        The names of the images, and a row a measure with a figure for each of them.
     """
-    usual = [name for name in ("val", "calibration", "test") if name in metrics]
-    names = [*usual, *sorted(metrics.keys() - set(usual))]
+    usual = [name for name in ("val", "calibration", "test") if name in evaluations]
+    names = [*usual, *sorted(evaluations.keys() - set(usual))]
     rows = (
         (
             "AUC",
-            "chance that a positive film scores above a negative one; 0.5 is guessing",
-            "roc_auc",
+            "chance that a positive image scores above a negative one; 0.5 is guessing",
+            [evaluations[name].roc_auc for name in names],
         ),
         (
             "Average precision",
             "area under the precision-recall curve; depends on the share of positives",
-            "average_precision",
+            [evaluations[name].average_precision for name in names],
         ),
     )
-    return [split_word(name) for name in names], [
+    return [split_name(name) for name in names], [
         RateRow(
             name,
             meaning,
-            [_area(metrics[films], key, "intervals") for films in names],
-            [_area(metrics[films], key, "patient_intervals") for films in names],
+            [decimal_estimate(each.value, each.interval) for each in estimates],
+            [decimal_estimate(each.value, each.by_patient) for each in estimates],
         )
-        for name, meaning, key in rows
+        for name, meaning, estimates in rows
     ]
 
 
-def _area(figures: Record, key: str, intervals: str) -> Estimate:
-    return decimal_estimate(figures.number(key), figures.interval(f"{intervals}.{key}"))
-
-
-def calibration_rows(figures: Record) -> list[Measure]:
-    """How well the scores do as probabilities: raw, natural, and scaled.
+def calibration_rows(evaluation: Evaluation) -> tuple[list[str], list[Measure]]:
+    """Lay out how well the scores do as probabilities.
 
     Args:
-        figures: Of one set of films.
+        evaluation: Of one set of images.
 
     Returns:
-        A row a measure, with the figure on each scale of `CALIBRATION_SCALES`; empty where none was
-        measured.
+        The names of the scales, and a row a measure with a figure on each of them.
     """
-    scales = [figures.child(f"calibration.{scale}") for scale in CALIBRATION_SCALES]
-    if not any(scales):
-        return []
+    scales = [each for each in CALIBRATION_SCALES if each in evaluation.calibration]
     rows = (
         ("brier", "Brier score", "mean squared error of the probability; 0 is best"),
         (
             "ece",
             "Expected calibration error",
-            "typical gap between promised and true share; 0 is best",
+            "typical gap between expected and true share; 0 is best",
         ),
-        ("calibration_slope", "Calibration slope", "below 1: too sure of itself; 1 is best"),
+        ("calibration_slope", "Calibration slope", "below 1: too extreme; 1 is best"),
         ("calibration_intercept", "Calibration intercept", "below 0: scores too high; 0 is best"),
     )
-    return [
-        Measure(
-            name,
-            meaning,
-            [
-                decimal_estimate(scale.number(key), scale.interval(f"patient_intervals.{key}"))
-                for scale in scales
-            ],
-        )
-        for key, name, meaning in rows
-    ]
+    measures = []
+    for key, name, meaning in rows:
+        estimates: list[Estimate] = [
+            getattr(evaluation.calibration[scale], key) for scale in scales
+        ]
+        figures = [decimal_estimate(each.value, each.by_patient) for each in estimates]
+        measures.append(Measure(name, meaning, figures))
+    return [CALIBRATION_SCALES[scale] for scale in scales], measures
 
 
-def subgroup_rows(figures: Record, classes: tuple[str, str]) -> tuple[list[Subgroup], int]:
-    """What the subgroups got at the threshold.
+def subgroup_rows(
+    evaluation: Evaluation, classes: tuple[str, str]
+) -> tuple[list[SubgroupRow], int]:
+    """Lay out the subgroups at the threshold.
 
     Args:
-        figures: Of one set of films.
+        evaluation: Of one set of images.
         classes: The negative and the positive class.
 
     Returns:
         The first `MAX_SUBGROUPS` rows, and how many more there are.
     """
-    groups = figures.children("subgroups")
     rows = []
-    for group in groups[:MAX_SUBGROUPS]:
+    for group in evaluation.subgroups[:MAX_SUBGROUPS]:
         sizes = (
-            (group.count("num_negative"), classes[0]),
-            (group.count("num_positive"), classes[1]),
-            (group.count("num_patients"), "patients"),
+            (group.num_negative, classes[0]),
+            (group.num_positive, classes[1]),
+            (group.num_patients, "patients"),
         )
         size = ", ".join(f"{number:,} {what}" for number, what in sizes if number)
-        tnr, tpr = (
-            share_estimate(group.number(key), group.interval(f"intervals.{key}"))
-            for key in ("tnr", "tpr")
-        )
-        ends: Ends | None = group.interval("intervals.roc_auc")
-        area = decimal_estimate(group.number("roc_auc"), ends)
-        name = f"{group.text('attribute')}: {group.text('value') or UNDEFINED}"
-        rows.append(Subgroup(name, size, tnr, tpr, area))
-    return rows, len(groups) - len(rows)
+        area = decimal_estimate(group.roc_auc.value, group.roc_auc.interval)
+        name = f"{group.attribute}: {group.value or UNDEFINED}"
+        rows.append(SubgroupRow(name, size, share_text(group.tnr), share_text(group.tpr), area))
+    return rows, len(evaluation.subgroups) - len(rows)
+
+
+def observation_rows(results: RunResults) -> list[Observation]:
+    """Lay out what each set of images got at the threshold, those that chose it first."""
+    evaluations, classes = results.evaluations, results.classes
+    chosen_on = results.rule.chosen_on if results.rule else "val"
+    usual = [chosen_on, "val", "calibration", "test"]
+    rows = []
+    for name in dict.fromkeys([*usual, *evaluations]):
+        each = evaluations.get(name)
+        if each is not None:
+            decisions = each.at_threshold
+            rows.append(
+                Observation(
+                    split_name(name),
+                    _size(each.num_negative, each.num_positive, each.num_patients, classes),
+                    score_text(decisions.threshold if decisions else None),
+                    share_text(decisions.tnr) if decisions else Figure(),
+                    share_text(decisions.tpr) if decisions else Figure(),
+                    read_evaluation(name, each),
+                )
+            )
+        elif name == "test" and "test" in results.split_names:
+            films = [film for film in results.films if film.split == "test"]
+            positives, patients = (
+                sum(film.label for film in films),
+                {film.patient for film in films},
+            )
+            size = _size(len(films) - positives, positives, len(patients), classes)
+            rows.append(Observation("test", size, reading="not evaluated"))
+    return rows
+
+
+def _size(negatives: int, positives: int, patients: int, classes: tuple[str, str]) -> str:
+    return f"{negatives:,} {classes[0]}, {positives:,} {classes[1]}, {counted(patients, 'patient')}"

@@ -26,6 +26,7 @@ from cxrignite.handlers import EpochTimer
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.runs.benchmark_result import Settings, Steps, Variant
+from cxrignite.runs.environment import describe_start
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.memory import PeakMemory
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms, train_steps
@@ -156,7 +157,8 @@ class VariantRunner:
         timer, data = EpochTimer(), self._data(settings)
         with tempfile.TemporaryDirectory() as place:
             folder = RunFolder(Path(place) / "run")
-            folder.begin("trainer: {max_epochs: 1}\n", [], {})
+            start = describe_start([], device="", precision="", num_processes=1)
+            folder.begin("trainer: {max_epochs: 1}\n", start)
             model = copy.deepcopy(self._model)
             training = Training(recipe, self._session, precision, model, data, folder)
             timer.attach(training.trainer)

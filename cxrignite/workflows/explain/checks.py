@@ -1,4 +1,4 @@
-"""Whether a run's class activation maps mean anything, measured on its own films."""
+"""Checks of a run's class activation maps, measured on its own films."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +35,13 @@ from cxrignite.functional import (
 from cxrignite.functional.faithfulness import MeanCurves
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers.progress_line import progress_bar
+from cxrignite.runs.evaluation import Estimate
+from cxrignite.runs.map_evaluation import (
+    MapChecks,
+    MaskCheck,
+    PerturbationCheck,
+    PerturbationChecks,
+)
 from cxrignite.runs.scores import SplitScores
 
 _logger = logging.getLogger(__name__)
@@ -80,7 +86,7 @@ class MapProbe:
 
 def check_maps(
     probe: MapProbe, scores: SplitScores, threshold: float, num_films: int, root: Path, seed: int
-) -> tuple[dict[str, Any], dict[str, MeanCurves]]:
+) -> tuple[MapChecks, dict[str, MeanCurves]]:
     """Measure the maps: by what the score does without their pixels, by random weights, by masks.
 
     Maps of what speaks for the positive class are measured on films that are called positive; where
@@ -96,8 +102,8 @@ def check_maps(
         seed: Of the draw and the random maps.
 
     Returns:
-        The figures, ready for JSON, those of the negative class under `against`; and the mean
-        curves by name, those of the negative class with `against_` before it.
+        The checks; and the mean curves by name, those of the negative class with `against_` before
+        it.
 
     Raises:
         UnreadableImageError: A mask cannot be read.
@@ -121,21 +127,24 @@ def _measure(
     others: Sequence[Film],
     masked: tuple[Sequence[Film], Path],
     seed: int,
-) -> tuple[dict[str, Any], dict[str, MeanCurves]]:
-    """The figures and curves of `check_maps`, by films called positive and the others."""
-    figures, curves = _perturb(probe, films, "positive", seed)
-    correlations = [each for part in _parts(films) for each in _correlations(probe, part, seed)]
-    figures["randomization"] = {
-        "rank_correlation": _number(float(np.nanmean(np.concatenate(correlations)))),
-        "num_models": NUM_RANDOM_MODELS,
-    }
+) -> tuple[MapChecks, dict[str, MeanCurves]]:
+    """Return the checks and curves of `check_maps`, by films called positive and the others."""
+    positive, curves = _perturb(probe, films, "positive", seed)
+    parts = [each for part in _parts(films) for each in _correlations(probe, part, seed)]
+    correlation = float(np.nanmean(np.concatenate(parts)))
     masks = _read_masks(probe, *masked)
-    figures["masks"] = _localize(probe, masks) if masks else None
-    figures["against"] = None
+    negative = None
     if others:
-        figures["against"], against = _perturb(probe, others, "negative", seed)
+        negative, against = _perturb(probe, others, "negative", seed)
         curves |= {f"against_{name}": curve for name, curve in against.items()}
-    return figures, curves
+    checks = MapChecks(
+        positive=positive,
+        negative=negative,
+        rank_correlation=correlation if math.isfinite(correlation) else None,
+        num_random_models=NUM_RANDOM_MODELS,
+        masks=_localize(probe, masks) if masks else None,
+    )
+    return checks, curves
 
 
 def _sample(
@@ -168,8 +177,8 @@ def _correlations(probe: MapProbe, films: Sequence[Film], seed: int) -> list[NDA
 
 def _perturb(
     probe: MapProbe, films: Sequence[Film], target: CamTarget, seed: int
-) -> tuple[dict[str, Any], dict[str, MeanCurves]]:
-    """Deletion and insertion by map and by chance: figures and mean curves."""
+) -> tuple[PerturbationChecks, dict[str, MeanCurves]]:
+    """Measure deletion and insertion by map and by chance; also the mean curves."""
     pieces: dict[str, list[tuple[PerturbationCurve, PerturbationCurve]]] = {}
     for number, part in enumerate(_parts(films)):
         images = probe.images([film.path for film in part])
@@ -184,8 +193,8 @@ def _perturb(
             )
             pieces.setdefault(name, []).append((by_map, by_chance))
         probe.advance()
-    figures: dict[str, Any] = {"num_images": len(films)}
-    curves, owners = {}, [film.patient for film in films]
+    figures, curves = {}, {}
+    owners = [film.patient for film in films]
     for name, pairs in pieces.items():
         sides = list(zip(*pairs, strict=True))
         means = [torch.cat([each.score for each in side]).mean(dim=0) for side in sides]
@@ -193,16 +202,16 @@ def _perturb(
         curves[name] = MeanCurves(*(each.double().cpu().numpy() for each in (fraction, *means)))
         by_map_area, by_chance_area = (torch.cat([each.area for each in side]) for side in sides)
         difference = paired_difference(by_map_area, by_chance_area, owners)
-        figures[name] = {
-            "map": float(by_map_area.mean()),
-            "random": float(by_chance_area.mean()),
-            "difference": difference.mean,
-            "interval": [_number(end) for end in difference.interval],
-            # What is left of a film without its pixels: where that scores as high as the film, the
-            # curve of deletion cannot fall, whatever the map.
-            "blank": float(curves[name].by_map[-1 if name == "deletion" else 0]),
-        }
-    return figures, curves
+        is_known = all(map(math.isfinite, difference.interval))
+        figures[name] = PerturbationCheck(
+            by_map=float(by_map_area.mean()),
+            by_chance=float(by_chance_area.mean()),
+            difference=Estimate(
+                difference.mean, by_patient=difference.interval if is_known else None
+            ),
+            blank=float(curves[name].by_map[-1 if name == "deletion" else 0]),
+        )
+    return PerturbationChecks(len(films), **figures), curves
 
 
 def _read_masks(
@@ -228,8 +237,8 @@ def _read_masks(
     return found
 
 
-def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) -> dict[str, Any]:
-    """Whether maps point into the masks, those of the model and those of random models."""
+def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) -> MaskCheck:
+    """Measure how maps lie in the masks, those of the model and those of random models."""
     hits, energy, area = [], [], []
     random_hits, random_energy = [], []
     for start in range(0, len(masked), _BATCH_SIZE):
@@ -248,22 +257,14 @@ def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) ->
             random_energy.append(energy_inside(maps, masks).energy)
         probe.advance()
     hit, share = torch.cat(hits), float(torch.cat(area).mean())
-    low, high = clopper_pearson(int(hit.sum()), len(hit))
     inside_share = float(torch.cat(energy).mean())
-    return {
-        "num_images": len(masked),
-        "pointing_game": float(hit.float().mean()),
-        "pointing_game_interval": [low, high],
-        "energy": inside_share,
-        "area": share,
-        "energy_ratio": inside_share / share,
-        "randomized": {
-            "pointing_game": float(torch.cat(random_hits).float().mean()),
-            "energy_ratio": float(torch.cat(random_energy).mean()) / share,
-        },
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return float(value) if math.isfinite(value) else None
+    return MaskCheck(
+        num_images=len(masked),
+        pointing_game=float(hit.float().mean()),
+        pointing_game_interval=clopper_pearson(int(hit.sum()), len(hit)),
+        energy=inside_share,
+        area=share,
+        energy_ratio=inside_share / share,
+        random_pointing_game=float(torch.cat(random_hits).float().mean()),
+        random_energy_ratio=float(torch.cat(random_energy).mean()) / share,
+    )

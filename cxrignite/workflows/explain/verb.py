@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +25,8 @@ from cxrignite.recipe import Recipe
 from cxrignite.reporting.map_table import map_table
 from cxrignite.reporting.plots import map_figures as figures
 from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.json_codec import to_json
+from cxrignite.runs.map_evaluation import MapChecks, MapEvaluation
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
@@ -124,11 +124,11 @@ class _ExplainedRun:
         self, recipe: Recipe, folder: RunFolder, session: Session, name: str, site: str | None
     ) -> None:
         self.recipe, self.folder, self.session, self.name = recipe, folder, session, name
-        self.decision = folder.read_decision(site)
+        self.rule = folder.read_rule(site)
         best = load_best(folder.best_path)
         self.epoch: int = best["epoch"]
         self.model = build_model(recipe, session.device, best["model"])
-        threshold = self.decision.threshold
+        threshold = self.rule.threshold
         self.threshold = _NO_THRESHOLD if threshold is None else threshold
         self.layer = ""
         self.directory = folder.explain_dir(name)
@@ -179,8 +179,8 @@ class _ExplainedRun:
         if self.session.leads:
             self.clear()
 
-    def measure(self, data: XrayData, scores: SplitScores) -> Mapping[str, Any] | None:
-        """Whether the maps mean anything, with the figure of it; nothing where it is not asked."""
+    def measure(self, data: XrayData, scores: SplitScores) -> MapChecks | None:
+        """Check the maps and draw the figure of it; None if not requested."""
         settings, name = self.recipe.explain, f"faithfulness_{self.name}"
         if not settings.num_measured:
             (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
@@ -199,7 +199,7 @@ class _ExplainedRun:
         keep_figure(self.folder, self.board, name, figure, self.epoch)
         return found
 
-    def publish(self, exporter: GradCAMExporter, faithfulness: Mapping[str, Any] | None) -> None:
+    def publish(self, exporter: GradCAMExporter, checks: MapChecks | None) -> None:
         """Write what holds for all pictures, draw the figure of outcomes, and print a summary."""
         explained, classes = exporter.explanations, self.recipe.data.source.classes
         name = f"grad_cam_{self.name}"
@@ -208,16 +208,16 @@ class _ExplainedRun:
             keep_figure(self.folder, self.board, name, figure, self.epoch)
         else:
             (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
-        content = {
-            "weights_sha256": self.decision.weights_sha256,
-            "method": self.recipe.explain.method,
-            "target_layer": self.layer,
-            "target_class": classes[1],
-            "other_class": classes[0],
-            "threshold": self.threshold,
-            "faithfulness": faithfulness,
-        }
-        about = f"{json.dumps(content, indent=2)}\n".encode()
+        evaluation = MapEvaluation(
+            weights_sha256=self.rule.weights_sha256,
+            method=self.recipe.explain.method,
+            target_layer=self.layer,
+            target_class=classes[1],
+            other_class=classes[0],
+            threshold=self.threshold,
+            checks=checks,
+        )
+        about = to_json(evaluation)
         write_durably(self.unfinished_dir / "explain.json", about)
         table = (self.unfinished_dir / "explain.csv").read_bytes()
         self.folder.files.expect(
@@ -226,7 +226,7 @@ class _ExplainedRun:
         # All at once: pictures of an earlier explanation would be taken for some of this one.
         shutil.rmtree(self.directory, ignore_errors=True)
         self.unfinished_dir.rename(self.directory)
-        sys.stdout.write(f"{map_table(self.name, explained, content)}\n")
+        sys.stdout.write(f"{map_table(self.name, explained, evaluation)}\n")
         _logger.info("written to %s", self.directory)
 
     def _maps(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:

@@ -19,7 +19,8 @@ from cxrignite.engines import BatchScorer
 from cxrignite.errors import NonFiniteError
 from cxrignite.handlers import GracefulStop
 from cxrignite.recipe import Recipe
-from cxrignite.runs.decision import Decision
+from cxrignite.reporting.wording import status
+from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile
@@ -45,7 +46,7 @@ class Unscored:
 def score_films(
     work: Unscored,
     scorer: BatchScorer,
-    decision: Decision,
+    rule: DecisionRule,
     output: PredictionFile,
     drawer: MapDrawer | None,
     recipe: Recipe,
@@ -57,7 +58,7 @@ def score_films(
     Args:
         work: The films.
         scorer: The run's model, with batches of one size.
-        decision: What turns a score into a decision.
+        rule: What turns a score into a decision.
         output: The open table.
         drawer: Draws the maps; null draws none.
         recipe: Names the worker processes.
@@ -89,7 +90,7 @@ def score_films(
     nearly_blank: list[str] = []
 
     def step(engine: Engine, batch: ReadBatch) -> None:
-        rows = _rows(batch, work, scorer, decision, drawer, output.num_rows)
+        rows = _rows(batch, work, scorer, rule, drawer, output.num_rows)
         failures = {work.films[each].name: why for each, why in batch.failures.items()}
         output.append(rows, failures)
         nearly_blank.extend(work.films[each].name for each in batch.nearly_blank)
@@ -109,7 +110,7 @@ def _rows(
     batch: ReadBatch,
     work: Unscored,
     scorer: BatchScorer,
-    decision: Decision,
+    rule: DecisionRule,
     drawer: MapDrawer | None,
     first: int,
 ) -> list[Sequence[Any]]:
@@ -120,8 +121,8 @@ def _rows(
     patients = [work.patient_of(film) for film in films]
     y_score = scorer(batch.images)[0].cpu().double().numpy()
     _check_finite(films, y_score)
-    natural = decision.imbalance.natural(y_score)
-    threshold = decision.threshold
+    natural = rule.imbalance.natural(y_score)
+    threshold = rule.threshold
     rows: list[Sequence[Any]] = [
         (
             film.name,
@@ -131,7 +132,7 @@ def _rows(
             # Decided on the raw score, as everywhere.
             "" if threshold is None else int(score >= threshold),
             "" if threshold is None else repr(threshold),
-            decision.status,
+            status(rule),
         )
         for number, (film, patient, score) in enumerate(
             zip(films, patients, y_score.tolist(), strict=True)

@@ -20,8 +20,9 @@ from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.tables import alarm, indented
+from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.checkpoints import load_best
-from cxrignite.runs.decision import Decision
+from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.terminal import counted
 from cxrignite.workflows.kept_memory import kept_memory
@@ -121,7 +122,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             )
         listing = _list(recipe, request)
         folder = RunFolder(run_dir)
-        decision = folder.read_decision(request.operating_point)
+        rule = folder.read_rule(request.operating_point)
         best = load_best(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
         frozen = folder.read_split(recipe.data.source.root)
@@ -139,11 +140,11 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         layer, drawer = None, None
         if request.draws_maps:
             layer = explained_layer(recipe, model, image_size or (1, 1))
-        kept = _settings(recipe, folder, request, decision, scorer, session, image_size, layer)
+        kept = _settings(recipe, folder, request, rule, scorer, session, image_size, layer)
         columns = (*COLUMNS, *MAP_COLUMNS) if layer else COLUMNS
         output = stack.enter_context(open_output(paths, kept, columns, overwrite=request.overwrite))
         if layer:
-            called_by = _NO_THRESHOLD if decision.threshold is None else decision.threshold
+            called_by = _NO_THRESHOLD if rule.threshold is None else rule.threshold
             drawer = MapDrawer(recipe, model, layer, paths.maps_dir, called_by)
         films = [film for film in listing.films if film.name not in output.names]
         if output.num_rows:
@@ -155,8 +156,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         if films:
             keeps = recipe.trainer.profile == "fast"  # as in `fit`
             with kept_memory(session.device) if keeps else nullcontext():
-                score_films(work, scorer, decision, output, drawer, recipe)
-        sys.stdout.write(_summary(output, decision, paths, num_before, drawer is not None))
+                score_films(work, scorer, rule, output, drawer, recipe)
+        sys.stdout.write(_summary(output, rule, paths, num_before, drawer is not None))
         if output.num_unreadable:
             raise DataError(_complaint(output, len(listing.films), paths))
 
@@ -206,7 +207,7 @@ def _settings(
     recipe: Recipe,
     folder: RunFolder,
     request: Request,
-    decision: Decision,
+    rule: DecisionRule,
     scorer: BatchScorer,
     session: Session,
     image_size: Size | None,
@@ -216,11 +217,11 @@ def _settings(
     return {
         "run": str(folder.root),
         "version": __version__,
-        "weights_sha256": decision.weights_sha256,
+        "weights_sha256": rule.weights_sha256,
         "operating_point": request.operating_point,
-        "chosen_on": decision.chosen_on,
-        "threshold": decision.threshold,
-        "verdict": decision.status or None,
+        "chosen_on": rule.chosen_on,
+        "threshold": rule.threshold,
+        "verdict": status(rule) or None,
         "image_size": image_size,
         "batch_size": scorer.batch_size,
         "precision": scorer.precision.name,
@@ -231,19 +232,19 @@ def _settings(
 
 def _summary(
     output: PredictionFile,
-    decision: Decision,
+    rule: DecisionRule,
     paths: OutputPaths,
     num_before: int,
     has_maps: bool,
 ) -> str:
     """What was done, what it is worth, and where it is."""
     num_films = output.num_rows
-    called = f", {output.num_positive} called positive" if decision.point else ""
+    called = f", {output.num_positive} called positive" if rule.point else ""
     before = f" ({num_before} of them before)" if num_before else ""
     scored = f"{counted(num_films, 'film')} scored{before}{called}"
-    lines = [*alarm(decision.warning), f"{paths.table}: {scored}"]
-    lines.append(indented(decision.describe()))
-    if decision.point:
+    lines = [*alarm(alarm_of_rule(rule)), f"{paths.table}: {scored}"]
+    lines.append(indented(describe_rule(rule)))
+    if rule.point:
         lines.append(
             indented(
                 "this holds for films like those that chose the threshold: `test` on labelled "

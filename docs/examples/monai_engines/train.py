@@ -18,6 +18,7 @@ from cxrignite.handlers import (
     ScoreCollector,
     ThresholdSearch,
 )
+from cxrignite.reporting import describe_point
 
 
 def make_images(num_negative: int, num_positive: int) -> Dataset:
@@ -76,7 +77,7 @@ def main() -> None:
     trainer.run()
     point = search.operating_point
     print(f"trained on {timer.epochs[-1].num_images} images an epoch")
-    print(f"validation: roc_auc {validator.state.metrics['roc_auc']:.3f}, {point.describe()}")
+    print(f"validation: roc_auc {validator.state.metrics['roc_auc']:.3f}, {describe_point(point)}")
 
     rows = [{"path": f"test/{index}.png"} for index in range(len(test))]
     choice = ImageChoice(threshold=point.threshold, kinds=("misses", "most_sure"), max_images=2)

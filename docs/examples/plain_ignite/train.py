@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cxrignite.data import BalancedSampler
 from cxrignite.handlers import EpochTimer, ThresholdSearch
+from cxrignite.reporting import describe_point
 
 NUM_EPOCHS = 4
 
@@ -68,7 +69,7 @@ def main() -> None:
     print(f"positives: {sum(labels)} of {len(labels)}, drawn {sum(drawn)} of {len(drawn)}")
     summary = timer.summary()
     print(f"an epoch: {summary['epoch_seconds']:.2f} s after the first")
-    print(search.operating_point.describe())
+    print(describe_point(search.operating_point))
 
 
 if __name__ == "__main__":

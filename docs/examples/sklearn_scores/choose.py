@@ -12,6 +12,7 @@ from cxrignite.functional import (
     num_negatives_needed,
     select_operating_point,
 )
+from cxrignite.reporting import describe_point
 
 MIN_TNR, CONFIDENCE = 0.95, 0.95
 
@@ -41,7 +42,7 @@ def main() -> None:
         min_threshold=0.1,
         confidence=CONFIDENCE,
     )
-    print(f"chosen:   {point.describe()}")
+    print(f"chosen:   {describe_point(point)}")
 
     found = confusion_at(classifier.predict_proba(x_test)[:, 1], y_test, point.threshold)
     num_negative = found.tn + found.fp

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,15 +20,33 @@ from messages import line_with, missing, refused, sentence_with
 from PIL import Image
 from scipy.stats import binomtest
 
-from cxrignite.errors import CxrIgniteError, RunFolderError
+from cxrignite.errors import CxrIgniteError, DamagedRunError, RunFolderError
+from cxrignite.functional import ImbalanceLedger, Interval, OperatingPoint, ShiftCheck
 from cxrignite.reporting.html import MAX_PAGE_BYTES, misses, write_report
-from cxrignite.reporting.html import page as page_module
 from cxrignite.reporting.html.card import BLANKS
 from cxrignite.reporting.html.map_checks import checks_summary, map_checks
 from cxrignite.reporting.html.misses import MAX_MISSES
-from cxrignite.reporting.html.reading import Record
-from cxrignite.reporting.html.verdict import describe_verdict
-from cxrignite.runs.usability import NOT_USABLE, status_words
+from cxrignite.reporting.wording import NOT_USABLE, check_rule, state_rule
+from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
+from cxrignite.runs.environment import RunStart, RunStarts
+from cxrignite.runs.evaluation import (
+    Calibration,
+    CertificateCheck,
+    Decisions,
+    Estimate,
+    Evaluation,
+    Evaluations,
+    Subgroup,
+)
+from cxrignite.runs.informativeness import Informativeness
+from cxrignite.runs.json_codec import to_json
+from cxrignite.runs.map_evaluation import (
+    MapChecks,
+    MapEvaluation,
+    MaskCheck,
+    PerturbationCheck,
+    PerturbationChecks,
+)
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 SUREST = "test/PNEUMONIA/film 4.png"
@@ -174,128 +193,119 @@ def picture_of(image):
     return Image.open(io.BytesIO(base64.b64decode(image.get("src").partition(",")[2])))
 
 
-def point_of(**changes):
-    return {
-        "threshold": 0.9,
-        "verdict": "certified",
-        "tnr": 0.975,
-        "tpr": 0.9,
-        "num_negative": 80,
-        "num_positive": 60,
-        "num_false_positive": 2,
-        "num_false_negative": 6,
-        "tnr_lower_bound": 0.94,
-        "min_tnr": 0.93,
-        "min_threshold": 0.9,
-        "fp_cost": 2.0,
-        "fn_cost": 1.0,
-        "confidence": 0.95,
-        "num_negatives_needed": 90,
-        "num_negative_patients": 70,
-        "note": "",
-        "not_usable": [],
-        "chosen_on": "calibration",
-        "threshold_natural": 0.978,
-        "imbalance": {
-            "num_negative": 1349,
-            "num_positive": 3883,
-            "prevalence": 0.742,
-            "sampled_prevalence": 0.5,
-            "pos_weight": 0.589,
-            "seen_prevalence": 0.371,
-            "logit_shift": -1.586,
-        },
-        "scaling": {"platt": None, "temperature": None},
-        "weights_sha256": "ab" * 32,
-        **changes,
-    }
+POINT = OperatingPoint(
+    threshold=0.9,
+    verdict="certified",
+    tnr=0.975,
+    tpr=0.9,
+    num_negative=80,
+    num_positive=60,
+    num_false_positive=2,
+    num_false_negative=6,
+    min_tnr=0.93,
+    min_threshold=0.9,
+    fp_cost=2.0,
+    fn_cost=1.0,
+    confidence=0.95,
+    num_negative_patients=70,
+    tnr_lower_bound=0.94,
+    num_negatives_needed=90,
+)
+LEDGER = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+RULE = DecisionRule("PNEUMONIA", POINT, "calibration", LEDGER, "ab" * 32)
+USELESS = Informativeness(60, 6, -0.01, Interval(-0.1, 0.08), 0.43, Interval(0.4, 0.52))
 
 
-def decisions_of(threshold, tn, fp, fn, tp):
-    rates = {"tnr": tn / (tn + fp), "tpr": tp / (tp + fn), "ppv": tp / (tp + fp), "npv": 0.8}
-    return {
-        "threshold": threshold,
-        **{"tn": tn, "fp": fp, "fn": fn, "tp": tp},
-        **rates,
-        "balanced_accuracy": 0.85,
-        "accuracy": 0.84,
-        "intervals": {"tnr": [0.71, 0.91], "tpr": [0.81, 0.96]},
-        "patient_intervals": {"tnr": [0.7, 0.92], "balanced_accuracy": [0.8, 0.9]},
-    }
+def rule_of(**changes):
+    """The rule with other fields, of its own or of its operating point."""
+    own = {field.name for field in fields(DecisionRule)}
+    point = replace(POINT, **{key: value for key, value in changes.items() if key not in own})
+    return replace(
+        RULE, **{"point": point, **{key: value for key, value in changes.items() if key in own}}
+    )
 
 
-def metrics_of(point, **changes):
-    scale = {"brier": 0.1, "log_loss": 0.3, "ece": 0.05}
-    scale |= {"calibration_slope": 0.8, "calibration_intercept": -0.2, "bins": []}
-    scale["patient_intervals"] = {"brier": [0.08, 0.12]}
-    return {
-        "num_images": 110,
-        "num_negative": 50,
-        "num_positive": 60,
-        "num_patients": 90,
-        "roc_auc": 0.96,
-        "average_precision": 0.97,
-        "intervals": {"roc_auc": [0.93, 0.98]},
-        "patient_intervals": {"roc_auc": [0.92, 0.985]},
-        "at_half": decisions_of(0.5, 35, 15, 2, 58),
-        "at_threshold": decisions_of(0.9, 48, 2, 6, 54) | {"intervals": {"tnr": [0.86, 0.995]}},
-        "operating_point": point,
-        "calibration": {"raw": scale, "natural": None},
-        "subgroups": [
-            {
-                "attribute": "subgroup",
-                "value": "virus",
-                "num_images": 30,
-                "num_negative": 0,
-                "num_positive": 30,
-                "num_patients": 25,
-                "tnr": None,
-                "tpr": 0.9,
-                "roc_auc": None,
-                "intervals": {"tpr": [0.73, 0.98]},
-            }
-        ],
-        "shift": None,
-        "certificate": None,
-        "num_looks": 1,
-        **changes,
-    }
+def decisions_of(threshold, tn, fp, fn, tp, tnr=None):
+    return Decisions(
+        threshold,
+        *(tn, fp, fn, tp),
+        tnr=tnr or Estimate(tn / (tn + fp), Interval(0.71, 0.91), Interval(0.7, 0.92)),
+        tpr=Estimate(tp / (tp + fn), Interval(0.81, 0.96)),
+        ppv=Estimate(tp / (tp + fp)),
+        npv=Estimate(0.8),
+        balanced_accuracy=Estimate(0.85, None, Interval(0.8, 0.9)),
+        accuracy=Estimate(0.84),
+    )
 
 
-VOID = {
-    "verdict": "certified",
-    "min_tnr": 0.93,
-    "confidence": 0.95,
-    "observed_tnr": 0.7,
-    "interval": [0.55, 0.82],
-    "is_contradicted": True,
-    "is_void": True,
-    "reasons": ["the observed TNR lies below what was certified"],
-}
-SHIFT = {
-    "roc_auc": 0.887,
-    "interval": [0.85, 0.918],
-    "num_reference": 80,
-    "num_films": 50,
-    "is_detected": True,
-}
+def evaluation_of(rule=RULE, tnr=None, **changes):
+    """An evaluation with other fields, and with another TNR at the threshold."""
+    brier = Estimate(0.1, by_patient=Interval(0.08, 0.12))
+    scale = Calibration(brier, *map(Estimate, (0.3, 0.05, 0.8, -0.2)), bins=())
+    tnr = tnr or Estimate(0.96, Interval(0.86, 0.995))
+    virus = Subgroup(
+        *("subgroup", "virus", 30, 0, 30, 25),
+        *(Estimate(None), Estimate(0.9, Interval(0.73, 0.98)), Estimate(None)),
+    )
+    evaluation = Evaluation(
+        rule=rule,
+        num_images=110,
+        num_negative=50,
+        num_positive=60,
+        num_patients=90,
+        roc_auc=Estimate(0.96, Interval(0.93, 0.98), Interval(0.92, 0.985)),
+        average_precision=Estimate(0.97),
+        at_half=decisions_of(0.5, 35, 15, 2, 58),
+        at_threshold=decisions_of(rule.threshold, 48, 2, 6, 54, tnr) if rule.point else None,
+        calibration={"raw": scale},
+        subgroups=(virus,),
+        informativeness=None,
+        num_evaluations=1,
+    )
+    return replace(evaluation, **changes)
 
 
-FAITHFULNESS = {
-    "num_images": 32,
-    "deletion": {"map": 0.41, "random": 0.62, "difference": -0.21, "interval": [-0.25, -0.17]},
-    "insertion": {"map": 0.8, "random": 0.7, "difference": 0.1, "interval": [0.05, 0.15]},
-    "randomization": {"rank_correlation": 0.05, "num_models": 5},
-    "masks": {
-        "num_images": 120,
-        "pointing_game": 0.9,
-        "pointing_game_interval": [0.83, 0.94],
-        "energy": 0.5,
-        "area": 0.05,
-        "energy_ratio": 10.2,
-        "randomized": {"pointing_game": 0.06, "energy_ratio": 1.1},
-    },
-}
+CHECK = CertificateCheck(
+    tnr=Estimate(0.7, Interval(0.55, 0.82)),
+    tnr_by_patient=Estimate(0.71, Interval(0.56, 0.83)),
+    is_below_certificate=False,
+    is_below_min_tnr=False,
+    is_shifted=False,
+    is_certified=True,
+)
+VOID = replace(CHECK, is_below_certificate=True, is_below_min_tnr=True)
+SHIFTED = replace(CHECK, is_shifted=True)
+SHIFT = ShiftCheck(0.887, Interval(0.85, 0.918), 80, 50, 70, 45, is_detected=True)
+
+
+def perturbation(by_map, by_chance, low, high):
+    difference = Estimate(by_map - by_chance, by_patient=Interval(low, high))
+    return PerturbationCheck(by_map, by_chance, difference, blank=0.1)
+
+
+MAP_CHECKS = MapChecks(
+    PerturbationChecks(
+        32, perturbation(0.41, 0.62, -0.25, -0.17), perturbation(0.8, 0.7, 0.05, 0.15)
+    ),
+    negative=None,
+    rank_correlation=0.05,
+    num_random_models=5,
+    masks=MaskCheck(120, 0.9, Interval(0.83, 0.94), 0.5, 0.05, 10.2, 0.06, 1.1),
+)
+
+
+START = RunStart(
+    command=("cxrignite", "fit"),
+    cxrignite="0.1.0",
+    python="3.11.7",
+    platform="Linux",
+    packages={"torch": "2.14.1"},
+    num_threads=2,
+    git_revision=None,
+    device="cpu",
+    precision="fp32",
+    num_processes=1,
+)
 
 
 class Run:
@@ -304,7 +314,7 @@ class Run:
     def __init__(self, root):
         self.root = root / "run"
         self.films_root = root / "films"
-        self.point = point_of()
+        self.rule = RULE
         rows = [self._film("train", label, number) for label in (0, 1) for number in range(4)]
         self.scored = []
         for label, number in itertools.product((0, 1), range(6)):
@@ -316,12 +326,10 @@ class Run:
         self.films = rows
         self.write_split()
         self.write_predictions("test", self.scored)
-        self.json("operating_point.json", self.point)
+        self.write_rule(RULE)
         for name in ("val", "calibration", "test"):
-            self.json(f"metrics/{name}.json", metrics_of(self.point))
-        start = {"cxrignite": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.14.1"}}
-        start |= {"command": ["cxrignite", "--run_dir", str(self.root)], "device": "cpu"}
-        self.json("environment.json", {"starts": [start]})
+            self.evaluate(name)
+        self.write_starts(START)
         best = {"epoch": 2, "metric": "val_roc_auc", "score": 0.97, "size": 1, "sha256": "ab" * 32}
         self.json("checkpoints/best.json", best)
         self.csv("history.csv", ["epoch", "loss", "epoch_seconds"], [(1, 0.5, 15), (2, 0.3, 17)])
@@ -377,6 +385,24 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), encoding="utf-8")
 
+    def result(self, name, result):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(to_json(result))
+
+    def write_rule(self, rule):
+        site = rule.chosen_on not in ("val", "calibration")
+        name = f"operating_points/{rule.chosen_on}.json" if site else "operating_point.json"
+        self.result(name, DecisionRules((rule,)))
+
+    def write_starts(self, *starts):
+        self.result("environment.json", RunStarts(starts))
+
+    def evaluate(self, name="test", rule=None, **changes):
+        evaluation = evaluation_of(rule or self.rule, **changes)
+        self.result(f"metrics/{name}.json", Evaluations((evaluation,)))
+        return evaluation
+
     def damage(self, name, content):
         """Give a file another content; None takes it away."""
         path = self.root / name
@@ -387,11 +413,11 @@ class Run:
         Image.fromarray(pixels).save(path, "PNG")
 
     def decide(self, **changes):
-        """Another operating point, in its own file and in the figures of every set of films."""
-        self.point = point_of(**changes)
-        self.json("operating_point.json", self.point)
+        """Another operating point, in its own file and in the evaluation of every set of films."""
+        self.rule = rule_of(**changes)
+        self.result("operating_point.json", DecisionRules((self.rule,)))
         for path in (self.root / "metrics").glob("*.json"):
-            self.json(f"metrics/{path.name}", metrics_of(self.point))
+            self.evaluate(path.stem)
 
     def explain(self, rows=None, *, name="test", **changes):
         """What `explain` leaves: a map of every film that was scored, all of them red."""
@@ -402,8 +428,10 @@ class Run:
 
     def write_about(self, name="test", **changes):
         about = {"weights_sha256": "ab" * 32, "method": "grad_cam", "target_layer": "backbone.4"}
-        about |= {"target_class": "PNEUMONIA", "threshold": 0.9, "faithfulness": None}
-        self.json(f"explain/{name}/explain.json", about | changes)
+        about |= {"target_class": "PNEUMONIA", "other_class": "NORMAL", "threshold": 0.9}
+        self.result(
+            f"explain/{name}/explain.json", MapEvaluation(**{**about, "checks": None, **changes})
+        )
 
     def overlay(self, file, colour, name="test"):
         self.picture(self.root / "explain" / name / file, np.full((32, 32, 3), colour, np.uint8))
@@ -432,12 +460,12 @@ def run(tmp_path):
 
 def test_each_state_of_the_threshold_has_a_title_of_its_own(run):
     pages = [run.page()]
-    run.json("metrics/test.json", metrics_of(run.point, certificate=VOID))
+    run.evaluate(certificate=VOID)
     pages.append(run.page())
     for verdict in ("empirical", "infeasible"):
         run.decide(verdict=verdict)
         pages.append(run.page())
-    run.json("operating_point.json", None)
+    run.decide(point=None)
     pages.append(run.page())
     states, titles = zip(*(page.state for page in pages), strict=True)
     assert states == ({"certified"}, {"certified", "void"}, {"empirical"}, {"infeasible"}, {"none"})
@@ -455,7 +483,7 @@ def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(ru
     line_with(promised, "95 %")
     assert of_sensitivity
     assert not re.search(r"\d", line_with(of_sensitivity))
-    line_with(page.tiles[0][1], "0.9780")
+    line_with(page.tiles[0][1], f"{RULE.natural_threshold:.4f}")
     assert page.cautions == page.complaints == page.notes == []
 
 
@@ -488,13 +516,8 @@ def test_an_infeasible_threshold_says_how_many_negatives_are_missing(run):
     assert "Certified" not in page.text
 
 
-@pytest.mark.parametrize("point", [None, point_of(threshold=None), {"verdict": "certified"}, {}])
-def test_without_a_threshold_only_decisions_at_one_half_are_shown(run, point):
-    run.json("operating_point.json", point)
-    figures = metrics_of(None)
-    del figures["at_threshold"], figures["operating_point"]
-    for name in ("val", "calibration", "test"):
-        run.json(f"metrics/{name}.json", figures)
+def test_without_a_threshold_only_decisions_at_one_half_are_shown(run):
+    run.decide(point=None)
     page = run.page()
     assert page.state[0] == {"none"}
     assert page.tiles == []
@@ -506,53 +529,55 @@ def test_without_a_threshold_only_decisions_at_one_half_are_shown(run, point):
     line_with(words(page.section("misses").find("p")), "0.5000")
 
 
+def caution_of(name, evaluation):
+    """What the page has to say of an evaluation that speaks against the threshold."""
+    statement = check_rule(name, evaluation)
+    return [statement.title, *statement.text.split(". "), *statement.reasons]
+
+
 def test_a_contradicted_certificate_is_told_before_any_figure(run):
     limits = run.page().limits
-    run.json("metrics/test.json", metrics_of(run.point, certificate=VOID, shift=SHIFT))
+    evaluation = run.evaluate(certificate=VOID)
     page = run.page()
     assert page.state[0] == {"certified", "void"}
     (caution,) = page.cautions
-    seen = ["96.0 %", "86.0 to 99.5 %"]
-    line_with(caution, "certificate", "test", *seen, "93 %", VOID["reasons"][0])
+    line_with(caution, "certificate", "test", "0.710 (0.560 to 0.830)", "0.940", "0.93", "95 %")
+    assert missing(caution, caution_of("test", evaluation)) == []
     boxes = [element.get("class") for element in page.root.find("body/main")]
     assert boxes.index("caution") < boxes.index("tiles")
-    line_with(page.observations["test"][-1], VOID["reasons"][0])
+    line_with(page.observations["test"][-1], "certificate")
     assert page.limits[:-1] == limits
     line_with(page.limits[-1], "certificate")
 
 
 def test_a_certificate_is_void_for_films_of_another_kind_without_being_contradicted(run):
-    judged = VOID | {"is_contradicted": False, "reasons": []}
-    run.json("metrics/test.json", metrics_of(run.point, certificate=judged, shift=SHIFT))
+    run.evaluate(certificate=SHIFTED, shift=SHIFT)
     page = run.page()
     assert page.state[0] == {"certified", "void"}
     (caution,) = page.cautions
-    line_with(caution, "certificate", "test", "93 %", "AUC", "0.89", "0.85 to 0.92")
+    line_with(caution, "certificate", "test", "0.93", "AUC", "0.887", "0.850 to 0.918")
     line_with(page.observations["test"][-1])
 
 
 def test_where_nothing_was_certified_no_certificate_is_called_void(run):
     run.decide(verdict="empirical", confidence=None)
-    judged = VOID | {"verdict": "empirical", "is_void": False}
-    figures = metrics_of(run.point, certificate=judged, shift=SHIFT)
-    figures["at_threshold"] |= {"tnr": 0.7, "intervals": {"tnr": [0.55, 0.82]}}
-    run.json("metrics/test.json", figures)
+    judged = replace(CHECK, is_below_min_tnr=True, is_shifted=True, is_certified=False)
+    tnr = Estimate(0.7, Interval(0.55, 0.82))
+    run.evaluate(tnr=tnr, certificate=judged, shift=SHIFT)
     page = run.page()
     assert page.state[0] == {"empirical"}
-    lower, unlike = page.cautions
-    line_with(lower, "test", "70.0 %", "55.0 to 82.0 %", "93 %")
-    line_with(unlike, "test", "AUC", "0.89", "0.85 to 0.92")
-    for told in (lower, unlike, page.observations["test"][-1]):
+    (caution,) = page.cautions
+    line_with(caution, "test", "0.700 (0.550 to 0.820)", "0.93", "AUC", "0.887")
+    for told in (caution, page.observations["test"][-1]):
         assert "certifi" not in told.lower()
 
 
 def test_a_sites_void_certificate_leaves_the_runs_own_as_it_is(run):
-    figures = metrics_of(point_of(threshold=0.95, chosen_on="site-a"), certificate=VOID)
-    run.json("metrics/test-site-a.json", figures)
+    run.evaluate("test@site-a", rule_of(threshold=0.95, chosen_on="site-a"), certificate=VOID)
     page = run.page()
     (caution,) = page.cautions
-    line_with(caution, "certificate", "test-site-a")
-    line_with(page.observations["test-site-a"][-1], "site-a", VOID["reasons"][0])
+    line_with(caution, "certificate", "test@site-a", "site-a")
+    line_with(page.observations["test@site-a"][-1], "site-a", "certificate")
     assert page.state[0] == {"certified"}
     line_with(page.sentence, "95 %")
 
@@ -565,36 +590,30 @@ def test_a_threshold_of_other_weights_is_told(run):
 
 
 def test_a_shift_alone_is_a_warning_of_its_own(run):
-    run.json("metrics/test.json", metrics_of(run.point, shift=SHIFT))
+    run.decide(verdict="empirical", confidence=None)
+    judged = replace(SHIFTED, is_certified=False)
+    run.evaluate(certificate=judged, shift=SHIFT)
     page = run.page()
-    assert page.state[0] == {"certified"}
+    assert page.state[0] == {"empirical"}
     (caution,) = page.cautions
-    line_with(caution, "test", "AUC", "0.89", "0.85 to 0.92")
-    run.json("metrics/test.json", metrics_of(run.point, shift={**SHIFT, "is_detected": False}))
+    line_with(caution, "AUC", "0.887", "0.850 to 0.918")
+    run.evaluate(certificate=replace(judged, is_shifted=False), shift=SHIFT)
     assert run.page().cautions == []
 
 
-def test_less_than_was_asked_for_warns_once_chance_is_no_excuse(run):
+def test_less_than_was_asked_for_is_read_by_its_interval(run):
     run.decide(verdict="empirical", confidence=None)
     readings = []
-    for tnr, ends, num_cautions in (
-        (0.85, [0.70, 0.9299], 1),
-        (0.85, [0.70, 0.93], 0),
-        (0.93, [0.70, 0.96], 0),
-    ):
-        figures = metrics_of(run.point)
-        figures["at_threshold"] |= {"tnr": tnr, "intervals": {"tnr": ends}}
-        run.json("metrics/test.json", figures)
-        page = run.page()
-        readings.append(line_with(page.observations["test"][-1], "93 %"))
-        assert len(page.cautions) == num_cautions
+    for tnr, *ends in ((0.85, 0.70, 0.9299), (0.85, 0.70, 0.93), (0.93, 0.70, 0.96)):
+        run.evaluate(tnr=Estimate(tnr, Interval(*ends)))
+        readings.append(line_with(run.page().observations["test"][-1], "93 %"))
     assert len(set(readings)) == 3
 
 
 def test_figures_of_another_threshold_are_called_stale_but_a_sites_own_threshold_is_not(run):
-    run.json("metrics/site-a.json", metrics_of(point_of(threshold=0.95, chosen_on="site-a")))
+    run.evaluate("site-a", rule_of(threshold=0.95, chosen_on="site-a"))
     assert run.page().cautions == []
-    run.json("metrics/test.json", metrics_of(point_of(threshold=0.97)))
+    run.evaluate("test", rule_of(threshold=0.97))
     (caution,) = run.page().cautions
     line_with(caution, "test", "0.9700", "0.9000")
 
@@ -625,23 +644,19 @@ def test_a_run_without_test_films_says_that_there_is_no_test_split(run):
 
 
 def test_sites_show_their_own_operating_point(run):
-    site = point_of(threshold=0.953, chosen_on="site-a", verdict="infeasible")
-    run.json("operating_points/site-a.json", site)
+    site = rule_of(threshold=0.953, chosen_on="site-a", verdict="infeasible")
+    run.write_rule(site)
     page = run.page()
     main = list(page.root.find("body/main"))
     (heading,) = (element for element in main if element.tag == "h3")
-    line_with(words(heading), "site-a", describe_verdict(Record(site), CLASSES).title)
+    line_with(words(heading), "site-a", state_rule(site, CLASSES, {}).title)
     sentence, *_, threshold = [words(p) for p in main[main.index(heading) :] if p.tag == "p"]
     line_with(sentence, "80", "NORMAL", "70", "patients", "site-a")
     line_with(threshold, "0.9530")
     assert page.state[0] == {"certified"}
 
 
-def test_every_decision_has_its_interval_also_in_runs_that_kept_none(run):
-    content = metrics_of(run.point)
-    for key in ("at_half", "at_threshold"):
-        del content[key]["intervals"], content[key]["patient_intervals"]
-    run.json("metrics/test.json", content)
+def test_every_decision_has_its_interval(run):
     page = run.page()
 
     def share_of(count, rest):
@@ -661,10 +676,6 @@ def test_every_decision_has_its_interval_also_in_runs_that_kept_none(run):
         ]
         for tn, fp, fn, tp in ((35, 15, 2, 58), (48, 2, 6, 54))
     ]
-    tnr, tpr, ppv, *_ = [row[1] for row in page.section("decisions").findall("table/tbody/tr")]
-    for cell, counts in ((tnr, (35, 15)), (tpr, (58, 2)), (ppv, (58, 15))):
-        share, interval = share_of(*counts)
-        assert missing(words(cell), [share, interval]) == []
 
 
 def test_intervals_that_were_kept_are_shown_by_film_and_by_patient(run):
@@ -757,12 +768,11 @@ def test_the_passport_counts_patients_and_finds_those_on_two_sides(run):
 def test_what_the_class_balance_did_is_two_plain_sentences(run):
     first, second = map(words, run.page().section("imbalance").findall("p"))
     line_with(first, "74.2 %", "PNEUMONIA", "50.0 %", "0.589", "37.1 %")
-    line_with(second, "\N{MINUS SIGN}1.586", "0.9000", "0.9780")
+    line_with(second, "\N{MINUS SIGN}1.587", "0.9000", f"{RULE.natural_threshold:.4f}")
 
 
 def test_a_loss_that_is_not_known_gives_no_natural_probability(run):
-    ledger = point_of()["imbalance"] | {"pos_weight": None, "logit_shift": None}
-    run.decide(imbalance=ledger | {"seen_prevalence": None}, threshold_natural=None)
+    run.decide(imbalance=replace(LEDGER, pos_weight=None))
     page = run.page()
     first, second = map(words, page.section("imbalance").findall("p"))
     line_with(first, "74.2 %", "50.0 %")
@@ -824,9 +834,8 @@ def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
     run.recipe["data"]["image_size"] = [64, 48]
     run.recipe["trainer"]["accumulation_steps"] = 2
     run.write_recipe()
-    start = {"packages": {"torch": "2.14.1"}, "processes": 3}
-    starts = [start | {"device": "cuda"}, start | {"device": "cpu"}]
-    run.json("environment.json", {"starts": starts})
+    start = replace(START, num_processes=3)
+    run.write_starts(replace(start, device="cuda"), start)
     page = run.page()
     card = {
         words(name).partition(",")[0]: words(text)
@@ -850,7 +859,7 @@ def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
     name = "test/NORMAL/\"quoted\" & 'quoted' <b>.png"
     run.write_predictions("test", [(name, "<i>p</i>", 0, 0.99, "", "")])
     run.picture(run.films_root / name, np.zeros((9, 9), np.uint8))
-    run.decide(verdict="empirical", note="<script>alert(3)</script>", chosen_on="<u>")
+    run.decide(verdict="empirical", note="<script>alert(3)</script>")
     page = run.page()
     assert {"script", "i", "u"}.isdisjoint(page.tags)
     assert not any(key.startswith("on") for key, _ in page.attributes)
@@ -866,12 +875,7 @@ def test_a_file_name_that_is_not_utf_8_does_not_stop_the_report(run):
 
 
 def test_no_folder_of_this_machine_stands_in_the_page(run, tmp_path):
-    (run.root / "split.csv").write_text("nonsense")
-    (run.root / "metrics" / "val.json").write_text("{")
     page = run.page()
-    (complaints,) = page.complaints
-    line_with("\n".join(complaints), "split.csv")
-    line_with("\n".join(complaints), "metrics/val.json")
     assert str(tmp_path) not in page.source
     assert "secret" not in page.source
 
@@ -888,79 +892,30 @@ def test_the_page_asks_for_nothing_and_runs_nothing(run):
     assert {place[1:] for place in places if place.startswith("#")} <= targets
 
 
-DAMAGE = (
-    b"",
-    b"\x00\xff\xfe",
-    b"{",
-    b"[1, 2]",
-    b'"text"',
-    b"null",
-    b"[" * 100_000,
-    b'{"at_threshold": 3, "at_half": {"tn": "x", "tnr": NaN, "fp": -1, "fn": 1e999, "tp": 1.5},'
-    b' "subgroups": [1, {"tnr": "a"}], "operating_point": [], "certificate": "c",'
-    b' "roc_auc": true, "intervals": {"roc_auc": [1, "b"]}, "num_images": 1%s,'
-    b' "imbalance": 2, "verdict": 5, "threshold": {}, "starts": {"a": 1}, "data": 4,'
-    b' "model": [[{}]], "trainer": "t"}' % (b"0" * 400),
-)
+DAMAGE = (b"", b"\x00\xff\xfe", b"{", b"[1, 2]", b'"text"', b"[" * 100_000, b'{"format": 9}')
 FILES = (
     "recipe.yaml",
     "environment.json",
     "checkpoints/best.json",
     "operating_point.json",
     "metrics/test.json",
-    "metrics/val.json",
     "history.csv",
     "split.csv",
     "predictions/test.csv",
-    "figures/roc_test.png",
+    "explain/test/explain.json",
+    "explain/test/explain.csv",
 )
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_or_missing_file_costs_its_own_part_of_the_page_and_no_more(run, name):
-    for damage in (*DAMAGE, *([None] if name != "history.csv" else [])):
+def test_a_damaged_file_is_refused_by_its_name(run, name):
+    run.explain()
+    for damage in DAMAGE:
+        if name == "recipe.yaml" and damage == DAMAGE[-1]:
+            continue  # a recipe has no format
         run.damage(name, damage)
-        assert run.page().section("card") is not None
-
-
-def test_damaged_figures_are_named_and_not_taken_for_a_run_that_was_not_tested(run):
-    (run.root / "metrics" / "test.json").write_text('{"num_images": 3')
-    page = run.page()
-    ((_, complaint),) = page.complaints
-    line_with(complaint, "metrics/test.json")
-    assert page.notes == []
-    assert "test" not in page.observations
-
-
-@pytest.mark.parametrize("name", ["metrics/test.json", "operating_point.json"])
-def test_any_key_may_be_absent(run, name, monkeypatch):
-    """Every key of a JSON file is dropped once, and its value once replaced by a string."""
-
-    def leaves(tree, path=()):
-        for key, value in tree.items():
-            yield (*path, key)
-            if isinstance(value, dict):
-                yield from leaves(value, (*path, key))
-
-    monkeypatch.setattr(page_module, "write_durably", lambda path, data: None)
-    content = {
-        "metrics/test.json": metrics_of(run.point, certificate=VOID, shift=SHIFT),
-        "operating_point.json": run.point,
-    }[name]
-    num_pages = 0
-    for path in leaves(content):
-        for value in (None, "strange"):
-            copy = json.loads(json.dumps(content))
-            parent = copy
-            for key in path[:-1]:
-                parent = parent[key]
-            del parent[path[-1]]
-            if value is not None:
-                parent[path[-1]] = value
-            run.json(name, copy)
-            write_report(run.root, source_root=Path("/nowhere"))
-            num_pages += 1
-    assert num_pages > 50
+        with refused(DamagedRunError, Path(name).name):
+            run.page()
 
 
 def noise(*shape):
@@ -1112,16 +1067,12 @@ def test_the_maps_are_those_of_the_films_that_the_page_shows(run):
 
 
 def test_maps_of_other_weights_are_left_out_until_they_are_made_again(run):
-    complaints = []
-    for digest in ("ef" * 32, None):
-        run.explain(weights_sha256=digest, faithfulness={"num_images": 3})
-        page = run.page()
-        assert page.num_jpegs == 6
-        assert checks_of(page) is None
-        ((_, complaint),) = page.complaints
-        complaints.append(line_with(complaint, "explain/test/explain.json", "`explain`"))
-    assert missing(complaints[0], ["operating_point.json"]) == []
-    assert missing(complaints[1], ["operating_point.json"]) != []
+    run.explain(weights_sha256="ef" * 32, checks=MAP_CHECKS)
+    page = run.page()
+    assert page.num_jpegs == 6
+    assert checks_of(page) is None
+    ((_, complaint),) = page.complaints
+    line_with(complaint, "explain/test", "`explain`", "operating_point.json")
     run.explain()
     (run.root / "operating_point.json").unlink()  # nothing says of which weights the run is
     assert run.page().num_jpegs == 6
@@ -1132,7 +1083,7 @@ def assert_that_the_surest_miss_lost_its_map(page):
     assert len(page.gallery[SUREST]) == 1
     assert page.num_jpegs == 11
     ((_, complaint),) = page.complaints
-    line_with(complaint, "explain/test/explain.csv", 1)
+    line_with(complaint, "explain/test", 1)
 
 
 OUTSIDE = (
@@ -1169,21 +1120,11 @@ def test_a_damaged_overlay_costs_itself_and_is_complained_of(run, kind):
     assert_that_the_surest_miss_lost_its_map(run.page())
 
 
-@pytest.mark.parametrize("raw_max", ["", "warm", "nan", "inf", -1])
-def test_a_row_that_does_not_say_whether_its_map_is_empty_is_left_out(run, raw_max):
+@pytest.mark.parametrize("raw_max", ["", "warm"])
+def test_a_row_that_does_not_say_whether_its_map_is_empty_is_damage(run, raw_max):
     run.explain(run.map_rows(raw_max=raw_max))
-    assert_that_the_surest_miss_lost_its_map(run.page())
-
-
-@pytest.mark.parametrize("name", ["explain/test/explain.csv", "explain/test/explain.json"])
-def test_a_damaged_or_missing_list_of_maps_costs_the_maps_and_is_complained_of(run, name):
-    run.explain()
-    for damage in (*DAMAGE, None):
-        run.damage(name, damage)
-        page = run.page()
-        assert page.num_jpegs == 6
-        (complaints,) = page.complaints
-        assert any(not missing(complaint, [name]) for complaint in complaints)
+    with refused(DamagedRunError, "explain.csv"):
+        run.page()
 
 
 def test_what_explain_wrote_is_text_and_nothing_else(run):
@@ -1194,32 +1135,25 @@ def test_what_explain_wrote_is_text_and_nothing_else(run):
 
 
 def test_whether_the_maps_mean_anything_is_told_before_the_first_of_them(run):
-    run.explain(faithfulness=FAITHFULNESS)
+    run.explain(checks=MAP_CHECKS)
     page = run.page()
     section = list(page.section("misses"))
     table = section.index(checks_of(page))
     assert table < [element.tag for element in section].index("ul")
     told = words(section[table - 1])
     line_with(told, "maps", "32", "120")
-    assert told.startswith(checks_summary(map_checks(Record(FAITHFULNESS))))
+    assert told.startswith(checks_summary(map_checks(MAP_CHECKS)))
     _, *checks = rows_of(checks_of(page))
     assert len(checks) == 5
     assert missing(checks[0][2], ["0.620"]) == []
 
 
 def test_maps_that_nobody_measured_are_said_to_be_so(run):
-    run.explain(faithfulness=None)
+    run.explain(checks=None)
     page = run.page()
     assert checks_of(page) is None
     _, _, told = page.section("misses").findall("p")
     line_with(words(told), "maps")
-
-
-def test_any_figure_of_the_maps_may_be_absent_or_strange(run):
-    run.explain()
-    for block, strange in itertools.product(FAITHFULNESS, (None, "text", [], {}, 10**400, True)):
-        run.write_about(faithfulness={**FAITHFULNESS, block: strange})
-        assert checks_of(run.page(source_root=Path("/nowhere"))) is not None
 
 
 @pytest.mark.usefixtures("_equal_pictures_are_made_once")
@@ -1303,7 +1237,7 @@ def browser():
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run, browser, width):
-    run.explain(run.map_rows(raw_max=0), faithfulness=FAITHFULNESS)
+    run.explain(run.map_rows(raw_max=0), checks=MAP_CHECKS)
     path = write_report(run.root)
     seconds = []
     for _ in range(3):
@@ -1325,15 +1259,15 @@ def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run
 
 @pytest.mark.parametrize("told_by", ["films that chose it", "the test films"])
 def test_a_threshold_that_is_not_usable_is_told_first_and_everywhere(run, told_by):
-    by_chosen, by_test = told_by != "the test films", told_by == "the test films"
-    run.decide(not_usable=["a REASON"] * by_chosen)
-    run.json("metrics/test.json", metrics_of(run.point, not_usable=["a REASON"] * by_test))
+    by_test = told_by == "the test films"
+    run.decide(informativeness=None if by_test else USELESS)
+    run.evaluate(informativeness=USELESS if by_test else None)
     page = run.page()
     assert "unusable" in page.state[0]
-    assert page.state[1].startswith(status_words("certified", ["a REASON"]).capitalize())
+    assert page.state[1].startswith(NOT_USABLE.capitalize())
     first = words(page.root.find("body/main/section/p[@class='unusable']"))
-    line_with(first, "calibration" if by_chosen else "test", "a REASON")
+    line_with(first, "test" if by_test else "calibration", "AUC", "0.430")
     line_with(page.limits[0], NOT_USABLE)
-    assert status_words("certified", ["a REASON"]) in words(page.section("card"))
+    assert by_test or f"{NOT_USABLE} (certified)" in words(page.section("card"))
     assert not by_test or NOT_USABLE in page.observations["test"][-1]
     line_with(page.sentence, "95 %", "93 %", "NORMAL")

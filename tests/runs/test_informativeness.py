@@ -1,7 +1,7 @@
 """A threshold that finds nothing is called so first, wherever its status is shown."""
 
 import csv
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +9,13 @@ from messages import line_with, unwrapped
 
 from cxrignite.cli import run
 from cxrignite.data import Film
-from cxrignite.runs.run_files import RunFiles
+from cxrignite.functional import Interval
+from cxrignite.reporting.wording import NOT_USABLE, reasons_not_usable, status
+from cxrignite.runs.decision_rule import DecisionRules
+from cxrignite.runs.informativeness import Informativeness, measure_informativeness
+from cxrignite.runs.json_codec import to_json
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.runs.usability import NOT_USABLE, status_words, why_not_usable
-
-STATUS = status_words("certified", ["a reason"])
 
 
 def scored(y_score, y_true, per_patient=1):
@@ -32,30 +34,34 @@ def separated(strength, number=118, per_patient=1):
     return scored(1 / (1 + np.exp(-(strength * y_true + noise))), y_true, per_patient)
 
 
+def reasons(scores, threshold):
+    return reasons_not_usable(measure_informativeness(scores, threshold), "SICK")
+
+
 def test_a_threshold_that_finds_no_positive_is_not_usable_and_says_of_how_many():
     scores = separated(-0.3)
     highest = float(scores.y_score.max())
-    none_found, area = why_not_usable(scores, np.nextafter(highest, 1))
+    none_found, area = reasons(scores, np.nextafter(highest, 1))
     line_with(none_found, 118, "SICK")
     line_with(area, "AUC", "0.5")
 
 
 def test_a_good_ranking_with_a_useless_threshold_is_told_by_youdens_j():
     scores = separated(2.0)
-    [reason] = why_not_usable(scores, float(np.sort(scores.y_score)[-2]))
+    [reason] = reasons(scores, float(np.sort(scores.y_score)[-2]))
     line_with(reason, "J", 0)
-    assert why_not_usable(scores, 0.75) == ()
+    assert reasons(scores, 0.75) == []
 
 
 def test_images_of_one_patient_do_not_count_as_many():
-    assert why_not_usable(separated(0.6, 120), 0.6) == ()
-    assert why_not_usable(separated(0.6, 120, per_patient=20), 0.6)
+    assert reasons(separated(0.6, 120), 0.6) == []
+    assert reasons(separated(0.6, 120, per_patient=20), 0.6)
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
 def test_nothing_is_said_of_one_class_or_without_a_threshold(labels):
-    assert why_not_usable(scored([0.1, 0.2, 0.3], labels), 0.5) == ()
-    assert why_not_usable(separated(0.0), None) == ()
+    assert measure_informativeness(scored([0.1, 0.2, 0.3], labels), 0.5) is None
+    assert measure_informativeness(separated(0.0), None) is None
 
 
 @pytest.mark.integration
@@ -63,11 +69,12 @@ def test_it_comes_first_in_the_terminal_and_beside_each_decision(
     trained, run_dir, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    path = run_dir / "operating_point.json"
-    point = json.loads(path.read_text())
-    assert (point["verdict"], point["not_usable"]) == ("certified", [])
-    changed = json.dumps(point | {"not_usable": ["a REASON"]})
-    RunFiles(run_dir).write(path, changed.encode())
+    folder = RunFolder(run_dir)
+    rule = folder.read_rule()
+    assert (status(rule), rule.is_usable) == ("certified", True)
+    useless = Informativeness(29, 2, 0.01, Interval(-0.1, 0.1), 0.43, Interval(0.4, 0.52))
+    rule = replace(rule, informativeness=useless)
+    folder.files.write(folder.operating_point_path, to_json(DecisionRules((rule,))))
     image = next((trained.parent / "images").rglob("*.png"))
     for arguments in (
         ["test", "--run", str(run_dir)],
@@ -75,7 +82,7 @@ def test_it_comes_first_in_the_terminal_and_beside_each_decision(
     ):
         assert run(arguments) == 0
         first = unwrapped(capsys.readouterr().out).splitlines()[0]
-        line_with(first, NOT_USABLE.upper(), "calibration", "a REASON")
+        line_with(first, NOT_USABLE.upper(), "calibration", "0.430")
     with (tmp_path / "predictions.csv").open() as file:
         [row] = csv.DictReader(file)
-    assert row["verdict"] == STATUS != "certified"
+    assert row["verdict"] == status(rule) == f"{NOT_USABLE} (certified)"

@@ -1,0 +1,462 @@
+"""Every sentence about a threshold, a certificate, a shift or a warning, for console, log and HTML.
+
+A sentence that is read in two places is written here once, from typed results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cxrignite.functional import OperatingPoint
+from cxrignite.functional.shift import MIN_PATIENTS, ShiftCheck
+from cxrignite.reporting.numbers import percent, plain_percent, score_text
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.evaluation import Estimate, Evaluation
+from cxrignite.runs.informativeness import Informativeness
+from cxrignite.terminal import counted
+
+Classes = tuple[str, str]
+NOT_USABLE = "not usable"
+
+_SPLITS = {"val": "validation", "train": "training"}
+_TITLES = {
+    "certified": "Certified",
+    "empirical": "Not certified: met on the sample only",
+    "infeasible": "Not met",
+}
+_USUAL_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement for a reader.
+
+    Attributes:
+        title: In a few words, without a full stop.
+        text: One or two sentences.
+        reasons: Further lines.
+        level: How loud it is.
+    """
+
+    title: str
+    text: str = ""
+    reasons: tuple[str, ...] = ()
+    level: Literal["alarm", "warning"] = "warning"
+
+
+@dataclass(frozen=True)
+class RuleStatement:
+    """A decision rule for a reader.
+
+    Attributes:
+        kind: `certified`, `empirical`, `infeasible` or `none`.
+        title: The status in a few words.
+        text: What is guaranteed or was observed, and on which images.
+        remarks: Why it is not more, and what more would need.
+        guarantee: The guaranteed specificity in a few words.
+        terms: Of the guarantee.
+        alarms: Why the threshold is not usable, one line for each set of images that shows it.
+    """
+
+    kind: str
+    title: str
+    text: str
+    remarks: tuple[str, ...] = ()
+    guarantee: str = "nothing"
+    terms: str = ""
+    alarms: tuple[str, ...] = ()
+
+
+def split_name(name: str) -> str:
+    """Name a set of images: `val` is the validation split, a site keeps its name."""
+    return _SPLITS.get(name, name)
+
+
+def chosen_images(chosen_on: str) -> str:
+    """Name the images that chose a threshold."""
+    return {"val": "the validation split", "calibration": "the calibration split"}.get(
+        chosen_on, chosen_on
+    )
+
+
+def status(rule: DecisionRule) -> str:
+    """Name the status of a rule, first that it is not usable; empty without a threshold."""
+    verdict = rule.point.verdict if rule.point else ""
+    return verdict if rule.is_usable or not verdict else f"{NOT_USABLE} ({verdict})"
+
+
+def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[str]:
+    """List why images do not show that a threshold is better than chance; empty if they do.
+
+    Args:
+        measured: On these images.
+        positive: The positive class.
+    """
+    if measured is None or measured.is_informative:
+        return []
+    reasons = []
+    low, high = measured.youden_interval
+    if not measured.num_found:
+        reasons.append(f"none of {measured.num_positive} {positive} images is found")
+    elif low <= 0:
+        reasons.append(
+            f"Youden's J (TPR + TNR - 1) is {measured.youden:.3f} ({low:.3f} to {high:.3f}), "
+            "0 is chance"
+        )
+    low, high = measured.roc_auc_interval
+    if low <= 0.5:
+        reasons.append(
+            f"the AUC is {measured.roc_auc:.3f} ({low:.3f} to {high:.3f}), 0.5 is chance"
+        )
+    return reasons
+
+
+def alarm_of_rule(rule: DecisionRule) -> str:
+    """Say that the images which chose a threshold do not show that it is usable; else empty."""
+    reasons = reasons_not_usable(rule.informativeness, rule.finding)
+    return _alarm(reasons, chosen_images(rule.chosen_on))
+
+
+def alarm_of_evaluation(name: str, evaluation: Evaluation) -> str:
+    """Say that evaluated images do not show that the threshold is usable; else empty."""
+    reasons = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
+    return _alarm(reasons, f"the {split_name(name)} images")
+
+
+def _alarm(reasons: list[str], images: str) -> str:
+    return f"THE THRESHOLD IS {NOT_USABLE.upper()}: on {images} {'; '.join(reasons)}" * bool(
+        reasons
+    )
+
+
+def describe_point(point: OperatingPoint) -> str:
+    """Describe an operating point in one line, for a log."""
+    relation = "<" if point.tnr < point.min_tnr else ">="
+    parts = [
+        f"threshold {point.threshold:.4f} ({point.verdict}): "
+        f"TNR {point.tnr:.3f} {relation} {point.min_tnr:g} "
+        f"({counted(point.num_false_positive, 'false positive')} of "
+        f"{counted(point.num_negative, 'negative')}), TPR {point.tpr:.3f} "
+        f"({counted(point.num_false_negative, 'false negative')} of "
+        f"{counted(point.num_positive, 'positive')})"
+    ]
+    if point.verdict == "certified":
+        parts.append(
+            f"with {100 * (point.confidence or 0):g} % confidence the true TNR by patient is at "
+            f"least {point.tnr_lower_bound:.3f} for images like these"
+        )
+    if point.note:
+        parts.append(point.note)
+    if point.verdict == "infeasible":
+        parts.append(_what_is_missing(point))
+    return "; ".join(parts)
+
+
+def _what_is_missing(point: OperatingPoint) -> str:
+    needed, have = point.num_negatives_needed, point.num_negative_patients
+    if needed is None:
+        return "no number of negatives certifies a TNR of 1"
+    if needed <= have:
+        return "by patient there are enough negatives, but a few patients have many images"
+    return (
+        f"a certificate at {100 * (point.confidence or _USUAL_CONFIDENCE):g} % needs at least "
+        f"{needed} independent negatives with no more false positives, there are {have}"
+    )
+
+
+def describe_rule(rule: DecisionRule) -> str:
+    """Describe a decision rule in one line, the threshold on both scales."""
+    if rule.point is None:
+        return "no operating point was chosen"
+    natural = rule.natural_threshold
+    scale = f" ({natural:.4f} at the training prevalence)" if natural is not None else ""
+    return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
+
+
+def describe_shift(check: ShiftCheck) -> str:
+    """Describe a shift check in one line."""
+    sides = (
+        f"{check.num_films} images of {check.num_film_patients} patients against "
+        f"{check.num_reference} of {check.num_reference_patients}"
+    )
+    if check.roc_auc is None or check.interval is None:
+        return f"shift not decidable: it needs {MIN_PATIENTS} patients a side, got {sides}"
+    found = "shift detected" if check.is_detected else "no shift detected"
+    return f"{found}: a classifier separates the images from the reference, {_auc(check)}; {sides}"
+
+
+def describe_repetition(evaluation: Evaluation) -> str:
+    """Say that images were evaluated before; empty at the first time."""
+    number = evaluation.num_evaluations
+    if number is None or number < 2:
+        return ""
+    return (
+        f"these images were evaluated {number} times with this run; if a choice was based on them, "
+        "evaluate on other images"
+    )
+
+
+def state_rule(
+    rule: DecisionRule | None,
+    classes: Classes,
+    evaluations: Mapping[str, Evaluation],
+) -> RuleStatement:
+    """State what a decision rule guarantees.
+
+    Args:
+        rule: None before one is chosen.
+        classes: The negative and the positive class.
+        evaluations: At its threshold, by the name of their images.
+    """
+    if rule is None or rule.point is None:
+        text = "This run has no threshold of its own; decisions are shown at 0.5 only."
+        return RuleStatement("none", "No operating point", text)
+    point, negative = rule.point, classes[0]
+    later = (
+        alarm_of_evaluation(name, each)
+        for name, each in evaluations.items()
+        if name != rule.chosen_on
+    )
+    alarms = tuple(filter(None, (alarm_of_rule(rule), *later)))
+    title = _TITLES[point.verdict]
+    if rule.is_certified and any(each.is_void for each in evaluations.values()):
+        title = "Certified for the images that chose it, not valid for images evaluated since"
+    if alarms:
+        title = f"{NOT_USABLE.capitalize()} ({title[0].lower()}{title[1:]})"
+    text = {
+        "certified": _certified_text,
+        "empirical": _empirical_text,
+        "infeasible": _infeasible_text,
+    }[point.verdict](rule, point, negative)
+    requested = plain_percent(point.min_tnr)
+    if rule.is_certified:
+        guarantee = f"at least {requested}"
+        terms = (
+            f"with {plain_percent(point.confidence)} confidence, for images like those that "
+            "chose the threshold"
+        )
+    else:
+        guarantee, terms = "nothing", f"requested: {requested}"
+    remarks = tuple(_remarks(point, negative))
+    return RuleStatement(point.verdict, title, text, remarks, guarantee, terms, alarms)
+
+
+def _certified_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+    requested, confidence = plain_percent(point.min_tnr), plain_percent(point.confidence)
+    if _is_by_patient(point):
+        return (
+            f"With {confidence} confidence, at least {requested} of {negative} patients have "
+            "every image below the threshold, if their images are like those that chose it."
+        )
+    return (
+        f"With {confidence} confidence, at least {requested} of {negative} images like those that "
+        "chose it stay below the threshold."
+    )
+
+
+def _empirical_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+    return (
+        f"{percent(point.tnr)} of the {_sample(rule, point, negative)} stayed below the threshold "
+        f"({plain_percent(point.min_tnr)} was requested). That is an observation on the images "
+        "that the threshold was fitted to, and no guarantee for others."
+    )
+
+
+def _infeasible_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+    with_confidence = (
+        "" if point.confidence is None else f" with {plain_percent(point.confidence)} confidence"
+    )
+    return (
+        f"No threshold of at least {score_text(point.min_threshold)} could be shown to keep "
+        f"{plain_percent(point.min_tnr)} of {negative} images below it{with_confidence}, on the "
+        f"{_sample(rule, point, negative)}. The threshold shown here is the one with the highest "
+        "specificity found. Do not rely on it."
+    )
+
+
+def _remarks(point: OperatingPoint, negative: str) -> list[str]:
+    remarks = []
+    if point.note:
+        remarks.append(f"Why it is not certified: {point.note}")
+    elif point.verdict == "empirical" and point.confidence is None:
+        remarks.append("Why it is not certified: the recipe requests no confidence.")
+    if point.verdict == "certified":
+        whose = "patient" if _is_by_patient(point) else "image"
+        remarks.append(
+            f"Lower bound of the specificity by {whose} at this threshold, with the same "
+            f"confidence: {percent(point.tnr_lower_bound)}."
+        )
+    if point.verdict == "infeasible" and point.num_negatives_needed is not None:
+        unit = "patients" if _is_by_patient(point) else "images of different patients"
+        remarks.append(
+            f"A certificate for {plain_percent(point.min_tnr)} needs at least "
+            f"{point.num_negatives_needed:,} {negative} {unit} with no more false positives than "
+            f"here; there were {point.num_negative_patients:,}."
+        )
+    return remarks
+
+
+def _sample(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+    images = f"{point.num_negative:,} {negative} images"
+    if _is_by_patient(point):
+        images += f" ({counted(point.num_negative_patients, 'patient')})"
+    return f"{images} of {chosen_images(rule.chosen_on)}"
+
+
+def _is_by_patient(point: OperatingPoint) -> bool:
+    """True if negatives were counted by patient; with one image a patient that is the same."""
+    return point.num_negative_patients != point.num_negative
+
+
+def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
+    """State that evaluated images contradict a threshold or differ from those that chose it.
+
+    Args:
+        name: Of the images.
+        evaluation: Of them.
+    """
+    rule, check = evaluation.rule, evaluation.certificate
+    images = f"{split_name(name)} images"
+    if rule.point is None or check is None or not (check.is_contradicted or check.is_shifted):
+        return None
+    point = rule.point
+    reasons = []
+    if check.is_below_certificate:
+        reasons.append(
+            f"the TNR by patient is {_interval(check.tnr_by_patient)}, below the certified "
+            f"{point.tnr_lower_bound:.3f}"
+        )
+    if check.is_below_min_tnr:
+        reasons.append(
+            f"the TNR by image is {_interval(check.tnr)}, below the requested {point.min_tnr:g}"
+        )
+    if check.is_shifted and evaluation.shift is not None:
+        reasons.append(
+            "these images differ from those that chose the threshold: a classifier separates the "
+            f"negative images of the two, {_auc(evaluation.shift)}; 0.5 is no difference"
+        )
+    if check.is_void:
+        title = f"The certificate is not valid for the {images}"
+        text = (
+            f"Guaranteed was a TNR of at least {point.min_tnr:g} with "
+            f"{100 * (point.confidence or 0):g} % confidence, for images like those that chose "
+            "the threshold."
+        )
+    elif check.is_contradicted:
+        title = f"The TNR of the {images} is lower than requested"
+        text = f"Requested was a TNR of at least {point.min_tnr:g}."
+    else:
+        title, text = "The threshold was chosen on different data", ""
+    if rule.is_of_site:
+        advice = (
+            f"The threshold of {rule.chosen_on} does not fit these images: choose another on "
+            "images like these."
+        )
+    else:
+        advice = "Choose a threshold for this site with `cxrignite recalibrate`."
+    return Statement(title, f"{text} {advice}".strip(), tuple(reasons), "alarm")
+
+
+def read_evaluation(name: str, evaluation: Evaluation) -> str:
+    """Compare what was observed on images with what was guaranteed, in a few words.
+
+    Args:
+        name: Of the images.
+        evaluation: Of them.
+    """
+    parts = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
+    parts = [f"{NOT_USABLE}: {'; '.join(parts)}"] if parts else []
+    if evaluation.rule.chosen_on == name:
+        parts.append(f"the threshold was chosen here; {_requested(evaluation.rule)}")
+    else:
+        if evaluation.rule.is_of_site:
+            parts.append(f"threshold of {evaluation.rule.chosen_on}")
+        parts.append(_observed(evaluation))
+    if name == "val":
+        # The best weights were chosen on these images: the luckiest of many results.
+        parts.append("the weights were chosen here too, so the results are optimistic")
+    number = evaluation.num_evaluations
+    if number is not None and number > 1:
+        parts.append(f"evaluated {number} times")
+    return "; ".join(filter(None, parts))
+
+
+def _requested(rule: DecisionRule) -> str:
+    if rule.point is None:
+        return ""
+    share = plain_percent(rule.point.min_tnr)
+    return {
+        "certified": f"guaranteed: at least {share}",
+        "empirical": f"requested: {share}, nothing guaranteed",
+        "infeasible": f"requested: {share}, not met",
+    }[rule.point.verdict]
+
+
+def _observed(evaluation: Evaluation) -> str:
+    point, check, decisions = (
+        evaluation.rule.point,
+        evaluation.certificate,
+        evaluation.at_threshold,
+    )
+    if point is None or decisions is None:
+        return ""
+    if check is not None and check.is_void:
+        if check.is_contradicted:
+            return "contradicts the certificate"
+        return "the guarantee does not cover these images"
+    tnr, interval = decisions.tnr.value, decisions.tnr.interval
+    if tnr is None or interval is None:
+        return ""
+    kind = "guaranteed" if evaluation.rule.is_certified else "requested"
+    limit = f"the {kind} {plain_percent(point.min_tnr)}"
+    if interval.high < point.min_tnr:
+        return f"below {limit}, with its whole interval"
+    if tnr < point.min_tnr:
+        return f"below {limit}, which its interval reaches"
+    return f"agrees with {limit}"
+
+
+def check_freshness(
+    name: str, evaluation: Evaluation, rule: DecisionRule | None
+) -> Statement | None:
+    """State that images were evaluated at another threshold than the run has now.
+
+    Args:
+        name: Of the images.
+        evaluation: Of them.
+        rule: The run's own.
+    """
+    theirs = evaluation.rule
+    # A site's threshold is another one on purpose.
+    if rule is None or theirs.chosen_on != rule.chosen_on:
+        return None
+    if (theirs.threshold, theirs.weights_sha256) == (rule.threshold, rule.weights_sha256):
+        return None
+    text = (
+        f"They were evaluated at {score_text(theirs.threshold)}; the threshold of this run is "
+        f"{score_text(rule.threshold)} now, or the weights are others. Evaluate the images again."
+    )
+    return Statement(f"The results of the {split_name(name)} images are out of date", text)
+
+
+def check_weights(rule: DecisionRule | None, weights_sha256: str) -> Statement | None:
+    """State that a threshold was chosen by scores of other weights than the run has."""
+    if rule is None or rule.weights_sha256 == weights_sha256:
+        return None
+    text = "A threshold means nothing for scores that did not choose it: choose it again."
+    return Statement("The threshold belongs to other weights than this run has", text)
+
+
+def _interval(estimate: Estimate) -> str:
+    value = "undefined" if estimate.value is None else f"{estimate.value:.3f}"
+    if estimate.interval is None:
+        return value
+    return f"{value} ({estimate.interval.low:.3f} to {estimate.interval.high:.3f})"
+
+
+def _auc(check: ShiftCheck) -> str:
+    if check.roc_auc is None or check.interval is None:
+        return "AUC undefined"
+    return f"AUC {check.roc_auc:.3f} ({check.interval.low:.3f} to {check.interval.high:.3f})"

@@ -1,0 +1,120 @@
+"""Decision rules: how a run turns a score into a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.functional import ImbalanceLedger, OperatingPoint
+from cxrignite.functional.score_maps import Platt, Temperature, fit_platt, fit_temperature
+from cxrignite.runs.informativeness import Informativeness
+
+
+@dataclass(frozen=True)
+class Calibrators:
+    """Monotone maps that bring scores nearer to probabilities; none changes a decision.
+
+    Attributes:
+        platt: None if scores do not rise with the label.
+        temperature: One number for all scores.
+    """
+
+    platt: Platt | None
+    temperature: Temperature
+
+    @classmethod
+    def fit(cls, y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> Self:
+        """Fit both on a split that neither trained the weights nor reports on them.
+
+        Raises:
+            ValueError: A class is missing.
+        """
+        temperature = fit_temperature(y_score, y_true)
+        try:
+            return cls(fit_platt(y_score, y_true), temperature)
+        except ValueError:
+            return cls(None, temperature)
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """The threshold of one finding, where it comes from, and what the scores mean.
+
+    Attributes:
+        finding: The positive class.
+        point: The operating point; None if the recipe chooses none.
+        chosen_on: `val`, `calibration`, or the name of the site whose images chose it.
+        imbalance: What sampler and loss did to the prior.
+        weights_sha256: Digest of the weights' file that it belongs to.
+        calibrators: Fitted on the validation split; None if that has one class.
+        informativeness: Measured on the images that chose the threshold; None without a threshold.
+    """
+
+    finding: str
+    point: OperatingPoint | None
+    chosen_on: str
+    imbalance: ImbalanceLedger
+    weights_sha256: str
+    calibrators: Calibrators | None = None
+    informativeness: Informativeness | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """A score at or above it is positive; None if none was chosen."""
+        return self.point.threshold if self.point else None
+
+    @property
+    def natural_threshold(self) -> float | None:
+        """The threshold as a probability at the training prevalence; None if unknown."""
+        if self.point is None:
+            return None
+        natural = self.imbalance.natural([self.point.threshold])
+        return None if natural is None else float(natural[0])
+
+    @property
+    def is_usable(self) -> bool:
+        """True unless the images that chose the threshold do not show that it beats chance."""
+        return self.informativeness is None or self.informativeness.is_informative
+
+    @property
+    def is_certified(self) -> bool:
+        """True if the TNR is guaranteed, for images like those that chose the threshold."""
+        return self.point is not None and self.point.verdict == "certified"
+
+    @property
+    def is_of_site(self) -> bool:
+        """True if a site's images chose the threshold."""
+        return self.chosen_on not in ("val", "calibration")
+
+    def scales(self, y_score: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the scores on every scale that is known, by its name: `raw`, `natural`, ..."""
+        fitted = self.calibrators
+        maps = {
+            "natural": self.imbalance.natural,
+            "platt": fitted.platt if fitted else None,
+            "temperature": fitted.temperature if fitted else None,
+        }
+        mapped = {scale: each(y_score) for scale, each in maps.items() if each is not None}
+        return {"raw": y_score} | {k: part for k, part in mapped.items() if part is not None}
+
+    def moved_to(
+        self, site: str, point: OperatingPoint, informativeness: Informativeness | None
+    ) -> Self:
+        """Return the same weights with another site's operating point."""
+        return replace(self, point=point, chosen_on=site, informativeness=informativeness)
+
+
+@dataclass(frozen=True)
+class DecisionRules:
+    """Content of `operating_point.json` and of `operating_points/SITE.json`.
+
+    Attributes:
+        findings: A rule a finding.
+        format: Of the file.
+    """
+
+    findings: tuple[DecisionRule]
+    format: Literal[1] = 1

@@ -1,0 +1,202 @@
+"""Evaluations: the metrics of one set of images, each with its confidence intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cxrignite.functional.calibration import ReliabilityBin
+from cxrignite.functional.intervals import Interval
+from cxrignite.functional.shift import ShiftCheck
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.informativeness import Informativeness
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % intervals.
+
+    Attributes:
+        value: None if it is undefined.
+        interval: By image; None if there is none.
+        by_patient: By patient (bootstrap); None if there is none.
+    """
+
+    value: float | None
+    interval: Interval | None = None
+    by_patient: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions at one threshold.
+
+    Attributes:
+        threshold: A score at or above it is positive.
+        tn: True negatives.
+        fp: False positives.
+        fn: False negatives.
+        tp: True positives.
+        tnr: Specificity.
+        tpr: Sensitivity.
+        ppv: Positive predictive value.
+        npv: Negative predictive value.
+        balanced_accuracy: Mean of `tnr` and `tpr`.
+        accuracy: Share of right decisions.
+    """
+
+    threshold: float
+    tn: int
+    fp: int
+    fn: int
+    tp: int
+    tnr: Estimate
+    tpr: Estimate
+    ppv: Estimate
+    npv: Estimate
+    balanced_accuracy: Estimate
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of the scores on one scale.
+
+    Attributes:
+        brier: Brier score.
+        log_loss: Mean negative log likelihood.
+        ece: Expected calibration error.
+        calibration_slope: Below 1 the scores are too extreme.
+        calibration_intercept: Below 0 the scores are too high.
+        bins: The bins that have images.
+    """
+
+    brier: Estimate
+    log_loss: Estimate
+    ece: Estimate
+    calibration_slope: Estimate
+    calibration_intercept: Estimate
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """Metrics of the images with one value of one attribute.
+
+    Attributes:
+        attribute: Its name.
+        value: Its value.
+        num_images: Images.
+        num_negative: Negative images.
+        num_positive: Positive images.
+        num_patients: Patients.
+        tnr: At the threshold.
+        tpr: At the threshold.
+        roc_auc: Against all images of the other class if it has only one.
+    """
+
+    attribute: str
+    value: str
+    num_images: int
+    num_negative: int
+    num_positive: int
+    num_patients: int
+    tnr: Estimate
+    tpr: Estimate
+    roc_auc: Estimate
+
+
+@dataclass(frozen=True)
+class CertificateCheck:
+    """Comparison of a threshold's limits with what images show that had no part in choosing it.
+
+    A certificate is about the TNR by patient, so that is what it is compared with; the requested
+    TNR, by image.
+
+    Attributes:
+        tnr: By image, with its exact interval.
+        tnr_by_patient: By patient, with its exact interval.
+        is_below_certificate: True if the whole interval by patient lies below the certified TNR.
+        is_below_min_tnr: True if the whole interval by image lies below the requested TNR.
+        is_shifted: True if these images differ from those that chose the threshold.
+        is_certified: True if the threshold is certified.
+    """
+
+    tnr: Estimate
+    tnr_by_patient: Estimate
+    is_below_certificate: bool
+    is_below_min_tnr: bool
+    is_shifted: bool
+    is_certified: bool
+
+    @property
+    def is_contradicted(self) -> bool:
+        """True if these images have a lower TNR than was guaranteed or requested."""
+        return self.is_below_certificate or self.is_below_min_tnr
+
+    @property
+    def is_void(self) -> bool:
+        """True if the certificate does not hold for these images."""
+        return self.is_certified and (self.is_contradicted or self.is_shifted)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one finding on one set of images.
+
+    Attributes:
+        rule: The decision rule, with its finding.
+        num_images: Images.
+        num_negative: Negative images.
+        num_positive: Positive images.
+        num_patients: Patients.
+        roc_auc: Area under the ROC curve.
+        average_precision: Area under the precision-recall curve.
+        at_half: Decisions at 0.5.
+        at_threshold: Decisions at the rule's threshold; None if it has none.
+        calibration: By scale: `raw`, `natural`, `platt`, `temperature`, those that are known.
+        subgroups: By attribute, then by value.
+        informativeness: Of the threshold on these images; None without one, or without a class.
+        shift: Comparison with the images that chose the threshold; None if not checked.
+        certificate: Comparison with the limits of the threshold; None if not checked.
+        num_evaluations: How often these images were evaluated with this run; None if not counted.
+    """
+
+    rule: DecisionRule
+    num_images: int
+    num_negative: int
+    num_positive: int
+    num_patients: int
+    roc_auc: Estimate
+    average_precision: Estimate
+    at_half: Decisions
+    at_threshold: Decisions | None
+    calibration: dict[str, Calibration]
+    subgroups: tuple[Subgroup, ...]
+    informativeness: Informativeness | None
+    shift: ShiftCheck | None = None
+    certificate: CertificateCheck | None = None
+    num_evaluations: int | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """True unless these images do not show that the threshold beats chance."""
+        return self.informativeness is None or self.informativeness.is_informative
+
+    @property
+    def is_void(self) -> bool:
+        """True if the certificate does not hold for these images."""
+        return self.certificate is not None and self.certificate.is_void
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Content of `metrics/NAME.json`.
+
+    Attributes:
+        findings: An evaluation a finding.
+        format: Of the file.
+    """
+
+    findings: tuple[Evaluation]
+    format: Literal[1] = 1

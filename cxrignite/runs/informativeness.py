@@ -1,0 +1,105 @@
+"""Measurement of whether decisions at a threshold are better than chance.
+
+No guarantee of a TNR answers that: a threshold that calls no image positive keeps every TNR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrignite.functional import (
+    Interval,
+    bootstrap_intervals,
+    decision_statistics,
+    delong_interval,
+    ranking_statistics,
+)
+from cxrignite.functional.youden import youden_interval
+from cxrignite.runs.scores import SplitScores
+
+_MANY_IMAGES = 20_000  # need no finer interval than few resamples give
+
+
+@dataclass(frozen=True)
+class Informativeness:
+    """Evidence that a threshold separates the classes.
+
+    The intervals are those by image and by patient, whichever reaches lower: images of one patient
+    resemble each other, and where all resamples agree the bootstrap has no interval.
+
+    Attributes:
+        num_positive: Positive images.
+        num_found: Positive images at or above the threshold.
+        youden: Youden's J, TPR + TNR - 1; 0 is chance.
+        youden_interval: At 95 %.
+        roc_auc: 0.5 is chance.
+        roc_auc_interval: At 95 %.
+    """
+
+    num_positive: int
+    num_found: int
+    youden: float
+    youden_interval: Interval
+    roc_auc: float
+    roc_auc_interval: Interval
+
+    @property
+    def is_informative(self) -> bool:
+        """True if a positive is found and neither interval reaches chance."""
+        above_chance = self.youden_interval.low > 0 and self.roc_auc_interval.low > 0.5
+        return self.num_found > 0 and above_chance
+
+
+def num_resamples(num_images: int) -> int:
+    """Return the number of bootstrap resamples for the intervals of a split."""
+    return 2000 if num_images <= _MANY_IMAGES else 500
+
+
+def measure_informativeness(
+    scores: SplitScores,
+    threshold: float | None,
+    by_patient: Mapping[str, Interval] | None = None,
+) -> Informativeness | None:
+    """Measure whether decisions at a threshold are better than chance.
+
+    Args:
+        scores: The images and their scores.
+        threshold: A score at or above it is positive; None where none was chosen.
+        by_patient: Intervals of `roc_auc` and `balanced_accuracy` by patient, from resamples that
+            were drawn before; None draws them.
+
+    Returns:
+        The measurement; None without a threshold, or if a class is missing.
+    """
+    if threshold is None or not scores.has_both_classes:
+        return None
+    cells = scores.confusion(threshold)
+    ranking = ranking_statistics(scores.y_score, scores.y_true)
+    if by_patient is None:
+        decisions = decision_statistics(scores.y_score, scores.y_true, threshold)
+        by_patient = bootstrap_intervals(
+            lambda weights: {**ranking(weights), **decisions(weights)},
+            scores.patients,
+            num_resamples=num_resamples(scores.num_images),
+        )
+    low, high = by_patient["balanced_accuracy"]
+    return Informativeness(
+        num_positive=cells.tp + cells.fn,
+        num_found=cells.tp,
+        youden=cells.tpr + cells.tnr - 1,
+        youden_interval=_lower(youden_interval(cells), Interval(2 * low - 1, 2 * high - 1)),
+        roc_auc=float(ranking(np.ones((1, scores.num_images)))["roc_auc"][0]),
+        roc_auc_interval=_lower(
+            delong_interval(scores.y_score, scores.y_true), by_patient["roc_auc"]
+        ),
+    )
+
+
+def _lower(by_image: Interval, by_patient: Interval) -> Interval:
+    if math.isnan(by_patient.low) or by_image.low <= by_patient.low:
+        return by_image
+    return by_patient

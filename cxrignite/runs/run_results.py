@@ -1,0 +1,232 @@
+"""All results of a run, as a report shows them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from cxrignite.csv_text import CsvReader
+from cxrignite.data import Film
+from cxrignite.data.splits import read_split
+from cxrignite.errors import CheckpointError, DamagedRunError, DataError
+from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.environment import RunStart
+from cxrignite.runs.evaluation import Evaluation
+from cxrignite.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A recipe's YAML, whose values are read by kind.
+
+    Keys are joined by dots. What is missing, or of another kind, is None or empty.
+
+    Args:
+        content: The tree.
+    """
+
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.content)
+
+    def get(self, key: str) -> Any:
+        """The value under `key`, whatever it is; None where there is none."""
+        value: Any = self.content
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return None
+            value = value[part]
+        return value
+
+    def count(self, key: str) -> int | None:
+        """A whole number of at least 0."""
+        value = self.get(key)
+        return value if type(value) is int and value >= 0 else None
+
+    def text(self, key: str) -> str:
+        """A string; empty where there is none."""
+        value = self.get(key)
+        return value if isinstance(value, str) else ""
+
+    def texts(self, key: str) -> list[str]:
+        """The strings of a list."""
+        value = self.get(key)
+        return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+    def flag(self, key: str) -> bool:
+        """Whether the value is true."""
+        return self.get(key) is True
+
+    def child(self, key: str) -> Tree:
+        """A tree below this one."""
+        value = self.get(key)
+        return Tree(value if isinstance(value, Mapping) else {})
+
+
+class ScoredFilm(NamedTuple):
+    """A row of `predictions/*.csv`."""
+
+    name: str
+    patient: str
+    label: int
+    score: float
+
+
+class BestWeights(NamedTuple):
+    """Manifest of the best weights."""
+
+    epoch: int
+    metric: str
+    score: float | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """All results of a run; a result that no command has written yet is None, or absent.
+
+    Attributes:
+        folder: The run.
+        recipe: The resolved recipe.
+        starts: The first one first.
+        best: The best weights.
+        rule: The run's own decision rule.
+        sites: The decision rules of sites, by name.
+        evaluations: By the name of their images.
+        history: A row an epoch.
+        films: The images of every split.
+    """
+
+    folder: RunFolder
+    recipe: Tree
+    starts: tuple[RunStart, ...]
+    best: BestWeights | None
+    rule: DecisionRule | None
+    sites: dict[str, DecisionRule]
+    evaluations: dict[str, Evaluation]
+    history: list[dict[str, float]]
+    films: list[Film]
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> RunResults:
+        """Read them.
+
+        Args:
+            folder: The run.
+
+        Raises:
+            DamagedRunError: A file is damaged, of another format, lost, or not as it was written.
+        """
+        sites = {site: folder.find_rule(site) for site in folder.sites}
+        return cls(
+            folder=folder,
+            recipe=_read_recipe(folder),
+            starts=folder.read_starts(),
+            best=_read_best(folder),
+            rule=folder.find_rule(),
+            sites={site: rule for site, rule in sites.items() if rule is not None},
+            evaluations=folder.read_evaluations(),
+            history=folder.read_history(),
+            films=_read_films(folder),
+        )
+
+    @property
+    def split_names(self) -> list[str]:
+        """The splits that have images, in the order of their use."""
+        present = {film.split for film in self.films}
+        usual = [name for name in ("train", "val", "calibration", "test") if name in present]
+        return usual + sorted(present - set(usual))
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        """The negative and the positive class, as the recipe or the folders name them."""
+        names = self.recipe.texts("data.source.init_args.classes")
+        if len(names) == 2:
+            return names[0], names[1]
+        folders = [
+            {Path(film.name).parent.name for film in self.films if film.label == label}
+            for label in (0, 1)
+        ]
+        if all(len(each) == 1 and each != {""} for each in folders):
+            return folders[0].pop(), folders[1].pop()
+        return "negative", self.rule.finding if self.rule else "positive"
+
+    def scored_films(self, name: str) -> list[ScoredFilm]:
+        """Read `predictions/<name>.csv`; empty if these images were not scored yet.
+
+        Raises:
+            DamagedRunError: The file is damaged, lost, or not as it was written.
+        """
+        path = self.folder.predictions_path(name)
+        self.folder.files.check(path)
+        if not path.is_file():
+            return []
+        try:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                reader = CsvReader(file)
+                check_columns(reader, ("path", "patient", "label", "score"))
+                return [_scored(row) for row in reader]
+        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+            raise DamagedRunError(f"{path} is damaged: {error}") from error
+
+
+def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        ValueError: It names the column.
+    """
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"it has no column {missing[0]}")
+
+
+def _scored(row: Mapping[str, str]) -> ScoredFilm:
+    label, score = int(row["label"]), float(row["score"])
+    if label not in (0, 1) or not 0 <= score <= 1:
+        raise ValueError(f"{row['path']} must have label 0 or 1 and a score in [0, 1]")
+    return ScoredFilm(row["path"], row["patient"], label, score)
+
+
+def _read_recipe(folder: RunFolder) -> Tree:
+    path = folder.recipe_path
+    folder.files.check(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DamagedRunError(f"{path} is damaged: {reason}") from error
+    if not isinstance(content, Mapping):
+        raise DamagedRunError(f"{path} is damaged: it must be a mapping")
+    return Tree(content)
+
+
+def _read_best(folder: RunFolder) -> BestWeights | None:
+    if not manifest_path(folder.best_path).exists():
+        return None
+    try:
+        manifest = read_manifest(folder.best_path)
+        score = manifest.get("score")
+        return BestWeights(
+            int(manifest["epoch"]),
+            str(manifest.get("metric", "")),
+            None if score is None else float(score),
+            str(manifest["sha256"]),
+        )
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise DamagedRunError(str(error)) from error
+
+
+def _read_films(folder: RunFolder) -> list[Film]:
+    folder.files.check(folder.split_path)
+    try:
+        return read_split(folder.split_path, "")
+    except DataError as error:
+        raise DamagedRunError(str(error)) from error
