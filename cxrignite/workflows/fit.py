@@ -1,4 +1,4 @@
-"""`fit`: train and validate, keep the best, choose the operating point, leave a run folder."""
+"""`fit`: an experiment from a recipe to a run folder, in five phases."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ignite.engine import Engine, Events
 
 from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
-from cxrignite.engines import Precision, choose_precision
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import CheckpointError, NonFiniteError
 from cxrignite.functional import OperatingPoint
@@ -21,7 +21,7 @@ from cxrignite.recipe import Recipe
 from cxrignite.reporting.console import tell_data, tell_end, tell_split, tell_training
 from cxrignite.runs.checkpoints import load_best, load_weights
 from cxrignite.runs.decision_rule import Calibrators, DecisionRule
-from cxrignite.runs.environment import RunStart, describe_start
+from cxrignite.runs.environment import describe_start
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
@@ -40,11 +40,13 @@ from cxrignite.workflows.films import (
 )
 from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import (
+    Computing,
     build_data,
     build_model,
     build_pipeline,
     check_certificates,
     check_image_size,
+    choose_computing,
     deciding_split,
     explained_layer,
 )
@@ -55,16 +57,61 @@ from cxrignite.workflows.training import Training
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment that can be run: nothing of it is refused any more.
+
+    Attributes:
+        folder: The run folder.
+        session: Where to compute.
+        computing: Settings of the forward passes.
+        training: The trainer with everything attached.
+        search: Chooses the threshold; None if the recipe has none.
+        leaks: Pairs of images that more than one split knows.
+    """
+
+    folder: RunFolder
+    session: Session
+    computing: Computing
+    training: Training
+    search: ThresholdSearch | None
+    leaks: list[LeakedPair]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights of the best epoch.
+
+    Attributes:
+        epoch: From 1.
+        weights: By the names of parameters and buffers.
+    """
+
+    epoch: int
+    weights: Mapping[str, Any]
+
+
 def fit(
     recipe: Recipe, recipe_text: str, *, resume: str | None = None, command: list[str] | None = None
 ) -> None:
     """Run an experiment from a recipe to a run folder.
 
+    Five phases, whose order is a contract:
+
+    1. `prepare`: read and split the images, build all parts, load the state to resume from.
+       Whatever can be refused is refused here, before anything in the run folder changes.
+    2. `train`: the epochs that are left. Each ends with its state saved, so that a run that is
+       killed later resumes from there.
+    3. `choose`: the best weights score the validation and the calibration split, and the threshold
+       is chosen on images that chose neither the weights nor the epoch, if there are some.
+    4. `evaluate`: metrics, predictions and figures of both splits at that threshold.
+    5. `save`: the decision rule, last, since a run that has one is finished.
+
     Args:
         recipe: The experiment.
         recipe_text: The same, resolved, as YAML; kept in the run folder.
-        resume: `auto` goes on from the newest valid checkpoint in the run folder, or begins where
-            there is none; a path goes on from that checkpoint; null begins a new run.
+        resume: `auto` resumes from the newest valid checkpoint in the run folder, or begins if
+            there is none; a path resumes from that checkpoint; None begins a new run.
         command: The command line, kept in the run folder.
 
     Raises:
@@ -90,76 +137,108 @@ def _fit(
         if session.leads:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
-        checkpoint = state_to_resume(folder, recipe_text, resume)
-        if checkpoint is not None and is_complete(folder, recipe, checkpoint):
+        prepared = prepare(recipe, recipe_text, resume, command, folder, session, stack)
+        if prepared is None:
             _logger.info("%s is finished, nothing to do", folder.root)
             return
-        if checkpoint is not None:
-            check_processes(folder, session.world_size)
-        precision = choose_precision(recipe.trainer.precision, session.device)
-        tell_data(recipe)
-        # Listed before the model is built, since a missing folder is the most common mistake, and
-        # read after it, since reading thousands of films takes longer.
-        with collector_paused():
-            listed = recipe.data.source.films()
-        check_has_train(recipe, listed)
-        check_no_second_test(recipe, listed)
-        seed_everything(recipe.seed)
-        model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
-        if checkpoint is not None:
-            check_best(folder, checkpoint, model)
-        pipeline = build_pipeline(recipe)
-        with collector_paused():
-            films, pack = read_and_pack(recipe, listed, pipeline)
-            if checkpoint is None:
-                films = split_films(recipe, films)
-            else:
-                films = frozen_films(recipe, folder, current=films)
-            leaks = leaked_pairs(films)
-        if session.leads and checkpoint is None:
-            list_leakage(folder, leaks)
-        check_same_everywhere(films)  # and wait for the list, before a refusal ends all
-        check_leakage(recipe, folder, leaks)
-        data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
-        stack.callback(data.close)
-        check_image_size(model, data.image_size, is_restored=checkpoint is not None)
-        if recipe.explain.target_layer is not None:
-            explained_layer(recipe, model, data.image_size)  # a slip shows now, not in the end
-        check_certificates(recipe, data)
-        tell_split(recipe, listed, data, frozen=checkpoint is not None)
-        training = Training(recipe, session, precision, model, data, folder)
-        tell_training(recipe, session, precision, model, training.epoch_length)
-        if training.ledger.corrects_twice:
-            _logger.warning(
-                "the sampler and the loss both correct the class balance: scores are further from "
-                "probabilities than either alone makes them; natural_score takes both back"
-            )
-        stack.callback(training.board.close)
-        if checkpoint is not None:
-            training.load_state_dict(checkpoint)
-            _logger.info("going on after epoch %d", training.trainer.state.epoch)
-        illustrations.illustrate_validations(training.validator, training.trainer, training.board)
-        # All that can be refused has been: from here on the run folder changes.
+        best = train(prepared)
+        scored = score(prepared, best)
         if session.leads:
-            if checkpoint is None:
-                write_split(films, folder.split_path, folder.files.write)
-            _illustrate_later(training)
-            folder.begin(recipe_text, _describe_start(command, session, precision))
-        training.run()
-        _finish(training, leaks)
+            rule = choose(prepared, scored)
+            evaluate(prepared, best, scored, rule)
+            save(prepared, best, scored, rule)
 
 
-def _describe_start(command: list[str], session: Session, precision: Precision) -> RunStart:
-    return describe_start(
-        command,
-        device=str(session.device),
-        precision=precision.name,
-        num_processes=session.world_size,
-    )
+def prepare(
+    recipe: Recipe,
+    recipe_text: str,
+    resume: str | None,
+    command: list[str],
+    folder: RunFolder,
+    session: Session,
+    stack: contextlib.ExitStack,
+) -> Prepared | None:
+    """Read and split the images, build all parts, and load the state to resume from.
+
+    Args:
+        recipe: The experiment.
+        recipe_text: The same, resolved, as YAML.
+        resume: As in `fit`.
+        command: The command line.
+        folder: The run folder, locked.
+        session: Where to compute.
+        stack: Closes what is opened here when the run ends.
+
+    Returns:
+        The experiment; None if the run is finished already.
+    """
+    checkpoint = state_to_resume(folder, recipe_text, resume)
+    if checkpoint is not None:
+        if is_complete(folder, recipe, checkpoint):
+            return None
+        check_processes(folder, session.world_size)
+    computing = choose_computing(recipe.trainer, session)
+    tell_data(recipe)
+    # Listed before the model is built, since a missing folder is the most common mistake, and
+    # read after it, since reading thousands of images takes longer.
+    with collector_paused():
+        listed = recipe.data.source.films()
+    check_has_train(recipe, listed)
+    check_no_second_test(recipe, listed)
+    seed_everything(recipe.seed)
+    model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
+    if checkpoint is not None:
+        check_best(folder, checkpoint, model)
+    pipeline = build_pipeline(recipe)
+    with collector_paused():
+        films, pack = read_and_pack(recipe, listed, pipeline)
+        if checkpoint is None:
+            films = split_films(recipe, films)
+        else:
+            films = frozen_films(recipe, folder, current=films)
+        leaks = leaked_pairs(films)
+    if session.leads and checkpoint is None:
+        list_leakage(folder, leaks)
+    check_same_everywhere(films)  # and wait for the list, before a refusal ends all
+    check_leakage(recipe, folder, leaks)
+    data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
+    stack.callback(data.close)
+    check_image_size(model, data.image_size, is_restored=checkpoint is not None)
+    if recipe.explain.target_layer is not None:
+        explained_layer(recipe, model, data.image_size)  # a slip shows now, not in the end
+    check_certificates(recipe, data)
+    tell_split(recipe, listed, data, frozen=checkpoint is not None)
+    training = Training(recipe, session, computing.precision, model, data, folder)
+    tell_training(recipe, session, computing.precision, model, training.epoch_length)
+    if training.ledger.corrects_twice:
+        _logger.warning(
+            "the sampler and the loss both correct the class balance: scores are further from "
+            "probabilities than either alone makes them; natural_score takes both back"
+        )
+    stack.callback(training.board.close)
+    if checkpoint is not None:
+        training.load_state_dict(checkpoint)
+        _logger.info("going on after epoch %d", training.trainer.state.epoch)
+    illustrations.illustrate_validations(training.validator, training.trainer, training.board)
+    # All that can be refused has been: from here on the run folder changes.
+    if session.leads:
+        if checkpoint is None:
+            write_split(films, folder.split_path, folder.files.write)
+        _illustrate_later(training)
+        start = describe_start(
+            command,
+            device=str(session.device),
+            precision=computing.precision.name,
+            num_processes=session.world_size,
+        )
+        folder.begin(recipe_text, start)
+    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
+    search = searches[-1] if searches else None
+    return Prepared(folder, session, computing, training, search, leaks)
 
 
 def _illustrate_later(training: Training) -> None:
-    """Show the recipe, and draw the films after the first epoch.
+    """Show the recipe, and draw the images after the first epoch.
 
     Drawing takes seconds, and training can go ahead.
     """
@@ -180,14 +259,16 @@ def _illustrate_later(training: Training) -> None:
     trainer.add_event_handler(after_next, illustrate)
 
 
-def _best_weights(training: Training) -> Mapping[str, Any]:
-    """The weights of the best epoch.
+def train(prepared: Prepared) -> Best:
+    """Train the epochs that are left, and find the weights of the best one.
 
     A run killed between saving a new best and the state of its epoch runs that epoch again. Where
     that does not give the same bits (profile `fast` on CUDA) it may not be the best any more, and
     the best is then the file before it.
     """
-    best, directory = training.best, training.folder.checkpoints_dir
+    training = prepared.training
+    training.run()
+    best, directory = training.best, prepared.folder.checkpoints_dir
     if best.best_epoch is None:
         raise NonFiniteError(f"no epoch had a finite {best.metric}: there is no best one")
     for name in ("best.pt", "best.previous.pt"):
@@ -196,59 +277,58 @@ def _best_weights(training: Training) -> Mapping[str, Any]:
             if checkpoint["epoch"] == best.best_epoch:
                 if name != "best.pt":
                     training.saver(checkpoint, "best.pt", {"epoch": best.best_epoch})
-                return checkpoint
+                return Best(best.best_epoch, checkpoint["model"])
     raise CheckpointError(
         f"{directory / 'best.pt'} does not hold epoch {best.best_epoch}, the best"
     )
 
 
-def _finish(training: Training, leaks: list[LeakedPair]) -> None:
-    """Score with the best weights, choose the threshold, and store it last."""
-    folder, data, session = training.folder, training.data, training.session
-    best = _best_weights(training)
-    load_weights(training.model, best["model"])
-    scored: dict[str, SplitScores] = {
-        split: score_split(training.model, data, split, recipe=training.recipe, session=session)
+def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
+    """Score the validation and the calibration split with the best weights, on all processes."""
+    model, data = prepared.training.model, prepared.training.data
+    load_weights(model, best.weights)
+    return {
+        split: score_split(model, data, split, prepared.computing, shows=prepared.session.leads)
         for split in ("val", "calibration")
         if split in data.splits
     }
-    if not session.leads:
-        return
+
+
+def choose(prepared: Prepared, scored: Mapping[str, SplitScores]) -> DecisionRule:
+    """Choose the threshold on the images that may choose it."""
+    data = prepared.training.data
     deciding = deciding_split(data)
-    point = _choose(training.recipe, scored[deciding], deciding, leaks)
-    rule = DecisionRule(
+    point = None
+    if prepared.search is not None:
+        point = choose_point(prepared.search, scored[deciding], deciding, prepared.leaks)
+        if point.verdict == "infeasible":
+            _logger.warning("no threshold meets the constraints on the %s split", deciding)
+    val = scored["val"]
+    return DecisionRule(
         finding=data.classes[1],
         point=point,
         chosen_on=deciding,
-        imbalance=training.ledger,
-        weights_sha256=folder.weights_sha256(),
-        calibrators=Calibrators.fit(scored["val"].y_score, scored["val"].y_true),
+        imbalance=prepared.training.ledger,
+        weights_sha256=prepared.folder.weights_sha256(),
+        calibrators=Calibrators.fit(val.y_score, val.y_true),
         informativeness=measure_informativeness(
             scored[deciding], point.threshold if point else None
         ),
     )
-    for split, scores in scored.items():
-        scoring = Scoring(split, split, tells_decision=False)  # which is told last, once
-        sys.stdout.write("\n")
-        publish(scores, rule, folder, scoring, training.board, best["epoch"])
-    Reference.of(scored[deciding]).write(folder.reference_path, folder.files.write)
-    illustrations.illustrate_training(folder, training.board)
-    # Last, since it says that the run is finished.
-    folder.write_rule(rule)
-    if point is not None and point.verdict == "infeasible":
-        _logger.warning("no threshold meets the constraints on the %s split", deciding)
-    chosen = (best["epoch"], training.best.metric, training.best.best_score or 0.0)
-    tell_end(folder, rule, chosen, data)
 
 
-def _choose(
-    recipe: Recipe, scores: SplitScores, split: str, leaks: list[LeakedPair]
-) -> OperatingPoint | None:
-    """The operating point of the recipe's last `ThresholdSearch`; null where there is none."""
-    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
-    if not searches:
-        return None
-    point = searches[-1].select(scores.y_score, scores.y_true, scores.patients)
+def choose_point(
+    search: ThresholdSearch, scores: SplitScores, split: str, leaks: list[LeakedPair]
+) -> OperatingPoint:
+    """Choose an operating point, certified only if its images had no other part in the run.
+
+    Args:
+        search: The constraints.
+        scores: Of the split that chooses.
+        split: Its name.
+        leaks: Pairs of images that more than one split knows.
+    """
+    point = search.select(scores.y_score, scores.y_true, scores.patients)
     if split == "val":
         point = point.without_certificate(
             "not certified, since these films also picked the checkpoint: "
@@ -261,3 +341,25 @@ def _choose(
             f"{touching} in leakage.csv"
         )
     return point
+
+
+def evaluate(
+    prepared: Prepared, best: Best, scored: Mapping[str, SplitScores], rule: DecisionRule
+) -> None:
+    """Write and print the metrics of both splits at the threshold."""
+    for split, scores in scored.items():
+        scoring = Scoring(split, split, tells_decision=False)  # which is printed last, once
+        sys.stdout.write("\n")
+        publish(scores, rule, prepared.folder, scoring, prepared.training.board, best.epoch)
+
+
+def save(
+    prepared: Prepared, best: Best, scored: Mapping[str, SplitScores], rule: DecisionRule
+) -> None:
+    """Store what later images are compared with, and last the decision rule."""
+    folder, training = prepared.folder, prepared.training
+    Reference.of(scored[rule.chosen_on]).write(folder.reference_path, folder.files.write)
+    illustrations.illustrate_training(folder, training.board)
+    folder.write_rule(rule)
+    chosen = (best.epoch, training.best.metric, training.best.best_score or 0.0)
+    tell_end(folder, rule, chosen, training.data)

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,15 +14,42 @@ from torch import nn
 from cxrignite.data import Film, LoaderSettings, XrayData
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
+from cxrignite.engines import Precision, choose_precision
+from cxrignite.engines.session import Session
 from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import ImbalanceLedger, grad_cam, num_negatives_needed
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import Recipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
 
 _logger = logging.getLogger(__name__)
+
+
+class Computing(NamedTuple):
+    """Settings of a forward pass.
+
+    Attributes:
+        device: The device of this process.
+        precision: Of the arithmetic.
+        channels_last: True for the memory order of that name.
+    """
+
+    device: torch.device
+    precision: Precision
+    channels_last: bool
+
+
+def choose_computing(settings: TrainerRecipe, session: Session) -> Computing:
+    """Choose device, precision and memory order of a recipe's forward passes.
+
+    Args:
+        settings: The recipe's `trainer`.
+        session: Where to compute.
+    """
+    precision = choose_precision(settings.precision, session.device)
+    return Computing(session.device, precision, settings.channels_last)
 
 
 def build_pipeline(recipe: Recipe) -> Pipeline:

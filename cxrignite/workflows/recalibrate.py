@@ -22,7 +22,7 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.films import other_films
-from cxrignite.workflows.parts import build_data, build_model, check_image_size
+from cxrignite.workflows.parts import build_data, build_model, check_image_size, choose_computing
 from cxrignite.workflows.score import score_split
 
 
@@ -99,7 +99,8 @@ def _recalibrate(
         best = load_best(folder.best_path)
         model = build_model(recipe, session.device, best["model"])
         check_image_size(model, data.image_size, is_restored=True)
-        scores = score_split(model, data, "calibration", recipe=recipe, session=session)
+        computing = choose_computing(recipe.trainer, session)
+        scores = score_split(model, data, "calibration", computing, shows=session.leads)
         try:
             point = select_operating_point(
                 scores.y_score,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrignite.data import Film, XrayData
-from cxrignite.engines import choose_precision, create_evaluator
+from cxrignite.engines import create_evaluator
 from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, NonFiniteError, RecipeError
 from cxrignite.functional.shift import ShiftCheck, check_shift
@@ -49,7 +49,13 @@ from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.assessment import assess, judge
 from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.illustrations import illustrate_scores
-from cxrignite.workflows.parts import build_data, build_model, check_image_size
+from cxrignite.workflows.parts import (
+    Computing,
+    build_data,
+    build_model,
+    check_image_size,
+    choose_computing,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -117,7 +123,8 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         stack.callback(data.close)
         model = build_model(recipe, session.device, best["model"])
         check_image_size(model, data.image_size, is_restored=True)
-        scores = score_split(model, data, split, recipe=recipe, session=session)
+        computing = choose_computing(recipe.trainer, session)
+        scores = score_split(model, data, split, computing, shows=session.leads)
         if not session.leads:
             return
         board = BoardWriter(folder.tensorboard_dir)
@@ -228,9 +235,9 @@ def score_split(
     model: BinaryClassifier,
     data: XrayData,
     split: str,
+    computing: Computing,
     *,
-    recipe: Recipe,
-    session: Session,
+    shows: bool = False,
     handlers: Sequence[Attachable] = (),
 ) -> SplitScores:
     """Score the films of one split, each once, whatever the number of processes.
@@ -239,8 +246,8 @@ def score_split(
         model: The classifier.
         data: The films.
         split: Which of them.
-        recipe: Precision, memory order and device.
-        session: Where to compute.
+        computing: Settings of the forward pass.
+        shows: True to show a progress bar in a terminal.
         handlers: Attached to the evaluator, beside those that collect.
 
     Returns:
@@ -251,9 +258,7 @@ def score_split(
     """
     evaluator = create_evaluator(
         model,
-        device=session.device,
-        precision=choose_precision(recipe.trainer.precision, session.device),
-        channels_last=recipe.trainer.channels_last,
+        **computing._asdict(),
         batch_size=data.eval_batch_size(split),
     )
     GracefulStop().attach(evaluator)
@@ -262,7 +267,7 @@ def score_split(
     features.attach(evaluator)
     for handler in handlers:
         handler.attach(evaluator)
-    if session.leads and sys.stderr.isatty():
+    if shows and sys.stderr.isatty():
         ProgressLine(f"score {split}").attach(evaluator)
     evaluator.run(data.eval_loader(split))
     y_score, y_true, _ = collector.gather()

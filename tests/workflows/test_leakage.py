@@ -5,7 +5,6 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from cxrignite.recipe import DataRecipe, Fold, Recipe
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.films import check_leakage, list_leakage, split_films
-from cxrignite.workflows.fit import _choose
+from cxrignite.workflows.fit import choose_point
 
 RECIPE = """\
 seed: 3
@@ -281,10 +280,9 @@ def test_nothing_is_certified_on_films_that_others_know(chosen_on, leak, verdict
     films = [film.moved(chosen_on) for film in films_without_test()[:60]]
     labels = np.array([film.label for film in films])
     scores = SplitScores(films, ("N", "P"), 0.2 + 0.6 * labels, labels, np.zeros((60, 1)))
-    searches = [ThresholdSearch(min_tnr=0.5, min_threshold=0.0, confidence=0.8)]
-    recipe = SimpleNamespace(validator=SimpleNamespace(handlers=searches))
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.0, confidence=0.8)
     pairs = leaked_pairs([films[0].moved(split) for split in leak or ()])
-    point = _choose(recipe, scores, chosen_on, pairs)
+    point = choose_point(search, scores, chosen_on, pairs)
     assert point.verdict == verdict
     if facts:
         line_with(point.note, *facts)

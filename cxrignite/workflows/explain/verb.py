@@ -15,7 +15,7 @@ from torch import Tensor
 from cxrignite.data import Film, XrayData
 from cxrignite.data.image_files import image_files
 from cxrignite.durable_write import write_durably
-from cxrignite.engines import BatchScorer, choose_precision
+from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
@@ -36,6 +36,7 @@ from cxrignite.workflows.parts import (
     build_model,
     build_pipeline,
     check_image_size,
+    choose_computing,
     explained_layer,
 )
 from cxrignite.workflows.score import Scoring, films_to_score, score_split
@@ -73,7 +74,7 @@ def explain(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
         exporter = run.exporter(films, choice, data.image_size)
         stack.callback(run.close)
         scores = score_split(
-            run.model, data, split, recipe=recipe, session=session, handlers=[exporter]
+            run.model, data, split, run.computing, shows=session.leads, handlers=[exporter]
         )
         if session.leads:
             run.publish(exporter, run.measure(data, scores))
@@ -127,6 +128,7 @@ class _ExplainedRun:
         self.rule = folder.read_rule(site)
         best = load_best(folder.best_path)
         self.epoch: int = best["epoch"]
+        self.computing = choose_computing(recipe.trainer, session)
         self.model = build_model(recipe, session.device, best["model"])
         threshold = self.rule.threshold
         self.threshold = _NO_THRESHOLD if threshold is None else threshold
@@ -164,14 +166,7 @@ class _ExplainedRun:
 
     def score(self, images: Tensor) -> Tensor:
         """Probabilities of a batch as the other verbs compute them, `(N,)`, on the CPU."""
-        settings, device = self.recipe.trainer, self.session.device
-        scorer = BatchScorer(
-            self.model,
-            device=device,
-            precision=choose_precision(settings.precision, device),
-            channels_last=settings.channels_last,
-        )
-        return scorer(images)[0].cpu()
+        return BatchScorer(self.model, **self.computing._asdict())(images)[0].cpu()
 
     def close(self) -> None:
         """Close what was open, and leave nothing unfinished behind."""

@@ -15,7 +15,7 @@ from cxrignite import __version__
 from cxrignite.data import Film
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
-from cxrignite.engines import BatchScorer, choose_precision
+from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import Recipe
@@ -26,7 +26,13 @@ from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.terminal import counted
 from cxrignite.workflows.kept_memory import kept_memory
-from cxrignite.workflows.parts import build_model, build_pipeline, check_image_size, explained_layer
+from cxrignite.workflows.parts import (
+    build_model,
+    build_pipeline,
+    check_image_size,
+    choose_computing,
+    explained_layer,
+)
 from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import (
@@ -132,9 +138,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
             model,
-            device=session.device,
-            precision=choose_precision(recipe.trainer.precision, session.device),
-            channels_last=recipe.trainer.channels_last,
+            **choose_computing(recipe.trainer, session)._asdict(),
             batch_size=_batch_size(recipe, frozen),
         )
         layer, drawer = None, None
