@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxrignite.handlers import Explanation
+from cxrignite.reporting.text_table import table_lines
 from cxrignite.terminal import counted, wrapped
-
-_WIDTH = 30
 
 
 def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str, Any]) -> str:
@@ -22,86 +21,77 @@ def map_table(name: str, explained: Sequence[Explanation], content: Mapping[str,
     positive = content["target_class"]
     num_empty = sum(each.raw_max <= 0 for each in explained)
     empty = f", {num_empty} of them empty" if num_empty else ""
-    lines = [
-        f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}",
-        f"  {content['method']} at {content['target_layer']}, threshold {content['threshold']:.4f}",
-    ]
+    title = f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}"
+    about = f"{content['method']} at {content['target_layer']}"
+    rows = [[title], [f"  {about}, threshold {content['threshold']:.4f}"]]
     found = content["faithfulness"]
     if found is None:
-        return "\n".join([*lines, "  whether the maps mean anything was not measured"])
+        rows.append(["  whether the maps mean anything was not measured"])
+        return "\n".join(table_lines(rows))
     random, against = found["randomization"], found["against"]
-    lines += ["", _question(found, positive), *_curves(found)]
-    lines.append(
-        _row(
+    rows += [[], _question(found, positive), *_curves(found)]
+    rows.append(
+        [
             "random weights",
             f"rank correlation with their maps {_told(random['rank_correlation'])}, "
             f"mean of {random['num_models']} random models; near 0 is good",
-        )
+        ]
     )
     if against is not None:
-        lines += ["", _question(against, content["other_class"]), *_curves(against)]
+        rows += [[], _question(against, content["other_class"]), *_curves(against)]
     masks = found["masks"]
     if masks is not None:
         low, high = masks["pointing_game_interval"]
-        chance = masks["randomized"]
-        lines += [
-            "",
-            f"  do the maps lie in the masks? ({counted(masks['num_images'], 'film')} with a mask)",
-            _row(
+        chance, num_masks = masks["randomized"], masks["num_images"]
+        rows += [
+            [],
+            [f"  do the maps lie in the masks? ({counted(num_masks, 'film')} with a mask)"],
+            [
                 "pointing game",
                 f"{masks['pointing_game']:.3f} ({low:.3f} to {high:.3f}), "
                 f"with random weights {chance['pointing_game']:.3f}",
-            ),
-            _row(
+            ],
+            [
                 "energy inside",
                 f"{masks['energy_ratio']:.2f} times the area's share "
                 f"({masks['energy']:.3f} in {masks['area']:.3f}), "
                 f"with random weights {chance['energy_ratio']:.2f} times",
-            ),
+            ],
         ]
-    return "\n".join(lines)
+    return "\n".join(table_lines(rows, indent="  ", wrap=True))
 
 
-def _question(found: Mapping[str, Any], scored: str) -> str:
-    return wrapped(
+def _question(found: Mapping[str, Any], scored: str) -> list[str]:
+    text = (
         f"does the score for {scored} rest on what maps for {scored} show? "
-        f"({counted(found['num_images'], 'film')}, called {scored} where any is)",
-        "  ",
+        f"({counted(found['num_images'], 'film')}, called {scored} where any is)"
     )
+    return [wrapped(text, "  ")]
 
 
-def _curves(found: Mapping[str, Any]) -> list[str]:
+def _curves(found: Mapping[str, Any]) -> list[list[str]]:
     return [
         *_curve("deletion, lower is better", found["deletion"], below=True),
         *_curve("insertion, higher is better", found["insertion"], below=False),
     ]
 
 
-def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> list[str]:
+def _curve(label: str, figures: Mapping[str, Any], *, below: bool) -> list[list[str]]:
     low, high = figures["interval"]
     interval, verdict = "no interval", "not told from random maps"
     if low is not None and high is not None:
         is_better = high < 0 if below else low > 0
         interval = f"{low:+.3f} to {high:+.3f}"
         verdict = "better than random maps" if is_better else "NO BETTER THAN RANDOM MAPS"
-    lines = [
-        _row(
-            label,
-            f"{figures['map']:.3f}, random maps {figures['random']:.3f}, "
-            f"difference {figures['difference']:+.3f} ({interval}): {verdict}",
-        )
-    ]
+    told = (
+        f"{figures['map']:.3f}, random maps {figures['random']:.3f}, "
+        f"difference {figures['difference']:+.3f} ({interval}): {verdict}"
+    )
+    rows = [[label, told]]
     if below and figures["blank"] >= figures["map"]:
-        lines.append(
-            _row(
-                "", f"films without a pixel score {figures['blank']:.3f}: deletion cannot tell here"
-            )
-        )
-    return lines
-
-
-def _row(label: str, text: str) -> str:
-    return wrapped(text, f"  {label:<{_WIDTH}}")
+        blank = f"films without a pixel score {figures['blank']:.3f}: deletion cannot tell here"
+        rows.append(["", blank])
+    return rows
 
 
 def _told(number: float | None) -> str:

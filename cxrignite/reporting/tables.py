@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cxrignite.reporting.text_table import table_lines
 from cxrignite.terminal import counted, wrapped
 
 _RATES = (
@@ -20,7 +21,6 @@ _CALIBRATION = (
     ("calibration slope", "calibration_slope"),
 )
 _FITTED = {"platt": "Platt scaling", "temperature": "temperature scaling"}
-_WIDTH = 28
 
 
 def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -> str:
@@ -43,26 +43,27 @@ def score_table(name: str, classes: Sequence[str], content: Mapping[str, Any]) -
     columns = [content[key] for key in ("at_half", "at_threshold") if key in content]
     titles = [f"at {column['threshold']:.4g}" for column in columns[:1]]
     titles += [f"at the threshold {column['threshold']:.4f}" for column in columns[1:]]
-    lines.append(_row("", titles))
-    lines += [_row(label, [_figure(each, key) for each in columns]) for label, key in _RATES]
-    lines.append(_row("missed", [f"{each['fn']} of {positives}" for each in columns]))
-    lines.append(_row("false alarms", [f"{each['fp']} of {negatives}" for each in columns]))
+    rows = [["", *titles]]
+    rows += [[label, *(_figure(each, key) for each in columns)] for label, key in _RATES]
+    rows.append(["missed", *(f"{each['fn']} of {positives}" for each in columns)])
+    rows.append(["false alarms", *(f"{each['fp']} of {negatives}" for each in columns)])
     scales = content["calibration"]
     shown = [scales[scale] for scale in ("raw", "natural") if scales[scale] is not None]
     titles = ["of the raw score", "of the natural score"][: len(shown)]
-    lines += ["", _row("", titles)]
-    lines += [_row(label, [_figure(each, key) for each in shown]) for label, key in _CALIBRATION]
+    rows += [[], ["", *titles]]
+    rows += [[label, *(_figure(each, key) for each in shown)] for label, key in _CALIBRATION]
     fitted = [name for name in _FITTED if scales[name]]
     if fitted:
-        lines.append(_row("", [_FITTED[name] for name in fitted]))
+        rows.append(["", *(_FITTED[name] for name in fitted)])
         cells = [_figure(scales[name], "ece") for name in fitted]
-        lines.append(_row("calibration error (ECE)", cells))
-    if content["subgroups"]:
-        lines += ["", _wide_row(["TNR", "TPR", "AUC"])]
+        rows.append(["calibration error (ECE)", *cells])
+    lines += table_lines(rows, indent="  ")
+    # Three figures with their intervals in 80 columns leave no room for a label.
+    groups = [["  ", "TNR", "TPR", "AUC"]] if content["subgroups"] else []
     for group in content["subgroups"]:
-        lines.append(f"  {group['attribute']} {group['value']} ({group['num_images']})")
-        lines.append(_wide_row([_figure(group, key) for key in ("tnr", "tpr", "roc_auc")]))
-    return "\n".join(lines)
+        groups.append([f"  {group['attribute']} {group['value']} ({group['num_images']})"])
+        groups.append(["", *(_figure(group, key) for key in ("tnr", "tpr", "roc_auc"))])
+    return "\n".join([*lines, *([""] if groups else []), *table_lines(groups, indent="  ")])
 
 
 def banner(certificate: Mapping[str, Any] | None) -> str | None:
@@ -115,12 +116,3 @@ def _figure(block: Mapping[str, Any], key: str, digits: int = 3) -> str:
     pair = block.get("intervals", {}).get(key) or block.get("patient_intervals", {}).get(key)
     told = f"{value:.{digits}f}"
     return f"{told} ({pair[0]:.3f} to {pair[1]:.3f})" if pair else told
-
-
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"  {label:<{_WIDTH}}{''.join(f'{cell:<24}  ' for cell in cells)}".rstrip()
-
-
-def _wide_row(cells: Sequence[str]) -> str:
-    """Three figures with their intervals in 80 columns leave no room for a label."""
-    return f"      {''.join(f'{cell:<24} ' for cell in cells)}".rstrip()
