@@ -1,10 +1,9 @@
-"""The scores of a finished run, read back from its folder to be set against another run's."""
+"""The scores of a finished run, read back from its folder to be compared with another run's."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.csv_text import CsvReader
-from cxrignite.errors import DamagedRunError, DataError, RunFolderError
+from cxrignite.errors import DamagedRunError, RunFolderError
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.run_json import read_object
 from cxrignite.runs.usability import films_in_words, unusable_warning
 
-_COLUMNS = ("path", "patient", "label", "score")
+_COLUMNS = ["path", "patient", "label", "score", "natural_score", "decision"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class ScoredRun:
     Attributes:
         run: The run folder, as it was named.
         paths: Of the films, relative to their source's root.
-        patients: Whose each film is.
+        patients: Patient of each film.
         y_true: Labels 0 and 1, `(N,)`.
         y_score: Probabilities of the positive class, `(N,)`.
-        natural_score: The same at the natural prevalence, `(N,)`; None where a film has none.
-        threshold: The one these scores were decided by; None where there was none.
+        natural_score: The same at the natural prevalence, `(N,)`; None if it is not known.
+        threshold: The one these scores were decided by; None if there was none.
         warnings: Why that threshold is not usable, a line for the films that chose it and one for
             these.
     """
@@ -58,59 +58,31 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
 
     Raises:
         RunFolderError: The run did not finish, or has not scored these films with its weights.
-        DamagedRunError: A file is damaged, lost, or not as it was written.
+        DamagedRunError: A file is damaged, lost, not as it was written, or of another form.
         CheckpointError: The best weights are missing or damaged.
     """
     folder = RunFolder(run_dir)
     folder.finished_recipe()
-    path = folder.predictions_path(name)
+    path, remedy = folder.predictions_path(name), _remedy(run_dir, name)
     folder.files.check(path, folder.metrics_path(name), folder.operating_point_path)
     if not path.is_file():
-        raise RunFolderError(
-            f"{run_dir} has no {path.relative_to(run_dir)}; {_remedy(run_dir, name)}"
-        )
+        raise RunFolderError(f"{run_dir} has no {path.relative_to(run_dir)}; {remedy}")
+    threshold, warnings = _threshold(folder, name)
     try:
         rows = _rows(path)
-        threshold, warnings = _threshold(folder, name)
-        natural = [row.get("natural_score") or "" for row in rows]
+        natural = [row["natural_score"] for row in rows]
         return ScoredRun(
             run=str(run_dir),
             paths=[row["path"] for row in rows],
             patients=[row["patient"] for row in rows],
             y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
             y_score=_probabilities([row["score"] for row in rows]),
-            natural_score=_probabilities(natural) if all(natural) else None,
+            natural_score=_probabilities(natural) if any(natural) else None,
             threshold=threshold,
             warnings=warnings,
         )
     except (OSError, ValueError, csv.Error) as error:
-        raise DamagedRunError(f"{path} is damaged: {error}") from error
-
-
-def check_same_films(run: ScoredRun, baseline: ScoredRun) -> None:
-    """Make sure that two runs scored the same films, with the same labels.
-
-    Raises:
-        DataError: They did not; it says how many differ and names the first.
-    """
-    ours = dict(zip(run.paths, run.y_true.tolist(), strict=True))
-    theirs = dict(zip(baseline.paths, baseline.y_true.tolist(), strict=True))
-    differing = sorted(
-        path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)
-    )
-    if not differing:
-        return
-    first = differing[0]
-    if first not in theirs:
-        reason = f"only in {run.run}"
-    elif first not in ours:
-        reason = f"only in {baseline.run}"
-    else:
-        reason = f"label {ours[first]} in {run.run} and {theirs[first]} in {baseline.run}"
-    raise DataError(
-        f"{run.run} and {baseline.run} scored different films: "
-        f"{len(differing)} differ, the first is {first} ({reason})"
-    )
+        raise DamagedRunError(f"{path} is damaged: {error}; {remedy}") from error
 
 
 def _remedy(run_dir: Path, name: str) -> str:
@@ -124,17 +96,19 @@ def _remedy(run_dir: Path, name: str) -> str:
         verb = "validate" if films_name == "val" else "test"
         films = "" if own else f" --name {films_name} --data.source.root ..."
         films += f" --operating_point {site}" if site else ""
-    return f"score these films first: `cxrignite {verb} --run {run_dir}{films}`"
+    return f"`cxrignite {verb} --run {run_dir}{films}` writes it"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     # `surrogateescape` keeps file names that are not UTF-8.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = CsvReader(file, restval="")
-        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"it has no column {', '.join(missing)}")
+        reader = CsvReader(file)
+        if reader.fieldnames != _COLUMNS:
+            found = ", ".join(reader.fieldnames or ["none"])
+            raise ValueError(f"its columns must be {', '.join(_COLUMNS)}, got {found}")
         rows = sorted(reader, key=lambda row: row["path"])
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"each row must have {len(_COLUMNS)} cells")
     for row, following in itertools.pairwise(rows):
         if row["path"] == following["path"]:
             raise ValueError(f"{row['path']} is there twice")
@@ -149,20 +123,22 @@ def _label(text: str) -> int:
 
 def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
     scores = np.array([float(text) for text in texts], dtype=np.float64)
-    strange = scores[~((scores >= 0) & (scores <= 1))]
-    if strange.size:
-        raise ValueError(f"a score must be in [0, 1], got {strange[0]:g}")
+    outside = scores[~((scores >= 0) & (scores <= 1))]
+    if outside.size:
+        raise ValueError(f"a score must be in [0, 1], got {outside[0]:g}")
     return scores
 
 
 def _threshold(folder: RunFolder, name: str) -> tuple[float | None, tuple[str, ...]]:
-    """The threshold that the metrics of the same scoring name, and why it is not usable.
+    """Read the threshold that decided these scores, and why it is not usable.
 
-    Refused if it was not one of today's weights.
+    Raises:
+        RunFolderError: The threshold is not one of the run's weights of today.
+        DamagedRunError: The metrics are damaged or of another form.
     """
-    path = folder.metrics_path(name)
+    path, remedy = folder.metrics_path(name), _remedy(folder.root, name)
+    content = read_object(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         point = content["operating_point"]
         threshold = None if point["threshold"] is None else float(point["threshold"])
         digest = point["weights_sha256"]
@@ -170,15 +146,11 @@ def _threshold(folder: RunFolder, name: str) -> tuple[float | None, tuple[str, .
             unusable_warning(point["not_usable"], films_in_words(point["chosen_on"])),
             unusable_warning(content["not_usable"], f"the {name} films"),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedRunError(
-            f"{path} is damaged or of an older version ({missing}); {_remedy(folder.root, name)}"
-        ) from error
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise DamagedRunError(f"{path} is damaged: threshold must be in [0, 1], got {threshold}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise DamagedRunError(f"{path} is damaged: {reason}; {remedy}") from error
     if digest != folder.weights_sha256():
-        raise RunFolderError(
-            f"{path} is of other weights than {folder.root} has now; {_remedy(folder.root, name)}"
-        )
+        raise RunFolderError(f"{path} is of other weights than {folder.root} has now; {remedy}")
     return threshold, tuple(filter(None, warnings))
