@@ -21,6 +21,7 @@ import torch
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import ClassFolders, Film, Source
 from cxrignite.data.leakage import leaked_pairs
+from cxrignite.reporting.console import split_lines
 from cxrignite.workflows.films import collector_paused, read_and_pack, split_films
 from cxrignite.workflows.parts import build_data, build_pipeline
 
@@ -66,7 +67,7 @@ def measure_million(root: Path, num_films: int) -> None:
     batches = iter(data.train_loader())
     next(batches)
     seconds = time.perf_counter() - START
-    print(data.describe())
+    print("\n".join(split_lines(data)))
     print(f"first batch of {num_films:,} rows: {seconds:.1f} s, imports included (< 10)")
     taken = 0
     for count in (1, 250, 500, 1000, 1500):

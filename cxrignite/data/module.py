@@ -204,24 +204,6 @@ class XrayData:
             loader.close()
         self._loaders.clear()
 
-    def describe(self) -> str:
-        """A table of films by split and class, and of patients; empty splits are left out."""
-        rows: list[tuple[str, ...]] = [("split", *self.classes, "films", "patients")]
-        for split in self.splits:
-            films = self._films[split]
-            counts = self.class_counts(split)
-            patients = len({film.patient for film in films})
-            numbers = (counts.num_negative, counts.num_positive, len(films), patients)
-            rows.append((split, *(f"{number:,}" for number in numbers)))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            )
-            for row in rows
-        )
-
     @cached_property
     def _draws(self) -> SeededDraws:
         labels = self.labels("train")

@@ -13,6 +13,7 @@ from cxrignite.engines.session import Session
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.tables import alarm, indented
+from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
@@ -74,8 +75,19 @@ def tell_split(recipe: Recipe, listed: Sequence[Film], data: XrayData, *, frozen
     if owned:
         parts.append(f"from the source: {', '.join(owned)}")
     _say("splits", "as this run's split.csv has them" if frozen else "; ".join(parts))
-    for line in data.describe().splitlines():
+    for line in split_lines(data):
         _logger.info("%s", line)
+
+
+def split_lines(data: XrayData) -> list[str]:
+    """A table of films by split and class, and of patients; empty splits are left out."""
+    rows = [["split", *data.classes, "films", "patients"]]
+    for split in data.splits:
+        films = data.films(split)
+        patients = len({film.patient for film in films})
+        numbers = (*data.class_counts(split), len(films), patients)
+        rows.append([split, *(f"{number:,}" for number in numbers)])
+    return table_lines(rows, "<>")
 
 
 def tell_training(
@@ -130,15 +142,18 @@ class EpochLines:
             is_best: Whether it is the best until now.
         """
         counted = f"{epoch}/{self._max_epochs}"
-        if not self._columns:
+        is_first = not self._columns
+        if is_first:
             self._columns = self._choose(metrics)
-            titles = [f"{title:>6}" for _, title, _ in self._columns]
-            self._log(["epoch", *titles])
+        # Six characters wide at least, and as wide as the last epoch's number.
+        head = ["epoch".rjust(2 * len(str(self._max_epochs)) + 1)]
+        head += [title.rjust(6) for _, title, _ in self._columns]
         cells = [
-            f"{metrics[name]:>{max(len(title), 6)}{form}}" if name in metrics else ""
-            for name, title, form in self._columns
+            f"{metrics[name]:{form}}" if name in metrics else "" for name, _, form in self._columns
         ]
-        self._log([counted, *cells, *(["best"] if is_best else [])])
+        titles, row = table_lines([head, [counted, *cells, *(["best"] if is_best else [])]], ">")
+        for line in ([titles] if is_first else []) + [row]:
+            _logger.info("%s", line)
 
     def _choose(self, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         columns = list(_COLUMNS)
@@ -146,10 +161,6 @@ class EpochLines:
             title = _TITLES.get(self._metric, self._metric.removeprefix("val_")[:_MAX_TITLE])
             columns.insert(-_NUM_TIMES, (self._metric, title, ".4f"))
         return [column for column in columns if column[0] in metrics]
-
-    def _log(self, cells: Sequence[str]) -> None:
-        width = max(len("epoch"), 2 * len(str(self._max_epochs)) + 1)
-        _logger.info("%s", "  ".join([cells[0].rjust(width), *cells[1:]]))
 
 
 def tell_end(
@@ -173,15 +184,16 @@ def tell_end(
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)
     _logger.info("written to %s:", root)
-    for names, what in (
-        ("checkpoints", "best.pt, the weights; last.pt, the state to go on from"),
-        ("operating_point.json", "the threshold, its verdict and what it was chosen by"),
-        ("metrics, predictions", "every figure with its interval, every film's score"),
-        ("figures, tensorboard", f"pictures; `tensorboard --logdir {run}`"),
-        ("recipe.yaml, split.csv", "what it takes to repeat the run"),
-        ("history.csv, run.log", "each epoch's figures, these lines"),
-    ):
-        _logger.info("  %-24s%s", names, what)
+    left = [
+        ["checkpoints", "best.pt, the weights; last.pt, the state to go on from"],
+        ["operating_point.json", "the threshold, its verdict and what it was chosen by"],
+        ["metrics, predictions", "every figure with its interval, every film's score"],
+        ["figures, tensorboard", f"pictures; `tensorboard --logdir {run}`"],
+        ["recipe.yaml, split.csv", "what it takes to repeat the run"],
+        ["history.csv, run.log", "each epoch's figures, these lines"],
+    ]
+    for line in table_lines(left, indent="  "):
+        _logger.info("%s", line)
     after = ["test"] if "test" in data.splits else []
     for verb in (*after, "report"):
         _logger.info("next: cxrignite %s --run %s", verb, run)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cxrignite.handlers import Explanation
+from cxrignite.reporting.text_table import table_lines
 from cxrignite.runs.map_evaluation import MapEvaluation, PerturbationCheck, PerturbationChecks
 from cxrignite.terminal import counted, wrapped
-
-_WIDTH = 30
 
 
 def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvaluation) -> str:
@@ -22,76 +21,70 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
     positive, checks = evaluation.target_class, evaluation.checks
     num_empty = sum(each.raw_max <= 0 for each in explained)
     empty = f", {num_empty} of them empty" if num_empty else ""
-    lines = [
-        f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}",
-        f"  {evaluation.method} at {evaluation.target_layer}, threshold {evaluation.threshold:.4f}",
-    ]
+    title = f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}"
+    about = f"{evaluation.method} at {evaluation.target_layer}"
+    rows = [[title], [f"  {about}, threshold {evaluation.threshold:.4f}"]]
     if checks is None:
-        return "\n".join([*lines, "  whether the maps mean anything was not measured"])
-    lines += ["", *_curves(checks.positive, positive)]
+        rows.append(["  whether the maps mean anything was not measured"])
+        return "\n".join(table_lines(rows))
     correlation = checks.rank_correlation
-    lines.append(
-        _row(
+    rows += [[], *_curves(checks.positive, positive)]
+    rows.append(
+        [
             "random weights",
             "rank correlation with their maps "
             f"{'undefined' if correlation is None else f'{correlation:+.3f}'}, "
             f"mean of {checks.num_random_models} random models; near 0 is good",
-        )
+        ]
     )
     if checks.negative is not None:
-        lines += ["", *_curves(checks.negative, evaluation.other_class)]
+        rows += [[], *_curves(checks.negative, evaluation.other_class)]
     masks = checks.masks
     if masks is not None:
         low, high = masks.pointing_game_interval
-        lines += [
-            "",
-            f"  do the maps lie in the masks? ({counted(masks.num_images, 'film')} with a mask)",
-            _row(
+        rows += [
+            [],
+            [f"  do the maps lie in the masks? ({counted(masks.num_images, 'film')} with a mask)"],
+            [
                 "pointing game",
                 f"{masks.pointing_game:.3f} ({low:.3f} to {high:.3f}), "
                 f"with random weights {masks.random_pointing_game:.3f}",
-            ),
-            _row(
+            ],
+            [
                 "energy inside",
                 f"{masks.energy_ratio:.2f} times the area's share "
                 f"({masks.energy:.3f} in {masks.area:.3f}), "
                 f"with random weights {masks.random_energy_ratio:.2f} times",
-            ),
+            ],
         ]
-    return "\n".join(lines)
+    return "\n".join(table_lines(rows, indent="  ", wrap=True))
 
 
-def _curves(checks: PerturbationChecks, scored: str) -> list[str]:
+def _curves(checks: PerturbationChecks, scored: str) -> list[list[str]]:
     question = (
         f"does the score for {scored} rest on what maps for {scored} show? "
         f"({counted(checks.num_images, 'film')}, called {scored} where any is)"
     )
     return [
-        wrapped(question, "  "),
+        [wrapped(question, "  ")],
         *_curve("deletion, lower is better", checks.deletion, below=True),
         *_curve("insertion, higher is better", checks.insertion, below=False),
     ]
 
 
-def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[str]:
+def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[list[str]]:
     interval, reading = "no interval", "not told from random maps"
     if check.difference.by_patient is not None:
         low, high = check.difference.by_patient
         is_better = high < 0 if below else low > 0
         interval = f"{low:+.3f} to {high:+.3f}"
         reading = "better than random maps" if is_better else "NO BETTER THAN RANDOM MAPS"
-    lines = [
-        _row(
-            label,
-            f"{check.by_map:.3f}, random maps {check.by_chance:.3f}, "
-            f"difference {check.difference.value:+.3f} ({interval}): {reading}",
-        )
-    ]
+    text = (
+        f"{check.by_map:.3f}, random maps {check.by_chance:.3f}, "
+        f"difference {check.difference.value:+.3f} ({interval}): {reading}"
+    )
+    rows = [[label, text]]
     if below and check.blank >= check.by_map:
-        text = f"films without a pixel score {check.blank:.3f}: deletion cannot tell here"
-        lines.append(_row("", text))
-    return lines
-
-
-def _row(label: str, text: str) -> str:
-    return wrapped(text, f"  {label:<{_WIDTH}}")
+        blank = f"films without a pixel score {check.blank:.3f}: deletion cannot tell here"
+        rows.append(["", blank])
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement
 from cxrignite.runs.evaluation import Estimate, Evaluation
 from cxrignite.terminal import counted, wrapped
@@ -21,7 +22,6 @@ _CALIBRATION = (
     ("calibration slope", "calibration_slope"),
 )
 _FITTED = {"platt": "Platt scaling", "temperature": "temperature scaling"}
-_WIDTH = 28
 
 
 def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> str:
@@ -45,27 +45,27 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
     if evaluation.at_threshold is not None:
         columns.append(evaluation.at_threshold)
         titles.append(f"at the threshold {evaluation.at_threshold.threshold:.4f}")
-    lines.append(_row("", titles))
-    lines += [_row(label, [_cell(getattr(each, key)) for each in columns]) for label, key in _RATES]
-    lines.append(_row("missed", [f"{each.fn} of {positives}" for each in columns]))
-    lines.append(_row("false alarms", [f"{each.fp} of {negatives}" for each in columns]))
+    rows = [["", *titles]]
+    rows += [[label, *(_cell(getattr(each, key)) for each in columns)] for label, key in _RATES]
+    rows.append(["missed", *(f"{each.fn} of {positives}" for each in columns)])
+    rows.append(["false alarms", *(f"{each.fp} of {negatives}" for each in columns)])
     scales = evaluation.calibration
     shown = [scales[scale] for scale in ("raw", "natural") if scale in scales]
     titles = ["of the raw score", "of the natural score"][: len(shown)]
-    lines += ["", _row("", titles)]
+    rows += [[], ["", *titles]]
     for label, key in _CALIBRATION:
-        lines.append(_row(label, [_cell(getattr(each, key)) for each in shown]))
+        rows.append([label, *(_cell(getattr(each, key)) for each in shown)])
     fitted = [name for name in _FITTED if name in scales]
     if fitted:
-        lines.append(_row("", [_FITTED[name] for name in fitted]))
-        cells = [_cell(scales[name].ece) for name in fitted]
-        lines.append(_row("calibration error (ECE)", cells))
-    if evaluation.subgroups:
-        lines += ["", _wide_row(["TNR", "TPR", "AUC"])]
+        rows.append(["", *(_FITTED[name] for name in fitted)])
+        rows.append(["calibration error (ECE)", *(_cell(scales[name].ece) for name in fitted)])
+    lines += table_lines(rows, indent="  ")
+    # Three figures with their intervals in 80 columns leave no room for a label.
+    groups = [["  ", "TNR", "TPR", "AUC"]] if evaluation.subgroups else []
     for group in evaluation.subgroups:
-        lines.append(f"  {group.attribute} {group.value} ({group.num_images})")
-        lines.append(_wide_row([_cell(each) for each in (group.tnr, group.tpr, group.roc_auc)]))
-    return "\n".join(lines)
+        groups.append([f"  {group.attribute} {group.value} ({group.num_images})"])
+        groups.append(["", *(_cell(each) for each in (group.tnr, group.tpr, group.roc_auc))])
+    return "\n".join([*lines, *([""] if groups else []), *table_lines(groups, indent="  ")])
 
 
 def statement_lines(statement: Statement | None) -> list[str]:
@@ -97,12 +97,3 @@ def _cell(estimate: Estimate, digits: int = 3) -> str:
     pair = estimate.interval or estimate.by_patient
     value = f"{estimate.value:.{digits}f}"
     return f"{value} ({pair.low:.3f} to {pair.high:.3f})" if pair else value
-
-
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"  {label:<{_WIDTH}}{''.join(f'{cell:<24}  ' for cell in cells)}".rstrip()
-
-
-def _wide_row(cells: Sequence[str]) -> str:
-    """Three figures with their intervals in 80 columns leave no room for a label."""
-    return f"      {''.join(f'{cell:<24} ' for cell in cells)}".rstrip()

@@ -9,7 +9,7 @@ from messages import line_with, missing
 from cxrignite.data import Film, Phantom, XrayData
 from cxrignite.nn import LightCNN
 from cxrignite.recipe import DataRecipe, Fold, Recipe
-from cxrignite.reporting.console import EpochLines, tell_split
+from cxrignite.reporting.console import EpochLines, split_lines, tell_split
 
 METRICS = {"loss": 0.5, "val_loss": 0.25, "val_roc_auc": 0.875, "epoch_seconds": 1234.5}
 
@@ -98,6 +98,16 @@ def test_who_is_in_which_split_is_told_with_the_reason(told, settings, own, shar
     tell_split(recipe, listed, data, frozen=True)
     frozen = line_with(told()[0], "split.csv")
     assert missing(frozen, shares) == list(shares)
+
+
+def test_a_split_is_a_row_of_films_and_patients():
+    films = [film("train", number) for number in range(5)]
+    films.append(Film("6.png", "6.png", 1, films[-1].patient, "train"))
+    header, row = split_lines(XrayData(films, ("healthy", "ill")))
+    line_with(header, "split", "healthy", "ill")
+    assert row.split() == ["train", "3", "3", "6", "5"]
+    ends = [[cell.end() for cell in re.finditer(r"\S+", line)] for line in (header, row)]
+    assert ends[0][1:] == ends[1][1:]
 
 
 def _optimizer(parameters):

@@ -1,10 +1,11 @@
 import csv
-import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from messages import line_with, missing, refused, unwrapped
+from results import USELESS, evaluation_of, rule_of
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
@@ -13,9 +14,13 @@ from cxrignite.functional.confusion import confusion_at
 from cxrignite.functional.intervals import bootstrap_samples, delong_difference
 from cxrignite.functional.weighted_metrics import decision_statistics
 from cxrignite.handlers import SafeSaver
+from cxrignite.reporting.comparison_table import comparison_csv, comparison_table
+from cxrignite.reporting.wording import NOT_USABLE
+from cxrignite.runs.decision_rule import DecisionRules
+from cxrignite.runs.evaluation import Evaluations
+from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.usability import NOT_USABLE
-from cxrignite.workflows.compare import compare_runs
+from cxrignite.workflows.compare import compare, compare_runs
 
 HEADER = ["path", "patient", "label", "score", "natural_score", "decision"]
 NUM_FILMS = 160
@@ -25,19 +30,25 @@ NUM_FILMS = 160
 def make_run(tmp_path):
     """Leave a finished run's files; gives the folder."""
 
-    def make(run, rows, threshold=0.6, name="test", header=HEADER, not_usable=()):
+    def make(run, rows, threshold=0.6, name="test", header=HEADER, measured=None):
         folder = tmp_path / run
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         (folder / "history.csv").write_text("epoch\n1\n")
         if not (folder / "checkpoints").exists():
             SafeSaver(folder / "checkpoints")({"model": {}}, "best.pt", {"epoch": 1})
-        digest = RunFolder(folder).weights_sha256()
-        content = {"threshold": threshold, "verdict": "empirical", "weights_sha256": digest}
-        content |= {"chosen_on": "val", "not_usable": []}
-        (folder / "operating_point.json").write_text(json.dumps(content))
-        (folder / "metrics").mkdir(exist_ok=True)
-        path = folder / "metrics" / f"{name}.json"
-        path.write_text(json.dumps({"operating_point": content, "not_usable": list(not_usable)}))
+        run_folder = RunFolder(folder)
+        rule = rule_of(verdict="empirical", weights_sha256=run_folder.weights_sha256())
+        point = None if threshold is None else replace(rule.point, threshold=threshold)
+        rule = replace(rule, point=point)
+        write = {
+            run_folder.operating_point_path: DecisionRules((rule,)),
+            run_folder.metrics_path(name): Evaluations(
+                (evaluation_of(rule, informativeness=measured),)
+            ),
+        }
+        for path, result in write.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(to_json(result))
         with (folder / "predictions" / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)
@@ -95,13 +106,14 @@ def test_every_figure_is_that_of_a_second_source(make_run):
             "brier": brier_score_loss(labels, natural),
         }
         assert {name: getattr(row, side) for name, row in rows.items()} == pytest.approx(expected)
-    assert {(row.run, row.baseline) for row in rows.values()} == {(str(run), str(baseline))}
+    assert {row.run for row in rows.values()} == {str(run)}
+    assert comparison.baseline == str(baseline)
 
 
 def test_a_threshold_that_is_not_usable_is_told_before_the_table(make_run):
-    runs = [make_run("a", films(1)), make_run("b", films(2), not_usable=["a REASON"])]
-    first = unwrapped(compare_runs(runs).table()).splitlines()[0]
-    line_with(first, runs[1], NOT_USABLE.upper(), "test", "a REASON")
+    runs = [make_run("a", films(1)), make_run("b", films(2), measured=USELESS)]
+    first = unwrapped(comparison_table(compare_runs(runs))).splitlines()[0]
+    line_with(first, runs[1], NOT_USABLE.upper(), "test", "0.430")
 
 
 def test_the_area_is_compared_by_delong_and_by_the_bootstrap(make_run):
@@ -151,10 +163,10 @@ def test_a_run_against_its_own_scores_differs_in_nothing(make_run):
     # The bootstrap saw no difference in any resample and says nothing; DeLong falls back.
     assert all(math.isnan(row.interval.low) for row in by_metric(comparison).values())
     # Of the seven lines that hold a difference one alone has an interval.
-    lines = comparison.table().splitlines()
+    lines = comparison_table(comparison).splitlines()
     assert sum("+0.0000" in line for line in lines) == 7
     assert sum("[" in line for line in lines) == 1
-    line_with(comparison.table(), "*", "0 of 1")
+    line_with(comparison_table(comparison), "*", "0 of 1")
 
 
 def test_films_are_matched_by_path_whatever_their_order(make_run):
@@ -168,29 +180,30 @@ def test_every_run_is_compared_with_the_first(make_run):
     dirs = [make_run(name, films(seed)) for seed, name in enumerate("abc")]
     comparison = compare_runs(dirs)
     assert [row.run for row in comparison.differences] == [str(dirs[1])] * 7 + [str(dirs[2])] * 7
-    assert {row.baseline for row in comparison.differences} == {str(dirs[0])}
+    assert comparison.baseline == str(dirs[0])
     alone = compare_runs([dirs[0], dirs[2]])
     assert alone.differences == comparison.differences[7:]
 
 
 def test_without_a_threshold_or_natural_scores_the_rest_is_compared(make_run):
-    old = [name for name in HEADER if name != "natural_score"]
-    without = make_run("a", films(1), threshold=None, header=old)
+    unknown = [{**row, "natural_score": ""} for row in films(1)]
+    without = make_run("a", unknown, threshold=None)
     comparison = compare_runs([without, make_run("b", films(2))])
     assert list(by_metric(comparison)) == ["roc_auc", "average_precision"]
-    of_decisions, of_brier = comparison.notes
-    line_with(of_decisions, "tnr", "tpr", "balanced_accuracy", without, "threshold")
-    line_with(of_brier, "brier", without)
-    text = " ".join(comparison.table().split())
-    assert all(note in text for note in comparison.notes)
+    assert comparison.without_threshold == comparison.without_natural == (str(without),)
+    text = " ".join(comparison_table(comparison).split())
+    line_with(text, "No", "tnr", "tpr", "balanced_accuracy", without, "threshold")
+    line_with(text, "No", "brier", without)
 
 
 def test_the_threshold_is_the_one_that_decided_the_scores(make_run):
     baseline, run = make_run("a", films(1)), make_run("b", films(2), threshold=0.4)
     before = by_metric(compare_runs([baseline, run]))["tpr"].value
     # Another operating point now, as after more epochs or of another run: not of these scores.
-    path = run / "operating_point.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.99}))
+    folder = RunFolder(run)
+    rule = folder.find_rule()
+    moved = replace(rule, point=replace(rule.point, threshold=0.99))
+    folder.operating_point_path.write_bytes(to_json(DecisionRules((moved,))))
     assert by_metric(compare_runs([baseline, run]))["tpr"].value == before
     # The same films decided by a site's operating point, under a name of their own.
     for folder, seed in ((baseline, 1), (run, 2)):
@@ -205,18 +218,11 @@ def test_scores_of_other_weights_than_the_run_has_now_are_refused(make_run):
         compare_runs([baseline, run])
 
 
-def test_empty_natural_scores_are_none(make_run):
-    rows = films(1)
-    rows[5]["natural_score"] = ""
-    baseline = make_run("a", rows, threshold=None)
-    comparison = compare_runs([make_run("b", films(2)), baseline])
-    assert list(by_metric(comparison)) == ["roc_auc", "average_precision"]
-
-
 def test_the_csv_has_a_row_a_difference_and_full_precision(make_run, tmp_path):
-    comparison = compare_runs([make_run("a", films(1)), make_run("b", films(2, strength=3.0))])
+    runs = [make_run("a", films(1)), make_run("b", films(2, strength=3.0))]
+    comparison = compare_runs(runs)
     path = tmp_path / "out" / "differences.csv"
-    comparison.write_csv(path)
+    compare(runs, output=path)
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -231,18 +237,16 @@ def test_the_csv_has_a_row_a_difference_and_full_precision(make_run, tmp_path):
         assert (row["num_images"], row["num_patients"]) == ("160", "80")
 
 
-def test_an_undefined_figure_is_empty_in_the_csv_and_a_dash_in_the_table(make_run, tmp_path):
+def test_an_undefined_figure_is_empty_in_the_csv_and_a_dash_in_the_table(make_run):
     healthy = [{**row, "label": 0} for row in films(1)], [{**row, "label": 0} for row in films(2)]
     comparison = compare_runs([make_run("a", healthy[0]), make_run("b", healthy[1])])
     rows = by_metric(comparison)
     assert math.isnan(rows["roc_auc"].value)
     assert math.isnan(rows["tpr"].difference)
     assert np.isfinite(rows["tnr"].interval).all()
-    comparison.write_csv(tmp_path / "differences.csv")
-    with (tmp_path / "differences.csv").open(newline="") as file:
-        [first, *_] = csv.DictReader(file)
+    [first, *_] = csv.DictReader(comparison_csv(comparison).decode().splitlines())
     assert [first[name] for name in ("value", "difference", "low", "high")] == [""] * 4
-    line = next(line for line in comparison.table().splitlines() if " tpr " in line)
+    line = next(line for line in comparison_table(comparison).splitlines() if " tpr " in line)
     assert line.split()[:4] == ["tpr", "-", "-", "-"]
     assert "[" not in line
 
@@ -251,14 +255,14 @@ def test_the_table_fits_a_terminal_and_says_what_chance_does(make_run):
     long = "runs/" + "a-very-long-name-" * 8
     dirs = [make_run("a", films(1, 0.5)), make_run(long, films(2, 4.0), threshold=None)]
     comparison = compare_runs(dirs)
-    lines = comparison.table().splitlines()
+    lines = comparison_table(comparison).splitlines()
     assert max(map(len, lines)) <= 100
     line_with(lines[0], "test", 160, 80)
     assert sum("..." in line and line.endswith(long[-40:]) for line in lines) == 1
     marked = sum("] *  " in line for line in lines)
     assert marked == sum(row.excludes_zero for row in comparison.differences) == 4
     assert sum(not missing(line, ["*", "4 of 4"]) for line in lines) == 1
-    line_with(comparison.table(), "DeLong")
+    line_with(comparison_table(comparison), "DeLong")
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -334,19 +338,22 @@ def test_a_folder_without_a_finished_run_is_refused(make_run, tmp_path):
         ({"score": "high"}, ["'high'"]),
         ({"score": "nan"}, ["score", "[0, 1]", "nan"]),
         ({"natural_score": "1.5"}, ["score", "[0, 1]", "1.5"]),
+        ({"natural_score": ""}, ["''"]),
         ({"path": "film001.png"}, ["film001.png"]),
     ],
 )
 def test_a_damaged_predictions_file_is_refused(make_run, change, facts):
     rows = films(1)
     damaged = make_run("b", [{**rows[0], **change}, *rows[1:]])
-    with refused(RunFolderError, damaged / "predictions" / "test.csv", *facts):
+    with refused(RunFolderError, damaged / "predictions" / "test.csv", "cxrignite test", *facts):
         compare_runs([make_run("a", rows), damaged])
 
 
-def test_a_predictions_file_without_a_column_is_refused(make_run):
-    damaged = make_run("b", films(1), header=["path", "label", "score"])
-    with refused(RunFolderError, damaged / "predictions" / "test.csv", "patient"):
+@pytest.mark.parametrize("header", [["path", "label", "score"], HEADER[:4], [*HEADER[:5], "path"]])
+def test_a_predictions_file_of_other_columns_is_refused(header, make_run):
+    damaged = make_run("b", films(1), header=header)
+    path = damaged / "predictions" / "test.csv"
+    with refused(RunFolderError, path, *HEADER, "cxrignite test"):
         compare_runs([make_run("a", films(1)), damaged])
 
 
@@ -361,7 +368,7 @@ def test_a_predictions_file_without_a_column_is_refused(make_run):
         ),
     ],
 )
-def test_damaged_or_older_metrics_are_refused(make_run, content):
+def test_damaged_metrics_are_refused(make_run, content):
     damaged = make_run("b", films(1))
     (damaged / "metrics" / "test.json").write_text(content)
     with refused(RunFolderError, damaged / "metrics" / "test.json"):

@@ -21,14 +21,11 @@ def compare_verb(argv: list[str]) -> int:
     parser.add_argument("--name", default="test", help="of the results, as test or test@SITE")
     parser.add_argument("--output", type=user_path, help="write the table as CSV, too")
     options = parser.parse_args(argv)
-    from cxrignite.workflows.compare import compare_runs
+    from cxrignite.workflows.compare import compare
 
     for part in options.name.split("@"):
         checked_name(part)
-    comparison = compare_runs(options.runs, options.name)
-    sys.stdout.write(f"{comparison.table()}\n")
-    if options.output:
-        comparison.write_csv(options.output)
+    compare(options.runs, options.name, options.output)
     return 0
 
 

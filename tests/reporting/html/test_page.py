@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,27 +18,23 @@ import pytest
 import yaml
 from messages import line_with, missing, refused, sentence_with
 from PIL import Image
+from results import LEDGER, RULE, USELESS, evaluation_of, rule_of
 from scipy.stats import binomtest
 
 from cxrignite.errors import CxrIgniteError, DamagedRunError, RunFolderError
-from cxrignite.functional import ImbalanceLedger, Interval, OperatingPoint, ShiftCheck
+from cxrignite.functional import Interval, ShiftCheck
 from cxrignite.reporting.html import MAX_PAGE_BYTES, misses, write_report
 from cxrignite.reporting.html.card import BLANKS
 from cxrignite.reporting.html.map_checks import checks_summary, map_checks
 from cxrignite.reporting.html.misses import MAX_MISSES
 from cxrignite.reporting.wording import NOT_USABLE, check_rule, state_rule
-from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
+from cxrignite.runs.decision_rule import DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
 from cxrignite.runs.evaluation import (
-    Calibration,
     CertificateCheck,
-    Decisions,
     Estimate,
-    Evaluation,
     Evaluations,
-    Subgroup,
 )
-from cxrignite.runs.informativeness import Informativeness
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import (
     MapChecks,
@@ -191,78 +187,6 @@ def rows_of(table):
 
 def picture_of(image):
     return Image.open(io.BytesIO(base64.b64decode(image.get("src").partition(",")[2])))
-
-
-POINT = OperatingPoint(
-    threshold=0.9,
-    verdict="certified",
-    tnr=0.975,
-    tpr=0.9,
-    num_negative=80,
-    num_positive=60,
-    num_false_positive=2,
-    num_false_negative=6,
-    min_tnr=0.93,
-    min_threshold=0.9,
-    fp_cost=2.0,
-    fn_cost=1.0,
-    confidence=0.95,
-    num_negative_patients=70,
-    tnr_lower_bound=0.94,
-    num_negatives_needed=90,
-)
-LEDGER = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
-RULE = DecisionRule("PNEUMONIA", POINT, "calibration", LEDGER, "ab" * 32)
-USELESS = Informativeness(60, 6, -0.01, Interval(-0.1, 0.08), 0.43, Interval(0.4, 0.52))
-
-
-def rule_of(**changes):
-    """The rule with other fields, of its own or of its operating point."""
-    own = {field.name for field in fields(DecisionRule)}
-    point = replace(POINT, **{key: value for key, value in changes.items() if key not in own})
-    return replace(
-        RULE, **{"point": point, **{key: value for key, value in changes.items() if key in own}}
-    )
-
-
-def decisions_of(threshold, tn, fp, fn, tp, tnr=None):
-    return Decisions(
-        threshold,
-        *(tn, fp, fn, tp),
-        tnr=tnr or Estimate(tn / (tn + fp), Interval(0.71, 0.91), Interval(0.7, 0.92)),
-        tpr=Estimate(tp / (tp + fn), Interval(0.81, 0.96)),
-        ppv=Estimate(tp / (tp + fp)),
-        npv=Estimate(0.8),
-        balanced_accuracy=Estimate(0.85, None, Interval(0.8, 0.9)),
-        accuracy=Estimate(0.84),
-    )
-
-
-def evaluation_of(rule=RULE, tnr=None, **changes):
-    """An evaluation with other fields, and with another TNR at the threshold."""
-    brier = Estimate(0.1, by_patient=Interval(0.08, 0.12))
-    scale = Calibration(brier, *map(Estimate, (0.3, 0.05, 0.8, -0.2)), bins=())
-    tnr = tnr or Estimate(0.96, Interval(0.86, 0.995))
-    virus = Subgroup(
-        *("subgroup", "virus", 30, 0, 30, 25),
-        *(Estimate(None), Estimate(0.9, Interval(0.73, 0.98)), Estimate(None)),
-    )
-    evaluation = Evaluation(
-        rule=rule,
-        num_images=110,
-        num_negative=50,
-        num_positive=60,
-        num_patients=90,
-        roc_auc=Estimate(0.96, Interval(0.93, 0.98), Interval(0.92, 0.985)),
-        average_precision=Estimate(0.97),
-        at_half=decisions_of(0.5, 35, 15, 2, 58),
-        at_threshold=decisions_of(rule.threshold, 48, 2, 6, 54, tnr) if rule.point else None,
-        calibration={"raw": scale},
-        subgroups=(virus,),
-        informativeness=None,
-        num_evaluations=1,
-    )
-    return replace(evaluation, **changes)
 
 
 CHECK = CertificateCheck(

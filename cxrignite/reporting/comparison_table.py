@@ -1,0 +1,84 @@
+"""A comparison of runs as text and as CSV."""
+
+from __future__ import annotations
+
+import math
+
+from cxrignite.csv_text import csv_bytes
+from cxrignite.reporting.tables import alarm
+from cxrignite.reporting.text_table import table_lines
+from cxrignite.runs.comparison_result import ComparisonResult, Difference
+from cxrignite.terminal import counted, wrapped
+
+_METHODS = {"delong": "DeLong", "patient_bootstrap": "bootstrap by patient"}
+_HEADER = ["metric", "run", "baseline", "difference", "95 % interval", "method"]
+_COLUMNS = (
+    *("run", "baseline", "metric", "value", "baseline_value", "difference", "low", "high"),
+    *("method", "num_images", "num_patients"),
+)
+_MAX_PATH = 90
+
+
+def comparison_table(result: ComparisonResult) -> str:
+    """Lay out a comparison for a terminal of 100 columns."""
+    rows: list[list[str]] = []
+    for number, row in enumerate(result.differences):
+        if not number or row.run != result.differences[number - 1].run:
+            rows += [[], [f"run       {_fitted(row.run)}"], _HEADER]
+        rows.append(_cells(row))
+    intervals = [row for row in result.differences if not math.isnan(row.interval.low)]
+    marked = sum(row.excludes_zero for row in intervals)
+    notes = [
+        f"* excludes 0: {marked} of {len(intervals)} comparisons made. "
+        "Where nothing differs, one in twenty excludes 0 by chance.",
+        "DeLong takes films as independent, and is too narrow if patients have several; the "
+        "bootstrap draws patients. tnr, tpr and balanced_accuracy are at the threshold that "
+        "decided.",
+        *(
+            f"No tnr, tpr and balanced_accuracy with {_fitted(run)}: it has no threshold."
+            for run in result.without_threshold
+        ),
+        *(
+            f"No brier with {_fitted(run)}: it has no natural scores."
+            for run in result.without_natural
+        ),
+    ]
+    return "\n".join(
+        [
+            *(line for warning in result.warnings for line in alarm(warning)),
+            f"{result.name}: {counted(result.num_images, 'film')} of "
+            f"{counted(result.num_patients, 'patient')}, each run against the baseline",
+            f"baseline  {_fitted(result.baseline)}",
+            *table_lines(rows, "<>>><<", indent="  "),
+            "",
+            *map(wrapped, notes),
+        ]
+    )
+
+
+def comparison_csv(result: ComparisonResult) -> bytes:
+    """One row a difference, in full precision; an undefined figure is an empty cell."""
+    rows: list[tuple[object, ...]] = [_COLUMNS]
+    for row in result.differences:
+        figures = (row.value, row.baseline_value, row.difference, *row.interval)
+        cells = ("" if math.isnan(figure) else repr(figure) for figure in figures)
+        sizes = (result.num_images, result.num_patients)
+        rows.append((row.run, result.baseline, row.metric, *cells, row.method, *sizes))
+    return csv_bytes(rows)
+
+
+def _cells(row: Difference) -> list[str]:
+    low, high = row.interval
+    interval = "none" if math.isnan(low) else f"[{low:+.4f}, {high:+.4f}]"
+    figures = (_number(row.value), _number(row.baseline_value), _number(row.difference, "+"))
+    mark = " *" if row.excludes_zero else ""
+    return [row.metric, *figures, f"{interval}{mark}", _METHODS[row.method]]
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.4f}"
+
+
+def _fitted(run: str) -> str:
+    """The end of a long path, which says more than its beginning."""
+    return run if len(run) <= _MAX_PATH else f"...{run[3 - _MAX_PATH :]}"

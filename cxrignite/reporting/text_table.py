@@ -1,0 +1,62 @@
+"""Rows of cells as a table, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cxrignite.terminal import wrapped
+
+_GAP = "  "
+
+
+def table_lines(
+    rows: Sequence[Sequence[str]],
+    align: str = "<",
+    *,
+    indent: str = "",
+    wrap: bool = False,
+    markdown: bool = False,
+) -> list[str]:
+    """Lay out rows in columns that are as wide as their widest cell.
+
+    Args:
+        rows: The cells of each row. A row of one cell is a heading, which stays as it is; a row
+            without cells is a blank line.
+        align: `<` or `>` of each column; the last one holds for all further columns.
+        indent: Precedes every row that is no heading.
+        wrap: Wrap the last column to the terminal's width.
+        markdown: Write a Markdown table, whose head is the first row.
+
+    Examples:
+        >>> for line in table_lines([["", "films"], ["train", "7"]], "<>"):
+        ...     print(line)
+               films
+        train      7
+    """
+    columns = [row for row in rows if len(row) > 1]
+    widths = [
+        max(len(row[column]) for row in columns if column < len(row))
+        for column in range(max(map(len, columns), default=0))
+    ]
+    signs = align.ljust(len(widths), align[-1])
+
+    def padded(cells: Sequence[str]) -> list[str]:
+        return [f"{cell:{signs[at]}{widths[at]}}" for at, cell in enumerate(cells)]
+
+    if markdown:
+        rules = ["-" * (width - 1) for width in widths]
+        rule = [
+            f":{dashes}" if signs[at] == "<" else f"{dashes}:" for at, dashes in enumerate(rules)
+        ]
+        head, *others = map(padded, rows)
+        return [f"| {' | '.join(cells)} |" for cells in (head, rule, *others)]
+    lines = []
+    for row in rows:
+        cells = padded(row) if len(row) > 1 else []
+        if not cells:
+            lines.append("".join(row))
+        elif wrap:
+            lines += wrapped(row[-1], indent + _GAP.join([*cells[:-1], ""])).splitlines()
+        else:
+            lines.append(f"{indent}{_GAP.join(cells)}".rstrip())
+    return lines

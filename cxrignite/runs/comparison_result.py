@@ -1,0 +1,65 @@
+"""Results of a comparison: each figure of each run against the first run's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cxrignite.functional.intervals import Interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of one run, set against the baseline's.
+
+    Attributes:
+        run: Folder of the run.
+        metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at the
+            threshold it decided by) or `brier` (of the natural score).
+        value: The run's figure; NaN if it is undefined.
+        baseline_value: The baseline's.
+        interval: 95 % interval of the difference; NaN if there is none.
+        method: Method of the interval.
+    """
+
+    run: str
+    metric: str
+    value: float
+    baseline_value: float
+    interval: Interval
+    method: Literal["delong", "patient_bootstrap"]
+
+    @property
+    def difference(self) -> float:
+        """The run's figure minus the baseline's."""
+        return self.value - self.baseline_value
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the whole interval lies on one side of zero."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """Every run against the first, on the same films.
+
+    Attributes:
+        name: Name of the films, a split or a given name.
+        baseline: Folder of the first run.
+        num_images: Films.
+        num_patients: Patients, as the first run knows them.
+        differences: By run, then by method and metric.
+        without_threshold: Runs whose decisions cannot be compared.
+        without_natural: Runs whose natural scores cannot be compared.
+        warnings: Run and reason of each threshold that is not usable.
+    """
+
+    name: str
+    baseline: str
+    num_images: int
+    num_patients: int
+    differences: tuple[Difference, ...]
+    without_threshold: tuple[str, ...] = ()
+    without_natural: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
