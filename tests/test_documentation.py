@@ -83,7 +83,7 @@ OVERLAYS = {
     "efficientnet_lite0": "trainer: {epoch_length: 2}",
 }
 SMALL = """
-data: {image_size: [32, 32], preprocess: [], num_workers: 0}
+data: {image_size: [32, 32], num_workers: 0}
 trainer: {max_epochs: 1, device: cpu}
 explain: {max_images: 1, num_measured: 4}
 """

@@ -7,8 +7,8 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from cxrignite.data.sources import Film
 from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.durable_write import sweep_temporaries, sync_folder, temporary_path
 from cxrignite.errors import CxrIgniteError, DataError, PackError, UnreadableImageError
-from cxrignite.locks import lock_file
+from cxrignite.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def open_pack(
         return pack
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_builder(folder):
+        with hold_lock(folder / "packs.lock", wait=True, is_required=False):
             # Another process may have built it while this one waited.
             pack = _true_pack(path, digests, distinct, pipeline)
             if pack is None:
@@ -267,17 +267,3 @@ class _Rows(Dataset[_Outcomes]):
             images[row] = image
             outcomes.append((row, None, is_blank))
         return outcomes
-
-
-@contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
-    """One process builds at a time, where the file system knows locks; elsewhere both do."""
-    with (folder / "packs.lock").open("a+", encoding="ascii") as handle:
-        try:
-            lock_file(handle)
-        except BlockingIOError:
-            logger.info("waiting for another process that builds a pack in %s", folder)
-            lock_file(handle, wait=True)
-        except OSError:
-            logger.info("%s has no locks: processes may build the same pack at once", folder)
-        yield

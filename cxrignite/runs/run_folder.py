@@ -7,7 +7,6 @@ command, the split with its hashes, and the threshold beside the weights.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -26,7 +25,7 @@ from cxrignite.errors import (
     RunFolderError,
 )
 from cxrignite.handlers import read_history, verify_checkpoint
-from cxrignite.locks import lock_file
+from cxrignite.locks import hold_lock
 from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
 from cxrignite.runs.evaluation import Evaluation, Evaluations
@@ -76,21 +75,12 @@ class RunFolder(RunPaths):
             )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            handle = self._lock_path.open("a+", encoding="ascii")
+            lock = hold_lock(self._lock_path)
+        except BlockingIOError as error:
+            raise RunFolderError(f"{self.root} is {error.strerror}") from error
         except OSError as error:
             raise RunFolderError(f"cannot write into {self.root}: {error.strerror}") from error
-        with handle:
-            try:
-                lock_file(handle)
-            except BlockingIOError as error:
-                handle.seek(0)
-                pid = handle.read().strip() or "unknown"
-                raise RunFolderError(f"{self.root} is in use by process {pid}") from error
-            except OSError as error:  # a file system without locks
-                raise RunFolderError(f"cannot lock {self.root}: {error.strerror}") from error
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+        with lock:
             try:
                 yield
             finally:

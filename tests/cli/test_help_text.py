@@ -52,7 +52,9 @@ def test_of_many_classes_a_few_are_named(capsys):
 
 def test_what_is_printed_is_a_recipe_that_prints_the_same(capsys, recipes_dir, tmp_path):
     recipe = str(recipes_dir / "resnet50.yaml")
+    resize = "[{class_path: Resize, init_args: {spatial_size: [224, 224]}}]"
     argv = ["fit", "--config", recipe, "--optimizer", "SGD", "--run_dir", str(tmp_path / "run")]
+    argv += ["--data.preprocess", resize]
     assert cli.run([*argv, "--print_config"]) == 0
     printed = capsys.readouterr().out
     assert "class_path: torch.optim.SGD" in printed

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from messages import missing, refused
-from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data import carving
 from cxrignite.data.carving import carve_fold, carve_split
@@ -161,20 +160,6 @@ def test_up_to_the_limit_patients_are_dealt(monkeypatch):
     assert carve_split(films, "val", 0.2, seed=3) != dealt
     monkeypatch.setattr(carving, "MAX_DEALT_PATIENTS", 500)
     assert carve_split(films, "val", 0.2, seed=3) == dealt
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_folds_are_those_of_scikit_learn(seed):
-    random = np.random.default_rng(seed)
-    num_films = int(random.integers(60, 400))
-    labels = (random.random(num_films) < random.uniform(0.2, 0.8)).astype(int)
-    patients = random.integers(0, num_films // 2, num_films)
-    options = {"n_splits": int(random.integers(2, 12)), "shuffle": True, "random_state": seed}
-    ours, theirs = (
-        [test.tolist() for _, test in kind(**options).split(labels, labels, patients)]
-        for kind in (carving._PatientFolds, StratifiedGroupKFold)
-    )
-    assert ours == theirs
 
 
 def with_digests(films: list[Film]) -> list[Film]:

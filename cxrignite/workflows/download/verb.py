@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from cxrignite.durable_write import free_bytes
 from cxrignite.errors import CxrIgniteError, DataError
-from cxrignite.locks import lock_file
+from cxrignite.locks import hold_lock
 from cxrignite.stops import stoppable
 from cxrignite.workflows.download.catalogue import PublicData
 from cxrignite.workflows.download.fetch import Patience, fetch
@@ -133,35 +131,14 @@ def _sole_writer(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(path)
+        lock = hold_lock(path)
     except BlockingIOError as error:
-        pid = path.read_text(encoding="ascii").strip() if path.exists() else ""
-        raise CxrIgniteError(f"{target} is in use by process {pid or 'unknown'}") from error
+        raise CxrIgniteError(f"{target} is {error.strerror}") from error
     except OSError as error:
         raise CxrIgniteError(f"cannot write into {target.parent}: {error.strerror}") from error
-    with handle:
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> IO[str]:
-    while True:
-        handle = path.open("a+", encoding="ascii")
-        try:
-            lock_file(handle)
-            # Who held it removes it: the lock may be on a file that has no name any more.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-                    return handle
-        except BaseException:
-            handle.close()
-            raise
-        handle.close()
+    with lock:
+        lock.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def _describe(data: PublicData, target: Path) -> str:

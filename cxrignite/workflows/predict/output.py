@@ -7,19 +7,18 @@ is dropped by the next command. A row that is there is never written again.
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any
 
 from cxrignite.csv_text import csv_bytes, plain_cell
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import CxrIgniteError, RecipeError
+from cxrignite.locks import hold_lock
 from cxrignite.workflows.predict.output_settings import (
     ANEW,
     OutputPaths,
@@ -162,14 +161,18 @@ def open_output(
             somebody else.
         CxrIgniteError: The file cannot be written.
     """
-    try:
-        paths.table.parent.mkdir(parents=True, exist_ok=True)
-        # Opened here and nowhere else: a process loses its lock when it closes any handle.
-        file = io.FileIO(os.open(paths.table, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-    except OSError as error:
-        raise CxrIgniteError(f"cannot write {paths.table}: {error.strerror or error}") from error
-    with file:
-        _lock(file, paths)
+    with ExitStack() as stack:
+        try:
+            paths.table.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(paths.lock, is_required=False))
+            stack.callback(paths.lock.unlink, missing_ok=True)
+            file = io.FileIO(os.open(paths.table, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+            stack.enter_context(file)
+        except BlockingIOError as error:
+            raise RecipeError(f"{paths.table} is {error.strerror}") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise CxrIgniteError(f"cannot write {paths.table}: {reason}") from error
         paths.check_own()
         if overwrite:
             file.truncate(0)
@@ -181,27 +184,10 @@ def open_output(
         else:
             file.truncate(0)
             file.seek(0)
-        content = {**settings, "process": os.getpid()}
-        write_durably(paths.settings, f"{json.dumps(content, indent=2)}\n".encode())
+        write_durably(paths.settings, f"{json.dumps(settings, indent=2)}\n".encode())
         paths.unreadable.unlink(missing_ok=True)
         output.begin()
         yield output
-
-
-def _lock(file: io.FileIO, paths: OutputPaths) -> None:
-    """Keep other processes away, until this one ends however it ends.
-
-    Not by `flock`, which the worker processes of a killed predecessor would hold until they notice.
-    """
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return  # a file system without locks
-        process = "unknown"
-        with suppress(OSError, ValueError, AttributeError):
-            process = json.loads(paths.settings.read_text(encoding="utf-8")).get("process", process)
-        raise RecipeError(f"{paths.table} is in use by process {process}") from error
 
 
 def _remove_maps(paths: OutputPaths) -> None:

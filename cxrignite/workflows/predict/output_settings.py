@@ -13,8 +13,8 @@ _OTHER = "choose another --output"
 ANEW = "choose another --output, or begin anew with --overwrite true"
 
 # These may differ from one command to the next: the scores do not depend on them.
-_INFORMATION = frozenset({"run", "version", "process"})
-_OF_PREDICT = frozenset({"run", "weights_sha256", "process"})
+_INFORMATION = frozenset({"run", "version"})
+_OF_PREDICT = frozenset({"run", "weights_sha256"})
 _SUFFIX = ".csv"
 _RUN_FILES = ("recipe.yaml", "environment.json", "split.csv", "history.csv")
 _RUN_FOLDERS = frozenset(
@@ -40,6 +40,8 @@ class OutputPaths:
             raise RecipeError(f"--output must end in {_SUFFIX}, got {table}")
         _check_outside_of_runs(table)
         self.table = table
+        file = table.resolve()  # a link may lead there
+        self.lock = file.with_name(f".{file.name}.lock")
         self.settings = table.with_suffix(".json")
         self.unreadable = table.with_suffix(".unreadable.csv")
         self.maps_dir = table.with_name(f"{table.stem}_maps")
