@@ -1,0 +1,113 @@
+"""Results of a benchmark: parts of the input two ways, and training with more and more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+
+class Steps(NamedTuple):
+    """What a few steps took.
+
+    Attributes:
+        num_images: Images in all.
+        seconds: In all.
+        wait_seconds: Of those, waiting for batches.
+    """
+
+    num_images: int
+    seconds: float
+    wait_seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part, two ways.
+
+    Attributes:
+        name: What is done.
+        plain: Images a second the plain way.
+        ours: Images a second of this library's.
+        note: Under which settings.
+    """
+
+    name: str
+    plain: float
+    ours: float
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times the plain way's images a second."""
+        return self.ours / self.plain
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a variant switches on; the plain loop has none of it.
+
+    Attributes:
+        scaled_decode: Films are read at a fraction of their size, as whole batches.
+        pack: They are read from a pack.
+        workers: Loader processes, as many as the recipe has.
+        channels_last: The recipe's memory order.
+        precision: The recipe's arithmetic.
+        kept_memory: On a CPU, what a step frees stays with the process.
+        compile: The model is compiled.
+        engine: Ignite's engine with the handlers of `fit`, instead of the loop by hand.
+    """
+
+    scaled_decode: bool = False
+    pack: bool = False
+    workers: bool = False
+    channels_last: bool = False
+    precision: bool = False
+    kept_memory: bool = False
+    compile: bool = False
+    engine: bool = False
+
+
+@dataclass
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: The optimisation that it adds.
+        settings: Those that are on.
+        steps: What each repeat took.
+        memory_bytes: The most memory of this process and its workers, or of the GPU.
+        failure: Why it was not measured, or empty.
+    """
+
+    name: str
+    settings: Settings
+    steps: list[Steps] = field(default_factory=list)
+    memory_bytes: int = 0
+    failure: str = ""
+
+    @property
+    def images_per_second(self) -> float:
+        """The median over the repeats; NaN where it was not measured."""
+        rates = [steps.num_images / steps.seconds for steps in self.steps]
+        return median(rates) if rates else float("nan")
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time that waits for data, in `[0, 1]`."""
+        shares = [steps.wait_seconds / steps.seconds for steps in self.steps]
+        return median(shares) if shares else float("nan")
+
+
+def own_shares(variants: Sequence[Variant]) -> list[float]:
+    """How many times faster each variant is than the one before it; the first is 1.
+
+    `compile` that the recipe does not ask for is not what the next row builds on.
+    """
+    shares, before = [1.0], variants[0]
+    for variant, following in zip(variants[1:], [*variants[2:], None], strict=True):
+        shares.append(variant.images_per_second / before.images_per_second)
+        aside = following is not None and variant.settings.compile > following.settings.compile
+        before = before if aside else variant
+    return shares
