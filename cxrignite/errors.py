@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 # Of torch's allocators, of oneDNN, and of Python where it starts a thread or a process.
@@ -117,3 +119,28 @@ def is_shortage(error: BaseException) -> bool:
             return True
         each = each.__cause__ or each.__context__
     return False
+
+
+def suggestion(name: str, names: Iterable[str], prefix: str = "", *, lists: bool = True) -> str:
+    """End an error about a name that does not exist with the name that was meant.
+
+    Args:
+        name: What was written.
+        names: What would have been right.
+        prefix: What stands before each of them.
+        lists: Name them all (but at most 12) if none is near.
+    """
+    names = sorted(set(names))
+    near = nearest(name, names)
+    if near is not None:
+        return f"; did you mean '{prefix}{near}'?"
+    shown = ", ".join(f"{prefix}{each}" for each in names[:12])
+    return f"; there are {shown}" if names and lists else ""
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that was meant by one that does not exist; a dotted one also by its last part."""
+    parts = {each.rpartition(".")[2].lower(): each for each in names}
+    parts.update((each.lower(), each) for each in names)
+    near = difflib.get_close_matches(name.lower(), parts, n=1)
+    return parts[near[0]] if near else None

@@ -10,15 +10,14 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxrignite.cli.complaints import check_keys, check_source_root, read_recipe_file
-from cxrignite.cli.parser_errors import explain
-from cxrignite.cli.user_paths import expand_paths, with_config_paths
+from cxrignite.cli.user_paths import expand_paths, user_path
 from cxrignite.cli.written_paths import check_written_paths
-from cxrignite.errors import RecipeError
+from cxrignite.errors import RecipeError, suggestion
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from cxrignite.cli.recipe_tree import Node
     from cxrignite.recipe import Recipe
 
 EXIT_CODES = (
@@ -31,7 +30,7 @@ _COMPUTING_KEYS = (
     *("trainer.device", "trainer.precision"),
 )
 _SCORING_KEYS = ("data.source", *_COMPUTING_KEYS)
-# What verbs that take a finished run may change of the recipe they find in its folder.
+# What commands that take a finished run may change of the recipe they find in its folder.
 CHANGEABLE_KEYS = {
     "validate": _SCORING_KEYS,
     "test": _SCORING_KEYS,
@@ -53,7 +52,7 @@ _UNUSED_PARTS = {
 
 
 class Option(NamedTuple):
-    """An option of a verb, beside the keys of a recipe."""
+    """An option of a command, beside the keys of a recipe."""
 
     name: str
     type: Callable[[str], Any]
@@ -117,41 +116,37 @@ OPTIONS = {
 }
 
 
-def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
-    """Parse the arguments of a verb that takes a recipe.
+def parse_recipe(command: str, what: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
+    """Parse the arguments of a command that takes a recipe.
 
     Args:
-        verb: One of `OPTIONS`.
-        what: What the verb does, for its help.
-        argv: The arguments after the verb.
+        command: One of `OPTIONS`.
+        what: What the command does, for its help.
+        argv: The arguments after the command.
 
     Returns:
-        The recipe, its resolved text (itself a recipe file), and the verb's own options.
+        The recipe, its resolved text (itself a recipe file), and the command's own options.
 
     Raises:
         RecipeError: Whatever is wrong with it, in one line.
-        SystemExit: It was asked for its help, or to be printed, and that is done.
+        SystemExit: The help or the recipe was to be printed, and that is done.
     """
-    _check_spelling(argv)
+    from cxrignite.cli.validation import error_of_parser
     from cxrignite.recipe import Recipe
 
-    argv = with_config_paths(argv)
-    files = [read_recipe_file(Path(path)) for path in option_values("--config", argv)]
-    for file in files:
-        check_keys(file, Recipe, _bases())
-    parser = _recipe_parser(verb, what)
     names = [field.name for field in dataclasses.fields(Recipe)]
+    tree, argv, own_root = _validated(command, argv)
+    parser = _recipe_parser(command, what)
     try:
         config = parser.parse_args(argv)
         expand_paths(config)
-        check_source_root(config.data.source, files, argv)
+        for name, value in own_root.items():
+            config.data.source.init_args[name] = value
         check_written_paths(config.as_dict())  # before a handler makes its folder
         objects = parser.instantiate(config)
         recipe = Recipe(**{name: objects[name] for name in names})
     except Exception as error:  # a recipe may name a module of the user's, which may do anything
-        spelt = [name for action in parser._actions for name in action.option_strings]
-        known = [name.lstrip("-") for name in spelt]
-        raise explain(error, files, argv, _bases(), known) from error
+        raise error_of_parser(error, tree) from error
     options = {name: value for name, value in vars(objects).items() if name not in names}
     for name in options:
         config.pop(name)
@@ -162,6 +157,53 @@ def parse_recipe(verb: str, what: str, argv: list[str]) -> tuple[Recipe, str, di
     return recipe, text, options
 
 
+def _validated(command: str, argv: list[str]) -> tuple[Node, list[str], dict[str, Any]]:
+    """Validate a command line with its recipe files.
+
+    Returns:
+        The merged recipe with its places, the arguments with `~` and variables of each `--config`
+        replaced, and the root that a source takes instead of an inherited one.
+
+    Raises:
+        RecipeError: In one line.
+    """
+    from cxrignite.cli.recipe_tree import Node, lay_over, option_node, options_of, read_recipe_file
+    from cxrignite.cli.validation import RecipeKeys, check_recipe, keys_below
+    from cxrignite.recipe import Recipe
+
+    bases = _bases()
+    keys = RecipeKeys(bases, tuple(_UNUSED_PARTS) if command == "audit" else ())
+    schema = keys.group(Recipe, "")
+    listed = [option.name for option in OPTIONS[command] if option.nargs]
+    for option in OPTIONS[command]:
+        kind = list[option.type] if option.nargs else option.type  # type: ignore[name-defined]
+        schema["properties"][option.name] = keys.value(kind, option.name)
+    flags = ["help", *(["print_config"] if command not in CHANGEABLE_KEYS else [])]
+    known = [*keys_below(schema), *flags, "config"]
+    tree, files, expanded = Node({}), [], []
+    for name, values in options_of(argv, flags, listed, known):
+        key = name.removesuffix("+")
+        if name == "config":
+            files.append(str(user_path(values[0])))
+            tree = lay_over(tree, read_recipe_file(Path(files[-1])))
+            values = files[-1:]
+        elif name in listed:
+            tree = lay_over(tree, Node({name: Node([Node(value) for value in values])}))
+        elif name not in (*flags, "h") and not key.endswith(".help"):
+            is_setting = any(key.startswith(f"{each}.") for each in bases)
+            if key not in known and not is_setting:
+                raise RecipeError(
+                    f"no option '--{name}'{suggestion(key, known, '--', lists=False)}"
+                )
+            tree = lay_over(tree, option_node(name, values[0], bases))
+        ending = f"={values[0]}" if len(values) == 1 else ""
+        dashes = "-" if name == "h" else "--"
+        expanded += [f"{dashes}{name}{ending}", *(values if not ending else ())]
+    if {"-h", "--help"} & {*expanded} or any(word.split("=")[0].endswith(".help") for word in argv):
+        return tree, expanded, {}
+    return tree, expanded, check_recipe(tree, schema, keys, ", ".join(files))
+
+
 def recipe_json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe file, with the classes that may be named shortly."""
     from cxrignite.cli.recipe_schema import recipe_schema
@@ -170,23 +212,19 @@ def recipe_json_schema() -> dict[str, Any]:
     return recipe_schema(Recipe, _bases())
 
 
-def _recipe_parser(verb: str, what: str) -> ArgumentParser:
+def _recipe_parser(command: str, what: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but
+    from cxrignite.cli.validation import DENIED_MODULES
     from cxrignite.recipe import Recipe
 
-    # jsonargparse only warns of a class_path into these by default. A recipe names classes of
-    # libraries and of the user, never of the standard library or of torch's code loaders.
-    set_parsing_settings(
-        import_path_denylist=[
-            *sorted(name for name in sys.stdlib_module_names if name.isidentifier()),
-            *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
-        ]
-    )
-    takes_recipe = verb not in CHANGEABLE_KEYS
+    # Validation refuses these first; jsonargparse also meets class paths inside of settings, and
+    # only warns of some of them by default.
+    set_parsing_settings(import_path_denylist=list(DENIED_MODULES))
+    takes_recipe = command not in CHANGEABLE_KEYS
     parser = ArgumentParser(
-        prog=f"cxrignite {verb}",
+        prog=f"cxrignite {command}",
         # Left to itself it names all keys, which stand below with what they mean.
         usage=f"%(prog)s {'--config RECIPE' if takes_recipe else '--run RUN'} [--KEY VALUE ...]",
         description=f"{what}.",
@@ -202,19 +240,19 @@ def _recipe_parser(verb: str, what: str) -> ArgumentParser:
     if takes_recipe:
         told = "Print what comes of it all, a recipe with every default, and stop."
         parser.add_argument("--print_config", action="store_true", help=told)
-    for option in OPTIONS[verb]:
+    for option in OPTIONS[command]:
         parser.add_argument(
             f"--{option.name}", type=option.type, help=option.help, nargs=option.nargs
         )
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
-    if verb == "audit":
+    if command == "audit":
         parser.set_defaults(_UNUSED_PARTS)
-        own = [option.name for option in OPTIONS[verb]]
+        own = [option.name for option in OPTIONS[command]]
         hide_all_but(parser, _AUDITED_KEYS, ["print_config", *own])
     if not takes_recipe:
-        hide_all_but(parser, CHANGEABLE_KEYS[verb], [option.name for option in OPTIONS[verb]])
+        hide_all_but(parser, CHANGEABLE_KEYS[command], [option.name for option in OPTIONS[command]])
         for group in parser._action_groups:
             group.title = _TITLES_OF_RUN.get(group.title or "", group.title)
     return parser
@@ -264,19 +302,6 @@ def _bases() -> dict[str, type]:
         "trainer.handlers": Attachable,
         "validator.handlers": Attachable,
     }
-
-
-def _check_spelling(argv: list[str]) -> None:
-    """Refuse what would be taken for something else.
-
-    Raises:
-        RecipeError: An equals sign stands alone, or `--config` names no file.
-    """
-    for before, arg, after in zip(["", *argv], argv, [*argv[1:], ""], strict=False):
-        if arg == "=":
-            raise RecipeError(f"no space may stand around '=': write {before}={after}")
-        if arg == "--config" and (not after or after.startswith("--")):
-            raise RecipeError("--config needs a value: the file of a recipe")
 
 
 def option_values(option: str, argv: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from docstring_parser import DocstringStyle, ParseError, parse
 
 Schema = dict[str, Any]
@@ -30,7 +31,7 @@ _PLAIN: dict[Any, Schema] = {
     type(None): {"type": "null"},
 }
 # What a factory is given when it is called, and no recipe says.
-_GIVEN = {"Optimizer": {"params"}, "LRScheduler": {"optimizer"}, "Sampler": {"labels", "seed"}}
+GIVEN = {"Optimizer": {"params"}, "LRScheduler": {"optimizer"}, "Sampler": {"labels", "seed"}}
 # Whose classes are listed. Others go by their import path.
 _LISTED = ("cxrignite.", "torch.", "monai.transforms.")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -48,12 +49,18 @@ def recipe_schema(recipe_class: type, bases: Mapping[str, type]) -> Schema:
     Returns:
         A schema of draft 2020-12. Classes stand in `$defs`, by their base.
     """
-    writer = _Writer(bases)
+    writer = SchemaWriter(bases)
     schema = writer.group(recipe_class, "")
     return {"$schema": _DIALECT, "title": "A recipe of cxrignite", **schema, "$defs": writer.defs}
 
 
-class _Writer:
+class SchemaWriter:
+    """Writes the schema of a recipe's groups and classes.
+
+    Args:
+        bases: From a recipe's dotted key to the class whose subclasses it takes.
+    """
+
     def __init__(self, bases: Mapping[str, type]) -> None:
         self.bases = bases
         self.defs: dict[str, Schema] = {}
@@ -87,6 +94,8 @@ class _Writer:
         if origin is Literal:
             return {"enum": list(arguments)}
         if _is_union(hint):
+            # No recipe can hold a tensor, which a learning rate may be.
+            arguments = tuple(each for each in arguments if each is not torch.Tensor)
             return _any_of([self.value(argument, key) for argument in arguments])
         if origin in (list, Sequence):
             return {"type": "array", "items": self.value(arguments[0], key)}
@@ -105,7 +114,7 @@ class _Writer:
         name = base.__name__.lstrip("_")
         if name not in self.defs:
             self.defs[name] = {}  # a class may take one of its own kind
-            given = _GIVEN.get(name, set())
+            given = GIVEN.get(name, set())
             classes = {kind.__name__: kind for kind in _choices(base, given)}
             written = {each: self.of_class(given, classes[each]) for each in sorted(classes)}
             known = {
@@ -123,7 +132,7 @@ class _Writer:
     def of_class(self, given: set[str], kind: type) -> Schema:
         """One class by its short name, with its settings."""
         told, hints, properties = _described(kind), _hints(kind), {}
-        for parameter in _parameters(kind):
+        for parameter in parameters_of(kind)[0]:
             name = parameter.name
             if name not in given:
                 schema = self.value(hints.get(name, Any), f"{kind.__name__}.{name}")
@@ -139,7 +148,7 @@ class _Writer:
 
 def _choices(base: type, given: set[str]) -> Iterator[type]:
     """The classes that may be named shortly: public ones that take what they will be given."""
-    for kind in _subclasses(base):
+    for kind in subclasses(base):
         name, module = kind.__name__, kind.__module__
         if not module.startswith(_LISTED):
             continue
@@ -147,7 +156,7 @@ def _choices(base: type, given: set[str]) -> Iterator[type]:
         hidden = _is_ours(kind) and getattr(room, name, None) is not kind
         of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
         made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries or hidden)
-        takes = given <= {parameter.name for parameter in _parameters(kind)}
+        takes = given <= {parameter.name for parameter in parameters_of(kind)[0]}
         takes = takes and not (module.startswith("torch.nn.") and _is_refused(kind))
         if made and takes:
             yield kind
@@ -183,20 +192,23 @@ def _is_anything(schema: Schema) -> bool:
     return set(schema) <= {"description"} or schema.get("additionalProperties") == {}
 
 
-def _subclasses(base: type) -> Iterator[type]:
+def subclasses(base: type) -> Iterator[type]:
+    """Every subclass that has been imported, of subclasses too."""
     child: type
     for child in base.__subclasses__():
         yield child
-        yield from _subclasses(child)
+        yield from subclasses(child)
 
 
-def _parameters(kind: type) -> list[inspect.Parameter]:
+def parameters_of(kind: Any) -> tuple[list[inspect.Parameter], bool]:
+    """The parameters of a constructor that have names, and True if it takes others as well."""
     try:
         parameters = inspect.signature(kind).parameters.values()
     except ValueError:  # a constructor in C
-        return []
+        return [], True
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [each for each in parameters if each.kind in named]
+    others = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    return [each for each in parameters if each.kind in named], others
 
 
 def _constructor(kind: type) -> Any:
@@ -247,7 +259,7 @@ def _is_union(hint: Any) -> bool:
 
 def _any_of(schemas: list[Schema]) -> Schema:
     """One of several, told shortly where that is possible; anything, where one is anything."""
-    if not all(schemas):
+    if not (schemas and all(schemas)):
         return {}
     kinds = [schema.get("type") for schema in schemas if set(schema) == {"type"}]
     if len(kinds) == len(schemas):

@@ -1,0 +1,313 @@
+"""The recipe of a command: files and options laid over each other, each value with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxrignite.cli.shipped_recipes import recipe_names
+from cxrignite.errors import RecipeError, nearest, suggestion
+
+# A recipe is a page of text; far more nodes than this are an anchor bomb.
+_MAX_NODES = 20_000
+_MAX_DEPTH = 20
+_MAX_BYTES = 1_000_000
+_DATE = "tag:yaml.org,2002:timestamp"
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
+}
+# What YAML's own words mean to somebody who does not know how it is read.
+_YAML_HINTS = {
+    "U+0000": "a file in UTF-16, or none of text; save it as UTF-8",
+    "mapping values are not allowed": (
+        "a space after a colon or a quote is missing above, or this line is indented too far"
+    ),
+    "'\\t'": "this line is indented by a tab; take spaces",
+    "expected <block end>": "this line is indented otherwise than those it belongs to",
+    "could not find expected ':'": "a colon and a space are missing",
+    "unknown escape": "a backslash; write paths with / or in single quotes",
+    "expected ',' or": "a comma or a bracket is missing, here or above",
+}
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A value and its place.
+
+    Attributes:
+        value: A scalar, or a mapping or list of nodes.
+        place: What its error begins with: `recipe.yaml:3: `, or nothing for the command line.
+        inherited: True if it is a setting of another class than the one that it has come to.
+    """
+
+    value: Any
+    place: str = ""
+    inherited: bool = False
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {name: child.plain() for name, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def get(self, name: str) -> Node | None:
+        """The node of a key of a mapping."""
+        return self.value.get(name) if isinstance(self.value, dict) else None
+
+    def below(self, key: str = "") -> Iterator[tuple[str, Node]]:
+        """Every node with its dotted key, this one first."""
+        yield key, self
+        pairs: Iterable[tuple[Any, Node]] = ()
+        if isinstance(self.value, dict):
+            pairs = self.value.items()
+        elif isinstance(self.value, list):
+            pairs = enumerate(self.value)
+        for name, child in pairs:
+            yield from child.below(f"{key}.{name}" if key else str(name))
+
+    def place_of(self, name: str) -> str:
+        """The place of the last key that ends with `name`, or of its group.
+
+        It is none if an option is a part of it.
+        """
+        while name:
+            found = [node for key, node in self.below() if f".{key}".endswith(f".{name}")]
+            if found:
+                options = any(not node.place for _, node in found[-1].below())
+                return "" if options else found[-1].place
+            name = name.rpartition(".")[0]
+        return ""
+
+
+def read_recipe_file(path: Path) -> Node:
+    """Read a recipe, and refuse what YAML would accept in silence.
+
+    Raises:
+        RecipeError: The file is missing, too large, no YAML, no mapping, carries a language tag, or
+            has a key twice.
+    """
+    try:
+        _check_size(path)
+        node = _read(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        if isinstance(error, FileNotFoundError):
+            reason = f"there is no such file{_intended(path)}"
+        raise RecipeError(f"{path}: cannot read this recipe: {reason}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or "nested too deeply"
+        if isinstance(error, yaml.reader.ReaderError):
+            problem = f"the character U+{error.character:04X} is not allowed"
+        hint = next((f"; {hint}" for words, hint in _YAML_HINTS.items() if words in problem), "")
+        raise RecipeError(f"{where}: not valid YAML: {problem}{hint}") from error
+    if not isinstance(node.value, dict):
+        raise RecipeError(f"{path}: a recipe must be a mapping of keys to values")
+    return node
+
+
+def read_text(text: str, place: str = "") -> Node:
+    """Read a mapping or a list that stands in one value, as in `--data.image_size '[64, 64]'`.
+
+    Text that is neither stays as it is.
+    """
+    if not text.lstrip().startswith(("{", "[")):
+        return Node(text, place)
+    try:
+        node = _read(text, None)
+    except (yaml.YAMLError, RecursionError):
+        return Node(text, place)
+    return _moved(node, place)
+
+
+def _moved(node: Node, place: str) -> Node:
+    value = node.value
+    if isinstance(value, dict):
+        value = {name: _moved(child, place) for name, child in value.items()}
+    elif isinstance(value, list):
+        value = [_moved(child, place) for child in value]
+    return Node(value, place)
+
+
+def _read(text: str, path: Path | None) -> Node:
+    loader = yaml.SafeLoader(text)
+    counted = 0
+
+    def build(node: yaml.Node, key: str, line: int) -> Node:
+        nonlocal counted
+        counted += 1
+        place = f"{path}:{line}: "
+        if key.count(".") > _MAX_DEPTH:
+            raise RecipeError(f"{place}a recipe must be at most {_MAX_DEPTH} levels deep")
+        if counted > _MAX_NODES:
+            raise RecipeError(f"{path}: a recipe must have under {_MAX_NODES} keys and values")
+        if node.tag == _DATE and path is not None:
+            raise RecipeError(
+                f"{place}YAML reads '{node.value}' as a date: put '{key[1:]}' in quotes"
+            )
+        if node.tag not in _TAGS and path is not None:
+            raise RecipeError(f"{place}YAML tags are refused in a recipe, got '{node.tag}'")
+        if isinstance(node, yaml.SequenceNode):
+            items = enumerate(node.value)
+            return Node(
+                [build(each, f"{key}.{i}", each.start_mark.line + 1) for i, each in items], place
+            )
+        if not isinstance(node, yaml.MappingNode):
+            return Node(loader.construct_object(node), place)
+        children: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        for name_node, child in node.value:
+            name, line = str(name_node.value), name_node.start_mark.line + 1
+            if name in children:
+                raise RecipeError(
+                    f"{path}:{line}: key '{f'{key}.{name}'[1:]}' stands twice, "
+                    f"first in line {lines[name]}"
+                )
+            lines[name] = line
+            children[name] = build(child, f"{key}.{name}", line)
+        return Node(children, place)
+
+    try:
+        root = loader.get_single_node()
+        return Node(None) if root is None else build(root, "", 1)
+    except ValueError as error:  # `!!int one`
+        if isinstance(error, RecipeError):
+            raise
+        raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _check_size(path: Path) -> None:
+    """Refuse to read as a recipe what may have no end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise RecipeError(f"{path}: a recipe must be a regular file, got a device or a pipe")
+    if status.st_size > _MAX_BYTES:
+        raise RecipeError(
+            f"{path}: a recipe must be under {_MAX_BYTES} bytes, got {status.st_size}"
+        )
+
+
+def _intended(path: Path) -> str:
+    """The file that was meant by a name that no file has."""
+    name = path.with_suffix("")
+    if str(name) in recipe_names():
+        return f"; `cxrignite recipes copy {name}` makes {name.name}.yaml"
+    others = {each.stem: each for each in path.parent.glob("*.y*ml")}
+    near = nearest(path.stem, others)
+    return f"; did you mean '{others[near]}'?" if near else ""
+
+
+def lay_over(base: Node | None, over: Node) -> Node:
+    """Lay one recipe, or a part of it, over another: as jsonargparse merges them.
+
+    Mappings are merged key by key, a list replaces a list, `key+` appends to it, and settings of
+    an earlier class stay as inherited ones.
+    """
+    if base is None or base.value is None:
+        base = Node({}, over.place) if isinstance(over.value, dict) else over
+    lower, upper = base.value, over.value
+    if isinstance(lower, list) and isinstance(upper, dict) and lower:
+        return Node([*lower[:-1], lay_over(lower[-1], over)], base.place)
+    if isinstance(upper, str) and isinstance(lower, dict) and {*lower} & {*CLASS_KEYS}:
+        upper = {"class_path": over}
+    if isinstance(lower, str) and isinstance(upper, dict):
+        lower = {"class_path": base}
+    if not isinstance(lower, dict) or not isinstance(upper, dict):
+        return over
+    merged = dict(lower)
+    if _names_another_class(lower, upper) and "init_args" in lower:
+        settings = lower["init_args"]
+        if isinstance(settings.value, dict):
+            kept = {
+                name: dataclasses.replace(child, inherited=True)
+                for name, child in settings.value.items()
+            }
+            merged["init_args"] = Node(kept, settings.place)
+    for name, child in upper.items():
+        earlier = merged.get(name.removesuffix("+"))
+        if name.endswith("+") and earlier is not None and isinstance(earlier.value, list):
+            added = child.value if isinstance(child.value, list) else [child]
+            merged[name[:-1]] = Node([*earlier.value, *added], child.place)
+        else:
+            merged[name] = lay_over(earlier, child)
+    return Node(merged, over.place or base.place)
+
+
+def _names_another_class(lower: dict[str, Node], upper: dict[str, Node]) -> bool:
+    names = [
+        str(each["class_path"].value).rpartition(".")[2]
+        for each in (lower, upper)
+        if "class_path" in each
+    ]
+    return len(names) == 2 and names[0] != names[1]
+
+
+def option_node(name: str, text: str, class_keys: Iterable[str]) -> Node:
+    """An option as a part of a recipe; `--optimizer.lr` is a setting below `init_args`."""
+    key = name.removesuffix("+")
+    owner = next((each for each in class_keys if f"{key}.".startswith(f"{each}.")), None)
+    parts = key.split(".")
+    if owner is not None:
+        num_parts = owner.count(".") + 1
+        inside = parts[num_parts:]
+        if inside and inside[0] not in CLASS_KEYS:
+            parts.insert(num_parts, "init_args")
+    if name.endswith("+"):
+        parts[-1] += "+"
+    node = read_text(text) if owner == key or name.endswith("+") else Node(text)
+    for part in reversed(parts):
+        node = Node({part: node})
+    return node
+
+
+def options_of(
+    argv: Sequence[str], flags: Iterable[str], listed: Iterable[str], known: Iterable[str]
+) -> list[tuple[str, list[str]]]:
+    """Split a command line into its options, each with its values.
+
+    Args:
+        argv: The words after the command.
+        flags: Options without a value.
+        listed: Options with one or more values.
+        known: All options, for a suggestion.
+
+    Raises:
+        RecipeError: A word is no option, or an option has no value.
+    """
+    options: list[tuple[str, list[str]]] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-"):
+            is_recipe = word.endswith((".yaml", ".yml"))
+            hint = f"; name a recipe with --config {word}" if is_recipe else ""
+            raise RecipeError(f"'{word}' is no option{hint}")
+        if not word.startswith("--") and word != "-h":
+            raise RecipeError(f"no option '{word}'{suggestion(name, known, '--', lists=False)}")
+        values = [value] if equals else []
+        if not equals and name not in (*flags, "h") and not name.endswith(".help"):
+            if words[:1] == ["="]:
+                raise RecipeError(
+                    f"no space may stand around '=': write {word}={''.join(words[1:2])}"
+                )
+            while words and not words[0].startswith("--") and (not values or name in listed):
+                values.append(words.pop(0))
+            if not values:
+                hint = ": the file of a recipe" if name == "config" else ""
+                raise RecipeError(f"{word} needs a value{hint}")
+        elif name.endswith(".help") and words and not words[0].startswith("-"):
+            words.pop(0)
+        options.append((name, values))
+    return options

@@ -1,0 +1,414 @@
+"""Validation of a recipe against its own JSON schema, before jsonargparse parses it.
+
+The schema of a group comes from `cxrignite.recipe`, that of a class from its constructor, once a
+recipe names it. Each error is one line: the file and line, the key, the rule, the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import numbers
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+
+from cxrignite.cli.recipe_schema import GIVEN, Schema, SchemaWriter, parameters_of, subclasses
+from cxrignite.cli.recipe_tree import CLASS_KEYS, Node, read_text
+from cxrignite.errors import RecipeError, suggestion
+
+DENIED_MODULES = (
+    *sorted(name for name in sys.stdlib_module_names if name.isidentifier()),
+    *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
+)
+"""What no `class_path` may name: a recipe is made of classes of libraries and of the user's."""
+
+# The group or class that usually has a setting.
+_CLASS_SETTINGS = {
+    **dict.fromkeys(("lr", "weight_decay", "momentum", "betas"), "optimizer"),
+    **dict.fromkeys(("root", "classes", "patient_pattern"), "data.source"),
+    **dict.fromkeys(("arch", "weights", "dropout", "hidden", "width"), "model"),
+}
+_KINDS = {
+    **{"integer": "int", "number": "float", "string": "str", "boolean": "bool", "array": "list"},
+    "object": "a mapping",
+}
+_EXAMPLES = {"integer": "224", "number": "0.5"}
+_MAX_LENGTH = 300
+
+
+class RecipeKeys(SchemaWriter):
+    """The schema of a whole recipe: required keys are required, classes are described when named.
+
+    Args:
+        bases: From a recipe's dotted key to the class whose subclasses it takes.
+        optional: Keys that a command does not need.
+    """
+
+    def __init__(self, bases: Mapping[str, type], optional: tuple[str, ...] = ()) -> None:
+        super().__init__(bases)
+        self._optional = optional
+
+    def group(self, group: type, prefix: str) -> Schema:
+        """A dataclass, with the keys that have no default."""
+        none = dataclasses.MISSING
+        required = [
+            field.name
+            for field in dataclasses.fields(group)
+            if field.default is none and field.default_factory is none
+        ]
+        schema = super().group(group, prefix)
+        return {**schema, "required": [name for name in required if name not in self._optional]}
+
+    def choice(self, base: type) -> Schema:
+        """A key with a class, which is described once it is named."""
+        return {"class": base}
+
+
+def check_recipe(recipe: Node, schema: Schema, keys: RecipeKeys, names: str) -> dict[str, Any]:
+    """Validate a recipe as it is merged from files and options.
+
+    Args:
+        recipe: All of it.
+        schema: Of a recipe, with the options of the command.
+        keys: What wrote it.
+        names: The names of the recipe files.
+
+    Returns:
+        The `root` of a source whose class has a default, if that of another class in an earlier
+        recipe would take its place; empty usually.
+
+    Raises:
+        RecipeError: Naming the file and line, the key, the rule and the value.
+    """
+    check = _Check(keys)
+    check.group(recipe, schema, "")
+    if check.missing:
+        several = "these keys are missing: " if check.missing[1:] else "no key "
+        told = ", ".join(check.missing if check.missing[1:] else map(repr, check.missing))
+        hint = "" if names else "; name a recipe with --config FILE"
+        raise RecipeError(f"{f'{names}: ' if names else ''}{several}{told}{hint}")
+    return check.own_root
+
+
+class _Check:
+    def __init__(self, keys: RecipeKeys) -> None:
+        self.keys = keys
+        self.missing: list[str] = []
+        self.own_root: dict[str, Any] = {}
+
+    def value(self, node: Node, schema: Schema, key: str, owner: str = "") -> None:
+        """A value of any kind; `owner` is the key of the class that it is a setting of."""
+        kinds = schema.get("anyOf", [schema])
+        if isinstance(node.value, str) and not any("string" in _types(kind) for kind in kinds):
+            node = read_text(node.value, node.place)
+        for kind in kinds:
+            if "class" in kind and not _is_null(node, kinds):
+                return self.of_class(node, kind["class"], key, key)
+            if "properties" in kind and isinstance(node.value, dict):
+                return self.group(node, kind, key, owner)
+        items = schema.get("items", {})
+        if "class" in items and isinstance(node.value, list):
+            for number, child in enumerate(node.value):
+                self.of_class(child, items["class"], key, f"{key}.{number}")
+            return None
+        error = _deepest(_VALIDATOR(schema).iter_errors(node.plain()))
+        if error is None:
+            return None
+        for step in error.absolute_path:
+            child = node.value[step if isinstance(node.value, list) else str(step)]
+            node = child if isinstance(child, Node) else node
+        shown = f"'{owner}': '{key}'" if owner else f"'{key}'"
+        got = node.plain()
+        got = "null" if got is None else got
+        is_truth = isinstance(got, bool) and error.schema.get("type") == "string"
+        hint = "; quote what YAML takes for true or false: 'yes', 'no', 'on', 'off'"
+        raise RecipeError(
+            f"{node.place}{shown} must be {_expected(error.schema)}, "
+            f"got {got}{hint if is_truth else ''}"
+        )
+
+    def group(self, node: Node, schema: Schema, key: str, owner: str = "") -> None:
+        """A group of keys, or of settings of a class."""
+        prefix = f"{key}." if key else ""
+        properties = schema["properties"]
+        for name, child in node.value.items():
+            if name in properties:
+                self.value(child, properties[name], f"{prefix}{name}", owner)
+            elif owner:
+                near = suggestion(name, properties, prefix)
+                raise RecipeError(f"{child.place}no setting '{prefix}{name}' of '{owner}'{near}")
+            else:
+                names = [each for each in properties if not each.endswith("+")]
+                near = self._elsewhere(name.removesuffix("+")) or suggestion(name, names, prefix)
+                raise RecipeError(f"{child.place}no key '{prefix}{name}'{near}")
+        for name in schema.get("required", ()):
+            if name not in node.value:
+                inner = properties[name]
+                if inner.get("required"):
+                    self.group(Node({}), inner, f"{prefix}{name}", owner)
+                else:
+                    self.missing.append(f"{prefix}{name}")
+
+    def of_class(self, node: Node, base: type, key: str, at: str) -> None:
+        """A class: its name, or a mapping with its settings; `at` counts within a list."""
+        names = [kind.__name__ for kind in subclasses(base) if kind.__name__[0] != "_"]
+        if isinstance(node.value, str):
+            node = Node({"class_path": node}, node.place)
+        if not isinstance(node.value, dict):
+            got = "null" if node.value is None else node.plain()
+            raise RecipeError(
+                f"{node.place}'{at}' must be a class, as Name or module.Name, got {got}"
+            )
+        for name, child in node.value.items():
+            if name not in CLASS_KEYS:
+                raise RecipeError(
+                    f"{child.place}no key '{at}.{name}'; a setting stands below init_args, "
+                    f"'{at}.init_args.{name}', and its class in '{at}.class_path'"
+                )
+        path = node.value.get("class_path")
+        if path is None or not isinstance(path.value, str):
+            raise RecipeError(f"{node.place}'{at}' needs a class_path{suggestion('', names)}")
+        kind = find_class(path, base, key)
+        settings = node.value.get("init_args", Node({}))
+        if settings.value is None:
+            settings = Node({})
+        if not isinstance(settings.value, dict):
+            raise RecipeError(
+                f"{settings.place}'{at}.init_args' must be a mapping, got {settings.plain()}"
+            )
+        self.settings(settings, kind, base, key, path)
+
+    def settings(self, settings: Node, kind: Any, base: type, key: str, path: Node) -> None:
+        """The settings of a class, held to the signature of its constructor."""
+        schema = self.keys.of_class(set(), kind)["properties"]["init_args"]["properties"]
+        parameters, takes_others = parameters_of(kind)
+        given = GIVEN.get(base.__name__, set())
+        if given:  # the first is given by position
+            given = given | {parameter.name for parameter in parameters[:1]}
+        for name, child in settings.value.items():
+            if name in schema:
+                if not child.inherited:
+                    self.value(child, schema[name], name, key)
+            elif not takes_others and not child.inherited:
+                near = suggestion(name, set(schema) - given)
+                raise RecipeError(f"{child.place}no setting '{name}' of {kind.__name__}{near}")
+        needed = {each.name: each.default is each.empty for each in parameters}
+        missing = [name for name, is_needed in needed.items() if is_needed and name not in given]
+        root = settings.get("root") if key == "data.source" else None
+        if root is not None and root.inherited and "root" in needed:
+            if needed["root"]:
+                raise RecipeError(
+                    f"{path.place}{key} {kind.__name__} must have a root of its own, got the one "
+                    "of another source in the recipe; name it: --data.source.root DIR"
+                )
+            self.own_root = {each.name: each.default for each in parameters if each.name == "root"}
+        missing = [name for name in missing if settings.get(name) is None]
+        if missing:
+            raise RecipeError(f"{path.place}'{key}' needs {', '.join(missing)}")
+
+    def _elsewhere(self, name: str) -> str:
+        """The key that is meant by one in the wrong group."""
+        from cxrignite.recipe import Recipe
+
+        groups = self.keys.group(Recipe, "")["properties"]
+        places = [
+            f"{group}.{name}"
+            for group, schema in groups.items()
+            if name in schema.get("properties", ())
+        ]
+        if name in _CLASS_SETTINGS:
+            places.append(f"{_CLASS_SETTINGS[name]}.init_args.{name}")
+        return f"; did you mean '{places[0]}'?" if places else ""
+
+
+def find_class(path: Node, base: type, key: str) -> Any:
+    """The class, or function, that a recipe names.
+
+    Args:
+        path: Its short name or import path.
+        base: The class that it must be a subclass of.
+        key: Of the recipe.
+
+    Raises:
+        RecipeError: There is no such class, it may not be named, its module cannot be imported, or
+            it is of another kind.
+    """
+    name, place = path.value, path.place
+    if "." not in name:
+        found = [kind for kind in (base, *subclasses(base)) if kind.__name__ == name]
+        if found:
+            return found[0]
+        names = [kind.__name__ for kind in subclasses(base) if kind.__name__[0] != "_"]
+        raise RecipeError(f"{place}no class '{name}' for '{key}'{suggestion(name, names)}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"{place}'{key}' must be a class, as Name or module.Name, got {name}")
+    _check_allowed(name, name, place, key)
+    try:
+        kind = _imported(name, place, key)
+    except ModuleNotFoundError as error:
+        by = "" if f"{name}.".startswith(f"{error.name}.") else f", which {name} imports"
+        raise RecipeError(
+            f"{place}'{key}': no module '{error.name}'{by}; it is looked for in this folder and "
+            "installed"
+        ) from error
+    except RecipeError:
+        raise
+    except Exception as error:  # a module of the user's may do anything
+        raise RecipeError(_of_own_code(error)) from error
+    defined = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
+    _check_allowed(defined, name, place, key)
+    if isinstance(kind, type) and not issubclass(kind, base):
+        rule = f"a subclass of {base.__module__}.{base.__qualname__}"
+        if base.__name__ == "Attachable":
+            rule = "a class whose attach(engine) needs no more than an engine"
+        raise RecipeError(f"{place}'{key}' must be {rule}, got {name}")
+    return kind
+
+
+def _check_allowed(path: str, name: str, place: str, key: str) -> None:
+    if any(f"{path}.".startswith(f"{module}.") for module in DENIED_MODULES):
+        raise RecipeError(
+            f"{place}'{key}' must name a class of a library or of your own, got {name}"
+        )
+
+
+def _imported(path: str, place: str, key: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        parent = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module or "." not in module:
+            raise
+        parent = _imported(module, place, key)  # a class inside a class
+    if not hasattr(parent, name):
+        names = [each for each in vars(parent) if each[0] != "_"]
+        near = suggestion(name, names)
+        raise RecipeError(f"{place}'{key}': no '{name}' in module {module}{near}")
+    return getattr(parent, name)
+
+
+def error_of_parser(error: Exception, recipe: Node) -> RecipeError:
+    """What a constructor or jsonargparse raised, as one line.
+
+    Args:
+        error: Of jsonargparse, of a constructor, or of a module of the user's.
+        recipe: With the places of its keys.
+    """
+    chain: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in chain:
+        chain.append(each)
+        each = each.__cause__ or each.__context__
+    # A rule of a constructor, in jsonargparse's words about all that it tried.
+    ruled = next((each for each in chain if isinstance(each, ValueError) and _is_rule(each)), error)
+    if type(ruled).__module__ == "builtins" and not isinstance(ruled, ValueError | TypeError):
+        return RecipeError(_of_own_code(error))
+    text = " ".join(str(ruled).split())
+    text = text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ..."
+    return RecipeError(f"{recipe.place_of(text.partition(' ')[0].rstrip(':'))}{text}")
+
+
+def _is_rule(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and not {"jsonargparse", "argparse.py"} & {*Path(frames[-1].filename).parts}
+
+
+def _of_own_code(error: Exception) -> str:
+    """Whatever a module of the user's raised while it was imported."""
+    if isinstance(error, SyntaxError):
+        return f"{_beside(error.filename or '?')}:{error.lineno}: {error.msg}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{_beside(last.filename)}:{last.lineno}: {type(error).__name__}: {error}"
+
+
+def _beside(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _reads_as(kinds: type | tuple[type, ...]) -> Any:
+    """A check of a type that text passes, too, if it reads as a value of that type."""
+
+    def check(_checker: Any, value: Any) -> bool:
+        if isinstance(value, str):
+            try:
+                value = yaml.safe_load(value)
+                if isinstance(value, str) and kinds is numbers.Real:
+                    value = float(value)  # `1e-4`, which YAML takes for text
+            except (yaml.YAMLError, ValueError):
+                return False
+        is_truth = isinstance(value, bool)
+        return isinstance(value, kinds) and (kinds is bool or not is_truth)
+
+    return check
+
+
+_VALIDATOR = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": _reads_as(int),
+            "number": _reads_as(numbers.Real),
+            "boolean": _reads_as(bool),
+            "null": _reads_as(type(None)),
+        }
+    ),
+)
+
+
+def _deepest(errors: Any) -> ValidationError | None:
+    """Of errors, and of those of their alternatives, the one that is furthest inside."""
+    found: ValidationError | None = max(errors, key=lambda error: len(error.path), default=None)
+    inner = [each for each in (found.context or () if found else ()) if each.path]
+    return _deepest(inner) if inner else found
+
+
+def _types(schema: Schema) -> list[str]:
+    types = schema.get("type", [])
+    if not schema or "enum" in schema:
+        return ["string"]
+    return [types] if isinstance(types, str) else types
+
+
+def _is_null(node: Node, kinds: list[Schema]) -> bool:
+    is_null = node.value is None or node.value in ("null", "~")
+    return is_null and any("null" in _types(kind) for kind in kinds)
+
+
+def _expected(schema: Schema) -> str:
+    """The rule of a schema in words."""
+    if "anyOf" in schema:
+        return " or ".join(_expected(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return f"one of {', '.join(map(repr, schema['enum']))}"
+    if "prefixItems" in schema:
+        kind = schema["prefixItems"][0].get("type", "")
+        items = ", ".join([_EXAMPLES.get(kind, "...")] * len(schema["prefixItems"]))
+        number = {2: "two", 3: "three"}.get(schema["minItems"], str(schema["minItems"]))
+        return f"{number} {_KINDS.get(kind, 'values')}, as [{items}]"
+    if "properties" in schema:
+        return f"a mapping of {', '.join(schema['properties'])}"
+    values = schema.get("additionalProperties")
+    if isinstance(values, dict) and values.get("type") == "array":
+        return "a mapping of lists"
+    return " or ".join(_KINDS.get(each, each) for each in _types(schema))
+
+
+def keys_below(schema: Schema, prefix: str = "") -> list[str]:
+    """The dotted keys of a recipe, groups included."""
+    keys = []
+    for name, child in schema["properties"].items():
+        keys.append(f"{prefix}{name}")
+        kinds = child.get("anyOf", [child])
+        for kind in kinds:
+            if "properties" in kind:
+                keys += keys_below(kind, f"{prefix}{name}.")
+    return keys
