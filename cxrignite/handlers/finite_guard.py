@@ -58,7 +58,7 @@ class FiniteGuard(Attachable):
         self.accumulation_steps = accumulation_steps
         self._batches: list[Any] = []  # of the step in work
         self._parameters: list[Tensor] = []
-        self._total_norm: Callable[[list[Tensor]], Tensor] = torch.nn.utils.get_total_norm
+        self._is_on_several_devices = False
         self._unread: _Step | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -81,27 +81,31 @@ class FiniteGuard(Attachable):
         self._batches = []
 
     def _list_parameters(self) -> None:
-        # Once an epoch: it takes as long as to look at those of a small model.
-        self._parameters = [value for value in self.model.parameters() if value.is_floating_point()]
-        self._total_norm = _norm_function(self._parameters)
+        # Once an epoch: it takes as long as to check those of a small model. Detached, so that a
+        # step needs no `no_grad`.
+        parameters = [each for each in self.model.parameters() if each.is_floating_point()]
+        self._parameters = [each.detach() for each in parameters]
+        self._is_on_several_devices = len({each.device for each in parameters}) > 1
         self._batches = []
 
-    @torch.no_grad()
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state
-        norm = self._total_norm(self._parameters)
-        loss = self._loss_of(state.output, norm.device)
-        # One number for all: NaN and infinity spread to whatever is added to them.
-        figure = _read_later(norm + loss)
+        # Not `get_total_norm`, which sorts the parameters by device and type at each call: with a
+        # small model that takes five times as long as the norms.
+        norms = torch._foreach_norm(self._parameters) if self._parameters else ()
+        loss = self._loss_of(state.output, norms[0].device if norms else None)
+        if self._is_on_several_devices:
+            norms = tuple(norm.to(loss.device) for norm in norms)
+        figures = _read_later(torch.stack([*norms, loss]))
         self._read()
+        self._batches.append(state.batch)
+        self._unread = _Step(state.epoch, state.iteration, tuple(self._batches), loss, figures)
         if len(self._batches) == self.accumulation_steps:
             self._batches = []
-        self._batches.append(state.batch)
-        self._unread = _Step(state.epoch, state.iteration, tuple(self._batches), loss, figure)
-        if norm.device.type not in _LAGGING:
+        if loss.device.type not in _LAGGING:
             self._read()
 
-    def _loss_of(self, output: Any, device: torch.device) -> Tensor:
+    def _loss_of(self, output: Any, device: torch.device | None) -> Tensor:
         loss = output if self.output_transform is None else self.output_transform(output)
         try:
             value = torch.as_tensor(loss, device=device)
@@ -113,12 +117,13 @@ class FiniteGuard(Attachable):
                 f"{type(loss).__name__} ({error}); an engine with another output needs "
                 "FiniteGuard(output_transform=...)"
             ) from error
-        return value
+        return value.detach().reshape(()) if value.ndim or value.requires_grad else value
 
     def _read(self) -> None:
-        """Judge the step whose figure has not been read, if there is one."""
+        """Judge the step whose figures have not been read, if there is one."""
         step, self._unread = self._unread, None
-        if step is None or math.isfinite(step.figure()):
+        # One number for all: NaN and infinity spread to whatever is added to them.
+        if step is None or math.isfinite(sum(step.figures())):
             return
         # The norm may overflow where every weight is finite: then there is no culprit.
         culprit = self._find_culprit(step.loss)
@@ -148,30 +153,20 @@ class _Step(NamedTuple):
     iteration: int
     batches: tuple[Any, ...]
     loss: Tensor
-    figure: Callable[[], float]
+    figures: Callable[[], list[float]]
 
 
-def _norm_function(parameters: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
-    """From these parameters to a number that is finite only if all of them are."""
-    # `get_total_norm` (torch 2.14) sorts them by device and type each time, which takes four times
-    # as long as the norms of a small model.
-    norms = getattr(torch, "_foreach_norm", None)
-    if norms is None or len({(each.device, each.dtype) for each in parameters}) != 1:
-        return torch.nn.utils.get_total_norm
-    return lambda each: torch.stack(norms(each)).sum()
-
-
-def _read_later(figure: Tensor) -> Callable[[], float]:
-    """Start a copy from the device; what is returned gives the number, and waits for that alone."""
-    if not figure.is_cuda:
-        return figure.item
-    number = torch.empty_like(figure, device="cpu", pin_memory=True)
-    number.copy_(figure, non_blocking=True)
+def _read_later(figures: Tensor) -> Callable[[], list[float]]:
+    """Start a copy from the device; the function returned waits for the numbers alone."""
+    if not figures.is_cuda:
+        return figures.tolist
+    numbers = torch.empty_like(figures, device="cpu", pin_memory=True)
+    numbers.copy_(figures, non_blocking=True)
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(figure.device))
+    copied.record(torch.cuda.current_stream(figures.device))
 
-    def read() -> float:
+    def read() -> list[float]:
         copied.synchronize()
-        return float(number.item())
+        return numbers.tolist()
 
     return read

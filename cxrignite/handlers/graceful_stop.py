@@ -47,7 +47,6 @@ class GracefulStop(Attachable):
         self._requested: int | None = None
         self._process = os.getpid()
         self._warned = False
-        self._is_waiting = False
 
     def attach(self, engine: Engine) -> None:
         """Listen while `engine` runs; attaching twice acts once.
@@ -60,9 +59,8 @@ class GracefulStop(Attachable):
         engine.add_event_handler(Events.STARTED, self._enter)
         # A signal during a validation that is not listened to ends the run before the next epoch.
         engine.add_event_handler(Events.EPOCH_STARTED, self.stop_if_requested)
-        engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait)
-        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._go_on)
-        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self._go_on)
+        # For a signal between the end of a batch and the wait for the next one.
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self.stop_if_requested)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_if_requested)
         engine.add_event_handler(Events.COMPLETED, self._complete)
         engine.add_event_handler(Events.TERMINATE, self._terminate)
@@ -86,20 +84,13 @@ class GracefulStop(Attachable):
                 self._warned = True
             return
         if not self._engines:
-            self._requested, self._is_waiting = None, False
+            self._requested = None
             note_stop(None)
             self._process = os.getpid()
             self._former = {number: signal.getsignal(number) for number in self.signals}
             for number in self.signals:
                 signal.signal(number, self._on_signal)
         self._engines.append(engine)
-
-    def _wait(self) -> None:
-        self._is_waiting = True
-        self.stop_if_requested()
-
-    def _go_on(self) -> None:
-        self._is_waiting = False
 
     def _leave(self, engine: Engine) -> None:
         if engine not in self._engines:
@@ -138,7 +129,10 @@ class GracefulStop(Attachable):
                 os._exit(128 + number)
             return
         # While a batch is waited for, for ever maybe, there is none whose end could be waited for.
-        if self._requested is not None or self._is_waiting:
+        is_waiting = any(
+            engine.last_event_name is Events.GET_BATCH_STARTED for engine in self._engines[-1:]
+        )
+        if self._requested is not None or is_waiting:
             note_stop(number)
             raise StopRequested(number)
         self._requested = number

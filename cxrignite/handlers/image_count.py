@@ -16,6 +16,11 @@ def num_images(batch: Any) -> int:
         batch: A tensor or array `(N, ...)`, a list, tuple or mapping of which the first one counts,
             or a list of mappings, one an image.
     """
+    # The usual form comes first, since every step asks.
+    if isinstance(batch, tuple | list) and batch:
+        first = batch[0]
+        if isinstance(first, torch.Tensor) and first.ndim:
+            return first.shape[0]
     members = list(batch.values()) if isinstance(batch, Mapping) else batch
     if not isinstance(members, list | tuple):
         members = [members]
