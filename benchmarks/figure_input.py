@@ -118,7 +118,7 @@ def measure_input(root: Path) -> None:
             packed(Pipeline(image_size=SIZE, batch_augment=affine)),
         )
         recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/efficientnet_lite0.yaml"])
-        whole = build_pipeline(recipe)
+        whole = build_pipeline(recipe.data)
         compare(
             "packed, Lite0's augmentation, two workers",
             6,

@@ -55,15 +55,17 @@ def measure_million(root: Path, num_films: int) -> None:
     """From nothing to a first batch of an unpacked run, and what its workers hold of their own."""
     recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/baseline_cnn.yaml"])
     recipe.data.source, recipe.data.pack = RepeatedFilms(root, num_films), "off"
-    pipeline = build_pipeline(recipe)
+    pipeline = build_pipeline(recipe.data)
     with collector_paused():
-        films, pack = read_and_pack(recipe, recipe.data.source.films(), pipeline)
+        films, pack = read_and_pack(
+            recipe.data, recipe.data.source.films(), pipeline, recipe.run_dir
+        )
         # Copies would stay together as identical files do, all of them: each is a picture here.
         films = [film.hashed(f"{number:064x}") for number, film in enumerate(films)]
-        films = split_films(recipe, films)
+        films = split_films(recipe.data, films, recipe.seed)
         leaked_pairs(films)
     cpu = torch.device("cpu")
-    data = build_data(recipe, films, device=cpu, pipeline=pipeline, pack=pack)
+    data = build_data(recipe.data, films, recipe.seed, device=cpu, pipeline=pipeline, pack=pack)
     batches = iter(data.train_loader())
     next(batches)
     seconds = time.perf_counter() - START

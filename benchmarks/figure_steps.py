@@ -25,7 +25,7 @@ from cxrignite.nn import BinaryClassifier, ImageNormalizer
 from cxrignite.runs.benchmark_result import Settings, Variant
 from cxrignite.workflows.benchmark.variants import VariantRunner
 from cxrignite.workflows.films import read_films, split_films
-from cxrignite.workflows.parts import build_model, build_pipeline
+from cxrignite.workflows.parts import build_model, build_pipeline, choose_computing
 
 RECIPE = """\
 seed: 1
@@ -85,10 +85,12 @@ def measure_steps(case: Case, repeats: int) -> None:
             RECIPE.format(folder=place, size=case.size, model=case.model, batch=case.batch)
         )
         recipe, _, _ = parse_recipe("fit", "", ["--config", str(path)])
-        films = split_films(recipe, read_films(recipe, recipe.data.source.films()))
-        pipeline = build_pipeline(recipe)
+        films = split_films(
+            recipe.data, read_films(recipe.data, recipe.data.source.films()), recipe.seed
+        )
+        pipeline = build_pipeline(recipe.data)
         pack = open_pack(folder / "packs", films, pipeline)
-        model = build_model(recipe, session.device)
+        model = build_model(recipe.model, choose_computing(recipe.trainer, session))
         runner = VariantRunner(recipe, session, model, films, pipeline, pack, case.num_steps)
         hand = Variant("by hand", PLAIN)
         fit = Variant("fit", replace(PLAIN, engine=True))

@@ -92,7 +92,7 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(text)
     again, _, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
-    pipelines = [build_pipeline(each) for each in (recipe, again)]
+    pipelines = [build_pipeline(each.data) for each in (recipe, again)]
     for seed in range(24):  # enough that each random transform takes part
         first, second = (pipeline(tmp_path / "film.png", seed=seed) for pipeline in pipelines)
         assert torch.equal(first, second)

@@ -22,7 +22,7 @@ from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.splits import check_same_films
 from cxrignite.errors import DataError, PackError, RecipeError, UnreadableImageError
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
 
@@ -57,39 +57,42 @@ class ReadFilms(NamedTuple):
     pack: Pack | None
 
 
-def read_and_pack(recipe: Recipe, films: list[Film], pipeline: Pipeline) -> ReadFilms:
+def read_and_pack(
+    data: DataRecipe, films: list[Film], pipeline: Pipeline, run_dir: Path
+) -> ReadFilms:
     """Read every film once, and keep its preprocessed image where the recipe has a place for it.
 
     Args:
-        recipe: Where packs are kept, and the policy for unreadable images.
+        data: Where packs are kept, and the policy for unreadable images.
         films: What the source lists.
         pipeline: The recipe's.
+        run_dir: The run folder, beside which packs lie if the recipe names no place.
 
     Raises:
         DataError: An image cannot be read (policy `raise`), or the pipeline fails.
         PackError: The folder that the recipe names cannot keep the pack.
     """
-    folder = _pack_folder(recipe)
+    folder = _pack_folder(data.pack, run_dir)
     if folder is None or not films:
-        return ReadFilms(read_films(recipe, films), None)
+        return ReadFilms(read_films(data, films), None)
     progress = sys.stderr.isatty()
     hashed = inspect_films(films, decode=False, on_unreadable="skip", progress=progress)
     try:
-        loading = recipe.data.num_workers, recipe.data.worker_timeout
+        loading = data.num_workers, data.worker_timeout
         pack = open_pack(folder, hashed.films, pipeline, *loading, progress=progress)
     except PackError as error:
-        if recipe.data.pack != "auto":
+        if data.pack != "auto":
             raise
         _logger.warning("not packed, so each epoch reads the films: %s", error)
-        return ReadFilms(read_films(recipe, films), None)
-    return ReadFilms(_settled(recipe, inspected(pack, hashed)), pack)
+        return ReadFilms(read_films(data, films), None)
+    return ReadFilms(_settled(data, inspected(pack, hashed)), pack)
 
 
-def read_films(recipe: Recipe, films: list[Film]) -> list[Film]:
+def read_films(data: DataRecipe, films: list[Film]) -> list[Film]:
     """Read every film once; none is kept.
 
     Args:
-        recipe: Policy for unreadable images.
+        data: Policy for unreadable images.
         films: What a source lists.
 
     Raises:
@@ -100,16 +103,16 @@ def read_films(recipe: Recipe, films: list[Film]) -> list[Film]:
     inspection = inspect_films(
         films,
         on_unreadable="skip",
-        size=recipe.data.image_size,
-        grey_scaling=recipe.data.grey_scaling,
+        size=data.image_size,
+        grey_scaling=data.grey_scaling,
         progress=sys.stderr.isatty(),
     )
-    return _settled(recipe, inspection)
+    return _settled(data, inspection)
 
 
-def _settled(recipe: Recipe, inspection: Inspection) -> list[Film]:
+def _settled(data: DataRecipe, inspection: Inspection) -> list[Film]:
     """The readable films, by the recipe's policy for the others."""
-    if recipe.data.on_unreadable == "raise" and inspection.unreadable:
+    if data.on_unreadable == "raise" and inspection.unreadable:
         try:
             inspection.check_all_readable()
         except UnreadableImageError as error:
@@ -118,33 +121,32 @@ def _settled(recipe: Recipe, inspection: Inspection) -> list[Film]:
     inspection.log_unreadable()
     if not inspection.films:
         num_films = len(inspection.unreadable)
-        raise DataError(f"none of the {num_films} images in {recipe.data.source.root} can be read")
-    warn_of_nearly_blank(recipe, inspection.nearly_blank, len(inspection.films))
+        raise DataError(f"none of the {num_films} images in {data.source.root} can be read")
+    warn_of_nearly_blank(data.grey_scaling, inspection.nearly_blank, len(inspection.films))
     return inspection.films
 
 
-def _pack_folder(recipe: Recipe) -> Path | None:
-    pack = recipe.data.pack
+def _pack_folder(pack: str | bool | Path, run_dir: Path) -> Path | None:
     if isinstance(pack, Path):
         return pack
-    return recipe.run_dir.parent / "packs" if pack == "auto" else None
+    return run_dir.parent / "packs" if pack == "auto" else None
 
 
-def check_no_second_test(recipe: Recipe, films: list[Film]) -> None:
+def check_no_second_test(data: DataRecipe, films: list[Film]) -> None:
     """Refuse to carve a test split beside the source's own, before any film is read.
 
     Raises:
         RecipeError: `data.test_fraction` asks for that.
     """
     num_test = sum(film.split == "test" for film in films)
-    if recipe.data.test_fraction and num_test:
+    if data.test_fraction and num_test:
         raise RecipeError(
             "data.test_fraction must be 0 where the source has a test split, "
-            f"got {recipe.data.test_fraction:g} beside {num_test} test films"
+            f"got {data.test_fraction:g} beside {num_test} test films"
         )
 
 
-def check_has_train(recipe: Recipe, films: list[Film]) -> None:
+def check_has_train(data: DataRecipe, films: list[Film]) -> None:
     """Refuse a source that has nothing to learn from, before any film is read.
 
     Raises:
@@ -152,42 +154,42 @@ def check_has_train(recipe: Recipe, films: list[Film]) -> None:
     """
     if not any(film.split == "train" for film in films):
         found = ", ".join(sorted({film.split for film in films})) or "no film"
-        raise DataError(f"{recipe.data.source.root} has no film to train on, found {found}")
+        raise DataError(f"{data.source.root} has no film to train on, found {found}")
 
 
-def split_films(recipe: Recipe, films: list[Film]) -> list[Film]:
+def split_films(data: DataRecipe, films: list[Film], seed: int) -> list[Film]:
     """Carve the test, validation and calibration splits by patient.
 
     The test split is carved first: it depends on nothing but the films, its share and the seed.
 
     Args:
-        recipe: Shares of the splits, the fold, seed.
+        data: Shares of the splits, and the fold.
         films: With the splits of their source. With a fold its `val` is joined to `train`.
+        seed: Of the draw.
 
     Raises:
         RecipeError: There is a test split, and another is to be carved.
         DataError: A split would be empty, or lack a class.
     """
-    check_no_second_test(recipe, films)
-    data = recipe.data
+    check_no_second_test(data, films)
     # All are shares of the films as they come, so each is one of what those before it left.
     left = 1.0
     if data.test_fraction:
-        films = carve_split(films, "test", data.test_fraction, recipe.seed)
+        films = carve_split(films, "test", data.test_fraction, seed)
         left -= data.test_fraction
     has_val = any(film.split == "val" for film in films)
     if data.fold is not None:
         if has_val:
             _logger.info("the source's val split is joined to train: a fold takes its place")
             films = [film.moved("train") if film.split == "val" else film for film in films]
-        films = carve_fold(films, data.fold.index, data.fold.count, recipe.seed)
+        films = carve_fold(films, data.fold.index, data.fold.count, seed)
         left -= left / data.fold.count
     elif not has_val:
-        films = carve_split(films, "val", min(data.val_fraction / left, 0.5), recipe.seed)
+        films = carve_split(films, "val", min(data.val_fraction / left, 0.5), seed)
         left -= data.val_fraction
     if data.calibration_fraction:
         fraction = min(data.calibration_fraction / left, 0.5)
-        films = carve_split(films, "calibration", fraction, recipe.seed)
+        films = carve_split(films, "calibration", fraction, seed)
     return films
 
 
@@ -199,13 +201,13 @@ def list_leakage(folder: RunFolder, pairs: list[LeakedPair]) -> None:
         folder.leakage_path.unlink(missing_ok=True)
 
 
-def check_leakage(recipe: Recipe, folder: RunFolder, pairs: list[LeakedPair]) -> None:
+def check_leakage(folder: RunFolder, pairs: list[LeakedPair], *, is_allowed: bool) -> None:
     """Refuse to train where a split knows another's films, unless the recipe allows it.
 
     Args:
-        recipe: Whether it does.
         folder: Where they are listed.
         pairs: What was found in the splits.
+        is_allowed: True if the recipe allows it.
 
     Raises:
         DataError: It does not.
@@ -213,7 +215,7 @@ def check_leakage(recipe: Recipe, folder: RunFolder, pairs: list[LeakedPair]) ->
     if not pairs:
         return
     found = f"{describe_leaks(pairs)}, listed in {folder.leakage_path}"
-    if not recipe.data.allow_leakage:
+    if not is_allowed:
         raise DataError(
             f"leakage: {found}; mend the splits, or train all the same with "
             "data.allow_leakage: true"
@@ -244,7 +246,7 @@ def check_same_everywhere(films: list[Film]) -> None:
 
 
 def frozen_films(
-    recipe: Recipe,
+    data: DataRecipe,
     folder: RunFolder,
     split: str | None = None,
     current: list[Film] | None = None,
@@ -252,7 +254,7 @@ def frozen_films(
     """The films of a run as `split.csv` froze them, checked against the files as they are now.
 
     Args:
-        recipe: The run's recipe.
+        data: The run's own.
         folder: The run.
         split: The one split whose files are checked; null checks all.
         current: The source's films as they were read just now; null reads those that are checked.
@@ -260,12 +262,12 @@ def frozen_films(
     Raises:
         DataError: A film is gone or has other content than in this run.
     """
-    frozen = folder.read_split(recipe.data.source.root)
+    frozen = folder.read_split(data.source.root)
     wanted = [film for film in frozen if split in (None, film.split)]
     names = {film.name for film in wanted}
     if current is None:
-        listed = recipe.data.source.films()
-        current = read_films(recipe, [film for film in listed if film.name in names])
+        listed = data.source.films()
+        current = read_films(data, [film for film in listed if film.name in names])
     check_same_films(wanted, [film for film in current if film.name in names])
     leaks = [pair for pair in leaked_pairs(frozen) if pair.second.split == split]
     if leaks:
@@ -273,16 +275,16 @@ def frozen_films(
     return frozen
 
 
-def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
+def other_films(data: DataRecipe, folder: RunFolder, split: str) -> list[Film]:
     """Films of another source to be scored as `split`: those of its split of that name, else all.
 
     Raises:
         DataError: The source has no usable films, an image cannot be read (policy `raise`), or a
             film took part in this run's training or in the choice of its threshold.
     """
-    films = recipe.data.source.films()
+    films = data.source.films()
     wanted = [film for film in films if film.split == split] or films
-    readable = read_films(recipe, wanted)
+    readable = read_films(data, wanted)
     used = {film.sha256 for film in folder.read_split("") if film.split != "test"}
     seen = [film for film in readable if film.sha256 in used]
     if seen:
@@ -290,6 +292,6 @@ def other_films(recipe: Recipe, folder: RunFolder, split: str) -> list[Film]:
             f"{len(seen)} of {len(readable)} films took part in training or validation of this "
             f"run, the first is {seen[0].name}"
         )
-    root = recipe.data.source.root
+    root = data.source.root
     _logger.info("scoring %d of the %d films in %s", len(readable), len(films), root)
     return [film.moved(split) for film in readable]

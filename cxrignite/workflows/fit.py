@@ -174,7 +174,8 @@ def prepare(
     """
     checkpoint = state_to_resume(folder, recipe_text, resume)
     if checkpoint is not None:
-        if is_complete(folder, recipe, checkpoint):
+        epochs = recipe.trainer.max_epochs
+        if is_complete(folder, recipe.monitor.patience, epochs, checkpoint):
             return None
         check_processes(folder, session.world_size)
     computing = choose_computing(recipe.trainer, session)
@@ -183,30 +184,33 @@ def prepare(
     # read after it, since reading thousands of images takes longer.
     with collector_paused():
         listed = recipe.data.source.films()
-    check_has_train(recipe, listed)
-    check_no_second_test(recipe, listed)
+    check_has_train(recipe.data, listed)
+    check_no_second_test(recipe.data, listed)
     seed_everything(recipe.seed)
-    model = build_model(recipe, session.device, checkpoint["model"] if checkpoint else None)
+    model = build_model(recipe.model, computing, checkpoint["model"] if checkpoint else None)
     if checkpoint is not None:
         check_best(folder, checkpoint, model)
-    pipeline = build_pipeline(recipe)
+    pipeline = build_pipeline(recipe.data)
     with collector_paused():
-        films, pack = read_and_pack(recipe, listed, pipeline)
+        films, pack = read_and_pack(recipe.data, listed, pipeline, recipe.run_dir)
         if checkpoint is None:
-            films = split_films(recipe, films)
+            films = split_films(recipe.data, films, recipe.seed)
         else:
-            films = frozen_films(recipe, folder, current=films)
+            films = frozen_films(recipe.data, folder, current=films)
         leaks = leaked_pairs(films)
     if session.leads and checkpoint is None:
         list_leakage(folder, leaks)
     check_same_everywhere(films)  # and wait for the list, before a refusal ends all
-    check_leakage(recipe, folder, leaks)
-    data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
+    check_leakage(folder, leaks, is_allowed=recipe.data.allow_leakage)
+    data = build_data(
+        recipe.data, films, recipe.seed, device=session.device, pipeline=pipeline, pack=pack
+    )
     stack.callback(data.close)
     check_image_size(model, data.image_size, is_restored=checkpoint is not None)
     if recipe.explain.target_layer is not None:
-        explained_layer(recipe, model, data.image_size)  # a slip shows now, not in the end
-    check_certificates(recipe, data)
+        # A slip shows now, not in the end.
+        explained_layer(recipe.explain.target_layer, model, data.image_size)
+    check_certificates(recipe.validator.handlers, data)
     tell_split(recipe, listed, data, frozen=checkpoint is not None)
     training = Training(recipe, session, computing.precision, model, data, folder)
     tell_training(recipe, session, computing.precision, model, training.epoch_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from cxrignite.functional import ImbalanceLedger, grad_cam, num_negatives_needed
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
-from cxrignite.recipe import Recipe, TrainerRecipe
+from cxrignite.recipe import DataRecipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
 
 _logger = logging.getLogger(__name__)
@@ -52,9 +52,8 @@ def choose_computing(settings: TrainerRecipe, session: Session) -> Computing:
     return Computing(session.device, precision, settings.channels_last)
 
 
-def build_pipeline(recipe: Recipe) -> Pipeline:
+def build_pipeline(data: DataRecipe) -> Pipeline:
     """How the recipe reads, preprocesses and augments an image."""
-    data = recipe.data
     return Pipeline(
         data.preprocess,
         data.augment,
@@ -65,8 +64,9 @@ def build_pipeline(recipe: Recipe) -> Pipeline:
 
 
 def build_data(
-    recipe: Recipe,
+    data: DataRecipe,
     films: list[Film],
+    seed: int,
     *,
     device: torch.device,
     pipeline: Pipeline | None = None,
@@ -75,17 +75,17 @@ def build_data(
     """The data module of a recipe over these films.
 
     Args:
-        recipe: Names the sampler and the loaders' settings.
+        data: The sampler and the loaders' settings.
         films: Of any split.
+        seed: The run's.
         device: Where the model is; batches are augmented there if it is a GPU.
         pipeline: The recipe's, where it has been built.
         pack: The films preprocessed.
     """
-    data = recipe.data
     return XrayData(
         films,
         data.source.classes,
-        pipeline=pipeline or build_pipeline(recipe),
+        pipeline=pipeline or build_pipeline(data),
         pack=pack,
         sampler=data.sampler,
         loader=LoaderSettings(
@@ -96,7 +96,7 @@ def build_data(
             augment_on_device=device.type == "cuda",
             worker_timeout=data.worker_timeout,
         ),
-        seed=recipe.seed,
+        seed=seed,
     )
 
 
@@ -136,9 +136,9 @@ def check_image_size(
         ) from error
 
 
-def build_loss(recipe: Recipe, data: XrayData, device: torch.device) -> nn.Module:
+def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Module:
     """The recipe's loss on `device`, told the training split's class counts if it wants them."""
-    loss = recipe.loss.to(device)
+    loss = loss.to(device)
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
         loss.set_class_counts(*data.class_counts("train"))
     return loss
@@ -168,7 +168,7 @@ def build_ledger(data: XrayData, loss: nn.Module) -> ImbalanceLedger:
         raise DataError(f"training needs both classes: {error}") from error
 
 
-def check_certificates(recipe: Recipe, data: XrayData) -> None:
+def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
     """Refuse splits that can choose nothing, and a certificate that the films cannot give.
 
     Raises:
@@ -186,7 +186,7 @@ def check_certificates(recipe: Recipe, data: XrayData) -> None:
             )
     films = data.films(split)
     have = len({film.patient for film in films if film.label == 0})
-    for handler in recipe.validator.handlers:
+    for handler in handlers:
         if not isinstance(handler, ThresholdSearch) or handler.confidence is None:
             continue
         needed = num_negatives_needed(handler.min_tnr, handler.confidence)
@@ -204,13 +204,15 @@ def deciding_split(data: XrayData) -> str:
 
 
 def build_model(
-    recipe: Recipe, device: torch.device, state: Mapping[str, torch.Tensor] | None = None
+    make: Callable[..., BinaryClassifier],
+    computing: Computing,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> BinaryClassifier:
     """The recipe's classifier on `device`, in its declared memory order.
 
     Args:
-        recipe: Names the classifier.
-        device: Where it is to compute.
+        make: The recipe's `model`.
+        computing: Device and memory order.
         state: Its state from a checkpoint; pretrained weights, which may not be at hand any more,
             are not asked for then.
 
@@ -220,30 +222,29 @@ def build_model(
         CheckpointError: The state does not fit the model as it is now.
     """
     try:
-        keywords = getattr(recipe.model, "keywords", {})
+        keywords = getattr(make, "keywords", {})
         weightless = {"weights": None} if state is not None and "weights" in keywords else {}
-        model = recipe.model(**weightless).to(device)
+        model = make(**weightless).to(computing.device)
     except ValueError as error:
         raise RecipeError(f"model: {error}") from error
-    if recipe.trainer.channels_last:
+    if computing.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if state is not None:
         load_weights(model, state)
     return model
 
 
-def explained_layer(recipe: Recipe, model: BinaryClassifier, image_size: tuple[int, int]) -> str:
+def explained_layer(named: str | None, model: BinaryClassifier, image_size: tuple[int, int]) -> str:
     """The dotted name of the layer where a recipe's maps are taken.
 
     Args:
-        recipe: Names it, or leaves it to the classifier.
+        named: The recipe's `explain.target_layer`; None leaves it to the classifier.
         model: The recipe's classifier.
         image_size: Rows and columns of the images.
 
     Raises:
         RecipeError: The model has no such layer, or none that maps can be taken at.
     """
-    named = recipe.explain.target_layer
     if named is None:
         return model.cam_layer
     device = next(model.parameters()).device

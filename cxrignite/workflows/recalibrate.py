@@ -90,16 +90,16 @@ def _recalibrate(
             "min_threshold": _first(wanted.min_threshold, first.min_threshold),
             "confidence": _first(wanted.confidence, first.confidence, 0.95),
         }
-        pool = other_films(recipe, folder, "test")
+        pool = other_films(recipe.data, folder, "test")
         _check_enough(pool, constraints["min_tnr"], constraints["confidence"])
         films = _chosen_share(pool, wanted.share, recipe.seed)
         _check_enough(films, constraints["min_tnr"], constraints["confidence"])
-        data = build_data(recipe, films, device=session.device)
+        data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
         best = load_best(folder.best_path)
-        model = build_model(recipe, session.device, best["model"])
-        check_image_size(model, data.image_size, is_restored=True)
         computing = choose_computing(recipe.trainer, session)
+        model = build_model(recipe.model, computing, best["model"])
+        check_image_size(model, data.image_size, is_restored=True)
         scores = score_split(model, data, "calibration", computing, shows=session.leads)
         try:
             point = select_operating_point(

@@ -12,7 +12,6 @@ from torch import nn
 from cxrignite.errors import CheckpointError, RunFolderError
 from cxrignite.handlers import latest_valid
 from cxrignite.handlers.checkpoint_loading import previous_path
-from cxrignite.recipe import Recipe
 from cxrignite.runs.checkpoints import check_weights, load_best, load_training_state
 from cxrignite.runs.run_folder import RunFolder
 
@@ -125,16 +124,19 @@ def check_best(folder: RunFolder, checkpoint: Mapping[str, Any], model: nn.Modul
     raise CheckpointError(f"the weights of epoch {best_epoch}, the best, are lost: {reason}")
 
 
-def is_complete(folder: RunFolder, recipe: Recipe, checkpoint: Mapping[str, Any]) -> bool:
+def is_complete(
+    folder: RunFolder, patience: int | None, max_epochs: int, checkpoint: Mapping[str, Any]
+) -> bool:
     """Whether nothing is left to do.
 
     Args:
         folder: The run.
-        recipe: How many epochs it is to have.
+        patience: Epochs without a better one, after which it stops; None: never.
+        max_epochs: How many epochs it is to have.
         checkpoint: Its newest state.
     """
     state = checkpoint["trainer"]
     epoch = state["iteration"] // state["epoch_length"]
-    patience, stopper = recipe.monitor.patience, checkpoint.get("early_stopping", {"counter": 0})
+    stopper = checkpoint.get("early_stopping", {"counter": 0})
     stopped = patience is not None and stopper["counter"] >= patience
-    return folder.is_finished and (stopped or epoch >= recipe.trainer.max_epochs)
+    return folder.is_finished and (stopped or epoch >= max_epochs)

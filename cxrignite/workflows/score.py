@@ -30,7 +30,7 @@ from cxrignite.handlers import (
 )
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.tables import alarm, indented, score_table, statement_lines
 from cxrignite.reporting.wording import (
     alarm_of_evaluation,
@@ -117,13 +117,13 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         if scoring.is_judged:  # damage is refused before anything is written
             folder.read_reference(scoring.operating_point)
             folder.read_looks()
-        films = films_to_score(recipe, folder, scoring)
+        films = films_to_score(recipe.data, folder, scoring)
         _subgroups(films, scoring.subgroups)  # refused before the films are looked at
-        data = build_data(recipe, films, device=session.device)
+        data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
-        model = build_model(recipe, session.device, best["model"])
-        check_image_size(model, data.image_size, is_restored=True)
         computing = choose_computing(recipe.trainer, session)
+        model = build_model(recipe.model, computing, best["model"])
+        check_image_size(model, data.image_size, is_restored=True)
         scores = score_split(model, data, split, computing, shows=session.leads)
         if not session.leads:
             return
@@ -135,11 +135,11 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         )
 
 
-def films_to_score(recipe: Recipe, folder: RunFolder, scoring: Scoring) -> list[Film]:
+def films_to_score(data: DataRecipe, folder: RunFolder, scoring: Scoring) -> list[Film]:
     """The films of a split or of another source, checked, without those that chose the threshold.
 
     Args:
-        recipe: The run's own; its source may be another one.
+        data: The run's own; its source may be another one.
         folder: The run.
         scoring: Which films, by which operating point.
 
@@ -147,12 +147,12 @@ def films_to_score(recipe: Recipe, folder: RunFolder, scoring: Scoring) -> list[
         DataError: There is no film to score, one changed since the run, or one took part in it.
     """
     if scoring.same_films:
-        films = frozen_films(recipe, folder, scoring.split)
+        films = frozen_films(data, folder, scoring.split)
     else:
-        films = other_films(recipe, folder, scoring.split)
+        films = other_films(data, folder, scoring.split)
     films = [film for film in films if film.split == scoring.split]
     if not films:
-        raise DataError(f"{recipe.data.source.root} has no {scoring.split} films to score")
+        raise DataError(f"{data.source.root} has no {scoring.split} films to score")
     return _not_used(films, folder, scoring.operating_point)
 
 

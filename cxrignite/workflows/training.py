@@ -73,7 +73,7 @@ class Training:
         self.recipe, self.session, self.precision = recipe, session, precision
         self.model, self.data, self.folder = model, data, folder
         settings, device = recipe.trainer, session.device
-        self.loss = loss = build_loss(recipe, data, device)
+        self.loss = loss = build_loss(recipe.loss, data, device)
         self.ledger = build_ledger(data, loss)
         forward = compile_model(model) if settings.compile else model
         # Not `idist.auto_model`, which moves the model to CUDA wherever there is some.

@@ -48,6 +48,10 @@ validator:
 """
 
 
+def assigned(recipe: Recipe, films: list[Film]) -> list[Film]:
+    return split_films(recipe.data, films, recipe.seed)
+
+
 def recipe_with(**keys) -> Recipe:
     data = DataRecipe(source=ClassFolders("nowhere"), **keys)
     return Recipe(data=data, model=LightCNN, optimizer=lambda each: torch.optim.AdamW(each))
@@ -77,7 +81,7 @@ CARVINGS = [
 @pytest.mark.parametrize("num_val", [0, 100])
 def test_the_test_split_does_not_depend_on_what_is_carved_after_it(num_val):
     films = films_without_test(num_val)
-    splits = [split_films(recipe_with(test_fraction=0.2, **keys), films) for keys in CARVINGS]
+    splits = [assigned(recipe_with(test_fraction=0.2, **keys), films) for keys in CARVINGS]
     assert len({frozenset(names_in(each, "test")) for each in splits}) == 1
     assert len(names_in(splits[0], "test")) == pytest.approx(0.2 * (600 - num_val), rel=0.1)
     assert all(not leaked_pairs(each) for each in splits)
@@ -88,7 +92,7 @@ def test_over_all_folds_whatever_is_not_tested_is_validated_once():
     validated = Counter()
     for index in range(5):
         recipe = recipe_with(test_fraction=0.2, calibration_fraction=0.2, fold=Fold(index, 5))
-        split = split_films(recipe, films)
+        split = assigned(recipe, films)
         validated.update(names_in(split, "val"))
         shares = Counter(film.split for film in split)
         # 500 of the source's training films less 100 for the test, and its 100 of `val`.
@@ -100,13 +104,13 @@ def test_over_all_folds_whatever_is_not_tested_is_validated_once():
 
 def test_a_source_s_own_validation_films_join_a_fold_and_the_log_says_so(caplog):
     caplog.set_level("INFO")
-    split_films(recipe_with(fold=Fold(0, 5)), films_without_test(num_val=100))
+    assigned(recipe_with(fold=Fold(0, 5)), films_without_test(num_val=100))
     line_with("\n".join(caplog.messages), "val", "train")
 
 
 def test_shares_are_of_the_films_as_they_come():
     recipe = recipe_with(test_fraction=0.2, val_fraction=0.15, calibration_fraction=0.2)
-    counts = Counter(film.split for film in split_films(recipe, films_without_test()))
+    counts = Counter(film.split for film in assigned(recipe, films_without_test()))
     expected = {"test": 120, "val": 90, "calibration": 120, "train": 270}
     assert {split: pytest.approx(n, rel=0.1) for split, n in expected.items()} == counts
 
@@ -114,7 +118,7 @@ def test_shares_are_of_the_films_as_they_come():
 def test_a_second_test_split_is_refused():
     films = [*films_without_test(), Film(Path("t"), "t", 1, "t", "test")]
     with refused(RecipeError, "data.test_fraction", 0.2, 1, "test"):
-        split_films(recipe_with(test_fraction=0.2), films)
+        assigned(recipe_with(test_fraction=0.2), films)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_a_fold_out_of_range_is_refused(fold, facts):
     ],
 )
 def test_whatever_a_recipe_allows_can_be_carved(keys):
-    split = split_films(recipe_with(**keys), films_without_test())
+    split = assigned(recipe_with(**keys), films_without_test())
     counts = Counter(film.split for film in split)
     for split_name in ("test", "calibration"):
         share = keys.get(f"{split_name}_fraction", 0)
@@ -175,10 +179,10 @@ def test_leakage_is_refused_in_one_line_that_says_where_it_is(tmp_path):
     pairs = leaked_pairs([*films, films[0].moved("test")._replace(name="again")])
     folder = RunFolder(tmp_path / "run")
     with refused(DataError, 1, 0, folder.leakage_path, "data.allow_leakage: true") as caught:
-        check_leakage(recipe_with(), folder, pairs)
+        check_leakage(folder, pairs, is_allowed=False)
     assert caught.value.exit_code == 3
-    check_leakage(recipe_with(allow_leakage=True), folder, pairs)
-    check_leakage(recipe_with(), folder, [])
+    check_leakage(folder, pairs, is_allowed=True)
+    check_leakage(folder, [], is_allowed=False)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +226,7 @@ def split_of(tmp_path: Path, root: Path) -> list[Film]:
     """What a run on these films would carve; a film more in the test changes nothing of it."""
     options = ["--config", str(tmp_path / "recipe.yaml"), "--data.source.root", str(root)]
     recipe, _, _ = parse_recipe("fit", "", options)
-    return split_films(recipe, recipe.data.source.films())
+    return assigned(recipe, recipe.data.source.films())
 
 
 @pytest.mark.integration

@@ -87,7 +87,9 @@ def packs(folder: Path) -> list[str]:
 
 
 def read(recipe):
-    return read_and_pack(recipe, recipe.data.source.films(), build_pipeline(recipe))
+    return read_and_pack(
+        recipe.data, recipe.data.source.films(), build_pipeline(recipe.data), recipe.run_dir
+    )
 
 
 def assert_true(pack, films, pipeline):
@@ -160,12 +162,12 @@ def test_what_cannot_be_had_ends_a_run_before_it_begins(fit, root, tmp_path, cap
 def test_an_edited_film_is_seen_by_the_next_run(parsed, root, tmp_path):
     recipe, _ = parsed()
     first = read(recipe)
-    assert_true(first.pack, first.films, build_pipeline(recipe))
+    assert_true(first.pack, first.films, build_pipeline(recipe.data))
     film = min((root / "train" / "NORMAL").iterdir())
     film.write_bytes(min((root / "train" / "PNEUMONIA").iterdir()).read_bytes())
     second = read(recipe)
     assert second.pack.path != first.pack.path
-    assert_true(second.pack, second.films, build_pipeline(recipe))
+    assert_true(second.pack, second.films, build_pipeline(recipe.data))
     assert packs(tmp_path / "packs") == sorted([first.pack.path.name, second.pack.path.name])
 
 

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from messages import missing, refused
@@ -46,9 +44,9 @@ def films_of(counts: dict[str, tuple[int, int]]) -> XrayData:
     return XrayData(films, ("NORMAL", "PNEUMONIA"), sampler=BalancedSampler)
 
 
-def asking_for(confidence: float | None) -> SimpleNamespace:
+def asking_for(confidence: float | None) -> list[ThresholdSearch]:
     search = ThresholdSearch(min_tnr=0.93, confidence=confidence)
-    return SimpleNamespace(validator=SimpleNamespace(handlers=[search]))
+    return [search]
 
 
 def test_a_certificate_is_held_against_the_split_that_decides():

@@ -66,11 +66,11 @@ def plan_training(recipe: Recipe, films: Sequence[Film]) -> Plan:
         recipe: Sampler, loss and wished operating point.
         films: In the splits that `fit` would make.
     """
-    data = build_data(recipe, list(films), device=torch.device("cpu"))
+    data = build_data(recipe.data, list(films), recipe.seed, device=torch.device("cpu"))
     ledger, sentences, findings = None, [], []
     if {"train", deciding_split(data)} <= set(data.splits):
         try:
-            ledger = build_ledger(data, build_loss(recipe, data, torch.device("cpu")))
+            ledger = build_ledger(data, build_loss(recipe.loss, data, torch.device("cpu")))
         except (CxrIgniteError, ValueError) as error:
             findings.append(Finding("cannot_split", 1, str(error)))
         else:
@@ -97,7 +97,7 @@ def _prior(ledger: ImbalanceLedger, positive: str) -> list[str]:
 
 def _uncertifiable(recipe: Recipe, data: XrayData) -> list[Finding]:
     try:
-        check_certificates(recipe, data)
+        check_certificates(recipe.validator.handlers, data)
     except ConstraintError as error:
         return [Finding("too_few_negatives", 1, str(error))]
     except CxrIgniteError as error:

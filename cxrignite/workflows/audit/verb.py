@@ -60,7 +60,7 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
         raise RecipeError(f"--output_dir must be a folder, got the file {output_dir}")
     with collector_paused():
         listed = source.films()
-        check_no_second_test(recipe, listed)
+        check_no_second_test(recipe.data, listed)
         survey = survey_films(
             listed, grey_scaling=recipe.data.grey_scaling, progress=sys.stderr.isatty()
         )
@@ -102,7 +102,7 @@ def audit(recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
 def _in_splits(recipe: Recipe, survey: Survey) -> tuple[Survey, list[Finding]]:
     """The survey with its films in the splits that `fit` would make."""
     try:
-        films = split_films(recipe, survey.films)
+        films = split_films(recipe.data, survey.films, recipe.seed)
     except DataError as error:
         return survey, [Finding("cannot_split", 1, str(error))]
     return replace(survey, films=films), []

@@ -120,7 +120,7 @@ class VariantRunner:
         memory = torch.channels_last if settings.channels_last else torch.contiguous_format
         model = copy.deepcopy(self._model).to(memory_format=memory)
         forward = compile_model(model) if settings.compile else model
-        loss = build_loss(self._with_own_loss(), data, device)
+        loss = build_loss(self._with_own_loss().loss, data, device)
         optimizer = self._recipe.optimizer(model.parameters())
         loader = data.train_loader() if settings.scaled_decode else self._plain_loader()
         precision = choose_precision(trainer.precision, device) if settings.precision else FP32
@@ -179,8 +179,9 @@ class VariantRunner:
         workers = self._recipe.data.num_workers if settings.workers else 0
         recipe = replace(self._recipe, data=replace(self._recipe.data, num_workers=workers))
         return build_data(
-            recipe,
+            recipe.data,
             self._films,
+            recipe.seed,
             device=self._session.device,
             pipeline=self._pipeline,
             pack=self._pack if settings.pack else None,

@@ -31,7 +31,13 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
 from cxrignite.workflows.films import read_films
-from cxrignite.workflows.parts import build_data, build_model, build_pipeline, check_image_size
+from cxrignite.workflows.parts import (
+    build_data,
+    build_model,
+    build_pipeline,
+    check_image_size,
+    choose_computing,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +81,7 @@ def _benchmark(
 ) -> None:
     listed = [film for film in recipe.data.source.films() if film.split == "train"]
     batch = recipe.data.batch_size
-    films = read_films(recipe, _evenly(listed, num_steps * batch + _NUM_VAL))
+    films = read_films(recipe.data, _evenly(listed, num_steps * batch + _NUM_VAL))
     films = _with_val(films)
     train = [film for film in films if film.split == "train"]
     num_steps = min(num_steps, len(train) // batch)
@@ -83,15 +89,17 @@ def _benchmark(
         raise DataError(
             f"a benchmark needs films for two batches of {batch}, got {len(train)} to train with"
         )
-    place, pipeline = folder.root / "benchmark", build_pipeline(recipe)
+    place, pipeline = folder.root / "benchmark", build_pipeline(recipe.data)
     seed_everything(recipe.seed)
-    model = build_model(recipe, session.device)
+    model = build_model(recipe.model, choose_computing(recipe.trainer, session))
     _logger.info("%d films, %d steps of %d, %d repeats", len(train), num_steps, batch, repeats)
     with tempfile.TemporaryDirectory(prefix="packs-", dir=_made(place)) as packs:
         start = perf_counter()
         pack = open_pack(Path(packs), films, pipeline, num_workers=recipe.data.num_workers)
         build_seconds = perf_counter() - start
-        data = build_data(recipe, films, device=session.device, pipeline=pipeline, pack=pack)
+        data = build_data(
+            recipe.data, films, recipe.seed, device=session.device, pipeline=pipeline, pack=pack
+        )
         check_image_size(model, data.image_size)
         # What each of many loaders and runs would say of itself, again and again.
         with quietly():

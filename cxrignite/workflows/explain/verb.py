@@ -21,7 +21,7 @@ from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
 from cxrignite.handlers import BoardWriter, GradCAMExporter
 from cxrignite.output_marker import mark_output
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.map_table import map_table
 from cxrignite.reporting.plots import map_figures as figures
 from cxrignite.runs.checkpoints import load_best
@@ -66,8 +66,8 @@ def explain(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
     settings, split = recipe.explain, scoring.split
     with _opened(recipe, RunFolder(run_dir)) as (folder, session, stack):
         run = _ExplainedRun(recipe, folder, session, scoring.name, scoring.operating_point)
-        films = films_to_score(recipe, folder, scoring)
-        data = build_data(recipe, films, device=session.device)
+        films = films_to_score(recipe.data, folder, scoring)
+        data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
         kinds, most = settings.select, settings.max_images
         choice = ImageChoice(run.threshold, kinds, most, seed=recipe.seed)
@@ -103,7 +103,7 @@ def explain_files(
     with _opened(recipe, RunFolder(run_dir)) as (folder, session, stack):
         if not session.leads:
             return
-        images = _read(recipe, folder, files)
+        images = _read(recipe.data, folder, files)
         run = _ExplainedRun(recipe, folder, session, name, site)
         films = [Film(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
         everything = ImageChoice(run.threshold, (), indices=range(len(films)))
@@ -129,7 +129,7 @@ class _ExplainedRun:
         best = load_best(folder.best_path)
         self.epoch: int = best["epoch"]
         self.computing = choose_computing(recipe.trainer, session)
-        self.model = build_model(recipe, session.device, best["model"])
+        self.model = build_model(recipe.model, self.computing, best["model"])
         threshold = self.rule.threshold
         self.threshold = _NO_THRESHOLD if threshold is None else threshold
         self.layer = ""
@@ -143,7 +143,7 @@ class _ExplainedRun:
     ) -> GradCAMExporter:
         """What draws maps of these films, in an empty folder."""
         check_image_size(self.model, image_size, is_restored=True)
-        self.layer = explained_layer(self.recipe, self.model, image_size)
+        self.layer = explained_layer(self.recipe.explain.target_layer, self.model, image_size)
         if self.session.leads:
             self.clear()
             mark_output(self.unfinished_dir)
@@ -240,11 +240,11 @@ def _opened(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[RunFolder, Sess
         yield folder, session, stack
 
 
-def _read(recipe: Recipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
+def _read(data: DataRecipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
     """Read images through the run's pipeline; they must come out in the size of the run's films."""
-    pipeline = build_pipeline(recipe)
+    pipeline = build_pipeline(data)
     images = [pipeline.read(path) for path in files]
-    known = folder.read_split(recipe.data.source.root)[0].path
+    known = folder.read_split(data.source.root)[0].path
     # Where the run's films are not at hand the images can only be held against each other.
     wanted = (pipeline.read(known) if known.is_file() else images[0]).shape[-2:]
     for path, image in zip(files, images, strict=True):

@@ -13,12 +13,11 @@ from torch import Tensor
 from cxrignite.data import Film
 from cxrignite.durable_write import writing
 from cxrignite.engines.batches import fill_up
-from cxrignite.functional import UNKNOWN_LABEL, grad_cam
+from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam
 from cxrignite.handlers import Explanation
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 from cxrignite.nn import BinaryClassifier
 from cxrignite.output_marker import mark_output
-from cxrignite.recipe import Recipe
 
 _BATCH_SIZE = 16
 
@@ -43,7 +42,8 @@ class MapDrawer:
     pictures of a command that was never stopped. That is why no map is held against others.
 
     Args:
-        recipe: The run's: the method, and the names of the classes.
+        method: Such as `grad_cam`.
+        classes: The negative and the positive class.
         model: Its classifier.
         layer: Where the maps are taken.
         directory: The folder of the pictures; made if it is missing.
@@ -52,13 +52,14 @@ class MapDrawer:
 
     def __init__(
         self,
-        recipe: Recipe,
+        method: CamMethod,
+        classes: tuple[str, str],
         model: BinaryClassifier,
         layer: str,
         directory: Path,
         threshold: float,
     ) -> None:
-        self._method, self._classes = recipe.explain.method, recipe.data.source.classes
+        self._method, self._classes = method, classes
         self._model, self._layer = model, layer
         self._directory, self._threshold = directory, threshold
         self._device = next(model.parameters()).device

@@ -18,7 +18,7 @@ from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import NonFiniteError
 from cxrignite.handlers import GracefulStop
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe
 from cxrignite.reporting.wording import status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
@@ -49,7 +49,7 @@ def score_films(
     rule: DecisionRule,
     output: PredictionFile,
     drawer: MapDrawer | None,
-    recipe: Recipe,
+    data: DataRecipe,
 ) -> None:
     """Score films in their order, and write each batch before the next is looked at.
 
@@ -61,7 +61,7 @@ def score_films(
         rule: What turns a score into a decision.
         output: The open table.
         drawer: Draws the maps; null draws none.
-        recipe: Names the worker processes.
+        data: Names the worker processes.
 
     Raises:
         NonFiniteError: A score or a map is NaN or infinite.
@@ -73,9 +73,9 @@ def score_films(
         work.pipeline,
         work.image_size,
         batch_size=scorer.batch_size,
-        num_workers=recipe.data.num_workers,
-        prefetch_factor=recipe.data.prefetch_factor,
-        worker_timeout=recipe.data.worker_timeout,
+        num_workers=data.num_workers,
+        prefetch_factor=data.prefetch_factor,
+        worker_timeout=data.worker_timeout,
     )
     num_before = output.num_rows
     # `disable=None` keeps the bar out of files.
@@ -103,7 +103,7 @@ def score_films(
     finally:
         bar.close()
         stream.close()
-        warn_of_nearly_blank(recipe, nearly_blank, output.num_rows - num_before)
+        warn_of_nearly_blank(data.grey_scaling, nearly_blank, output.num_rows - num_before)
 
 
 def _rows(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from cxrignite import __version__
-from cxrignite.data import Film
+from cxrignite.data import Film, Source
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, RecipeError
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.checkpoints import load_best
@@ -126,30 +126,40 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 f"predict takes one process, got {session.world_size}: give each its own films "
                 "and its own --output"
             )
-        listing = _list(recipe, request)
+        listing = _list(recipe.data.source, request)
         folder = RunFolder(run_dir)
         rule = folder.read_rule(request.operating_point)
         best = load_best(folder.best_path)
-        model = build_model(recipe, session.device, best["model"])
+        computing = choose_computing(recipe.trainer, session)
+        model = build_model(recipe.model, computing, best["model"])
         frozen = folder.read_split(recipe.data.source.root)
-        pipeline = build_pipeline(recipe)
-        image_size = _image_size(recipe, pipeline, frozen, listing.films)
+        pipeline = build_pipeline(recipe.data)
+        image_size = _image_size(recipe.data, pipeline, frozen, listing.films)
         if image_size is not None:
             check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
             model,
-            **choose_computing(recipe.trainer, session)._asdict(),
-            batch_size=_batch_size(recipe, frozen),
+            **computing._asdict(),
+            batch_size=_batch_size(recipe.data, frozen),
         )
         layer, drawer = None, None
         if request.draws_maps:
-            layer = explained_layer(recipe, model, image_size or (1, 1))
-        kept = _settings(recipe, folder, request, rule, scorer, session, image_size, layer)
+            layer = explained_layer(recipe.explain.target_layer, model, image_size or (1, 1))
+        kept = _settings(
+            recipe.explain.method, folder, request, rule, scorer, session, image_size, layer
+        )
         columns = (*COLUMNS, *MAP_COLUMNS) if layer else COLUMNS
         output = stack.enter_context(open_output(paths, kept, columns, overwrite=request.overwrite))
         if layer:
             called_by = _NO_THRESHOLD if rule.threshold is None else rule.threshold
-            drawer = MapDrawer(recipe, model, layer, paths.maps_dir, called_by)
+            drawer = MapDrawer(
+                recipe.explain.method,
+                recipe.data.source.classes,
+                model,
+                layer,
+                paths.maps_dir,
+                called_by,
+            )
         films = [film for film in listing.films if film.name not in output.names]
         if output.num_rows:
             _logger.info(
@@ -160,14 +170,13 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         if films:
             keeps = recipe.trainer.profile == "fast"  # as in `fit`
             with kept_memory(session.device) if keeps else nullcontext():
-                score_films(work, scorer, rule, output, drawer, recipe)
+                score_films(work, scorer, rule, output, drawer, recipe.data)
         sys.stdout.write(_summary(output, rule, paths, num_before, drawer is not None))
         if output.num_unreadable:
             raise DataError(_complaint(output, len(listing.films), paths))
 
 
-def _list(recipe: Recipe, request: Request) -> Listing:
-    source = recipe.data.source
+def _list(source: Source, request: Request) -> Listing:
     if request.manifest is None:
         return list_films(request.files, source)
     if _is_same(request.manifest, request.output):
@@ -182,22 +191,21 @@ def _is_same(first: Path, second: Path) -> bool:
     return first.resolve() == second.resolve()
 
 
-def _batch_size(recipe: Recipe, frozen: Sequence[Film]) -> int:
+def _batch_size(data: DataRecipe, frozen: Sequence[Film]) -> int:
     """As many images in a forward pass as `test` takes, for the same last bits."""
-    data = recipe.data
     usual = data.eval_batch_size or 2 * data.batch_size
     return min(usual, sum(film.split == "test" for film in frozen) or usual)
 
 
 def _image_size(
-    recipe: Recipe, pipeline: Pipeline, frozen: Sequence[Film], films: Sequence[Film]
+    data: DataRecipe, pipeline: Pipeline, frozen: Sequence[Film], films: Sequence[Film]
 ) -> Size | None:
     """The size of the run's films after preprocessing; null where no film at all can be read.
 
     Where the run's films are not at hand it is that of the first new film.
     """
-    if recipe.data.image_size is not None and not recipe.data.preprocess:
-        return recipe.data.image_size
+    if data.image_size is not None and not data.preprocess:
+        return data.image_size
     for film in chain(frozen[:1], films):
         try:
             rows, columns = pipeline.read(film.path).shape[-2:]
@@ -208,7 +216,7 @@ def _image_size(
 
 
 def _settings(
-    recipe: Recipe,
+    method: str,
     folder: RunFolder,
     request: Request,
     rule: DecisionRule,
@@ -230,7 +238,7 @@ def _settings(
         "batch_size": scorer.batch_size,
         "precision": scorer.precision.name,
         "device": session.device.type,
-        "maps": {"method": recipe.explain.method, "target_layer": layer} if layer else None,
+        "maps": {"method": method, "target_layer": layer} if layer else None,
     }
 
 
