@@ -1,4 +1,4 @@
-"""What `fit` tells: what it works on before the first step, a line an epoch, and what it left."""
+"""Lines that `fit` prints: before the first step, for each epoch, and at the end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from cxrignite.data import Film, XrayData
+from cxrignite.data import Film, Source, XrayData
 from cxrignite.engines import Precision
 from cxrignite.engines.session import Session
 from cxrignite.nn import BinaryClassifier
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe, MonitorRecipe, TrainerRecipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
@@ -35,31 +36,34 @@ _TITLES = {"val_average_precision": "AP"}
 _MAX_TITLE = 14
 
 
-def tell_data(recipe: Recipe) -> None:
-    """Say what is read, before it is: that may take minutes.
+def print_data(source: Source, run_dir: Path, seed: int) -> None:
+    """Print what is read, before it is: that may take minutes.
 
     Args:
-        recipe: Names the source and the run folder.
+        source: Of the images.
+        run_dir: The run folder.
+        seed: The run's.
     """
-    source = recipe.data.source
     negative, positive = source.classes
-    _say("run", f"{recipe.run_dir}, seed {recipe.seed}")
+    _say("run", f"{run_dir}, seed {seed}")
     _say(
         "data",
         f"{type(source).__name__} in {source.root}: {negative} (negative), {positive} (positive)",
     )
 
 
-def tell_split(recipe: Recipe, listed: Sequence[Film], data: XrayData, *, frozen: bool) -> None:
-    """Say who is in which split, and why.
+def print_split(
+    settings: DataRecipe, seed: int, listed: Sequence[Film], data: XrayData, *, frozen: bool
+) -> None:
+    """Print the splits, and what they were made by.
 
     Args:
-        recipe: What was to be carved.
+        settings: Shares of the splits, and the fold.
+        seed: Of the draw.
         listed: The films with the splits of their source.
         data: The films in the run's splits.
         frozen: Whether a resumed run has taken them from its `split.csv`.
     """
-    settings = recipe.data
     own = {film.split for film in listed} - {"train"}
     carved = {
         "test": f"{settings.test_fraction:g}",
@@ -71,7 +75,7 @@ def tell_split(recipe: Recipe, listed: Sequence[Film], data: XrayData, *, frozen
         own.discard("val")
     shares = [f"{name} {share}" for name, share in carved.items() if name in set(data.splits) - own]
     owned = [name for name in data.splits if name in own]
-    parts = [f"by patient, seed {recipe.seed}: {', '.join(shares)}"] if shares else []
+    parts = [f"by patient, seed {seed}: {', '.join(shares)}"] if shares else []
     if owned:
         parts.append(f"from the source: {', '.join(owned)}")
     _say("splits", "as this run's split.csv has them" if frozen else "; ".join(parts))
@@ -90,31 +94,37 @@ def split_lines(data: XrayData) -> list[str]:
     return table_lines(rows, "<>")
 
 
-def tell_training(
-    recipe: Recipe, session: Session, precision: Precision, model: BinaryClassifier, steps: int
+def print_training(
+    recipe: TrainerRecipe,
+    monitor: MonitorRecipe,
+    session: Session,
+    precision: Precision,
+    model: BinaryClassifier,
+    arch: object,
+    batches: tuple[int, int],
 ) -> None:
-    """Say what is trained, how, and on which device, with the reasons.
+    """Print what is trained, how, and on which device, with the reasons.
 
     Args:
-        recipe: Names the parts.
+        recipe: Of the trainer.
+        monitor: What picks the best epoch.
         session: The device and why it was chosen.
         precision: The arithmetic and why it was chosen.
         model: The classifier.
-        steps: Batches an epoch.
+        arch: The recipe's name of its backbone, if it has one.
+        batches: How many an epoch has, and of how many images.
     """
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    arch = getattr(recipe.model, "keywords", {}).get("arch")
     named = f" {arch}" if isinstance(arch, str) else ""
     _say("model", f"{type(model).__name__}{named}, {num_parameters:,} parameters")
     processes = f"{session.world_size} processes, " if session.world_size > 1 else ""
     device, reason = session.device, session.reason
     _say("device", f"{processes}{device}: {reason}; {precision.name}: {precision.reason}")
-    trainer, monitor = recipe.trainer, recipe.monitor
     patience = f", stops after {monitor.patience} without a better one" if monitor.patience else ""
-    epochs = "1 epoch" if trainer.max_epochs == 1 else f"{trainer.max_epochs} epochs"
+    epochs = "1 epoch" if recipe.max_epochs == 1 else f"{recipe.max_epochs} epochs"
     _say(
         "training",
-        f"{epochs} of {steps} batches of {recipe.data.batch_size} images; "
+        f"{epochs} of {batches[0]} batches of {batches[1]} images; "
         f"the best has the {'highest' if monitor.mode == 'max' else 'lowest'} "
         f"{monitor.metric} of val{patience}",
     )
@@ -163,10 +173,10 @@ class EpochLines:
         return [column for column in columns if column[0] in metrics]
 
 
-def tell_end(
+def print_end(
     folder: RunFolder, rule: DecisionRule, best: tuple[int, str, float], data: XrayData
 ) -> None:
-    """Say which threshold was chosen, what is promised of it, and where everything is.
+    """Print the threshold, what it guarantees, and where everything is.
 
     Args:
         folder: The finished run.

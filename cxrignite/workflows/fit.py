@@ -18,7 +18,7 @@ from cxrignite.errors import CheckpointError, NonFiniteError
 from cxrignite.functional import OperatingPoint
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.console import tell_data, tell_end, tell_split, tell_training
+from cxrignite.reporting.console import print_data, print_end, print_split, print_training
 from cxrignite.runs.checkpoints import load_best, load_weights
 from cxrignite.runs.decision_rule import Calibrators, DecisionRule
 from cxrignite.runs.environment import describe_start
@@ -179,7 +179,7 @@ def prepare(
             return None
         check_processes(folder, session.world_size)
     computing = choose_computing(recipe.trainer, session)
-    tell_data(recipe)
+    print_data(recipe.data.source, recipe.run_dir, recipe.seed)
     # Listed before the model is built, since a missing folder is the most common mistake, and
     # read after it, since reading thousands of images takes longer.
     with collector_paused():
@@ -211,9 +211,17 @@ def prepare(
         # A slip shows now, not in the end.
         explained_layer(recipe.explain.target_layer, model, data.image_size)
     check_certificates(recipe.validator.handlers, data)
-    tell_split(recipe, listed, data, frozen=checkpoint is not None)
+    print_split(recipe.data, recipe.seed, listed, data, frozen=checkpoint is not None)
     training = Training(recipe, session, computing.precision, model, data, folder)
-    tell_training(recipe, session, computing.precision, model, training.epoch_length)
+    print_training(
+        recipe.trainer,
+        recipe.monitor,
+        session,
+        computing.precision,
+        model,
+        getattr(recipe.model, "keywords", {}).get("arch"),
+        (training.epoch_length, recipe.data.batch_size),
+    )
     if training.ledger.corrects_twice:
         _logger.warning(
             "the sampler and the loss both correct the class balance: scores are further from "
@@ -366,4 +374,4 @@ def save(
     illustrations.illustrate_training(folder, training.board)
     folder.write_rule(rule)
     chosen = (best.epoch, training.best.metric, training.best.best_score or 0.0)
-    tell_end(folder, rule, chosen, training.data)
+    print_end(folder, rule, chosen, training.data)

@@ -9,7 +9,7 @@ from messages import line_with, missing
 from cxrignite.data import Film, Phantom, XrayData
 from cxrignite.nn import LightCNN
 from cxrignite.recipe import DataRecipe, Fold, Recipe
-from cxrignite.reporting.console import EpochLines, split_lines, tell_split
+from cxrignite.reporting.console import EpochLines, print_split, split_lines
 
 METRICS = {"loss": 0.5, "val_loss": 0.25, "val_roc_auc": 0.875, "epoch_seconds": 1234.5}
 
@@ -86,7 +86,7 @@ def test_who_is_in_which_split_is_told_with_the_reason(told, settings, own, shar
         ("healthy", "ill"),
     )
     told()  # what the films' loader says
-    tell_split(recipe, listed, data, frozen=False)
+    print_split(recipe.data, recipe.seed, listed, data, frozen=False)
     first, head, *rows = told()
     line_with(first, *(f"{split} {share}".strip() for split, share in shares.items()))
     for split, share in shares.items():
@@ -95,7 +95,7 @@ def test_who_is_in_which_split_is_told_with_the_reason(told, settings, own, shar
     assert missing(first, ["source"]) == ([] if "" in shares.values() else ["source"])
     assert missing(head, ["healthy", "ill", "patients"]) == []
     assert [row.split()[0] for row in rows] == ["train", *shares]
-    tell_split(recipe, listed, data, frozen=True)
+    print_split(recipe.data, recipe.seed, listed, data, frozen=True)
     frozen = line_with(told()[0], "split.csv")
     assert missing(frozen, shares) == list(shares)
 
