@@ -6,7 +6,7 @@ import gc
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import ignite.distributed as idist
 
 from cxrignite.data import Film
 from cxrignite.data.carving import carve_fold, carve_split
+from cxrignite.data.grey_scaling import MIN_SHARE
 from cxrignite.data.inspection import Inspection, inspect_films
 from cxrignite.data.leakage import LeakedPair, describe_leaks, leaked_pairs, write_leaks
 from cxrignite.data.pack_building import inspected, open_pack
@@ -24,9 +25,10 @@ from cxrignite.data.splits import check_same_films
 from cxrignite.errors import DataError, PackError, RecipeError, UnreadableImageError
 from cxrignite.recipe import DataRecipe
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
 
 _logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 3
 
 
 @contextmanager
@@ -295,3 +297,22 @@ def other_films(data: DataRecipe, folder: RunFolder, split: str) -> list[Film]:
     root = data.source.root
     _logger.info("scoring %d of the %d films in %s", len(readable), len(films), root)
     return [film.moved(split) for film in readable]
+
+
+def warn_of_nearly_blank(grey_scaling: str, names: Sequence[str], num_images: int) -> None:
+    """Log how many images use little of the grey range; nothing if none does.
+
+    Args:
+        grey_scaling: The setting by which they were scaled.
+        names: Of those images.
+        num_images: Images that were read.
+    """
+    if not names:
+        return
+    more = ", ..." if len(names) > _MOST_NAMED else ""
+    _logger.warning(
+        "%d of %d images are nearly blank, with less than %.0f %% of the grey range: %s%s; look at "
+        "them, or choose another data.grey_scaling than %s",
+        *(len(names), num_images, 100 * MIN_SHARE, ", ".join(names[:_MOST_NAMED]), more),
+        grey_scaling,
+    )

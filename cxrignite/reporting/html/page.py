@@ -17,8 +17,8 @@ from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
 from cxrignite.reporting.html import card, map_checks, maps, misses, tables
+from cxrignite.reporting.html.card import of_starts
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
-from cxrignite.reporting.html.origin import of_starts
 from cxrignite.reporting.numbers import Figure, percent, score_text, share_text
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder

@@ -21,7 +21,7 @@ from cxrignite.handlers import GracefulStop
 from cxrignite.recipe import DataRecipe
 from cxrignite.reporting.wording import status
 from cxrignite.runs.decision_rule import DecisionRule
-from cxrignite.workflows.nearly_blank import warn_of_nearly_blank
+from cxrignite.workflows.films import warn_of_nearly_blank
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile
 
