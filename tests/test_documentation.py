@@ -253,7 +253,7 @@ def understand(monkeypatch):
         *("workflows.fit.fit", "workflows.score.score", "workflows.recalibrate.recalibrate"),
         *("workflows.compare.compare", "workflows.benchmark.benchmark"),
         *("workflows.explain.explain", "workflows.explain.explain_files"),
-        *("workflows.audit.audit", "workflows.predict.predict"),
+        *("workflows.audit.audit.audit", "workflows.predict.predict"),
         *("reporting.html.write_report", "cli.shipped_recipes.copy_recipe"),
         "cli.download_arguments.download",
     ):

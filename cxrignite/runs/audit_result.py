@@ -1,132 +1,72 @@
-"""Results of an audit: its findings and their kinds, its probes, and all of it together."""
+"""Results of an audit: its findings, its probes, and what `fit` would make of the data."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, Self
 
-import numpy as np
+from pydantic import Field
 
 from cxrignite.data import Film
-from cxrignite.data.survey import Survey
 from cxrignite.functional import ImbalanceLedger
 from cxrignite.functional.shift import ShiftCheck
 
 Severity = Literal["problem", "warning"]
-"""Trained on as it is, the result is wrong; or it may mislead."""
+"""A problem makes the result of training wrong; a warning may mislead."""
+
+SEVERITIES: Mapping[str, Severity] = {
+    **dict.fromkeys(("unreadable", "patient_leakage", "content_leakage"), "problem"),
+    **dict.fromkeys(("near_leakage", "label_conflict", "cannot_split"), "problem"),
+    "too_few_negatives": "problem",
+    **dict.fromkeys(("duplicate", "near_duplicate", "not_compared", "unknown_patient"), "warning"),
+    **dict.fromkeys(("blank", "narrow_range", "colour", "odd_size", "wrong_suffix"), "warning"),
+    **dict.fromkeys(("shortcut", "shift", "corrected_twice"), "warning"),
+}
+"""From each kind of finding to its severity; the worst come first."""
 
 
-class Kind(NamedTuple):
-    """A kind of finding.
+@dataclass(frozen=True)
+class ListedFilm:
+    """One film of a finding's list.
 
     Attributes:
-        severity: How grave it is.
-        title: What it is called.
-        advice: What to do about it.
+        path: Relative to the source's root.
+        split: Its split.
+        label: 0 or 1.
+        patient: Its patient.
+        group: Number of the group that it belongs to, from 1; null if the finding has no groups.
+        reason: Why it is listed; null if the finding's kind says it.
     """
 
-    severity: Severity
-    title: str
-    advice: str
+    path: str
+    split: str
+    label: int
+    patient: str
+    group: int | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, film: Film, group: int | None = None, reason: str | None = None) -> Self:
+        """A film as it is listed."""
+        return cls(film.name, film.split, film.label, film.patient, group, reason)
 
 
-KINDS: Mapping[str, Kind] = {
-    "unreadable": Kind(
-        "problem",
-        "Files that cannot be read",
-        "mend or remove them; data.on_unreadable: skip leaves them out of training",
-    ),
-    "patient_leakage": Kind(
-        "problem",
-        "Patients in more than one split",
-        "move each patient to one side, or remove the split and have one carved by patient",
-    ),
-    "content_leakage": Kind(
-        "problem",
-        "Identical files in more than one split",
-        "keep one of each, or move them to one side",
-    ),
-    "near_leakage": Kind(
-        "problem",
-        "Nearly identical films in more than one split",
-        "look at the pairs; remove one of each, or give both the same patient",
-    ),
-    "label_conflict": Kind(
-        "problem",
-        "The same picture with both labels",
-        "have the label decided, and keep one",
-    ),
-    "cannot_split": Kind(
-        "problem",
-        "Splits that the recipe asks for and these films cannot give",
-        "take other shares, or more patients",
-    ),
-    "too_few_negatives": Kind(
-        "problem",
-        "Too few negative patients for the certificate",
-        "take a larger data.calibration_fraction, a lower min_tnr or confidence, or more films",
-    ),
-    "duplicate": Kind(
-        "warning",
-        "Identical files within a split",
-        "each counts as often as it is there; keep one of each",
-    ),
-    "near_duplicate": Kind(
-        "warning",
-        "Nearly identical films within a split",
-        "look at the pairs; where patients differ, a patient may have two keys",
-    ),
-    "not_compared": Kind(
-        "warning",
-        "Near duplicates that were not looked for",
-        "audit parts of the data set by themselves",
-    ),
-    "unknown_patient": Kind(
-        "warning",
-        "Films of which nobody knows whose they are",
-        "name the patients' column or pattern: each counts as a patient of its own",
-    ),
-    "blank": Kind("warning", "Films without a picture", "remove them"),
-    "narrow_range": Kind(
-        "warning",
-        "Films that use few of the grey levels",
-        "look at them: a window that does not fit, or an exposure gone wrong; data.grey_scaling"
-        " may spread them",
-    ),
-    "colour": Kind(
-        "warning",
-        "Films in colour",
-        "look at them: annotations, or no X-ray at all; they are read as grey",
-    ),
-    "odd_size": Kind(
-        "warning",
-        "Films of unusual size or shape",
-        "look at them: a cut-out, a screenshot, or another view",
-    ),
-    "wrong_suffix": Kind(
-        "warning",
-        "Files called what they are not",
-        "they are read by their content; other programs may not",
-    ),
-    "shortcut": Kind(
-        "warning",
-        "Labels given away by what is no sign of disease",
-        "resize all films to one size, augment acquisition, and judge on films of another origin",
-    ),
-    "shift": Kind(
-        "warning",
-        "Test films of another kind than the others",
-        "a certificate will not hold there: choose the threshold on films of that kind",
-    ),
-    "corrected_twice": Kind(
-        "warning",
-        "Class balance corrected by both sampler and loss",
-        "drop one of the two, or read natural_score",
-    ),
-}
-"""From a kind's name to what it means; the worst come first."""
+@dataclass(frozen=True)
+class ListedPair:
+    """Two films that belong together.
+
+    Attributes:
+        first: One of them.
+        second: The other.
+        likeness: How the pictures are alike; null if the films share their patient or all bytes.
+        correlation: Of the pictures' pixels; null as above.
+    """
+
+    first: ListedFilm
+    second: ListedFilm
+    likeness: str | None = None
+    correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,45 +74,48 @@ class Finding:
     """One finding of an audit.
 
     Attributes:
-        kind: One of `KINDS`.
-        count: Of what was found: files, pairs, patients, probes.
-        text: What was found, in one line, with the first examples.
-        rows: All of it, one a row, ready for a CSV; empty where there is nothing to list.
-        pictured: Rows of the survey worth a look, in groups that belong together.
+        kind: A key of `SEVERITIES`.
+        count: Of what was found: files, pairs, groups, probes.
+        text: What was found, in one line.
+        list_file: Name of the CSV file with all of it; null if there is nothing to list.
+        rows: The lines of that file, which the JSON leaves out.
     """
 
     kind: str
     count: int
     text: str
-    rows: Sequence[Mapping[str, Any]] = ()
-    pictured: Sequence[Sequence[int]] = ()
+    list_file: str | None = None
+    rows: Annotated[tuple[ListedFilm | ListedPair, ...], Field(exclude=True)] = field(
+        default=(), compare=False
+    )
 
     @property
     def severity(self) -> Severity:
         """How grave it is."""
-        return KINDS[self.kind].severity
+        return SEVERITIES[self.kind]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON; the rows are in a file of their own."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "count": self.count,
-            "text": self.text,
-            "list": f"{self.kind}.csv" if self.rows else None,
-        }
+    @property
+    def groups(self) -> list[list[ListedFilm]]:
+        """Listed films that are worth a look, those together that belong together."""
+        groups: dict[int, list[ListedFilm]] = {}
+        for number, row in enumerate(self.rows, start=1):
+            if isinstance(row, ListedPair):
+                groups[number] = [row.first, row.second]
+            elif row.group is not None or row.reason is not None:
+                groups.setdefault(row.group or number, []).append(row)
+        return list(groups.values())
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How well two kinds of films are told apart by some of what is known of them.
+    """How well a classifier separates two kinds of films by a few numbers of each.
 
     Attributes:
         name: What the classifier sees, or whose films it compares.
-        check: Its area under the curve, of patients it was not fitted on; None where the two kinds
-            do not differ in it at all.
-        is_control: Whether it compares what is known to be alike.
-        may_be_disease: Whether a disease may show in what it sees.
+        check: Its area under the curve, of patients it was not fitted on; null if the two kinds do
+            not differ in it at all.
+        is_control: True if it compares what is known to be alike.
+        may_be_disease: True if a disease may show in what it sees.
     """
 
     name: str
@@ -182,115 +125,93 @@ class Probe:
 
     @property
     def is_detected(self) -> bool:
-        """Whether it tells them apart for certain."""
+        """True if it separates them for certain."""
         return bool(self.check and self.check.is_detected)
 
     @property
     def is_finding(self) -> bool:
-        """Whether it is marked, and told among the findings."""
+        """True if it is marked, and listed among the findings."""
         return self.is_detected and not self.is_control and not self.may_be_disease
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON."""
-        return {"name": self.name, **(self.check.to_dict() if self.check else {"roc_auc": 0.5})}
 
 
 @dataclass(frozen=True)
-class AuditResults:
+class ClassSize:
+    """Films and patients of one class in one split."""
+
+    name: str
+    num_films: int
+    num_patients: int
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """Films and patients of one split, and of each class in it."""
+
+    split: str
+    num_films: int
+    num_patients: int
+    classes: tuple[ClassSize, ...]
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """The files of one class: median columns and rows, and how many have each kind of pixels."""
+
+    name: str
+    median_width: float
+    median_height: float
+    modes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CertificateOutlook:
+    """What the negative patients of a split allow to certify.
+
+    Attributes:
+        split: The split that would choose the threshold.
+        num_negative_patients: Its negative patients.
+        min_tnr: The TNR to certify.
+        confidence: The confidence to certify it with.
+        num_allowed: False positives that are allowed; null if no certificate is possible.
+        num_needed: Negative patients that it takes.
+    """
+
+    split: str
+    num_negative_patients: int
+    min_tnr: float
+    confidence: float
+    num_allowed: int | None
+    num_needed: int
+
+
+@dataclass(frozen=True)
+class AuditResult:
     """A whole audit.
 
     Attributes:
-        root: The data set's folder.
+        source: The data set's folder.
         classes: The negative and the positive class.
-        survey: What was looked at, its films in the splits that `fit` would make.
-        splits: A row a split: films and patients, by class.
-        imbalance: What sampler and loss would do to the prior; None where it cannot be told.
-        sentences: What `fit` would make of the films.
-        probes: From what they look for to the probes.
-        findings: The worst first.
+        num_films: Films that the source lists.
+        num_unreadable: Those that cannot be read.
+        splits: The splits that `fit` would make.
+        files: The files of each class that has any.
+        imbalance: What sampler and loss would do to the prior; null if it is not known.
+        certificates: What each threshold search of the recipe could certify.
+        shortcut_probes: Classes told apart by what the files are like.
+        shift_probes: Test films told from the others by their thumbnails.
+        findings: The worst first; their rows are in files of their own.
+        format: Of the file.
     """
 
-    root: str
+    source: str
     classes: tuple[str, str]
-    survey: Survey
-    splits: Sequence[Mapping[str, Any]]
+    num_films: int
+    num_unreadable: int
+    splits: tuple[SplitSize, ...]
+    files: tuple[ClassFiles, ...]
     imbalance: ImbalanceLedger | None
-    sentences: Sequence[str]
-    probes: Mapping[str, Sequence[Probe]]
-    findings: Sequence[Finding]
-
-    @property
-    def num_films(self) -> int:
-        """Films that the source lists."""
-        return len(self.survey.films) + len(self.survey.unreadable)
-
-    @property
-    def files_by_class(self) -> list[Mapping[str, Any]]:
-        """What the files of each class are like: median columns and rows, and kinds of pixels."""
-        found: list[Mapping[str, Any]] = []
-        for label, name in enumerate(self.classes):
-            pairs = zip(self.survey.films, self.survey.facts, strict=True)
-            facts = [each for film, each in pairs if film.label == label]
-            if facts:
-                modes = Counter(f"{each.format} {each.mode}" for each in facts)
-                found.append(
-                    {
-                        "class": name,
-                        "median_width": float(np.median([each.width for each in facts])),
-                        "median_height": float(np.median([each.height for each in facts])),
-                        "modes": dict(modes.most_common()),
-                    }
-                )
-        return found
-
-    def describe_files(self) -> list[str]:
-        """`files_by_class`, a line a class."""
-        return [
-            f"{row['class']}: {row['median_width']:g} x {row['median_height']:g} pixels "
-            "(columns by rows, median), "
-            + ", ".join(f"{count:,} {mode}" for mode, count in row["modes"].items())
-            for row in self.files_by_class
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON."""
-        return {
-            "source": self.root,
-            "classes": list(self.classes),
-            "num_films": self.num_films,
-            "num_unreadable": len(self.survey.unreadable),
-            "splits": list(self.splits),
-            "files": self.files_by_class,
-            "plan": {
-                "imbalance": self.imbalance.to_dict() if self.imbalance else None,
-                "sentences": list(self.sentences),
-            },
-            "probes": {
-                name: [probe.to_dict() for probe in some] for name, some in self.probes.items()
-            },
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
-
-
-def sorted_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings in the order of `KINDS`."""
-    order = list(KINDS)
-    return sorted(findings, key=lambda each: order.index(each.kind))
-
-
-def film_row(film: Film, **more: object) -> dict[str, object]:
-    """A film as a row of a list."""
-    about = {"path": film.name, "split": film.split, "label": film.label, "patient": film.patient}
-    return {**about, **more}
-
-
-def pair_row(first: Film, second: Film, **more: object) -> dict[str, object]:
-    """Two films that belong together as a row of a list."""
-    sides = {"first": film_row(first), "second": film_row(second)}
-    told = {f"{side}_{key}": value for side, row in sides.items() for key, value in row.items()}
-    return {**told, **more}
-
-
-def examples(names: Sequence[str], most: int = 2) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    certificates: tuple[CertificateOutlook, ...]
+    shortcut_probes: tuple[Probe, ...]
+    shift_probes: tuple[Probe, ...]
+    findings: tuple[Finding, ...]
+    format: Literal[1] = 1

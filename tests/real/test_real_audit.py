@@ -9,8 +9,7 @@ from messages import missing
 
 from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
-from cxrignite.workflows.audit.copies import check_copies
-from cxrignite.workflows.audit.files import check_files, check_patients
+from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
 from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
 
 pytestmark = pytest.mark.slow
@@ -75,5 +74,5 @@ def test_the_whole_audit_ends_well_within_a_minute(chest_xray, command, tmp_path
     content = json.loads((tmp_path / "out/audit.json").read_text())
     kinds = [each["kind"] for each in content["findings"]]
     assert kinds == ["duplicate", "shift"]
-    files = {row["class"]: row for row in content["files"]}
+    files = {row["name"]: row for row in content["files"]}
     assert files["NORMAL"]["median_width"] == files["PNEUMONIA"]["median_width"] == 224

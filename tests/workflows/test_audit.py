@@ -15,11 +15,11 @@ from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import Interval, ShiftCheck
-from cxrignite.reporting.audit_table import auc_text
-from cxrignite.runs.audit_result import KINDS, Probe
-from cxrignite.workflows.audit import audit
-from cxrignite.workflows.audit.copies import check_copies
-from cxrignite.workflows.audit.files import check_files, check_patients
+from cxrignite.reporting.audit_text import auc_text
+from cxrignite.runs.audit_result import SEVERITIES, AuditResult, Probe
+from cxrignite.runs.json_codec import from_json, to_json
+from cxrignite.workflows.audit.audit import audit
+from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
 
 SIDE = 96
 NUM_TRAIN, NUM_TEST = 30, 24
@@ -70,7 +70,7 @@ def root(sound_root, tmp_path):
 @pytest.fixture
 def without_page(monkeypatch):
     """Where nobody looks at the page: its figures take half of the time."""
-    monkeypatch.setattr("cxrignite.workflows.audit.verb.audit_page", lambda results: b"")
+    monkeypatch.setattr("cxrignite.workflows.audit.audit.audit_page", lambda *_: b"")
 
 
 def recipe_of(root, *options):
@@ -88,7 +88,7 @@ def files(root):
 
 
 def test_a_sound_data_set_gives_no_finding(sound_root, tmp_path, capsys):
-    assert audit(recipe_of(sound_root), tmp_path) == []
+    assert audit(recipe_of(sound_root), tmp_path) == ()
     table = capsys.readouterr().out
     line_with(table)  # that nothing is wrong
     assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.html", "audit.json"]
@@ -96,19 +96,20 @@ def test_a_sound_data_set_gives_no_finding(sound_root, tmp_path, capsys):
     assert content["findings"] == []
     assert content["num_films"] == 2 * (45 + 36)
     assert [row["split"] for row in content["splits"]] == ["train", "val", "test"]
-    assert sum(row["NORMAL"] for row in content["splits"]) == 81
-    assert {row["split"]: row["NORMAL patients"] for row in content["splits"]}["test"] == NUM_TEST
-    of_labels, of_splits = content["probes"].values()
+    normal = [row["classes"][0] for row in content["splits"]]
+    assert sum(row["num_films"] for row in normal) == 81
+    assert (normal[-1]["name"], normal[-1]["num_patients"]) == ("NORMAL", NUM_TEST)
+    of_labels, of_splits = content["shortcut_probes"], content["shift_probes"]
     assert (len(of_labels), len(of_splits)) == (5, 4)
-    assert of_labels[0]["roc_auc"] == 0.5  # by size and aspect, which are all alike
+    assert of_labels[0]["check"] is None  # by size and aspect, which are all alike
 
 
 def test_a_patient_on_both_sides_is_found(root):
     shutil.move(root / "train/NORMAL/IM-0005-1-1.png", root / "test/NORMAL/IM-0005-1-1.png")
     finding = found(root)["patient_leakage"]
     assert (finding.count, finding.severity) == (1, "problem")
-    assert finding.rows[0]["first_path"] == "train/NORMAL/IM-0005-0-1.png"
-    assert finding.rows[0]["second_path"] == "test/NORMAL/IM-0005-1-1.png"
+    assert finding.rows[0].first.path == "train/NORMAL/IM-0005-0-1.png"
+    assert finding.rows[0].second.path == "test/NORMAL/IM-0005-1-1.png"
     line_with(finding.text, "IM-0005")
 
 
@@ -116,7 +117,7 @@ def test_a_copied_file_on_both_sides_is_found(root):
     shutil.copy(root / "train/NORMAL/IM-0007-0-1.png", root / "test/NORMAL/IM-1900-0-1.png")
     findings = found(root)
     assert findings["content_leakage"].count == 1
-    assert findings["content_leakage"].rows[0]["second_path"] == "test/NORMAL/IM-1900-0-1.png"
+    assert findings["content_leakage"].rows[0].second.path == "test/NORMAL/IM-1900-0-1.png"
     assert "near_leakage" not in findings
 
 
@@ -151,7 +152,7 @@ def test_copies_within_a_split_are_counted_as_groups(root):
     assert (finding.count, finding.severity) == (1, "warning")
     line_with(finding.text)
     assert sorted(re.findall(r"\d+", finding.text)) == ["1", "3", "3"]  # groups, files, pairs
-    assert {row["group"] for row in finding.rows} == {1}
+    assert {row.group for row in finding.rows} == {1}
 
 
 @pytest.mark.parametrize("quality", [None, 60])
@@ -166,7 +167,7 @@ def test_one_picture_with_both_labels_is_found(root, quality):
         shutil.copy(source, copy)
     finding = found(root)["label_conflict"]
     assert finding.count == 1
-    assert {row["label"] for row in finding.rows} == {0, 1}
+    assert {row.label for row in finding.rows} == {0, 1}
 
 
 def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
@@ -177,7 +178,7 @@ def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
     (folder / "IM-0003-0-1.png").write_bytes(whole[: len(whole) // 2])
     finding = files(root)["unreadable"]
     assert finding.count == 3
-    reasons = {row["path"].rpartition("/")[2]: row["reason"] for row in finding.rows}
+    reasons = {row.path.rpartition("/")[2]: row.reason for row in finding.rows}
     line_with(reasons["IM-0001-0-1.png"], "empty")
     assert set(reasons) == {f"IM-000{number}-0-1.png" for number in (1, 2, 3)}
 
@@ -197,7 +198,7 @@ def test_a_film_that_looks_like_no_other_is_found(root, kind, spoil):
     spoil(opened(path)).save(path)
     findings = files(root)
     assert set(findings) == {kind}
-    assert [row["path"] for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
+    assert [row.path for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
 
 
 def test_a_file_called_what_it_is_not_is_found(root):
@@ -205,7 +206,7 @@ def test_a_file_called_what_it_is_not_is_found(root):
     opened(path).save(path, "JPEG")
     finding = files(root)["wrong_suffix"]
     assert finding.count == 1
-    line_with(finding.rows[0]["reason"], "JPEG")
+    line_with(finding.rows[0].reason, "JPEG")
 
 
 def test_films_smaller_than_they_will_be_read_at_are_found(sound_root):
@@ -226,7 +227,7 @@ def test_of_many_films_those_without_a_patient_are_counted(root):
     (root / "train/NORMAL/IM-0004-0-1.png").rename(root / "train/NORMAL/scan.png")
     finding = found(root, check_patients)["unknown_patient"]
     assert finding.count == 1
-    line_with(finding.text, 1, 162, "train/NORMAL/scan.png")
+    line_with(finding.text, 1, "train/NORMAL/scan.png")
 
 
 @pytest.mark.parametrize("left", ["test", "nothing readable"])
@@ -282,17 +283,15 @@ def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
     survey = survey_films(ClassFolders(root).films())
     findings = {each.kind: each for each in [*check_copies(survey), *check_files(survey, None)]}
     seen = {
-        kind: {row.get("second_path", row.get("path")) for row in findings[kind].rows}
-        for kind in expected
+        kind: {getattr(row, "second", row).path for row in findings[kind].rows} for kind in expected
     }
     # A changed copy is also near the copies of the same film that were planted in the test split.
     assert seen["content_leakage"] == expected["content_leakage"]
     assert seen["unreadable"] == expected["unreadable"]
     assert seen["patient_leakage"] == expected["patient_leakage"]
     near = findings["near_leakage"].rows
-    assert {row["first_path"] for row in near} | {row["second_path"] for row in near} >= expected[
-        "near_leakage"
-    ]
+    paths = {side.path for row in near for side in (row.first, row.second)}
+    assert paths >= expected["near_leakage"]
 
 
 def test_what_is_on_the_list_ends_the_audit_and_all_is_written_before(root, tmp_path, capsys):
@@ -328,7 +327,7 @@ def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_read(tmp_pa
 
 
 def test_an_unknown_kind_is_refused_before_anything_is_read(tmp_path):
-    with refused(RecipeError, "--fail_on", "'leaks'", "problem", *KINDS):
+    with refused(RecipeError, "--fail_on", "'leaks'", "problem", *SEVERITIES):
         audit(recipe_of(tmp_path / "nowhere"), tmp_path, ["leaks"])
 
 
@@ -343,13 +342,34 @@ def test_what_sampler_loss_and_certificate_make_of_it_is_told(sound_root, tmp_pa
     findings = audit(recipe, tmp_path, [])
     assert [finding.kind for finding in findings] == ["too_few_negatives"]
     line_with(findings[0].text, "0.93", "95 %", 42, "val", 5)
-    told = json.loads((tmp_path / "audit.json").read_text())["plan"]
+    result = from_json(AuditResult, (tmp_path / "audit.json").read_bytes())
+    [outlook] = result.certificates
+    assert (outlook.split, outlook.num_negative_patients, outlook.num_needed) == ("val", 5, 42)
     table = " ".join(capsys.readouterr().out.split())
-    assert all(sentence in table for sentence in told["sentences"])
-    prior, seen, certificate, _ = told["sentences"]
-    line_with(prior, "50.6%", "PNEUMONIA")
-    line_with(seen, f"{told['imbalance']['seen_prevalence']:.1%}", "0.900")
-    line_with(certificate, 5, "val", 42, "0.93", "95 %")
+    line_with(table, "50.6%", "PNEUMONIA", f"{result.imbalance.seen_prevalence:.1%}", "0.900")
+    line_with(table, 5, "val", 42, "0.93", "95 %", "data.calibration_fraction")
+
+
+@pytest.mark.usefixtures("without_page")
+def test_an_audit_is_read_back_as_it_was_and_another_form_is_refused(root, tmp_path):
+    shutil.copy(root / "train/NORMAL/IM-0007-0-1.png", root / "test/NORMAL/IM-1900-0-1.png")
+    findings = audit(recipe_of(root), tmp_path / "out", [])
+    path = tmp_path / "out/audit.json"
+    result, content = from_json(AuditResult, path.read_bytes()), json.loads(path.read_text())
+    assert result.findings == findings
+    assert result.findings[0].list_file == "content_leakage.csv"
+    assert json.loads(to_json(result)) == content
+    split = content["splits"][0]
+    for change, facts in (
+        ({"format": 0}, ["format"]),
+        ({"num_films": "many"}, ["num_films"]),
+        ({"more": 1}, ["more"]),
+        ({"splits": [{**split, "num_films": 1.5}]}, ["splits.0.num_films"]),
+        ({"classes": ["one"]}, ["classes"]),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        with refused(ValueError, *facts):
+            from_json(AuditResult, path.read_bytes())
 
 
 @pytest.mark.usefixtures("without_page")
@@ -358,7 +378,7 @@ def test_size_that_gives_the_label_away_is_a_shortcut(root, tmp_path):
         opened(path).resize((SIDE + 40, SIDE + 20)).save(path)
     findings = audit(recipe_of(root), tmp_path / "out", [])
     assert "shortcut" in {finding.kind for finding in findings}
-    assert KINDS["shortcut"].severity == "warning"
+    assert SEVERITIES["shortcut"] == "warning"
 
 
 def test_what_the_files_of_each_class_are_like_is_told(root, tmp_path, capsys):

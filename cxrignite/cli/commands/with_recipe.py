@@ -13,7 +13,7 @@ def audit_verb(argv: list[str]) -> int:
         raise RecipeError("name a recipe, --config FILE, or a source, --data.source CLASS")
     recipe, _, options = parse_recipe("audit", VERBS["audit"], argv)
     from cxrignite.runs.run_folder import RunFolder
-    from cxrignite.workflows.audit import PROBLEMS, audit
+    from cxrignite.workflows.audit.audit import PROBLEMS, audit
 
     chosen = options["fail_on"]
     fail_on = [PROBLEMS] if chosen is None else [kind for kind in chosen if kind != "none"]

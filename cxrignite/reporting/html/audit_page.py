@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,11 +16,20 @@ from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.survey import Survey
 from cxrignite.errors import UnreadableImageError
 from cxrignite.handlers.map_picture import as_png
+from cxrignite.reporting.audit_text import (
+    SHIFT_TITLE,
+    SHORTCUT_TITLE,
+    advice,
+    file_sentences,
+    plan_sentences,
+    split_rows,
+    title,
+)
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
 from cxrignite.reporting.plots import audit_figures as figures
 from cxrignite.reporting.plots.charting import draw
 from cxrignite.reporting.plots.run_figures import class_distribution
-from cxrignite.runs.audit_result import KINDS, AuditResults, Finding
+from cxrignite.runs.audit_result import AuditResult, Finding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,51 +40,58 @@ MAX_PICTURED = 12
 _MAX_IN_GROUP = 2
 _SIDE = 240
 
-_MEANINGS = {
-    "classes told apart by": (
-        "How well a classifier that sees nothing else tells the classes apart, of films outside "
-        "of the test split. Size, colour mode and format are no signs of disease: what they give "
-        "away a network may learn instead. Grey levels and bytes a pixel are partly the disease "
-        "and partly the device: a network that is no better than they are has learnt little."
-    ),
-    "test films told from the others by thumbnails": (
-        "How well a classifier tells the test films of a class from its other films. Above the "
-        "random halves, the test films are of another kind: a threshold certified on films like "
-        "the others promises nothing there."
-    ),
-}
+_SHORTCUT_MEANING = (
+    "How well a classifier that sees nothing else tells the classes apart, of films outside "
+    "of the test split. Size, colour mode and format are no signs of disease: what they give "
+    "away a network may learn instead. Grey levels and bytes a pixel are partly the disease "
+    "and partly the device: a network that is no better than they are has learnt little."
+)
+_SHIFT_MEANING = (
+    "How well a classifier tells the test films of a class from its other films. Above the "
+    "random halves, the test films are of another kind: a threshold certified on films like "
+    "the others has no guarantee there."
+)
 
 
-def audit_page(results: AuditResults) -> bytes:
+def audit_page(result: AuditResult, survey: Survey) -> bytes:
     """Render the page.
 
     Args:
-        results: What it shows.
+        result: What it shows.
+        survey: Of the films, for the pictures.
     """
-    survey, classes, counts = results.survey, results.classes, results.splits
+    classes = result.classes
     num_sizes = len({(facts.height, facts.width) for facts in survey.facts})
-    bars = {row["split"]: {name: row[name] for name in classes} for row in counts}
+    bars = {row.split: {each.name: each.num_films for each in row.classes} for row in result.splits}
     charts = {
         "Films by split and class": class_distribution(bars) if bars else None,
         "Size of the films": figures.sizes(survey, classes) if num_sizes > 1 else None,
         "Grey levels of the films": figures.greys(survey, classes) if survey.films else None,
     }
+    probes = (
+        (SHORTCUT_TITLE, _SHORTCUT_MEANING, result.shortcut_probes),
+        (SHIFT_TITLE, _SHIFT_MEANING, result.shift_probes),
+    )
+    films = {film.name: film for film in survey.films}
     context = {
-        "root": results.root,
-        "num_films": results.num_films,
+        "audit": result,
         "version": __version__,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "findings": [_shown(finding, survey, classes) for finding in results.findings],
-        "counts": counts,
-        "plan": results.sentences,
-        "files": results.describe_files(),
-        "probes": [
+        "findings": [
             {
-                "title": f"{title[:1].upper()}{title[1:]}",
-                "meaning": _MEANINGS[title],
-                "figure": _uri(figures.areas(some, "")),
+                "finding": finding,
+                "title": title(finding),
+                "advice": advice(finding),
+                "gallery": _gallery(finding, films, survey.grey_scaling, classes),
             }
-            for title, some in results.probes.items()
+            for finding in result.findings
+        ],
+        "counts": split_rows(result),
+        "plan": plan_sentences(result),
+        "files": file_sentences(result),
+        "probes": [
+            {"title": name, "meaning": meaning, "figure": _uri(figures.areas(some, ""))}
+            for name, meaning, some in probes
             if some
         ],
         "figures": [{"alt": alt, "uri": _uri(figure)} for alt, figure in charts.items() if figure],
@@ -81,19 +99,23 @@ def audit_page(results: AuditResults) -> bytes:
     return render_page("audit_template.html", context)
 
 
-def _shown(finding: Finding, survey: Survey, classes: tuple[str, str]) -> dict[str, Any]:
-    kind = KINDS[finding.kind]
-    gallery = [
-        {"films": [_pictured(survey, row, classes) for row in group[:_MAX_IN_GROUP]]}
-        for group in finding.pictured[:MAX_PICTURED]
+def _gallery(
+    finding: Finding, films: Mapping[str, Film], scaling: GreyScaling, classes: tuple[str, str]
+) -> list[list[dict[str, str]]]:
+    """The first groups of a finding's films that can be read, each film with its picture."""
+    groups = ([each for each in group if each.path in films] for group in finding.groups)
+    shown = islice((group[:_MAX_IN_GROUP] for group in groups if group), MAX_PICTURED)
+    return [
+        [
+            {
+                "name": each.path,
+                "about": f"{each.split}, {classes[each.label]}, patient {each.patient}",
+                "uri": _picture_uri(films[each.path], scaling),
+            }
+            for each in group
+        ]
+        for group in shown
     ]
-    return {**finding.to_dict(), "title": kind.title, "advice": kind.advice, "gallery": gallery}
-
-
-def _pictured(survey: Survey, row: int, classes: tuple[str, str]) -> dict[str, str]:
-    film = survey.films[row]
-    about = f"{film.split}, {classes[film.label]}, patient {film.patient}"
-    return {"name": film.name, "about": about, "uri": _picture_uri(film, survey.grey_scaling)}
 
 
 def _picture_uri(film: Film, grey_scaling: GreyScaling) -> str:

@@ -1,0 +1,292 @@
+"""An audit in words: its findings with advice, its tables, and its lists as CSV."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+from cxrignite.csv_text import dict_rows
+from cxrignite.reporting.text_table import table_lines
+from cxrignite.runs.audit_result import (
+    AuditResult,
+    CertificateOutlook,
+    Finding,
+    ListedFilm,
+    ListedPair,
+    Probe,
+)
+from cxrignite.terminal import counted, wrapped
+
+Rows = Sequence[ListedFilm | ListedPair]
+
+# From each kind of finding to its title and what to do about it.
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "unreadable": (
+        "Files that cannot be read",
+        "fix or remove them; data.on_unreadable: skip leaves them out of training",
+    ),
+    "patient_leakage": (
+        "Patients in more than one split",
+        "move each patient to one split, or remove the split and have it made by patient",
+    ),
+    "content_leakage": (
+        "Identical files in more than one split",
+        "keep one of each, or move them to one split",
+    ),
+    "near_leakage": (
+        "Nearly identical films in more than one split",
+        "look at the pairs; remove one of each, or give both the same patient",
+    ),
+    "label_conflict": (
+        "The same picture with both labels",
+        "have the label decided, and keep one",
+    ),
+    "cannot_split": (
+        "Splits of the recipe that these films cannot give",
+        "take other shares, or more patients",
+    ),
+    "too_few_negatives": (
+        "Too few negative patients for the certificate",
+        "take a larger data.calibration_fraction, a lower min_tnr or confidence, or more films",
+    ),
+    "duplicate": (
+        "Identical files within a split",
+        "each counts as often as it is there; keep one of each",
+    ),
+    "near_duplicate": (
+        "Nearly identical films within a split",
+        "look at the pairs; if the patients differ, a patient may have two keys",
+    ),
+    "not_compared": (
+        "No search for near duplicates",
+        "audit parts of the data set by themselves",
+    ),
+    "unknown_patient": (
+        "Films of unknown patients",
+        "name the patients' column or pattern: each film counts as a patient of its own",
+    ),
+    "blank": ("Films without a picture", "remove them"),
+    "narrow_range": (
+        "Films that use few of the grey levels",
+        "look at them: a window that does not fit, or a wrong exposure; data.grey_scaling"
+        " may spread them",
+    ),
+    "colour": (
+        "Films in colour",
+        "look at them: annotations, or no X-ray at all; they are read as grey",
+    ),
+    "odd_size": (
+        "Films of unusual size or shape",
+        "look at them: a cut-out, a screenshot, or another view",
+    ),
+    "wrong_suffix": (
+        "Wrong file extension",
+        "they are read by their content; other programs may fail",
+    ),
+    "shortcut": (
+        "Labels predictable from acquisition artefacts (shortcuts)",
+        "resize all films to one size, augment acquisition, evaluate on films of another origin",
+    ),
+    "shift": (
+        "Test films that differ from the other films",
+        "a certificate will not hold there: choose the threshold on films like the test films",
+    ),
+    "corrected_twice": (
+        "Class balance corrected by both sampler and loss",
+        "drop one of the two, or read natural_score",
+    ),
+}
+CORRECTED_TWICE = "the sampler balances the classes, and the loss weighs them too"
+SHORTCUT_TITLE = "Classes told apart by"
+SHIFT_TITLE = "Test films told from the others by thumbnails"
+_MARKS = {"problem": "!!", "warning": " !"}
+_SCORE = 0.9
+
+
+def title(finding: Finding) -> str:
+    """Name of a finding's kind."""
+    return _WORDS[finding.kind][0]
+
+
+def advice(finding: Finding) -> str:
+    """Return what to do about a finding."""
+    return _WORDS[finding.kind][1]
+
+
+def list_text(kind: str, rows: Rows) -> str:
+    """Describe a finding by its list, in one line with the first examples."""
+    pairs = [row for row in rows if isinstance(row, ListedPair)]
+    if pairs:
+        return _pairs_text(kind, pairs)
+    films = [row for row in rows if isinstance(row, ListedFilm)]
+    if kind == "unreadable":
+        reasons = Counter(film.reason for film in films)
+        most = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+        more = f"; {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+        return f"{counted(len(films), 'file')}: {most}{more}"
+    if films[0].group is None:
+        names = [f"{film.path} ({film.reason})" if film.reason else film.path for film in films]
+        return f"{counted(len(films), 'film')}: {_examples(names)}"
+    groups: dict[int | None, list[str]] = {}
+    for film in films:
+        groups.setdefault(film.group, []).append(film.path)
+    if kind == "label_conflict":
+        named = _examples([" and ".join(names) for names in groups.values()])
+        return f"{counted(len(groups), 'picture')}: {named}"
+    num_pairs = sum(len(names) * (len(names) - 1) // 2 for names in groups.values())
+    return (
+        f"{counted(len(groups), 'group')} of identical files: {counted(len(films), 'file')}, "
+        f"{counted(num_pairs, 'pair')}"
+    )
+
+
+def not_compared_text(num_files: int, most: int) -> str:
+    """Describe a data set that is too large for the search for near duplicates."""
+    return f"{num_files:,} different files, at most {most:,} are compared"
+
+
+def probes_text(probes: Iterable[Probe], image_size: tuple[int, int] | None = None) -> str:
+    """Describe the probes that are findings.
+
+    Args:
+        probes: Those that are findings.
+        image_size: Rows and columns that the films will be read at, if that hides what was found.
+    """
+    areas = [f"{each.name} (AUC {each.check.roc_auc:.3f})" for each in probes if each.check]
+    if image_size is not None:
+        rows, columns = image_size
+        areas.append(f"read at {rows} x {columns} in grey, only what stretching leaves is seen")
+    return "; ".join(areas)
+
+
+def list_csv(rows: Rows) -> bytes:
+    """The list of a finding as CSV."""
+    cells = [_pair_cells(row) if isinstance(row, ListedPair) else _cells(row) for row in rows]
+    return dict_rows(cells, list(cells[0]))
+
+
+def audit_text(result: AuditResult) -> str:
+    """Lay out an audit for a terminal."""
+    splits = split_rows(result)
+    lines = [
+        f"{result.source}: {counted(result.num_films, 'film')}",
+        "",
+        *(table_lines(splits, "<>", indent="  ") if splits else ["  no film can be read"]),
+        "",
+        *(wrapped(each, "  ") for each in [*file_sentences(result), *plan_sentences(result)]),
+    ]
+    rows: list[list[str]] = []
+    for name, probes in (
+        (SHORTCUT_TITLE, result.shortcut_probes),
+        (SHIFT_TITLE, result.shift_probes),
+    ):
+        if probes:
+            rows += [[], [name, "AUC"], *([probe.name, auc_text(probe)] for probe in probes)]
+    lines += [*table_lines(rows, indent="  "), ""]
+    for finding in result.findings:
+        head = f"{_MARKS[finding.severity]} {title(finding)} ({finding.kind})"
+        lines += [head, wrapped(finding.text, "     "), wrapped(advice(finding), "     -> ")]
+    if not result.findings:
+        lines.append("nothing was found to be wrong")
+    return "\n".join(lines)
+
+
+def split_rows(result: AuditResult) -> list[list[str]]:
+    """Films and patients of each split, below a header; none if no film can be read."""
+    # A class's patients stand beside its films, so that the table fits 80 columns.
+    head = ["split", "films", "patients", *(f"{name} (patients)" for name in result.classes)]
+    rows = [
+        [
+            *(row.split, f"{row.num_films:,}", f"{row.num_patients:,}"),
+            *(f"{each.num_films:,} ({each.num_patients:,})" for each in row.classes),
+        ]
+        for row in result.splits
+    ]
+    return [head, *rows] if rows else []
+
+
+def file_sentences(result: AuditResult) -> list[str]:
+    """Describe the files of each class."""
+    return [
+        f"{row.name}: {row.median_width:g} x {row.median_height:g} pixels (columns by rows, "
+        f"median), {', '.join(f'{count:,} {mode}' for mode, count in row.modes.items())}"
+        for row in result.files
+    ]
+
+
+def plan_sentences(result: AuditResult) -> list[str]:
+    """Describe what `fit` would make of the films: the prior it sees, its certificates."""
+    sentences = []
+    if result.imbalance is not None:
+        sentences.append(
+            f"{result.imbalance.prevalence:.1%} of the training films are {result.classes[1]}"
+        )
+        natural, seen = result.imbalance.natural([_SCORE]), result.imbalance.seen_prevalence
+        sentences.append(
+            "the effect of the loss on that is not known: scores are a ranking only"
+            if natural is None or seen is None
+            else f"after sampler and loss training sees {seen:.1%}: a score of {_SCORE:.3f} stands "
+            f"for {natural[0]:.3f} if as many are positive as in training"
+        )
+    sentences += map(_certificate_text, result.certificates)
+    if any(each.split == "val" for each in result.certificates):
+        sentences.append(
+            "val picks the checkpoint too, so nothing chosen on it is certified: "
+            "set data.calibration_fraction"
+        )
+    return sentences
+
+
+def auc_text(probe: Probe) -> str:
+    """A probe's area with its interval, and if that is more than chance."""
+    check = probe.check
+    if check is None:
+        return "0.5, they do not differ in it"
+    if check.roc_auc is None or check.interval is None:
+        return "too few patients"
+    interval = f"({check.interval.low:.3f} to {check.interval.high:.3f})"
+    # What is marked is a finding below; a difference in greys may be the disease itself.
+    return f"{check.roc_auc:.3f} {interval}{'  !' if probe.is_finding else ''}"
+
+
+def _certificate_text(outlook: CertificateOutlook) -> str:
+    can = (
+        f"cannot certify (it takes {outlook.num_needed})"
+        if outlook.num_allowed is None
+        else f"can certify, with {outlook.num_allowed} false positives"
+    )
+    return (
+        f"the {outlook.num_negative_patients} negative patients of {outlook.split} {can}, "
+        f"a TNR of {outlook.min_tnr:g} with {100 * outlook.confidence:g} % confidence"
+    )
+
+
+def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
+    if kind.startswith("near_"):
+        strangers = sum(pair.first.patient != pair.second.patient for pair in pairs)
+        named = _examples([f"{pair.first.path} and {pair.second.path}" for pair in pairs])
+        return f"{counted(len(pairs), 'pair')}, {strangers} of them of different patients: {named}"
+    by_patient = kind == "patient_leakage"
+    keys = {pair.first.patient if by_patient else pair.first.path for pair in pairs}
+    also = counted(len(keys), "patient" if by_patient else "picture")
+    return (
+        f"{counted(len(pairs), 'film')} outside of train, {also} also in another split: "
+        f"{_examples(sorted(keys), 2)}"
+    )
+
+
+def _cells(film: ListedFilm) -> dict[str, object]:
+    return {name: value for name, value in asdict(film).items() if value is not None}
+
+
+def _pair_cells(pair: ListedPair) -> dict[str, object]:
+    sides = {"first": pair.first, "second": pair.second}
+    cells = {f"{side}_{k}": v for side, film in sides.items() for k, v in _cells(film).items()}
+    if pair.correlation is None:
+        return cells
+    return {**cells, "likeness": pair.likeness, "correlation": f"{pair.correlation:.4f}"}
+
+
+def _examples(names: Sequence[str], most: int = 1) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

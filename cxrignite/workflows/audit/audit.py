@@ -1,0 +1,242 @@
+"""Check all films of a recipe's source, and what `fit` would make of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxrignite.data import XrayData
+from cxrignite.data.survey import Survey, survey_films
+from cxrignite.durable_write import write_durably
+from cxrignite.errors import (
+    ConstraintError,
+    CxrIgniteError,
+    DataError,
+    RecipeError,
+)
+from cxrignite.functional import ImbalanceLedger, num_negatives_needed
+from cxrignite.functional.certificate import num_false_positives_allowed
+from cxrignite.handlers import ThresholdSearch
+from cxrignite.recipe import Recipe
+from cxrignite.reporting.audit_text import CORRECTED_TWICE, audit_text, list_csv, probes_text
+from cxrignite.reporting.html.audit_page import audit_page
+from cxrignite.runs.audit_result import (
+    SEVERITIES,
+    AuditResult,
+    CertificateOutlook,
+    ClassFiles,
+    ClassSize,
+    Finding,
+    Probe,
+    SplitSize,
+)
+from cxrignite.runs.json_codec import from_json, to_json
+from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
+from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
+from cxrignite.workflows.films import check_no_second_test, collector_paused, split_films
+from cxrignite.workflows.parts import (
+    build_data,
+    build_ledger,
+    build_loss,
+    check_certificates,
+    deciding_split,
+)
+
+_logger = logging.getLogger(__name__)
+
+PROBLEMS = "problem"
+"""Stands for every kind of that severity, in `fail_on`."""
+
+_USUAL_CONFIDENCE = 0.95
+_USUAL_TNR = 0.93
+
+
+def audit(
+    recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
+) -> tuple[Finding, ...]:
+    """Survey a recipe's films, print what is wrong, and write lists, figures and a page.
+
+    Args:
+        recipe: The source, and what `fit` is to make of it; its model is not used.
+        output_dir: Gets `audit.json`, `audit.html` and a CSV for each finding that has a list.
+        fail_on: Kinds of findings, or `problem` for all of that severity.
+
+    Returns:
+        The findings, the worst first.
+
+    Raises:
+        RecipeError: `fail_on` names no kind, `output_dir` is a file, or the recipe contradicts the
+            source.
+        DataError: The source cannot be listed; or, once all is written, something on that list
+            was found.
+    """
+    _check_options(output_dir, fail_on)
+    survey, unsplit = _survey(recipe)
+    result = _assess(recipe, survey, unsplit)
+    sys.stdout.write(f"{audit_text(result)}\n")
+    _write(output_dir, result, audit_page(result, survey))
+    failing = [each for each in result.findings if {each.kind, each.severity} & set(fail_on)]
+    if failing:
+        kinds = ", ".join(f"{each.count} {each.kind}" for each in failing)
+        raise DataError(f"the audit found {kinds}; the lists are in {output_dir}")
+    return result.findings
+
+
+def _check_options(output_dir: Path, fail_on: Sequence[str]) -> None:
+    unknown = sorted(set(fail_on) - {PROBLEMS, *SEVERITIES})
+    if unknown:
+        raise RecipeError(
+            f"--fail_on must name kinds of findings, got '{unknown[0]}'; "
+            f"there are {', '.join([PROBLEMS, *SEVERITIES])}"
+        )
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RecipeError(f"--output_dir must be a folder, got the file {output_dir}")
+
+
+def _survey(recipe: Recipe) -> tuple[Survey, list[Finding]]:
+    """Survey all films, in the splits that `fit` would make if it can."""
+    with collector_paused():
+        listed = recipe.data.source.films()
+        check_no_second_test(recipe.data, listed)
+        survey = survey_films(
+            listed, grey_scaling=recipe.data.grey_scaling, progress=sys.stderr.isatty()
+        )
+        try:
+            return replace(survey, films=split_films(recipe.data, survey.films, recipe.seed)), []
+        except DataError as error:
+            return survey, [Finding("cannot_split", 1, str(error))]
+
+
+def _assess(recipe: Recipe, survey: Survey, findings: Sequence[Finding]) -> AuditResult:
+    source, plan = recipe.data.source, _plan_training(recipe, survey)
+    shortcuts = tuple(shortcut_probes(survey, recipe.seed))
+    shifts = tuple(shift_probes(survey, source.classes, recipe.seed))
+    found = [
+        *findings,
+        *check_files(survey, recipe.data.image_size),
+        *check_patients(survey),
+        *check_copies(survey),
+        *plan.findings,
+        *_probed("shortcut", shortcuts, recipe.data.image_size),
+        *_probed("shift", shifts),
+    ]
+    order = list(SEVERITIES)
+    return AuditResult(
+        source=str(source.root),
+        classes=source.classes,
+        num_films=len(survey.films) + len(survey.unreadable),
+        num_unreadable=len(survey.unreadable),
+        splits=_split_sizes(plan.data),
+        files=_class_files(survey, source.classes),
+        imbalance=plan.imbalance,
+        certificates=plan.certificates,
+        shortcut_probes=shortcuts,
+        shift_probes=shifts,
+        findings=tuple(sorted(found, key=lambda each: order.index(each.kind))),
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What `fit` would make of the films: its splits, its prior, its certificates, and findings."""
+
+    data: XrayData
+    imbalance: ImbalanceLedger | None
+    certificates: tuple[CertificateOutlook, ...]
+    findings: list[Finding]
+
+
+def _plan_training(recipe: Recipe, survey: Survey) -> _Plan:
+    cpu = torch.device("cpu")
+    data = build_data(recipe.data, list(survey.films), recipe.seed, device=cpu)
+    if not {"train", deciding_split(data)} <= set(data.splits):
+        return _Plan(data, None, (), [])
+    imbalance, findings = None, []
+    try:
+        imbalance = build_ledger(data, build_loss(recipe.loss, data, cpu))
+    except (CxrIgniteError, ValueError) as error:
+        findings.append(Finding("cannot_split", 1, str(error)))
+    if imbalance is not None and imbalance.corrects_twice:
+        findings.append(Finding("corrected_twice", 1, CORRECTED_TWICE))
+    try:
+        check_certificates(recipe.validator.handlers, data)
+    except ConstraintError as error:
+        findings.append(Finding("too_few_negatives", 1, str(error)))
+    except CxrIgniteError as error:
+        findings.append(Finding("cannot_split", 1, str(error)))
+    return _Plan(data, imbalance, _certificates(recipe, data), findings)
+
+
+def _certificates(recipe: Recipe, data: XrayData) -> tuple[CertificateOutlook, ...]:
+    """What each threshold search of the recipe could certify; a usual one if it has none."""
+    split = deciding_split(data)
+    have = len({film.patient for film in data.films(split) if film.label == 0})
+    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
+    wishes = [(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches]
+    return tuple(
+        CertificateOutlook(
+            *(split, have, min_tnr, confidence),
+            num_allowed=num_false_positives_allowed(have, min_tnr, confidence),
+            num_needed=num_negatives_needed(min_tnr, confidence),
+        )
+        for min_tnr, confidence in wishes or [(_USUAL_TNR, _USUAL_CONFIDENCE)]
+    )
+
+
+def _probed(
+    kind: str, probes: Sequence[Probe], image_size: tuple[int, int] | None = None
+) -> list[Finding]:
+    marked = [probe for probe in probes if probe.is_finding]
+    return [Finding(kind, len(marked), probes_text(marked, image_size))] if marked else []
+
+
+def _split_sizes(data: XrayData) -> tuple[SplitSize, ...]:
+    sizes = []
+    for split in data.splits:
+        films = data.films(split)
+        classes = []
+        for label, name in enumerate(data.classes):
+            patients = [film.patient for film in films if film.label == label]
+            classes.append(ClassSize(name, len(patients), len(set(patients))))
+        num_patients = len({film.patient for film in films})
+        sizes.append(SplitSize(split, len(films), num_patients, tuple(classes)))
+    return tuple(sizes)
+
+
+def _class_files(survey: Survey, classes: Sequence[str]) -> tuple[ClassFiles, ...]:
+    rows = []
+    for label, name in enumerate(classes):
+        pairs = zip(survey.films, survey.facts, strict=True)
+        facts = [each for film, each in pairs if film.label == label]
+        if facts:
+            modes = Counter(f"{each.format} {each.mode}" for each in facts)
+            width = float(np.median([each.width for each in facts]))
+            height = float(np.median([each.height for each in facts]))
+            rows.append(ClassFiles(name, width, height, dict(modes.most_common())))
+    return tuple(rows)
+
+
+def _write(output_dir: Path, result: AuditResult, page: bytes) -> None:
+    """Write lists, JSON and page, and remove the lists of an earlier audit."""
+    try:
+        stored = (output_dir / "audit.json").read_bytes()
+        earlier = from_json(AuditResult, stored).findings
+    except (OSError, ValueError):  # none, or one that is about to be replaced
+        earlier = ()
+    for finding in earlier:
+        # Other files may have such names: only what the earlier audit says it wrote is removed.
+        if finding.list_file == f"{finding.kind}.csv" and finding.kind in SEVERITIES:
+            (output_dir / finding.list_file).unlink(missing_ok=True)
+    for finding in result.findings:
+        if finding.list_file is not None:
+            write_durably(output_dir / finding.list_file, list_csv(finding.rows))
+    write_durably(output_dir / "audit.json", to_json(result))
+    write_durably(output_dir / "audit.html", page)
+    _logger.info("written to %s", output_dir)

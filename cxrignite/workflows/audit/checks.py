@@ -1,0 +1,197 @@
+"""Files that are damaged or unusual, and patients or pictures in more than one place."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrignite.data import Film, read_image
+from cxrignite.data.image_formats import SUFFIXES
+from cxrignite.data.leakage import leaked_pairs
+from cxrignite.data.reading import Size
+from cxrignite.data.survey import FilmFacts, Survey
+from cxrignite.errors import UnreadableImageError
+from cxrignite.functional.near_duplicates import (
+    MIN_DETAIL_CORRELATION,
+    NearPair,
+    detail_correlation,
+    near_duplicates,
+)
+from cxrignite.reporting.audit_text import list_text, not_compared_text
+from cxrignite.runs.audit_result import Finding, ListedFilm, ListedPair
+
+MAX_COMPARED = 100_000
+"""More films than this are not searched for near duplicates, which would take hours."""
+
+_DETAIL_SIZE = (128, 128)
+_MAX_KEPT = 4_096
+# Ours, in grey levels of a film at 64 x 64; of ChestXRay2017's films the flattest deviates by 18.
+_BLANK_DEVIATION = 3.0
+_NARROW_RANGE = 40.0
+# JPEG's own rounding leaves less than one level.
+_COLOUR_LEVELS = 3.0
+_ODD_ASPECT = 2.0
+_SMALLEST: Size = (64, 64)
+
+_Check = Callable[[Film, FilmFacts], str | None]
+"""A check of one film; returns what is unusual about it."""
+
+
+def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
+    """Check each file by itself, and how it differs from the others.
+
+    Args:
+        survey: Of all films.
+        image_size: The size they will be read at; smaller films would be enlarged.
+    """
+    unreadable = [ListedFilm.of(film, reason=error.reason) for film, error in survey.unreadable]
+    findings = _listed("unreadable", unreadable)
+    if not survey.films:
+        return findings
+    aspects = [each.width / each.height for each in survey.facts]
+    checks: Mapping[str, _Check] = {
+        "blank": _blank,
+        "narrow_range": _narrow_range,
+        "colour": _colour,
+        "odd_size": _odd_size(image_size or _SMALLEST, float(np.median(aspects))),
+        "wrong_suffix": _wrong_suffix,
+    }
+    for kind, check in checks.items():
+        reasons = zip(survey.films, map(check, survey.films, survey.facts), strict=True)
+        found = [ListedFilm.of(film, reason=reason) for film, reason in reasons if reason]
+        findings += _listed(kind, found)
+    return findings
+
+
+def check_patients(survey: Survey) -> list[Finding]:
+    """Check that the patients of the films are known."""
+    # Sources name the patient of such a film after the film.
+    nameless = [
+        ListedFilm.of(film)
+        for film in survey.films
+        if film.patient in (film.name, posixpath.splitext(film.name)[0])
+    ]
+    return _listed("unknown_patient", nameless)
+
+
+def check_copies(survey: Survey) -> list[Finding]:
+    """Look for patients and pictures that are in several places.
+
+    Args:
+        survey: Of all films, each in its split.
+    """
+    films = survey.films
+    by_content: dict[str, list[int]] = defaultdict(list)
+    by_split: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, film in enumerate(films):
+        by_content[film.sha256].append(row)
+        by_split[film.split, film.sha256].append(row)
+    distinct = [rows[0] for rows in by_content.values()]
+    is_searched = len(distinct) <= MAX_COMPARED
+    near = _near_pairs(survey, distinct) if is_searched else []
+    across: list[ListedPair] = []
+    within: list[ListedPair] = []
+    for pair in near:
+        first, second = films[pair.first], films[pair.second]
+        alike = ListedPair(
+            ListedFilm.of(first), ListedFilm.of(second), pair.likeness, pair.correlation
+        )
+        (within if first.split == second.split else across).append(alike)
+    leaks: dict[str, list[ListedPair]] = defaultdict(list)
+    for leak in leaked_pairs(films):
+        sides = ListedFilm.of(leak.first), ListedFilm.of(leak.second)
+        leaks[f"{leak.reason}_leakage"].append(ListedPair(*sides))
+    findings = [finding for kind, pairs in leaks.items() for finding in _listed(kind, pairs)]
+    findings += _listed("near_leakage", across)
+    same = [*by_content.values(), *([pair.first, pair.second] for pair in near)]
+    conflicts = [rows for rows in same if len({films[row].label for row in rows}) > 1]
+    findings += _listed("label_conflict", _grouped(conflicts, films), len(conflicts))
+    copies = [rows for rows in by_split.values() if len(rows) > 1]
+    findings += _listed("duplicate", _grouped(copies, films), len(copies))
+    findings += _listed("near_duplicate", within)
+    if not is_searched:
+        text = not_compared_text(len(distinct), MAX_COMPARED)
+        findings.append(Finding("not_compared", len(distinct), text))
+    return findings
+
+
+def _listed(
+    kind: str, rows: Sequence[ListedFilm] | Sequence[ListedPair], count: int | None = None
+) -> list[Finding]:
+    """A finding with its list; none if there is nothing to list."""
+    if not rows:
+        return []
+    number = len(rows) if count is None else count
+    return [Finding(kind, number, list_text(kind, rows), f"{kind}.csv", tuple(rows))]
+
+
+def _grouped(groups: Iterable[Sequence[int]], films: Sequence[Film]) -> list[ListedFilm]:
+    return [
+        ListedFilm.of(films[row], group=number)
+        for number, rows in enumerate(groups, start=1)
+        for row in rows
+    ]
+
+
+def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
+    """Pairs that are alike, among one film of each content."""
+    found = near_duplicates(survey.thumbnails[list(rows)])
+    pairs = [pair._replace(first=rows[pair.first], second=rows[pair.second]) for pair in found]
+
+    @lru_cache(_MAX_KEPT)
+    def read(row: int) -> NDArray[np.uint8]:
+        return read_image(survey.films[row].file, _DETAIL_SIZE, survey.grey_scaling)
+
+    def shares_detail(pair: NearPair) -> bool:
+        try:
+            first, second = read(pair.first), read(pair.second)
+        except UnreadableImageError:  # it could be read a moment ago
+            return False
+        return detail_correlation(first, second, pair.likeness) >= MIN_DETAIL_CORRELATION
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compare") as pool:
+        is_copy = pool.map(shares_detail, pairs)
+        return [pair for pair, holds in zip(pairs, is_copy, strict=True) if holds]
+
+
+def _blank(_: Film, facts: FilmFacts) -> str | None:
+    is_flat = facts.deviation < _BLANK_DEVIATION
+    return f"its grey levels deviate by {facts.deviation:.1f}" if is_flat else None
+
+
+def _narrow_range(film: Film, facts: FilmFacts) -> str | None:
+    low, high = facts.quantiles[0], facts.quantiles[-1]
+    if high - low >= _NARROW_RANGE or _blank(film, facts):
+        return None
+    return f"98 % of it lies between {low:.0f} and {high:.0f}"
+
+
+def _colour(_: Film, facts: FilmFacts) -> str | None:
+    is_coloured = facts.colour > _COLOUR_LEVELS
+    return f"its channels differ by {facts.colour:.1f} levels" if is_coloured else None
+
+
+def _odd_size(smallest: Size, usual_aspect: float) -> _Check:
+    def check(_: Film, facts: FilmFacts) -> str | None:
+        size = f"{facts.height} x {facts.width}"
+        if facts.height < smallest[0] or facts.width < smallest[1]:
+            return f"{size} is under {smallest[0]} x {smallest[1]}"
+        ratio = facts.width / facts.height / usual_aspect
+        return None if 1 / _ODD_ASPECT < ratio < _ODD_ASPECT else f"{size} is unlike the others"
+
+    return check
+
+
+def _wrong_suffix(film: Film, facts: FilmFacts) -> str | None:
+    suffix = Path(film.name).suffix.lower()
+    # An export may name files by numbers, which is not wrong.
+    known = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), facts.format)
+    return None if known == facts.format else f"holds {facts.format}"
