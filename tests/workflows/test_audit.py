@@ -365,7 +365,7 @@ def test_an_audit_is_read_back_as_it_was_and_another_form_is_refused(root, tmp_p
         ({"num_films": "many"}, ["num_films"]),
         ({"more": 1}, ["more"]),
         ({"splits": [{**split, "num_films": 1.5}]}, ["splits.0.num_films"]),
-        ({"classes": ["one"]}, ["classes"]),
+        ({"classes": ["one"]}, ["classes.1"]),
     ):
         path.write_text(json.dumps({**content, **change}))
         with refused(ValueError, *facts):
