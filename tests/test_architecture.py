@@ -48,7 +48,7 @@ WITH_TORCH = {
     "cxrignite.recipe": "jsonargparse monai torchvision matplotlib timm",
 }
 WITHOUT_TORCH = {
-    "cxrignite.workflows.download": "torch ignite monai torchvision matplotlib numpy yaml",
+    "cxrignite.workflows.download.download": "torch ignite monai torchvision matplotlib numpy yaml",
     "cxrignite.cli": "torch ignite monai torchvision matplotlib jsonargparse numpy",
 }
 # An interpreter that has imported nothing, and then torch alone, forks a process for each module.

@@ -7,7 +7,7 @@ from pathlib import Path
 from cxrignite.cli.arguments import OneLineParser
 from cxrignite.cli.user_paths import user_path
 from cxrignite.workflows.download.catalogue import PUBLIC_DATA
-from cxrignite.workflows.download.verb import download
+from cxrignite.workflows.download.download import download
 
 
 def download_named(argv: list[str], what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
@@ -100,14 +99,34 @@ class Variant:
         return median(shares) if shares else float("nan")
 
 
-def own_shares(variants: Sequence[Variant]) -> list[float]:
-    """How many times faster each variant is than the one before it; the first is 1.
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A whole benchmark.
 
-    `compile` that the recipe does not ask for is not what the next row builds on.
+    Attributes:
+        facts: Lines on the machine, the recipe and the films.
+        num_images: Images of a whole training epoch.
+        batch_size: Images a step.
+        stages: Parts of the input pipeline.
+        variants: The plain loop and its optimisations.
     """
-    shares, before = [1.0], variants[0]
-    for variant, following in zip(variants[1:], [*variants[2:], None], strict=True):
-        shares.append(variant.images_per_second / before.images_per_second)
-        aside = following is not None and variant.settings.compile > following.settings.compile
-        before = before if aside else variant
-    return shares
+
+    facts: tuple[str, ...]
+    num_images: int
+    batch_size: int
+    stages: tuple[Stage, ...]
+    variants: tuple[Variant, ...]
+
+    @property
+    def own_shares(self) -> list[float]:
+        """How many times faster each variant is than the one before it; the first is 1.
+
+        `compile` that the recipe does not ask for is not what the next row builds on.
+        """
+        shares, before = [1.0], self.variants[0]
+        following = [*self.variants[2:], None]
+        for variant, after in zip(self.variants[1:], following, strict=True):
+            shares.append(variant.images_per_second / before.images_per_second)
+            aside = after is not None and variant.settings.compile > after.settings.compile
+            before = before if aside else variant
+        return shares

@@ -11,9 +11,9 @@ from messages import error_line
 from PIL import Image
 
 from cxrignite.cli import run
-from cxrignite.reporting.benchmark_tables import as_csv, as_markdown
-from cxrignite.reporting.plots.benchmark_figure import as_figure
-from cxrignite.runs.benchmark_result import Settings, Stage, Steps, Variant, own_shares
+from cxrignite.reporting.benchmark_tables import benchmark_csv, benchmark_markdown
+from cxrignite.reporting.plots.benchmark_figure import benchmark_figure
+from cxrignite.runs.benchmark_result import BenchmarkResult, Settings, Stage, Steps, Variant
 from cxrignite.workflows.benchmark import stages
 from cxrignite.workflows.benchmark.memory import PeakMemory
 
@@ -39,13 +39,17 @@ def variants() -> list[Variant]:
     return found
 
 
+def result_of(found, *parts: Stage) -> BenchmarkResult:
+    return BenchmarkResult(("device cpu",), 1600, 32, parts, tuple(found))
+
+
 def test_each_row_is_compared_with_the_one_that_it_builds_on():
     # The recipe does not compile: the row after it builds on the row before it.
-    assert own_shares(variants()) == [1.0, 2.0, 2.0, 1.0]
+    assert result_of(variants()).own_shares == [1.0, 2.0, 2.0, 1.0]
 
 
 def test_the_table_tells_rates_shares_and_waiting():
-    text = as_csv([Stage("read", 100.0, 400.0, "one core")], variants(), 1600, 32).decode()
+    text = benchmark_csv(result_of(variants(), Stage("read", 100.0, 400.0, "one core"))).decode()
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["part"] for row in rows] == ["input"] + ["training"] * 4
     assert float(rows[0]["times_the_plain_way"]) == 4.0
@@ -62,14 +66,14 @@ def test_what_was_not_measured_says_why():
     found = variants()
     found[2] = Variant("compile", found[2].settings, failure="trainer.compile: no compiler")
     assert math.isnan(found[2].images_per_second)
-    table = as_markdown(["device cpu"], [Stage("read", 1, 2, "")], found, 1600, 32)
+    table = benchmark_markdown(result_of(found, Stage("read", 1, 2, "")))
     assert "trainer.compile: no compiler" in table
     assert "nan" not in table
 
 
 def test_the_figure_is_whole(assert_nothing_is_cut):
     parts = [Stage("read a film, first pass", 100.0, 400.0, "one core")] * 3
-    assert_nothing_is_cut(as_figure(parts, variants()))
+    assert_nothing_is_cut(benchmark_figure(result_of(variants(), *parts)))
 
 
 def test_memory_is_seen_while_it_is_held():

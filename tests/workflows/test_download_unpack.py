@@ -13,8 +13,8 @@ import pytest
 from messages import refused
 
 from cxrignite.errors import CxrIgniteError, DataError
-from cxrignite.workflows.download import PublicData
 from cxrignite.workflows.download import unpack as unpacking
+from cxrignite.workflows.download.catalogue import PublicData
 from cxrignite.workflows.download.unpack import unpack
 
 FOLDERS = ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA")

@@ -37,7 +37,7 @@ def benchmark_verb(argv: list[str]) -> int:
     if not argv:
         raise RecipeError("name a recipe: --config FILE; `cxrignite recipes list` names some")
     recipe, _, options = parse_recipe("benchmark", VERBS["benchmark"], argv)
-    from cxrignite.workflows.benchmark import benchmark
+    from cxrignite.workflows.benchmark.benchmark import benchmark
 
     chosen = {name: value for name, value in options.items() if value is not None}
     num_steps, repeats = chosen.get("num_steps", 12), chosen.get("repeats", 3)

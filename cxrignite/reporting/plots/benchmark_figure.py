@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from cxrignite.reporting.benchmark_tables import number_text, times_text
 from cxrignite.reporting.plots.charting import BLUE, GREY, ORANGE, blank_figure, make_plain
-from cxrignite.runs.benchmark_result import Stage, Variant
+from cxrignite.runs.benchmark_result import BenchmarkResult
 
 
-def as_figure(stages: Sequence[Stage], variants: Sequence[Variant]) -> Figure:
+def benchmark_figure(result: BenchmarkResult) -> Figure:
     """Images a second of each row, with the share of time that waits for data."""
+    stages, variants = result.stages, result.variants
     figure = blank_figure(width=9.6, height=1.6 + 0.36 * (len(stages) + len(variants)))
     upper, lower = figure.subplots(2, 1, height_ratios=[len(stages), len(variants)])
     upper.set_title("Input pipeline: times the images a second of the plain way", fontsize=11)

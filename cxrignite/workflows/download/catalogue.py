@@ -36,11 +36,6 @@ class PublicData:
     citation: str
     doi: str
 
-    @property
-    def num_films(self) -> int:
-        """The films of all folders."""
-        return sum(self.films.values())
-
 
 _CHEST_XRAY_2017 = PublicData(
     name="chest-xray-2017",

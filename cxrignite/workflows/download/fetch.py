@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
+from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -20,7 +21,6 @@ from cxrignite import __version__
 from cxrignite.durable_write import free_bytes
 from cxrignite.errors import DownloadError
 from cxrignite.workflows.download.catalogue import PublicData
-from cxrignite.workflows.download.part import Part
 
 _logger = logging.getLogger(__name__)
 
@@ -62,12 +62,19 @@ class _TryFailed(Exception):
         self.wait = wait
 
 
-def fetch(data: PublicData, part: Part, patience: Patience) -> None:
+def part_path(data: PublicData, folder: Path) -> Path:
+    """The file for the bytes that have come; its name holds the digest of the whole archive."""
+    return folder / f"{data.archive_name}.{data.sha256[:12]}.part"
+
+
+def fetch(data: PublicData, part: Path, patience: Patience) -> None:
     """Bring a part to its full size; the bytes that it has stay as they are.
+
+    If the file at the server changes in between, the digest of the whole reveals it.
 
     Args:
         data: Names the address and the size.
-        part: Goes on where it ends, unless the file at the server is another by now.
+        part: What was fetched before, or no file.
         patience: With the server.
 
     Raises:
@@ -76,38 +83,40 @@ def fetch(data: PublicData, part: Part, patience: Patience) -> None:
     """
     opener = build_opener(_CarefulRedirects())
     failures = 0
-    if part.size > data.size:
-        part.remove()
-    while part.size != data.size:
-        before = part.size
+    if _size(part) > data.size:
+        part.unlink()
+    while (before := _size(part)) != data.size:
         try:
             _fetch_once(opener, data, part, patience.timeout)
         except _TryFailed as failure:
-            gained = part.size - before
+            now = _size(part)
+            gained = now - before
             failures = 0 if gained * 100 >= data.size else failures + 1
             if failures >= patience.tries:
                 raise DownloadError(
                     f"{data.url}: {failure}; {failures} tries in a row failed, "
-                    f"{part.size:,} of {data.size:,} bytes are here; {_OTHERWISE}"
+                    f"{now:,} of {data.size:,} bytes are here; {_OTHERWISE}"
                 ) from failure
             wait = min(max(patience.wait * 2**failures, failure.wait), patience.longest_wait)
             _logger.warning(
-                "%s at byte %d of %d; trying again in %.3g s", failure, part.size, data.size, wait
+                "%s at byte %d of %d; trying again in %.3g s", failure, now, data.size, wait
             )
             time.sleep(wait)
 
 
-def _fetch_once(opener: OpenerDirector, data: PublicData, part: Part, timeout: float) -> None:
+def _fetch_once(opener: OpenerDirector, data: PublicData, part: Path, timeout: float) -> None:
     """Take what one answer gives.
 
     Raises:
         _TryFailed: It was not all.
         DownloadError: There is no point in asking again.
     """
-    agent = {"User-Agent": f"cxrignite/{__version__}"}
-    request = Request(data.url, headers={**agent, **part.range_headers()})
+    here = _size(part)
+    request = Request(data.url, headers={"User-Agent": f"cxrignite/{__version__}"})
+    if here:
+        request.add_header("Range", f"bytes={here}-")
     with _answer(opener, request, part, timeout) as response:
-        offset = _offset(response, part, data.size)
+        offset = _offset(response, part, here, data.size)
         missing = data.size - offset
         # Read before anything is thrown away for it: a login page is an answer, too.
         if response.length is not None and response.length != missing:
@@ -115,11 +124,9 @@ def _fetch_once(opener: OpenerDirector, data: PublicData, part: Part, timeout: f
                 f"the server offers {response.length:,} bytes where {missing:,} are missing"
             )
         try:
-            if not offset:
-                part.begin(response.headers)
             # `disable=None` keeps the bar off where stderr is not a terminal.
             with (
-                part.open_to_append() as file,
+                part.open("ab" if offset else "wb") as file,
                 tqdm(
                     desc=data.archive_name,
                     initial=offset,
@@ -136,12 +143,11 @@ def _fetch_once(opener: OpenerDirector, data: PublicData, part: Part, timeout: f
                     bar.update(len(chunk))
         except OSError as error:  # of the disk: those of the network have become another
             raise DownloadError(
-                f"cannot write {part.path} ({free_bytes(part.path):,} bytes free): "
-                f"{error.strerror or error}"
+                f"cannot write {part} ({free_bytes(part):,} bytes free): {error.strerror or error}"
             ) from error
 
 
-def _answer(opener: OpenerDirector, request: Request, part: Part, timeout: float) -> HTTPResponse:
+def _answer(opener: OpenerDirector, request: Request, part: Path, timeout: float) -> HTTPResponse:
     try:
         response: HTTPResponse = opener.open(request, timeout=timeout)
     except HTTPError as error:
@@ -157,14 +163,14 @@ def _answer(opener: OpenerDirector, request: Request, part: Part, timeout: float
     return response
 
 
-def _refusal(request: Request, error: HTTPError, part: Part) -> Exception:
+def _refusal(request: Request, error: HTTPError, part: Path) -> Exception:
     """What a status other than success means."""
     # urllib tells of a redirect without end on three lines, and a server says what it likes.
     words = "".join(filter(str.isprintable, " ".join(str(error.reason).split())))
     said = f"the server answers {error.code} {words:.200}"
     if error.code == 416:
         # What is asked for lies behind the file's end: this is no part of that file.
-        part.remove()
+        part.unlink(missing_ok=True)
         return _TryFailed(said)
     if error.code in _PASSING_STATUSES or error.code >= 500:
         asked = error.headers.get("Retry-After") or ""
@@ -172,25 +178,22 @@ def _refusal(request: Request, error: HTTPError, part: Part) -> Exception:
     return DownloadError(f"{request.full_url}: {said}; {_OTHERWISE}")
 
 
-def _offset(response: HTTPResponse, part: Part, size: int) -> int:
-    """Where the bytes of an answer begin: where the part ends, or at 0.
+def _offset(response: HTTPResponse, part: Path, here: int, size: int) -> int:
+    """Return where the bytes of an answer begin: where the part ends, or at 0.
 
     Raises:
-        _TryFailed: Somewhere else, or they are of another file; the next try begins anew.
+        _TryFailed: Somewhere else, or they are of another file; the next try begins at 0.
     """
     if response.status == 200:
         return 0
     if response.status != 206:
         raise _TryFailed(f"the server answers {response.status}")
-    said = response.headers.get("Content-Range", "")
-    found = _CONTENT_RANGE.fullmatch(said)
-    if found and int(found[1]) == part.size:
-        if found[2] in (str(size), "*") and part.continues(response.headers):
-            return part.size
-        part.remove()
-        raise _TryFailed("the file at the server has changed")
-    part.remove()
-    raise _TryFailed(f"the server answers with the range {said!a:.100}")
+    content_range = response.headers.get("Content-Range", "")
+    found = _CONTENT_RANGE.fullmatch(content_range)
+    if found and int(found[1]) == here and found[2] in (str(size), "*"):
+        return here
+    part.unlink(missing_ok=True)
+    raise _TryFailed(f"the server answers with the range {content_range!a:.100}")
 
 
 def _chunks(response: HTTPResponse, missing: int) -> Iterator[bytes]:
@@ -209,6 +212,10 @@ def _chunks(response: HTTPResponse, missing: int) -> Iterator[bytes]:
             raise _TryFailed("the connection ended")
         missing -= len(chunk)
         yield chunk
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _in_words(reason: object) -> str:

@@ -1,7 +1,8 @@
-"""A zip archive to a folder of films that is whole or absent, whatever the archive says."""
+"""Unpack a zip archive into a folder of films that is whole or absent, and recognise it again."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,10 +16,9 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, LargeZipFile, ZipFile,
 
 from tqdm import tqdm
 
-from cxrignite.durable_write import free_bytes, sync_folder
+from cxrignite.durable_write import free_bytes, sync_folder, write_durably
 from cxrignite.errors import CxrIgniteError, DataError
 from cxrignite.workflows.download.catalogue import PublicData
-from cxrignite.workflows.download.origin import write_origin
 
 # It begins with a letter, a digit or `_`: neither `..` nor a hidden file, and has no separator,
 # no drive's colon and no control character.
@@ -26,6 +26,7 @@ _FILM_NAME = re.compile(r"\w[\w .-]{0,150}\.(?:jpeg|jpg|png)", re.ASCII | re.IGN
 # Films are compressed already: those of ChestXRay2017 shrink by 1 %.
 _MAX_RATIO = 20
 _CHUNK_BYTES = 2**20
+_ORIGIN = "origin.json"
 # What zipfile (3.11) raises for one or another damage.
 _DAMAGES = (
     *(BadZipFile, LargeZipFile, zlib.error, struct.error, EOFError, OSError),
@@ -54,7 +55,7 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
         with _opened(archive) as contents:
             films = _films(archive, contents, data)
             _unpack(contents, films, archive, partial)
-        write_origin(partial, data)
+        _write_origin(partial, data)
         # Not synced, as thousands of small files take minutes on a slow disk: after a power cut
         # those that were lost are short, and `is_whole` says so.
         partial.rename(target)
@@ -183,3 +184,64 @@ def _inflate(contents: ZipFile, info: ZipInfo, archive: Path) -> Iterator[bytes]
             f"{archive} is damaged: {info.filename!a:.100} must have {info.file_size:,} "
             f"bytes, got {size:,}"
         )
+
+
+def _write_origin(folder: Path, data: PublicData) -> None:
+    """Write into an unpacked folder what it is, how much of it there is, and how to cite it."""
+    num_files, num_bytes = _measure(folder, data)
+    origin = {
+        "name": data.name,
+        "doi": data.doi,
+        "licence": data.licence,
+        "citation": data.citation,
+        "url": data.url,
+        "sha256": data.sha256,
+        "num_files": num_files,
+        "num_bytes": num_bytes,
+    }
+    write_durably(folder / _ORIGIN, f"{json.dumps(origin, indent=2)}\n".encode())
+
+
+def is_whole(folder: Path, data: PublicData) -> bool:
+    """True if a folder holds all of a data set, by the number and the size of its files.
+
+    Args:
+        folder: May be missing or empty.
+        data: What it should hold.
+
+    Raises:
+        DataError: There is something else, or a part of it. It is the user's to remove.
+    """
+    if not (folder.exists() or folder.is_symlink()):
+        return False
+    if folder.is_dir() and not any(folder.iterdir()):
+        return False
+    try:
+        origin = json.loads((folder / _ORIGIN).read_bytes())
+        found = origin["sha256"], origin["num_files"], origin["num_bytes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder} is there already and `download` did not make it: it has no whole "
+            f"{_ORIGIN}; move it away or choose another --into"
+        ) from error
+    num_files, num_bytes = _measure(folder, data)
+    if found != (data.sha256, num_files, num_bytes):
+        raise DataError(
+            f"{folder} is no longer what was unpacked there: {num_files:,} files of "
+            f"{num_bytes:,} bytes, of {found[1]} files of {found[2]} bytes; move it away, "
+            "then the same command brings it again"
+        )
+    return True
+
+
+def _measure(folder: Path, data: PublicData) -> tuple[int, int]:
+    """The number of files in the folders of films, and their bytes."""
+    num_files = num_bytes = 0
+    for name in data.films:
+        if (folder / name).is_dir():
+            with os.scandir(folder / name) as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):  # a file manager's, of who looked in
+                        num_files += 1
+                        num_bytes += entry.stat().st_size
+    return num_files, num_bytes

@@ -1,4 +1,4 @@
-"""From a data set's name to its films in a folder."""
+"""Fetch a public data set, check it, unpack it, and print what there is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 from cxrignite.durable_write import free_bytes
 from cxrignite.errors import CxrIgniteError, DataError
 from cxrignite.locks import hold_lock
+from cxrignite.reporting.download_text import download_text
 from cxrignite.stops import stoppable
 from cxrignite.workflows.download.catalogue import PublicData
-from cxrignite.workflows.download.fetch import Patience, fetch
-from cxrignite.workflows.download.origin import is_whole
-from cxrignite.workflows.download.part import Part
-from cxrignite.workflows.download.unpack import sweep_partials, unpack
+from cxrignite.workflows.download.fetch import Patience, fetch, part_path
+from cxrignite.workflows.download.unpack import is_whole, sweep_partials, unpack
 
 _logger = logging.getLogger(__name__)
 
@@ -54,38 +53,43 @@ def download(
             # Another process may have brought it in between.
             if not is_whole(target, data):
                 _bring(data, target, archive, keep_archive, patience or Patience())
-    sys.stdout.write(_describe(data, target))
+    about = {"licence": data.licence, "citation": data.citation, "doi": data.doi}
+    sys.stdout.write(download_text(target, data.films, **about))
 
 
 def _bring(
     data: PublicData, target: Path, archive: Path | None, keep_archive: bool, patience: Patience
 ) -> None:
     sweep_partials(target)
-    kept = target.with_name(data.archive_name)
-    part = Part(kept, data.sha256)
+    kept, part = target.with_name(data.archive_name), part_path(data, target.parent)
     if archive is None and kept.exists():
         archive = kept
+    is_given = archive is not None
     if archive is not None:
         _check(archive, data)
         _check_room(target, data.max_unpacked_bytes)
-        unpack(archive, data, target)
-        if part.is_known and not (part.path.exists() and part.path.samefile(archive)):
-            part.remove()
-        return
-    if not part.is_known:
-        part.remove()
-    _check_room(target, data.size - part.size + data.max_unpacked_bytes)
-    _logger.info("fetching %s from byte %d of %d", data.url, part.size, data.size)
+    else:
+        archive = _fetched(data, target, part, patience)
+        if keep_archive:
+            archive = part.replace(kept)
+    unpack(archive, data, target)
+    # A given archive stays, even if it is the part.
+    if not (is_given and part.exists() and part.samefile(archive)):
+        part.unlink(missing_ok=True)
+
+
+def _fetched(data: PublicData, target: Path, part: Path, patience: Patience) -> Path:
+    """Fetch the archive into the part and check it; wrong bytes are removed."""
+    here = part.stat().st_size if part.exists() else 0
+    _check_room(target, data.size - here + data.max_unpacked_bytes)
+    _logger.info("fetching %s from byte %d of %d", data.url, here, data.size)
     fetch(data, part, patience)
     try:
-        _check(part.path, data)
+        _check(part, data)
     except DataError:
-        part.remove()
+        part.unlink()
         raise
-    if keep_archive:
-        part.finish(kept)
-    unpack(kept if keep_archive else part.path, data, target)
-    part.remove()
+    return part
 
 
 def _check(archive: Path, data: PublicData) -> None:
@@ -139,22 +143,3 @@ def _sole_writer(target: Path) -> Iterator[None]:
     with lock:
         lock.callback(path.unlink, missing_ok=True)
         yield
-
-
-def _describe(data: PublicData, target: Path) -> str:
-    """What there is, what may be done with it, and what to do next."""
-    splits, classes = (
-        list(dict.fromkeys(name.split("/")[place] for name in data.films)) for place in (0, 1)
-    )
-    rows = [f"{'':<10}{''.join(f'{name:>12}' for name in classes)}"]
-    for split in splits:
-        numbers = (f"{data.films[f'{split}/{name}']:>12,}" for name in classes)
-        rows.append(f"{split:<10}{''.join(numbers)}")
-    root = "" if target == Path("data/chest_xray") else f" --data.source.root {target}"
-    rows += [
-        f"{data.num_films:,} films in {target}",
-        f"licence   {data.licence}",
-        f"cite      {data.citation}, doi {data.doi}",
-        f"next      cxrignite audit --config recipes/resnet50.yaml{root}",
-    ]
-    return "\n".join([*rows, ""])

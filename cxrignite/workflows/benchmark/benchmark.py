@@ -1,4 +1,4 @@
-"""From a recipe to the benchmark in its run folder."""
+"""Measure a recipe's input and training on this machine, and write the benchmark."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from cxrignite.handlers.map_picture import as_png
 from cxrignite.nn import BinaryClassifier
 from cxrignite.output_marker import mark_output
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.benchmark_tables import as_csv, as_markdown
-from cxrignite.reporting.plots.benchmark_figure import as_figure
+from cxrignite.reporting.benchmark_tables import benchmark_csv, benchmark_markdown
+from cxrignite.reporting.plots.benchmark_figure import benchmark_figure
 from cxrignite.reporting.plots.charting import draw
+from cxrignite.runs.benchmark_result import BenchmarkResult
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
@@ -68,60 +69,66 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
             raise RecipeError(f"benchmark runs as one process, got {session.world_size}")
         folder = RunFolder(recipe.run_dir)
         with folder.lock():
-            _benchmark(recipe, folder, session, num_steps, repeats, with_compile)
+            place = folder.root / "benchmark"
+            mark_output(place)
+            _write(place, _measure(recipe, session, place, num_steps, repeats, with_compile))
 
 
-def _benchmark(
-    recipe: Recipe,
-    folder: RunFolder,
-    session: Session,
-    num_steps: int,
-    repeats: int,
-    with_compile: bool,
-) -> None:
-    listed = [film for film in recipe.data.source.films() if film.split == "train"]
+def _choose_films(recipe: Recipe, listed: list[Film], num_steps: int) -> list[Film]:
+    """Training films for the steps, and a few to validate on."""
     batch = recipe.data.batch_size
-    films = read_films(recipe.data, _evenly(listed, num_steps * batch + _NUM_VAL))
-    films = _with_val(films)
+    films = _with_val(read_films(recipe.data, _evenly(listed, num_steps * batch + _NUM_VAL)))
+    num_train = sum(film.split == "train" for film in films)
+    if num_train < 2 * batch:
+        raise DataError(
+            f"a benchmark needs films for two batches of {batch}, got {num_train} to train with"
+        )
+    return films
+
+
+def _measure(
+    recipe: Recipe, session: Session, place: Path, num_steps: int, repeats: int, with_compile: bool
+) -> BenchmarkResult:
+    """Measure the input pipeline, then training."""
+    batch = recipe.data.batch_size
+    listed = [film for film in recipe.data.source.films() if film.split == "train"]
+    films = _choose_films(recipe, listed, num_steps)
     train = [film for film in films if film.split == "train"]
     num_steps = min(num_steps, len(train) // batch)
-    if num_steps < 2:
-        raise DataError(
-            f"a benchmark needs films for two batches of {batch}, got {len(train)} to train with"
-        )
-    place, pipeline = folder.root / "benchmark", build_pipeline(recipe.data)
+    pipeline = build_pipeline(recipe.data)
     seed_everything(recipe.seed)
     model = build_model(recipe.model, choose_computing(recipe.trainer, session))
     _logger.info("%d films, %d steps of %d, %d repeats", len(train), num_steps, batch, repeats)
-    with tempfile.TemporaryDirectory(prefix="packs-", dir=_made(place)) as packs:
+    with tempfile.TemporaryDirectory(prefix="packs-", dir=place) as packs:
         start = perf_counter()
         pack = open_pack(Path(packs), films, pipeline, num_workers=recipe.data.num_workers)
-        build_seconds = perf_counter() - start
+        build_rate = len(films) / (perf_counter() - start)
         data = build_data(
             recipe.data, films, recipe.seed, device=session.device, pipeline=pipeline, pack=pack
         )
         check_image_size(model, data.image_size)
-        # What each of many loaders and runs would say of itself, again and again.
+        # The log lines of many loaders and runs would repeat each other.
         with quietly():
-            stages = measure_stages(
-                data, train, pack, repeats=repeats, build_rate=len(films) / build_seconds
-            )
+            stages = measure_stages(data, train, pack, repeats=repeats, build_rate=build_rate)
         variants = plan_variants(recipe, session.device, with_compile)
         runner = VariantRunner(recipe, session, model, films, pipeline, pack, num_steps)
-        # Each once, and all again: the machine's moods meet every variant.
+        # Each once, and all again: a disturbance of the machine meets every variant.
         with quietly():
             for variant in tqdm(variants * repeats, desc="training", disable=None):
                 if not variant.failure:
                     runner.run(variant)
-    for variant in variants:
+    facts = tuple(_facts(recipe, session, model, pack, data.num_workers))
+    return BenchmarkResult(facts, len(listed), batch, tuple(stages), tuple(variants))
+
+
+def _write(place: Path, result: BenchmarkResult) -> None:
+    for variant in result.variants:
         if variant.failure:
             _logger.warning("%s was not measured: %s", variant.name, variant.failure)
-    table = as_markdown(
-        _facts(recipe, session, model, pack, data.num_workers), stages, variants, len(listed), batch
-    )
+    table = benchmark_markdown(result)
     write_durably(place / "benchmark.md", table.encode())
-    write_durably(place / "benchmark.csv", as_csv(stages, variants, len(listed), batch))
-    write_durably(place / "benchmark.png", as_png(draw(as_figure(stages, variants))))
+    write_durably(place / "benchmark.csv", benchmark_csv(result))
+    write_durably(place / "benchmark.png", as_png(draw(benchmark_figure(result))))
     sys.stdout.write(table)
     _logger.info("written to %s", place)
 
@@ -157,8 +164,3 @@ def _facts(
         f"{name}, images of {pack.image_size[0]} x {pack.image_size[1]}, "
         f"batches of {recipe.data.batch_size}, {num_workers} workers",
     ]
-
-
-def _made(folder: Path) -> Path:
-    mark_output(folder)
-    return folder
