@@ -101,8 +101,8 @@ def measure_steps(case: Case, repeats: int) -> None:
     ratio = statistics.median(by_hand / ours for by_hand, ours in zip(*rates, strict=True))
     milliseconds = [1000 * case.batch / statistics.median(each) for each in rates]
     print(
-        f"a step by hand {milliseconds[0]:.2f} ms, in fit {milliseconds[1]:.2f} ms, "
-        f"{ratio:.3f} x (<= {case.target})"
+        f"a step by hand {milliseconds[0]:.2f} ms, in fit {milliseconds[1]:.2f} ms "
+        f"({milliseconds[1] - milliseconds[0]:+.2f}), {ratio:.3f} x (<= {case.target})"
     )
 
 

@@ -41,6 +41,17 @@ class BestCheckpoint(Attachable):
     Raises:
         ValueError: If `mode` is another word, or a name in `to_save` is taken; during the run if
             the metric is missing.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch import nn
+        >>> trainer = Engine(lambda engine, batch: engine.state.metrics.update(val_auc=0.9))
+        >>> with TemporaryDirectory() as folder:
+        ...     best = BestCheckpoint({"model": nn.Linear(2, 1)}, folder, "val_auc")
+        ...     best.attach(trainer)
+        ...     state = trainer.run([1, 2], max_epochs=2)
+        >>> best.best_epoch, best.best_score
+        (1, 0.9)
     """
 
     def __init__(

@@ -50,6 +50,15 @@ class BoardWriter(Attachable):
 
     Raises:
         CxrIgniteError: During the run, if the folder cannot be written to, as on a full disk.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> trainer = Engine(lambda engine, batch: engine.state.metrics.update(val_loss=0.5))
+        >>> with TemporaryDirectory() as folder:
+        ...     BoardWriter(folder).attach(trainer)
+        ...     state = trainer.run([1, 2])
+        ...     [path.name.split(".")[0] for path in Path(folder).iterdir()]
+        ['events']
     """
 
     def __init__(self, log_dir: Path | str, optimizer: Optimizer | None = None) -> None:
@@ -83,9 +92,7 @@ class BoardWriter(Attachable):
             y_true: Labels, 0 or 1, shape `(N,)`.
             step: The epoch it belongs to.
         """
-        if idist.get_rank() == 0:
-            with self._naming_the_folder():
-                self._open().writer.add_pr_curve(tag, _to_numpy(y_true), _to_numpy(y_score), step)
+        self._add("add_pr_curve", tag, _to_numpy(y_true), _to_numpy(y_score), step)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Write one number.
@@ -95,9 +102,7 @@ class BoardWriter(Attachable):
             value: The number.
             step: The epoch it belongs to.
         """
-        if idist.get_rank() == 0:
-            with self._naming_the_folder():
-                self._open().writer.add_scalar(tag, value, step)
+        self._add("add_scalar", tag, value, step)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         """Write a text.
@@ -107,9 +112,7 @@ class BoardWriter(Attachable):
             text: Markdown.
             step: The epoch it belongs to.
         """
-        if idist.get_rank() == 0:
-            with self._naming_the_folder():
-                self._open().writer.add_text(tag, text, step)
+        self._add("add_text", tag, text, step)
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         """Write a matplotlib figure, which stays open.
@@ -119,9 +122,7 @@ class BoardWriter(Attachable):
             figure: The figure.
             step: The epoch it belongs to.
         """
-        if idist.get_rank() == 0:
-            with self._naming_the_folder():
-                self._open().writer.add_figure(tag, figure, step, close=False)
+        self._add("add_figure", tag, figure, step, close=False)
 
     def add_image(self, tag: str, image: Array, step: int) -> None:
         """Write an image.
@@ -131,9 +132,7 @@ class BoardWriter(Attachable):
             image: Shape `(C, H, W)`, uint8, or float in `[0, 1]`.
             step: The epoch it belongs to.
         """
-        if idist.get_rank() == 0:
-            with self._naming_the_folder():
-                self._open().writer.add_image(tag, _to_numpy(image), step)
+        self._add("add_image", tag, _to_numpy(image), step)
 
     def add_png(self, tag: str, png: bytes | memoryview, step: int) -> None:
         """Write an encoded image, which `add_image` would encode once more.
@@ -163,6 +162,12 @@ class BoardWriter(Attachable):
                 _log.warning("the last events are missing in %s: %s", self.log_dir, error.strerror)
                 with suppress(OSError):  # ends the thread, whose traceback would follow our message
                     logger.writer.file_writer.close()
+
+    def _add(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Call a method of torch's writer, on the only process that writes."""
+        if idist.get_rank() == 0:
+            with self._naming_the_folder():
+                getattr(self._open().writer, method)(*arguments, **options)
 
     def _start(self, engine: Engine) -> None:
         if idist.get_rank() == 0:

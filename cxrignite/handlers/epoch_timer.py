@@ -63,6 +63,13 @@ class EpochTimer(Attachable):
 
     Raises:
         ValueError: If `num_warmup_epochs` is negative.
+
+    Examples:
+        >>> timer, trainer = EpochTimer(), Engine(lambda engine, batch: None)
+        >>> timer.attach(trainer)
+        >>> state = trainer.run([torch.zeros(8, 1, 4, 4)] * 3, max_epochs=2)
+        >>> [epoch.num_images for epoch in timer.epochs]
+        [24, 24]
     """
 
     def __init__(self, num_warmup_epochs: int = 0) -> None:

@@ -30,6 +30,16 @@ class FeatureCollector(Attachable):
 
     Args:
         layer: A part of the model that the engine runs, such as the `head` of a classifier.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        >>> evaluator = Engine(lambda engine, batch: model(batch[0]))
+        >>> collector = FeatureCollector(model[1])
+        >>> collector.attach(evaluator)
+        >>> state = evaluator.run([(torch.ones(4, 3), torch.ones(4))])
+        >>> features, index = collector.gather()
+        >>> features.shape
+        (4, 2)
     """
 
     def __init__(self, layer: nn.Module) -> None:

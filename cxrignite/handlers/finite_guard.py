@@ -43,6 +43,13 @@ class FiniteGuard(Attachable):
     Raises:
         NonFiniteError: During the run, naming epoch, step, what is not finite and the files.
         ValueError: During the run, if the output has another form.
+
+    Examples:
+        >>> trainer = Engine(lambda engine, batch: torch.tensor(batch))
+        >>> FiniteGuard(nn.Linear(2, 1), describe_batch=str).attach(trainer)
+        >>> trainer.run([0.5, float("nan")])
+        Traceback (most recent call last):
+        cxrignite.errors.NonFiniteError: epoch 1, step 2: the loss is nan; the batch: nan
     """
 
     def __init__(

@@ -38,6 +38,15 @@ class GracefulStop(Attachable):
 
     Raises:
         StopRequested: During the run.
+
+    Examples:
+        >>> trainer = Engine(lambda engine, batch: signal.raise_signal(signal.SIGTERM))
+        >>> GracefulStop().attach(trainer)
+        >>> try:
+        ...     state = trainer.run(range(4))
+        ... except StopRequested as stop:
+        ...     print(f"{stop}, after batch {trainer.state.iteration}")
+        stopped by SIGTERM, after batch 1
     """
 
     def __init__(self, signals: tuple[signal.Signals, ...] = STOPS) -> None:

@@ -70,6 +70,17 @@ class GradCAMExporter(Attachable):
             batch has another form (in the run).
         NonFiniteError: If a map is NaN or infinite (in the run).
         CxrIgniteError: If a file cannot be written (in the run).
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> model = nn.Sequential(pooled, nn.Linear(2, 1), nn.Flatten(0))
+        >>> evaluator = Engine(lambda engine, batch: (model(batch[0]).sigmoid(), batch[1]))
+        >>> with TemporaryDirectory() as folder:
+        ...     GradCAMExporter(model, folder, "0.0").attach(evaluator)
+        ...     state = evaluator.run([(torch.rand(2, 1, 8, 8), torch.tensor([0.0, 1.0]))])
+        ...     (Path(folder) / "explain.csv").exists()
+        True
     """
 
     def __init__(

@@ -27,6 +27,15 @@ class HistoryWriter(Attachable):
 
     Args:
         path: The CSV file; only rank 0 writes it.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> trainer = Engine(lambda engine, batch: engine.state.metrics.update(loss=0.25))
+        >>> with TemporaryDirectory() as folder:
+        ...     HistoryWriter(f"{folder}/history.csv").attach(trainer)
+        ...     state = trainer.run([1, 2], max_epochs=2)
+        ...     read_history(f"{folder}/history.csv")
+        [{'epoch': 1, 'loss': 0.25}, {'epoch': 2, 'loss': 0.25}]
     """
 
     def __init__(self, path: Path | str) -> None:

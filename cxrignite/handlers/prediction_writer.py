@@ -40,6 +40,18 @@ class PredictionWriter(Attachable):
 
     Raises:
         ValueError: If `rows` name a column of the file.
+
+    Examples:
+        >>> import torch
+        >>> from tempfile import TemporaryDirectory
+        >>> evaluator = Engine(lambda engine, batch: (torch.tensor([0.25, 0.75]), batch[1]))
+        >>> labels, index = torch.tensor([0.0, 1.0]), torch.tensor([0, 1])
+        >>> with TemporaryDirectory() as folder:
+        ...     rows = [{"path": "a.png"}, {"path": "b.png"}]
+        ...     PredictionWriter(f"{folder}/test.csv", rows, threshold=0.5).attach(evaluator)
+        ...     state = evaluator.run([(None, labels, index)])
+        ...     Path(f"{folder}/test.csv").read_text().split()[1:]
+        ['a.png,0,0.25,,0', 'b.png,1,0.75,,1']
     """
 
     def __init__(

@@ -50,6 +50,12 @@ class ProgressLine(Attachable):
     Args:
         name: What stands before the line.
         shows_loss: Whether the loss of the last step stands behind it.
+
+    Examples:
+        >>> evaluator = Engine(lambda engine, batch: None)
+        >>> ProgressLine("validate").attach(evaluator)
+        >>> evaluator.run(range(3)).iteration
+        3
     """
 
     def __init__(self, name: str = "epoch", shows_loss: bool = False) -> None:

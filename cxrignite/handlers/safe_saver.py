@@ -63,6 +63,14 @@ class SafeSaver(BaseSaveHandler):
     Args:
         directory: The folder, made if missing; temporaries that a killed process left there are
             removed.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from cxrignite.handlers import latest_valid, load_checkpoint
+        >>> with TemporaryDirectory() as folder:
+        ...     SafeSaver(folder)({"epoch": 3}, "last.pt", {"epoch": 3})
+        ...     load_checkpoint(latest_valid(folder, "last.pt"))
+        {'epoch': 3}
     """
 
     def __init__(self, directory: Path | str) -> None:

@@ -56,6 +56,13 @@ class ScoreCollector(Attachable):
 
     Raises:
         ValueError: During the run, if the output or the index has another form.
+
+    Examples:
+        >>> evaluator = Engine(lambda engine, batch: batch)
+        >>> collector = ScoreCollector.on(evaluator)
+        >>> state = evaluator.run([(torch.tensor([0.25, 0.75]), torch.tensor([0.0, 1.0]))])
+        >>> collector.gather().y_score
+        array([0.25, 0.75])
     """
 
     def __init__(

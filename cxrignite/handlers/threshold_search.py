@@ -41,6 +41,15 @@ class ThresholdSearch(Attachable):
 
     Raises:
         ValueError: If a setting is outside its range.
+
+    Examples:
+        >>> import torch
+        >>> search, evaluator = ThresholdSearch(0.5, 0.3), Engine(lambda engine, batch: batch)
+        >>> search.attach(evaluator)
+        >>> y_score, y_true = torch.tensor([0.1, 0.4, 0.6, 0.9]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+        >>> metrics = evaluator.run([(y_score, y_true)]).metrics
+        >>> metrics["tnr"], metrics["tpr"]
+        (1.0, 1.0)
     """
 
     publishes: ClassVar = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")

@@ -1,11 +1,14 @@
-"""`trainer.compile` through the whole of `fit`, with a real compiler."""
+"""`trainer.compile` through the whole of `fit`, with a real compiler; and what a step costs."""
 
 import csv
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from ignite.engine import Engine, Events
 from messages import missing
 
 from cxrignite.cli import run
@@ -98,3 +101,37 @@ def test_a_compiler_that_fails_is_a_mistake_in_the_recipe(fit, tmp_path, capsys)
     assert "Traceback" not in error
     # It holds the compiler's own words.
     assert missing(error.strip().splitlines()[-1], ["trainer.compile", nowhere, "false"]) == []
+
+
+MOST_CALLS = 42
+
+
+def test_a_step_costs_few_calls_of_engines_and_handlers(fit, tmp_path, monkeypatch):
+    from cxrignite.workflows import training
+
+    calls: Counter[str] = Counter()
+    package = str(Path(training.__file__).parents[1])
+    ours = tuple(f"{package}/{part}/" for part in ("engines", "handlers", "workflows"))
+
+    def count(frame, event, argument):
+        code = frame.f_code
+        if event in ("call", "c_call") and code.co_filename.startswith(ours):
+            called = argument.__name__ if event == "c_call" else ""
+            calls[f"{code.co_qualname} {called}"] += 1
+
+    def watch(trainer: Engine) -> None:
+        if trainer.state.iteration in (2, 6):
+            sys.setprofile(count if trainer.state.iteration == 2 else None)
+
+    def watched(*args, **kwargs):
+        trainer = create_trainer(*args, **kwargs)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, watch)
+        return trainer
+
+    create_trainer = training.create_trainer
+    monkeypatch.setattr(training, "create_trainer", watched)
+    timed = "--trainer.handlers", "[EpochTimer]", "--trainer.max_epochs", "1"
+    assert fit(tmp_path / "run", *timed) == 0
+    assert "EpochTimer._step " in calls
+    a_step = {name: number / 4 for name, number in calls.most_common()}
+    assert sum(a_step.values()) <= MOST_CALLS, a_step
