@@ -58,6 +58,11 @@ class Option(NamedTuple):
     type: Callable[[str], Any]
     help: str
     nargs: str | None = None
+    default: Any = None
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `add_argument`."""
+        return {name: value for name, value in self._asdict().items() if name != "name"}
 
 
 _RUN = Option("run", Path, "The run folder that `fit` left. (required)")
@@ -74,9 +79,10 @@ OPTIONS = {
         Option(
             "fail_on",
             str,
-            "Kinds of findings that end it with exit code 3; `problem` (default) is all that are "
-            "grave, `none` is none.",
+            "Kinds of findings that end it with exit code 3; `problem` is all that are grave, "
+            "`none` is none.",
             "+",
+            ["problem"],
         ),
     ),
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
@@ -84,7 +90,7 @@ OPTIONS = {
     "test": _SCORING,
     "explain": (
         _RUN,
-        Option("split", str, "Of the run's films: train, val, calibration or test (default)."),
+        Option("split", str, "Of the run's films: train, val, calibration, test.", default="test"),
         Option("files", Path, "All of these images, or folders of images, instead.", "+"),
         Option("name", str, "Name of the results, where --data.source or --files names images."),
         Option("operating_point", str, "Decide by the operating point of this site."),
@@ -95,23 +101,23 @@ OPTIONS = {
         Option("manifest", Path, "A CSV file that names the images, in place of --files."),
         Option("path_column", str, "Its column of the images' names; `path` by default."),
         Option("patient_column", str, "Its column of patients; `patient` where there is one."),
-        Option("output", Path, "The table of scores; predictions.csv by default."),
+        Option("output", Path, "The table of scores.", default=Path("predictions.csv")),
         Option("operating_point", str, "Decide by the operating point of this site."),
-        Option("maps", bool, "As --explain true: draw a map of every image, too."),
-        Option("overwrite", bool, "Begin anew, whatever is there; false goes on (default)."),
+        Option("maps", bool, "As --explain true: draw a map of every image, too.", default=False),
+        Option("overwrite", bool, "Begin again, whatever is there; false resumes.", default=False),
     ),
     "recalibrate": (
         _RUN,
         Option("name", str, "The site's name. (required)"),
-        Option("share", float, "Share of the films that choose, in (0, 0.5]; all by default."),
+        Option("share", float, "Share of the films that choose: in (0, 0.5], or all.", default=1.0),
         Option("min_tnr", float, "Lowest TNR; the run's own by default."),
         Option("min_threshold", float, "Lowest threshold; the run's own by default."),
         Option("confidence", float, "Of the certificate; the run's own by default, else 0.95."),
     ),
     "benchmark": (
-        Option("num_steps", int, "Batches that each variant trains; 12 by default."),
-        Option("repeats", int, "Times that everything is measured; 3 by default."),
-        Option("with_compile", bool, "Measure trainer.compile too; false by default."),
+        Option("num_steps", int, "Batches that each variant trains.", default=12),
+        Option("repeats", int, "Times that everything is measured.", default=3),
+        Option("with_compile", bool, "Measure trainer.compile too.", default=False),
     ),
 }
 
@@ -241,9 +247,7 @@ def _recipe_parser(command: str, what: str) -> ArgumentParser:
         told = "Print what comes of it all, a recipe with every default, and stop."
         parser.add_argument("--print_config", action="store_true", help=told)
     for option in OPTIONS[command]:
-        parser.add_argument(
-            f"--{option.name}", type=option.type, help=option.help, nargs=option.nargs
-        )
+        parser.add_argument(f"--{option.name}", **option.settings())
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
     # An object as a default cannot be written into the run folder; its class can.
     parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
