@@ -62,9 +62,15 @@ def explain_command(argv: list[str]) -> int:
 def predict_command(argv: list[str]) -> int:
     """`predict`."""
     recipe, options = _recipe_of_run("predict", with_maps(argv))
+    if (options["files"] is None) == (options["manifest"] is None):
+        raise RecipeError("name the films: --files PATH ... or --manifest FILE")
+    columns = ("--path_column", "--patient_column")
+    if options["manifest"] is None and any(arg.startswith(columns) for arg in argv):
+        raise RecipeError(f"{' and '.join(columns)} go with --manifest")
     from cxrignite.workflows.predict import Request, predict
 
-    predict(recipe, options["run"], Request.of(options))
+    files, maps = options.pop("files") or (), options.pop("maps")
+    predict(recipe, options.pop("run"), Request(files=files, draws_maps=maps, **options))
     return 0
 
 
