@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +225,9 @@ def lay_over(base: Node | None, over: Node) -> Node:
     for name, child in upper.items():
         earlier = merged.get(name.removesuffix("+"))
         if name.endswith("+"):
-            lists = [
-                each.value for each in (earlier, child) if each and isinstance(each.value, list)
-            ]
-            added = [] if isinstance(child.value, list) else [child]
-            merged[name[:-1]] = Node([*chain(*lists), *added], child.place)
+            before = earlier.value if earlier and isinstance(earlier.value, list) else []
+            added = child.value if isinstance(child.value, list) else [child]
+            merged[name[:-1]] = Node([*before, *added], child.place)
         else:
             merged[name] = lay_over(earlier, child)
     return Node(merged, over.place or base.place)
