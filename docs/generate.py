@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrignite import cli
-from cxrignite.cli.commands import VERBS
+from cxrignite.cli.commands import COMMANDS
 from cxrignite.cli.parsing import recipe_json_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -72,9 +72,9 @@ def cli_page() -> str:
         "",
         "| verb | does |",
         "| --- | --- |",
-        *(f"| [`{verb}`](#{verb}) | {_cell(what)} |" for verb, what in VERBS.items()),
+        *(f"| [`{verb}`](#{verb}) | {_cell(what)} |" for verb, what in COMMANDS.items()),
     ]
-    for verb in VERBS:
+    for verb in COMMANDS:
         text = _help_of(verb)
         if verb in _TAKE_RECIPE:
             found = _KEYS_BEGIN.search(text)

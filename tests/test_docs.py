@@ -50,7 +50,7 @@ def test_a_link_inside_the_project_leads_somewhere(page, target):
         assert anchor in [title.replace(" ", "-") for title in plain]
 
 
-@pytest.mark.parametrize("verb", verbs.VERBS)
+@pytest.mark.parametrize("verb", verbs.COMMANDS)
 def test_the_readme_names_every_verb(verb):
     assert f"`{verb}`" in text_of(ROOT / "README.md")
 

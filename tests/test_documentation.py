@@ -255,7 +255,7 @@ def understand(monkeypatch):
         *("workflows.explain.explain", "workflows.explain.explain_files"),
         *("workflows.audit.audit.audit", "workflows.predict.predict"),
         *("reporting.html.write_report", "cli.shipped_recipes.copy_recipe"),
-        "cli.download_arguments.download",
+        "workflows.download.verb.download",
     ):
         monkeypatch.setattr(f"cxrignite.{work}", reached)
     monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)
@@ -278,7 +278,7 @@ def lines_that_are_not_executed():
     found += [line for page in pages for line in lines_of(page) if not is_executed(line)]
     found += [line for page in SLOW for line in lines_of(ROOT / page)]
     launched = r"(?:(?:torchrun .*-m |srun (?:-\S+ )*)?(?:python -m )?cxrignite (?=\w)"
-    pattern = re.compile(rf"{launched}|(?=(?:{'|'.join(verbs.VERBS)}) --run ))(.*)")
+    pattern = re.compile(rf"{launched}|(?=(?:{'|'.join(verbs.COMMANDS)}) --run ))(.*)")
     matches = [pattern.fullmatch(" ".join(each.partition(" #")[0].split())) for each in found]
     executed = {line for page in EXECUTED if page not in SLOW for line in EXECUTED[page]}
     return sorted(

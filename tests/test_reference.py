@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrignite.cli.commands import VERBS
+from cxrignite.cli.commands import COMMANDS
 from cxrignite.cli.parsing import recipe_json_schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -29,7 +29,7 @@ def folder(generate, tmp_path_factory):
 
 def test_every_verb_has_its_help(folder):
     page = (folder / "cli.md").read_text(encoding="utf-8")
-    for verb in VERBS:
+    for verb in COMMANDS:
         _, _, rest = page.partition(f"\n## {verb}\n")
         section = rest.partition("\n## ")[0]
         assert f"usage: cxrignite {verb} " in section

@@ -1,16 +1,15 @@
-"""An argument parser whose complaints are one line, as all others of the command line."""
+"""An argument parser whose errors are one line, as all others of the command line."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from cxrignite.errors import RecipeError
+from cxrignite.errors import RecipeError, suggestion
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,7 +27,7 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # of argparse's several forms, the one in use
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, after a look at the options: `argparse` tells what is missing first.
+        """Parse, after the options are checked: `argparse` reports what is missing first.
 
         Args:
             args: The words after the command; those of this process by default.
@@ -42,7 +41,7 @@ class OneLineParser(argparse.ArgumentParser):
         for word in itertools.takewhile(lambda word: word != "--", words):
             name = word.partition("=")[0][2:]
             if word.startswith("--") and name not in options:
-                raise RecipeError(f"no option '--{name}'; {_hint(name, options, '--')}")
+                raise RecipeError(f"no option '--{name}'{suggestion(name, options, '--')}")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -58,17 +57,7 @@ class OneLineParser(argparse.ArgumentParser):
         missing = re.search(r"the following arguments are required: (.+)", message)
         if choice:
             names = choice[3].replace("'", "").split(", ")
-            message = f"no {choice[1].lower()} '{choice[2]}'; {_hint(choice[2], names)}"
+            message = f"no {choice[1].lower()} '{choice[2]}'{suggestion(choice[2], names)}"
         elif missing:
-            message = f"{missing[1]} is missing; `{self.prog} --help` tells what it takes"
+            message = f"{missing[1]} is missing; `{self.prog} --help` prints what it takes"
         raise RecipeError(message)
-
-
-def _hint(name: str, names: Sequence[str], prefix: str = "") -> str:
-    # `complaints.nearest` does more, and brings YAML along, which these verbs start without.
-    near = difflib.get_close_matches(name, names, n=1)
-    return (
-        f"did you mean '{prefix}{near[0]}'?"
-        if near
-        else f"there are {', '.join(prefix + each for each in names)}"
-    )

@@ -1,4 +1,4 @@
-"""What `--help` says of a recipe's keys: no more than the verb takes, and few of many classes."""
+"""The `--help` of a recipe's keys: only those that the command takes, and few of many classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RECIPES_DEFAULT = re.compile(r", default: .*(?=\)$)", re.S)
 
 
 class BriefFormatter(DefaultHelpFormatter):
-    """Names a few of many classes; `--KEY.help CLASS` tells of each."""
+    """Names a few of many classes; `--KEY.help CLASS` describes each."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         text: str = super()._expand_help(action)
@@ -24,7 +24,7 @@ class BriefFormatter(DefaultHelpFormatter):
 
 
 class OfRunFormatter(BriefFormatter):
-    """For verbs that read a finished run: a key that is not given is as the run's recipe has it."""
+    """For commands that read a finished run, whose recipe gives the default of every key."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
@@ -35,10 +35,10 @@ class OfRunFormatter(BriefFormatter):
 
 
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:
-    """Leave out of the help what a verb refuses.
+    """Leave out of the help what a command refuses.
 
     Args:
-        parser: Of the verb.
+        parser: Of the command.
         keys: How the recipe's keys begin that it takes.
         options: Its own options.
     """

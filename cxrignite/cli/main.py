@@ -1,17 +1,16 @@
-"""A command line: which verb is meant, and what its end means to whoever called it."""
+"""A command line: its command, and the exit code that it ends with."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cxrignite import __version__
-from cxrignite.cli.commands import COMMANDS, VERBS
+from cxrignite.cli.commands import COMMANDS, FUNCTIONS
 from cxrignite.cli.parsing import EXIT_CODES
-from cxrignite.errors import CxrIgniteError, RecipeError
+from cxrignite.errors import CxrIgniteError, RecipeError, suggestion
 from cxrignite.stops import stoppable
 from cxrignite.terminal import TerminalHandler, complain, wrapped
 
@@ -32,20 +31,20 @@ def run(argv: list[str]) -> int:
         The exit code: 0 done, 1 it failed while running, 2 bad recipe or arguments, 3 a data
         problem, 4 a constraint that cannot be met, 130 and 143 for signals.
     """
-    verb = argv[0] if argv and argv[0] in VERBS else None
-    name = f"cxrignite {verb}" if verb else "cxrignite"
+    command = argv[0] if argv and argv[0] in COMMANDS else None
+    name = f"cxrignite {command}" if command else "cxrignite"
     try:
         with stoppable():
-            if verb is None:
+            if command is None:
                 return _top_level(argv)
             with _log_to_terminal():
-                return COMMANDS[verb](argv[1:])
+                return FUNCTIONS[command](argv[1:])
     except CxrIgniteError as error:
         complain(f"{name}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         number: int = getattr(interrupt, "signal_number", 2)
-        hint = _AFTER_A_STOP.get(str(verb), "")
+        hint = _AFTER_A_STOP.get(str(command), "")
         complain(f"{name}: stopped by signal {number}{hint}")
         return 128 + number
     except BrokenPipeError:
@@ -77,21 +76,21 @@ def _log_to_terminal() -> Iterator[None]:
 
 def _top_level(argv: list[str]) -> int:
     if argv and argv[0] not in ("-h", "--help", "--version"):
-        names = difflib.get_close_matches(argv[0], VERBS, n=1)
-        hint = f"did you mean '{names[0]}'?" if names else f"there are {', '.join(VERBS)}"
+        hint = suggestion(argv[0], COMMANDS)
         if argv[0].startswith("-"):
-            hint = "the verb comes first, as in `cxrignite fit --config FILE`"
-        raise RecipeError(f"no verb '{argv[0]}'; {hint}")
-    width = max(map(len, VERBS))
-    verbs = "\n".join(wrapped(what, f"  {verb:<{width}}  ") for verb, what in VERBS.items())
+            hint = "; the command comes first, as in `cxrignite fit --config FILE`"
+        raise RecipeError(f"no command '{argv[0]}'{hint}")
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(wrapped(what, f"  {name:<{width}}  ") for name, what in COMMANDS.items())
+    ending = f"commands:\n{lines}\n\n'cxrignite COMMAND --help' prints more.\n{wrapped(EXIT_CODES)}"
     parser = argparse.ArgumentParser(
         prog="cxrignite",
         description="Train medical image classifiers from a recipe, with a threshold to trust.",
-        epilog=f"verbs:\n{verbs}\n\n'cxrignite VERB --help' tells more.\n{wrapped(EXIT_CODES)}",
+        epilog=ending,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cxrignite {__version__}")
-    parser.add_argument("verb", metavar="VERB")
+    parser.add_argument("command", metavar="COMMAND")
     parser.parse_args(argv or ["--help"])
     return 0

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxrignite.cli.user_paths import expand_paths, user_path
 from cxrignite.cli.written_paths import check_written_paths
-from cxrignite.errors import RecipeError, suggestion
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -43,12 +42,11 @@ _TITLES_OF_RUN = {
     "What is learnt from": "What is scored, and how it is loaded",
     "How the model is trained": "How it is computed",
 }
+# The loss of a recipe that names none: a class, since no object can be written into a run folder.
+_DEFAULT_LOSS = "torch.nn.BCEWithLogitsLoss"
 # What `audit` shows of a recipe, and the parts that it needs none of.
 _AUDITED_KEYS = ("config", "data", "loss", "validator", "seed", "run_dir")
-_UNUSED_PARTS = {
-    "model": {"class_path": "cxrignite.nn.LightCNN"},
-    "optimizer": {"class_path": "torch.optim.SGD"},
-}
+_UNUSED_PARTS = {"model": "cxrignite.nn.LightCNN", "optimizer": "torch.optim.SGD"}
 
 
 class Option(NamedTuple):
@@ -58,6 +56,7 @@ class Option(NamedTuple):
     type: Callable[[str], Any]
     help: str
     nargs: str | None = None
+    default: Any = None
 
 
 _RUN = Option("run", Path, "The run folder that `fit` left. (required)")
@@ -74,9 +73,10 @@ OPTIONS = {
         Option(
             "fail_on",
             str,
-            "Kinds of findings that end it with exit code 3; `problem` (default) is all that are "
-            "grave, `none` is none.",
+            "Kinds of findings that end it with exit code 3; `problem` is all that are grave, "
+            "`none` is none.",
             "+",
+            ["problem"],
         ),
     ),
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
@@ -84,7 +84,7 @@ OPTIONS = {
     "test": _SCORING,
     "explain": (
         _RUN,
-        Option("split", str, "Of the run's films: train, val, calibration or test (default)."),
+        Option("split", str, "Of the run's films: train, val, calibration, test.", default="test"),
         Option("files", Path, "All of these images, or folders of images, instead.", "+"),
         Option("name", str, "Name of the results, where --data.source or --files names images."),
         Option("operating_point", str, "Decide by the operating point of this site."),
@@ -93,25 +93,25 @@ OPTIONS = {
         _RUN,
         Option("files", Path, "Images, folders, quoted patterns as 'films/**/*.png'.", "+"),
         Option("manifest", Path, "A CSV file that names the images, in place of --files."),
-        Option("path_column", str, "Its column of the images' names; `path` by default."),
+        Option("path_column", str, "Its column of the images' names.", default="path"),
         Option("patient_column", str, "Its column of patients; `patient` where there is one."),
-        Option("output", Path, "The table of scores; predictions.csv by default."),
+        Option("output", Path, "The table of scores.", default=Path("predictions.csv")),
         Option("operating_point", str, "Decide by the operating point of this site."),
-        Option("maps", bool, "As --explain true: draw a map of every image, too."),
-        Option("overwrite", bool, "Begin anew, whatever is there; false goes on (default)."),
+        Option("maps", bool, "As --explain true: draw a map of every image, too.", default=False),
+        Option("overwrite", bool, "Begin again, whatever is there; false resumes.", default=False),
     ),
     "recalibrate": (
         _RUN,
         Option("name", str, "The site's name. (required)"),
-        Option("share", float, "Share of the films that choose, in (0, 0.5]; all by default."),
+        Option("share", float, "Share of the films that choose: in (0, 0.5], or all.", default=1.0),
         Option("min_tnr", float, "Lowest TNR; the run's own by default."),
         Option("min_threshold", float, "Lowest threshold; the run's own by default."),
         Option("confidence", float, "Of the certificate; the run's own by default, else 0.95."),
     ),
     "benchmark": (
-        Option("num_steps", int, "Batches that each variant trains; 12 by default."),
-        Option("repeats", int, "Times that everything is measured; 3 by default."),
-        Option("with_compile", bool, "Measure trainer.compile too; false by default."),
+        Option("num_steps", int, "Batches that each variant trains.", default=12),
+        Option("repeats", int, "Times that everything is measured.", default=3),
+        Option("with_compile", bool, "Measure trainer.compile too.", default=False),
     ),
 }
 
@@ -150,6 +150,7 @@ def parse_recipe(command: str, what: str, argv: list[str]) -> tuple[Recipe, str,
     options = {name: value for name, value in vars(objects).items() if name not in names}
     for name in options:
         config.pop(name)
+    options.pop("config")
     text = parser.dump(_plain(config), skip_unset=False)
     if options.pop("print_config", False):
         sys.stdout.write(text)
@@ -172,7 +173,7 @@ def _validated(command: str, argv: list[str]) -> tuple[Node, list[str], dict[str
     from cxrignite.recipe import Recipe
 
     bases = _bases()
-    keys = RecipeKeys(bases, tuple(_UNUSED_PARTS) if command == "audit" else ())
+    keys = RecipeKeys(bases)
     schema = keys.group(Recipe, "")
     listed = [option.name for option in OPTIONS[command] if option.nargs]
     for option in OPTIONS[command]:
@@ -180,27 +181,22 @@ def _validated(command: str, argv: list[str]) -> tuple[Node, list[str], dict[str
         schema["properties"][option.name] = keys.value(kind, option.name)
     flags = ["help", *(["print_config"] if command not in CHANGEABLE_KEYS else [])]
     known = [*keys_below(schema), *flags, "config"]
-    tree, files, expanded = Node({}), [], []
-    for name, values in options_of(argv, flags, listed, known):
-        key = name.removesuffix("+")
+    tree = Node({key: Node(path) for key, path in _default_parts(command).items()})
+    files: list[str] = []
+    expanded: list[str] = []
+    for name, values in options_of(argv, flags, listed, known, bases):
         if name == "config":
             files.append(str(user_path(values[0])))
             tree = lay_over(tree, read_recipe_file(Path(files[-1])))
             values = files[-1:]
         elif name in listed:
             tree = lay_over(tree, Node({name: Node([Node(value) for value in values])}))
-        elif name not in (*flags, "h") and not key.endswith(".help"):
-            is_setting = any(key.startswith(f"{each}.") for each in bases)
-            if key not in known and not is_setting:
-                raise RecipeError(
-                    f"no option '--{name}'{suggestion(key, known, '--', lists=False)}"
-                )
+        elif name not in (*flags, "h") and not name.endswith(".help"):
             tree = lay_over(tree, option_node(name, values[0], bases))
         ending = f"={values[0]}" if len(values) == 1 else ""
-        dashes = "-" if name == "h" else "--"
-        expanded += [f"{dashes}{name}{ending}", *(values if not ending else ())]
-    if {"-h", "--help"} & {*expanded} or any(word.split("=")[0].endswith(".help") for word in argv):
-        return tree, expanded, {}
+        expanded += [f"{'-' if name == 'h' else '--'}{name}{ending}", *values[len(values) == 1 :]]
+        if name in ("h", "help") or name.endswith(".help"):
+            return tree, argv, {}
     return tree, expanded, check_recipe(tree, schema, keys, ", ".join(files))
 
 
@@ -241,14 +237,13 @@ def _recipe_parser(command: str, what: str) -> ArgumentParser:
         told = "Print what comes of it all, a recipe with every default, and stop."
         parser.add_argument("--print_config", action="store_true", help=told)
     for option in OPTIONS[command]:
-        parser.add_argument(
-            f"--{option.name}", type=option.type, help=option.help, nargs=option.nargs
-        )
+        name, *settings = option
+        parser.add_argument(f"--{name}", **dict(zip(Option._fields[1:], settings, strict=True)))
     parser.add_class_arguments(Recipe, None, fail_untyped=True)
-    # An object as a default cannot be written into the run folder; its class can.
-    parser.set_defaults({"loss": {"class_path": "torch.nn.BCEWithLogitsLoss"}})
+    parser.set_defaults(
+        {key: {"class_path": path} for key, path in _default_parts(command).items()}
+    )
     if command == "audit":
-        parser.set_defaults(_UNUSED_PARTS)
         own = [option.name for option in OPTIONS[command]]
         hide_all_but(parser, _AUDITED_KEYS, ["print_config", *own])
     if not takes_recipe:
@@ -256,6 +251,10 @@ def _recipe_parser(command: str, what: str) -> ArgumentParser:
         for group in parser._action_groups:
             group.title = _TITLES_OF_RUN.get(group.title or "", group.title)
     return parser
+
+
+def _default_parts(command: str) -> dict[str, str]:
+    return {"loss": _DEFAULT_LOSS, **(_UNUSED_PARTS if command == "audit" else {})}
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class Node:
             return [child.plain() for child in self.value]
         return self.value
 
+    def error(self, text: str) -> RecipeError:
+        """An error at this place."""
+        return RecipeError(f"{self.place}{text}")
+
     def get(self, name: str) -> Node | None:
         """The node of a key of a mapping."""
         return self.value.get(name) if isinstance(self.value, dict) else None
@@ -65,12 +69,8 @@ class Node:
     def below(self, key: str = "") -> Iterator[tuple[str, Node]]:
         """Every node with its dotted key, this one first."""
         yield key, self
-        pairs: Iterable[tuple[Any, Node]] = ()
-        if isinstance(self.value, dict):
-            pairs = self.value.items()
-        elif isinstance(self.value, list):
-            pairs = enumerate(self.value)
-        for name, child in pairs:
+        children = dict(enumerate(self.value)) if isinstance(self.value, list) else self.value
+        for name, child in children.items() if isinstance(children, dict) else ():
             yield from child.below(f"{key}.{name}" if key else str(name))
 
     def place_of(self, name: str) -> str:
@@ -120,71 +120,60 @@ def read_text(text: str, place: str = "") -> Node:
 
     Text that is neither stays as it is.
     """
-    if not text.lstrip().startswith(("{", "[")):
-        return Node(text, place)
     try:
-        node = _read(text, None)
+        return _read(text, place) if text.lstrip().startswith(("{", "[")) else Node(text, place)
     except (yaml.YAMLError, RecursionError):
         return Node(text, place)
-    return _moved(node, place)
 
 
-def _moved(node: Node, place: str) -> Node:
-    value = node.value
-    if isinstance(value, dict):
-        value = {name: _moved(child, place) for name, child in value.items()}
-    elif isinstance(value, list):
-        value = [_moved(child, place) for child in value]
-    return Node(value, place)
-
-
-def _read(text: str, path: Path | None) -> Node:
+def _read(text: str, path: Path | str) -> Node:
+    """Read YAML: of a file, or of a value whose place is given instead."""
     loader = yaml.SafeLoader(text)
-    counted = 0
+    num_nodes = 0
 
     def build(node: yaml.Node, key: str, line: int) -> Node:
-        nonlocal counted
-        counted += 1
-        place = f"{path}:{line}: "
+        nonlocal num_nodes
+        num_nodes += 1
+        place = f"{path}:{line}: " if isinstance(path, Path) else path
+        made = Node(None, place)
         if key.count(".") > _MAX_DEPTH:
-            raise RecipeError(f"{place}a recipe must be at most {_MAX_DEPTH} levels deep")
-        if counted > _MAX_NODES:
-            raise RecipeError(f"{path}: a recipe must have under {_MAX_NODES} keys and values")
-        if node.tag == _DATE and path is not None:
-            raise RecipeError(
-                f"{place}YAML reads '{node.value}' as a date: put '{key[1:]}' in quotes"
-            )
-        if node.tag not in _TAGS and path is not None:
-            raise RecipeError(f"{place}YAML tags are refused in a recipe, got '{node.tag}'")
+            raise made.error(f"a recipe must be at most {_MAX_DEPTH} levels deep")
+        if num_nodes > _MAX_NODES:
+            raise made.error(f"a recipe must have under {_MAX_NODES} keys and values")
+        if node.tag == _DATE and isinstance(path, Path):
+            raise made.error(f"YAML reads '{node.value}' as a date: put '{key[1:]}' in quotes")
+        if node.tag not in {*_TAGS, _DATE}:
+            raise made.error(f"YAML tags are refused in a recipe, got '{node.tag}'")
         if isinstance(node, yaml.SequenceNode):
             items = enumerate(node.value)
-            return Node(
-                [build(each, f"{key}.{i}", each.start_mark.line + 1) for i, each in items], place
-            )
+            return Node([build(each, f"{key}.{i}", _line(each)) for i, each in items], place)
         if not isinstance(node, yaml.MappingNode):
-            return Node(loader.construct_object(node), place)
+            try:
+                return Node(loader.construct_object(node), place)
+            except ValueError:  # `!!int one`
+                return Node(node.value, place)
         children: dict[str, Node] = {}
         lines: dict[str, int] = {}
         for name_node, child in node.value:
-            name, line = str(name_node.value), name_node.start_mark.line + 1
-            if name in children:
-                raise RecipeError(
-                    f"{path}:{line}: key '{f'{key}.{name}'[1:]}' stands twice, "
-                    f"first in line {lines[name]}"
-                )
+            name, line = str(name_node.value), _line(name_node)
+            inner = f"{key}.{name}"
+            if name in lines:
+                again = f"key '{inner[1:]}' stands twice, first in line {lines[name]}"
+                raise RecipeError(f"{path}:{line}: {again}")
             lines[name] = line
-            children[name] = build(child, f"{key}.{name}", line)
+            children[name] = build(child, inner, line)
         return Node(children, place)
 
     try:
         root = loader.get_single_node()
         return Node(None) if root is None else build(root, "", 1)
-    except ValueError as error:  # `!!int one`
-        if isinstance(error, RecipeError):
-            raise
-        raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
+
+
+def _line(node: yaml.Node) -> int:
+    line: int = node.start_mark.line + 1
+    return line
 
 
 def _check_size(path: Path) -> None:
@@ -228,29 +217,25 @@ def lay_over(base: Node | None, over: Node) -> Node:
     merged = dict(lower)
     if _names_another_class(lower, upper) and "init_args" in lower:
         settings = lower["init_args"]
-        if isinstance(settings.value, dict):
-            kept = {
-                name: dataclasses.replace(child, inherited=True)
-                for name, child in settings.value.items()
-            }
-            merged["init_args"] = Node(kept, settings.place)
+        kept = {
+            name: dataclasses.replace(child, inherited=True)
+            for name, child in (settings.value or {}).items()
+        }
+        merged["init_args"] = Node(kept, settings.place)
     for name, child in upper.items():
         earlier = merged.get(name.removesuffix("+"))
-        if name.endswith("+") and earlier is not None and isinstance(earlier.value, list):
+        if name.endswith("+"):
+            before = earlier.value if earlier and isinstance(earlier.value, list) else []
             added = child.value if isinstance(child.value, list) else [child]
-            merged[name[:-1]] = Node([*earlier.value, *added], child.place)
+            merged[name[:-1]] = Node([*before, *added], child.place)
         else:
             merged[name] = lay_over(earlier, child)
     return Node(merged, over.place or base.place)
 
 
 def _names_another_class(lower: dict[str, Node], upper: dict[str, Node]) -> bool:
-    names = [
-        str(each["class_path"].value).rpartition(".")[2]
-        for each in (lower, upper)
-        if "class_path" in each
-    ]
-    return len(names) == 2 and names[0] != names[1]
+    paths = [each["class_path"].value for each in (lower, upper) if "class_path" in each]
+    return len({str(path).rpartition(".")[2] for path in paths}) == 2
 
 
 def option_node(name: str, text: str, class_keys: Iterable[str]) -> Node:
@@ -258,11 +243,8 @@ def option_node(name: str, text: str, class_keys: Iterable[str]) -> Node:
     key = name.removesuffix("+")
     owner = next((each for each in class_keys if f"{key}.".startswith(f"{each}.")), None)
     parts = key.split(".")
-    if owner is not None:
-        num_parts = owner.count(".") + 1
-        inside = parts[num_parts:]
-        if inside and inside[0] not in CLASS_KEYS:
-            parts.insert(num_parts, "init_args")
+    if owner not in (None, key) and parts[num := owner.count(".") + 1] not in CLASS_KEYS:
+        parts.insert(num, "init_args")
     if name.endswith("+"):
         parts[-1] += "+"
     node = read_text(text) if owner == key or name.endswith("+") else Node(text)
@@ -272,7 +254,11 @@ def option_node(name: str, text: str, class_keys: Iterable[str]) -> Node:
 
 
 def options_of(
-    argv: Sequence[str], flags: Iterable[str], listed: Iterable[str], known: Iterable[str]
+    argv: Sequence[str],
+    flags: Collection[str],
+    listed: Collection[str],
+    known: Collection[str],
+    class_keys: Iterable[str],
 ) -> list[tuple[str, list[str]]]:
     """Split a command line into its options, each with its values.
 
@@ -280,7 +266,8 @@ def options_of(
         argv: The words after the command.
         flags: Options without a value.
         listed: Options with one or more values.
-        known: All options, for a suggestion.
+        known: All options, but for the settings of classes.
+        class_keys: Keys that take a class, whose settings may follow.
 
     Raises:
         RecipeError: A word is no option, or an option has no value.
@@ -294,8 +281,12 @@ def options_of(
             is_recipe = word.endswith((".yaml", ".yml"))
             hint = f"; name a recipe with --config {word}" if is_recipe else ""
             raise RecipeError(f"'{word}' is no option{hint}")
-        if not word.startswith("--") and word != "-h":
-            raise RecipeError(f"no option '{word}'{suggestion(name, known, '--', lists=False)}")
+        is_known = word == "-h" or name.removesuffix("+") in known or name.endswith(".help")
+        is_setting = any(name.startswith(f"{each}.") for each in class_keys)
+        if not (word.startswith("--") or word == "-h") or not (is_known or is_setting):
+            shown = word.partition("=")[0]
+            near = suggestion(name.removesuffix("+"), known, "--", lists=False)
+            raise RecipeError(f"no option '{shown}'{near}")
         values = [value] if equals else []
         if not equals and name not in (*flags, "h") and not name.endswith(".help"):
             if words[:1] == ["="]:

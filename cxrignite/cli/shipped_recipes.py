@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from pathlib import Path
 
-from cxrignite.errors import RecipeError
+from cxrignite.errors import RecipeError, suggestion
 from cxrignite.terminal import wrapped
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -35,9 +34,7 @@ def recipe_path(name: str) -> Path:
     names = recipe_names()
     stem = name.removesuffix(".yaml")
     if stem not in names:
-        near = difflib.get_close_matches(stem, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
-        raise RecipeError(f"no recipe '{name}'; {hint}")
+        raise RecipeError(f"no recipe '{name}'{suggestion(stem, names)}")
     return recipes_dir() / f"{stem}.yaml"
 
 

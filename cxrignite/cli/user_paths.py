@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +28,6 @@ def expand_paths(config: Any) -> None:
     """
     for key, value in list(config.items()):
         config[key] = _expanded(key, value)
-
-
-def with_config_paths(argv: Sequence[str]) -> list[str]:
-    """The arguments with `~` and variables of each `--config` replaced, before it is read."""
-    option = "--config="
-    return [
-        _expanded_text(arg)
-        if before == "--config"
-        else f"{option}{_expanded_text(arg.removeprefix(option))}"
-        if arg.startswith(option)
-        else arg
-        for before, arg in pairwise(["", *argv])
-    ]
 
 
 def _expanded(key: str, value: Any) -> Any:

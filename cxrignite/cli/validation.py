@@ -11,7 +11,6 @@ import importlib
 import numbers
 import sys
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +44,7 @@ _MAX_LENGTH = 300
 
 
 class RecipeKeys(SchemaWriter):
-    """The schema of a whole recipe: required keys are required, classes are described when named.
-
-    Args:
-        bases: From a recipe's dotted key to the class whose subclasses it takes.
-        optional: Keys that a command does not need.
-    """
-
-    def __init__(self, bases: Mapping[str, type], optional: tuple[str, ...] = ()) -> None:
-        super().__init__(bases)
-        self._optional = optional
+    """The schema of a whole recipe: with its required keys, and without every class there is."""
 
     def group(self, group: type, prefix: str) -> Schema:
         """A dataclass, with the keys that have no default."""
@@ -65,7 +55,7 @@ class RecipeKeys(SchemaWriter):
             if field.default is none and field.default_factory is none
         ]
         schema = super().group(group, prefix)
-        return {**schema, "required": [name for name in required if name not in self._optional]}
+        return {**schema, "required": required}
 
     def choice(self, base: type) -> Schema:
         """A key with a class, which is described once it is named."""
@@ -88,7 +78,7 @@ def check_recipe(recipe: Node, schema: Schema, keys: RecipeKeys, names: str) -> 
     Raises:
         RecipeError: Naming the file and line, the key, the rule and the value.
     """
-    check = _Check(keys)
+    check = _Check(keys, keys_below(schema))
     check.group(recipe, schema, "")
     if check.missing:
         several = "these keys are missing: " if check.missing[1:] else "no key "
@@ -99,8 +89,8 @@ def check_recipe(recipe: Node, schema: Schema, keys: RecipeKeys, names: str) -> 
 
 
 class _Check:
-    def __init__(self, keys: RecipeKeys) -> None:
-        self.keys = keys
+    def __init__(self, keys: RecipeKeys, known: list[str]) -> None:
+        self.keys, self.known = keys, known
         self.missing: list[str] = []
         self.own_root: dict[str, Any] = {}
 
@@ -130,10 +120,8 @@ class _Check:
         got = "null" if got is None else got
         is_truth = isinstance(got, bool) and error.schema.get("type") == "string"
         hint = "; quote what YAML takes for true or false: 'yes', 'no', 'on', 'off'"
-        raise RecipeError(
-            f"{node.place}{shown} must be {_expected(error.schema)}, "
-            f"got {got}{hint if is_truth else ''}"
-        )
+        rule = _expected(error.schema)
+        raise node.error(f"{shown} must be {rule}, got {got}{hint if is_truth else ''}")
 
     def group(self, node: Node, schema: Schema, key: str, owner: str = "") -> None:
         """A group of keys, or of settings of a class."""
@@ -144,11 +132,11 @@ class _Check:
                 self.value(child, properties[name], f"{prefix}{name}", owner)
             elif owner:
                 near = suggestion(name, properties, prefix)
-                raise RecipeError(f"{child.place}no setting '{prefix}{name}' of '{owner}'{near}")
+                raise child.error(f"no setting '{prefix}{name}' of '{owner}'{near}")
             else:
                 names = [each for each in properties if not each.endswith("+")]
-                near = self._elsewhere(name.removesuffix("+")) or suggestion(name, names, prefix)
-                raise RecipeError(f"{child.place}no key '{prefix}{name}'{near}")
+                near = self.elsewhere(name.removesuffix("+")) or suggestion(name, names, prefix)
+                raise child.error(f"no key '{prefix}{name}'{near}")
         for name in schema.get("required", ()):
             if name not in node.value:
                 inner = properties[name]
@@ -159,31 +147,26 @@ class _Check:
 
     def of_class(self, node: Node, base: type, key: str, at: str) -> None:
         """A class: its name, or a mapping with its settings; `at` counts within a list."""
-        names = [kind.__name__ for kind in subclasses(base) if kind.__name__[0] != "_"]
         if isinstance(node.value, str):
             node = Node({"class_path": node}, node.place)
         if not isinstance(node.value, dict):
             got = "null" if node.value is None else node.plain()
-            raise RecipeError(
-                f"{node.place}'{at}' must be a class, as Name or module.Name, got {got}"
-            )
+            raise node.error(f"'{at}' must be a class, as Name or module.Name, got {got}")
         for name, child in node.value.items():
             if name not in CLASS_KEYS:
-                raise RecipeError(
-                    f"{child.place}no key '{at}.{name}'; a setting stands below init_args, "
+                raise child.error(
+                    f"no key '{at}.{name}'; a setting stands below init_args, "
                     f"'{at}.init_args.{name}', and its class in '{at}.class_path'"
                 )
-        path = node.value.get("class_path")
+        path = node.get("class_path")
         if path is None or not isinstance(path.value, str):
-            raise RecipeError(f"{node.place}'{at}' needs a class_path{suggestion('', names)}")
+            raise node.error(f"'{at}' needs a class_path{suggestion('', _names(base))}")
         kind = find_class(path, base, key)
-        settings = node.value.get("init_args", Node({}))
-        if settings.value is None:
+        settings = node.get("init_args")
+        if settings is None or settings.value is None:
             settings = Node({})
         if not isinstance(settings.value, dict):
-            raise RecipeError(
-                f"{settings.place}'{at}.init_args' must be a mapping, got {settings.plain()}"
-            )
+            raise settings.error(f"'{at}.init_args' must be a mapping, got {settings.plain()}")
         self.settings(settings, kind, base, key, path)
 
     def settings(self, settings: Node, kind: Any, base: type, key: str, path: Node) -> None:
@@ -199,34 +182,30 @@ class _Check:
                     self.value(child, schema[name], name, key)
             elif not takes_others and not child.inherited:
                 near = suggestion(name, set(schema) - given)
-                raise RecipeError(f"{child.place}no setting '{name}' of {kind.__name__}{near}")
-        needed = {each.name: each.default is each.empty for each in parameters}
-        missing = [name for name, is_needed in needed.items() if is_needed and name not in given]
-        root = settings.get("root") if key == "data.source" else None
-        if root is not None and root.inherited and "root" in needed:
-            if needed["root"]:
-                raise RecipeError(
-                    f"{path.place}{key} {kind.__name__} must have a root of its own, got the one "
-                    "of another source in the recipe; name it: --data.source.root DIR"
+                raise child.error(f"no setting '{name}' of {kind.__name__}{near}")
+        required = {each.name for each in parameters if each.default is each.empty} - given
+        root = settings.get("root")
+        if key == "data.source" and root is not None and root.inherited and "root" in schema:
+            if "root" in required:
+                raise path.error(
+                    f"{key} {kind.__name__} must have a root of its own, got the one of another "
+                    "source in the recipe; name it: --data.source.root DIR"
                 )
             self.own_root = {each.name: each.default for each in parameters if each.name == "root"}
-        missing = [name for name in missing if settings.get(name) is None]
+        missing = [each.name for each in parameters if each.name in required - {*settings.value}]
         if missing:
-            raise RecipeError(f"{path.place}'{key}' needs {', '.join(missing)}")
+            raise path.error(f"'{key}' needs {', '.join(missing)}")
 
-    def _elsewhere(self, name: str) -> str:
+    def elsewhere(self, name: str) -> str:
         """The key that is meant by one in the wrong group."""
-        from cxrignite.recipe import Recipe
-
-        groups = self.keys.group(Recipe, "")["properties"]
-        places = [
-            f"{group}.{name}"
-            for group, schema in groups.items()
-            if name in schema.get("properties", ())
-        ]
+        places = [key for key in self.known if key.endswith(f".{name}")]
         if name in _CLASS_SETTINGS:
             places.append(f"{_CLASS_SETTINGS[name]}.init_args.{name}")
         return f"; did you mean '{places[0]}'?" if places else ""
+
+
+def _names(base: type) -> list[str]:
+    return [kind.__name__ for kind in subclasses(base) if kind.__name__[0] != "_"]
 
 
 def find_class(path: Node, base: type, key: str) -> Any:
@@ -241,58 +220,53 @@ def find_class(path: Node, base: type, key: str) -> Any:
         RecipeError: There is no such class, it may not be named, its module cannot be imported, or
             it is of another kind.
     """
-    name, place = path.value, path.place
+    name = path.value
     if "." not in name:
         found = [kind for kind in (base, *subclasses(base)) if kind.__name__ == name]
         if found:
             return found[0]
-        names = [kind.__name__ for kind in subclasses(base) if kind.__name__[0] != "_"]
-        raise RecipeError(f"{place}no class '{name}' for '{key}'{suggestion(name, names)}")
+        raise path.error(f"no class '{name}' for '{key}'{suggestion(name, _names(base))}")
     if not all(part.isidentifier() for part in name.split(".")):
-        raise RecipeError(f"{place}'{key}' must be a class, as Name or module.Name, got {name}")
-    _check_allowed(name, name, place, key)
+        raise path.error(f"'{key}' must be a class, as Name or module.Name, got {name}")
+    _check_allowed(name, path, key)
     try:
-        kind = _imported(name, place, key)
-    except ModuleNotFoundError as error:
-        by = "" if f"{name}.".startswith(f"{error.name}.") else f", which {name} imports"
-        raise RecipeError(
-            f"{place}'{key}': no module '{error.name}'{by}; it is looked for in this folder and "
-            "installed"
-        ) from error
+        kind = _imported(name, path, key)
     except RecipeError:
         raise
+    except ModuleNotFoundError as error:
+        by = "" if f"{name}.".startswith(f"{error.name}.") else f", which {name} imports"
+        where = "it is looked for in this folder and installed"
+        raise path.error(f"'{key}': no module '{error.name}'{by}; {where}") from error
     except Exception as error:  # a module of the user's may do anything
         raise RecipeError(_of_own_code(error)) from error
     defined = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
-    _check_allowed(defined, name, place, key)
+    _check_allowed(defined, path, key)
     if isinstance(kind, type) and not issubclass(kind, base):
         rule = f"a subclass of {base.__module__}.{base.__qualname__}"
         if base.__name__ == "Attachable":
             rule = "a class whose attach(engine) needs no more than an engine"
-        raise RecipeError(f"{place}'{key}' must be {rule}, got {name}")
+        raise path.error(f"'{key}' must be {rule}, got {name}")
     return kind
 
 
-def _check_allowed(path: str, name: str, place: str, key: str) -> None:
-    if any(f"{path}.".startswith(f"{module}.") for module in DENIED_MODULES):
-        raise RecipeError(
-            f"{place}'{key}' must name a class of a library or of your own, got {name}"
-        )
+def _check_allowed(defined: str, path: Node, key: str) -> None:
+    if any(f"{defined}.".startswith(f"{module}.") for module in DENIED_MODULES):
+        rule = "must name a class of a library or of your own"
+        raise path.error(f"'{key}' {rule}, got {path.value}")
 
 
-def _imported(path: str, place: str, key: str) -> Any:
-    module, _, name = path.rpartition(".")
+def _imported(name: str, path: Node, key: str) -> Any:
+    module, _, last = name.rpartition(".")
     try:
         parent = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module or "." not in module:
             raise
-        parent = _imported(module, place, key)  # a class inside a class
-    if not hasattr(parent, name):
-        names = [each for each in vars(parent) if each[0] != "_"]
-        near = suggestion(name, names)
-        raise RecipeError(f"{place}'{key}': no '{name}' in module {module}{near}")
-    return getattr(parent, name)
+        parent = _imported(module, path, key)  # a class inside a class
+    if not hasattr(parent, last):
+        near = suggestion(last, [each for each in vars(parent) if each[0] != "_"])
+        raise path.error(f"'{key}': no '{last}' in module {module}{near}")
+    return getattr(parent, last)
 
 
 def error_of_parser(error: Exception, recipe: Node) -> RecipeError:
@@ -323,15 +297,13 @@ def _is_rule(error: BaseException) -> bool:
 
 def _of_own_code(error: Exception) -> str:
     """Whatever a module of the user's raised while it was imported."""
-    if isinstance(error, SyntaxError):
-        return f"{_beside(error.filename or '?')}:{error.lineno}: {error.msg}"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{_beside(last.filename)}:{last.lineno}: {type(error).__name__}: {error}"
-
-
-def _beside(filename: str) -> str:
+    filename, line, text = last.filename, last.lineno, f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        filename, line, text = error.filename or "?", error.lineno, error.msg
     path = Path(filename)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown}:{line}: {text}"
 
 
 def _reads_as(kinds: type | tuple[type, ...]) -> Any:

@@ -1,32 +1,30 @@
-"""What each verb takes from its command line, and the workflow that it calls.
+"""Options of each command, and the workflow that it calls.
 
-Each verb imports what it needs when it is called, so that `--help`, `--version` and `recipes list`
-answer before torch is imported.
+Each command imports what it needs when it is called, so that `--help`, `--version` and
+`recipes list` answer before torch is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from cxrignite.cli.commands.names import VERBS
-from cxrignite.cli.commands.of_run import explain_verb, predict_verb, recalibrate_verb, score_verb
-from cxrignite.cli.commands.plain import compare_verb, download_verb, recipes_verb, report_verb
-from cxrignite.cli.commands.with_recipe import audit_verb, benchmark_verb, fit_verb
+from cxrignite.cli.commands import of_run, plain, with_recipe
+from cxrignite.cli.commands.names import COMMANDS
 
-__all__ = ["COMMANDS", "VERBS"]
+__all__ = ["COMMANDS", "FUNCTIONS"]
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "audit": audit_verb,
-    "fit": fit_verb,
-    "validate": lambda argv: score_verb(argv, "val"),
-    "test": lambda argv: score_verb(argv, "test"),
-    "recalibrate": recalibrate_verb,
-    "predict": predict_verb,
-    "explain": explain_verb,
-    "compare": compare_verb,
-    "report": report_verb,
-    "benchmark": benchmark_verb,
-    "download": download_verb,
-    "recipes": recipes_verb,
+FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
+    "audit": with_recipe.audit_command,
+    "fit": with_recipe.fit_command,
+    "validate": lambda argv: of_run.score_command(argv, "val"),
+    "test": lambda argv: of_run.score_command(argv, "test"),
+    "recalibrate": of_run.recalibrate_command,
+    "predict": of_run.predict_command,
+    "explain": of_run.explain_command,
+    "compare": plain.compare_command,
+    "report": plain.report_command,
+    "benchmark": with_recipe.benchmark_command,
+    "download": plain.download_command,
+    "recipes": plain.recipes_command,
 }
-"""From a verb to what runs it: the arguments after the verb in, an exit code out."""
+"""The function of each command: the arguments after the command in, an exit code out."""

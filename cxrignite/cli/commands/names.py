@@ -1,6 +1,6 @@
-"""The names of the verbs; imports nothing."""
+"""The names of the commands; imports nothing."""
 
-VERBS = {
+COMMANDS = {
     "audit": "what is wrong with a data set, before training on it",
     "fit": "train and validate, keep the best, choose the operating point, leave a run folder",
     "validate": "score a run on its validation split, with the stored threshold",
@@ -14,4 +14,4 @@ VERBS = {
     "download": "a public data set by name, checked by size and sha256, unpacked",
     "recipes": "list, show or copy the recipes that ship with the package; a schema for editors",
 }
-"""What each verb does, in the order in which help names them."""
+"""The task of each command, in the order in which help names them."""

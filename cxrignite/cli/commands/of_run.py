@@ -1,11 +1,11 @@
-"""The verbs that take a finished run's own recipe, and may change little of it."""
+"""The commands that take a finished run's own recipe, and may change little of it."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from cxrignite.cli.commands.names import VERBS
+from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
 from cxrignite.cli.user_paths import user_path
 from cxrignite.errors import RecipeError
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from cxrignite.recipe import Recipe
 
 
-def score_verb(argv: list[str], split: str) -> int:
+def score_command(argv: list[str], split: str) -> int:
     """`validate` and `test`: the films of a split, or other films under its name."""
-    verb = {"val": "validate", "test": "test"}[split]
-    recipe, options = _recipe_of_run(verb, argv)
+    command = {"val": "validate", "test": "test"}[split]
+    recipe, options = _recipe_of_run(command, argv)
     other_films = _names_other_films(argv, options["name"], split)
     try:
         subgroups = re.compile(options["subgroups"]) if options["subgroups"] else None
@@ -33,16 +33,16 @@ def score_verb(argv: list[str], split: str) -> int:
     return 0
 
 
-def explain_verb(argv: list[str]) -> int:
+def explain_command(argv: list[str]) -> int:
     """`explain`."""
     recipe, options = _recipe_of_run("explain", argv)
     from cxrignite.data.sources import SPLITS
 
     split, site, files = options["split"], options["operating_point"], options["files"]
-    if split is not None and split not in SPLITS:
+    if split not in SPLITS:
         raise RecipeError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     if files is not None:
-        if split is not None or any(arg.startswith("--data.source") for arg in argv):
+        if any(arg.startswith(("--split", "--data.source")) for arg in argv):
             raise RecipeError("--files goes without --split and --data.source")
         name = options["name"] or "files"
         _check_no_split(name, "images that are of no split need a")
@@ -50,7 +50,6 @@ def explain_verb(argv: list[str]) -> int:
 
         explain_files(recipe, options["run"], files, _results_name(name, name, site), site)
         return 0
-    split = split or "test"
     other_films = _names_other_films(argv, options["name"], split)
     from cxrignite.workflows.explain import explain
     from cxrignite.workflows.score import Scoring
@@ -60,16 +59,22 @@ def explain_verb(argv: list[str]) -> int:
     return 0
 
 
-def predict_verb(argv: list[str]) -> int:
+def predict_command(argv: list[str]) -> int:
     """`predict`."""
     recipe, options = _recipe_of_run("predict", with_maps(argv))
+    if (options["files"] is None) == (options["manifest"] is None):
+        raise RecipeError("name the films: --files PATH ... or --manifest FILE")
+    columns = ("--path_column", "--patient_column")
+    if options["manifest"] is None and any(arg.startswith(columns) for arg in argv):
+        raise RecipeError(f"{' and '.join(columns)} go with --manifest")
     from cxrignite.workflows.predict import Request, predict
 
-    predict(recipe, options["run"], Request.of(options))
+    files, maps = options.pop("files") or (), options.pop("maps")
+    predict(recipe, options.pop("run"), Request(files=files, draws_maps=maps, **options))
     return 0
 
 
-def recalibrate_verb(argv: list[str]) -> int:
+def recalibrate_command(argv: list[str]) -> int:
     """`recalibrate`."""
     recipe, options = _recipe_of_run("recalibrate", argv)
     if not any(arg.startswith("--data.source") for arg in argv):
@@ -77,7 +82,7 @@ def recalibrate_verb(argv: list[str]) -> int:
     if not options["name"]:
         raise RecipeError("name the site: --name NAME")
     _check_no_split(options["name"], "a site needs a")
-    share = 1.0 if options["share"] is None else options["share"]
+    share = options["share"]
     if not (0 < share <= 0.5 or share == 1):
         raise RecipeError(f"--share must be in (0, 0.5], or 1 for all films, got {share}")
     from cxrignite.workflows.recalibrate import Recalibration, recalibrate
@@ -121,8 +126,8 @@ def _results_name(name: str | None, split: str, site: str | None) -> str:
     return "@".join(filter(None, (name or split, site)))
 
 
-def _recipe_of_run(verb: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe of the run that `--run` names, and the verb's own options.
+def _recipe_of_run(command: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of the run that `--run` names, and the command's own options.
 
     Raises:
         RecipeError: No run is named, or an option touches what the run has decided.
@@ -133,11 +138,11 @@ def _recipe_of_run(verb: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
         named = argv[0] if argv and not argv[0].startswith("-") else "DIR"
         raise RecipeError(f"name the run folder that `fit` left: --run {named}")
     if values:
-        _refuse_other_keys(argv, verb)
+        _refuse_other_keys(argv, command)
         from cxrignite.runs.run_folder import RunFolder
 
         argv = [f"--config={RunFolder(user_path(values[-1])).finished_recipe()}", *argv]
-    recipe, _, options = parse_recipe(verb, VERBS[verb], argv)
+    recipe, _, options = parse_recipe(command, COMMANDS[command], argv)
     for key in ("name", "operating_point"):
         if options.get(key) is not None:
             checked_name(options[key], f"--{key}")
@@ -167,17 +172,19 @@ def checked_name(name: str, option: str = "--name") -> str:
     return name
 
 
-def _refuse_other_keys(argv: list[str], verb: str) -> None:
+def _refuse_other_keys(argv: list[str], command: str) -> None:
     """The run folder's recipe decides; only what does not touch weights or threshold may change.
 
     Raises:
         RecipeError: Naming the option and what may be given.
     """
-    allowed = ("help", *(option.name for option in OPTIONS[verb]), *CHANGEABLE_KEYS[verb])
+    allowed = ("help", *(option.name for option in OPTIONS[command]), *CHANGEABLE_KEYS[command])
     for arg in argv:
         key = arg[2:].partition("=")[0]
         if arg.startswith("--") and not any(
             key == each or key.startswith(f"{each}.") for each in allowed
         ):
             options = ", ".join(f"--{each}" for each in allowed)
-            raise RecipeError(f"{verb} takes the run's own recipe; --{key} is not one of {options}")
+            raise RecipeError(
+                f"{command} takes the run's own recipe; --{key} is not one of {options}"
+            )

@@ -1,4 +1,4 @@
-"""The verbs that take no recipe: `compare`, `report`, `download`, `recipes`."""
+"""The commands that take no recipe: `compare`, `report`, `download`, `recipes`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 from cxrignite.cli.arguments import OneLineParser
-from cxrignite.cli.commands.names import VERBS
+from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.commands.of_run import checked_name
 from cxrignite.cli.user_paths import user_path
 
 
-def compare_verb(argv: list[str]) -> int:
+def compare_command(argv: list[str]) -> int:
     """`compare`."""
-    parser = OneLineParser("cxrignite compare", f"{VERBS['compare']}.")
+    parser = OneLineParser("cxrignite compare", f"{COMMANDS['compare']}.")
     parser.add_argument(
         "runs", nargs="+", type=user_path, metavar="RUN", help="the first is compared to"
     )
@@ -29,9 +29,9 @@ def compare_verb(argv: list[str]) -> int:
     return 0
 
 
-def report_verb(argv: list[str]) -> int:
+def report_command(argv: list[str]) -> int:
     """`report`."""
-    parser = OneLineParser("cxrignite report", f"{VERBS['report']}.")
+    parser = OneLineParser("cxrignite report", f"{COMMANDS['report']}.")
     parser.add_argument(
         "--run", type=user_path, required=True, help="the run folder that `fit` left"
     )
@@ -45,15 +45,35 @@ def report_verb(argv: list[str]) -> int:
     return 0
 
 
-def download_verb(argv: list[str]) -> int:
+def download_command(argv: list[str]) -> int:
     """`download`."""
-    from cxrignite.cli.download_arguments import download_named
+    from cxrignite.workflows.download.catalogue import PUBLIC_DATA
+    from cxrignite.workflows.download.download import download
 
-    download_named(argv, VERBS["download"])
+    parser = OneLineParser("cxrignite download", f"{COMMANDS['download']}.")
+    names = list(PUBLIC_DATA)
+    parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
+    parser.add_argument(
+        "--into", type=user_path, default=Path("data"), help="the folder to unpack in (%(default)s)"
+    )
+    parser.add_argument("--archive", type=user_path, help="take this file, checked the same way")
+    parser.add_argument(
+        "--keep_archive",
+        choices=["true", "false"],
+        default="false",
+        help="keep the archive beside the films; %(default)s by default",
+    )
+    options = parser.parse_args(argv)
+    download(
+        PUBLIC_DATA[options.name],
+        options.into,
+        archive=options.archive,
+        keep_archive=options.keep_archive == "true",
+    )
     return 0
 
 
-def recipes_verb(argv: list[str]) -> int:
+def recipes_command(argv: list[str]) -> int:
     """`recipes`."""
     from cxrignite.cli import shipped_recipes as shipped
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
 
 from cxrignite import __version__
 from cxrignite.data import Film, Source
@@ -66,40 +65,13 @@ class Request:
     """
 
     output: Path
-    files: Sequence[Path] = ()
-    manifest: Path | None = None
-    path_column: str = "path"
-    patient_column: str | None = None
-    operating_point: str | None = None
-    draws_maps: bool = False
-    overwrite: bool = False
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """The request of a command line.
-
-        Args:
-            options: By name; null where it does not say.
-
-        Raises:
-            RecipeError: They name no films, or contradict each other.
-        """
-        files, manifest = options["files"], options["manifest"]
-        if (files is None) == (manifest is None):
-            raise RecipeError("name the films: --files PATH ... or --manifest FILE")
-        columns = options["path_column"], options["patient_column"]
-        if manifest is None and any(columns):
-            raise RecipeError("--path_column and --patient_column go with --manifest")
-        return cls(
-            options["output"] or Path("predictions.csv"),
-            files or (),
-            manifest,
-            columns[0] or "path",
-            columns[1],
-            options["operating_point"],
-            bool(options["maps"]),
-            bool(options["overwrite"]),
-        )
+    files: Sequence[Path]
+    manifest: Path | None
+    path_column: str
+    patient_column: str | None
+    operating_point: str | None
+    draws_maps: bool
+    overwrite: bool
 
 
 def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
