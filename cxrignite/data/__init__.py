@@ -1,14 +1,13 @@
 """The data room: from files to batches of X-ray films."""
 
-from cxrignite.data.batch_augment import (
-    BatchAugment,
+from cxrignite.data.batch_augment import BatchAugment, augment_batch
+from cxrignite.data.batch_transforms import (
     RandomAffine,
     RandomBlur,
     RandomErase,
     RandomIntensity,
     RandomLowResolution,
     RandomNoise,
-    augment_batch,
 )
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.manifest import Manifest, ManifestColumns

@@ -1,13 +1,22 @@
-"""The stored values of a DICOM film: its pixel data, decoded where it is compressed."""
+"""The stored values of a DICOM film: its pixel data, decoded where it is compressed.
+
+The decoders are called themselves and not by way of pydicom, which takes others where one is not
+installed, warns and goes on where one gives too much, and logs a traceback where one fails.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import struct
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
-from cxrignite.data.dicom_decoders import CODECS, decoded, syntax_name
 from cxrignite.data.dicom_elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -18,7 +27,184 @@ from cxrignite.data.dicom_elements import (
     Elements,
     fragments,
 )
-from cxrignite.data.dicom_streams import PixelFormat, checked_stream
+from cxrignite.data.dicom_streams import PixelFormat, as_eight_bits, checked_stream
+from cxrignite.errors import is_shortage
+
+_CODING_STYLE = 0x52
+_PREDICTABLE_END, _HIGH_THROUGHPUT = 0x10, 0x40  # of its code blocks
+_BLOCK_PIXELS = 64 * 64
+
+
+class Codec(NamedTuple):
+    """How a transfer syntax is decoded.
+
+    Attributes:
+        stream: What the streams look like, for `checked_stream`.
+        decode: Gives the values, of any type, `(rows, columns)`.
+    """
+
+    stream: str
+    decode: Callable[[bytes, PixelFormat], NDArray[Any]]
+
+
+def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
+    """Decodes a stream whose own header was checked.
+
+    Args:
+        frame: The whole stream.
+        syntax: The transfer syntax's UID, one in `CODECS`.
+        pixels: What the DICOM header says of the pixels.
+
+    Returns:
+        Shape `(rows, columns)`: signed values, or their bits.
+
+    Raises:
+        DicomRefusal: If the decoder is not installed, or cannot decode it.
+    """
+    try:
+        return CODECS[syntax].decode(frame, pixels).reshape(pixels.rows, pixels.columns)
+    except DicomRefusal:
+        raise
+    except ImportError as error:
+        raise DicomRefusal(
+            f"its transfer syntax is {syntax_name(syntax)}, whose decoder is not installed: "
+            "in a checkout, pip install '.[dicom]'"
+        ) from error
+    except Exception as error:
+        if is_shortage(error):
+            raise
+        # What they raise has no form that could be relied on, nor words that help.
+        raise DicomRefusal(
+            f"its pixel data is damaged, or a kind of {syntax_name(syntax)} that is not supported"
+        ) from error
+
+
+def syntax_name(syntax: str) -> str:
+    """A transfer syntax in words; what is no known one is not repeated."""
+    from pydicom._uid_dict import UID_dictionary
+
+    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a known one"
+
+
+def _jpeg(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    eight, precision = as_eight_bits(frame)
+    if precision:
+        # Unless it is strict it gives garbage for damaged streams without a word, and imagecodecs
+        # cannot be.
+        plain: NDArray[np.uint8] = simplejpeg.decode_jpeg(eight, "GRAY", strict=True)
+        if precision == 8:
+            return plain
+    # gdcm ends the process at some damaged files.
+    import imagecodecs
+
+    values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
+    return values
+
+
+def _jpeg_ls(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    import jpeg_ls  # type: ignore[import-untyped]
+
+    values, about = jpeg_ls.decode_pixel_data(frame)
+    return np.frombuffer(values, np.uint8 if about["bits_per_sample"] <= 8 else "<u2")
+
+
+def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    import imagecodecs
+
+    marked = bytearray(frame)
+    at = 2
+    while frame[at + 1] != _CODING_STYLE:
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4])
+    style = at + 12
+    # With a flag that code blocks end in a predictable way, OpenJPEG decodes the same and warns of
+    # each whose coded data is used up too early or too late: of damaged ones, and of no others.
+    marked[style] |= 0 if frame[style] & _HIGH_THROUGHPUT else _PREDICTABLE_END
+    with _ODD_ENDS as odd:
+        values: NDArray[Any] = imagecodecs.jpeg2k_decode(bytes(marked), verbose=2)
+        num_odd = odd.count
+    # An encoder that ends nearly all of them in another way has damaged none.
+    if 0 < num_odd <= max(4, values.size // _BLOCK_PIXELS // 4):
+        raise DicomRefusal(f"its JPEG 2000 stream is damaged, in {num_odd} of its code blocks")
+    return values
+
+
+class _OddEnds(logging.Filter, threading.local):
+    """Counts what OpenJPEG warns of in this thread while we decode, and keeps it out of the log."""
+
+    _is_decoding = False
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.count += self._is_decoding and "PTERM" in record.getMessage()
+        return not self._is_decoding
+
+    def __enter__(self) -> _OddEnds:
+        self._is_decoding, self.count = True, 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_decoding = False
+
+
+_ODD_ENDS = _OddEnds()
+logging.getLogger("imagecodecs").addFilter(_ODD_ENDS)
+
+
+def _rle(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
+    """Bytes by run lengths, the high ones of all pixels before the low ones (PS3.5, annex G)."""
+    num_segments, size = pixels.bits_allocated // 8, pixels.rows * pixels.columns
+    starts = [*struct.unpack_from(f"<{num_segments}I", frame, 4), len(frame)]
+    planes = [_unpacked(frame[each:end], size) for each, end in pairwise(starts)]
+    return (
+        np.frombuffer(b"".join(planes), np.uint8)
+        .reshape(num_segments, -1)
+        .T.copy()
+        .view(f">u{num_segments}")
+        .astype(f"u{num_segments}")
+    )
+
+
+def _unpacked(segment: bytes, size: int) -> bytes:
+    """Exactly `size` bytes: a damaged run length changes their number."""
+    parts, at, left = [], 0, size
+    while left > 0:
+        header = segment[at]
+        if header == 128:  # stands for nothing
+            at += 1
+            continue
+        if header < 128:
+            part, end = segment[at + 1 : at + 2 + header], at + 2 + header
+        else:
+            part, end = segment[at + 1 : at + 2] * (257 - header), at + 2
+        if end > len(segment):
+            break
+        parts.append(part)
+        left, at = left - len(part), end
+    if left or segment[at:].strip(b"\0\x80"):
+        raise DicomRefusal("its RLE stream is damaged: it does not hold as many bytes as pixels")
+    return b"".join(parts)
+
+
+_JPEG = Codec("JPEG", _jpeg)
+_JPEG_LS = Codec("JPEG-LS", _jpeg_ls)
+_JPEG_2000 = Codec("JPEG 2000", _jpeg_2000)
+
+# One for each, so that a film does not depend on what else is installed.
+CODECS = {
+    "1.2.840.10008.1.2.4.50": _JPEG,
+    "1.2.840.10008.1.2.4.51": _JPEG,
+    "1.2.840.10008.1.2.4.57": _JPEG,
+    "1.2.840.10008.1.2.4.70": _JPEG,
+    "1.2.840.10008.1.2.4.80": _JPEG_LS,
+    "1.2.840.10008.1.2.4.81": _JPEG_LS,
+    "1.2.840.10008.1.2.4.90": _JPEG_2000,
+    "1.2.840.10008.1.2.4.91": _JPEG_2000,
+    "1.2.840.10008.1.2.4.201": _JPEG_2000,
+    "1.2.840.10008.1.2.4.202": _JPEG_2000,
+    "1.2.840.10008.1.2.4.203": _JPEG_2000,
+    "1.2.840.10008.1.2.5": Codec("RLE", _rle),
+}
+
 
 Bits = NDArray[np.unsignedinteger[Any]]
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cxrignite.data.film_table import FilmTable
-from cxrignite.data.loading import available_workers
+from cxrignite.data.loading import FilmTable, available_workers
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sources import Film

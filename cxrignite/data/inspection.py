@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.reading import Size, decode_image, read_bytes
@@ -24,6 +23,8 @@ _logger = logging.getLogger(__name__)
 MAX_THREADS = 8
 _TASK_FILES = 16
 _NUM_NAMED = 3
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,21 +100,8 @@ def inspect_films(
     Raises:
         UnreadableImageError: Under `raise`, for the first unreadable film in the order given.
     """
-    paths = list(dict.fromkeys(film.file for film in films))
-    with reading_threads("inspect") as pool:
-        # Several files a task: to hand a task over takes as long as to hash a small file.
-        inspect = partial(_inspect, decode=decode, size=size, grey_scaling=grey_scaling)
-        tasks = [paths[start : start + _TASK_FILES] for start in range(0, len(paths), _TASK_FILES)]
-        results = chain.from_iterable(pool.map(lambda task: list(map(inspect, task)), tasks))
-        if progress:
-            from tqdm import tqdm
-
-            # `disable=None` keeps the bar off where stderr is not a terminal.
-            results = tqdm(
-                results, total=len(paths), desc="inspecting", unit="img", leave=False, disable=None
-            )
-        found = dict(zip(paths, results, strict=True))
-    outcomes = [found[film.file] for film in films]
+    inspect = partial(_inspect, decode=decode, size=size, grey_scaling=grey_scaling)
+    outcomes = outcomes_of(films, inspect, "inspecting", progress=progress)
     inspection = Inspection(
         [
             film.hashed(each.sha256)
@@ -132,22 +120,38 @@ def inspect_films(
     return inspection
 
 
-@contextmanager
-def reading_threads(name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that read files, and begin no other file once the block has ended.
+def outcomes_of(
+    films: Sequence[Film], read: Callable[[str], T], what: str, *, progress: bool
+) -> list[T]:
+    """Reads each file once, in a thread a core.
 
     Args:
-        name: Of the threads.
+        films: Films; a file that several of them name is read once.
+        read: Reads a file.
+        what: What that is, for the progress bar.
+        progress: Show a progress bar on stderr where that is a terminal.
 
-    Yields:
-        The threads, a core each.
+    Returns:
+        What `read` gives, for each film.
     """
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix=name)
+    paths = list(dict.fromkeys(film.file for film in films))
+    # Several files a task: to hand a task over takes as long as to hash a small file.
+    tasks = [paths[start : start + _TASK_FILES] for start in range(0, len(paths), _TASK_FILES)]
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix=what)
     try:
-        yield pool
+        results = chain.from_iterable(pool.map(lambda task: list(map(read, task)), tasks))
+        if progress:
+            from tqdm import tqdm
+
+            # `disable=None` keeps the bar off where stderr is not a terminal.
+            results = tqdm(
+                results, total=len(paths), desc=what, unit="img", leave=False, disable=None
+            )
+        found = dict(zip(paths, results, strict=True))
     finally:
-        # Ended by a signal, the block has handed over files by the thousand.
+        # Ended by a signal, the loop has handed over files by the thousand.
         pool.shutdown(cancel_futures=True)
+    return [found[film.file] for film in films]
 
 
 class _Look(NamedTuple):

@@ -1,21 +1,58 @@
-"""Batches of films: what they are, and the processes that read them."""
+"""Batches of films: what they are, and the datasets and draws that a loader reads them by."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cxrignite.data.film_table import FilmTable
 from cxrignite.data.packing import PackedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
+from cxrignite.data.sources import Film
 from cxrignite.errors import CxrIgniteError, RecipeError
+
+
+class FilmTable:
+    """Paths and labels of films.
+
+    A list of a million objects would be copied by every worker process, page by page, since Python
+    counts references inside the objects. These arrays are shared: after a fork they are never
+    written to, and torch sends tensors to a process that is started afresh by shared memory.
+
+    Args:
+        films: The films, of which it keeps none.
+
+    Attributes:
+        labels: Shape `(N,)`, float32, 0 or 1.
+    """
+
+    def __init__(self, films: Sequence[Film]) -> None:
+        paths = [film.file.encode("utf-8", "surrogateescape") for film in films]
+        self.labels = torch.tensor([film.label for film in films], dtype=torch.float32)
+        self._ends = torch.tensor(list(accumulate(map(len, paths), initial=0)), dtype=torch.int64)
+        # A copy, since torch takes writable memory only.
+        self._text = torch.from_numpy(np.frombuffer(b"".join(paths), dtype=np.uint8).copy())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """The file of a film.
+
+        Args:
+            index: Its position, from 0.
+        """
+        start, end = self._ends[index : index + 2].tolist()
+        return self._text[start:end].numpy().tobytes().decode("utf-8", "surrogateescape")
+
 
 logger = logging.getLogger(__name__)
 
@@ -143,11 +180,10 @@ class FilmBatches(Dataset[Batch]):
         seeds = [NO_SEED if seed is None else seed for _, seed in draws]
         images = self._images(index)
         if seeds[0] != NO_SEED:
-            on_device = self.augment_on_device
-            augment = self.pipeline.augment_each if on_device else self.pipeline.augmented
             # Named in the errors of MONAI's; to look them up takes as long as a packed image.
             paths = self._paths(index) if self.pipeline.augment else []
-            images = augment(images, seeds, paths)
+            as_batch = not self.augment_on_device
+            images = self.pipeline.augmented(images, seeds, paths, as_batch=as_batch)
         return Batch(images, self.table.labels[index], index, torch.tensor(seeds))
 
     def _images(self, index: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Value
+from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Memo, RowSelection, Value
 from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template, name_of_new
 from cxrignite.data.manifest_patients import ManifestPatients, PatientReader
-from cxrignite.data.manifest_selection import Memo, RowSelection
 from cxrignite.data.manifest_table import Table, open_table
 from cxrignite.data.sources import SPLITS, Film, Source, join_small_validation, two_classes
 from cxrignite.errors import DataError, RecipeError

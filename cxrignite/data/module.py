@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from cxrignite.data.batch_augment import augment_batch
-from cxrignite.data.film_table import FilmTable
 from cxrignite.data.loading import (
     Batch,
     FilmBatches,
+    FilmTable,
     LoaderSettings,
     PlainDraws,
     available_workers,

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from cxrignite.data.film_table import FilmTable
 from cxrignite.data.inspection import Inspection
-from cxrignite.data.loading import available_workers
+from cxrignite.data.loading import FilmTable, available_workers
 from cxrignite.data.packing import (
     Pack,
     as_digests,

@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import shutil
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from cxrignite.data.phantom_rendering import render_phantom
 from cxrignite.data.sources import Film, Source
 from cxrignite.durable_write import writing
 from cxrignite.errors import DataError
+from cxrignite.locks import hold_lock
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ RENDERER_VERSION = 1
 
 _PASSPORT = "phantom.json"
 _FORMAT = "cxrignite phantom"
-_STALE_SECONDS = 3600.0
 
 
 class Phantom(Source):
@@ -135,12 +133,16 @@ class Phantom(Source):
         )
 
     def _build(self, films: list[Film], settings: dict[str, Any]) -> None:
-        """Render into a sibling folder, then rename it into place."""
+        """Render into a sibling folder, then rename it into place; one process at a time."""
         home = self.root.resolve()
         home.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(home)
-        built = _sibling(home)
-        try:
+        lock_path, built = (home.with_name(f".{home.name}.{end}") for end in ("lock", "tmp"))
+        with hold_lock(lock_path, wait=True, is_required=False) as lock:
+            lock.callback(lock_path.unlink, missing_ok=True)
+            if _is_complete(home, settings):
+                return  # by the process that was waited for
+            shutil.rmtree(built, ignore_errors=True)  # of a killed process
+            lock.callback(shutil.rmtree, built, ignore_errors=True)
             sizes: dict[str, int] = {}
             # `disable=None` keeps quiet where stderr is no terminal.
             for film in tqdm(
@@ -163,9 +165,8 @@ class Phantom(Source):
                 "sizes": sizes,
             }
             (built / _PASSPORT).write_text(json.dumps(passport, indent=1) + "\n")
-            _swap_in(built, home, settings)
-        finally:
-            shutil.rmtree(built, ignore_errors=True)
+            shutil.rmtree(home, ignore_errors=True)
+            os.replace(built, home)
 
 
 def _seed_of(seed: int, name: str) -> int:
@@ -236,35 +237,3 @@ def _warn_of_other(root: Path, settings: dict[str, Any]) -> None:
             "scored again; data.source.root may name another folder",
             *(root, "; ".join(differing)),
         )
-
-
-def _sibling(home: Path) -> Path:
-    """A new folder beside `home`, on the same file system, so that a rename is atomic."""
-    folder = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
-    folder.mkdir()
-    return folder
-
-
-def _sweep(home: Path) -> None:
-    """Remove what a killed process left behind; a living one is younger than the limit."""
-    for folder in home.parent.glob(f".{home.name}.*.tmp"):
-        try:
-            age = time.time() - folder.stat().st_mtime
-        except FileNotFoundError:
-            continue  # its owner finished meanwhile
-        if age > _STALE_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _swap_in(built: Path, home: Path, settings: dict[str, Any]) -> None:
-    """Put a finished folder in the place of an older one; the slower of two processes gives way."""
-    retired = _sibling(home)
-    try:
-        if home.exists() and not _is_complete(home, settings):
-            os.replace(home, retired)
-        os.replace(built, home)
-    except OSError:
-        if not _is_complete(home, settings):
-            raise
-    finally:
-        shutil.rmtree(retired, ignore_errors=True)

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cxrignite.data.phantom_anatomy import Chest, draw_chest
-from cxrignite.data.phantom_geometry import (
+from cxrignite.data.phantom_anatomy import (
     Build,
+    Chest,
     Coordinates,
     FloatImage,
     body_coordinates,
+    draw_chest,
     smooth_noise,
 )
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from cxrignite.data import (
     dicom,
-    dicom_decoders,
     dicom_elements,
     dicom_pixels,
     dicom_streams,
@@ -41,7 +40,7 @@ from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
 from cxrignite.errors import DataError, PackError, RecipeError, is_shortage
 
-_DICOM = (dicom, dicom_decoders, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
+_DICOM = (dicom, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
 _FILES = (exif, grey_scaling, jpeg, pillow_formats, pixel_limit, png)
 
 
@@ -140,7 +139,12 @@ class Pipeline:
         return image.to(torch.uint8), is_nearly_blank(grey)
 
     def augmented(
-        self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
+        self,
+        images: Tensor,
+        seeds: Sequence[int],
+        paths: Sequence[Path | str],
+        *,
+        as_batch: bool = True,
     ) -> Tensor:
         """Augments a batch: image by image by MONAI's transforms, then as a whole by ours.
 
@@ -148,6 +152,7 @@ class Pipeline:
             images: Shape `(N, 1, H, W)`, uint8.
             seeds: One an image, at least 0.
             paths: Their files, named in errors; may be empty where `augment` is.
+            as_batch: Apply `batch_augment` too; a device may do that faster.
 
         Returns:
             Shape `(N, 1, H, W)`, float32 in `[0, 1]`; the images themselves where there is nothing
@@ -157,37 +162,16 @@ class Pipeline:
             DataError: If a transform fails, breaks the rules for shape and scale, or gives images
                 of several sizes.
         """
-        images = self.augment_each(images, seeds, paths)
-        if not self.batch_augment:
-            return images
-        return augment_batch(self.batch_augment, images, torch.tensor(seeds))
-
-    def augment_each(
-        self, images: Tensor, seeds: Sequence[int], paths: Sequence[Path | str]
-    ) -> Tensor:
-        """As `augmented`, without `batch_augment`: that is for the device where there is a GPU.
-
-        Args:
-            images: Shape `(N, 1, H, W)`, uint8.
-            seeds: One an image, at least 0.
-            paths: Their files, named in errors; may be empty where `augment` is.
-
-        Returns:
-            Shape `(N, 1, H, W)`, float32 in `[0, 1]`; the images themselves where there is nothing
-            to do.
-
-        Raises:
-            DataError: If a transform fails, breaks the rules for shape and scale, or gives images
-                of several sizes.
-        """
-        if not self.augment:
-            return images
-        done = []
-        for image, seed, path in zip(images, seeds, paths, strict=True):
-            in_work.note(path)
-            transforms.seed_each(self.augment, seed)
-            done.append(apply_transforms(self.augment, image, path))
-        return stack_images(done, paths)
+        if self.augment:
+            done = []
+            for image, seed, path in zip(images, seeds, paths, strict=True):
+                in_work.note(path)
+                transforms.seed_each(self.augment, seed)
+                done.append(apply_transforms(self.augment, image, path))
+            images = stack_images(done, paths)
+        if self.batch_augment and as_batch:
+            images = augment_batch(self.batch_augment, images, torch.tensor(seeds))
+        return images
 
     def fingerprint(self) -> str:
         """A digest of all that decides what `read` gives, other than the file.

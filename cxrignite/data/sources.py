@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cxrignite.data.folder_layout import check_class_dir, check_root
 from cxrignite.data.image_files import (
     LeftOut,
     find_images,
@@ -255,3 +254,61 @@ def join_small_validation(films: list[Film]) -> list[Film]:
         return films
     logger.info("val joined to train: its %d films can choose nothing", num_val)
     return [film.moved("train") if film.split == "val" else film for film in films]
+
+
+_SPLIT_DIRS = ("train", "test")
+
+
+def check_root(root: Path) -> None:
+    """Refuse a root that holds neither `train` nor `test`.
+
+    Args:
+        root: `<root>/{train,test}/<class>/...`.
+
+    Raises:
+        DataError: Naming where it was looked for, or the folder that was meant.
+    """
+    if not root.is_dir():
+        where = "" if root.is_absolute() else f", looked for in {Path.cwd()}"
+        raise DataError(f"data root must be an existing folder, got {root}{where}")
+    if not _holds_splits(root):
+        below = sorted(path for path in root.iterdir() if path.is_dir())
+        meant = next((path for path in (root.parent, *below) if _holds_splits(path)), None)
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise DataError(
+            f"data root {root} must hold a folder 'train' or 'test', "
+            f"found {folder_names(root)}{hint}"
+        )
+
+
+def check_class_dir(split_dir: Path, class_name: str) -> Path:
+    """The folder of a class in a split.
+
+    Args:
+        split_dir: The split's folder.
+        class_name: The class.
+
+    Raises:
+        DataError: There is none, naming those that there are.
+    """
+    class_dir = split_dir / class_name
+    if not class_dir.is_dir():
+        raise DataError(
+            f"{split_dir} must hold a folder for class '{class_name}', "
+            f"found {folder_names(split_dir)}"
+        )
+    return class_dir
+
+
+def folder_names(folder: Path) -> str:
+    """The folders in a folder, for a message.
+
+    Args:
+        folder: An existing one.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return ", ".join(f"'{name}'" for name in names) or "no folder"
+
+
+def _holds_splits(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in _SPLIT_DIRS)

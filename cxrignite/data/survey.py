@@ -15,7 +15,7 @@ from PIL import Image
 from cxrignite.data import jpeg, png
 from cxrignite.data.crash_report import call_named
 from cxrignite.data.grey_scaling import GreyScaling
-from cxrignite.data.inspection import reading_threads
+from cxrignite.data.inspection import outcomes_of
 from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
 from cxrignite.data.sources import Film
@@ -85,20 +85,10 @@ def survey_films(
         grey_scaling: As they will be read.
         progress: Show a progress bar on stderr where that is a terminal.
     """
-    paths = list(dict.fromkeys(film.file for film in films))
-    with reading_threads("survey") as pool:
-        results = pool.map(partial(_look_at, grey_scaling=grey_scaling), paths)
-        if progress:
-            from tqdm import tqdm
-
-            # `disable=None` keeps the bar off where stderr is not a terminal.
-            results = tqdm(
-                results, total=len(paths), desc="surveying", unit="img", leave=False, disable=None
-            )
-        found = dict(zip(paths, results, strict=True))
+    look_at = partial(_look_at, grey_scaling=grey_scaling)
+    outcomes = outcomes_of(films, look_at, "surveying", progress=progress)
     readable, facts, thumbnails, unreadable = [], [], [], []
-    for film in films:
-        outcome = found[film.file]
+    for film, outcome in zip(films, outcomes, strict=True):
         if isinstance(outcome, UnreadableImageError):
             unreadable.append((film, outcome))
             continue

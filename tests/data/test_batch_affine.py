@@ -6,8 +6,8 @@ import torch
 from messages import refused
 from scipy import ndimage, stats
 
-from cxrignite.data.batch_affine import RandomAffine
-from cxrignite.data.seeded_uniforms import NUM_UNIFORMS, seeded_uniforms
+from cxrignite.data.batch_augment import NUM_UNIFORMS, seeded_uniforms
+from cxrignite.data.batch_transforms import RandomAffine
 from cxrignite.errors import RecipeError
 
 

@@ -6,17 +6,15 @@ import pytest
 import torch
 from messages import refused
 
-from cxrignite.data.batch_augment import (
-    BatchAugment,
+from cxrignite.data.batch_augment import BatchAugment, augment_batch, seeded_uniforms
+from cxrignite.data.batch_transforms import (
     RandomAffine,
     RandomBlur,
     RandomErase,
     RandomIntensity,
     RandomLowResolution,
     RandomNoise,
-    augment_batch,
 )
-from cxrignite.data.seeded_uniforms import seeded_uniforms
 from cxrignite.errors import DataError
 
 KINDS = [

@@ -6,9 +6,8 @@ import torch
 from messages import refused
 from scipy import ndimage, stats
 
-from cxrignite.data.batch_augment import augment_batch
-from cxrignite.data.batch_intensity import RandomErase, RandomIntensity, RandomNoise
-from cxrignite.data.seeded_uniforms import seeded_uniforms
+from cxrignite.data.batch_augment import augment_batch, seeded_uniforms
+from cxrignite.data.batch_transforms import RandomErase, RandomIntensity, RandomNoise
 from cxrignite.errors import RecipeError
 
 

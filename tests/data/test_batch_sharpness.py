@@ -5,8 +5,8 @@ from messages import refused
 from PIL import Image
 from scipy import ndimage, stats
 
-from cxrignite.data.batch_sharpness import RandomBlur, RandomLowResolution
-from cxrignite.data.seeded_uniforms import NUM_UNIFORMS, seeded_uniforms
+from cxrignite.data.batch_augment import NUM_UNIFORMS, seeded_uniforms
+from cxrignite.data.batch_transforms import RandomBlur, RandomLowResolution
 from cxrignite.errors import RecipeError
 
 SHAPES = [(31, 44), (64, 64), (53, 9)]

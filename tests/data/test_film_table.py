@@ -1,6 +1,6 @@
 import pickle
 
-from cxrignite.data.film_table import FilmTable
+from cxrignite.data.loading import FilmTable
 from cxrignite.data.sources import Film
 
 

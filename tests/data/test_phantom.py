@@ -301,14 +301,15 @@ def test_two_processes_at_once_leave_one_whole_folder(tmp_path, start):
     assert sorted(os.listdir(tmp_path)) == ["alone", "phantom"]
 
 
-def test_what_a_killed_process_left_is_swept_once_it_is_old(tmp_path):
-    old, young = tmp_path / ".phantom.old.tmp", tmp_path / ".phantom.young.tmp"
-    for folder in (old, young):
-        folder.mkdir()
-    os.utime(old, (0, 0))
-    Phantom(tmp_path / "phantom", **SMALL).films()
-    assert not old.exists()
-    assert young.exists()
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    left = tmp_path / ".phantom.tmp" / "train" / "film.png"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    (tmp_path / ".phantom.lock").touch()
+    films = Phantom(tmp_path / "phantom", **SMALL).films()
+    names = {path.name for path in (tmp_path / "phantom").glob("t*/*/*.png")}
+    assert names == {film.path.name for film in films}
+    assert os.listdir(tmp_path) == ["phantom"]
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_without_transforms_the_image_is_the_file(path):
 def test_an_image_of_a_batch_is_augmented_by_its_own_seed_alone(path):
     pipeline = Pipeline(augment=augmentation())
     images, seeds = pipeline.read(path).expand(3, -1, -1, -1), [5, 6, 7]
-    together = pipeline.augment_each(images, seeds, [path] * 3)
-    alone = [pipeline.augment_each(images[:1], [seed], [path]) for seed in seeds]
+    together = pipeline.augmented(images, seeds, [path] * 3, as_batch=False)
+    alone = [pipeline.augmented(images[:1], [seed], [path], as_batch=False) for seed in seeds]
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together[0], together[1])
 

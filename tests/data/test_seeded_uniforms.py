@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cxrignite.data.seeded_uniforms import NUM_UNIFORMS, seeded_uniforms
+from cxrignite.data.batch_augment import NUM_UNIFORMS, seeded_uniforms
 
 MASK = 2**64 - 1
 

@@ -10,7 +10,7 @@ from messages import refused
 from PIL import Image, PngImagePlugin
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
-from cxrignite.data import Film, Pipeline, dicom, dicom_decoders, reading
+from cxrignite.data import Film, Pipeline, dicom, dicom_pixels, reading
 from cxrignite.data.film_stream import FilmStream
 from cxrignite.data.inspection import inspect_films
 from cxrignite.data.survey import survey_films
@@ -35,8 +35,8 @@ def failing(request, tmp_path, monkeypatch, make_dicom, dicom_bytes):
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
     if request.param == "DICOM":
         monkeypatch.setattr(dicom, "grey_range", fail)
-    codec = dicom_decoders.CODECS[JPEGLSLossless]._replace(decode=fail)
-    monkeypatch.setitem(dicom_decoders.CODECS, JPEGLSLossless, codec)
+    codec = dicom_pixels.CODECS[JPEGLSLossless]._replace(decode=fail)
+    monkeypatch.setitem(dicom_pixels.CODECS, JPEGLSLossless, codec)
     return Film(str(path), "film", 0, "", "test"), error
 
 

@@ -753,7 +753,7 @@ def test_films_that_name_no_patient_are_told(run):
 
 
 def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
-    blur = {"class_path": "cxrignite.data.batch_augment.RandomBlur", "init_args": {"prob": 0.25}}
+    blur = {"class_path": "cxrignite.data.RandomBlur", "init_args": {"prob": 0.25}}
     run.recipe["data"] |= {"batch_size": 16, "augment": [], "batch_augment": [blur]}
     run.recipe["data"]["image_size"] = [64, 48]
     run.recipe["trainer"]["accumulation_steps"] = 2
