@@ -255,7 +255,7 @@ def understand(monkeypatch):
         *("workflows.explain.explain", "workflows.explain.explain_files"),
         *("workflows.audit.audit.audit", "workflows.predict.predict"),
         *("reporting.html.write_report", "cli.shipped_recipes.copy_recipe"),
-        "workflows.download.verb.download",
+        "workflows.download.download.download",
     ):
         monkeypatch.setattr(f"cxrignite.{work}", reached)
     monkeypatch.setattr(RunFolder, "finished_recipe", recipe_of)
