@@ -15,7 +15,7 @@ from cxrignite.functional import (
     select_operating_point,
     umbrella_rank,
 )
-from cxrignite.reporting import describe_point
+from cxrignite.reporting.wording import describe_point
 
 
 def brute_force(y_score, y_true, min_tnr, min_threshold, fp_cost, fn_cost):

@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_predict
 
 from cxrignite.functional.intervals import Interval
 from cxrignite.functional.shift import MIN_PATIENTS, SHIFT_LEVEL, ShiftCheck, check_shift
-from cxrignite.reporting import describe_shift
+from cxrignite.reporting.wording import describe_shift
 
 
 def draw(rng, num_films, num_features, *, name="", films_each=None, shift=0.0):

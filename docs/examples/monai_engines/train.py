@@ -18,7 +18,7 @@ from cxrignite.handlers import (
     ScoreCollector,
     ThresholdSearch,
 )
-from cxrignite.reporting import describe_point
+from cxrignite.reporting.wording import describe_point
 
 
 def make_images(num_negative: int, num_positive: int) -> Dataset:

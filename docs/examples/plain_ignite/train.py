@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cxrignite.data import BalancedSampler
 from cxrignite.handlers import EpochTimer, ThresholdSearch
-from cxrignite.reporting import describe_point
+from cxrignite.reporting.wording import describe_point
 
 NUM_EPOCHS = 4
 

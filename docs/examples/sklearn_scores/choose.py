@@ -12,7 +12,7 @@ from cxrignite.functional import (
     num_negatives_needed,
     select_operating_point,
 )
-from cxrignite.reporting import describe_point
+from cxrignite.reporting.wording import describe_point
 
 MIN_TNR, CONFIDENCE = 0.95, 0.95
 
