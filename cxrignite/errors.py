@@ -129,6 +129,9 @@ def suggestion(name: str, names: Iterable[str], prefix: str = "", *, lists: bool
         names: What would have been right.
         prefix: What stands before each of them.
         lists: Name them all (but at most 12) if none is near.
+
+    Returns:
+        The end of a sentence; empty if there is nothing to suggest.
     """
     names = sorted(set(names))
     near = nearest(name, names)
@@ -139,7 +142,15 @@ def suggestion(name: str, names: Iterable[str], prefix: str = "", *, lists: bool
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was meant by one that does not exist; a dotted one also by its last part."""
+    """Find the name that was meant by one that does not exist; a dotted one also by its last part.
+
+    Args:
+        name: What was written.
+        names: What would have been right.
+
+    Returns:
+        One of `names`; None if none is near.
+    """
     parts = {each.rpartition(".")[2].lower(): each for each in names}
     parts.update((each.lower(), each) for each in names)
     near = difflib.get_close_matches(name.lower(), parts, n=1)

@@ -1,11 +1,11 @@
 """Every shipped recipe is found by search, parsed, read back, and trained for two steps."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from results import finding
 
 from cxrignite.cli import run
 from cxrignite.cli.parsing import parse_recipe
@@ -117,5 +117,5 @@ def test_a_recipe_trains_with_the_smoke_overlay(name, smoke_arguments, tmp_path,
     assert run(["fit", "--config", str(path), *smoke_arguments, *weightless]) == 0
     folder = tmp_path / "runs" / "smoke"
     assert (folder / "checkpoints" / "best.pt").is_file()
-    assert json.loads((folder / "metrics" / "val.json").read_text())["num_images"] == 12
+    assert finding(folder / "metrics" / "val.json")["num_images"] == 12
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["trainer"]["epoch_length"] == 2

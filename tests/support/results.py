@@ -4,9 +4,21 @@ import json
 from dataclasses import fields, replace
 
 from cxrignite.functional import ImbalanceLedger, Interval, OperatingPoint
-from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.evaluation import Calibration, Decisions, Estimate, Evaluation, Subgroup
 from cxrignite.runs.informativeness import Informativeness
+from cxrignite.runs.json_codec import to_json
+from cxrignite.runs.run_folder import RunFolder
+
+
+def rewrite_rule(run_dir, *, site=None, **changes):
+    """Give a run another decision rule, or one of a site, with other fields than its own."""
+    folder = RunFolder(run_dir)
+    rule = replace(folder.find_rule(), **changes)
+    path = folder.operating_point_path if site is None else folder.site_path(site)
+    path.parent.mkdir(exist_ok=True)
+    folder.files.write(path, to_json(DecisionRules((rule,))))
+    return rule
 
 
 def finding(path):

@@ -11,10 +11,11 @@ import torch
 import yaml
 from messages import error_line, line_with, missing
 from PIL import Image
+from results import finding, rewrite_rule
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
-from cxrignite.runs.run_files import RunFiles
+from cxrignite.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
@@ -59,13 +60,13 @@ def test_scores_and_decisions_are_those_of_the_predictions(trained):
 
 def test_what_was_measured_is_kept(trained):
     content = json.loads((trained / "explain" / "test" / "explain.json").read_text())
-    point = json.loads((trained / "operating_point.json").read_text())
-    assert content["weights_sha256"] == point["weights_sha256"]
-    assert content["threshold"] == point["threshold"]
+    rule = finding(trained / "operating_point.json")
+    assert content["weights_sha256"] == rule["weights_sha256"]
+    assert content["threshold"] == rule["point"]["threshold"]
     assert (content["method"], content["target_layer"]) == ("grad_cam", "backbone.4")
-    found = content["faithfulness"]
-    assert found["num_images"] == 4
-    assert 0 <= found["deletion"]["map"] <= 1
+    found = content["checks"]
+    assert found["positive"]["num_images"] == 4
+    assert 0 <= found["positive"]["deletion"]["by_map"] <= 1
     assert found["masks"]["num_images"] == 32
     assert found["masks"]["energy_ratio"] == pytest.approx(
         found["masks"]["energy"] / found["masks"]["area"]
@@ -84,8 +85,8 @@ def test_the_report_shows_the_maps(run_dir):
         # The film itself, and its map where that is not empty.
         number = sum(not missing(caption, [row["path"]]) for caption in captions)
         assert number == 1 + (float(row["raw_max"]) > 0)
-    found = json.loads((folder / "explain.json").read_text())["faithfulness"]
-    assert missing(page, [f"{found[key]['map']:.3f}" for key in ("deletion", "insertion")]) == []
+    found = json.loads((folder / "explain.json").read_text())["checks"]["positive"]
+    assert missing(page, [f"{found[key]['by_map']:.3f}" for key in ("deletion", "insertion")]) == []
 
 
 def test_settings_of_explain_may_differ_when_a_run_goes_on(trained, run_dir, capsys):
@@ -107,7 +108,7 @@ def test_a_second_explanation_replaces_the_first(run_dir):
     second = {path.name for path in folder.glob("[!.]*")}
     assert len(second) == 4 < len(first)
     content = json.loads((folder / "explain.json").read_text())
-    assert (content["method"], content["faithfulness"]) == ("layer_cam", None)
+    assert (content["method"], content["checks"]) == ("layer_cam", None)
     assert not (figures / "faithfulness_test.png").exists()
     assert (figures / "grad_cam_test.png").read_bytes() != before
 
@@ -125,7 +126,7 @@ def test_any_images_can_be_explained(run_dir, tmp_path, capsys):
     assert {row["label"] for row in rows} == {""}
     assert {row["selection"] for row in rows} == {"fixed"}
     content = json.loads((run_dir / "explain" / "files" / "explain.json").read_text())
-    assert content["faithfulness"] is None
+    assert content["checks"] is None
     told = capsys.readouterr().out
     line_with(told.splitlines()[0], "files", "3", "PNEUMONIA")
     line_with(told.splitlines()[1], "grad_cam", "backbone.4", f"{content['threshold']:.4f}")
@@ -192,9 +193,6 @@ def test_weights_that_are_not_finite_are_one_line(run_dir, capsys):
     weight = best["model"]["backbone.4.0.weight"]
     best["model"]["backbone.4.0.weight"] = torch.full_like(weight, float("nan"))
     SafeSaver(run_dir / "checkpoints")(best, "best.pt", {"epoch": best["epoch"]})
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    manifest = json.loads((run_dir / "checkpoints" / "best.json").read_text())
-    point["weights_sha256"] = manifest["sha256"]
-    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(point).encode())
+    rewrite_rule(run_dir, weights_sha256=RunFolder(run_dir).weights_sha256())
     assert run(["explain", "--run", str(run_dir)]) == 1
     error_line(capsys.readouterr().err, "NaN")

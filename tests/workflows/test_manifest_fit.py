@@ -44,7 +44,7 @@ def recipe_of(tmp_path):
             ["'labels.valuse'", "'labels.values'"],
         ),
         ("patients: {salt: x}", ["'patients.salt'", "'patients.salt_file'"]),
-        ("wher: {a: [1]}", ["'wher.a'", "'where'"]),
+        ("wher: {a: [1]}", ["'wher'", "'where'"]),
         ("labels: {values: {NORMEL: [0]}}", ["'NORMEL'", "'NORMAL'"]),
         ("labels: {on_other: skp}", ["'labels.on_other'", "'raise'", "'skip'", "'negative'"]),
         ("labels: {values: {NORMAL: 0}}", ["'labels.values'"]),

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ import torch
 import yaml
 from messages import error_line, line_with, missing, unwrapped
 from PIL import Image
+from results import point as stored_point
+from results import rewrite_rule
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
 from cxrignite.runs.run_files import RunFiles
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.predict.output import COLUMNS
 
 pytestmark = pytest.mark.integration
@@ -130,7 +134,7 @@ def test_scores_and_decisions_are_those_of_test_to_the_last_bit(
     rows = rows_of(tmp_path / "scores.csv")
     assert tuple(rows[0]) == COLUMNS
     known = {row["path"]: row for row in rows_of(trained / "predictions" / "test.csv")}
-    point = json.loads((trained / "operating_point.json").read_text())
+    point = stored_point(trained / "operating_point.json")
     assert len(rows) == len(known) == 80
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     for row in rows:
@@ -455,10 +459,8 @@ def test_every_film_gets_its_map(predict, films, tmp_path, capsys):
 
 
 def test_a_site_decides_by_its_own_point(predict, run_dir, films, tmp_path):
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    point |= {"threshold": 0.0, "verdict": "infeasible", "chosen_on": "ward"}
-    (run_dir / "operating_points").mkdir()
-    RunFiles(run_dir).write(run_dir / "operating_points" / "ward.json", json.dumps(point).encode())
+    point = replace(RunFolder(run_dir).find_rule().point, threshold=0.0, verdict="infeasible")
+    rewrite_rule(run_dir, site="ward", point=point, chosen_on="ward")
     assert predict("--files", films, "--operating_point", "ward", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert {(row["decision"], row["threshold"], row["verdict"]) for row in rows} == {
@@ -467,8 +469,7 @@ def test_a_site_decides_by_its_own_point(predict, run_dir, films, tmp_path):
 
 
 def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, films, tmp_path):
-    point = json.loads((run_dir / "operating_point.json").read_text()) | {"threshold": None}
-    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(point).encode())
+    rewrite_rule(run_dir, point=None, informativeness=None)
     assert predict("--files", films, "--explain", "true", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert {(row["decision"], row["threshold"], row["verdict"]) for row in rows} == {("", "", "")}
@@ -477,12 +478,11 @@ def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, film
 def test_scores_of_another_kind_are_not_mixed(predict, run_dir, films, tmp_path, capsys):
     assert predict("--files", films / "NORMAL") == 0
     before = (tmp_path / "scores.csv").read_bytes()
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    moved = point | {"threshold": 0.75}
-    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(moved).encode())
+    point = RunFolder(run_dir).find_rule().point
+    rewrite_rule(run_dir, point=replace(point, threshold=0.75))
     capsys.readouterr()
     assert predict("--files", films, run_dir=run_dir) == 2
-    error_line(capsys.readouterr().err, "threshold", point["threshold"], 0.75, "--overwrite true")
+    error_line(capsys.readouterr().err, "threshold", point.threshold, 0.75, "--overwrite true")
     assert predict("--files", films, "--data.batch_size", 2) == 2
     error_line(capsys.readouterr().err, "batch_size", 32, 4)
     assert predict("--files", films, "--explain", "true") == 2
@@ -544,10 +544,7 @@ def test_weights_that_are_not_finite_score_nothing(predict, run_dir, films, tmp_
     best = load_checkpoint(run_dir / "checkpoints" / "best.pt")
     best["model"]["head.1.bias"] = torch.full_like(best["model"]["head.1.bias"], float("nan"))
     SafeSaver(run_dir / "checkpoints")(best, "best.pt", {"epoch": best["epoch"]})
-    point = json.loads((run_dir / "operating_point.json").read_text())
-    manifest = json.loads((run_dir / "checkpoints" / "best.json").read_text())
-    point["weights_sha256"] = manifest["sha256"]
-    RunFiles(run_dir).write(run_dir / "operating_point.json", json.dumps(point).encode())
+    rewrite_rule(run_dir, weights_sha256=RunFolder(run_dir).weights_sha256())
     assert predict("--files", films, run_dir=run_dir) == 1
     error_line(capsys.readouterr().err, min((films / "NORMAL").iterdir()), "NaN")
     assert rows_of(tmp_path / "scores.csv") == []

@@ -213,8 +213,9 @@ def test_films_that_differ_void_the_certificate_whichever_verb_scores_them(
         metrics = finding(run_dir / "metrics" / f"{name}.json")
         assert any(metrics["certificate"][key] for key in DOUBTS)
         told = unwrapped(capsys.readouterr().out)
-        line_with(told, "!!", "TNR", "0.7", "90 %")
-        line_with(told, "NORMAL", "AUC", f"{metrics['shift']['roc_auc']:.3f}")
+        line_with(told, "!!", "CERTIFICATE")
+        line_with(told, "TNR", "0.7", "90 %")
+        line_with(told, "AUC", f"{metrics['shift']['roc_auc']:.3f}")
     # 120 films at first, then the 100 of `test` once more, under another name.
     assert finding(run_dir / "metrics" / "a.json")["num_images"] == 120
     assert (metrics["num_images"], metrics["num_evaluations"]) == (100, 2)
