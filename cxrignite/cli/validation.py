@@ -27,7 +27,7 @@ DENIED_MODULES = (
     *sorted(name for name in sys.stdlib_module_names if name.isidentifier()),
     *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
 )
-"""What no `class_path` may name: a recipe is made of classes of libraries and of the user's."""
+"""Modules that no `class_path` may name: a recipe takes classes of libraries and of the user."""
 
 # The group or class that usually has a setting.
 _CLASS_SETTINGS = {
@@ -270,7 +270,7 @@ def _imported(name: str, path: Node, key: str) -> Any:
 
 
 def error_of_parser(error: Exception, recipe: Node) -> RecipeError:
-    """What a constructor or jsonargparse raised, as one line.
+    """Make one line of what a constructor or jsonargparse raised.
 
     Args:
         error: Of jsonargparse, of a constructor, or of a module of the user's.

@@ -59,7 +59,7 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class Plan(NamedTuple):
-    """What a transform will do to each image of a batch.
+    """Draws of a transform, one for each image of a batch.
 
     Attributes:
         chosen: Shape `(N,)`, bool: which images it changes.
@@ -88,7 +88,7 @@ class BatchAugment(ABC):
     """
 
     reads_bytes: ClassVar[bool] = False
-    """Whether `change` takes uint8 images too: those that nothing has changed yet."""
+    """True if `change` takes uint8 images too: those that nothing has changed yet."""
 
     def __init__(self, prob: float) -> None:
         require(0 <= prob <= 1, "prob", "in [0, 1]", prob)

@@ -59,7 +59,7 @@ class RandomAffine(BatchAugment):
         self.shift = shift
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Where to read: for column and row, the step a row, the step a column, and the start.
+        """Places to read: for column and row, the step a row, the step a column, and the start.
 
         Positions count in half sides from the centre.
         """

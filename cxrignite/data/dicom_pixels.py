@@ -36,7 +36,7 @@ _BLOCK_PIXELS = 64 * 64
 
 
 class Codec(NamedTuple):
-    """How a transfer syntax is decoded.
+    """Decoding of a transfer syntax.
 
     Attributes:
         stream: What the streams look like, for `checked_stream`.

@@ -1,4 +1,4 @@
-"""What the label cells of a manifest mean, and which rows count, as what; both told with counts."""
+"""Meaning of a manifest's label cells, and of its rows: what counts as what, with counts."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ class RowSelection:
         self._tell()
 
     def _left_out(self) -> str:
-        """How many rows were left out, and for what reason; empty where none was."""
+        """Rows that were left out, counted by reason; empty if none was."""
         reasons = {"by where": self._num_elsewhere}
         for kind, cells in self._unclear.items():
             if self._policies[kind] == "skip":
@@ -273,7 +273,7 @@ class RowSelection:
         return f"the labels are {_some(self._column(0))}"
 
     def _column(self, at: int) -> Counter[str]:
-        """How often one of the columns holds what."""
+        """Counts of the values of one of the columns."""
         found: Counter[str] = Counter()
         for cells, num in self._counts.items():
             found[cells[at].strip()] += num
@@ -319,7 +319,7 @@ def _plural(kind: Unclear) -> str:
 
 
 def _are_kinds(cells: Counter[str]) -> bool:
-    """Whether a column's cells are few, short and often the same, and so no names of patients."""
+    """True if a column's cells are few, short and often the same, and so no names of patients."""
     kinds = {cell: num for cell, num in cells.items() if cell}
     return (
         len(kinds) <= _MAX_KINDS

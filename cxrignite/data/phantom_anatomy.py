@@ -38,7 +38,7 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class Build:
-    """What differs between two patients; lengths in body units, angles in radians."""
+    """Differences between two patients; lengths in body units, angles in radians."""
 
     half_width: float
     top: float

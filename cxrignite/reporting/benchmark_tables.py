@@ -1,4 +1,4 @@
-"""What was measured, as a table for people, as CSV and as a figure."""
+"""A benchmark as Markdown and as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was explained, and how far to believe it, as a person reads it in a terminal."""
+"""An evaluation of maps as a table for the terminal."""
 
 from __future__ import annotations
 

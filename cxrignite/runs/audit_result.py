@@ -91,7 +91,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How grave it is."""
+        """Its severity."""
         return SEVERITIES[self.kind]
 
     @property
@@ -108,7 +108,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """How well a classifier separates two kinds of films by a few numbers of each.
+    """Separation of two kinds of films by a classifier that sees a few numbers of each.
 
     Attributes:
         name: What the classifier sees, or whose films it compares.
@@ -165,7 +165,7 @@ class ClassFiles:
 
 @dataclass(frozen=True)
 class CertificateOutlook:
-    """What the negative patients of a split allow to certify.
+    """Certificate that the negative patients of a split allow.
 
     Attributes:
         split: The split that would choose the threshold.

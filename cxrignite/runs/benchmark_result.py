@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Steps(NamedTuple):
-    """What a few steps took.
+    """Duration of a few steps.
 
     Attributes:
         num_images: Images in all.
@@ -39,13 +39,13 @@ class Stage:
 
     @property
     def ratio(self) -> float:
-        """How many times the plain way's images a second."""
+        """Images a second by those of the plain way."""
         return self.ours / self.plain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a variant switches on; the plain loop has none of it.
+    """Switches of a variant; the plain loop has none of it.
 
     Attributes:
         scaled_decode: Films are read at a fraction of their size, as whole batches.
@@ -119,7 +119,7 @@ class BenchmarkResult:
 
     @property
     def own_shares(self) -> list[float]:
-        """How many times faster each variant is than the one before it; the first is 1.
+        """Compute the speed of each variant by that of the one before it; the first is 1.
 
         `compile` that the recipe does not ask for is not what the next row builds on.
         """

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and who may write there.
+"""The folder of a run: its files, and the right to write there.
 
 The folder holds all that is needed to repeat the run: the resolved recipe, the versions and the
 command, the split with its hashes, and the threshold beside the weights.
@@ -89,12 +89,12 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether an epoch was completed here; with less than that nothing is lost by beginning."""
+        """True if an epoch was completed here; with less than that nothing is lost by beginning."""
         return self.history_path.is_file()
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is something here that is no run."""
+        """True if there is something here that is no run."""
         # An audit may have been here before the run.
         others = set(self.root.iterdir()) - {self.audit_dir} if self.root.is_dir() else ()
         # The lock may not have come along when a run was copied.
@@ -103,7 +103,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end: the operating point is written last."""
+        """True if the run came to its end: the operating point is written last."""
         return self.operating_point_path.is_file()
 
     def site_path(self, site: str) -> Path:
@@ -202,7 +202,7 @@ class RunFolder:
         return self.recipe_path
 
     def why_no_run(self) -> str:
-        """What is there instead of a run, for a message."""
+        """Describe what is there instead of a run."""
         if not self.root.exists():
             return "there is no such folder; `cxrignite fit` makes it"
         runs = ", ".join(sorted(str(each.parent) for each in self.root.glob("*/history.csv")))
@@ -358,7 +358,7 @@ class RunFolder:
         return self._find(MapEvaluation, path, f"explain --run {self.root}")
 
     def read_reference(self, site: str | None = None) -> Reference | None:
-        """How the negatives that chose an operating point look to the model; null without a file.
+        """Read the features of the negatives that chose an operating point; None without a file.
 
         Raises:
             DamagedRunError: The file is damaged, lost, or not as it was written.

@@ -61,7 +61,7 @@ class Tree:
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
     def flag(self, key: str) -> bool:
-        """Whether the value is true."""
+        """True if the value is true."""
         return self.get(key) is True
 
     def child(self, key: str) -> Tree:

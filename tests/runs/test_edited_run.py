@@ -208,7 +208,7 @@ def is_same(before, after):
 def test_of_two_hundred_edits_none_is_missed_and_none_ends_in_a_traceback(
     trained, argv, tmp_path, capsys
 ):
-    """Which file, which edit and where in it are drawn; every command is asked."""
+    """File, edit and place are drawn; every command is asked."""
     moments = random.Random(0)
     readers = {
         **READ_BY,

@@ -63,7 +63,7 @@ def predict_command(argv: list[str]) -> int:
     """`predict`."""
     recipe, options = _recipe_of_run("predict", with_maps(argv))
     if (options["files"] is None) == (options["manifest"] is None):
-        raise RecipeError("name the films: --files PATH ... or --manifest FILE")
+        raise RecipeError("name the images: --files PATH ... or --manifest FILE")
     columns = ("--path_column", "--patient_column")
     if options["manifest"] is None and any(arg.startswith(columns) for arg in argv):
         raise RecipeError(f"{' and '.join(columns)} go with --manifest")

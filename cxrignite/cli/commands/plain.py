@@ -61,7 +61,7 @@ def download_command(argv: list[str]) -> int:
         "--keep_archive",
         choices=["true", "false"],
         default="false",
-        help="keep the archive beside the films; %(default)s by default",
+        help="keep the archive beside the images; %(default)s by default",
     )
     options = parser.parse_args(argv)
     download(

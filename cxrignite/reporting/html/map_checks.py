@@ -70,7 +70,7 @@ def map_checks(checks: MapChecks) -> list[MapCheck]:
 
 
 def checks_summary(checks: Sequence[MapCheck]) -> str:
-    """What all checks together say, in a sentence or two."""
+    """Summarise all checks in a sentence or two."""
     failed = [check.name.lower() for check in checks if check.is_passed is False]
     passed = [check for check in checks if check.is_passed]
     if failed:

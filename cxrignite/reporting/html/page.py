@@ -97,7 +97,8 @@ def _context(results: RunResults) -> dict[str, Any]:
         *(wording.check_freshness(name, each, rule) for name, each in evaluations.items()),
     ]
     decisions = evaluation.at_threshold if evaluation else None
-    threshold = (decisions and decisions.threshold) or (rule and rule.threshold) or 0.5
+    chosen = (decisions.threshold if decisions else None, rule.threshold if rule else None)
+    threshold = next((each for each in chosen if each is not None), 0.5)  # which may be 0
     scored = results.scored_films(shown)
     kinds = misses.find_misses(scored, threshold, results.films, classes)
     mapped = maps.read_maps(results, shown, [miss.name for kind in kinds for miss in kind.misses])

@@ -69,7 +69,7 @@ class Measure(NamedTuple):
 
 
 class SubgroupRow(NamedTuple):
-    """What one subgroup of films got at the threshold."""
+    """Rates of one subgroup at the threshold."""
 
     name: str
     size: str

@@ -145,7 +145,7 @@ def _assess(recipe: Recipe, survey: Survey, findings: Sequence[Finding]) -> Audi
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `fit` would make of the films: its splits, its prior, its certificates, and findings."""
+    """Outlook of a `fit` on the films: its splits, its prior, its certificates, and findings."""
 
     data: XrayData
     imbalance: ImbalanceLedger | None
@@ -175,7 +175,7 @@ def _plan_training(recipe: Recipe, survey: Survey) -> _Plan:
 
 
 def _certificates(recipe: Recipe, data: XrayData) -> tuple[CertificateOutlook, ...]:
-    """What each threshold search of the recipe could certify; a usual one if it has none."""
+    """Compute what each threshold search could certify; a usual one if the recipe has none."""
     split = deciding_split(data)
     have = len({film.patient for film in data.films(split) if film.label == 0})
     searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]

@@ -454,9 +454,16 @@ def test_without_a_threshold_only_decisions_at_one_half_are_shown(run):
 
 
 def caution_of(name, evaluation):
-    """What the page has to say of an evaluation that speaks against the threshold."""
+    """The words of the page on an evaluation that speaks against the threshold."""
     statement = check_rule(name, evaluation)
     return [statement.title, *statement.text.split(". "), *statement.reasons]
+
+
+def test_a_threshold_of_0_is_not_taken_for_none(run):
+    run.decide(threshold=0.0)
+    page = run.page()
+    assert "0.0000" in words(page.section("misses").find("p"))
+    assert len(page.gallery) == 6  # every negative
 
 
 def test_a_contradicted_certificate_is_told_before_any_figure(run):
