@@ -121,7 +121,7 @@ def call(argv: list[str]) -> None:
 def measure(films: Path, number: int, repeats: int, width: int) -> None:
     """Both in turn, and their ratio."""
     from cxrignite.cli import run
-    from cxrignite.workflows.predict import verb
+    from cxrignite.workflows.predict import predict as command
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,8 +144,10 @@ def measure(films: Path, number: int, repeats: int, width: int) -> None:
         }
         # The recipe is parsed and the weights are read before the first film.
         films_alone: list[tuple[float, float]] = []
-        score_films = verb.score_films
-        verb.score_films = lambda *parts: films_alone.append(measured(lambda: score_films(*parts)))
+        score_films = command.score_films
+        command.score_films = lambda *parts: films_alone.append(
+            measured(lambda: score_films(*parts))
+        )
         taken: dict[str, list[tuple[float, float]]] = {each: [] for each in works}
         for _ in range(repeats):
             for each, work in works.items():

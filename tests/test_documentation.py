@@ -252,8 +252,8 @@ def understand(monkeypatch):
     for work in (
         *("workflows.fit.fit", "workflows.score.score", "workflows.recalibrate.recalibrate"),
         *("workflows.compare.compare", "workflows.benchmark.benchmark.benchmark"),
-        *("workflows.explain.explain", "workflows.explain.explain_files"),
-        *("workflows.audit.audit.audit", "workflows.predict.predict"),
+        *("workflows.explain.explain.explain", "workflows.explain.explain.explain_files"),
+        *("workflows.audit.audit.audit", "workflows.predict.predict.predict"),
         *("reporting.html.write_report", "cli.shipped_recipes.copy_recipe"),
         "workflows.download.download.download",
     ):

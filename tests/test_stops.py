@@ -58,7 +58,7 @@ PHASES = [
     ("fit", "cxrignite.workflows.fit.build_model"),
     ("fit", "cxrignite.workflows.fit.score_split"),
     ("test", "cxrignite.workflows.score.score_split"),
-    ("explain", "cxrignite.workflows.explain.verb.build_model"),
+    ("explain", "cxrignite.workflows.explain.explain.load_run"),
     ("report", "cxrignite.reporting.html.write_report"),
 ]
 

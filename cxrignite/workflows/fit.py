@@ -15,7 +15,7 @@ from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import CheckpointError, NonFiniteError
-from cxrignite.functional import OperatingPoint
+from cxrignite.functional import ImbalanceLedger, OperatingPoint
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.console import print_data, print_end, print_split, print_training
@@ -42,6 +42,8 @@ from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import (
     Computing,
     build_data,
+    build_ledger,
+    build_loss,
     build_model,
     build_pipeline,
     check_certificates,
@@ -52,7 +54,7 @@ from cxrignite.workflows.parts import (
 )
 from cxrignite.workflows.resumption import check_best, check_processes, is_complete, state_to_resume
 from cxrignite.workflows.score import Scoring, publish, score_split
-from cxrignite.workflows.training import Training
+from cxrignite.workflows.training import Training, build_learner
 
 _logger = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Prepared:
         session: Where to compute.
         computing: Settings of the forward passes.
         training: The trainer with everything attached.
+        imbalance: Effect of sampler and loss on the prior.
         search: Chooses the threshold; None if the recipe has none.
         leaks: Pairs of images that more than one split knows.
     """
@@ -74,6 +77,7 @@ class Prepared:
     session: Session
     computing: Computing
     training: Training
+    imbalance: ImbalanceLedger
     search: ThresholdSearch | None
     leaks: list[LeakedPair]
 
@@ -212,7 +216,19 @@ def prepare(
         explained_layer(recipe.explain.target_layer, model, data.image_size)
     check_certificates(recipe.validator.handlers, data)
     print_split(recipe.data, recipe.seed, listed, data, frozen=checkpoint is not None)
-    training = Training(recipe, session, computing.precision, model, data, folder)
+    loss = build_loss(recipe.loss, data, session.device)
+    ledger = build_ledger(data, loss)
+    training = Training(
+        build_learner(
+            model,
+            loss,
+            recipe.optimizer,
+            recipe.lr_scheduler,
+            is_compiled=recipe.trainer.compile,
+        ),
+        *(data, folder, session, computing),
+        *(recipe.trainer, recipe.monitor, recipe.validator, recipe.seed),
+    )
     print_training(
         recipe.trainer,
         recipe.monitor,
@@ -222,7 +238,7 @@ def prepare(
         getattr(recipe.model, "keywords", {}).get("arch"),
         (training.epoch_length, recipe.data.batch_size),
     )
-    if training.ledger.corrects_twice:
+    if ledger.corrects_twice:
         _logger.warning(
             "the sampler and the loss both correct the class balance: scores are further from "
             "probabilities than either alone makes them; natural_score takes both back"
@@ -246,7 +262,7 @@ def prepare(
         folder.begin(recipe_text, start)
     searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
     search = searches[-1] if searches else None
-    return Prepared(folder, session, computing, training, search, leaks)
+    return Prepared(folder, session, computing, training, ledger, search, leaks)
 
 
 def _illustrate_later(training: Training) -> None:
@@ -320,7 +336,7 @@ def choose(prepared: Prepared, scored: Mapping[str, SplitScores]) -> DecisionRul
         finding=data.classes[1],
         point=point,
         chosen_on=deciding,
-        imbalance=prepared.training.ledger,
+        imbalance=prepared.imbalance,
         weights_sha256=prepared.folder.weights_sha256(),
         calibrators=Calibrators.fit(val.y_score, val.y_true),
         informativeness=measure_informativeness(

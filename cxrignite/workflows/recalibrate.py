@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ import numpy as np
 
 from cxrignite.data import Film
 from cxrignite.data.carving import carve_split
-from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.tables import alarm
 from cxrignite.reporting.wording import alarm_of_rule, describe_point
-from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.films import other_films
-from cxrignite.workflows.parts import build_data, build_model, check_image_size, choose_computing
+from cxrignite.workflows.finished_run import load_run, open_folder
+from cxrignite.workflows.parts import build_data, check_image_size
 from cxrignite.workflows.score import score_split
 
 
@@ -61,20 +59,11 @@ def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
             nothing is written.
         RecipeError: A constraint is out of range.
     """
-    settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session:
-        _recalibrate(recipe, RunFolder(run_dir), wanted, session)
-
-
-def _recalibrate(
-    recipe: Recipe, folder: RunFolder, wanted: Recalibration, session: Session
-) -> None:
-    with contextlib.ExitStack() as stack:
-        if session.leads:
-            stack.enter_context(folder.lock())
-            stack.enter_context(folder.logging())
-        rule = folder.read_rule()
-        if rule.point is None:
+    folder = RunFolder(run_dir)
+    with open_folder(folder, recipe.trainer) as (session, stack):
+        run = load_run(folder, session, recipe.trainer, recipe.model)
+        first = run.rule.point
+        if first is None:
             raise RunFolderError(
                 f"{folder.root} has no operating point to recalibrate: "
                 "its recipe has no ThresholdSearch"
@@ -84,7 +73,6 @@ def _recalibrate(
                 f"{folder.site_path(wanted.site)} exists and is not written over; "
                 "choose another --name"
             )
-        first = rule.point
         constraints = {
             "min_tnr": _first(wanted.min_tnr, first.min_tnr),
             "min_threshold": _first(wanted.min_threshold, first.min_threshold),
@@ -96,11 +84,8 @@ def _recalibrate(
         _check_enough(films, constraints["min_tnr"], constraints["confidence"])
         data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
-        best = load_best(folder.best_path)
-        computing = choose_computing(recipe.trainer, session)
-        model = build_model(recipe.model, computing, best["model"])
-        check_image_size(model, data.image_size, is_restored=True)
-        scores = score_split(model, data, "calibration", computing, shows=session.leads)
+        check_image_size(run.model, data.image_size, is_restored=True)
+        scores = score_split(run.model, data, "calibration", run.computing, shows=session.leads)
         try:
             point = select_operating_point(
                 scores.y_score,
@@ -116,7 +101,9 @@ def _recalibrate(
             raise ConstraintError(f"nothing written: {describe_point(point)}")
         if not session.leads:
             return
-        moved = rule.moved_to(wanted.site, point, measure_informativeness(scores, point.threshold))
+        moved = run.rule.moved_to(
+            wanted.site, point, measure_informativeness(scores, point.threshold)
+        )
         folder.write_site(moved, data.films("calibration"), Reference.of(scores))
         before = scores.confusion(first.threshold)
         sys.stdout.write(

@@ -5,7 +5,6 @@ Neither can choose a threshold: they read the one that `fit` or `recalibrate` st
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import sys
@@ -17,7 +16,6 @@ import numpy as np
 
 from cxrignite.data import Film, XrayData
 from cxrignite.engines import create_evaluator
-from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError, NonFiniteError, RecipeError
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.handlers import (
@@ -40,7 +38,6 @@ from cxrignite.reporting.wording import (
     describe_rule,
     describe_shift,
 )
-from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.reference import Reference
@@ -48,14 +45,9 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.assessment import assess, judge
 from cxrignite.workflows.films import frozen_films, other_films
+from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.illustrations import illustrate_scores
-from cxrignite.workflows.parts import (
-    Computing,
-    build_data,
-    build_model,
-    check_image_size,
-    choose_computing,
-)
+from cxrignite.workflows.parts import Computing, build_data, check_image_size
 
 _logger = logging.getLogger(__name__)
 
@@ -101,38 +93,25 @@ def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
         DataError: There is no film to score, or a film changed since the run.
         CheckpointError: The best weights are missing or damaged.
     """
-    settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session:
-        _score(recipe, RunFolder(run_dir), scoring, session)
-
-
-def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session) -> None:
-    split, name = scoring.split, scoring.name
-    with contextlib.ExitStack() as stack:
-        if session.leads:
-            stack.enter_context(folder.lock())
-            stack.enter_context(folder.logging())
-        rule = folder.read_rule(scoring.operating_point)
-        best = load_best(folder.best_path)
+    folder, name, site = RunFolder(run_dir), scoring.name, scoring.operating_point
+    with open_folder(folder, recipe.trainer) as (session, stack):
+        run = load_run(folder, session, recipe.trainer, recipe.model, site)
         if scoring.is_judged:  # damage is refused before anything is written
-            folder.read_reference(scoring.operating_point)
+            folder.read_reference(site)
             folder.read_looks()
         films = films_to_score(recipe.data, folder, scoring)
         _subgroups(films, scoring.subgroups)  # refused before the films are looked at
         data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
-        computing = choose_computing(recipe.trainer, session)
-        model = build_model(recipe.model, computing, best["model"])
-        check_image_size(model, data.image_size, is_restored=True)
-        scores = score_split(model, data, split, computing, shows=session.leads)
-        if not session.leads:
-            return
-        board = BoardWriter(folder.tensorboard_dir)
-        stack.callback(board.close)
-        publish(scores, rule, folder, scoring, board, step=best["epoch"])
-        _logger.info(
-            "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
-        )
+        check_image_size(run.model, data.image_size, is_restored=True)
+        scores = score_split(run.model, data, scoring.split, run.computing, shows=session.leads)
+        if session.leads:
+            board = BoardWriter(folder.tensorboard_dir)
+            stack.callback(board.close)
+            publish(scores, run.rule, folder, scoring, board, run.epoch)
+            _logger.info(
+                "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
+            )
 
 
 def films_to_score(data: DataRecipe, folder: RunFolder, scoring: Scoring) -> list[Film]:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cxrignite.data import XrayData
 from cxrignite.engines import (
-    Precision,
     compile_model,
     compiler_errors_in_one_line,
     create_evaluator,
@@ -40,74 +40,116 @@ from cxrignite.handlers import (
     ThresholdSearch,
 )
 from cxrignite.nn import BinaryClassifier
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import MonitorRecipe, TrainerRecipe, ValidatorRecipe
 from cxrignite.reporting.console import EpochLines
 from cxrignite.runs.checkpoints import load_state, load_weights
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.workflows.parts import build_ledger, build_loss
+from cxrignite.workflows.parts import Computing
 
 _logger = logging.getLogger(__name__)
+
+
+class Learner(NamedTuple):
+    """A classifier and what changes its weights.
+
+    Attributes:
+        model: The classifier, on its device.
+        forward: The same, compiled if the recipe says so.
+        loss: Of logits and labels.
+        optimizer: Over its parameters.
+        scheduler: Of the learning rate; null keeps it.
+    """
+
+    model: BinaryClassifier
+    forward: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | None = None
+
+
+def build_learner(
+    model: BinaryClassifier,
+    loss: nn.Module,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    *,
+    is_compiled: bool = False,
+) -> Learner:
+    """Build the optimizer and the scheduler of a classifier.
+
+    Args:
+        model: The classifier, on its device.
+        loss: Of logits and labels.
+        optimizer: The recipe's, a factory.
+        scheduler: The recipe's `lr_scheduler`, a factory.
+        is_compiled: Compile the model.
+    """
+    forward = compile_model(model) if is_compiled else model
+    built = optimizer(model.parameters())
+    return Learner(model, forward, loss, built, scheduler(built) if scheduler else None)
 
 
 class Training:
     """A trainer and a validator, attached to each other and to the run folder.
 
     Args:
-        recipe: What to train.
-        session: Where.
-        precision: In which arithmetic.
-        model: The classifier, on its device.
+        learner: What is trained.
         data: The films.
         folder: What the run leaves behind.
+        session: The processes that train.
+        computing: Settings of the forward passes.
+        settings: The recipe's `trainer`.
+        monitor: The recipe's `monitor`.
+        validation: The recipe's `validator`.
+        seed: The run's.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        session: Session,
-        precision: Precision,
-        model: BinaryClassifier,
+        learner: Learner,
         data: XrayData,
         folder: RunFolder,
+        session: Session,
+        computing: Computing,
+        settings: TrainerRecipe,
+        monitor: MonitorRecipe,
+        validation: ValidatorRecipe,
+        seed: int,
     ) -> None:
-        self.recipe, self.session, self.precision = recipe, session, precision
-        self.model, self.data, self.folder = model, data, folder
-        settings, device = recipe.trainer, session.device
-        self.loss = loss = build_loss(recipe.loss, data, device)
-        self.ledger = build_ledger(data, loss)
-        forward = compile_model(model) if settings.compile else model
+        self.model, self.data, self.folder, self.session = learner.model, data, folder, session
+        self.optimizer, self.scheduler = learner.optimizer, learner.scheduler
+        self.settings, self.monitor, self.validation = settings, monitor, validation
+        self.seed = seed
+        device, use_scaler = computing.device, computing.precision.use_scaler
         # Not `idist.auto_model`, which moves the model to CUDA wherever there is some.
-        parallel = DistributedDataParallel(forward) if session.world_size > 1 else forward
-        self.optimizer = recipe.optimizer(parallel.parameters())
-        self.scheduler = recipe.lr_scheduler(self.optimizer) if recipe.lr_scheduler else None
-        self.scaler = torch.amp.GradScaler(device.type) if precision.use_scaler else None
+        is_parallel = session.world_size > 1
+        trained = DistributedDataParallel(learner.forward) if is_parallel else learner.forward
+        self.scaler = torch.amp.GradScaler(device.type) if use_scaler else None
         self.loader = data.train_loader()
         if (settings.epoch_length or 0) > len(self.loader):
             _logger.warning("trainer.epoch_length is cut to the %d batches", len(self.loader))
         self._check_schedule()
-        computing: dict[str, Any] = {
-            "device": device,
-            "precision": precision,
-            "channels_last": settings.channels_last,
-        }
         self.trainer = create_trainer(
-            parallel,
+            trained,
             self.optimizer,
-            loss,
+            learner.loss,
             scaler=self.scaler,
             max_grad_norm=settings.max_grad_norm,
             accumulation_steps=settings.accumulation_steps,
             augment=data.device_augment,
-            **computing,
+            **computing._asdict(),
         )
         self.validator = create_evaluator(
-            forward, loss, batch_size=data.eval_batch_size("val"), **computing
+            learner.forward,
+            learner.loss,
+            batch_size=data.eval_batch_size("val"),
+            **computing._asdict(),
         )
         self.board = BoardWriter(folder.tensorboard_dir)
-        metric = f"val_{recipe.monitor.metric}"
+        metric = f"val_{monitor.metric}"
         self._recipe_hash = ""
         self.best = BestCheckpoint(
-            {"model": model}, folder.checkpoints_dir, metric, mode=recipe.monitor.mode, name="best"
+            {"model": self.model}, folder.checkpoints_dir, metric, mode=monitor.mode, name="best"
         )
         self.stop = GracefulStop()
         self.stopper = self._early_stopping(metric)
@@ -119,14 +161,14 @@ class Training:
     def epoch_length(self) -> int:
         """Batches an epoch; the loader's length where the recipe asks for more."""
         length = len(self.loader)
-        return min(self.recipe.trainer.epoch_length or length, length)
+        return min(self.settings.epoch_length or length, length)
 
     @property
     def is_finished(self) -> bool:
         """Whether no epoch is left: all are done, or training stopped early."""
         stopper = self.stopper
         stopped = stopper is not None and stopper.counter >= stopper.patience
-        return stopped or self.trainer.state.epoch >= self.recipe.trainer.max_epochs
+        return stopped or self.trainer.state.epoch >= self.settings.max_epochs
 
     def run(self) -> None:
         """Train the epochs that are left.
@@ -135,7 +177,7 @@ class Training:
             RecipeError: `trainer.compile` is set, and the compiler fails.
         """
         if not self.is_finished:
-            epochs = self.recipe.trainer.max_epochs
+            epochs = self.settings.max_epochs
             with compiler_errors_in_one_line():
                 self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
         idist.barrier()  # until the first process has saved
@@ -151,10 +193,10 @@ class Training:
             "best": self.best,
             "early_stopping": self.stopper,
         }
-        for room in ("trainer", "validator"):
-            for number, handler in enumerate(getattr(self.recipe, room).handlers):
+        for engine, group in (("trainer", self.settings), ("validator", self.validation)):
+            for number, handler in enumerate(group.handlers):
                 if hasattr(handler, "state_dict"):
-                    objects[f"{room}_handler_{number}"] = handler
+                    objects[f"{engine}_handler_{number}"] = handler
         return {name: thing for name, thing in objects.items() if thing is not None}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -176,7 +218,7 @@ class Training:
                 load_weights(self.model, checkpoint[name])
             else:
                 load_state(thing, checkpoint[name], name)
-        self.trainer.state.max_epochs = self.recipe.trainer.max_epochs
+        self.trainer.state.max_epochs = self.settings.max_epochs
 
     def save_last(self) -> None:
         """Save the state of the epoch just completed."""
@@ -187,19 +229,19 @@ class Training:
             self.saver(state, "last.pt", {"epoch": self.trainer.state.epoch})
 
     def _attach(self) -> None:
-        trainer, recipe = self.trainer, self.recipe
+        trainer, settings = self.trainer, self.settings
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        steps = recipe.trainer.accumulation_steps
+        steps = settings.accumulation_steps
         FiniteGuard(self.model, self._describe_batch, accumulation_steps=steps).attach(trainer)
-        if self.scheduler is not None and recipe.trainer.lr_step == "iteration":
+        if self.scheduler is not None and settings.lr_step == "iteration":
             # Wrapped, since Ignite would hand the engine to `step` as its deprecated `epoch`.
             step = self.scheduler.step
             trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step())
         self.stop.attach(trainer)
         self.stop.attach(self.validator)
         owners = [film.patient for film in self.data.films("val")]
-        for handler in recipe.validator.handlers:
+        for handler in self.validation.handlers:
             if isinstance(handler, ThresholdSearch):
                 handler.patients = owners
             handler.attach(self.validator)
@@ -207,7 +249,7 @@ class Training:
             ProgressLine("train", shows_loss=True).attach(trainer)
             ProgressLine("validate").attach(self.validator)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
-        for handler in recipe.trainer.handlers:
+        for handler in settings.handlers:
             handler.attach(trainer)
         # After the recipe's handlers, so that an `EpochTimer` counts the start of the workers.
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_pass)
@@ -218,7 +260,7 @@ class Training:
         self.best.attach(trainer)
         if self.stopper is not None:
             trainer.add_event_handler(Events.EPOCH_COMPLETED, self.stopper)
-        if self.scheduler is not None and recipe.trainer.lr_step == "epoch":
+        if self.scheduler is not None and settings.lr_step == "epoch":
             trainer.add_event_handler(Events.EPOCH_COMPLETED, self._step_schedule, self.scheduler)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
@@ -232,7 +274,7 @@ class Training:
 
     def _start_epoch(self, trainer: Engine) -> None:
         epoch = trainer.state.epoch
-        seed_everything(self.recipe.seed, epoch)
+        seed_everything(self.seed, epoch)
         self.data.set_epoch(epoch)
 
     def _start_pass(self, trainer: Engine) -> None:
@@ -258,15 +300,15 @@ class Training:
             scheduler.step()
 
     def _early_stopping(self, metric: str) -> EarlyStopping | None:
-        if self.recipe.monitor.patience is None:
+        if self.monitor.patience is None:
             return None
-        sign = 1.0 if self.recipe.monitor.mode == "max" else -1.0
+        sign = 1.0 if self.monitor.mode == "max" else -1.0
 
         def score(trainer: Engine) -> float:
             value = sign * float(trainer.state.metrics[metric])
             return value if math.isfinite(value) else -math.inf
 
-        stopper = EarlyStopping(self.recipe.monitor.patience, score, self.trainer)
+        stopper = EarlyStopping(self.monitor.patience, score, self.trainer)
         # It speaks in a format of its own; `_tell` says the same in ours.
         stopper.logger.setLevel(logging.WARNING)
         return stopper
@@ -274,15 +316,15 @@ class Training:
     def _check_schedule(self) -> None:
         """Refuse a schedule that would run out too early, or works against the monitor."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            mode = self.recipe.monitor.mode
-            if self.recipe.trainer.lr_step == "iteration" or self.scheduler.mode != mode:
+            mode = self.monitor.mode
+            if self.settings.lr_step == "iteration" or self.scheduler.mode != mode:
                 raise RecipeError(
                     f"ReduceLROnPlateau must step by epoch, in mode {mode} as the monitor, got "
-                    f"trainer.lr_step {self.recipe.trainer.lr_step} and mode {self.scheduler.mode}"
+                    f"trainer.lr_step {self.settings.lr_step} and mode {self.scheduler.mode}"
                 )
         steps = getattr(self.scheduler, "total_steps", None)
-        by_iteration = self.recipe.trainer.lr_step == "iteration"
-        needed = self.recipe.trainer.max_epochs * (self.epoch_length if by_iteration else 1)
+        by_iteration = self.settings.lr_step == "iteration"
+        needed = self.settings.max_epochs * (self.epoch_length if by_iteration else 1)
         if steps is not None and steps < needed:
             raise RecipeError(
                 f"lr_scheduler.total_steps must be at least the {needed} of this run, got {steps}"
@@ -295,6 +337,6 @@ class Training:
     def _tell(self, trainer: Engine) -> None:
         epoch = trainer.state.epoch
         self._lines.tell(epoch, trainer.state.metrics, is_best=self.best.best_epoch == epoch)
-        if self.is_finished and epoch < self.recipe.trainer.max_epochs:
-            patience, metric = self.recipe.monitor.patience, self.recipe.monitor.metric
+        if self.is_finished and epoch < self.settings.max_epochs:
+            patience, metric = self.monitor.patience, self.monitor.metric
             _logger.info("stopped early: %d epochs without a better %s", patience, metric)

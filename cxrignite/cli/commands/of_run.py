@@ -46,12 +46,12 @@ def explain_command(argv: list[str]) -> int:
             raise RecipeError("--files goes without --split and --data.source")
         name = options["name"] or "files"
         _check_no_split(name, "images that are of no split need a")
-        from cxrignite.workflows.explain import explain_files
+        from cxrignite.workflows.explain.explain import explain_files
 
         explain_files(recipe, options["run"], files, _results_name(name, name, site), site)
         return 0
     other_films = _names_other_films(argv, options["name"], split)
-    from cxrignite.workflows.explain import explain
+    from cxrignite.workflows.explain.explain import explain
     from cxrignite.workflows.score import Scoring
 
     name = _results_name(options["name"], split, site)
@@ -67,7 +67,7 @@ def predict_command(argv: list[str]) -> int:
     columns = ("--path_column", "--patient_column")
     if options["manifest"] is None and any(arg.startswith(columns) for arg in argv):
         raise RecipeError(f"{' and '.join(columns)} go with --manifest")
-    from cxrignite.workflows.predict import Request, predict
+    from cxrignite.workflows.predict.predict import Request, predict
 
     files, maps = options.pop("files") or (), options.pop("maps")
     predict(recipe, options.pop("run"), Request(files=files, draws_maps=maps, **options))

@@ -18,7 +18,7 @@ from cxrignite.data import Film, XrayData
 from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.engines import choose_precision
-from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_line
+from cxrignite.engines.compilation import compiler_errors_in_one_line
 from cxrignite.engines.precision import FP32
 from cxrignite.engines.session import Session
 from cxrignite.errors import RecipeError
@@ -31,8 +31,8 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.memory import PeakMemory
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms, train_steps
 from cxrignite.workflows.kept_memory import kept_memory
-from cxrignite.workflows.parts import build_data, build_loss
-from cxrignite.workflows.training import Training
+from cxrignite.workflows.parts import build_data, build_loss, choose_computing
+from cxrignite.workflows.training import Learner, Training, build_learner
 
 _WARMUP_STEPS = 2
 
@@ -119,17 +119,15 @@ class VariantRunner:
         # The model comes as the recipe has it, which may be channels last already.
         memory = torch.channels_last if settings.channels_last else torch.contiguous_format
         model = copy.deepcopy(self._model).to(memory_format=memory)
-        forward = compile_model(model) if settings.compile else model
-        loss = build_loss(self._with_own_loss().loss, data, device)
-        optimizer = self._recipe.optimizer(model.parameters())
+        learner = self._learner(model, data, is_compiled=settings.compile)
         loader = data.train_loader() if settings.scaled_decode else self._plain_loader()
         precision = choose_precision(trainer.precision, device) if settings.precision else FP32
 
         def train(num_steps: int) -> Steps:
             return train_steps(
-                forward,
-                optimizer,
-                loss,
+                learner.forward,
+                learner.optimizer,
+                learner.loss,
                 loader,
                 num_steps=num_steps,
                 device=device,
@@ -152,15 +150,17 @@ class VariantRunner:
             epoch_length=self._num_steps,
             compile=settings.compile,
         )
-        recipe = replace(self._with_own_loss(), trainer=trainer)
-        precision = choose_precision(trainer.precision, self._session.device)
         timer, data = EpochTimer(), self._data(settings)
         with tempfile.TemporaryDirectory() as place:
             folder = RunFolder(Path(place) / "run")
             start = describe_start([], device="", precision="", num_processes=1)
             folder.begin("trainer: {max_epochs: 1}\n", start)
             model = copy.deepcopy(self._model)
-            training = Training(recipe, self._session, precision, model, data, folder)
+            training = Training(
+                self._learner(model, data, is_compiled=settings.compile),
+                *(data, folder, self._session, choose_computing(trainer, self._session), trainer),
+                *(self._recipe.monitor, self._recipe.validator, self._recipe.seed),
+            )
             timer.attach(training.trainer)
             try:
                 training.run()
@@ -171,9 +171,13 @@ class VariantRunner:
         last = timer.epochs[-1]
         return Steps(last.num_images, last.seconds, last.data_wait_seconds)
 
-    def _with_own_loss(self) -> Recipe:
-        # A loss remembers the class counts that it was told.
-        return replace(self._recipe, loss=copy.deepcopy(self._recipe.loss))
+    def _learner(self, model: BinaryClassifier, data: XrayData, *, is_compiled: bool) -> Learner:
+        recipe = self._recipe
+        # A copy, since a loss keeps the class counts of its data.
+        loss = build_loss(copy.deepcopy(recipe.loss), data, self._session.device)
+        return build_learner(
+            model, loss, recipe.optimizer, recipe.lr_scheduler, is_compiled=is_compiled
+        )
 
     def _data(self, settings: Settings) -> XrayData:
         workers = self._recipe.data.num_workers if settings.workers else 0

@@ -1,50 +1,45 @@
-"""Maps of a run's films, or of any images, drawn and measured."""
+"""Class activation maps of a run's images, or of any images, drawn and measured."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cxrignite.data import Film, XrayData
+from cxrignite.data import Film
 from cxrignite.data.image_files import image_files
+from cxrignite.data.pipeline import Pipeline
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer
-from cxrignite.engines.session import Session, open_session
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
 from cxrignite.handlers import BoardWriter, GradCAMExporter
 from cxrignite.output_marker import mark_output
-from cxrignite.recipe import DataRecipe, Recipe
+from cxrignite.recipe import DataRecipe, ExplainRecipe, Recipe
 from cxrignite.reporting.map_table import map_table
 from cxrignite.reporting.plots import map_figures as figures
-from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import MapChecks, MapEvaluation
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
+from cxrignite.workflows.finished_run import FinishedRun, load_run, open_folder
 from cxrignite.workflows.illustrations import keep_figure
 from cxrignite.workflows.parts import (
     build_data,
-    build_model,
     build_pipeline,
     check_image_size,
-    choose_computing,
     explained_layer,
 )
 from cxrignite.workflows.score import Scoring, films_to_score, score_split
 
 _logger = logging.getLogger(__name__)
 
-# Where the run has chosen no threshold.
-_NO_THRESHOLD = 0.5
 _BATCH_SIZE = 16
 
 
@@ -63,21 +58,25 @@ def explain(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A score or a map is NaN or infinite.
     """
-    settings, split = recipe.explain, scoring.split
-    with _opened(recipe, RunFolder(run_dir)) as (folder, session, stack):
-        run = _ExplainedRun(recipe, folder, session, scoring.name, scoring.operating_point)
+    folder, settings = RunFolder(run_dir), recipe.explain
+    with open_folder(folder, recipe.trainer) as (session, stack):
+        run = load_run(folder, session, recipe.trainer, recipe.model, scoring.operating_point)
         films = films_to_score(recipe.data, folder, scoring)
         data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
-        kinds, most = settings.select, settings.max_images
-        choice = ImageChoice(run.threshold, kinds, most, seed=recipe.seed)
-        exporter = run.exporter(films, choice, data.image_size)
-        stack.callback(run.close)
+        choice = ImageChoice(
+            run.map_threshold, settings.select, settings.max_images, seed=recipe.seed
+        )
+        source = recipe.data.source
+        maps = _Maps(run, settings, source.classes, scoring.name, films, choice, data.image_size)
+        stack.callback(maps.close)
         scores = score_split(
-            run.model, data, split, run.computing, shows=session.leads, handlers=[exporter]
+            *(run.model, data, scoring.split, run.computing),
+            shows=session.leads,
+            handlers=[maps.exporter],
         )
         if session.leads:
-            run.publish(exporter, run.measure(data, scores))
+            maps.publish(maps.measure(scores, data.pipeline, source.root, recipe.seed))
 
 
 def explain_files(
@@ -99,123 +98,109 @@ def explain_files(
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A map is NaN or infinite.
     """
-    files = image_files(paths)
-    with _opened(recipe, RunFolder(run_dir)) as (folder, session, stack):
+    files, folder = image_files(paths), RunFolder(run_dir)
+    with open_folder(folder, recipe.trainer) as (session, stack):
         if not session.leads:
             return
         images = _read(recipe.data, folder, files)
-        run = _ExplainedRun(recipe, folder, session, name, site)
+        run = load_run(folder, session, recipe.trainer, recipe.model, site)
         films = [Film(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
-        everything = ImageChoice(run.threshold, (), indices=range(len(films)))
+        everything = ImageChoice(run.map_threshold, (), indices=range(len(films)))
         height, width = images.shape[-2:]
-        exporter = run.exporter(films, everything, (height, width))
-        stack.callback(run.close)
-        y_score = torch.cat([run.score(part) for part in torch.split(images, _BATCH_SIZE)])
+        classes = recipe.data.source.classes
+        maps = _Maps(run, recipe.explain, classes, name, films, everything, (height, width))
+        stack.callback(maps.close)
+        scorer = BatchScorer(run.model, **run.computing._asdict())
+        y_score = torch.cat([scorer(part)[0].cpu() for part in torch.split(images, _BATCH_SIZE)])
         labels = torch.full((len(films),), UNKNOWN_LABEL)
-        exporter.export(
+        maps.exporter.export(
             images, y_score.double().numpy(), labels.numpy(), torch.arange(len(films)).numpy()
         )
-        run.publish(exporter, None)
+        maps.publish(None)
 
 
-class _ExplainedRun:
-    """A run's model with its threshold, and the place of its maps in folder and TensorBoard."""
+class _Maps:
+    """Maps of one name, drawn in a folder of their own and put in place once all are there."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, session: Session, name: str, site: str | None
+        self,
+        run: FinishedRun,
+        settings: ExplainRecipe,
+        classes: tuple[str, str],
+        name: str,
+        films: Sequence[Film],
+        choice: ImageChoice,
+        image_size: tuple[int, int],
     ) -> None:
-        self.recipe, self.folder, self.session, self.name = recipe, folder, session, name
-        self.rule = folder.read_rule(site)
-        best = load_best(folder.best_path)
-        self.epoch: int = best["epoch"]
-        self.computing = choose_computing(recipe.trainer, session)
-        self.model = build_model(recipe.model, self.computing, best["model"])
-        threshold = self.rule.threshold
-        self.threshold = _NO_THRESHOLD if threshold is None else threshold
-        self.layer = ""
-        self.directory = folder.explain_dir(name)
+        self.run, self.settings, self.classes, self.name = run, settings, classes, name
+        check_image_size(run.model, image_size, is_restored=True)
+        self.layer = explained_layer(settings.target_layer, run.model, image_size)
+        self.directory = run.folder.explain_dir(name)
         # Of the same name, which TensorBoard shows, until everything is there.
-        self.unfinished_dir = folder.explain_dir(".unfinished") / name
-        self.board = BoardWriter(folder.tensorboard_dir)
-
-    def exporter(
-        self, films: Sequence[Film], choice: ImageChoice, image_size: tuple[int, int]
-    ) -> GradCAMExporter:
-        """What draws maps of these films, in an empty folder."""
-        check_image_size(self.model, image_size, is_restored=True)
-        self.layer = explained_layer(self.recipe.explain.target_layer, self.model, image_size)
-        if self.session.leads:
-            self.clear()
+        self.unfinished_dir = run.folder.explain_dir(".unfinished") / name
+        self.board = BoardWriter(run.folder.tensorboard_dir)
+        if run.session.leads:
+            self._clear()
             mark_output(self.unfinished_dir)
-        exporter = GradCAMExporter(
-            self.model,
+        self.exporter = GradCAMExporter(
+            run.model,
             self.unfinished_dir,
             self.layer,
-            self.recipe.explain.method,
+            settings.method,
             choice,
             [{"path": film.name, "patient": film.patient} for film in films],
-            self.recipe.data.source.classes,
+            classes,
             self.board,
         )
-        exporter.step = self.epoch
-        return exporter
+        self.exporter.step = run.epoch
 
-    def clear(self) -> None:
-        """Remove what an explanation that came to no end has left."""
+    def _clear(self) -> None:
+        """Remove what an interrupted command has left."""
         shutil.rmtree(self.unfinished_dir.parent, ignore_errors=True)
-
-    def score(self, images: Tensor) -> Tensor:
-        """Probabilities of a batch as the other verbs compute them, `(N,)`, on the CPU."""
-        return BatchScorer(self.model, **self.computing._asdict())(images)[0].cpu()
 
     def close(self) -> None:
         """Close what was open, and leave nothing unfinished behind."""
         self.board.close()
-        if self.session.leads:
-            self.clear()
+        if self.run.session.leads:
+            self._clear()
 
-    def measure(self, data: XrayData, scores: SplitScores) -> MapChecks | None:
+    def measure(
+        self, scores: SplitScores, pipeline: Pipeline, root: Path, seed: int
+    ) -> MapChecks | None:
         """Check the maps and draw the figure of it; None if not requested."""
-        settings, name = self.recipe.explain, f"faithfulness_{self.name}"
-        if not settings.num_measured:
-            (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
+        run, name, num_films = self.run, f"faithfulness_{self.name}", self.settings.num_measured
+        if not num_films:
+            (run.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
             return None
-        _logger.info("measuring the maps of %d films at most", settings.num_measured)
-        probe = MapProbe(self.model, self._maps, data.pipeline.read, self.session.device)
-        found, curves = check_maps(
-            probe,
-            scores,
-            self.threshold,
-            settings.num_measured,
-            self.recipe.data.source.root,
-            self.recipe.seed,
-        )
-        figure = figures.perturbation_curves(curves, self.recipe.data.source.classes)
-        keep_figure(self.folder, self.board, name, figure, self.epoch)
+        _logger.info("measuring the maps of %d films at most", num_films)
+        probe = MapProbe(run.model, self._draw, pipeline.read, run.session.device)
+        found, curves = check_maps(probe, scores, run.map_threshold, num_films, root, seed)
+        figure = figures.perturbation_curves(curves, self.classes)
+        keep_figure(run.folder, self.board, name, figure, run.epoch)
         return found
 
-    def publish(self, exporter: GradCAMExporter, checks: MapChecks | None) -> None:
+    def publish(self, checks: MapChecks | None) -> None:
         """Write what holds for all pictures, draw the figure of outcomes, and print a summary."""
-        explained, classes = exporter.explanations, self.recipe.data.source.classes
+        explained, folder = self.exporter.explanations, self.run.folder
         name = f"grad_cam_{self.name}"
         if any(each.y_true != UNKNOWN_LABEL for each in explained):
-            figure = figures.outcome_maps(explained, classes)
-            keep_figure(self.folder, self.board, name, figure, self.epoch)
+            figure = figures.outcome_maps(explained, self.classes)
+            keep_figure(folder, self.board, name, figure, self.run.epoch)
         else:
-            (self.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
+            (folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
         evaluation = MapEvaluation(
-            weights_sha256=self.rule.weights_sha256,
-            method=self.recipe.explain.method,
+            weights_sha256=self.run.rule.weights_sha256,
+            method=self.settings.method,
             target_layer=self.layer,
-            target_class=classes[1],
-            other_class=classes[0],
-            threshold=self.threshold,
+            target_class=self.classes[1],
+            other_class=self.classes[0],
+            threshold=self.run.map_threshold,
             checks=checks,
         )
         about = to_json(evaluation)
         write_durably(self.unfinished_dir / "explain.json", about)
         table = (self.unfinished_dir / "explain.csv").read_bytes()
-        self.folder.files.expect(
+        folder.files.expect(
             {self.directory / "explain.json": about, self.directory / "explain.csv": table}
         )
         # All at once: pictures of an earlier explanation would be taken for some of this one.
@@ -224,20 +209,9 @@ class _ExplainedRun:
         sys.stdout.write(f"{map_table(self.name, explained, evaluation)}\n")
         _logger.info("written to %s", self.directory)
 
-    def _maps(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
-        method = self.recipe.explain.method
+    def _draw(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
+        method = self.settings.method
         return grad_cam(model, images, self.layer, method=method, target=target)
-
-
-@contextmanager
-def _opened(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[RunFolder, Session, ExitStack]]:
-    """A session that may write into the run folder, and what is to be closed after it."""
-    settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
-        if session.leads:
-            stack.enter_context(folder.lock())
-            stack.enter_context(folder.logging())
-        yield folder, session, stack
 
 
 def _read(data: DataRecipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,23 +15,17 @@ from cxrignite.data import Film, Source
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer
-from cxrignite.engines.session import Session, open_session
+from cxrignite.engines.session import Session
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
-from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.terminal import counted
+from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.kept_memory import kept_memory
-from cxrignite.workflows.parts import (
-    build_model,
-    build_pipeline,
-    check_image_size,
-    choose_computing,
-    explained_layer,
-)
+from cxrignite.workflows.parts import build_pipeline, check_image_size, explained_layer
 from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import (
@@ -44,9 +38,6 @@ from cxrignite.workflows.predict.output_settings import OutputPaths
 from cxrignite.workflows.predict.scoring import Unscored, score_films
 
 _logger = logging.getLogger(__name__)
-
-# Where the run has chosen no threshold, the captions of maps take this one, as `explain` does.
-_NO_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,19 +82,16 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         DataError: There is no film; or, once all others have their scores, some cannot be read.
     """
     paths = OutputPaths(request.output)
-    settings = recipe.trainer
-    with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
+    folder, settings = RunFolder(run_dir), recipe.trainer
+    with open_folder(folder, settings, writes=False) as (session, stack):
         if session.world_size > 1:
             raise RecipeError(
                 f"predict takes one process, got {session.world_size}: give each its own films "
                 "and its own --output"
             )
         listing = _list(recipe.data.source, request)
-        folder = RunFolder(run_dir)
-        rule = folder.read_rule(request.operating_point)
-        best = load_best(folder.best_path)
-        computing = choose_computing(recipe.trainer, session)
-        model = build_model(recipe.model, computing, best["model"])
+        run = load_run(folder, session, settings, recipe.model, request.operating_point)
+        rule, model = run.rule, run.model
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe.data)
         image_size = _image_size(recipe.data, pipeline, frozen, listing.films)
@@ -111,7 +99,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
             model,
-            **computing._asdict(),
+            **run.computing._asdict(),
             batch_size=_batch_size(recipe.data, frozen),
         )
         layer, drawer = None, None
@@ -123,14 +111,13 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         columns = (*COLUMNS, *MAP_COLUMNS) if layer else COLUMNS
         output = stack.enter_context(open_output(paths, kept, columns, overwrite=request.overwrite))
         if layer:
-            called_by = _NO_THRESHOLD if rule.threshold is None else rule.threshold
             drawer = MapDrawer(
                 recipe.explain.method,
                 recipe.data.source.classes,
                 model,
                 layer,
                 paths.maps_dir,
-                called_by,
+                run.map_threshold,
             )
         films = [film for film in listing.films if film.name not in output.names]
         if output.num_rows:
@@ -140,7 +127,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         num_before = output.num_rows
         work = Unscored(films, listing.patient_of, pipeline, image_size or (1, 1))
         if films:
-            keeps = recipe.trainer.profile == "fast"  # as in `fit`
+            keeps = settings.profile == "fast"  # as in `fit`
             with kept_memory(session.device) if keeps else nullcontext():
                 score_films(work, scorer, rule, output, drawer, recipe.data)
         sys.stdout.write(_summary(output, rule, paths, num_before, drawer is not None))

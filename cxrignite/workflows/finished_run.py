@@ -1,0 +1,89 @@
+"""A finished run that a command opens again: its folder, its decision rule, its best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from cxrignite.engines.session import Session, open_session
+from cxrignite.nn import BinaryClassifier
+from cxrignite.recipe import TrainerRecipe
+from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.parts import Computing, build_model, choose_computing
+
+_NO_THRESHOLD = 0.5
+
+
+class FinishedRun(NamedTuple):
+    """The best weights of a run and the rule that decides by their scores.
+
+    Attributes:
+        folder: The run folder.
+        session: The processes that compute.
+        rule: The run's own decision rule, or a site's.
+        model: The classifier with the best weights.
+        computing: Settings of its forward passes.
+        epoch: The epoch of the weights.
+    """
+
+    folder: RunFolder
+    session: Session
+    rule: DecisionRule
+    model: BinaryClassifier
+    computing: Computing
+    epoch: int
+
+    @property
+    def map_threshold(self) -> float:
+        """The threshold by which captions of maps call images positive; 0.5 if there is none."""
+        return _NO_THRESHOLD if self.rule.threshold is None else self.rule.threshold
+
+
+@contextmanager
+def open_folder(
+    folder: RunFolder, settings: TrainerRecipe, *, writes: bool = True
+) -> Iterator[tuple[Session, ExitStack]]:
+    """Open a session on a run folder; what is put on the stack is closed with it.
+
+    Args:
+        folder: The run folder.
+        settings: The recipe's `trainer`.
+        writes: Lock the folder and append to its log.
+
+    Raises:
+        RunFolderError: Another process writes there.
+    """
+    with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
+        if writes and session.leads:
+            stack.enter_context(folder.lock())
+            stack.enter_context(folder.logging())
+        yield session, stack
+
+
+def load_run(
+    folder: RunFolder,
+    session: Session,
+    settings: TrainerRecipe,
+    make: Callable[..., BinaryClassifier],
+    site: str | None = None,
+) -> FinishedRun:
+    """Load the decision rule and the best weights of a run.
+
+    Args:
+        folder: The run folder.
+        session: The processes that compute.
+        settings: The recipe's `trainer`.
+        make: The recipe's `model`.
+        site: The site whose operating point decides; null is the run's own.
+
+    Raises:
+        RunFolderError: The run has no such operating point.
+        CheckpointError: The best weights are missing, damaged, or do not fit the model.
+    """
+    rule, best = folder.read_rule(site), load_best(folder.best_path)
+    computing = choose_computing(settings, session)
+    model = build_model(make, computing, best["model"])
+    return FinishedRun(folder, session, rule, model, computing, best["epoch"])
