@@ -125,9 +125,9 @@ def write_predictions(
     table: list[Sequence[object]] = [[*known, *_COLUMNS]]
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])
-        natural = "" if natural_score is None else repr(float(natural_score[position]))
+        cell = "" if natural_score is None else repr(float(natural_score[position]))
         # Decided on the raw score: the other scale keeps the order, but for its rounding.
         decision = "" if threshold is None else int(score >= threshold)
         about = [row[name] for name in known]
-        table.append([*about, int(y_true[position]), repr(score), natural, decision])
+        table.append([*about, int(y_true[position]), repr(score), cell, decision])
     write(Path(path), csv_bytes(table))

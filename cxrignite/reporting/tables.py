@@ -50,8 +50,8 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
     rows.append(["missed", *(f"{each.fn} of {positives}" for each in columns)])
     rows.append(["false alarms", *(f"{each.fp} of {negatives}" for each in columns)])
     scales = evaluation.calibration
-    shown = [scales[scale] for scale in ("raw", "natural") if scale in scales]
-    titles = ["of the raw score", "of the natural score"][: len(shown)]
+    shown = [scales[scale] for scale in ("score", "probability") if scale in scales]
+    titles = ["of the score", "of the probability"][: len(shown)]
     rows += [[], ["", *titles]]
     for label, key in _CALIBRATION:
         rows.append([label, *(_cell(getattr(each, key)) for each in shown)])

@@ -90,15 +90,15 @@ class DecisionRule:
         return self.chosen_on not in ("val", "calibration")
 
     def scales(self, y_score: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Return the scores on every scale that is known, by its name: `raw`, `natural`, ..."""
+        """Return the scores on every scale that is known, by its name: `score`, `probability`, ..."""
         fitted = self.calibrators
         maps = {
-            "natural": self.imbalance.natural,
+            "probability": self.imbalance.natural,
             "platt": fitted.platt if fitted else None,
             "temperature": fitted.temperature if fitted else None,
         }
         mapped = {scale: each(y_score) for scale, each in maps.items() if each is not None}
-        return {"raw": y_score} | {k: part for k, part in mapped.items() if part is not None}
+        return {"score": y_score} | {k: part for k, part in mapped.items() if part is not None}
 
     def moved_to(
         self, site: str, point: OperatingPoint, informativeness: Informativeness | None

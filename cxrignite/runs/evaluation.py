@@ -154,7 +154,7 @@ class Evaluation:
         average_precision: Area under the precision-recall curve.
         at_half: Decisions at 0.5.
         at_threshold: Decisions at the rule's threshold; None if it has none.
-        calibration: By scale: `raw`, `natural`, `platt`, `temperature`, those that are known.
+        calibration: By scale: `score`, `probability`, `platt`, `temperature`, those that are known.
         subgroups: By attribute, then by value.
         informativeness: Of the threshold on these images; None without one, or without a class.
         shift: Comparison with the images that chose the threshold; None if not checked.

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 # What is believed of a run that was made before there were digests, once it gets some.
 _BELIEVED = (
     *("recipe.yaml", "environment.json", "split.csv", "history.csv", "operating_point.json"),
-    *("reference.npz", "looks.json", "operating_points/*", "metrics/*", "predictions/*"),
+    *("reference.npz", "evaluations.json", "operating_points/*", "metrics/*", "predictions/*"),
     *("explain/*/explain.json", "explain/*/explain.csv"),
 )
 

@@ -67,7 +67,7 @@ class RunFolder:
         self.best_path = self.checkpoints_dir / "best.pt"
         self.operating_point_path = root / "operating_point.json"
         self.reference_path = root / "reference.npz"
-        self.looks_path = root / "looks.json"
+        self.looks_path = root / "evaluations.json"
         self.report_path = root / "report.html"
         self.history_path = root / "history.csv"
         self.tensorboard_dir = root / "tensorboard"

@@ -57,7 +57,7 @@ READ_BY = {
     "environment.json": ("fit", "report"),
     "operating_point.json": ("fit", "test", "predict", "report"),
     "reference.npz": ("fit", "test"),
-    "looks.json": ("test",),
+    "evaluations.json": ("test",),
     "metrics/val.json": ("report",),
     "predictions/test.csv": ("compare", "report"),
     "checkpoints/best.json": ("test", "predict", "report"),
@@ -100,7 +100,7 @@ def content_of(folder):
     [
         *((edit, "split.csv") for edit in EDITS),
         *(("cut", name) for name in READ_BY if name != "split.csv"),
-        *(("digit", name) for name in ("recipe.yaml", "metrics/val.json", "looks.json")),
+        *(("digit", name) for name in ("recipe.yaml", "metrics/val.json", "evaluations.json")),
         *(("lost", name) for name in ("reference.npz", "history.csv", "predictions/test.csv")),
         ("last row lost", "history.csv"),
     ],

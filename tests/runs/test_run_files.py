@@ -84,10 +84,10 @@ def test_damaged_digests_are_refused_and_may_be_removed(content, files, caplog):
 def test_a_folder_that_had_no_digests_gets_those_of_its_files_as_they_are(files):
     files.path.unlink()
     (files.root / "run.log").write_text("not believed")
-    files.write(files.root / "looks.json", b"{}")
+    files.write(files.root / "evaluations.json", b"{}")
     files.settle()
     listed = json.loads(files.path.read_text())
-    assert sorted(listed) == ["looks.json", "metrics/val.json", "split.csv"]
+    assert sorted(listed) == ["evaluations.json", "metrics/val.json", "split.csv"]
     assert run_files.RunFiles(files.root).written_in(files.root / "metrics") == [
         files.root / "metrics" / "val.json"
     ]

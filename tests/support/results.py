@@ -97,7 +97,7 @@ def evaluation_of(rule=RULE, tnr=None, **changes):
         average_precision=Estimate(0.97),
         at_half=decisions_of(0.5, 35, 15, 2, 58),
         at_threshold=decisions_of(rule.threshold, 48, 2, 6, 54, tnr) if rule.point else None,
-        calibration={"raw": scale},
+        calibration={"score": scale},
         subgroups=(virus,),
         informativeness=None,
         num_evaluations=1,

@@ -71,9 +71,9 @@ def test_the_figures_are_those_of_scikit_learn(scores, content):
     precision = average_precision_score(scores.y_true, scores.y_score)
     assert content.average_precision.value == pytest.approx(precision)
     brier = brier_score_loss(scores.y_true, scores.y_score)
-    assert content.calibration["raw"].brier.value == pytest.approx(brier)
+    assert content.calibration["score"].brier.value == pytest.approx(brier)
     natural = brier_score_loss(scores.y_true, LEDGER.natural(scores.y_score))
-    assert content.calibration["natural"].brier.value == pytest.approx(natural)
+    assert content.calibration["probability"].brier.value == pytest.approx(natural)
     cells = content.at_threshold
     exact = binomtest(cells.tn, cells.tn + cells.fp).proportion_ci(method="exact")
     assert cells.tnr.interval == pytest.approx((exact.low, exact.high))
@@ -175,7 +175,7 @@ def test_a_run_without_a_threshold_has_no_figures_at_one(scores, content):
 def test_an_unknown_natural_scale_is_null(scores, content):
     unknown = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=None)
     alone = assessed(scores, replace(rule_of(None), imbalance=unknown))
-    assert "natural" not in alone.calibration
+    assert "probability" not in alone.calibration
     assert len(figures_in(score_table("test", CLASSES, alone), "Brier")) == 1
     assert len(figures_in(score_table("test", CLASSES, content), "Brier")) == 2
 

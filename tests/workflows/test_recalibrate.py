@@ -183,7 +183,7 @@ def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, ru
     # Not looked at by what was refused.
     assert run(["test", "--run", str(run_dir), "--subgroups", r"_(?P<view>\d)\.png$"]) == 0
     again = finding(run_dir / "metrics" / "test.json")
-    assert again["num_evaluations"] == max(read(run_dir / "looks.json").values()) == 2
+    assert again["num_evaluations"] == max(read(run_dir / "evaluations.json").values()) == 2
     assert [(group["attribute"], group["value"]) for group in again["subgroups"]] == [
         ("view", "1"),
         ("view", "2"),

@@ -65,16 +65,16 @@ class CardGroup(NamedTuple):
     lines: Sequence[tuple[str, str]]
 
 
-def split_passport(records: RunResults) -> Passport | None:
+def split_passport(results: RunResults) -> Passport | None:
     """Count the splits, and look for patients and files on two sides.
 
     Args:
-        records: The run.
+        results: The run.
 
     Returns:
         The passport; None where there is no split to read.
     """
-    films = records.films
+    films = results.films
     if not films:
         return None
     rows = []
@@ -84,7 +84,7 @@ def split_passport(records: RunResults) -> Passport | None:
         patients.setdefault(film.patient, set()).add(film.split)
         if film.sha256:
             files.setdefault(film.sha256, set()).add(film.split)
-    for name in records.split_names:
+    for name in results.split_names:
         labels = [film.label for film in films if film.split == name]
         members = {film.patient for film in films if film.split == name}
         rows.append(
@@ -94,8 +94,8 @@ def split_passport(records: RunResults) -> Passport | None:
         rows,
         sum(len(splits) > 1 for splits in patients.values()),
         sum(len(splits) > 1 for splits in files.values()),
-        hashlib.sha256(records.folder.split_path.read_bytes()).hexdigest(),
-        patient_origin(records.recipe.child("data.source"), films),
+        hashlib.sha256(results.folder.split_path.read_bytes()).hexdigest(),
+        patient_origin(results.recipe.child("data.source"), films),
     )
 
 
@@ -158,24 +158,24 @@ def ledger_sentences(rule: DecisionRule | None) -> list[str]:
     ]
 
 
-def model_card(records: RunResults) -> list[CardGroup]:
+def model_card(results: RunResults) -> list[CardGroup]:
     """Fill in the parts of a model card that a run folder knows; no line names a folder.
 
     Args:
-        records: The run.
+        results: The run.
     """
-    recipe, best, rule, starts = records.recipe, records.best, records.rule, records.starts
+    recipe, best, rule, starts = results.recipe, results.best, results.rule, results.starts
     trainer, data = recipe.child("trainer"), recipe.child("data")
     packages = starts[-1].packages if starts else {}
     num_processes = starts[-1].num_processes if starts else None
-    done = f"{len(records.history)} of {say(trainer.get('max_epochs'))}"
+    done = f"{len(results.history)} of {say(trainer.get('max_epochs'))}"
     groups = (
         CardGroup(
             "Data",
             [
                 ("Source", class_name(data.text("source.class_path"))),
-                ("Classes", " (negative), ".join(records.classes) + " (positive)"),
-                ("Films", films_of_splits(records)),
+                ("Classes", " (negative), ".join(results.classes) + " (positive)"),
+                ("Films", films_of_splits(results)),
                 ("Validation", fold_words(data)),
                 ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
                 ("Preprocessing", say(data.get("preprocess"))),
@@ -192,7 +192,7 @@ def model_card(records: RunResults) -> list[CardGroup]:
                 ("Optimizer", say(recipe.get("optimizer"))),
                 ("Schedule", say(recipe.get("lr_scheduler"))),
                 ("Batch size", batch_words(data, trainer, num_processes)),
-                ("Epochs", done if records.history else ""),
+                ("Epochs", done if results.history else ""),
                 ("Seed", say(recipe.get("seed"))),
                 ("Device", of_starts(start.device for start in starts)),
                 ("Precision", of_starts(start.precision for start in starts)),
@@ -236,15 +236,15 @@ def _chosen_by(best: BestWeights | None) -> str:
     return f"{best.metric} {decimal(best.score, 4)}"
 
 
-def limits_of_use(records: RunResults, *, is_void: bool, is_usable: bool) -> list[str]:
+def limits_of_use(results: RunResults, *, is_void: bool, is_usable: bool) -> list[str]:
     """What the model must not be used for.
 
     Args:
-        records: The run.
+        results: The run.
         is_void: Whether some films contradict the certificate or are of another kind.
         is_usable: Whether the threshold was shown to be better than chance.
     """
-    negative, positive = records.classes
+    negative, positive = results.classes
     limits = [
         "Not for the care of patients. This is a research model and no medical device; nobody has "
         "reviewed or cleared it for clinical use.",
@@ -256,13 +256,13 @@ def limits_of_use(records: RunResults, *, is_void: bool, is_usable: bool) -> lis
         "Not at another site before its own labelled films have been scored, and the threshold "
         "chosen again where they differ.",
     ]
-    if class_name(records.recipe.text("data.source.class_path")) == "Phantom":
+    if class_name(results.recipe.text("data.source.class_path")) == "Phantom":
         limits.insert(0, "Not for anything real: it was trained on synthetic films.")
     if not is_usable:
         limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
     if is_void:
         limits.append("Not on films like those for which the certificate is void (see the top).")
-    elif records.rule is None or not records.rule.is_certified:
+    elif results.rule is None or not results.rule.is_certified:
         limits.append("Not where a specificity has to be guaranteed: nothing is certified here.")
     return limits
 

@@ -193,9 +193,9 @@ def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
     return uris
 
 
-def _source_root(records: RunResults) -> Path | None:
-    root = records.recipe.text("data.source.init_args.root")
+def _source_root(results: RunResults) -> Path | None:
+    root = results.recipe.text("data.source.init_args.root")
     if root:
         return Path(root)
-    manifest = records.recipe.text("data.source.init_args.path")  # paths begin where it lies
+    manifest = results.recipe.text("data.source.init_args.path")  # paths begin where it lies
     return Path(manifest).parent if manifest else None

@@ -24,8 +24,8 @@ MAX_SUBGROUPS = 60
 """Rows of the subgroup table; an attribute may have a value for each patient."""
 
 CALIBRATION_SCALES = {
-    "raw": "Raw score",
-    "natural": "Natural score",
+    "score": "Score",
+    "probability": "Probability",
     "platt": "Platt scaling",
     "temperature": "Temperature scaling",
 }

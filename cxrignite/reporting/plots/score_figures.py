@@ -157,13 +157,13 @@ def reliability(
         _draw_reliability(top, bins, BLUE, "o-", "films of that score")
         _draw_counts(bottom, bins, BLUE, place=0.5, width=0.9)
     else:
-        natural = reliability_bins(natural_score, y_true, num_bins)
+        corrected = reliability_bins(natural_score, y_true, num_bins)
         _draw_reliability(top, bins, BLUE, "o-", "score as the model gives it")
         label = "natural score"
         # Broader and below, so that neither of two bars at one place hides the other.
-        _draw_reliability(top, natural, ORANGE, "s--", label, bar_width=2.2, zorder=2)
+        _draw_reliability(top, corrected, ORANGE, "s--", label, bar_width=2.2, zorder=2)
         _draw_counts(bottom, bins, BLUE, place=0.29, width=0.42)
-        _draw_counts(bottom, natural, ORANGE, place=0.71, width=0.42)
+        _draw_counts(bottom, corrected, ORANGE, place=0.71, width=0.42)
     top.set(ylabel="share that is positive\n(bars: 95 % interval)", ylim=(-0.03, 1.03))
     bottom.set(xlabel="score", ylabel="films")
     bottom.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 11))
