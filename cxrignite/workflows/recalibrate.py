@@ -98,7 +98,7 @@ def _recalibrate(
         stack.callback(data.close)
         best = load_best(folder.best_path)
         computing = choose_computing(recipe.trainer, session)
-        model = build_model(recipe.model, computing, best["model"])
+        model = build_model(recipe.model, computing, best.weights)
         check_image_size(model, data.image_size, is_restored=True)
         scores = score_split(model, data, "calibration", computing, shows=session.leads)
         try:

@@ -122,14 +122,14 @@ def _score(recipe: Recipe, folder: RunFolder, scoring: Scoring, session: Session
         data = build_data(recipe.data, films, recipe.seed, device=session.device)
         stack.callback(data.close)
         computing = choose_computing(recipe.trainer, session)
-        model = build_model(recipe.model, computing, best["model"])
+        model = build_model(recipe.model, computing, best.weights)
         check_image_size(model, data.image_size, is_restored=True)
         scores = score_split(model, data, split, computing, shows=session.leads)
         if not session.leads:
             return
         board = BoardWriter(folder.tensorboard_dir)
         stack.callback(board.close)
-        publish(scores, rule, folder, scoring, board, step=best["epoch"])
+        publish(scores, rule, folder, scoring, board, step=best.epoch)
         _logger.info(
             "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
         )

@@ -127,9 +127,9 @@ class _ExplainedRun:
         self.recipe, self.folder, self.session, self.name = recipe, folder, session, name
         self.rule = folder.read_rule(site)
         best = load_best(folder.best_path)
-        self.epoch: int = best["epoch"]
+        self.epoch = best.epoch
         self.computing = choose_computing(recipe.trainer, session)
-        self.model = build_model(recipe.model, self.computing, best["model"])
+        self.model = build_model(recipe.model, self.computing, best.weights)
         threshold = self.rule.threshold
         self.threshold = _NO_THRESHOLD if threshold is None else threshold
         self.layer = ""

@@ -103,7 +103,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         rule = folder.read_rule(request.operating_point)
         best = load_best(folder.best_path)
         computing = choose_computing(recipe.trainer, session)
-        model = build_model(recipe.model, computing, best["model"])
+        model = build_model(recipe.model, computing, best.weights)
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe.data)
         image_size = _image_size(recipe.data, pipeline, frozen, listing.films)
