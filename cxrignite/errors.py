@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # Of torch's allocators, of oneDNN, and of Python where it starts a thread or a process.
@@ -122,36 +122,37 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def suggestion(name: str, names: Iterable[str], prefix: str = "", *, lists: bool = True) -> str:
-    """End an error about a name that does not exist with the name that was meant.
+    """End an error about a name that does not exist with the nearest one that does.
 
     Args:
-        name: What was written.
-        names: What would have been right.
-        prefix: What stands before each of them.
-        lists: Name them all (but at most 12) if none is near.
+        name: The wrong name.
+        names: The right ones.
+        prefix: Stands before each of them.
+        lists: List them (but at most 12) if none is near.
 
     Returns:
         The end of a sentence; empty if there is nothing to suggest.
     """
-    names = sorted(set(names))
+    names = sorted({*names} - {""})
     near = nearest(name, names)
     if near is not None:
         return f"; did you mean '{prefix}{near}'?"
-    shown = ", ".join(f"{prefix}{each}" for each in names[:12])
-    return f"; there are {shown}" if names and lists else ""
+    shown = [f"{prefix}{each}" for each in names[:12]] + ["..."] * (len(names) > 12)
+    return f"; there are {', '.join(shown)}" if names and lists else ""
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Find the name that was meant by one that does not exist; a dotted one also by its last part.
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """Find the name nearest to one that does not exist; case does not matter.
 
     Args:
-        name: What was written.
-        names: What would have been right.
+        name: The wrong name.
+        names: The right ones; a dotted one is also found by its last part.
 
     Returns:
         One of `names`; None if none is near.
     """
-    parts = {each.rpartition(".")[2].lower(): each for each in names}
-    parts.update((each.lower(), each) for each in names)
-    near = difflib.get_close_matches(name.lower(), parts, n=1)
-    return parts[near[0]] if near else None
+    # Of several with one last part the first is found.
+    keys = {each.rpartition(".")[2].casefold(): each for each in reversed(names)}
+    keys.update((each.casefold(), each) for each in reversed(names))
+    near = difflib.get_close_matches(name.casefold(), keys, n=1)
+    return keys[near[0]] if near else None

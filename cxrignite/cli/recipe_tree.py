@@ -193,7 +193,7 @@ def _intended(path: Path) -> str:
     if str(name) in recipe_names():
         return f"; `cxrignite recipes copy {name}` makes {name.name}.yaml"
     others = {each.stem: each for each in path.parent.glob("*.y*ml")}
-    near = nearest(path.stem, others)
+    near = nearest(path.stem, [*others])
     return f"; did you mean '{others[near]}'?" if near else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Literal, TypeVar
 
 from cxrignite.data.manifest_table import Table
 from cxrignite.data.sources import Film
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import DataError, RecipeError, suggestion
 from cxrignite.terminal import counted
 
 Value = bool | int | float | str
@@ -94,9 +93,7 @@ def _class_values(
         return [[name, label] for label, name in enumerate(classes)]
     for name in values:
         if name not in classes:
-            near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(classes)}"
-            raise RecipeError(f"labels.values: no class '{name}'; {hint}")
+            raise RecipeError(f"labels.values: no class '{name}'{suggestion(name, classes)}")
     return [values.get(name, [name]) for name in classes]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import difflib
 import gzip
 import io
 import re
@@ -18,14 +17,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import DataError, RecipeError, suggestion
 
 # Excel writes `;` where the comma is the decimal sign.
 _DELIMITERS = ",;\t|"
 _DECLARED = re.compile(r'"?sep=(.)"?\W*$')  # as the first line, which Excel obeys
 _NUM_SNIFFED = 50
 _PARQUET_SUFFIXES = (".parquet", ".pq")
-_NUM_NAMED = 12
 
 Rows = Iterator[tuple[int, Sequence[str]]]
 
@@ -74,23 +72,13 @@ class Table:
         """
         position = self.find(name)
         if position is None:
-            raise DataError(
-                f"{self.path} has no column '{name}' (source.{setting}){self._nearest(name)}"
-            )
+            near = suggestion(name, self.header)
+            raise DataError(f"{self.path} has no column '{name}' (source.{setting}){near}")
         return position
 
     def at(self, number: int) -> str:
         """The place of a row, for messages."""
         return f"{self.path}, {self.unit} {number}"
-
-    def _nearest(self, name: str) -> str:
-        lower = {each.casefold(): each for each in reversed(self.header)}
-        near = difflib.get_close_matches(name.casefold(), lower, n=1, cutoff=0.5)
-        if near:
-            return f"; did you mean '{lower[near[0]]}'?"
-        names = [each for each in self.header if each]
-        more = ", ..." if len(names) > _NUM_NAMED else ""
-        return f"; there are {', '.join(names[:_NUM_NAMED])}{more}"
 
 
 def open_table(path: Path) -> Table:

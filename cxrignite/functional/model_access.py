@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-from cxrignite.errors import RecipeError
-
-_NUM_NEAR = 3
+from cxrignite.errors import RecipeError, suggestion
 
 
 def find_layer(model: nn.Module, target_layer: str | nn.Module) -> tuple[str, nn.Module]:
@@ -34,9 +31,10 @@ def find_layer(model: nn.Module, target_layer: str | nn.Module) -> tuple[str, nn
     if isinstance(target_layer, str):
         if target_layer in layers:
             return target_layer, layers[target_layer]
+        near = suggestion(target_layer, layers, lists=False)
+        near = near or suggestion(target_layer, [name for name in layers if "." not in name])
         raise RecipeError(
-            f"target_layer must be the name of a layer of the model, got {target_layer!r}"
-            f"{_advice(target_layer, list(layers))}"
+            f"target_layer must be the name of a layer of the model, got {target_layer!r}{near}"
         )
     for name, layer in layers.items():
         if layer is target_layer:
@@ -65,13 +63,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for part, is_training in modes:
             part.training = is_training
-
-
-def _advice(wrong: str, names: list[str]) -> str:
-    # `layer4` for `backbone.layer4` is the likeliest slip, and not near by its letters.
-    near = [name for name in names if name.endswith(f".{wrong}")]
-    near += [name for name in difflib.get_close_matches(wrong, names) if name not in near]
-    if near:
-        return f"; did you mean {' or '.join(near[:_NUM_NEAR])}?"
-    outer = [name for name in names if "." not in name]
-    return f"; it has {', '.join(outer[:8])}" if outer else "; it has no layers"

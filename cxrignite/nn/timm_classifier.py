@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
-from cxrignite.errors import RecipeError, WeightsError, is_shortage
+from cxrignite.errors import RecipeError, WeightsError, is_shortage, suggestion
 from cxrignite.nn.classifiers import BinaryClassifier, dense_head
 from cxrignite.nn.normalizer import ImageNormalizer, Standardize
 from cxrignite.nn.weights import check_finite, first_line, load_weights_file, names_a_file
@@ -85,9 +84,8 @@ def _import_timm() -> ModuleType:
 def _check_arch(timm: ModuleType, arch: str) -> None:
     if timm.is_model(arch):
         return
-    near = difflib.get_close_matches(arch.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
-    advice = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise RecipeError(f"arch must be a name that timm knows, got {arch!r}{advice}")
+    near = suggestion(arch.split(".")[0], timm.list_models(), lists=False)
+    raise RecipeError(f"arch must be a name that timm knows, got {arch!r}{near}")
 
 
 def _build(timm: ModuleType, arch: str, pretrained: bool) -> Any:

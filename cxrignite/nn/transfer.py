@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import io
 import logging
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,7 +17,7 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
-from cxrignite.errors import RecipeError, WeightsError
+from cxrignite.errors import RecipeError, WeightsError, suggestion
 from cxrignite.nn.classifiers import BinaryClassifier, dense_head
 from cxrignite.nn.normalizer import ImageNormalizer, Standardize
 from cxrignite.nn.weights import check_finite, first_line, load_weights_file, names_a_file
@@ -62,12 +61,12 @@ class TransferClassifier(BinaryClassifier):
     ) -> None:
         import torchvision  # here, since it takes a second and 150 MB, and other networks need none
 
-        check_name("arch", arch, torchvision.models.list_models(module=torchvision.models))
+        _check_name("arch", arch, torchvision.models.list_models(module=torchvision.models))
         published = torchvision.models.get_model_weights(arch)
         file = weights if weights is not None and names_a_file(weights) else None
         named = None
         if weights is not None and file is None:
-            check_name("weights", weights, published.__members__, of=arch)
+            _check_name(f"weights of {arch}", weights, published.__members__)
             named = published[weights]
         # Before a network of a hundred million weights is built, or downloaded.
         dense_head(1, hidden, dropout)
@@ -88,27 +87,10 @@ class TransferClassifier(BinaryClassifier):
         )
 
 
-def check_name(name: str, value: str, known: Iterable[str], of: str = "") -> None:
-    """Check that a name is one of those known, and say the nearest ones where it is not.
-
-    Args:
-        name: The setting's name.
-        value: What it says.
-        known: What it may say.
-        of: What the names belong to, for the message.
-
-    Raises:
-        RecipeError: If `value` is not among `known`.
-    """
-    known = list(known)
-    if value in known:
-        return
-    near = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"it knows {', '.join(known[:8])}"
-    owner = f" for {of}" if of else ""
-    raise RecipeError(
-        f"{name} must be a name that torchvision knows{owner}, got {value!r}; {advice}"
-    )
+def _check_name(setting: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        near = suggestion(value, known)
+        raise RecipeError(f"{setting} must be a name that torchvision knows, got {value!r}{near}")
 
 
 def _build(arch: str, named: Any, pretrained: bool) -> nn.Module:

@@ -7,8 +7,9 @@ user's model may have changed since, and a file may come from anywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,58 @@ _LIKE_PARAMETER = frozenset(
 )
 
 
-def load_best(path: Path) -> dict[str, Any]:
-    """The weights that `fit` keeps as the best, with their `epoch`.
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a training whose state a checkpoint has."""
+
+    def state_dict(self) -> Any:
+        """The state."""
+
+    def load_state_dict(self, state: Any, /) -> object:
+        """Take it over."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights of the best epoch.
+
+    Attributes:
+        epoch: From 1.
+        weights: By the names of parameters and buffers.
+    """
+
+    epoch: int
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state that a run is resumed from.
+
+    Attributes:
+        recipe_hash: Digest of the run's recipe.
+        weights: By the names of parameters and buffers.
+        epoch: The last one that is complete.
+        epoch_length: Steps an epoch.
+        num_not_better: Epochs since early stopping saw a better one.
+        best_epoch: None if there is no best one yet.
+        parts: The state of each part of the training, by its name.
+    """
+
+    recipe_hash: str
+    weights: Mapping[str, Tensor]
+    epoch: int
+    epoch_length: int
+    num_not_better: int
+    best_epoch: int | None
+    parts: Mapping[str, object]
+
+
+def load_best(path: Path) -> Best:
+    """Load the weights that `fit` keeps as the best.
 
     Args:
         path: The checkpoint.
-
-    Returns:
-        `epoch`, and the weights by name under `model`.
 
     Raises:
         CheckpointError: It is missing, damaged, or holds something else.
@@ -43,12 +88,11 @@ def load_best(path: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     if type(checkpoint.get("epoch")) is not int:
         raise CheckpointError(f"{path} must have a whole number as epoch")
-    _check_weights(checkpoint.get("model"), f"{path} must have weights by their names as model")
-    return checkpoint
+    return Best(checkpoint["epoch"], _weights(checkpoint, path))
 
 
-def load_training_state(path: Path) -> dict[str, Any]:
-    """The state that `fit` goes on from.
+def load_training_state(path: Path) -> TrainingState:
+    """Load the state that `fit` resumes from.
 
     Args:
         path: The checkpoint.
@@ -59,34 +103,45 @@ def load_training_state(path: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
         raise CheckpointError(f"{path} holds no training state to go on with, as last.pt does")
-    _check_weights(checkpoint.get("model"), f"{path} must have weights by their names as model")
-    for name, key, least in (("trainer", "iteration", 0), ("trainer", "epoch_length", 1)):
-        _check_count(checkpoint, name, key, least, path)
+    weights = _weights(checkpoint, path)
+    iteration = _count(checkpoint, "trainer", "iteration", 0, path)
+    epoch_length = _count(checkpoint, "trainer", "epoch_length", 1, path)
+    num_not_better = 0
     if "early_stopping" in checkpoint:
-        _check_count(checkpoint, "early_stopping", "counter", 0, path)
+        num_not_better = _count(checkpoint, "early_stopping", "counter", 0, path)
     best = checkpoint.get("best")
     if not isinstance(best, Mapping) or type(best.get("best_epoch", "")) not in (int, type(None)):
         raise CheckpointError(f"{path} must have a whole number or null as best.best_epoch")
-    return checkpoint
+    return TrainingState(
+        recipe_hash=str(checkpoint.get("recipe_hash")),
+        weights=weights,
+        epoch=iteration // epoch_length,
+        epoch_length=epoch_length,
+        num_not_better=num_not_better,
+        best_epoch=best["best_epoch"],
+        parts=checkpoint,
+    )
 
 
-def _check_weights(weights: object, rule: str) -> None:
+def _weights(checkpoint: Mapping[str, object], path: Path) -> Mapping[str, Tensor]:
+    weights = checkpoint.get("model")
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
-        raise CheckpointError(f"{rule}, got {type(weights).__name__}")
+        rule = "must have weights by their names as model"
+        raise CheckpointError(f"{path} {rule}, got {type(weights).__name__}")
+    return weights
 
 
-def _check_count(
-    checkpoint: Mapping[str, Any], name: str, key: str, least: int, path: Path
-) -> None:
+def _count(checkpoint: Mapping[str, object], name: str, key: str, least: int, path: Path) -> int:
     part = checkpoint.get(name)
     count = part.get(key) if isinstance(part, Mapping) else None
     if type(count) is not int or count < least:
         raise CheckpointError(
             f"{path} must have a whole number of at least {least} as {name}.{key}, got {count!r}"
         )
+    return count
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a model the weights of a checkpoint.
 
     Args:
@@ -103,7 +158,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{_NO_FIT}: {_one_line(error)}; {_WAY_OUT}") from error
 
 
-def check_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that do not fit a model: its code or its packages are not those of then.
 
     Args:
@@ -139,11 +194,11 @@ def does_not_run(model: nn.Module, error: Exception) -> CheckpointError:
     return CheckpointError(f"{name} takes no image any more: {_one_line(error)}; {_WAY_OUT}")
 
 
-def load_state(thing: Any, state: Any, name: str) -> None:
+def load_state(thing: Stateful, state: object, name: str) -> None:
     """Give a part of a training the state that a checkpoint has of it.
 
     Args:
-        thing: It has `state_dict` and `load_state_dict`.
+        thing: The part.
         state: What the checkpoint holds.
         name: Of the part, in the checkpoint.
 

@@ -90,7 +90,7 @@ class DecisionRule:
         return self.chosen_on not in ("val", "calibration")
 
     def scales(self, y_score: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Return the scores on every scale that is known, by its name: `score`, `probability`, ..."""
+        """Return the scores on every known scale, by its name: `score`, `probability`, ..."""
         fitted = self.calibrators
         maps = {
             "probability": self.imbalance.natural,

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from cxrignite.errors import DamagedRunError, RunFolderError
+
+Leaves = Mapping[str, object]
+"""The values of a recipe, as YAML gives them, by their dotted keys."""
 
 PLACES = ("data.source.init_args.root", "data.source.init_args.path")
 """Keys for the place of the films of a run; `split.csv` identifies them by their digests."""
@@ -33,7 +35,7 @@ def may_change(key: str) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in _MAY_CHANGE)
 
 
-def flatten_recipe(value: object, prefix: str = "") -> dict[str, Any]:
+def flatten_recipe(value: object, prefix: str = "") -> Leaves:
     """Every leaf of a recipe by its dotted key; list elements by their number.
 
     Args:
@@ -52,13 +54,13 @@ def flatten_recipe(value: object, prefix: str = "") -> dict[str, Any]:
         return {prefix: value}
     if not pairs:
         return {prefix: value}
-    leaves: dict[str, Any] = {}
+    leaves: dict[str, object] = {}
     for key, child in pairs:
         leaves |= flatten_recipe(child, f"{prefix}.{key}" if prefix else str(key))
     return leaves
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> Leaves:
     """Every leaf of a run's recipe by its dotted key.
 
     Args:
@@ -77,7 +79,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return leaves
 
 
-def changed_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def changed_keys(ours: Leaves, theirs: Leaves) -> list[str]:
     """The keys in which two recipes differ, other than those that may change.
 
     Args:
@@ -92,7 +94,7 @@ def changed_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
     ]
 
 
-def check_epochs(root: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def check_epochs(root: Path, ours: Leaves, theirs: Leaves) -> None:
     """Refuse to resume a run for fewer epochs than it was begun for.
 
     Args:
@@ -104,14 +106,14 @@ def check_epochs(root: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any])
         RunFolderError: `trainer.max_epochs` would shrink.
     """
     key = "trainer.max_epochs"
-    if theirs[key] < ours[key]:
+    before, now = ours[key], theirs[key]
+    if isinstance(before, int) and isinstance(now, int) and now < before:
         raise RunFolderError(
-            f"{root}: {key} may grow when a run is resumed, "
-            f"not shrink from {ours[key]} to {theirs[key]}"
+            f"{root}: {key} may grow when a run is resumed, not shrink from {before} to {now}"
         )
 
 
-def recipe_hash(leaves: Mapping[str, Any]) -> str:
+def recipe_hash(leaves: Leaves) -> str:
     """A digest of a recipe, without the keys that may change.
 
     Args:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -33,6 +33,7 @@ from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.runs.log_file import log_file
 from cxrignite.runs.map_evaluation import MapEvaluation
 from cxrignite.runs.recipe_keys import (
+    Leaves,
     changed_keys,
     check_epochs,
     flatten_recipe,
@@ -176,7 +177,7 @@ class RunFolder:
         """
         return recipe_hash(self._read_recipe())
 
-    def _read_recipe(self) -> dict[str, Any]:
+    def _read_recipe(self) -> Leaves:
         self.files.check(self.recipe_path)
         return read_recipe(self.recipe_path)
 

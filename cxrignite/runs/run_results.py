@@ -31,7 +31,7 @@ class Tree:
         content: The tree.
     """
 
-    content: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, object] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.content)

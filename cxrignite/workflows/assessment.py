@@ -6,7 +6,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,7 +167,7 @@ def _known(interval: Interval | None) -> Interval | None:
 def _decisions(threshold: float, cells: Confusion, by_patient: Mapping[str, Interval]) -> Decisions:
     exact = _exact_intervals(cells)
     names = ("tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy")
-    rates: dict[str, Any] = {
+    rates = {
         name: _estimate(getattr(cells, name), exact.get(name), by_patient.get(name))
         for name in names
     }

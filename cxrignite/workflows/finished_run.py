@@ -85,5 +85,5 @@ def load_run(
     """
     rule, best = folder.read_rule(site), load_best(folder.best_path)
     computing = choose_computing(settings, session)
-    model = build_model(make, computing, best["model"])
-    return FinishedRun(folder, session, rule, model, computing, best["epoch"])
+    model = build_model(make, computing, best.weights)
+    return FinishedRun(folder, session, rule, model, computing, best.epoch)

@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -16,10 +15,10 @@ from cxrignite.data.splits import write_split
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import CheckpointError, NonFiniteError
 from cxrignite.functional import ImbalanceLedger, OperatingPoint
-from cxrignite.handlers import ThresholdSearch
+from cxrignite.handlers import ThresholdSearch, load_checkpoint
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.console import print_data, print_end, print_split, print_training
-from cxrignite.runs.checkpoints import load_best, load_weights
+from cxrignite.runs.checkpoints import Best, load_best, load_weights
 from cxrignite.runs.decision_rule import Calibrators, DecisionRule
 from cxrignite.runs.environment import describe_start
 from cxrignite.runs.informativeness import measure_informativeness
@@ -80,19 +79,6 @@ class Prepared:
     imbalance: ImbalanceLedger
     search: ThresholdSearch | None
     leaks: list[LeakedPair]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The weights of the best epoch.
-
-    Attributes:
-        epoch: From 1.
-        weights: By the names of parameters and buffers.
-    """
-
-    epoch: int
-    weights: Mapping[str, Any]
 
 
 def fit(
@@ -176,10 +162,10 @@ def prepare(
     Returns:
         The experiment; None if the run is finished already.
     """
-    checkpoint = state_to_resume(folder, recipe_text, resume)
-    if checkpoint is not None:
+    state = state_to_resume(folder, recipe_text, resume)
+    if state is not None:
         epochs = recipe.trainer.max_epochs
-        if is_complete(folder, recipe.monitor.patience, epochs, checkpoint):
+        if is_complete(folder, recipe.monitor.patience, epochs, state):
             return None
         check_processes(folder, session.world_size)
     computing = choose_computing(recipe.trainer, session)
@@ -191,18 +177,18 @@ def prepare(
     check_has_train(recipe.data, listed)
     check_no_second_test(recipe.data, listed)
     seed_everything(recipe.seed)
-    model = build_model(recipe.model, computing, checkpoint["model"] if checkpoint else None)
-    if checkpoint is not None:
-        check_best(folder, checkpoint, model)
+    model = build_model(recipe.model, computing, state.weights if state else None)
+    if state is not None:
+        check_best(folder, state, model)
     pipeline = build_pipeline(recipe.data)
     with collector_paused():
         films, pack = read_and_pack(recipe.data, listed, pipeline, recipe.run_dir)
-        if checkpoint is None:
+        if state is None:
             films = split_films(recipe.data, films, recipe.seed)
         else:
             films = frozen_films(recipe.data, folder, current=films)
         leaks = leaked_pairs(films)
-    if session.leads and checkpoint is None:
+    if session.leads and state is None:
         list_leakage(folder, leaks)
     check_same_everywhere(films)  # and wait for the list, before a refusal ends all
     check_leakage(folder, leaks, is_allowed=recipe.data.allow_leakage)
@@ -210,12 +196,12 @@ def prepare(
         recipe.data, films, recipe.seed, device=session.device, pipeline=pipeline, pack=pack
     )
     stack.callback(data.close)
-    check_image_size(model, data.image_size, is_restored=checkpoint is not None)
+    check_image_size(model, data.image_size, is_restored=state is not None)
     if recipe.explain.target_layer is not None:
         # A slip shows now, not in the end.
         explained_layer(recipe.explain.target_layer, model, data.image_size)
     check_certificates(recipe.validator.handlers, data)
-    print_split(recipe.data, recipe.seed, listed, data, frozen=checkpoint is not None)
+    print_split(recipe.data, recipe.seed, listed, data, frozen=state is not None)
     loss = build_loss(recipe.loss, data, session.device)
     ledger = build_ledger(data, loss)
     training = Training(
@@ -244,13 +230,13 @@ def prepare(
             "probabilities than either alone makes them; natural_score takes both back"
         )
     stack.callback(training.board.close)
-    if checkpoint is not None:
-        training.load_state_dict(checkpoint)
+    if state is not None:
+        training.restore(state)
         _logger.info("going on after epoch %d", training.trainer.state.epoch)
     illustrations.illustrate_validations(training.validator, training.trainer, training.board)
     # All that can be refused has been: from here on the run folder changes.
     if session.leads:
-        if checkpoint is None:
+        if state is None:
             write_split(films, folder.split_path, folder.files.write)
         _illustrate_later(training)
         start = describe_start(
@@ -301,11 +287,12 @@ def train(prepared: Prepared) -> Best:
         raise NonFiniteError(f"no epoch had a finite {best.metric}: there is no best one")
     for name in ("best.pt", "best.previous.pt"):
         with contextlib.suppress(CheckpointError):
-            checkpoint = load_best(directory / name)
-            if checkpoint["epoch"] == best.best_epoch:
+            found = load_best(directory / name)
+            if found.epoch == best.best_epoch:
                 if name != "best.pt":
-                    training.saver(checkpoint, "best.pt", {"epoch": best.best_epoch})
-                return Best(best.best_epoch, checkpoint["model"])
+                    whole = load_checkpoint(directory / name)
+                    training.saver(whole, "best.pt", {"epoch": best.best_epoch})
+                return found
     raise CheckpointError(
         f"{directory / 'best.pt'} does not hold epoch {best.best_epoch}, the best"
     )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from cxrignite.errors import CheckpointError, RunFolderError
 from cxrignite.handlers import latest_valid
 from cxrignite.handlers.checkpoint_loading import previous_path
-from cxrignite.runs.checkpoints import check_weights, load_best, load_training_state
+from cxrignite.runs.checkpoints import TrainingState, check_weights, load_best, load_training_state
 from cxrignite.runs.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
@@ -20,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 def state_to_resume(
     folder: RunFolder, recipe_text: str, resume: str | None
-) -> Mapping[str, Any] | None:
+) -> TrainingState | None:
     """The state to go on from; None where a run begins.
 
     Args:
@@ -69,10 +67,10 @@ def state_to_resume(
             f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"
         )
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
-    checkpoint = load_training_state(path)
-    if checkpoint.get("recipe_hash") != folder.recipe_hash():
+    state = load_training_state(path)
+    if state.recipe_hash != folder.recipe_hash():
         raise CheckpointError(f"the checkpoint {path} is of another recipe than {folder.root}")
-    return checkpoint
+    return state
 
 
 def check_processes(folder: RunFolder, num_processes: int) -> None:
@@ -96,36 +94,35 @@ def check_processes(folder: RunFolder, num_processes: int) -> None:
         )
 
 
-def check_best(folder: RunFolder, checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+def check_best(folder: RunFolder, state: TrainingState, model: nn.Module) -> None:
     """Refuse to resume a run whose best weights are lost: it could not end.
 
     Args:
         folder: The run.
-        checkpoint: The state that it would go on from.
+        state: The state that it would resume from.
         model: The recipe's.
 
     Raises:
         CheckpointError: Neither `best.pt` nor the file before it holds them, or later ones.
     """
-    best_epoch = checkpoint["best"]["best_epoch"]
-    if best_epoch is None:
+    if state.best_epoch is None:
         return
     errors = []
     for path in (folder.best_path, previous_path(folder.best_path)):
         try:
             # One that is newer than the state is found again when its epoch is.
             best = load_best(path)
-            if best["epoch"] >= best_epoch:
-                check_weights(model, best["model"])
+            if best.epoch >= state.best_epoch:
+                check_weights(model, best.weights)
                 return
         except CheckpointError as error:
             errors.append(str(error))
     reason = errors[0] if errors else f"{folder.best_path} does not hold it"
-    raise CheckpointError(f"the weights of epoch {best_epoch}, the best, are lost: {reason}")
+    raise CheckpointError(f"the weights of epoch {state.best_epoch}, the best, are lost: {reason}")
 
 
 def is_complete(
-    folder: RunFolder, patience: int | None, max_epochs: int, checkpoint: Mapping[str, Any]
+    folder: RunFolder, patience: int | None, max_epochs: int, state: TrainingState
 ) -> bool:
     """Whether nothing is left to do.
 
@@ -133,10 +130,7 @@ def is_complete(
         folder: The run.
         patience: Epochs without a better one, after which it stops; None: never.
         max_epochs: How many epochs it is to have.
-        checkpoint: Its newest state.
+        state: Its newest state.
     """
-    state = checkpoint["trainer"]
-    epoch = state["iteration"] // state["epoch_length"]
-    stopper = checkpoint.get("early_stopping", {"counter": 0})
-    stopped = patience is not None and stopper["counter"] >= patience
-    return folder.is_finished and (stopped or epoch >= max_epochs)
+    stopped = patience is not None and state.num_not_better >= patience
+    return folder.is_finished and (stopped or state.epoch >= max_epochs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ignite.distributed as idist
@@ -42,7 +42,7 @@ from cxrignite.handlers import (
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import MonitorRecipe, TrainerRecipe, ValidatorRecipe
 from cxrignite.reporting.console import EpochLines
-from cxrignite.runs.checkpoints import load_state, load_weights
+from cxrignite.runs.checkpoints import Stateful, TrainingState, load_state, load_weights
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.parts import Computing
 
@@ -182,9 +182,9 @@ class Training:
                 self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
         idist.barrier()  # until the first process has saved
 
-    def state_objects(self) -> dict[str, Any]:
+    def state_objects(self) -> dict[str, Stateful]:
         """Everything whose state a resumed run needs, by its name in the checkpoint."""
-        objects: dict[str, Any] = {
+        objects: dict[str, Stateful | None] = {
             "model": self.model,
             "optimizer": self.optimizer,
             "lr_scheduler": self.scheduler,
@@ -195,36 +195,36 @@ class Training:
         }
         for engine, group in (("trainer", self.settings), ("validator", self.validation)):
             for number, handler in enumerate(group.handlers):
-                if hasattr(handler, "state_dict"):
+                if isinstance(handler, Stateful):
                     objects[f"{engine}_handler_{number}"] = handler
         return {name: thing for name, thing in objects.items() if thing is not None}
 
-    def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state.
+    def restore(self, state: TrainingState) -> None:
+        """Resume from a checkpoint's state.
 
         Raises:
             CheckpointError: It is no training state, or one of another form.
         """
-        missing = sorted(self.state_objects().keys() - checkpoint.keys())
+        missing = sorted(self.state_objects().keys() - state.parts.keys())
         if missing:
             raise CheckpointError(f"the checkpoint holds no {missing[0]} to go on with")
-        epoch_length = checkpoint["trainer"]["epoch_length"]
-        if epoch_length != self.epoch_length:
+        if state.epoch_length != self.epoch_length:
             raise CheckpointError(
-                f"the checkpoint is of epochs of {epoch_length} steps, got {self.epoch_length}"
+                f"the checkpoint is of epochs of {state.epoch_length} steps, "
+                f"got {self.epoch_length}"
             )
         for name, thing in self.state_objects().items():
             if name == "model":
-                load_weights(self.model, checkpoint[name])
+                load_weights(self.model, state.weights)
             else:
-                load_state(thing, checkpoint[name], name)
+                load_state(thing, state.parts[name], name)
         self.trainer.state.max_epochs = self.settings.max_epochs
 
     def save_last(self) -> None:
         """Save the state of the epoch just completed."""
         if self.session.leads:
             objects = self.state_objects().items()
-            state: dict[str, Any] = {name: thing.state_dict() for name, thing in objects}
+            state = {name: thing.state_dict() for name, thing in objects}
             state["recipe_hash"] = self._recipe_hash
             self.saver(state, "last.pt", {"epoch": self.trainer.state.epoch})
 

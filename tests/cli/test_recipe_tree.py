@@ -80,3 +80,5 @@ def test_the_nearest_name_is_suggested_or_all_are_listed():
     assert suggestion("SEED", ["seed"]).endswith("'seed'?")
     assert suggestion("x", ["b", "a"]) == "; there are a, b"
     assert suggestion("x", ["b", "a"], lists=False) == ""
+    assert suggestion("conv", ["b.1.conv", "a.conv"]).endswith("'a.conv'?")
+    assert suggestion("x", [f"name{at}" for at in range(13)]).endswith(", ...")

@@ -12,9 +12,21 @@ from cxrignite.data import Manifest, ManifestPatients
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.workflows.predict.listing import list_manifest
 from cxrignite.workflows.predict.output import COLUMNS, open_output
-from cxrignite.workflows.predict.output_settings import OutputPaths
+from cxrignite.workflows.predict.output_settings import OutputPaths, OutputSettings
 
-SETTINGS = {"run": "runs/a", "weights_sha256": "0" * 64, "threshold": 0.5}
+SETTINGS = OutputSettings(
+    run="runs/a",
+    version="1",
+    weights_sha256="0" * 64,
+    operating_point=None,
+    chosen_on="val",
+    threshold=0.5,
+    verdict="empirical",
+    image_size=(8, 8),
+    batch_size=4,
+    precision="float32",
+    device="cpu",
+)
 ROWS = [
     (name, "@p", "0.5", "0.5", 1, "0.5", "empirical") for name in ("=a", 'b",\n"', "'-c\r", "d")
 ]

@@ -96,7 +96,7 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
         ],
         "figures": [{"alt": alt, "uri": _uri(figure)} for alt, figure in charts.items() if figure],
     }
-    return render_page("audit_template.html", context)
+    return render_page("audit_template.html", **context)
 
 
 def _gallery(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -15,14 +14,14 @@ from markupsafe import Markup
 _LOOSE = re.compile(r"(?<=[<>]) (?=\d)|(?<=\d) (?=%)")
 
 
-def render_page(template: str, context: Mapping[str, Any]) -> bytes:
+def render_page(template: str, **content: object) -> bytes:
     """Fill in a template.
 
     Args:
         template: The name of its file, in this folder.
-        context: What it shows, beside the `style` that all pages share.
+        content: Shown in it, beside the `style` that all pages share.
     """
-    page = _template(template).render({**context, "style": Markup(_content("page_style.css"))})
+    page = _template(template).render(content, style=Markup(_content("page_style.css")))
     # File names that are not UTF-8 hold surrogates, which cannot be written.
     return page.encode(errors="replace")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
@@ -61,25 +61,30 @@ def write_report(
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
     results = RunResults.read(folder)
-    context = _context(results)
+    content, kinds, mapped = _content(results)
     # First without pictures: what is left of the page's size is theirs.
-    page = render_page(_TEMPLATE, context)
+    page = render_page(_TEMPLATE, **content, misses=kinds)
     root = source_root or _source_root(results)
-    overlays = context["maps"].overlays if context["maps"] else {}
+    overlays = mapped.overlays if mapped else {}
     num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
     scaling = results.recipe.text("data.grey_scaling")
     choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
     known: GreyScaling = next((each for each in choices if each == scaling), "file")
-    gallery = misses.picture_misses(context["misses"], root, known, overlays, num_bytes)
-    pictured = render_page(_TEMPLATE, {**context, "misses": gallery})
+    gallery = misses.picture_misses(kinds, root, known, overlays, num_bytes)
+    pictured = render_page(_TEMPLATE, **content, misses=gallery)
     page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
     return path
 
 
-def _context(results: RunResults) -> dict[str, Any]:
-    """Return everything the template shows; validation if the test split was not evaluated."""
+def _content(
+    results: RunResults,
+) -> tuple[dict[str, object], list[misses.MissKind], maps.ScoreMaps | None]:
+    """Collect what the template shows, its errors apart, and their maps.
+
+    It is of validation if the test split was not evaluated.
+    """
     classes, evaluations, rule = results.classes, results.evaluations, results.rule
     shown = next((name for name in ("test", "val", "calibration") if name in evaluations), "val")
     evaluation = evaluations.get(shown)
@@ -105,7 +110,7 @@ def _context(results: RunResults) -> dict[str, Any]:
     checks = mapped.checks if mapped else None
     measured = map_checks.map_checks(checks) if checks else []
     is_void = any(each.is_void for each in evaluations.values())
-    return {
+    content = {
         "run": results.folder.root.resolve().name,
         "classes": classes,
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -136,7 +141,6 @@ def _context(results: RunResults) -> dict[str, Any]:
         "calibration": tables.calibration_rows(evaluation) if evaluation else ([], []),
         "figures": _pictures(results.folder, shown),
         "training": _training(results),
-        "misses": kinds,
         "maps": mapped,
         "map_checks": measured,
         "map_summary": map_checks.checks_summary(measured),
@@ -151,6 +155,7 @@ def _context(results: RunResults) -> dict[str, Any]:
         "card": card.model_card(results),
         "blanks": card.BLANKS,
     }
+    return content, kinds, mapped
 
 
 def _size(evaluation: Evaluation | None) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +21,7 @@ from cxrignite.locks import hold_lock
 from cxrignite.workflows.predict.output_settings import (
     ANEW,
     OutputPaths,
+    OutputSettings,
     check_settings,
 )
 
@@ -146,13 +146,13 @@ class PredictionFile:
 
 @contextmanager
 def open_output(
-    paths: OutputPaths, settings: Mapping[str, Any], columns: Sequence[str], *, overwrite: bool
+    paths: OutputPaths, settings: OutputSettings, columns: Sequence[str], *, overwrite: bool
 ) -> Iterator[PredictionFile]:
     """Open an output, new or to be gone on with, for this process alone.
 
     Args:
         paths: Its files.
-        settings: What the scores depend on, as JSON knows it; kept beside the table.
+        settings: Kept beside the table.
         columns: Of the table.
         overwrite: Begin anew, whatever `predict` has left there.
 
@@ -184,7 +184,7 @@ def open_output(
         else:
             file.truncate(0)
             file.seek(0)
-        write_durably(paths.settings, f"{json.dumps(settings, indent=2)}\n".encode())
+        write_durably(paths.settings, f"{settings.to_json()}\n".encode())
         paths.unreadable.unlink(missing_ok=True)
         output.begin()
         yield output

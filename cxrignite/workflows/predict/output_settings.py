@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from cxrignite.data.reading import Size
 from cxrignite.errors import RecipeError
 
 _OTHER = "choose another --output"
@@ -23,6 +24,43 @@ _RUN_FOLDERS = frozenset(
         *("predictions", "tensorboard"),
     }
 )
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What scores and decisions depend on, to the last bit; kept beside the table.
+
+    Attributes:
+        run: The run folder.
+        version: Of cxrignite.
+        weights_sha256: Digest of the best weights.
+        operating_point: The site; None is the run's own rule.
+        chosen_on: The split, or the site's images, that chose the threshold.
+        threshold: None if the run has none.
+        verdict: Status of the rule; None if the run has no threshold.
+        image_size: Rows and columns.
+        batch_size: Of a forward pass.
+        precision: Its name.
+        device: Its kind.
+        maps: Method and layer; None if no maps are drawn.
+    """
+
+    run: str
+    version: str
+    weights_sha256: str
+    operating_point: str | None
+    chosen_on: str
+    threshold: float | None
+    verdict: str | None
+    image_size: Size | None
+    batch_size: int
+    precision: str
+    device: str
+    maps: Mapping[str, str] | None = None
+
+    def to_json(self) -> str:
+        """Write them as JSON."""
+        return json.dumps(asdict(self), indent=2)
 
 
 class OutputPaths:
@@ -85,14 +123,14 @@ def _check_outside_of_runs(table: Path) -> None:
         below = each.name
 
 
-def check_settings(paths: OutputPaths, settings: Mapping[str, Any]) -> None:
+def check_settings(paths: OutputPaths, settings: OutputSettings) -> None:
     """Refuse to go on with scores that would not be of one kind, in an output of `predict`.
 
     Raises:
         RecipeError: Naming what differs.
     """
     stored = json.loads(paths.settings.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(settings))
+    wanted = json.loads(settings.to_json())
     keys = [key for key in {**wanted, **stored} if key not in _INFORMATION]
     differing = [
         f"{key} {_brief(stored.get(key))} there, {_brief(wanted.get(key))} now"

@@ -34,7 +34,7 @@ from cxrignite.workflows.predict.output import (
     PredictionFile,
     open_output,
 )
-from cxrignite.workflows.predict.output_settings import OutputPaths
+from cxrignite.workflows.predict.output_settings import OutputPaths, OutputSettings
 from cxrignite.workflows.predict.scoring import Unscored, score_films
 
 _logger = logging.getLogger(__name__)
@@ -183,22 +183,21 @@ def _settings(
     session: Session,
     image_size: Size | None,
     layer: str | None,
-) -> dict[str, object]:
-    """What scores and decisions depend on, to the last bit."""
-    return {
-        "run": str(folder.root),
-        "version": __version__,
-        "weights_sha256": rule.weights_sha256,
-        "operating_point": request.operating_point,
-        "chosen_on": rule.chosen_on,
-        "threshold": rule.threshold,
-        "verdict": status(rule) or None,
-        "image_size": image_size,
-        "batch_size": scorer.batch_size,
-        "precision": scorer.precision.name,
-        "device": session.device.type,
-        "maps": {"method": method, "target_layer": layer} if layer else None,
-    }
+) -> OutputSettings:
+    return OutputSettings(
+        run=str(folder.root),
+        version=__version__,
+        weights_sha256=rule.weights_sha256,
+        operating_point=request.operating_point,
+        chosen_on=rule.chosen_on,
+        threshold=rule.threshold,
+        verdict=status(rule) or None,
+        image_size=image_size,
+        batch_size=scorer.batch_size,
+        precision=scorer.precision.name,
+        device=session.device.type,
+        maps={"method": method, "target_layer": layer} if layer else None,
+    )
 
 
 def _summary(
