@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -21,6 +19,7 @@ from cxrignite.reporting.audit_text import (
     SHORTCUT_TITLE,
     advice,
     file_sentences,
+    finding_text,
     plan_sentences,
     split_rows,
     title,
@@ -72,7 +71,6 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
         (SHORTCUT_TITLE, _SHORTCUT_MEANING, result.shortcut_probes),
         (SHIFT_TITLE, _SHIFT_MEANING, result.shift_probes),
     )
-    films = {film.name: film for film in survey.films}
     context = {
         "audit": result,
         "version": __version__,
@@ -81,8 +79,9 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
             {
                 "finding": finding,
                 "title": title(finding),
+                "text": finding_text(finding),
                 "advice": advice(finding),
-                "gallery": _gallery(finding, films, survey.grey_scaling, classes),
+                "gallery": _gallery(finding, survey.grey_scaling, classes),
             }
             for finding in result.findings
         ],
@@ -100,21 +99,19 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
 
 
 def _gallery(
-    finding: Finding, films: Mapping[str, Film], scaling: GreyScaling, classes: tuple[str, str]
+    finding: Finding, scaling: GreyScaling, classes: tuple[str, str]
 ) -> list[list[dict[str, str]]]:
-    """The first groups of a finding's films that can be read, each film with its picture."""
-    groups = ([each for each in group if each.path in films] for group in finding.groups)
-    shown = islice((group[:_MAX_IN_GROUP] for group in groups if group), MAX_PICTURED)
+    """The first groups of a finding's images, each image with its picture."""
     return [
         [
             {
-                "name": each.path,
+                "name": each.name,
                 "about": f"{each.split}, {classes[each.label]}, patient {each.patient}",
-                "uri": _picture_uri(films[each.path], scaling),
+                "uri": _picture_uri(each, scaling),
             }
-            for each in group
+            for each in group[:_MAX_IN_GROUP]
         ]
-        for group in shown
+        for group in finding.groups[:MAX_PICTURED]
     ]
 
 

@@ -25,7 +25,7 @@ from cxrignite.functional import ImbalanceLedger, num_negatives_needed
 from cxrignite.functional.certificate import num_false_positives_allowed
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.audit_text import CORRECTED_TWICE, audit_text, list_csv, probes_text
+from cxrignite.reporting.audit_text import audit_text, list_csv
 from cxrignite.reporting.html.audit_page import audit_page
 from cxrignite.runs.audit_result import (
     SEVERITIES,
@@ -164,7 +164,7 @@ def _plan_training(recipe: Recipe, survey: Survey) -> _Plan:
     except (CxrIgniteError, ValueError) as error:
         findings.append(Finding("cannot_split", 1, str(error)))
     if imbalance is not None and imbalance.corrects_twice:
-        findings.append(Finding("corrected_twice", 1, CORRECTED_TWICE))
+        findings.append(Finding("corrected_twice", 1))
     try:
         check_certificates(recipe.validator.handlers, data)
     except ConstraintError as error:
@@ -193,8 +193,8 @@ def _certificates(recipe: Recipe, data: XrayData) -> tuple[CertificateOutlook, .
 def _probed(
     kind: str, probes: Sequence[Probe], image_size: tuple[int, int] | None = None
 ) -> list[Finding]:
-    marked = [probe for probe in probes if probe.is_finding]
-    return [Finding(kind, len(marked), probes_text(marked, image_size))] if marked else []
+    found = tuple(probe for probe in probes if probe.is_finding)
+    return [Finding(kind, len(found), image_size=image_size, probes=found)] if found else []
 
 
 def _split_sizes(data: XrayData) -> tuple[SplitSize, ...]:
@@ -236,7 +236,7 @@ def _write(output_dir: Path, result: AuditResult, page: bytes) -> None:
             (output_dir / finding.list_file).unlink(missing_ok=True)
     for finding in result.findings:
         if finding.list_file is not None:
-            write_durably(output_dir / finding.list_file, list_csv(finding.rows))
+            write_durably(output_dir / finding.list_file, list_csv(finding))
     write_durably(output_dir / "audit.json", to_json(result))
     write_durably(output_dir / "audit.html", page)
     _logger.info("written to %s", output_dir)
