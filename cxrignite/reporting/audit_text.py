@@ -19,8 +19,7 @@ from cxrignite.runs.audit_result import (
 )
 from cxrignite.terminal import counted, wrapped
 
-# From each kind of finding to its title and what to do about it.
-_WORDS: Mapping[str, tuple[str, str]] = {
+WORDS: Mapping[str, tuple[str, str]] = {
     "unreadable": (
         "Files that cannot be read",
         "fix or remove them; data.on_unreadable: skip leaves them out of training",
@@ -96,20 +95,12 @@ _WORDS: Mapping[str, tuple[str, str]] = {
         "drop one of the two, or read natural_score",
     ),
 }
+"""From each kind of finding to its title and what to do about it."""
+
 SHORTCUT_TITLE = "Classes told apart by"
 SHIFT_TITLE = "Test films told from the others by thumbnails"
 _MARKS = {"problem": "!!", "warning": " !"}
 _SCORE = 0.9
-
-
-def title(finding: Finding) -> str:
-    """Name of a finding's kind."""
-    return _WORDS[finding.kind][0]
-
-
-def advice(finding: Finding) -> str:
-    """Return what to do about a finding."""
-    return _WORDS[finding.kind][1]
 
 
 def finding_text(finding: Finding) -> str:
@@ -159,12 +150,9 @@ def audit_text(result: AuditResult) -> str:
             rows += [[], [name, "AUC"], *([probe.name, auc_text(probe)] for probe in probes)]
     lines += [*table_lines(rows, indent="  "), ""]
     for finding in result.findings:
-        head = f"{_MARKS[finding.severity]} {title(finding)} ({finding.kind})"
-        lines += [
-            head,
-            wrapped(finding_text(finding), "     "),
-            wrapped(advice(finding), "     -> "),
-        ]
+        (title, advice), mark = WORDS[finding.kind], _MARKS[finding.severity]
+        lines += [f"{mark} {title} ({finding.kind})", wrapped(finding_text(finding), "     ")]
+        lines.append(wrapped(advice, "     -> "))
     if not result.findings:
         lines.append("nothing was found to be wrong")
     return "\n".join(lines)

@@ -17,12 +17,11 @@ from cxrignite.handlers.map_picture import as_png
 from cxrignite.reporting.audit_text import (
     SHIFT_TITLE,
     SHORTCUT_TITLE,
-    advice,
+    WORDS,
     file_sentences,
     finding_text,
     plan_sentences,
     split_rows,
-    title,
 )
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
 from cxrignite.reporting.plots import audit_figures as figures
@@ -78,9 +77,9 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
         "findings": [
             {
                 "finding": finding,
-                "title": title(finding),
+                "title": WORDS[finding.kind][0],
                 "text": finding_text(finding),
-                "advice": advice(finding),
+                "advice": WORDS[finding.kind][1],
                 "gallery": _gallery(finding, survey.grey_scaling, classes),
             }
             for finding in result.findings
