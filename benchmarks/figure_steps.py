@@ -90,8 +90,11 @@ def measure_steps(case: Case, repeats: int) -> None:
         )
         pipeline = build_pipeline(recipe.data)
         pack = open_pack(folder / "packs", films, pipeline)
-        model = build_model(recipe.model, choose_computing(recipe.trainer, session))
-        runner = VariantRunner(recipe, session, model, films, pipeline, pack, case.num_steps)
+        computing = choose_computing(recipe.trainer, session)
+        model, precision = build_model(recipe.model, computing), computing.precision
+        runner = VariantRunner(
+            recipe, session, precision, model, films, pipeline, pack, case.num_steps
+        )
         hand = Variant("by hand", PLAIN)
         fit = Variant("fit", replace(PLAIN, engine=True))
         for _ in range(repeats):

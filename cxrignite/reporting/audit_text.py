@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 
 from cxrignite.csv_text import dict_rows
+from cxrignite.data import Film
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.runs.audit_result import (
+    MAX_COMPARED,
     AuditResult,
     CertificateOutlook,
     Finding,
@@ -18,10 +19,7 @@ from cxrignite.runs.audit_result import (
 )
 from cxrignite.terminal import counted, wrapped
 
-Rows = Sequence[ListedFilm | ListedPair]
-
-# From each kind of finding to its title and what to do about it.
-_WORDS: Mapping[str, tuple[str, str]] = {
+WORDS: Mapping[str, tuple[str, str]] = {
     "unreadable": (
         "Files that cannot be read",
         "fix or remove them; data.on_unreadable: skip leaves them out of training",
@@ -97,73 +95,40 @@ _WORDS: Mapping[str, tuple[str, str]] = {
         "drop one of the two, or read natural_score",
     ),
 }
-CORRECTED_TWICE = "the sampler balances the classes, and the loss weighs them too"
+"""From each kind of finding to its title and what to do about it."""
+
 SHORTCUT_TITLE = "Classes told apart by"
 SHIFT_TITLE = "Test films told from the others by thumbnails"
 _MARKS = {"problem": "!!", "warning": " !"}
 _SCORE = 0.9
 
 
-def title(finding: Finding) -> str:
-    """Name of a finding's kind."""
-    return _WORDS[finding.kind][0]
-
-
-def advice(finding: Finding) -> str:
-    """Return what to do about a finding."""
-    return _WORDS[finding.kind][1]
-
-
-def list_text(kind: str, rows: Rows) -> str:
-    """Describe a finding by its list, in one line with the first examples."""
-    pairs = [row for row in rows if isinstance(row, ListedPair)]
+def finding_text(finding: Finding) -> str:
+    """Describe a finding in one line, with the first examples of its list."""
+    if finding.error is not None:
+        return finding.error
+    if finding.kind == "corrected_twice":
+        return "the sampler balances the classes, and the loss weighs them too"
+    if finding.kind == "not_compared":
+        return f"{finding.count:,} different files, at most {MAX_COMPARED:,} are compared"
+    if finding.probes:
+        return _probes_text(finding)
+    pairs = [row for row in finding.rows if isinstance(row, ListedPair)]
     if pairs:
-        return _pairs_text(kind, pairs)
-    films = [row for row in rows if isinstance(row, ListedFilm)]
-    if kind == "unreadable":
-        reasons = Counter(film.reason for film in films)
-        most = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-        more = f"; {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
-        return f"{counted(len(films), 'file')}: {most}{more}"
-    if films[0].group is None:
-        names = [f"{film.path} ({film.reason})" if film.reason else film.path for film in films]
-        return f"{counted(len(films), 'film')}: {_examples(names)}"
-    groups: dict[int | None, list[str]] = {}
-    for film in films:
-        groups.setdefault(film.group, []).append(film.path)
-    if kind == "label_conflict":
-        named = _examples([" and ".join(names) for names in groups.values()])
-        return f"{counted(len(groups), 'picture')}: {named}"
-    num_pairs = sum(len(names) * (len(names) - 1) // 2 for names in groups.values())
-    return (
-        f"{counted(len(groups), 'group')} of identical files: {counted(len(films), 'file')}, "
-        f"{counted(num_pairs, 'pair')}"
-    )
+        return _pairs_text(finding.kind, pairs)
+    return _films_text(finding, [row for row in finding.rows if isinstance(row, ListedFilm)])
 
 
-def not_compared_text(num_files: int, most: int) -> str:
-    """Describe a data set that is too large for the search for near duplicates."""
-    return f"{num_files:,} different files, at most {most:,} are compared"
-
-
-def probes_text(probes: Iterable[Probe], image_size: tuple[int, int] | None = None) -> str:
-    """Describe the probes that are findings.
-
-    Args:
-        probes: Those that are findings.
-        image_size: Rows and columns that the films will be read at, if that hides what was found.
-    """
-    areas = [f"{each.name} (AUC {each.check.roc_auc:.3f})" for each in probes if each.check]
-    if image_size is not None:
-        rows, columns = image_size
-        areas.append(f"read at {rows} x {columns} in grey, only what stretching leaves is seen")
-    return "; ".join(areas)
-
-
-def list_csv(rows: Rows) -> bytes:
+def list_csv(finding: Finding) -> bytes:
     """The list of a finding as CSV."""
-    cells = [_pair_cells(row) if isinstance(row, ListedPair) else _cells(row) for row in rows]
-    return dict_rows(cells, list(cells[0]))
+    rows = [
+        _pair_cells(row)
+        if isinstance(row, ListedPair)
+        else {**_cells(row.film), "group": row.group, "reason": _reason(finding, row)}
+        for row in finding.rows
+    ]
+    # A list has all cells of a column or none.
+    return dict_rows(rows, [name for name, cell in rows[0].items() if cell is not None])
 
 
 def audit_text(result: AuditResult) -> str:
@@ -185,8 +150,9 @@ def audit_text(result: AuditResult) -> str:
             rows += [[], [name, "AUC"], *([probe.name, auc_text(probe)] for probe in probes)]
     lines += [*table_lines(rows, indent="  "), ""]
     for finding in result.findings:
-        head = f"{_MARKS[finding.severity]} {title(finding)} ({finding.kind})"
-        lines += [head, wrapped(finding.text, "     "), wrapped(advice(finding), "     -> ")]
+        (title, advice), mark = WORDS[finding.kind], _MARKS[finding.severity]
+        lines += [f"{mark} {title} ({finding.kind})", wrapped(finding_text(finding), "     ")]
+        lines.append(wrapped(advice, "     -> "))
     if not result.findings:
         lines.append("nothing was found to be wrong")
     return "\n".join(lines)
@@ -262,13 +228,62 @@ def _certificate_text(outlook: CertificateOutlook) -> str:
     )
 
 
+def _probes_text(finding: Finding) -> str:
+    areas = [f"{each.name} (AUC {each.check.roc_auc:.3f})" for each in finding.probes if each.check]
+    if finding.image_size is not None:
+        rows, columns = finding.image_size
+        areas.append(f"read at {rows} x {columns} in grey, only what stretching leaves is seen")
+    return "; ".join(areas)
+
+
+def _films_text(finding: Finding, films: Sequence[ListedFilm]) -> str:
+    if finding.kind == "unreadable":
+        errors = Counter(each.error for each in films)
+        most = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
+        more = f"; {len(errors) - 3} more reasons" if len(errors) > 3 else ""
+        return f"{counted(len(films), 'file')}: {most}{more}"
+    if films[0].group is None:
+        reasons = [(each.film.name, _reason(finding, each)) for each in films]
+        names = [f"{name} ({reason})" if reason else name for name, reason in reasons]
+        return f"{counted(len(films), 'film')}: {_examples(names)}"
+    groups: dict[int | None, list[str]] = {}
+    for each in films:
+        groups.setdefault(each.group, []).append(each.film.name)
+    if finding.kind == "label_conflict":
+        named = _examples([" and ".join(names) for names in groups.values()])
+        return f"{counted(len(groups), 'picture')}: {named}"
+    num_pairs = sum(len(names) * (len(names) - 1) // 2 for names in groups.values())
+    return (
+        f"{counted(len(groups), 'group')} of identical files: {counted(len(films), 'file')}, "
+        f"{counted(num_pairs, 'pair')}"
+    )
+
+
+def _reason(finding: Finding, listed: ListedFilm) -> str | None:
+    """Say why an image is listed; None if the finding's kind says it."""
+    facts, (rows, columns) = listed.facts, finding.image_size or (0, 0)
+    if facts is None:
+        return listed.error
+    is_small = facts.height < rows or facts.width < columns
+    size = f"under {rows} x {columns}" if is_small else "unlike the others"
+    return {
+        "blank": f"its grey levels deviate by {facts.deviation:.1f}",
+        "narrow_range": (
+            f"98 % of it lies between {facts.quantiles[0]:.0f} and {facts.quantiles[-1]:.0f}"
+        ),
+        "colour": f"its channels differ by {facts.colour:.1f} levels",
+        "odd_size": f"{facts.height} x {facts.width} is {size}",
+        "wrong_suffix": f"holds {facts.format}",
+    }[finding.kind]
+
+
 def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
     if kind.startswith("near_"):
         strangers = sum(pair.first.patient != pair.second.patient for pair in pairs)
-        named = _examples([f"{pair.first.path} and {pair.second.path}" for pair in pairs])
+        named = _examples([f"{pair.first.name} and {pair.second.name}" for pair in pairs])
         return f"{counted(len(pairs), 'pair')}, {strangers} of them of different patients: {named}"
     by_patient = kind == "patient_leakage"
-    keys = {pair.first.patient if by_patient else pair.first.path for pair in pairs}
+    keys = {pair.first.patient if by_patient else pair.first.name for pair in pairs}
     also = counted(len(keys), "patient" if by_patient else "picture")
     return (
         f"{counted(len(pairs), 'film')} outside of train, {also} also in another split: "
@@ -276,16 +291,15 @@ def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
     )
 
 
-def _cells(film: ListedFilm) -> dict[str, object]:
-    return {name: value for name, value in asdict(film).items() if value is not None}
+def _cells(film: Film) -> dict[str, object]:
+    return {"path": film.name, "split": film.split, "label": film.label, "patient": film.patient}
 
 
 def _pair_cells(pair: ListedPair) -> dict[str, object]:
     sides = {"first": pair.first, "second": pair.second}
     cells = {f"{side}_{k}": v for side, film in sides.items() for k, v in _cells(film).items()}
-    if pair.correlation is None:
-        return cells
-    return {**cells, "likeness": pair.likeness, "correlation": f"{pair.correlation:.4f}"}
+    correlation = None if pair.correlation is None else f"{pair.correlation:.4f}"
+    return {**cells, "likeness": pair.likeness, "correlation": correlation}
 
 
 def _examples(names: Sequence[str], most: int = 1) -> str:

@@ -85,10 +85,22 @@ def benchmark_markdown(result: BenchmarkResult) -> str:
                 f"{variant.memory_bytes / 2**20:,.0f}",
             ]
         )
-    lines = ["# Benchmark", "", *(f"- {fact}" for fact in result.facts)]
+    lines = ["# Benchmark", "", *(f"- {line}" for line in _setup_lines(result))]
     lines += ["", "## Input, images a second", "", *table_lines(stages, "<>", markdown=True)]
     lines += ["", "## Training", "", "Each row adds one thing to the row above it.", ""]
     return "\n".join([*lines, *table_lines(variants, "<>", markdown=True), ""])
+
+
+def _setup_lines(result: BenchmarkResult) -> list[str]:
+    start, precision = result.start, result.precision
+    device = f"{start.device} ({result.gpu})" if result.gpu else start.device
+    return [
+        f"device {device}, {result.num_cores} cores, {start.num_threads} threads",
+        f"torch {result.torch}, Python {start.python}, {start.platform}",
+        f"{precision.name}: {precision.reason}",
+        f"{result.model}, images of {result.image_size[0]} x {result.image_size[1]}, "
+        f"batches of {result.batch_size}, {result.num_workers} workers",
+    ]
 
 
 def number_text(value: float) -> str:

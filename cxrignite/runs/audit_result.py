@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cxrignite.data import Film
+from cxrignite.data.survey import FilmFacts
 from cxrignite.functional import ImbalanceLedger
 from cxrignite.functional.shift import ShiftCheck
 
@@ -25,31 +26,25 @@ SEVERITIES: Mapping[str, Severity] = {
 }
 """From each kind of finding to its severity; the worst come first."""
 
+MAX_COMPARED = 100_000
+"""More images than this are not searched for near duplicates, which would take hours."""
+
 
 @dataclass(frozen=True)
 class ListedFilm:
-    """One film of a finding's list.
+    """One image of a finding's list.
 
     Attributes:
-        path: Relative to the source's root.
-        split: Its split.
-        label: 0 or 1.
-        patient: Its patient.
+        film: The image.
         group: Number of the group that it belongs to, from 1; null if the finding has no groups.
-        reason: Why it is listed; null if the finding's kind says it.
+        error: Why it cannot be read; null if it can.
+        facts: What was measured; null if the finding does not depend on that.
     """
 
-    path: str
-    split: str
-    label: int
-    patient: str
+    film: Film
     group: int | None = None
-    reason: str | None = None
-
-    @classmethod
-    def of(cls, film: Film, group: int | None = None, reason: str | None = None) -> Self:
-        """A film as it is listed."""
-        return cls(film.name, film.split, film.label, film.patient, group, reason)
+    error: str | None = None
+    facts: FilmFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,8 @@ class ListedPair:
         correlation: Of the pictures' pixels; null as above.
     """
 
-    first: ListedFilm
-    second: ListedFilm
+    first: Film
+    second: Film
     likeness: str | None = None
     correlation: float | None = None
 
@@ -76,18 +71,22 @@ class Finding:
     Attributes:
         kind: A key of `SEVERITIES`.
         count: Of what was found: files, pairs, groups, probes.
-        text: What was found, in one line.
+        error: The exception with which `fit` would end; null if it is none of that.
+        image_size: Rows and columns that images are read at, if the finding depends on that.
         list_file: Name of the CSV file with all of it; null if there is nothing to list.
         rows: The lines of that file, which the JSON leaves out.
+        probes: Those that were found, which the JSON has elsewhere.
     """
 
     kind: str
     count: int
-    text: str
+    error: str | None = None
+    image_size: tuple[int, int] | None = None
     list_file: str | None = None
     rows: Annotated[tuple[ListedFilm | ListedPair, ...], Field(exclude=True)] = field(
         default=(), compare=False
     )
+    probes: Annotated[tuple[Probe, ...], Field(exclude=True)] = field(default=(), compare=False)
 
     @property
     def severity(self) -> Severity:
@@ -95,14 +94,14 @@ class Finding:
         return SEVERITIES[self.kind]
 
     @property
-    def groups(self) -> list[list[ListedFilm]]:
+    def groups(self) -> list[list[Film]]:
         """Listed films that are worth a look, those together that belong together."""
-        groups: dict[int, list[ListedFilm]] = {}
+        groups: dict[int, list[Film]] = {}
         for number, row in enumerate(self.rows, start=1):
             if isinstance(row, ListedPair):
                 groups[number] = [row.first, row.second]
-            elif row.group is not None or row.reason is not None:
-                groups.setdefault(row.group or number, []).append(row)
+            elif row.group is not None or row.facts is not None:
+                groups.setdefault(row.group or number, []).append(row.film)
         return list(groups.values())
 
 

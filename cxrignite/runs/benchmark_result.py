@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
+from cxrignite.engines import Precision
+from cxrignite.runs.environment import RunStart
+
 
 class Steps(NamedTuple):
     """Duration of a few steps.
@@ -104,18 +107,32 @@ class BenchmarkResult:
     """A whole benchmark.
 
     Attributes:
-        facts: Lines on the machine, the recipe and the films.
+        start: Device, threads and versions.
+        torch: Version of torch, with its build.
+        gpu: Name of the GPU; None on another device.
+        num_cores: Processor cores; None if the system does not say.
+        precision: The recipe's arithmetic.
+        model: Class of the classifier, with its backbone if the recipe names one.
+        image_size: Rows and columns of the images.
+        num_workers: Loader processes.
         num_images: Images of a whole training epoch.
         batch_size: Images a step.
-        stages: Parts of the input pipeline.
         variants: The plain loop and its optimisations.
+        stages: Parts of the input pipeline.
     """
 
-    facts: tuple[str, ...]
+    start: RunStart
+    torch: str
+    gpu: str | None
+    num_cores: int | None
+    precision: Precision
+    model: str
+    image_size: tuple[int, int]
+    num_workers: int
     num_images: int
     batch_size: int
-    stages: tuple[Stage, ...]
     variants: tuple[Variant, ...]
+    stages: tuple[Stage, ...] = ()
 
     @property
     def own_shares(self) -> list[float]:

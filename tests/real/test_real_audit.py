@@ -9,6 +9,7 @@ from messages import missing
 
 from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
+from cxrignite.reporting.audit_text import finding_text
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
 from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
 
@@ -36,7 +37,7 @@ def test_copies_are_those_that_sha256_finds_and_none_is_across_splits(survey):
     findings = {finding.kind: finding for finding in check_copies(survey)}
     assert set(findings) == {"duplicate"}
     assert findings["duplicate"].count == groups == 28
-    assert missing(findings["duplicate"].text, [58, 32]) == []
+    assert missing(finding_text(findings["duplicate"]), [58, 32]) == []
 
 
 def test_no_file_is_broken_strange_or_without_a_patient(survey):

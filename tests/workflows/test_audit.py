@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_films
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import Interval, ShiftCheck
-from cxrignite.reporting.audit_text import auc_text
-from cxrignite.runs.audit_result import SEVERITIES, AuditResult, Probe
+from cxrignite.reporting.audit_text import auc_text, finding_text, list_csv
+from cxrignite.runs.audit_result import SEVERITIES, AuditResult, Finding, Probe
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.workflows.audit.audit import audit
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
@@ -108,16 +109,16 @@ def test_a_patient_on_both_sides_is_found(root):
     shutil.move(root / "train/NORMAL/IM-0005-1-1.png", root / "test/NORMAL/IM-0005-1-1.png")
     finding = found(root)["patient_leakage"]
     assert (finding.count, finding.severity) == (1, "problem")
-    assert finding.rows[0].first.path == "train/NORMAL/IM-0005-0-1.png"
-    assert finding.rows[0].second.path == "test/NORMAL/IM-0005-1-1.png"
-    line_with(finding.text, "IM-0005")
+    assert finding.rows[0].first.name == "train/NORMAL/IM-0005-0-1.png"
+    assert finding.rows[0].second.name == "test/NORMAL/IM-0005-1-1.png"
+    line_with(finding_text(finding), "IM-0005")
 
 
 def test_a_copied_file_on_both_sides_is_found(root):
     shutil.copy(root / "train/NORMAL/IM-0007-0-1.png", root / "test/NORMAL/IM-1900-0-1.png")
     findings = found(root)
     assert findings["content_leakage"].count == 1
-    assert findings["content_leakage"].rows[0].second.path == "test/NORMAL/IM-1900-0-1.png"
+    assert findings["content_leakage"].rows[0].second.name == "test/NORMAL/IM-1900-0-1.png"
     assert "near_leakage" not in findings
 
 
@@ -150,8 +151,8 @@ def test_copies_within_a_split_are_counted_as_groups(root):
         shutil.copy(source, source.with_name(name))
     finding = found(root)["duplicate"]
     assert (finding.count, finding.severity) == (1, "warning")
-    line_with(finding.text)
-    assert sorted(re.findall(r"\d+", finding.text)) == ["1", "3", "3"]  # groups, files, pairs
+    text = line_with(finding_text(finding))
+    assert sorted(re.findall(r"\d+", text)) == ["1", "3", "3"]  # groups, files, pairs
     assert {row.group for row in finding.rows} == {1}
 
 
@@ -167,7 +168,7 @@ def test_one_picture_with_both_labels_is_found(root, quality):
         shutil.copy(source, copy)
     finding = found(root)["label_conflict"]
     assert finding.count == 1
-    assert {row.label for row in finding.rows} == {0, 1}
+    assert {row.film.label for row in finding.rows} == {0, 1}
 
 
 def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
@@ -178,27 +179,29 @@ def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
     (folder / "IM-0003-0-1.png").write_bytes(whole[: len(whole) // 2])
     finding = files(root)["unreadable"]
     assert finding.count == 3
-    reasons = {row.path.rpartition("/")[2]: row.reason for row in finding.rows}
+    reasons = {row.film.name.rpartition("/")[2]: row.error for row in finding.rows}
     line_with(reasons["IM-0001-0-1.png"], "empty")
     assert set(reasons) == {f"IM-000{number}-0-1.png" for number in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(
-    ("kind", "spoil"),
+    ("kind", "spoil", "facts"),
     [
-        ("blank", lambda image: Image.new("L", image.size, 90)),
-        ("narrow_range", lambda image: image.point(lambda v: 100 + v * 0.1)),
-        ("colour", lambda image: Image.merge("RGB", [image, image.rotate(180), image])),
-        ("odd_size", lambda image: image.resize((300, 100))),
-        ("odd_size", lambda image: image.resize((40, 40))),
+        ("blank", lambda image: Image.new("L", image.size, 90), ["0.0"]),
+        ("narrow_range", lambda image: image.point(lambda v: 100 + v * 0.1), ["98 %"]),
+        ("colour", lambda image: Image.merge("RGB", [image, image.rotate(180), image]), ["levels"]),
+        ("odd_size", lambda image: image.resize((300, 100)), ["100 x 300"]),
+        ("odd_size", lambda image: image.resize((40, 40)), ["40 x 40", "64 x 64"]),
     ],
 )
-def test_a_film_that_looks_like_no_other_is_found(root, kind, spoil):
+def test_a_film_that_looks_like_no_other_is_found(root, kind, spoil, facts):
     path = root / "train/NORMAL/IM-0004-0-1.png"
     spoil(opened(path)).save(path)
     findings = files(root)
     assert set(findings) == {kind}
-    assert [row.path for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
+    [row] = csv.DictReader(list_csv(findings[kind]).decode().splitlines())
+    line_with(row["reason"], *facts)
+    assert [row.film.name for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
 
 
 def test_a_file_called_what_it_is_not_is_found(root):
@@ -206,13 +209,15 @@ def test_a_file_called_what_it_is_not_is_found(root):
     opened(path).save(path, "JPEG")
     finding = files(root)["wrong_suffix"]
     assert finding.count == 1
-    line_with(finding.rows[0].reason, "JPEG")
+    assert finding.rows[0].facts.format == "JPEG"
+    line_with(finding_text(finding), 1, "train/NORMAL/IM-0004-0-1.png", "JPEG")
 
 
 def test_films_smaller_than_they_will_be_read_at_are_found(sound_root):
     survey = survey_films(ClassFolders(sound_root).films())
     assert check_files(survey, (SIDE, SIDE)) == []
     finding = check_files(survey, (SIDE + 1, SIDE))[0]
+    line_with(finding_text(finding), "96 x 96", "97 x 96")
     assert (finding.kind, finding.count) == ("odd_size", len(survey.films))
 
 
@@ -227,7 +232,7 @@ def test_of_many_films_those_without_a_patient_are_counted(root):
     (root / "train/NORMAL/IM-0004-0-1.png").rename(root / "train/NORMAL/scan.png")
     finding = found(root, check_patients)["unknown_patient"]
     assert finding.count == 1
-    line_with(finding.text, 1, "train/NORMAL/scan.png")
+    line_with(finding_text(finding), 1, "train/NORMAL/scan.png")
 
 
 @pytest.mark.parametrize("left", ["test", "nothing readable"])
@@ -283,14 +288,17 @@ def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
     survey = survey_films(ClassFolders(root).films())
     findings = {each.kind: each for each in [*check_copies(survey), *check_files(survey, None)]}
     seen = {
-        kind: {getattr(row, "second", row).path for row in findings[kind].rows} for kind in expected
+        kind: {
+            (row.second if hasattr(row, "second") else row.film).name for row in findings[kind].rows
+        }
+        for kind in expected
     }
     # A changed copy is also near the copies of the same film that were planted in the test split.
     assert seen["content_leakage"] == expected["content_leakage"]
     assert seen["unreadable"] == expected["unreadable"]
     assert seen["patient_leakage"] == expected["patient_leakage"]
     near = findings["near_leakage"].rows
-    paths = {side.path for row in near for side in (row.first, row.second)}
+    paths = {side.name for row in near for side in (row.first, row.second)}
     assert paths >= expected["near_leakage"]
 
 
@@ -341,7 +349,7 @@ def test_what_sampler_loss_and_certificate_make_of_it_is_told(sound_root, tmp_pa
     )
     findings = audit(recipe, tmp_path, [])
     assert [finding.kind for finding in findings] == ["too_few_negatives"]
-    line_with(findings[0].text, "0.93", "95 %", 42, "val", 5)
+    line_with(finding_text(findings[0]), "0.93", "95 %", 42, "val", 5)
     result = from_json(AuditResult, (tmp_path / "audit.json").read_bytes())
     [outlook] = result.certificates
     assert (outlook.split, outlook.num_negative_patients, outlook.num_needed) == ("val", 5, 42)
@@ -400,8 +408,8 @@ def test_test_films_of_another_kind_are_a_shift(root, tmp_path):
         pixels[:, : SIDE // 3] = pixels[:, : SIDE // 3] * 0.3
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     findings = {finding.kind: finding for finding in audit(recipe_of(root), tmp_path / "out", [])}
-    line_with(findings["shift"].text, "NORMAL", "AUC")
-    assert "PNEUMONIA" not in findings["shift"].text
+    text = line_with(finding_text(findings["shift"]), "NORMAL", "AUC")
+    assert "PNEUMONIA" not in text
 
 
 @pytest.mark.usefixtures("without_page")
@@ -409,7 +417,7 @@ def test_a_data_set_that_cannot_be_split_is_told_and_looked_at_all_the_same(root
     for path in sorted((root / "train/NORMAL").iterdir())[2:]:
         path.unlink()
     findings = {finding.kind: finding for finding in audit(recipe_of(root), tmp_path / "out", [])}
-    line_with(findings["cannot_split"].text, "val", 2)
+    line_with(finding_text(findings["cannot_split"]), "val", 2)
 
 
 @pytest.mark.integration
@@ -428,3 +436,19 @@ def test_what_is_marked_in_the_table_is_a_finding():
         probe = Probe("grey levels", told_apart, **harmless)
         assert not probe.is_finding
         assert not auc_text(probe).endswith("!")
+
+
+@pytest.mark.parametrize(
+    ("finding", "facts"),
+    [
+        (Finding("not_compared", 123_456), ["123,456", "100,000"]),
+        (Finding("corrected_twice", 1), ["sampler", "loss"]),
+        (Finding("shortcut", 1, image_size=(224, 192)), ["224 x 192"]),
+    ],
+)
+def test_a_finding_without_a_list_is_described_by_its_facts(finding, facts):
+    if finding.kind == "shortcut":
+        check = ShiftCheck(0.88, Interval(0.83, 0.92), 60, 117, 60, 117, is_detected=True)
+        finding = replace(finding, probes=(Probe("size and aspect", check),))
+        facts = [*facts, "size and aspect", "0.880"]
+    line_with(finding_text(finding), *facts)

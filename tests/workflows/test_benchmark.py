@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from messages import error_line
+from messages import error_line, missing
 from PIL import Image
 
 from cxrignite.cli import run
+from cxrignite.engines.precision import FP32
 from cxrignite.reporting.benchmark_tables import benchmark_csv, benchmark_markdown
 from cxrignite.reporting.plots.benchmark_figure import benchmark_figure
 from cxrignite.runs.benchmark_result import BenchmarkResult, Settings, Stage, Steps, Variant
+from cxrignite.runs.environment import describe_start
 from cxrignite.workflows.benchmark import stages
 from cxrignite.workflows.benchmark.memory import PeakMemory
 
@@ -40,7 +42,20 @@ def variants() -> list[Variant]:
 
 
 def result_of(found, *parts: Stage) -> BenchmarkResult:
-    return BenchmarkResult(("device cpu",), 1600, 32, parts, tuple(found))
+    return BenchmarkResult(
+        describe_start([], device="cuda:0", precision="fp32", num_processes=1),
+        torch="2.14.1+cu130",
+        gpu="a GPU",
+        num_cores=6,
+        precision=FP32,
+        model="LightCNN",
+        image_size=(64, 48),
+        num_workers=3,
+        num_images=1600,
+        batch_size=32,
+        variants=tuple(found),
+        stages=parts,
+    )
 
 
 def test_each_row_is_compared_with_the_one_that_it_builds_on():
@@ -60,6 +75,12 @@ def test_the_table_tells_rates_shares_and_waiting():
     assert float(pack["epoch_seconds"]) == 100.0
     assert float(pack["data_wait_share"]) == 0.25
     assert float(pack["peak_memory_mb"]) == 3.0
+
+
+def test_machine_and_recipe_are_above_the_tables():
+    above = benchmark_markdown(result_of(variants())).partition("## Input")[0]
+    facts = ["cuda:0 (a GPU)", "6 cores", "torch 2.14.1+cu130", "fp32", "LightCNN"]
+    assert missing(above, [*facts, "64 x 48", "batches of 32", "3 workers"]) == []
 
 
 def test_what_was_not_measured_says_why():

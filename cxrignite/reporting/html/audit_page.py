@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -19,11 +17,11 @@ from cxrignite.handlers.map_picture import as_png
 from cxrignite.reporting.audit_text import (
     SHIFT_TITLE,
     SHORTCUT_TITLE,
-    advice,
+    WORDS,
     file_sentences,
+    finding_text,
     plan_sentences,
     split_rows,
-    title,
 )
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
 from cxrignite.reporting.plots import audit_figures as figures
@@ -72,7 +70,6 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
         (SHORTCUT_TITLE, _SHORTCUT_MEANING, result.shortcut_probes),
         (SHIFT_TITLE, _SHIFT_MEANING, result.shift_probes),
     )
-    films = {film.name: film for film in survey.films}
     context = {
         "audit": result,
         "version": __version__,
@@ -80,9 +77,10 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
         "findings": [
             {
                 "finding": finding,
-                "title": title(finding),
-                "advice": advice(finding),
-                "gallery": _gallery(finding, films, survey.grey_scaling, classes),
+                "title": WORDS[finding.kind][0],
+                "text": finding_text(finding),
+                "advice": WORDS[finding.kind][1],
+                "gallery": _gallery(finding, survey.grey_scaling, classes),
             }
             for finding in result.findings
         ],
@@ -100,21 +98,19 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
 
 
 def _gallery(
-    finding: Finding, films: Mapping[str, Film], scaling: GreyScaling, classes: tuple[str, str]
+    finding: Finding, scaling: GreyScaling, classes: tuple[str, str]
 ) -> list[list[dict[str, str]]]:
-    """The first groups of a finding's films that can be read, each film with its picture."""
-    groups = ([each for each in group if each.path in films] for group in finding.groups)
-    shown = islice((group[:_MAX_IN_GROUP] for group in groups if group), MAX_PICTURED)
+    """The first groups of a finding's images, each image with its picture."""
     return [
         [
             {
-                "name": each.path,
+                "name": each.name,
                 "about": f"{each.split}, {classes[each.label]}, patient {each.patient}",
-                "uri": _picture_uri(films[each.path], scaling),
+                "uri": _picture_uri(each, scaling),
             }
-            for each in group
+            for each in group[:_MAX_IN_GROUP]
         ]
-        for group in shown
+        for group in finding.groups[:MAX_PICTURED]
     ]
 
 

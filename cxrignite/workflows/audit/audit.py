@@ -6,26 +6,23 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from cxrignite.data import XrayData
 from cxrignite.data.survey import Survey, survey_films
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import (
-    ConstraintError,
-    CxrIgniteError,
-    DataError,
-    RecipeError,
-)
+from cxrignite.errors import ConstraintError, CxrIgniteError, DataError, RecipeError
 from cxrignite.functional import ImbalanceLedger, num_negatives_needed
 from cxrignite.functional.certificate import num_false_positives_allowed
 from cxrignite.handlers import ThresholdSearch
-from cxrignite.recipe import Recipe
-from cxrignite.reporting.audit_text import CORRECTED_TWICE, audit_text, list_csv, probes_text
+from cxrignite.recipe import DataRecipe, Recipe
+from cxrignite.reporting.audit_text import audit_text, list_csv
 from cxrignite.reporting.html.audit_page import audit_page
 from cxrignite.runs.audit_result import (
     SEVERITIES,
@@ -54,6 +51,7 @@ _logger = logging.getLogger(__name__)
 PROBLEMS = "problem"
 """Stands for every kind of that severity, in `fail_on`."""
 
+_CPU = torch.device("cpu")
 _USUAL_CONFIDENCE = 0.95
 _USUAL_TNR = 0.93
 
@@ -78,8 +76,10 @@ def audit(
             was found.
     """
     _check_options(output_dir, fail_on)
-    survey, unsplit = _survey(recipe)
-    result = _assess(recipe, survey, unsplit)
+    survey, unsplit = _survey(recipe.data, recipe.seed)
+    data = build_data(recipe.data, list(survey.films), recipe.seed, device=_CPU)
+    plan = _plan_training(data, recipe.loss, recipe.validator.handlers)
+    result = _assess(recipe.data, recipe.seed, survey, plan, unsplit)
     sys.stdout.write(f"{audit_text(result)}\n")
     _write(output_dir, result, audit_page(result, survey))
     failing = [each for each in result.findings if {each.kind, each.severity} & set(fail_on)]
@@ -100,31 +100,31 @@ def _check_options(output_dir: Path, fail_on: Sequence[str]) -> None:
         raise RecipeError(f"--output_dir must be a folder, got the file {output_dir}")
 
 
-def _survey(recipe: Recipe) -> tuple[Survey, list[Finding]]:
+def _survey(data: DataRecipe, seed: int) -> tuple[Survey, list[Finding]]:
     """Survey all films, in the splits that `fit` would make if it can."""
     with collector_paused():
-        listed = recipe.data.source.films()
-        check_no_second_test(recipe.data, listed)
-        survey = survey_films(
-            listed, grey_scaling=recipe.data.grey_scaling, progress=sys.stderr.isatty()
-        )
+        listed = data.source.films()
+        check_no_second_test(data, listed)
+        survey = survey_films(listed, grey_scaling=data.grey_scaling, progress=sys.stderr.isatty())
         try:
-            return replace(survey, films=split_films(recipe.data, survey.films, recipe.seed)), []
+            return replace(survey, films=split_films(data, survey.films, seed)), []
         except DataError as error:
             return survey, [Finding("cannot_split", 1, str(error))]
 
 
-def _assess(recipe: Recipe, survey: Survey, findings: Sequence[Finding]) -> AuditResult:
-    source, plan = recipe.data.source, _plan_training(recipe, survey)
-    shortcuts = tuple(shortcut_probes(survey, recipe.seed))
-    shifts = tuple(shift_probes(survey, source.classes, recipe.seed))
+def _assess(
+    recipe: DataRecipe, seed: int, survey: Survey, plan: _Plan, unsplit: Sequence[Finding]
+) -> AuditResult:
+    source = recipe.source
+    shortcuts = tuple(shortcut_probes(survey, seed))
+    shifts = tuple(shift_probes(survey, source.classes, seed))
     found = [
-        *findings,
-        *check_files(survey, recipe.data.image_size),
+        *unsplit,
+        *check_files(survey, recipe.image_size),
         *check_patients(survey),
         *check_copies(survey),
         *plan.findings,
-        *_probed("shortcut", shortcuts, recipe.data.image_size),
+        *_probed("shortcut", shortcuts, recipe.image_size),
         *_probed("shift", shifts),
     ]
     order = list(SEVERITIES)
@@ -133,7 +133,7 @@ def _assess(recipe: Recipe, survey: Survey, findings: Sequence[Finding]) -> Audi
         classes=source.classes,
         num_films=len(survey.films) + len(survey.unreadable),
         num_unreadable=len(survey.unreadable),
-        splits=_split_sizes(plan.data),
+        splits=plan.splits,
         files=_class_files(survey, source.classes),
         imbalance=plan.imbalance,
         certificates=plan.certificates,
@@ -143,42 +143,40 @@ def _assess(recipe: Recipe, survey: Survey, findings: Sequence[Finding]) -> Audi
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(NamedTuple):
     """Outlook of a `fit` on the films: its splits, its prior, its certificates, and findings."""
 
-    data: XrayData
-    imbalance: ImbalanceLedger | None
-    certificates: tuple[CertificateOutlook, ...]
-    findings: list[Finding]
+    splits: tuple[SplitSize, ...]
+    imbalance: ImbalanceLedger | None = None
+    certificates: tuple[CertificateOutlook, ...] = ()
+    findings: Sequence[Finding] = ()
 
 
-def _plan_training(recipe: Recipe, survey: Survey) -> _Plan:
-    cpu = torch.device("cpu")
-    data = build_data(recipe.data, list(survey.films), recipe.seed, device=cpu)
+def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) -> _Plan:
+    splits = _split_sizes(data)
     if not {"train", deciding_split(data)} <= set(data.splits):
-        return _Plan(data, None, (), [])
+        return _Plan(splits)
     imbalance, findings = None, []
     try:
-        imbalance = build_ledger(data, build_loss(recipe.loss, data, cpu))
+        imbalance = build_ledger(data, build_loss(loss, data, _CPU))
     except (CxrIgniteError, ValueError) as error:
         findings.append(Finding("cannot_split", 1, str(error)))
     if imbalance is not None and imbalance.corrects_twice:
-        findings.append(Finding("corrected_twice", 1, CORRECTED_TWICE))
+        findings.append(Finding("corrected_twice", 1))
     try:
-        check_certificates(recipe.validator.handlers, data)
-    except ConstraintError as error:
-        findings.append(Finding("too_few_negatives", 1, str(error)))
+        check_certificates(handlers, data)
     except CxrIgniteError as error:
-        findings.append(Finding("cannot_split", 1, str(error)))
-    return _Plan(data, imbalance, _certificates(recipe, data), findings)
+        is_certificate = isinstance(error, ConstraintError)
+        kind = "too_few_negatives" if is_certificate else "cannot_split"
+        findings.append(Finding(kind, 1, str(error)))
+    return _Plan(splits, imbalance, _certificates(handlers, data), findings)
 
 
-def _certificates(recipe: Recipe, data: XrayData) -> tuple[CertificateOutlook, ...]:
+def _certificates(handlers: Sequence[object], data: XrayData) -> tuple[CertificateOutlook, ...]:
     """Compute what each threshold search could certify; a usual one if the recipe has none."""
     split = deciding_split(data)
     have = len({film.patient for film in data.films(split) if film.label == 0})
-    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
+    searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
     wishes = [(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches]
     return tuple(
         CertificateOutlook(
@@ -193,8 +191,8 @@ def _certificates(recipe: Recipe, data: XrayData) -> tuple[CertificateOutlook, .
 def _probed(
     kind: str, probes: Sequence[Probe], image_size: tuple[int, int] | None = None
 ) -> list[Finding]:
-    marked = [probe for probe in probes if probe.is_finding]
-    return [Finding(kind, len(marked), probes_text(marked, image_size))] if marked else []
+    found = tuple(probe for probe in probes if probe.is_finding)
+    return [Finding(kind, len(found), image_size=image_size, probes=found)] if found else []
 
 
 def _split_sizes(data: XrayData) -> tuple[SplitSize, ...]:
@@ -236,7 +234,7 @@ def _write(output_dir: Path, result: AuditResult, page: bytes) -> None:
             (output_dir / finding.list_file).unlink(missing_ok=True)
     for finding in result.findings:
         if finding.list_file is not None:
-            write_durably(output_dir / finding.list_file, list_csv(finding.rows))
+            write_durably(output_dir / finding.list_file, list_csv(finding))
     write_durably(output_dir / "audit.json", to_json(result))
     write_durably(output_dir / "audit.html", page)
     _logger.info("written to %s", output_dir)

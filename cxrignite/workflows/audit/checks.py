@@ -25,11 +25,7 @@ from cxrignite.functional.near_duplicates import (
     detail_correlation,
     near_duplicates,
 )
-from cxrignite.reporting.audit_text import list_text, not_compared_text
-from cxrignite.runs.audit_result import Finding, ListedFilm, ListedPair
-
-MAX_COMPARED = 100_000
-"""More films than this are not searched for near duplicates, which would take hours."""
+from cxrignite.runs.audit_result import MAX_COMPARED, Finding, ListedFilm, ListedPair
 
 _DETAIL_SIZE = (128, 128)
 _MAX_KEPT = 4_096
@@ -41,9 +37,6 @@ _COLOUR_LEVELS = 3.0
 _ODD_ASPECT = 2.0
 _SMALLEST: Size = (64, 64)
 
-_Check = Callable[[Film, FilmFacts], str | None]
-"""A check of one film; returns what is unusual about it."""
-
 
 def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
     """Check each file by itself, and how it differs from the others.
@@ -52,22 +45,32 @@ def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
         survey: Of all films.
         image_size: The size they will be read at; smaller films would be enlarged.
     """
-    unreadable = [ListedFilm.of(film, reason=error.reason) for film, error in survey.unreadable]
+    unreadable = [ListedFilm(film, error=error.reason) for film, error in survey.unreadable]
     findings = _listed("unreadable", unreadable)
     if not survey.films:
         return findings
-    aspects = [each.width / each.height for each in survey.facts]
-    checks: Mapping[str, _Check] = {
-        "blank": _blank,
-        "narrow_range": _narrow_range,
-        "colour": _colour,
-        "odd_size": _odd_size(image_size or _SMALLEST, float(np.median(aspects))),
-        "wrong_suffix": _wrong_suffix,
+    smallest = image_size or _SMALLEST
+    usual_aspect = float(np.median([each.width / each.height for each in survey.facts]))
+
+    def is_odd(_: Film, facts: FilmFacts) -> bool:
+        is_small = facts.height < smallest[0] or facts.width < smallest[1]
+        ratio = facts.width / facts.height / usual_aspect
+        return is_small or not 1 / _ODD_ASPECT < ratio < _ODD_ASPECT
+
+    checks: Mapping[str, Callable[[Film, FilmFacts], bool]] = {
+        "blank": lambda _, facts: facts.deviation < _BLANK_DEVIATION,
+        "narrow_range": lambda _, facts: (
+            facts.deviation >= _BLANK_DEVIATION
+            and facts.quantiles[-1] - facts.quantiles[0] < _NARROW_RANGE
+        ),
+        "colour": lambda _, facts: facts.colour > _COLOUR_LEVELS,
+        "odd_size": is_odd,
+        "wrong_suffix": _has_wrong_suffix,
     }
     for kind, check in checks.items():
-        reasons = zip(survey.films, map(check, survey.films, survey.facts), strict=True)
-        found = [ListedFilm.of(film, reason=reason) for film, reason in reasons if reason]
-        findings += _listed(kind, found)
+        pairs = zip(survey.films, survey.facts, strict=True)
+        found = [ListedFilm(film, facts=facts) for film, facts in pairs if check(film, facts)]
+        findings += _listed(kind, found, image_size=smallest if kind == "odd_size" else None)
     return findings
 
 
@@ -75,7 +78,7 @@ def check_patients(survey: Survey) -> list[Finding]:
     """Check that the patients of the films are known."""
     # Sources name the patient of such a film after the film.
     nameless = [
-        ListedFilm.of(film)
+        ListedFilm(film)
         for film in survey.films
         if film.patient in (film.name, posixpath.splitext(film.name)[0])
     ]
@@ -100,15 +103,11 @@ def check_copies(survey: Survey) -> list[Finding]:
     across: list[ListedPair] = []
     within: list[ListedPair] = []
     for pair in near:
-        first, second = films[pair.first], films[pair.second]
-        alike = ListedPair(
-            ListedFilm.of(first), ListedFilm.of(second), pair.likeness, pair.correlation
-        )
-        (within if first.split == second.split else across).append(alike)
+        alike = ListedPair(films[pair.first], films[pair.second], pair.likeness, pair.correlation)
+        (within if alike.first.split == alike.second.split else across).append(alike)
     leaks: dict[str, list[ListedPair]] = defaultdict(list)
     for leak in leaked_pairs(films):
-        sides = ListedFilm.of(leak.first), ListedFilm.of(leak.second)
-        leaks[f"{leak.reason}_leakage"].append(ListedPair(*sides))
+        leaks[f"{leak.reason}_leakage"].append(ListedPair(leak.first, leak.second))
     findings = [finding for kind, pairs in leaks.items() for finding in _listed(kind, pairs)]
     findings += _listed("near_leakage", across)
     same = [*by_content.values(), *([pair.first, pair.second] for pair in near)]
@@ -118,24 +117,26 @@ def check_copies(survey: Survey) -> list[Finding]:
     findings += _listed("duplicate", _grouped(copies, films), len(copies))
     findings += _listed("near_duplicate", within)
     if not is_searched:
-        text = not_compared_text(len(distinct), MAX_COMPARED)
-        findings.append(Finding("not_compared", len(distinct), text))
+        findings.append(Finding("not_compared", len(distinct)))
     return findings
 
 
 def _listed(
-    kind: str, rows: Sequence[ListedFilm] | Sequence[ListedPair], count: int | None = None
+    kind: str,
+    rows: Sequence[ListedFilm] | Sequence[ListedPair],
+    count: int | None = None,
+    image_size: Size | None = None,
 ) -> list[Finding]:
     """A finding with its list; none if there is nothing to list."""
     if not rows:
         return []
     number = len(rows) if count is None else count
-    return [Finding(kind, number, list_text(kind, rows), f"{kind}.csv", tuple(rows))]
+    return [Finding(kind, number, image_size=image_size, list_file=f"{kind}.csv", rows=tuple(rows))]
 
 
 def _grouped(groups: Iterable[Sequence[int]], films: Sequence[Film]) -> list[ListedFilm]:
     return [
-        ListedFilm.of(films[row], group=number)
+        ListedFilm(films[row], group=number)
         for number, rows in enumerate(groups, start=1)
         for row in rows
     ]
@@ -162,36 +163,8 @@ def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
         return [pair for pair, holds in zip(pairs, is_copy, strict=True) if holds]
 
 
-def _blank(_: Film, facts: FilmFacts) -> str | None:
-    is_flat = facts.deviation < _BLANK_DEVIATION
-    return f"its grey levels deviate by {facts.deviation:.1f}" if is_flat else None
-
-
-def _narrow_range(film: Film, facts: FilmFacts) -> str | None:
-    low, high = facts.quantiles[0], facts.quantiles[-1]
-    if high - low >= _NARROW_RANGE or _blank(film, facts):
-        return None
-    return f"98 % of it lies between {low:.0f} and {high:.0f}"
-
-
-def _colour(_: Film, facts: FilmFacts) -> str | None:
-    is_coloured = facts.colour > _COLOUR_LEVELS
-    return f"its channels differ by {facts.colour:.1f} levels" if is_coloured else None
-
-
-def _odd_size(smallest: Size, usual_aspect: float) -> _Check:
-    def check(_: Film, facts: FilmFacts) -> str | None:
-        size = f"{facts.height} x {facts.width}"
-        if facts.height < smallest[0] or facts.width < smallest[1]:
-            return f"{size} is under {smallest[0]} x {smallest[1]}"
-        ratio = facts.width / facts.height / usual_aspect
-        return None if 1 / _ODD_ASPECT < ratio < _ODD_ASPECT else f"{size} is unlike the others"
-
-    return check
-
-
-def _wrong_suffix(film: Film, facts: FilmFacts) -> str | None:
+def _has_wrong_suffix(film: Film, facts: FilmFacts) -> bool:
     suffix = Path(film.name).suffix.lower()
     # An export may name files by numbers, which is not wrong.
     known = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), facts.format)
-    return None if known == facts.format else f"holds {facts.format}"
+    return known != facts.format

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from cxrignite.data import Film
+from cxrignite.data import Film, XrayData
 from cxrignite.data.pack_building import open_pack
-from cxrignite.data.packing import Pack
 from cxrignite.durable_write import write_durably
-from cxrignite.engines import choose_precision
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.handlers.map_picture import as_png
-from cxrignite.nn import BinaryClassifier
 from cxrignite.output_marker import mark_output
-from cxrignite.recipe import Recipe
+from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.benchmark_tables import benchmark_csv, benchmark_markdown
 from cxrignite.reporting.plots.benchmark_figure import benchmark_figure
 from cxrignite.reporting.plots.charting import draw
 from cxrignite.runs.benchmark_result import BenchmarkResult
+from cxrignite.runs.environment import describe_start
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
@@ -71,54 +70,78 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
         with folder.lock():
             place = folder.root / "benchmark"
             mark_output(place)
-            _write(place, _measure(recipe, session, place, num_steps, repeats, with_compile))
+            with tempfile.TemporaryDirectory(prefix="packs-", dir=place) as packs:
+                plan = _plan(recipe, session, Path(packs), num_steps, with_compile)
+                result = _measure(plan, repeats)
+            _write(place, result)
 
 
-def _choose_films(recipe: Recipe, listed: list[Film], num_steps: int) -> list[Film]:
-    """Training films for the steps, and a few to validate on."""
-    batch = recipe.data.batch_size
-    films = _with_val(read_films(recipe.data, _evenly(listed, num_steps * batch + _NUM_VAL)))
-    num_train = sum(film.split == "train" for film in films)
-    if num_train < 2 * batch:
-        raise DataError(
-            f"a benchmark needs films for two batches of {batch}, got {num_train} to train with"
-        )
-    return films
+class _Plan(NamedTuple):
+    """Objects to measure; the result has no stages yet, and no times.
+
+    Attributes:
+        result: Machine, recipe and variants.
+        data: The recipe's data module over a part of its images.
+        build_rate: Images a second at which their pack was built.
+        runner: Trains a few steps of a variant.
+    """
+
+    result: BenchmarkResult
+    data: XrayData
+    build_rate: float
+    runner: VariantRunner
 
 
-def _measure(
-    recipe: Recipe, session: Session, place: Path, num_steps: int, repeats: int, with_compile: bool
-) -> BenchmarkResult:
-    """Measure the input pipeline, then training."""
-    batch = recipe.data.batch_size
+def _plan(
+    recipe: Recipe, session: Session, packs: Path, num_steps: int, with_compile: bool
+) -> _Plan:
+    """Read some of the films, pack them, and build the model."""
+    device, batch = session.device, recipe.data.batch_size
     listed = [film for film in recipe.data.source.films() if film.split == "train"]
-    films = _choose_films(recipe, listed, num_steps)
-    train = [film for film in films if film.split == "train"]
-    num_steps = min(num_steps, len(train) // batch)
-    pipeline = build_pipeline(recipe.data)
+    films = _choose_films(recipe.data, listed, num_steps)
+    pipeline, computing = build_pipeline(recipe.data), choose_computing(recipe.trainer, session)
     seed_everything(recipe.seed)
-    model = build_model(recipe.model, choose_computing(recipe.trainer, session))
-    _logger.info("%d films, %d steps of %d, %d repeats", len(train), num_steps, batch, repeats)
-    with tempfile.TemporaryDirectory(prefix="packs-", dir=place) as packs:
-        start = perf_counter()
-        pack = open_pack(Path(packs), films, pipeline, num_workers=recipe.data.num_workers)
-        build_rate = len(films) / (perf_counter() - start)
-        data = build_data(
-            recipe.data, films, recipe.seed, device=session.device, pipeline=pipeline, pack=pack
-        )
-        check_image_size(model, data.image_size)
-        # The log lines of many loaders and runs would repeat each other.
-        with quietly():
-            stages = measure_stages(data, train, pack, repeats=repeats, build_rate=build_rate)
-        variants = plan_variants(recipe, session.device, with_compile)
-        runner = VariantRunner(recipe, session, model, films, pipeline, pack, num_steps)
+    model = build_model(recipe.model, computing)
+    start = perf_counter()
+    pack = open_pack(packs, films, pipeline, num_workers=recipe.data.num_workers)
+    build_rate = len(films) / (perf_counter() - start)
+    data = build_data(recipe.data, films, recipe.seed, device=device, pipeline=pipeline, pack=pack)
+    check_image_size(model, data.image_size)
+    name, arch = type(model).__name__, getattr(recipe.model, "keywords", {}).get("arch")
+    precision = computing.precision
+    result = BenchmarkResult(
+        describe_start([], device=str(device), precision=precision.name, num_processes=1),
+        torch=torch.__version__,
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        num_cores=os.cpu_count(),
+        precision=precision,
+        model=f"{name} {arch}" if arch else name,
+        image_size=pack.image_size,
+        num_workers=data.num_workers,
+        num_images=len(listed),
+        batch_size=batch,
+        variants=tuple(
+            plan_variants(recipe.trainer, recipe.data.num_workers, device, with_compile)
+        ),
+    )
+    num_steps = min(num_steps, len(data.films("train")) // batch)
+    runner = VariantRunner(recipe, session, precision, model, films, pipeline, pack, num_steps)
+    return _Plan(result, data, build_rate, runner)
+
+
+def _measure(plan: _Plan, repeats: int) -> BenchmarkResult:
+    """Measure the input pipeline, then training."""
+    variants, batch = plan.result.variants, plan.result.batch_size
+    sizes = len(plan.data.films("train")), plan.runner.num_steps, batch, repeats
+    _logger.info("%d images, %d steps of %d, %d repeats", *sizes)
+    # The log lines of many loaders and runs would repeat each other.
+    with quietly():
+        stages = measure_stages(plan.data, repeats=repeats, build_rate=plan.build_rate)
         # Each once, and all again: a disturbance of the machine meets every variant.
-        with quietly():
-            for variant in tqdm(variants * repeats, desc="training", disable=None):
-                if not variant.failure:
-                    runner.run(variant)
-    facts = tuple(_facts(recipe, session, model, pack, data.num_workers))
-    return BenchmarkResult(facts, len(listed), batch, tuple(stages), tuple(variants))
+        for variant in tqdm(variants * repeats, desc="training", disable=None):
+            if not variant.failure:
+                plan.runner.run(variant)
+    return replace(plan.result, stages=tuple(stages))
 
 
 def _write(place: Path, result: BenchmarkResult) -> None:
@@ -133,34 +156,18 @@ def _write(place: Path, result: BenchmarkResult) -> None:
     _logger.info("written to %s", place)
 
 
-def _evenly(films: list[Film], wanted: int) -> list[Film]:
-    """Some of the films, from all over the list, and so of both classes."""
-    step = max(1.0, len(films) / wanted)
-    return [films[int(number * step)] for number in range(min(wanted, len(films)))]
-
-
-def _with_val(films: list[Film]) -> list[Film]:
-    """Sets a few films of each class aside, for the validation that belongs to `fit`."""
+def _choose_films(data: DataRecipe, listed: list[Film], num_steps: int) -> list[Film]:
+    """Training films for the steps, from all over the list, and a few to validate on."""
+    batch = data.batch_size
+    wanted = min(num_steps * batch + _NUM_VAL, len(listed))
+    films = read_films(data, [listed[number * len(listed) // wanted] for number in range(wanted)])
     aside: set[str] = set()
     for label in (0, 1):
         names = [film.name for film in films if film.label == label]
         aside.update(names[: min(_NUM_VAL // 2, len(names) // 4)])
+    num_train = len(films) - len(aside)
+    if num_train < 2 * batch:
+        raise DataError(
+            f"a benchmark needs films for two batches of {batch}, got {num_train} to train with"
+        )
     return [film.moved("val") if film.name in aside else film for film in films]
-
-
-def _facts(
-    recipe: Recipe, session: Session, model: BinaryClassifier, pack: Pack, num_workers: int
-) -> list[str]:
-    precision = choose_precision(recipe.trainer.precision, session.device)
-    device = str(session.device)
-    if session.device.type == "cuda":
-        device = f"{device} ({torch.cuda.get_device_name(session.device)})"
-    arch = getattr(recipe.model, "keywords", {}).get("arch")
-    name = f"{type(model).__name__} {arch}" if arch else type(model).__name__
-    return [
-        f"device {device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"{precision.name}: {precision.reason}",
-        f"{name}, images of {pack.image_size[0]} x {pack.image_size[1]}, "
-        f"batches of {recipe.data.batch_size}, {num_workers} workers",
-    ]

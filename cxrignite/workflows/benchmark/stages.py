@@ -8,10 +8,10 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cxrignite.data import Film, LoaderSettings, XrayData
-from cxrignite.data.packing import Pack
+from cxrignite.data import LoaderSettings, XrayData
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.runs.benchmark_result import Stage
 from cxrignite.workflows.benchmark.plain_loop import PlainFilms
@@ -20,50 +20,40 @@ from cxrignite.workflows.benchmark.plain_loop import PlainFilms
 _SECONDS = 0.3
 
 
-def measure_stages(
-    data: XrayData, films: Sequence[Film], pack: Pack, *, repeats: int, build_rate: float
-) -> list[Stage]:
+def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[Stage]:
     """Measure decoding, packing and loading; both ways take turns.
 
     Args:
         data: The pipeline and the settings of the loaders, with the pack.
-        films: Some training films.
-        pack: Of these films.
         repeats: Times that each is measured; the median counts.
         build_rate: Images a second at which it was built.
     """
-    pipeline, size = data.pipeline, data.loader.batch_size
+    films, pipeline, size = data.films("train"), data.pipeline, data.loader.batch_size
     bare = Pipeline(
         pipeline.preprocess, image_size=pipeline.image_size, grey_scaling=pipeline.grey_scaling
     )
-    plain, reading = PlainFilms(films, bare), [film.path for film in films]
-    workers = data.num_workers
+    plain, workers = PlainFilms(films, bare), data.num_workers
 
-    def decode_plain() -> int:
-        return len([plain[index] for index in range(len(plain))])
-
-    def decode_ours() -> int:
-        return len([bare.read(path) for path in reading])
-
-    def loads(pipeline: Pipeline, workers: int, pack: Pack | None) -> Callable[[], int]:
-        settings = LoaderSettings(size, workers)
-        each = XrayData(films, data.classes, pipeline=pipeline, pack=pack, loader=settings)
-        loader = each.train_loader()
-        return lambda: _count(loader)
-
-    def loads_plainly(pipeline: Pipeline, workers: int) -> Callable[[], int]:
-        loader = DataLoader(
+    def load(pipeline: Pipeline, workers: int) -> tuple[float, float]:
+        by_hand: DataLoader[tuple[Tensor, float]] = DataLoader(
             PlainFilms(films, pipeline),
             size,
             shuffle=True,
             num_workers=workers,
             persistent_workers=workers > 0,
         )
-        return lambda: _count(loader)
+        settings = LoaderSettings(size, workers)
+        each = XrayData(films, data.classes, pipeline=pipeline, pack=data.pack, loader=settings)
+        ours = each.train_loader()
+        return _take_turns(lambda: _count(by_hand), lambda: _count(ours), repeats)
 
     with _one_thread():
-        decoded = _take_turns(decode_plain, decode_ours, repeats)
-        epoch = _take_turns(loads_plainly(bare, 0), loads(bare, 0, pack), repeats)
+        decoded = _take_turns(
+            lambda: len([plain[index] for index in range(len(plain))]),
+            lambda: len([bare.read(film.path) for film in films]),
+            repeats,
+        )
+        epoch = load(bare, 0)
     stages = [
         Stage("read a film, first pass", *decoded, "one core"),
         Stage("build the pack", decoded[0], build_rate, f"{workers} workers"),
@@ -71,13 +61,11 @@ def measure_stages(
     ]
     if pipeline.augment or pipeline.batch_augment:
         with _one_thread():
-            augmented = _take_turns(loads_plainly(pipeline, 0), loads(pipeline, 0, pack), repeats)
-        stages.append(Stage("a later epoch, augmented", *augmented, "one core, in process"))
+            epoch = load(pipeline, 0)
+        stages.append(Stage("a later epoch, augmented", *epoch, "one core, in process"))
         if workers:
-            both = _take_turns(
-                loads_plainly(pipeline, workers), loads(pipeline, workers, pack), repeats
-            )
-            stages.append(Stage("a later epoch, augmented", *both, f"{workers} workers"))
+            epoch = load(pipeline, workers)
+            stages.append(Stage("a later epoch, augmented", *epoch, f"{workers} workers"))
     return stages
 
 
@@ -99,7 +87,7 @@ def _rate(way: Callable[[], int]) -> float:
     return num_images / seconds
 
 
-def _count(loader: Iterable[Sequence[torch.Tensor]]) -> int:
+def _count(loader: Iterable[Sequence[Tensor]]) -> int:
     return sum(len(batch[0]) for batch in loader)
 
 
