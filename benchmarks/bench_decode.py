@@ -1,18 +1,21 @@
-"""One film from its file to 224 x 224 pixels."""
+"""One image from its file to 224 x 224 pixels."""
 
 import itertools
 
 from cxrignite.data import Pipeline, read_image
-from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+from cxrignite.workflows.benchmark.plain_loop import PlainImages
 
 SIZE = (224, 224)
 
 
-def test_pillow(benchmark, films):
-    plain, index = PlainFilms(films, Pipeline(image_size=SIZE)), itertools.cycle(range(len(films)))
+def test_pillow(benchmark, records):
+    plain, index = (
+        PlainImages(records, Pipeline(image_size=SIZE)),
+        itertools.cycle(range(len(records))),
+    )
     benchmark(lambda: plain[next(index)])
 
 
-def test_scaled_decode(benchmark, films):
-    paths = itertools.cycle([film.path for film in films])
+def test_scaled_decode(benchmark, records):
+    paths = itertools.cycle([record.path for record in records])
     benchmark(lambda: read_image(next(paths), SIZE))

@@ -1,4 +1,4 @@
-"""One epoch of a loader: the plain one, and ours from a pack."""
+"""One epoch of a loader: the plain one, and ours from a cache."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from cxrignite.cli.parsing import parse_recipe
-from cxrignite.data import LoaderSettings, Pipeline, RandomAffine, XrayData, open_pack
-from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+from cxrignite.data import LoaderSettings, Pipeline, RandomAffine, XrayData, open_cache
+from cxrignite.workflows.benchmark.plain_loop import PlainImages
 from cxrignite.workflows.parts import build_pipeline
 
 SIZE = (224, 224)
@@ -32,13 +32,13 @@ def pipeline(request):
     return PIPELINES[request.param]()
 
 
-def test_plain(benchmark, films, pipeline):
-    loader = DataLoader(PlainFilms(films, pipeline), 32, shuffle=True)
+def test_plain(benchmark, records, pipeline):
+    loader = DataLoader(PlainImages(records, pipeline), 32, shuffle=True)
     benchmark.pedantic(lambda: sum(1 for _ in loader), rounds=2)
 
 
-def test_packed(benchmark, films, pipeline, tmp_path):
-    pack = open_pack(tmp_path, films, pipeline)
+def test_cached(benchmark, records, pipeline, tmp_path):
+    cache = open_cache(tmp_path, records, pipeline)
     settings = LoaderSettings(32, num_workers=0)
-    data = XrayData(films, ("A", "B"), pipeline=pipeline, pack=pack, loader=settings)
+    data = XrayData(records, ("A", "B"), pipeline=pipeline, cache=cache, loader=settings)
     benchmark(lambda: sum(1 for _ in data.train_loader()))

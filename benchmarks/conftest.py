@@ -1,4 +1,4 @@
-"""The films that the benchmarks read: real ones where there are some, else synthetic ones."""
+"""The images that the benchmarks read: real ones where there are some, else synthetic ones."""
 
 import os
 from pathlib import Path
@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from cxrignite.data import ClassFolders, Phantom
-from cxrignite.data.inspection import inspect_films
+from cxrignite.data.inspection import inspect_images
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory):
-    """Full-size training films, from the folder `CXRIGNITE_FULL_SIZE` where it is set."""
+def records(tmp_path_factory):
+    """Full-size training images, from the folder `CXRIGNITE_FULL_SIZE` where it is set."""
     root = os.environ.get("CXRIGNITE_FULL_SIZE")
     source = (
         ClassFolders(Path(root))
         if root
-        else Phantom(tmp_path_factory.mktemp("films"), num_train=64, num_test=8, size=1024)
+        else Phantom(tmp_path_factory.mktemp("images"), num_train=64, num_test=8, size=1024)
     )
-    found = [film for film in source.films() if film.split == "train"]
-    return inspect_films(found).films
+    found = [record for record in source.records() if record.split == "train"]
+    return inspect_images(found).records
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""Reading, and later epochs from a pack, against Pillow and torchvision.
+"""Reading, and later epochs from a cache, against Pillow and torchvision.
 
-    python benchmarks/figure_input.py --films DIR      # full-size X-rays
+    python benchmarks/figure_input.py --images DIR      # full-size X-rays
 
 Both ways take turns, so that the ratio is one of this run. Nothing else should run meanwhile.
 """
@@ -24,27 +24,27 @@ from torchvision import transforms
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import (
     ClassFolders,
-    Film,
+    ImageRecord,
     LoaderSettings,
     Pipeline,
     RandomAffine,
     XrayData,
-    open_pack,
+    open_cache,
     read_image,
 )
-from cxrignite.data.inspection import inspect_films
-from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+from cxrignite.data.inspection import inspect_images
+from cxrignite.workflows.benchmark.plain_loop import PlainImages
 from cxrignite.workflows.parts import build_pipeline
 
 SIZE = (224, 224)
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-class AffineFilms(Dataset[tuple[Tensor, float]]):
+class AffineImages(Dataset[tuple[Tensor, float]]):
     """Pillow and torchvision with one random affine, as people write it."""
 
-    def __init__(self, films: Sequence[Film]) -> None:
-        self.films = films
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        self.records = records
         self.transform = transforms.Compose(
             [
                 transforms.Resize(SIZE),
@@ -54,11 +54,11 @@ class AffineFilms(Dataset[tuple[Tensor, float]]):
         )
 
     def __len__(self) -> int:
-        return len(self.films)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, float]:
-        with Image.open(self.films[index].path) as image:
-            return self.transform(image.convert("RGB")), float(self.films[index].label)
+        with Image.open(self.records[index].path) as image:
+            return self.transform(image.convert("RGB")), float(self.records[index].label)
 
 
 def rate(way: Callable[[], int]) -> float:
@@ -89,50 +89,50 @@ def plain_loader(dataset: Dataset[Any], workers: int = 0) -> DataLoader[Any]:
 
 
 def measure_input(root: Path) -> None:
-    """Reading, and later epochs from a pack, on one core and with two workers."""
+    """Reading, and later epochs from a cache, on one core and with two workers."""
     torch.set_num_threads(1)
-    films = inspect_films(ClassFolders(root).films()).films
-    films = [film.moved("train") for film in films]
+    records = inspect_images(ClassFolders(root).records()).records
+    records = [record.moved("train") for record in records]
     bare = Pipeline(image_size=SIZE)
-    plain = PlainFilms(films, bare)
+    plain = PlainImages(records, bare)
     compare(
         "first pass, one core",
         3.5,
         lambda: len([plain[index] for index in range(len(plain))]),
-        lambda: len([read_image(film.path, SIZE) for film in films]),
+        lambda: len([read_image(record.path, SIZE) for record in records]),
     )
     with tempfile.TemporaryDirectory() as folder:
-        pack = open_pack(Path(folder), films, bare)
+        cache = open_cache(Path(folder), records, bare)
 
-        def packed(pipeline: Pipeline, workers: int = 0) -> Callable[[], int]:
+        def cached(pipeline: Pipeline, workers: int = 0) -> Callable[[], int]:
             settings = LoaderSettings(32, workers)
-            data = XrayData(films, ("A", "B"), pipeline=pipeline, pack=pack, loader=settings)
+            data = XrayData(records, ("A", "B"), pipeline=pipeline, cache=cache, loader=settings)
             return passes(data.train_loader())
 
-        compare("packed, in process", 500, passes(plain_loader(plain)), packed(bare))
+        compare("cached, in process", 500, passes(plain_loader(plain)), cached(bare))
         affine = [RandomAffine(prob=1.0, rotate=0.12, scale=(0.9, 1.1), shift=0.05)]
         compare(
-            "packed, one affine, in process",
+            "cached, one affine, in process",
             10,
-            passes(plain_loader(AffineFilms(films))),
-            packed(Pipeline(image_size=SIZE, batch_augment=affine)),
+            passes(plain_loader(AffineImages(records))),
+            cached(Pipeline(image_size=SIZE, batch_augment=affine)),
         )
         recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/efficientnet_lite0.yaml"])
         whole = build_pipeline(recipe.data)
         compare(
-            "packed, Lite0's augmentation, two workers",
+            "cached, Lite0's augmentation, two workers",
             6,
-            passes(plain_loader(PlainFilms(films, whole), 2)),
-            packed(whole, 2),
+            passes(plain_loader(PlainImages(records, whole), 2)),
+            cached(whole, 2),
         )
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
     options = parser.parse_args()
-    measure_input(options.films)
+    measure_input(options.records)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A manifest of a million rows: the seconds until its films are listed.
+"""A manifest of a million rows: the seconds until its images are listed.
 
     python benchmarks/figure_manifest.py
 
-Path, label, patient, split, two attributes, a filter, and one film in ten that is left out; with
+Path, label, patient, split, two attributes, a filter, and one image in ten that is left out; with
 `--salt`, patients are hashed. Only one of the files is there.
 """
 
@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cxrignite.data import Manifest, ManifestColumns, ManifestLabels, ManifestPatients
-from cxrignite.workflows.films import collector_paused
+from cxrignite.workflows.records import collector_paused
 
 
 def rows(num_rows: int) -> Iterator[tuple[object, ...]]:
-    """A header, then three films a patient."""
+    """A header, then three images a patient."""
     yield "path", "label", "patient", "split", "view", "sex", "age"
     labels = ("normal", "pneumonia", "1.0", "0.0", "other")
     splits = ("train", "train", "train", "valid", "test")
@@ -40,8 +40,8 @@ def rows(num_rows: int) -> Iterator[tuple[object, ...]]:
 
 
 def measure(num_rows: int, folder: Path, with_salt: bool) -> None:
-    """Write it, list its films, and print the seconds."""
-    path, salt = folder / "films.csv", folder / "salt"
+    """Write it, list its images, and print the seconds."""
+    path, salt = folder / "images.csv", folder / "salt"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows(num_rows))
     (folder / "images_001").mkdir()
@@ -58,11 +58,11 @@ def measure(num_rows: int, folder: Path, with_salt: bool) -> None:
     )
     start, start_cpu = time.perf_counter(), time.process_time()
     with collector_paused():
-        films = source.films()
+        records = source.records()
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(
-        f"{num_rows:,} rows, {path.stat().st_size / 1e6:.0f} MB: {len(films):,} films in "
+        f"{num_rows:,} rows, {path.stat().st_size / 1e6:.0f} MB: {len(records):,} images in "
         f"{seconds:.1f} s, {cpu:.1f} s of them on the processor; {peak:,} MB at most (< 10 s)"
     )
 

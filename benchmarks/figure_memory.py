@@ -1,8 +1,8 @@
 """The most memory of `fit` with all its handlers, against a loop by hand.
 
-Pages of files do not count, such as those of a pack: the system drops them when it needs the room.
+Pages of files do not count, such as those of a cache: the system drops them when it needs the room.
 
-python benchmarks/figure_memory.py --films DIR --weights FILE
+python benchmarks/figure_memory.py --images DIR --weights FILE
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from cxrignite.nn import LightCNN, TimmClassifier
 
-class Films(Dataset):
+class Images(Dataset):
     def __init__(self, paths):
         self.paths = paths
         self.transform = transforms.Compose([
@@ -47,8 +47,8 @@ root, weights, workers, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(
 paths = sorted(Path(root).glob("train/*/*.jpeg"))
 chosen = paths[::10]
 kept = {"num_workers": workers, "persistent_workers": workers > 0}
-train = DataLoader(Films([p for p in paths if p not in set(chosen)]), 32, shuffle=True, **kept)
-val = DataLoader(Films(chosen), 32, **kept)
+train = DataLoader(Images([p for p in paths if p not in set(chosen)]), 32, shuffle=True, **kept)
+val = DataLoader(Images(chosen), 32, **kept)
 if weights == "none":
     model = LightCNN(width=32, dropout=0.3)
 else:
@@ -110,10 +110,10 @@ def measure_memory(root: Path, weights: str) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
     parser.add_argument("--weights", default="", help="of tf_efficientnet_lite0")
     options = parser.parse_args()
-    measure_memory(options.films, options.weights)
+    measure_memory(options.records, options.weights)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A source of a million rows: the time to a first batch, and what workers hold of their own.
 
-python benchmarks/figure_million.py --films DIR
+python benchmarks/figure_million.py --images DIR
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ from typing import Any
 import torch
 
 from cxrignite.cli.parsing import parse_recipe
-from cxrignite.data import ClassFolders, Film, Source
+from cxrignite.data import ClassFolders, ImageRecord, Source
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.reporting.console import split_lines
-from cxrignite.workflows.films import collector_paused, read_and_pack, split_films
 from cxrignite.workflows.parts import build_data, build_pipeline
+from cxrignite.workflows.records import collector_paused, read_and_cache, split_records
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-class RepeatedFilms(Source):
-    """Real films again and again, each row with a name and a patient of its own."""
+class RepeatedImages(Source):
+    """Real images again and again, each row with a name and a patient of its own."""
 
-    def __init__(self, root: Path, num_films: int) -> None:
-        self.root, self.classes, self.num_films = root, ("NORMAL", "PNEUMONIA"), num_films
+    def __init__(self, root: Path, num_images: int) -> None:
+        self.root, self.classes, self.num_images = root, ("NORMAL", "PNEUMONIA"), num_images
 
-    def films(self) -> list[Film]:
-        """Three films a patient."""
-        real = ClassFolders(self.root).films()
-        numbered = zip(range(self.num_films), itertools.cycle(real), strict=False)
+    def records(self) -> list[ImageRecord]:
+        """Three images a patient."""
+        real = ClassFolders(self.root).records()
+        numbered = zip(range(self.num_images), itertools.cycle(real), strict=False)
         return [
-            Film(
-                film.file,
-                f"{number}/{film.path.name}",
-                film.label,
-                f"{film.label}-{number // 9}",
+            ImageRecord(
+                record.file,
+                f"{number}/{record.path.name}",
+                record.label,
+                f"{record.label}-{number // 9}",
                 "train",
-                film.attributes,
+                record.attributes,
             )
-            for number, film in numbered
+            for number, record in numbered
         ]
 
 
-def measure_million(root: Path, num_films: int) -> None:
+def measure_million(root: Path, num_images: int) -> None:
     """From nothing to a first batch of an unpacked run, and what its workers hold of their own."""
     recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/baseline_cnn.yaml"])
-    recipe.data.source, recipe.data.pack = RepeatedFilms(root, num_films), "off"
+    recipe.data.source, recipe.data.cache = RepeatedImages(root, num_images), "off"
     pipeline = build_pipeline(recipe.data)
     with collector_paused():
-        films, pack = read_and_pack(
-            recipe.data, recipe.data.source.films(), pipeline, recipe.run_dir
+        records, cache = read_and_cache(
+            recipe.data, recipe.data.source.records(), pipeline, recipe.run_dir
         )
         # Copies would stay together as identical files do, all of them: each is a picture here.
-        films = [film.hashed(f"{number:064x}") for number, film in enumerate(films)]
-        films = split_films(recipe.data, films, recipe.seed)
-        leaked_pairs(films)
+        records = [record.hashed(f"{number:064x}") for number, record in enumerate(records)]
+        records = split_records(recipe.data, records, recipe.seed)
+        leaked_pairs(records)
     cpu = torch.device("cpu")
-    data = build_data(recipe.data, films, recipe.seed, device=cpu, pipeline=pipeline, pack=pack)
+    data = build_data(recipe.data, records, recipe.seed, device=cpu, pipeline=pipeline, cache=cache)
     batches = iter(data.train_loader())
     next(batches)
     seconds = time.perf_counter() - START
     print("\n".join(split_lines(data)))
-    print(f"first batch of {num_films:,} rows: {seconds:.1f} s, imports included (< 10)")
+    print(f"first batch of {num_images:,} rows: {seconds:.1f} s, imports included (< 10)")
     taken = 0
     for count in (1, 250, 500, 1000, 1500):
         while taken < count:
@@ -89,10 +89,10 @@ def _private(process: Any) -> int:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
-    parser.add_argument("--num_films", type=int, default=1_000_000)
+    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument("--num_images", type=int, default=1_000_000)
     options = parser.parse_args()
-    measure_million(options.films, options.num_films)
+    measure_million(options.records, options.num_images)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Images a second of `predict`, against the loop that people write by hand, with the same model.
 
-python benchmarks/figure_predict.py --films DIR
+python benchmarks/figure_predict.py --images DIR
 
-The films are copied into a temporary folder until there are enough, so that every file is read.
-Both are measured in turn: from the first film to the last, in this process, and whole programs
+The images are copied into a temporary folder until there are enough, so that every file is read.
+Both are measured in turn: from the first image to the last, in this process, and whole programs
 with all that they import. On cores that others use too, threads that wait for each other make the
 plain loop several times slower; it is measured with one thread as well, and the fastest of all
 counts. The light CNN is narrow by default, so that decoding dominates; recipes have `--width 32`.
@@ -36,14 +36,14 @@ from PIL import Image
 
 from cxrignite.nn import LightCNN
 
-weights, films, output = map(Path, sys.argv[1:4])
+weights, images, output = map(Path, sys.argv[1:4])
 if sys.argv[5:]:
     torch.set_num_threads(int(sys.argv[5]))
 model = LightCNN(width=int(sys.argv[4])).eval()
 model.load_state_dict(torch.load(weights, weights_only=True)["model"])
 rows = []
 with torch.no_grad():
-    for path in sorted(films.iterdir()):
+    for path in sorted(images.iterdir()):
         image = Image.open(path).convert("L").resize((224, 224))
         batch = torch.from_numpy(np.array(image))[None, None]
         rows.append((path, torch.sigmoid(model(batch)).item()))
@@ -89,8 +89,8 @@ def make_run(folder: Path, width: int) -> Path:
     return folder / "run"
 
 
-def copy_films(source: Path, target: Path, number: int) -> None:
-    """Copies of the films of a folder, one after the other and again from the first."""
+def copy_images(source: Path, target: Path, number: int) -> None:
+    """Copies of the images of a folder, one after the other and again from the first."""
     found = sorted(each for each in source.rglob("*") if each.suffix.lower() in {".jpeg", ".jpg"})
     target.mkdir()
     for each in range(number):
@@ -118,7 +118,7 @@ def call(argv: list[str]) -> None:
     subprocess.run([sys.executable, *argv], check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(films: Path, number: int, repeats: int, width: int) -> None:
+def measure(records: Path, number: int, repeats: int, width: int) -> None:
     """Both in turn, and their ratio."""
     from cxrignite.cli import run
     from cxrignite.workflows.predict import predict as command
@@ -126,63 +126,61 @@ def measure(films: Path, number: int, repeats: int, width: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_dir = make_run(folder, width)
-        copy_films(films, folder / "films", number)
+        copy_images(records, folder / "images", number)
         weights, ours, theirs = run_dir / "checkpoints/best.pt", folder / "o.csv", folder / "t.csv"
-        argv = ["predict", "--run", str(run_dir), "--files", str(folder / "films")]
+        argv = ["predict", "--run", str(run_dir), "--files", str(folder / "images")]
         argv += ["--output", str(ours), "--overwrite", "true"]
-        plain = [str(weights), str(folder / "films"), str(theirs), str(width)]
+        plain = [str(weights), str(folder / "images"), str(theirs), str(width)]
 
         one = [*plain, "1"]
-        here, there = "predict, films", "predict, program"
+        here, there = "predict, images", "predict, program"
         works: dict[str, Callable[[], object]] = {
-            "plain loop, films": lambda: plain_here(plain),
-            "plain loop, films, 1 thread": lambda: plain_here(one),
+            "plain loop, images": lambda: plain_here(plain),
+            "plain loop, images, 1 thread": lambda: plain_here(one),
             here: lambda: run(argv),  # measured inside
             "plain loop, program": lambda: call(["-c", PLAIN, *plain]),
             "plain loop, program, 1 thread": lambda: call(["-c", PLAIN, *one]),
             there: lambda: call(["-m", "cxrignite", *argv]),
         }
-        # The recipe is parsed and the weights are read before the first film.
-        films_alone: list[tuple[float, float]] = []
-        score_films = command.score_films
-        command.score_films = lambda *parts: films_alone.append(
-            measured(lambda: score_films(*parts))
+        # The recipe is parsed and the weights are read before the first image.
+        images_alone: list[tuple[float, float]] = []
+        score_images = command.score_images
+        command.score_images = lambda *parts: images_alone.append(
+            measured(lambda: score_images(*parts))
         )
         taken: dict[str, list[tuple[float, float]]] = {each: [] for each in works}
         for _ in range(repeats):
             for each, work in works.items():
                 whole = measured(work)
-                taken[each].append(films_alone.pop() if each == here else whole)
+                taken[each].append(images_alone.pop() if each == here else whole)
                 print(f"{each}: {taken[each][-1]}", file=sys.stderr)
-        print(f"\n{number} films on {len(os.sched_getaffinity(0))} cores, fastest of {repeats}")
+        print(f"\n{number} images on {len(os.sched_getaffinity(0))} cores, fastest of {repeats}")
         for each, times in taken.items():
             wall, cpu = min(times)
-            told = " ".join(f"{time:.1f}" for time, _ in times)
-            rate = (
-                f"{number / wall:6.1f} films a second, {1000 * cpu / number:5.1f} ms of a core each"
-            )
-            print(f"{each:30s}{wall:6.2f} s {rate}  ({told})")
+            text = " ".join(f"{time:.1f}" for time, _ in times)
+            rate = f"{number / wall:6.1f} images/s, {1000 * cpu / number:5.1f} ms of a core each"
+            print(f"{each:30s}{wall:6.2f} s {rate}  ({text})")
         num_cores = len(os.sched_getaffinity(0))
         for ours_is in (here, there):
             plain_is = ours_is.replace("predict", "plain loop")
             faster, ours_taken = taken[plain_is] + taken[f"{plain_is}, 1 thread"], taken[ours_is]
             print(f"{ours_is}: {min(faster)[0] / min(ours_taken)[0]:.2f} times as fast")
         # What others take of the cores is in no cores' time.
-        cpu = min(cpu for _, cpu in taken["plain loop, films, 1 thread"])
+        cpu = min(cpu for _, cpu in taken["plain loop, images, 1 thread"])
         share = min(cpu for _, cpu in taken[here]) / num_cores
-        print(f"films, by cores' time: {cpu / share:.2f} times as fast where nobody else computes")
+        print(f"images, by cores' time: {cpu / share:.2f} times as fast where nobody else computes")
         print(f"largest difference of a score: {largest_difference(ours, theirs):.2g}")
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=Path, required=True, help="full-size JPEG files")
+    parser.add_argument("--images", type=Path, required=True, help="full-size JPEG files")
     parser.add_argument("--number", type=int, default=624)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--width", type=int, default=8)
     options = parser.parse_args()
-    measure(options.films, options.number, options.repeats, options.width)
+    measure(options.records, options.number, options.repeats, options.width)
 
 
 if __name__ == "__main__":

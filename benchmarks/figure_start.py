@@ -1,6 +1,6 @@
-"""The time to the first step of a packed `fit`, against that of what it imports.
+"""The time to the first step of a cached `fit`, against that of what it imports.
 
-python benchmarks/figure_start.py --films DIR
+python benchmarks/figure_start.py --images DIR
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run_python(code: str, *argv: str) -> Any:
 
 
 def measure_start(root: Path) -> None:
-    """`--help`, and a packed `fit` to the beginning of its first step against what it imports."""
+    """`--help`, and a cached `fit` to the beginning of its first step against what it imports."""
     helps = []
     for _ in range(5):
         start = time.perf_counter()
@@ -61,7 +61,7 @@ def measure_start(root: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         argv = ["fit", "--config", f"{RECIPES}/baseline_cnn.yaml", "--run_dir", f"{folder}/run"]
         argv += ["--data.source.root", str(root), "--data.image_size", "[224, 224]"]
-        _, names = run_python(FIRST_STEP, *argv)  # packs
+        _, names = run_python(FIRST_STEP, *argv)  # caches
         modules = Path(folder, "modules.json")
         modules.write_text(json.dumps(names))
         fits, imports = [], []
@@ -75,9 +75,9 @@ def measure_start(root: Path) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
     options = parser.parse_args()
-    measure_start(options.films)
+    measure_start(options.records)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/figure_steps.py
 
-On synthetic films, from a pack, in one process; a terminal adds the progress line. Both ways take
+On synthetic images, from a cache, in one process; a terminal adds the progress line. Both ways take
 turns. Nothing else should run meanwhile.
 """
 
@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from cxrignite.cli.parsing import parse_recipe
-from cxrignite.data import Phantom, open_pack
+from cxrignite.data import Phantom, open_cache
 from cxrignite.engines.session import open_session
 from cxrignite.nn import BinaryClassifier, ImageNormalizer
 from cxrignite.runs.benchmark_result import Settings, Variant
 from cxrignite.workflows.benchmark.variants import VariantRunner
-from cxrignite.workflows.films import read_films, split_films
 from cxrignite.workflows.parts import build_model, build_pipeline, choose_computing
+from cxrignite.workflows.records import read_records, split_records
 
 RECIPE = """\
 seed: 1
@@ -33,7 +33,7 @@ run_dir: {folder}/run
 data:
   source:
     class_path: Phantom
-    init_args: {{root: {folder}/films, num_train: 1200, num_test: 8, size: {size}}}
+    init_args: {{root: {folder}/images, num_train: 1200, num_test: 8, size: {size}}}
   sampler: BalancedSampler
   batch_size: {batch}
   num_workers: 0
@@ -79,21 +79,21 @@ def measure_steps(case: Case, repeats: int) -> None:
     """Print the median times of a step, and the median of their ratios."""
     with tempfile.TemporaryDirectory() as place, open_session("cpu", "fast") as session:
         folder = Path(place)
-        Phantom(folder / "films", num_train=1200, num_test=8, size=case.size).films()
+        Phantom(folder / "images", num_train=1200, num_test=8, size=case.size).records()
         path = folder / "recipe.yaml"
         path.write_text(
             RECIPE.format(folder=place, size=case.size, model=case.model, batch=case.batch)
         )
         recipe, _, _ = parse_recipe("fit", "", ["--config", str(path)])
-        films = split_films(
-            recipe.data, read_films(recipe.data, recipe.data.source.films()), recipe.seed
+        records = split_records(
+            recipe.data, read_records(recipe.data, recipe.data.source.records()), recipe.seed
         )
         pipeline = build_pipeline(recipe.data)
-        pack = open_pack(folder / "packs", films, pipeline)
+        cache = open_cache(folder / "caches", records, pipeline)
         computing = choose_computing(recipe.trainer, session)
         model, precision = build_model(recipe.model, computing), computing.precision
         runner = VariantRunner(
-            recipe, session, precision, model, films, pipeline, pack, case.num_steps
+            recipe, session, precision, model, records, pipeline, cache, case.num_steps
         )
         hand = Variant("by hand", PLAIN)
         fit = Variant("fit", replace(PLAIN, engine=True))

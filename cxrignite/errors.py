@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # Of torch's allocators, of oneDNN, and of Python where it starts a thread or a process.
-_SHORTAGE = re.compile(
+_RESOURCE_ERROR = re.compile(
     r"out of memory|not enough memory|DefaultCPUAllocator|Cannot allocate memory"
     r"|could not create a (memory object|primitive)\b(?! descriptor)"
 )
@@ -68,7 +68,7 @@ class UnreadableImageError(DataError):
         return type(self), (self.path, self.reason)
 
 
-class PackError(CxrIgniteError):
+class CacheError(CxrIgniteError):
     """A folder that cannot keep preprocessed images: exit code 1."""
 
 
@@ -83,7 +83,7 @@ class CheckpointError(CxrIgniteError):
 
 
 class ConstraintError(CxrIgniteError):
-    """A constraint on the operating point that these films cannot meet: exit code 4."""
+    """A constraint on the operating point that these images cannot meet: exit code 4."""
 
     exit_code = 4
 
@@ -100,7 +100,7 @@ class WorkerKilled(BaseException):
     """
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_resource_error(error: BaseException) -> bool:
     """Recognise memory that ran out, which says nothing against what was being computed.
 
     Code that blames a file or a transform for any error of its passes these on.
@@ -115,7 +115,7 @@ def is_shortage(error: BaseException) -> bool:
     while each is not None:  # libraries quote it in errors of their own
         if isinstance(each, MemoryError):
             return True
-        if isinstance(each, RuntimeError | OSError) and _SHORTAGE.search(str(each)):
+        if isinstance(each, RuntimeError | OSError) and _RESOURCE_ERROR.search(str(each)):
             return True
         each = each.__cause__ or each.__context__
     return False

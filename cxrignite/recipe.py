@@ -67,24 +67,24 @@ class DataRecipe:
     """What is learnt from, and how it reaches the model.
 
     Attributes:
-        source: Where the films come from.
-        val_fraction: Share of the source's `train` films, by whole patients, kept for validation,
+        source: Where the images come from.
+        val_fraction: Share of the source's `train` images, by whole patients, kept for validation,
             in (0, 0.5].
         calibration_fraction: Another share of the same, kept to choose the threshold, in [0, 0.4];
-            these films pick neither weights nor checkpoint, so it can be certified. 0 chooses it on
-            the validation split.
+            these images pick neither weights nor checkpoint, so it can be certified. 0 chooses it
+            on the validation split.
         test_fraction: Share kept for the test, in [0, 0.5]; the source then has no test split.
         fold: In place of `val_fraction`, the fold validated on: `{index: 0, count: 5}`.
         allow_leakage: Train though a patient or a file is in several splits.
         on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
-        image_size: Rows and columns that each film is read at, a JPEG at a fraction of its size;
+        image_size: Rows and columns that each image is read at, a JPEG at a fraction of its size;
             null keeps the file's own.
         grey_scaling: Which values become black and white: of its window or VOI LUT (`file`; without
             one as `minmax`, if it has more than 8 bits), all that could be, or some of the pixels'.
         preprocess: MONAI transforms of every split, without randomness.
-        pack: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
-            this folder; `auto` takes `packs` beside the run folder, where there is room; `off`
-            reads the films every epoch. The results do not depend on it.
+        cache: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
+            this folder; `auto` takes `caches` beside the run folder, where there is room; `off`
+            reads the images every epoch. The results do not depend on it.
         augment: MONAI transforms of the training split alone, image by image.
         batch_augment: Faster transforms of the training split alone, on whole batches, after
             `augment`; on the GPU where there is one.
@@ -106,7 +106,7 @@ class DataRecipe:
     image_size: tuple[int, int] | None = None
     grey_scaling: Literal["file", "stored", "minmax", "percentiles"] = "file"
     preprocess: list[Transform] = field(default_factory=list)
-    pack: Literal["auto", "off", False] | Path = "auto"
+    cache: Literal["auto", "off", False] | Path = "auto"
     augment: list[Transform] = field(default_factory=list)
     batch_augment: list[BatchAugment] = field(default_factory=list)
     sampler: Callable[[list[int]], Sampler[int]] | None = None
@@ -119,8 +119,8 @@ class DataRecipe:
     def __post_init__(self) -> None:
         self._check_shares()
         _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
-        if self.pack is False:
-            self.pack = "off"  # which is what YAML takes it for
+        if self.cache is False:
+            self.cache = "off"  # which is what YAML takes it for
         size, images = self.image_size, self.eval_batch_size
         _require(size is None or min(size) >= 1, "data.image_size", "at least 1 x 1", size)
         _require(images is None or images >= 1, "data.eval_batch_size", "at least 1", images)
@@ -224,14 +224,14 @@ class MonitorRecipe:
 
 @dataclass
 class ExplainRecipe:
-    """Which images the verb `explain` draws maps of, and how.
+    """Which images the command `explain` draws maps of, and how.
 
     Attributes:
         target_layer: A layer's name; null is the last before pooling.
         method: How a map weighs activations and gradients.
         select: Kinds of images.
         max_images: Images of each kind at most.
-        num_measured: Films measured, or 0.
+        num_measured: Images measured, or 0.
     """
 
     target_layer: str | None = None
@@ -262,7 +262,7 @@ class Recipe:
         trainer: How the model is trained.
         validator: What happens after each epoch.
         monitor: What picks the best checkpoint.
-        explain: What the verb `explain` shows.
+        explain: What the command `explain` shows.
     """
 
     data: DataRecipe

@@ -39,8 +39,8 @@ def counted(count: int, noun: str) -> str:
     """A count and its noun, with an s where they are not one.
 
     Examples:
-        >>> counted(1, "film"), counted(1200, "film")
-        ('1 film', '1,200 films')
+        >>> counted(1, "image"), counted(1200, "image")
+        ('1 image', '1,200 images')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
@@ -110,7 +110,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Write a last word to stderr: on a terminal wrapped, and over what is left of a progress line.
 
     Args:

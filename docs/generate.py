@@ -22,13 +22,13 @@ from cxrignite.cli.parsing import recipe_json_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 _HELP_WIDTH = "84"  # columns that fit beside the navigation
-# Where the help of a verb that takes a whole recipe begins to name its keys.
+# Where the help of a command that takes a whole recipe begins to name its keys.
 _KEYS_BEGIN = re.compile(r"^(One experiment|What is learnt from):$", re.M)
 _TAKE_RECIPE = ("audit", "fit", "benchmark")
 _HIDDEN = "+"  # `handlers+` appends to `handlers`: told once, in the page's first lines
 # From a base to what it is called in the page, and the keys that take it.
 _TITLES = {
-    "Source": "Sources of films",
+    "Source": "Sources of images",
     "Transform": "Transforms",
     "BatchAugment": "Batch augmentation",
     "Sampler": "Samplers",
@@ -61,42 +61,42 @@ def write_reference(folder: Path) -> None:
 
 
 def cli_page() -> str:
-    """What `--help` says of each verb."""
+    """What `--help` says of each command."""
     lines = [
         "# The command line",
         "",
         "`cxrignite VERB ...` and `python -m cxrignite VERB ...` are the same. What follows is "
-        "what `--help` says of each verb, written by the parser. Any key of a recipe may be an "
+        "what `--help` says of each command, written by the parser. Any key of a recipe may be an "
         "option, such as `--trainer.max_epochs 3`; [The recipe](recipe.md) has them all. What "
         "the codes mean to a script is in [Exit codes](exit-codes.md).",
         "",
-        "| verb | does |",
+        "| command | does |",
         "| --- | --- |",
-        *(f"| [`{verb}`](#{verb}) | {_cell(what)} |" for verb, what in COMMANDS.items()),
+        *(f"| [`{command}`](#{command}) | {_cell(what)} |" for command, what in COMMANDS.items()),
     ]
-    for verb in COMMANDS:
-        text = _help_of(verb)
-        if verb in _TAKE_RECIPE:
+    for command in COMMANDS:
+        text = _help_of(command)
+        if command in _TAKE_RECIPE:
             found = _KEYS_BEGIN.search(text)
-            assert found is not None, f"the help of {verb} names no key of a recipe"
+            assert found is not None, f"the help of {command} names no key of a recipe"
             keys, epilog = "... and the keys of a recipe\n", text[text.index("\nexit codes:") :]
             text = text[: found.start()] + keys + epilog
-        lines += ["", f"## {verb}", "", "```text", text.rstrip(), "```"]
+        lines += ["", f"## {command}", "", "```text", text.rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 
-def _help_of(verb: str) -> str:
+def _help_of(command: str) -> str:
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = _HELP_WIDTH
     try:
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            code = cli.run([verb, "--help"])
+            code = cli.run([command, "--help"])
     finally:
         if before is None:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
-    assert code == 0, f"`{verb} --help` ended with {code}"
+    assert code == 0, f"`{command} --help` ended with {code}"
     return said.getvalue()
 
 
@@ -173,8 +173,8 @@ def _rows(properties: Mapping[str, Any], prefix: str) -> Iterator[str]:
         if key.endswith(_HIDDEN):
             continue
         default = f"`{_plain(value['default'])}`" if "default" in value else ""
-        told = _cell(value.get("description", ""))
-        yield f"| `{prefix}{key}` | {_cell(_values(value))} | {_cell(default)} | {told} |"
+        text = _cell(value.get("description", ""))
+        yield f"| `{prefix}{key}` | {_cell(_values(value))} | {_cell(default)} | {text} |"
         for group in (value, *value.get("anyOf", ())):
             if "properties" in group:
                 yield from _rows(group["properties"], f"{prefix}{key}.")

@@ -213,7 +213,7 @@ def run_dir(trained, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def smoke_arguments(tmp_path_factory, recipes_dir):
-    """Options that turn any recipe into two steps on a few synthetic films, made once."""
+    """Options that turn any recipe into two steps on a few synthetic images, made once."""
     root = tmp_path_factory.mktemp("smoke") / "phantom"
     overlay = recipes_dir / "overlays" / "smoke.yaml"
     return ["--config", str(overlay), "--data.source.root", str(root)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrignite.cli import commands as verbs
+from cxrignite.cli import commands as commands
 
 ROOT = Path(__file__).resolve().parents[1]
 # By docs/generate.py, when the site is built; test_reference.py is about them.
@@ -50,9 +50,9 @@ def test_a_link_inside_the_project_leads_somewhere(page, target):
         assert anchor in [title.replace(" ", "-") for title in plain]
 
 
-@pytest.mark.parametrize("verb", verbs.COMMANDS)
-def test_the_readme_names_every_verb(verb):
-    assert f"`{verb}`" in text_of(ROOT / "README.md")
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_the_readme_names_every_command(command):
+    assert f"`{command}`" in text_of(ROOT / "README.md")
 
 
 @pytest.mark.parametrize("room", ["data", "engines", "functional", "handlers", "nn"])

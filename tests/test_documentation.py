@@ -29,7 +29,7 @@ from results import finding
 from results import point as stored_point
 
 from cxrignite import cli
-from cxrignite.cli import commands as verbs
+from cxrignite.cli import commands as commands
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import Phantom
 from cxrignite.runs.run_folder import RunFolder
@@ -149,7 +149,7 @@ def furnished(tmp_path_factory):
         size=40,
         positive_fraction=0.3,  # 42 negative patients for a certificate
         images_per_patient=1,
-    ).films()
+    ).records()
     for number, record in enumerate(records):
         name = f"person{number}_virus_1" if record.label else f"IM-{number:04}-0001"
         path = home / "data/chest_xray" / record.split / ("NORMAL", "PNEUMONIA")[record.label]
@@ -165,7 +165,7 @@ def furnished(tmp_path_factory):
         # One run of a light network is as good to compare as another.
         shutil.copytree("runs/baseline_cnn", "runs/resnet50")
         (home / "runs").rename(home / "finished")
-        shutil.move(home / "finished" / "packs", home / "runs" / "packs")
+        shutil.move(home / "finished" / "caches", home / "runs" / "caches")
         new = sorted((home / "data/phantom/test").rglob("*.png"))
         with (home / "ward.csv").open("w", newline="") as file:
             rows = [[path.relative_to(home), path.stem] for path in new]
@@ -185,13 +185,13 @@ def execute(line):
     """Run a line of a page here; its exit code."""
     words = [STANDS_FOR.get(word, word) for word in shlex.split(line)]
     assert "cxrignite" in words, f"neither executed nor exempt: {line}"
-    verb, *arguments = words[words.index("cxrignite") + 1 :]
+    command, *arguments = words[words.index("cxrignite") + 1 :]
     recipes = [at for at, word in enumerate(arguments) if word == "--config"]
     if recipes:
         name, behind = Path(arguments[recipes[0] + 1]).stem, recipes[-1] + 2
-        small = f"--config small-all.yaml --config small-{name}.yaml {OPTIONS.get(verb, '')}"
+        small = f"--config small-all.yaml --config small-{name}.yaml {OPTIONS.get(command, '')}"
         arguments[behind:behind] = shlex.split(small)
-    return cli.run([verb, *arguments])
+    return cli.run([command, *arguments])
 
 
 def prepare(line, home):
@@ -278,7 +278,7 @@ def lines_that_are_not_executed():
     found += [line for page in pages for line in lines_of(page) if not is_executed(line)]
     found += [line for page in SLOW for line in lines_of(ROOT / page)]
     launched = r"(?:(?:torchrun .*-m |srun (?:-\S+ )*)?(?:python -m )?cxrignite (?=\w)"
-    pattern = re.compile(rf"{launched}|(?=(?:{'|'.join(verbs.COMMANDS)}) --run ))(.*)")
+    pattern = re.compile(rf"{launched}|(?=(?:{'|'.join(commands.COMMANDS)}) --run ))(.*)")
     matches = [pattern.fullmatch(" ".join(each.partition(" #")[0].split())) for each in found]
     executed = {line for page in EXECUTED if page not in SLOW for line in EXECUTED[page]}
     return sorted(
@@ -355,7 +355,7 @@ def test_a_class_of_a_page_may_be_named_in_a_recipe(block, module, name, tmp_pat
     (tmp_path / f"{module}.py").write_text(block, encoding="utf-8")
     options = {
         "Overfitting": ["--trainer.handlers", f"[EpochTimer, {module}.{name}]"],
-        "MaskedFolders": ["--data.source", f"{module}.{name}", "--data.source.root", "films"],
+        "MaskedFolders": ["--data.source", f"{module}.{name}", "--data.source.root", "images"],
     }[name]
     recipe = ROOT / "recipes" / "quickstart.yaml"
     read = read_apart([recipe], *options, parts=tmp_path, folder=tmp_path)
@@ -429,15 +429,15 @@ def hospital(tmp_path_factory, _server):
         images_per_patient=1,
     )
     for folder in ("hospital", "other"):
-        (home / folder / "films").mkdir(parents=True)
+        (home / folder / "images").mkdir(parents=True)
     (home / "incoming").mkdir()
     header, *_ = fenced(OWN_IMAGES, "csv")[0].splitlines()
     tables = {folder: [header.split(",")] for folder in ("hospital", "other")}
-    for number, record in enumerate(phantom.films()):
+    for number, record in enumerate(phantom.records()):
         with Image.open(record.path) as image:
             pixels = np.asarray(image.convert("L"))
         mrn = f"7001{number:04}"
-        folder, name = "hospital", f"films/IM{number:06}"
+        folder, name = "hospital", f"images/IM{number:06}"
         if record.split == "test":
             folder = "other"
             save_dicom(pixels, home / "incoming" / f"NEW{number:04}", mrn)
@@ -445,7 +445,7 @@ def hospital(tmp_path_factory, _server):
         finding = "pneumonia" if record.label else "normal"
         tables[folder].append([name, finding, mrn, ("PA", "AP")[number % 2]])
     for folder, rows in tables.items():
-        with (home / folder / "films.csv").open("w", newline="") as file:
+        with (home / folder / "images.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
     (home / "hospital.yaml").write_text(fenced(OWN_IMAGES, "yaml")[0], encoding="utf-8")
     [salt] = [block for block in fenced(OWN_IMAGES, "bash") if "salt.txt" in block]
@@ -463,7 +463,7 @@ def outcomes(hospital, _server):
         trimmed = SMALLER if "--config" in argv else []
         if argv[0] == "audit":
             trimmed = SMALLER[:2]
-        other = " on other images" if "other/films.csv" in argv else ""
+        other = " on other images" if "other/images.csv" in argv else ""
         own = " by their threshold" if "--operating_point" in argv else ""
         done = run_forked(["-m", "cxrignite", *argv, *trimmed], cwd=hospital)
         outcomes[f"{argv[0]}{other}{own}"] = done
@@ -491,7 +491,7 @@ def test_the_audit_sees_the_splits_that_fit_makes(outcomes, hospital):
 
 def test_the_threshold_is_chosen_with_its_status(outcomes, hospital):
     chosen = stored_point(hospital / "runs/hospital/operating_point.json")
-    assert chosen["verdict"] == "certified"
+    assert chosen["status"] == "certified"
     assert "certified" in outcomes["fit"].stdout
 
 
@@ -641,7 +641,7 @@ def test_a_recipe_names_a_model_and_a_loss_from_the_current_folder(ran):
     assert "my_parts.TwoScaleNet" in resolved
     assert "my_parts.FocalLoss" in resolved
     chosen = stored_point(run_dir / "operating_point.json")
-    assert chosen["verdict"] == "empirical"
+    assert chosen["status"] == "empirical"
     assert chosen["tnr"] >= chosen["min_tnr"] == 0.8
     assert f"{chosen['threshold']:.4f}" in out
     assert len(rows_of(run_dir / "predictions" / "test.csv")) == 80

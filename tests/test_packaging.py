@@ -15,7 +15,7 @@ def test_the_metadata_is_what_an_index_shows():
     assert set(about.get_all("Provides-Extra")) >= {"dicom", "docs", "parquet", "test", "timm"}
 
 
-def test_type_checkers_are_told_that_there_are_types():
+def test_type_checkers_are_reported_that_there_are_types():
     assert files("cxrignite").joinpath("py.typed").is_file()
     assert "Typing :: Typed" in metadata("cxrignite").get_all("Classifier")
 

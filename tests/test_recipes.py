@@ -41,7 +41,7 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_path, tmp_path):
 def test_a_recipe_of_nothing_but_what_is_required_can_be_read_back(tmp_path):
     least = tmp_path / "least.yaml"
     least.write_text(
-        "data: {source: {class_path: Phantom, init_args: {root: films}}}\n"
+        "data: {source: {class_path: Phantom, init_args: {root: images}}}\n"
         "model: LightCNN\n"
         "optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}\n"
     )
@@ -87,14 +87,14 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
     from cxrignite.workflows.parts import build_pipeline
 
     pixels = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "film.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     recipe, text, _ = parse_recipe("fit", "train", ["--config", str(recipe_path)])
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(text)
     again, _, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
     pipelines = [build_pipeline(each.data) for each in (recipe, again)]
     for seed in range(24):  # enough that each random transform takes part
-        first, second = (pipeline(tmp_path / "film.png", seed=seed) for pipeline in pipelines)
+        first, second = (pipeline(tmp_path / "image.png", seed=seed) for pipeline in pipelines)
         assert torch.equal(first, second)
 
 

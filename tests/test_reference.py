@@ -27,12 +27,12 @@ def folder(generate, tmp_path_factory):
     return folder
 
 
-def test_every_verb_has_its_help(folder):
+def test_every_command_has_its_help(folder):
     page = (folder / "cli.md").read_text(encoding="utf-8")
-    for verb in COMMANDS:
-        _, _, rest = page.partition(f"\n## {verb}\n")
+    for command in COMMANDS:
+        _, _, rest = page.partition(f"\n## {command}\n")
         section = rest.partition("\n## ")[0]
-        assert f"usage: cxrignite {verb} " in section
+        assert f"usage: cxrignite {command} " in section
         assert section.count("```") == 2
     assert max(len(line) for line in page.splitlines() if line.startswith(" ")) <= 84
 

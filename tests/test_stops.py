@@ -53,8 +53,8 @@ def test_a_signal_that_comes_during_a_fork_waits_for_its_end():
 
 
 PHASES = [
-    ("fit", "cxrignite.workflows.films.inspect_films"),
-    ("fit", "cxrignite.workflows.films.open_pack"),
+    ("fit", "cxrignite.workflows.records.inspect_images"),
+    ("fit", "cxrignite.workflows.records.open_cache"),
     ("fit", "cxrignite.workflows.fit.build_model"),
     ("fit", "cxrignite.workflows.fit.score_split"),
     ("test", "cxrignite.workflows.score.score_split"),
@@ -64,19 +64,19 @@ PHASES = [
 
 
 @BOTH
-@pytest.mark.parametrize(("verb", "phase"), PHASES)
+@pytest.mark.parametrize(("command", "phase"), PHASES)
 def test_a_signal_ends_every_phase_with_its_code_and_one_line(
-    verb, phase, number, code, run_dir, tmp_path, monkeypatch, capsys
+    command, phase, number, code, run_dir, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(phase, lambda *_, **__: signal.raise_signal(number))
-    argv = [verb, "--run", str(run_dir)]
-    if verb == "fit":  # of a run that has to be finished once more
+    argv = [command, "--run", str(run_dir)]
+    if command == "fit":  # of a run that has to be finished once more
         (run_dir / "operating_point.json").unlink()
-        argv = [verb, "--config", str(run_dir / "recipe.yaml"), "--resume", "auto"]
+        argv = [command, "--config", str(run_dir / "recipe.yaml"), "--resume", "auto"]
         argv += ["--run_dir", str(run_dir)]
     assert run(argv) == code
     error = capsys.readouterr().err
     assert "Traceback" not in error
-    line_with(error.splitlines()[-1], verb, number.value)
-    if verb == "fit":
+    line_with(error.splitlines()[-1], command, number.value)
+    if command == "fit":
         line_with((run_dir / "run.log").read_text().splitlines()[-1][24:], number.name)

@@ -158,14 +158,14 @@ def test_figures_with_the_best_weights_stand_at_their_epoch(board, run):
         assert tnr == {run.best_epoch: pytest.approx(figures["at_threshold"]["tnr"], rel=1e-6)}
 
 
-def test_the_validation_films_have_a_precision_recall_curve_an_epoch(board):
+def test_the_validation_images_have_a_precision_recall_curve_an_epoch(board):
     assert list(board.curves("val/precision_recall")) == [1, 2, 3]
 
 
 def test_a_precision_recall_curve_is_that_of_the_predictions(board, run):
-    films = rows(run.root / "predictions" / "test.csv")
-    score = np.array([float(film["score"]) for film in films])
-    label = np.array([int(film["label"]) for film in films])
+    records = rows(run.root / "predictions" / "test.csv")
+    score = np.array([float(record["score"]) for record in records])
+    label = np.array([int(record["label"]) for record in records])
     curve = board.curves("with_best_weights/test_precision_recall")[run.best_epoch]
     assert len(curve["thresholds"]) > 10
     for number, threshold in enumerate(curve["thresholds"]):
@@ -187,7 +187,7 @@ def test_every_figure_of_the_run_folder_is_an_image_of_the_same_size(board, run)
         assert pixels.std() > 5, f"{file.name} is blank"
 
 
-def test_every_map_is_an_image_with_film_map_and_caption(board, run):
+def test_every_map_is_an_image_with_image_map_and_caption(board, run):
     folder = run.root / "explain" / "test"
     pictures = [row["picture"] for row in rows(folder / "explain.csv")]
     shown = {tag for tag in board.tags("images") if tag.startswith("grad_cam/")}

@@ -20,7 +20,7 @@ from cxrignite.terminal import (
     IN_FILE_ONLY,
     MAX_WIDTH,
     TerminalHandler,
-    complain,
+    print_error,
     printable,
     text_width,
     wrapped,
@@ -29,7 +29,7 @@ from cxrignite.terminal import (
 RECIPE = """\
 seed: 3
 data:
-  source: {class_path: Phantom, init_args: {root: films, num_train: 96, num_test: 24, size: 64}}
+  source: {class_path: Phantom, init_args: {root: images, num_train: 96, num_test: 24, size: 64}}
   val_fraction: 0.2
   calibration_fraction: 0.3
   batch_size: 4
@@ -85,7 +85,7 @@ def on_terminal(argv: list[str], columns: int, cwd: Path) -> str:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("terminal")
     (folder / "recipe.yaml").write_text(RECIPE)
-    Phantom(root=folder / "films", num_train=96, num_test=24, size=64).films()
+    Phantom(root=folder / "images", num_train=96, num_test=24, size=64).records()
     return folder
 
 
@@ -220,7 +220,7 @@ def test_it_prints_data_split_model_device_operating_point_and_files(drawn, logg
     text = logged if where == "log" else "\n".join(screen(drawn[where]))
     text = re.sub(r"\s+", " ", text)
     facts = [
-        *("Phantom", "films", "NORMAL", "PNEUMONIA"),
+        *("Phantom", "images", "NORMAL", "PNEUMONIA"),
         *("seed 3", "val 0.2", "calibration 0.3", "test"),
         *("NORMAL PNEUMONIA", "train", "calibration", "LightCNN", "parameters", "cpu"),
         *("2 epochs", "roc_auc", "epoch loss", "AUC", "val", "threshold 0."),
@@ -290,13 +290,13 @@ def test_a_complaint_takes_the_place_of_a_bar_that_was_left(monkeypatch, is_term
     monkeypatch.setattr(terminal, "text_width", lambda: 40)
     stream = Screen(is_terminal)
     monkeypatch.setattr(sys, "stderr", stream)
-    complain("cxrignite fit: error: loss must be finite, got nan")
+    print_error("cxrignite fit: error: loss must be finite, got nan")
     shown = "\r\x1b[Kcxrignite fit: error: loss must be\n  finite, got nan\n"
     whole = "cxrignite fit: error: loss must be finite, got nan\n"
     assert stream.text == (shown if is_terminal else whole)
 
 
-def test_a_width_is_told_even_without_streams(monkeypatch):
+def test_a_width_is_reported_even_without_streams(monkeypatch):
     for name in ("__stdin__", "__stdout__", "__stderr__"):
         monkeypatch.setattr(sys, name, None)
     assert text_width() == MAX_WIDTH
@@ -305,7 +305,7 @@ def test_a_width_is_told_even_without_streams(monkeypatch):
 def test_control_characters_of_a_name_are_shown_and_do_nothing(capsys):
     name = "a\0\x1b[2J\r\u202eb\n\udcff ä肺.png"
     shown = r"a\x00\x1b[2J\r\u202eb\n\xff ä肺.png"
-    complain(f"cannot read {name}")
+    print_error(f"cannot read {name}")
     assert capsys.readouterr().err == f"cannot read {shown}\n"
     record = logging.makeLogRecord({"msg": name})
     assert TerminalHandler().format(record) == shown.replace(r"b\n", "b\n")

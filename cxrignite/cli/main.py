@@ -12,7 +12,7 @@ from cxrignite.cli.commands import COMMANDS, FUNCTIONS
 from cxrignite.cli.parsing import EXIT_CODES
 from cxrignite.errors import CxrIgniteError, RecipeError, suggestion
 from cxrignite.stops import stoppable
-from cxrignite.terminal import TerminalHandler, complain, wrapped
+from cxrignite.terminal import TerminalHandler, print_error, wrapped
 
 _AFTER_A_STOP = {
     "fit": "; go on with --resume auto",
@@ -40,18 +40,18 @@ def run(argv: list[str]) -> int:
             with _log_to_terminal():
                 return FUNCTIONS[command](argv[1:])
     except CxrIgniteError as error:
-        complain(f"{name}: error: {error}")
+        print_error(f"{name}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         number: int = getattr(interrupt, "signal_number", 2)
         hint = _AFTER_A_STOP.get(str(command), "")
-        complain(f"{name}: stopped by signal {number}{hint}")
+        print_error(f"{name}: stopped by signal {number}{hint}")
         return 128 + number
     except BrokenPipeError:
         return 1
     except OSError as error:  # a full disk, say, where no better message was found
         file = f" {error.filename}" if error.filename else ""
-        complain(f"{name}: error: {error.strerror or error}{file}")
+        print_error(f"{name}: error: {error.strerror or error}{file}")
         return 1
     except SystemExit as leaving:  # argparse's help and version leave this way
         return leaving.code if isinstance(leaving.code, int) else 0

@@ -28,13 +28,13 @@ _COMPUTING_KEYS = (
     "data.worker_timeout",
     *("trainer.device", "trainer.precision"),
 )
-_SCORING_KEYS = ("data.source", *_COMPUTING_KEYS)
+_EVALUATION_KEYS = ("data.source", *_COMPUTING_KEYS)
 # What commands that take a finished run may change of the recipe they find in its folder.
 CHANGEABLE_KEYS = {
-    "validate": _SCORING_KEYS,
-    "test": _SCORING_KEYS,
-    "recalibrate": _SCORING_KEYS,
-    "explain": (*_SCORING_KEYS, "explain"),
+    "validate": _EVALUATION_KEYS,
+    "test": _EVALUATION_KEYS,
+    "recalibrate": _EVALUATION_KEYS,
+    "explain": (*_EVALUATION_KEYS, "explain"),
     "predict": (*_COMPUTING_KEYS, "explain.method", "explain.target_layer"),
 }
 # What the recipe's groups are to them.
@@ -60,8 +60,8 @@ class Option(NamedTuple):
 
 
 _RUN = Option("run", Path, "The run folder that `fit` left. (required)")
-_NAME = Option("name", str, "Name of the results, where --data.source names other films.")
-_SCORING = (
+_NAME = Option("name", str, "Name of the results, where --data.source names other images.")
+_EVALUATION = (
     _RUN,
     _NAME,
     Option("operating_point", str, "Decide by the operating point of this site."),
@@ -80,18 +80,18 @@ OPTIONS = {
         ),
     ),
     "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
-    "validate": _SCORING,
-    "test": _SCORING,
+    "validate": _EVALUATION,
+    "test": _EVALUATION,
     "explain": (
         _RUN,
-        Option("split", str, "Of the run's films: train, val, calibration, test.", default="test"),
+        Option("split", str, "Of the run's images: train, val, calibration, test.", default="test"),
         Option("files", Path, "All of these images, or folders of images, instead.", "+"),
         Option("name", str, "Name of the results, where --data.source or --files names images."),
         Option("operating_point", str, "Decide by the operating point of this site."),
     ),
     "predict": (
         _RUN,
-        Option("files", Path, "Images, folders, quoted patterns as 'films/**/*.png'.", "+"),
+        Option("files", Path, "Images, folders, quoted patterns as 'images/**/*.png'.", "+"),
         Option("manifest", Path, "A CSV file that names the images, in place of --files."),
         Option("path_column", str, "Its column of the images' names.", default="path"),
         Option("patient_column", str, "Its column of patients; `patient` where there is one."),
@@ -103,7 +103,9 @@ OPTIONS = {
     "recalibrate": (
         _RUN,
         Option("name", str, "The site's name. (required)"),
-        Option("share", float, "Share of the films that choose: in (0, 0.5], or all.", default=1.0),
+        Option(
+            "share", float, "Share of the images that choose: in (0, 0.5], or all.", default=1.0
+        ),
         Option("min_tnr", float, "Lowest TNR; the run's own by default."),
         Option("min_threshold", float, "Lowest threshold; the run's own by default."),
         Option("confidence", float, "Of the certificate; the run's own by default, else 0.95."),
@@ -234,8 +236,8 @@ def _recipe_parser(command: str, what: str) -> ArgumentParser:
         "--config", action="config", help="A recipe; a later --config or option wins over it."
     )
     if takes_recipe:
-        told = "Print what comes of it all, a recipe with every default, and stop."
-        parser.add_argument("--print_config", action="store_true", help=told)
+        text = "Print what comes of it all, a recipe with every default, and stop."
+        parser.add_argument("--print_config", action="store_true", help=text)
     for option in OPTIONS[command]:
         name, *settings = option
         parser.add_argument(f"--{name}", **dict(zip(Option._fields[1:], settings, strict=True)))
@@ -315,10 +317,10 @@ def option_values(option: str, argv: list[str]) -> list[str]:
 
 def with_maps(argv: list[str]) -> list[str]:
     """`--explain true` as `--maps true`: the recipe's group of that name would take a file."""
-    told = []
+    text = []
     for arg, following in itertools.pairwise([*argv, "--"]):
         name, equals, value = arg.partition("=")
-        told.append(f"--maps{equals}{value}" if name == "--explain" else arg)
+        text.append(f"--maps{equals}{value}" if name == "--explain" else arg)
         if arg == "--explain" and following.startswith("--"):
-            told.append("true")
-    return told
+            text.append("true")
+    return text

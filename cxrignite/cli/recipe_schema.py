@@ -67,11 +67,11 @@ class SchemaWriter:
 
     def group(self, group: type, prefix: str) -> Schema:
         """A dataclass: its keys, and nothing else."""
-        hints, told = typing.get_type_hints(group), _described(group)
+        hints, text = typing.get_type_hints(group), _described(group)
         properties: dict[str, Schema] = {}
         for field in dataclasses.fields(group):
             schema = self.value(hints[field.name], f"{prefix}{field.name}")
-            schema = _documented(schema, told.get(field.name), _default(field))
+            schema = _documented(schema, text.get(field.name), _default(field))
             properties[field.name] = schema
             if schema.get("type") == "array":
                 appended = f"Appended to `{field.name}` of an earlier recipe."
@@ -131,12 +131,12 @@ class SchemaWriter:
 
     def of_class(self, given: set[str], kind: type) -> Schema:
         """One class by its short name, with its settings."""
-        told, hints, properties = _described(kind), _hints(kind), {}
+        text, hints, properties = _described(kind), _hints(kind), {}
         for parameter in parameters_of(kind)[0]:
             name = parameter.name
             if name not in given:
                 schema = self.value(hints.get(name, Any), f"{kind.__name__}.{name}")
-                properties[name] = _documented(schema, told.get(name), parameter.default)
+                properties[name] = _documented(schema, text.get(name), parameter.default)
         settings = {"type": "object", "properties": properties, "additionalProperties": False}
         return {
             "type": "object",
@@ -230,19 +230,19 @@ def _described(kind: type) -> dict[str, str]:
             parameters = parse(text or "", style=DocstringStyle.GOOGLE).params
         except ParseError:  # one of torch's or MONAI's own style
             continue
-        for told in parameters:
-            described[told.arg_name] = " ".join((told.description or "").split())
+        for parameter in parameters:
+            described[parameter.arg_name] = " ".join((parameter.description or "").split())
     return described
 
 
 def _documented(schema: Schema, description: str | None, default: Any) -> Schema:
-    told: Schema = {"description": description} if description else {}
+    text: Schema = {"description": description} if description else {}
     plain = default.value if hasattr(default, "value") else default
     if isinstance(plain, bool | int | float | str | list | tuple | None):
-        told["default"] = list(plain) if isinstance(plain, tuple) else plain
+        text["default"] = list(plain) if isinstance(plain, tuple) else plain
     elif isinstance(plain, Path):
-        told["default"] = str(plain)
-    return {**schema, **told}
+        text["default"] = str(plain)
+    return {**schema, **text}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -82,9 +82,9 @@ def check_recipe(recipe: Node, schema: Schema, keys: RecipeKeys, names: str) -> 
     check.group(recipe, schema, "")
     if check.missing:
         several = "these keys are missing: " if check.missing[1:] else "no key "
-        told = ", ".join(check.missing if check.missing[1:] else map(repr, check.missing))
+        text = ", ".join(check.missing if check.missing[1:] else map(repr, check.missing))
         hint = "" if names else "; name a recipe with --config FILE"
-        raise RecipeError(f"{f'{names}: ' if names else ''}{several}{told}{hint}")
+        raise RecipeError(f"{f'{names}: ' if names else ''}{several}{text}{hint}")
     return check.own_root
 
 

@@ -1,4 +1,4 @@
-"""The data room: from files to batches of X-ray films."""
+"""The data room: from files to batches of X-ray images."""
 
 from cxrignite.data.batch_augment import BatchAugment, augment_batch
 from cxrignite.data.batch_transforms import (
@@ -9,31 +9,31 @@ from cxrignite.data.batch_transforms import (
     RandomLowResolution,
     RandomNoise,
 )
+from cxrignite.data.cache_building import open_cache
+from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.manifest import Manifest, ManifestColumns
 from cxrignite.data.manifest_labels import ManifestLabels
 from cxrignite.data.manifest_patients import ManifestPatients
 from cxrignite.data.module import XrayData
-from cxrignite.data.pack_building import open_pack
-from cxrignite.data.packing import Pack
 from cxrignite.data.phantom import Phantom
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
 from cxrignite.data.sampling import BalancedSampler, balanced_sampler
-from cxrignite.data.sources import ClassFolders, Film, Source
+from cxrignite.data.sources import ClassFolders, ImageRecord, Source
 
 __all__ = [
     "BalancedSampler",
     "Batch",
     "BatchAugment",
     "ClassFolders",
-    "Film",
+    "ImageCache",
+    "ImageRecord",
     "LoaderSettings",
     "Manifest",
     "ManifestColumns",
     "ManifestLabels",
     "ManifestPatients",
-    "Pack",
     "Phantom",
     "Pipeline",
     "RandomAffine",
@@ -46,6 +46,6 @@ __all__ = [
     "XrayData",
     "augment_batch",
     "balanced_sampler",
-    "open_pack",
+    "open_cache",
     "read_image",
 ]

@@ -1,4 +1,4 @@
-"""Random changes of films: framing, grey values, noise, sharpness, and a part that is hidden."""
+"""Random changes of images: framing, grey values, noise, sharpness, and a part that is hidden."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cxrignite.data.reading import Size
 class RandomAffine(BatchAugment):
     """Magnifies an image about its centre, turns it and moves it, in one resampling.
 
-    What comes from outside the image is 0, as a film beside its field is black; in between pixels
+    What comes from outside the image is 0, as an image beside its field is black; in between pixels
     it is bilinear. Each setting is drawn on its own. Rows and columns are magnified each by its
     own: chests differ in breadth for their height. Drawn evenly is 1 / magnification, the step from
     one pixel that is read to the next.

@@ -23,14 +23,14 @@ from cxrignite.data.dicom_values import VALUE_TAGS, grey_range
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.image_formats import DICOM_SUFFIXES
 from cxrignite.data.pixel_limit import check_pixels
-from cxrignite.errors import UnreadableImageError, is_shortage
+from cxrignite.errors import UnreadableImageError, is_resource_error
 
 _PATIENT_ID = 0x0010_0020
 _SAMPLES, _PHOTOMETRIC, _NUM_FRAMES = 0x0028_0002, 0x0028_0004, 0x0028_0008
 _ROWS, _COLUMNS = 0x0028_0010, 0x0028_0011
 _ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x0028_0100, 0x0028_0101, 0x0028_0102, 0x0028_0103
 
-# All that is ever read of a film: nothing here is about the person.
+# All that is ever read of an image: nothing here is about the person.
 _WANTED = VALUE_TAGS | {
     *(_SAMPLES, _PHOTOMETRIC, _NUM_FRAMES, _ROWS, _COLUMNS),
     *(_ALLOCATED, _STORED, _HIGH_BIT, _SIGNED),
@@ -88,7 +88,7 @@ def decode_dicom(
     except UnreadableImageError:
         raise
     except Exception as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         # A damaged header leads anywhere, and what it holds must not get into a message.
         reason = f"its header or its pixel data is damaged ({type(error).__name__})"

@@ -3,8 +3,8 @@
 `pydicom.dcmread` would do, were it not for three things. It converts what it finds, and its
 warnings quote values that it could not convert. It inflates a deflated file before anyone can
 refuse to. And it always reads the character set, and sequences of undefined length with all that is
-in them. A film needs two dozen elements, none of them about a person: here no other element's value
-is ever touched.
+in them. An image needs two dozen elements, none of them about a person: here no other element's
+value is ever touched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_ELEMENTS = 1_000_000
-"""Films have a few hundred. A file made of empty elements would keep us busy for minutes."""
+"""Images have a few hundred. A file made of empty elements would keep us busy for minutes."""
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"

@@ -1,4 +1,4 @@
-"""The stored values of a DICOM film: its pixel data, decoded where it is compressed.
+"""The stored values of a DICOM image: its pixel data, decoded where it is compressed.
 
 The decoders are called themselves and not by way of pydicom, which takes others where one is not
 installed, warns and goes on where one gives too much, and logs a traceback where one fails.
@@ -28,7 +28,7 @@ from cxrignite.data.dicom_elements import (
     fragments,
 )
 from cxrignite.data.dicom_streams import PixelFormat, as_eight_bits, checked_stream
-from cxrignite.errors import is_shortage
+from cxrignite.errors import is_resource_error
 
 _CODING_STYLE = 0x52
 _PREDICTABLE_END, _HIGH_THROUGHPUT = 0x10, 0x40  # of its code blocks
@@ -71,7 +71,7 @@ def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
             "in a checkout, pip install '.[dicom]'"
         ) from error
     except Exception as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         # What they raise has no form that could be relied on, nor words that help.
         raise DicomRefusal(
@@ -189,7 +189,7 @@ _JPEG = Codec("JPEG", _jpeg)
 _JPEG_LS = Codec("JPEG-LS", _jpeg_ls)
 _JPEG_2000 = Codec("JPEG 2000", _jpeg_2000)
 
-# One for each, so that a film does not depend on what else is installed.
+# One for each, so that an image does not depend on what else is installed.
 CODECS = {
     "1.2.840.10008.1.2.4.50": _JPEG,
     "1.2.840.10008.1.2.4.51": _JPEG,

@@ -156,9 +156,9 @@ def _looked_up(
     if first >= 2**15 and (item[_LUT_DESCRIPTOR].vr == b"SS" or (is_signed and not _says_us(item))):
         first -= 2**16
     raw = item.raw(_LUT_DATA)
-    # Entries of 8 bits may be packed, two in a word.
-    is_packed = bits == 8 and len(raw) in (num_entries, num_entries + 1) and num_entries > 1
-    entries = np.frombuffer(raw, np.uint8) if is_packed else item.words(_LUT_DATA)
+    # Entries of 8 bits may be cached, two in a word.
+    is_cached = bits == 8 and len(raw) in (num_entries, num_entries + 1) and num_entries > 1
+    entries = np.frombuffer(raw, np.uint8) if is_cached else item.words(_LUT_DATA)
     if len(entries) < num_entries:
         raise DicomRefusal(
             f"its {name} has {len(entries)} entries, {num_entries} by its descriptor"

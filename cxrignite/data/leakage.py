@@ -1,4 +1,4 @@
-"""Films that stand on both sides of two splits: by their patient, and by their content."""
+"""Images that stand on both sides of two splits: by their patient, and by their content."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cxrignite.csv_text import csv_bytes
-from cxrignite.data.sources import SPLITS, Film
+from cxrignite.data.sources import SPLITS, ImageRecord
 from cxrignite.durable_write import write_durably
 
 COLUMNS = ("reason", "first", "first_split", "second", "second_split", "patient", "sha256")
 
 
 class LeakedPair(NamedTuple):
-    """Two films of different splits that are of one patient, or one picture.
+    """Two images of different splits that are of one patient, or one picture.
 
     Attributes:
         reason: `patient` where they share the patient, `content` where their files are the same.
@@ -24,40 +24,40 @@ class LeakedPair(NamedTuple):
     """
 
     reason: Literal["patient", "content"]
-    first: Film
-    second: Film
+    first: ImageRecord
+    second: ImageRecord
 
 
-def leaked_pairs(films: Sequence[Film]) -> list[LeakedPair]:
-    """Finds every film that an earlier split knows already.
+def leaked_pairs(records: Sequence[ImageRecord]) -> list[LeakedPair]:
+    """Finds every image that an earlier split knows already.
 
-    Each film outside of `train` is paired with one film of an earlier split that shares its
-    patient, and with one that shares its content: the number of pairs grows with the films, and not
-    with the product of two splits, however many films a patient has.
+    Each image outside of `train` is paired with one image of an earlier split that shares its
+    patient, and with one that shares its content: the number of pairs grows with the images, and
+    not with the product of two splits, however many images a patient has.
 
     Args:
-        films: The films of every split. Those without a digest are compared by patient alone.
+        records: The images of every split. Those without a digest are compared by patient alone.
 
     Returns:
-        The pairs, by the split of the second film, then in the order of the films.
+        The pairs, by the split of the second image, then in the order of the images.
     """
-    members: dict[str, list[Film]] = {split: [] for split in SPLITS}
-    for film in films:
-        members[film.split].append(film)
-    patients: dict[str, Film] = {}
-    contents: dict[str, Film] = {}
+    members: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
+    for record in records:
+        members[record.split].append(record)
+    patients: dict[str, ImageRecord] = {}
+    contents: dict[str, ImageRecord] = {}
     pairs: list[LeakedPair] = []
     for split in filter(members.__getitem__, SPLITS):
-        # Looked up before any film of this split is known: its own films are no leak.
-        for film in members[split] if patients else ():
-            if film.patient in patients:
-                pairs.append(LeakedPair("patient", patients[film.patient], film))
-            if film.sha256 and film.sha256 in contents:
-                pairs.append(LeakedPair("content", contents[film.sha256], film))
-        for film in members[split]:
-            patients.setdefault(film.patient, film)
-            if film.sha256:
-                contents.setdefault(film.sha256, film)
+        # Looked up before any image of this split is known: its own images are no leak.
+        for record in members[split] if patients else ():
+            if record.patient in patients:
+                pairs.append(LeakedPair("patient", patients[record.patient], record))
+            if record.sha256 and record.sha256 in contents:
+                pairs.append(LeakedPair("content", contents[record.sha256], record))
+        for record in members[split]:
+            patients.setdefault(record.patient, record)
+            if record.sha256:
+                contents.setdefault(record.sha256, record)
     return pairs
 
 
@@ -65,13 +65,13 @@ def describe_leaks(pairs: Sequence[LeakedPair]) -> str:
     """How many pairs there are, and of which kind, in a few words.
 
     Examples:
-        >>> film = Film("a.png", "a.png", 0, "p1", "train", {}, "ab")
-        >>> describe_leaks(leaked_pairs([film, film.moved("test")]))
-        '2 pairs of films across splits (1 of one patient, 1 of identical files)'
+        >>> record = ImageRecord("a.png", "a.png", 0, "p1", "train", {}, "ab")
+        >>> describe_leaks(leaked_pairs([record, record.moved("test")]))
+        '2 pairs of images across splits (1 of one patient, 1 of identical files)'
     """
     count = Counter(pair.reason for pair in pairs)
     return (
-        f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of films across splits "
+        f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of images across splits "
         f"({count['patient']} of one patient, {count['content']} of identical files)"
     )
 
@@ -79,8 +79,8 @@ def describe_leaks(pairs: Sequence[LeakedPair]) -> str:
 def write_leaks(pairs: Sequence[LeakedPair], path: Path) -> None:
     """Writes the pairs as a CSV file, whole or not at all.
 
-    Columns: `reason`, `first` and `second` (the films' names) with `first_split` and
-    `second_split`, and `patient` and `sha256` of the second film.
+    Columns: `reason`, `first` and `second` (the images' names) with `first_split` and
+    `second_split`, and `patient` and `sha256` of the second image.
 
     Args:
         pairs: What `leaked_pairs` found.

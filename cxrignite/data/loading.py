@@ -1,4 +1,4 @@
-"""Batches of films: what they are, and the datasets and draws that a loader reads them by."""
+"""Batches of images: what they are, and the datasets and draws that a loader reads them by."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cxrignite.data.packing import PackedSplit
+from cxrignite.data.image_cache import CachedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import CxrIgniteError, RecipeError
 
 
-class FilmTable:
-    """Paths and labels of films.
+class RecordTable:
+    """Paths and labels of images.
 
     A list of a million objects would be copied by every worker process, page by page, since Python
     counts references inside the objects. These arrays are shared: after a fork they are never
     written to, and torch sends tensors to a process that is started afresh by shared memory.
 
     Args:
-        films: The films, of which it keeps none.
+        records: The images, of which it keeps none.
 
     Attributes:
         labels: Shape `(N,)`, float32, 0 or 1.
     """
 
-    def __init__(self, films: Sequence[Film]) -> None:
-        paths = [film.file.encode("utf-8", "surrogateescape") for film in films]
-        self.labels = torch.tensor([film.label for film in films], dtype=torch.float32)
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        paths = [record.file.encode("utf-8", "surrogateescape") for record in records]
+        self.labels = torch.tensor([record.label for record in records], dtype=torch.float32)
         self._ends = torch.tensor(list(accumulate(map(len, paths), initial=0)), dtype=torch.int64)
         # A copy, since torch takes writable memory only.
         self._text = torch.from_numpy(np.frombuffer(b"".join(paths), dtype=np.uint8).copy())
@@ -45,7 +45,7 @@ class FilmTable:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """The file of a film.
+        """The file of an image.
 
         Args:
             index: Its position, from 0.
@@ -57,7 +57,7 @@ class FilmTable:
 logger = logging.getLogger(__name__)
 
 Draw = tuple[int, int | None]
-"""An index into the films of a split, and the seed of its augmentation (`None`: not augmented)."""
+"""An index into the images of a split, and the seed of its augmentation (`None`: not augmented)."""
 
 NO_SEED = -1
 
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
     Attributes:
         image: Shape `(N, 1, H, W)`; uint8, or float32 in `[0, 1]` where augmented.
         label: Shape `(N,)`, float32, 0 or 1.
-        index: Shape `(N,)`, int64: positions in `XrayData.films` of that split.
+        index: Shape `(N,)`, int64: positions in `XrayData.records` of that split.
         seed: Shape `(N,)`, int64: of the augmentation; `NO_SEED` where there is none.
     """
 
@@ -85,7 +85,7 @@ class LoaderSettings:
     Args:
         batch_size: Images a batch and process, in training.
         num_workers: Worker processes a loader; 0 loads in the main process. A loader that has
-            nothing to do but to copy images from a pack in memory uses none.
+            nothing to do but to copy images from a cache in memory uses none.
         prefetch_factor: Batches that each worker keeps ready.
         eval_batch_size: Images a batch in evaluation, which keeps no activations; `None` takes
             twice `batch_size`.
@@ -124,18 +124,18 @@ class LoaderSettings:
 
 
 class PlainDraws(Sampler[Draw]):
-    """The films in their order, unaugmented: every `step`-th from `start` on.
+    """The images in their order, unaugmented: every `step`-th from `start` on.
 
     Args:
-        num_films: Films in all.
+        num_images: Images in all.
         start: This process.
         step: Processes in all.
     """
 
-    def __init__(self, num_films: int, start: int = 0, step: int = 1) -> None:
-        # Of more processes than films some score the first film too, which counts once: an engine
+    def __init__(self, num_images: int, start: int = 0, step: int = 1) -> None:
+        # Of more processes than images some score the first image too, which counts once: an engine
         # refuses a loader without a batch, and the others would wait for it.
-        self._indices = range(start, num_films, step) or range(min(1, num_films))
+        self._indices = range(start, num_images, step) or range(min(1, num_images))
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -144,26 +144,26 @@ class PlainDraws(Sampler[Draw]):
         return ((index, None) for index in self._indices)
 
 
-class FilmBatches(Dataset[Batch]):
-    """Whole batches of the films of a split; a failure is returned, not raised.
+class ImageBatches(Dataset[Batch]):
+    """Whole batches of the images of a split; a failure is returned, not raised.
 
     Args:
-        table: The films.
+        table: The images.
         pipeline: How each is read and augmented.
-        packed: The same films preprocessed; `None` reads the files.
+        cached: The same images preprocessed; `None` reads the files.
         augment_on_device: Leave `pipeline.batch_augment` out.
     """
 
     def __init__(
         self,
-        table: FilmTable,
+        table: RecordTable,
         pipeline: Pipeline,
-        packed: PackedSplit | None = None,
+        cached: CachedSplit | None = None,
         augment_on_device: bool = False,
     ) -> None:
         self.table = table
         self.pipeline = pipeline
-        self.packed = packed
+        self.cached = cached
         self.augment_on_device = augment_on_device
 
     def __len__(self) -> int:
@@ -180,15 +180,15 @@ class FilmBatches(Dataset[Batch]):
         seeds = [NO_SEED if seed is None else seed for _, seed in draws]
         images = self._images(index)
         if seeds[0] != NO_SEED:
-            # Named in the errors of MONAI's; to look them up takes as long as a packed image.
+            # Named in the errors of MONAI's; to look them up takes as long as a cached image.
             paths = self._paths(index) if self.pipeline.augment else []
             as_batch = not self.augment_on_device
             images = self.pipeline.augmented(images, seeds, paths, as_batch=as_batch)
         return Batch(images, self.table.labels[index], index, torch.tensor(seeds))
 
     def _images(self, index: Tensor) -> Tensor:
-        if self.packed is not None:
-            return self.packed.images(index)
+        if self.cached is not None:
+            return self.cached.images(index)
         paths = self._paths(index)
         return stack_images([self.pipeline.read(path) for path in paths], paths)
 

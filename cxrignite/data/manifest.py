@@ -1,4 +1,4 @@
-"""Films as a table names them, each with its label and what else is known of it."""
+"""Images as a table names them, each with its label and what else is known of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Memo, RowSelection, Value
-from cxrignite.data.manifest_paths import FilmNames, check_some_exist, check_template, name_of_new
+from cxrignite.data.manifest_paths import ImageNames, check_some_exist, check_template, name_of_new
 from cxrignite.data.manifest_patients import ManifestPatients, PatientReader
 from cxrignite.data.manifest_table import Table, open_table
-from cxrignite.data.sources import SPLITS, Film, Source, join_small_validation, two_classes
+from cxrignite.data.sources import SPLITS, ImageRecord, Source, join_small_validation, two_classes
 from cxrignite.errors import DataError, RecipeError
 
 _logger = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class ManifestColumns:
     """Which columns of a manifest say what.
 
     Attributes:
-        path: The column of the film's path, or a template of columns: `images/{patientId}.dcm`.
+        path: The column of the image's path, or a template of columns: `images/{patientId}.dcm`.
         label: The column of the label.
         patient: The column of the patient; null takes `patient` where there is one.
         split: The column of the split; null takes `split` where there is one. Without one all
-            films are `train`.
-        attributes: Columns that go with each film, to be told apart in the results.
+            images are `train`.
+        attributes: Columns that go with each image, to be told apart in the results.
     """
 
     path: str = "path"
@@ -48,20 +48,19 @@ class ManifestColumns:
 
 
 class Manifest(Source):
-    """A table with a row a film: CSV, or Parquet with the extra `parquet`.
+    """A table with a row an image: CSV, or Parquet with the extra `parquet`.
 
-    Several rows may name one film, with the same label, patient and split; its attributes are those
-    of the first. Everything that is left out is logged with
-    its count.
+    Several rows may name one image, with the same label, patient and split; its attributes are
+    those of the first. Everything that is left out is logged with its count.
 
     Args:
-        path: The table; read by `films()`, not by the constructor.
+        path: The table; read by `records()`, not by the constructor.
         classes: The two classes; the last one is positive.
         columns: Which columns say what.
         labels: What labels mean, and what is done with those that are not clear.
         where: From a column to values: only rows that have one of them count.
         root: The folder that paths are relative to; null takes the table's own.
-        patients: Whose the films are, where no column tells.
+        patients: Whose the images are, where no column tells.
 
     Raises:
         RecipeError: If the settings contradict each other, or `labels` names a class that is not
@@ -94,30 +93,31 @@ class Manifest(Source):
         self.patients = patients
         self._patient_reader = PatientReader(patients)  # kept, so that the salt is read once
 
-    def films(self) -> list[Film]:
-        """The films in the order of the manifest.
+    def records(self) -> list[ImageRecord]:
+        """The images in the order of the manifest.
 
         Raises:
-            DataError: If the manifest cannot be read, lacks a column, has a row that is not a film
+            DataError: If the manifest cannot be read, lacks a column, has a row that is not an
+            image
                 or a label that a policy refuses (it names the line), holds one class only, or none
-                of its films exists.
+                of its images exists.
             RecipeError: If it is Parquet and pyarrow is missing, or the salt cannot be used.
         """
         table = open_table(self.path)
         if not self.root.is_dir():
             raise DataError(f"source.root must be an existing folder, got {self.root}")
-        films = self._listed(table)
-        check_some_exist(films, self.root)
-        return join_small_validation(self._with_patients(films))
+        records = self._listed(table)
+        check_some_exist(records, self.root)
+        return join_small_validation(self._with_patients(records))
 
     def patient_of(self, path: Path) -> str:
-        """Tells the patient of a film that is not of the source, by its path or its header.
+        """Tells the patient of an image that is not of the source, by its path or its header.
 
         Args:
-            path: The film's file.
+            path: The image's file.
 
         Returns:
-            The patient's key as `films()` would give it; empty where a column tells the patient,
+            The patient's key as `records()` would give it; empty where a column tells the patient,
             or nothing does. Of a path outside of `root`, what lies above both tells nothing.
 
         Raises:
@@ -128,7 +128,7 @@ class Manifest(Source):
         return self._patient_reader.of_name(name_of_new(path, self.root))
 
     def patient_key(self, cell: str) -> str:
-        """Tells the key of the patient that a table of new films names, as `films()` would.
+        """Tells the key of the patient that a table of new images names, as `records()` would.
 
         Args:
             cell: What the table says, empty where it says nothing.
@@ -141,9 +141,9 @@ class Manifest(Source):
         """
         return self._patient_reader.of_cell(cell)
 
-    def _listed(self, table: Table) -> list[Film]:
-        """The films of the rows that count; the patient is empty where no cell or path tells it."""
-        names = FilmNames(table, self.columns.path, self.root)
+    def _listed(self, table: Table) -> list[ImageRecord]:
+        """The records of the rows that count; the patient is empty if no cell or path names it."""
+        names = ImageNames(table, self.columns.path, self.root)
         selection = RowSelection(table, self.columns.label, self.classes, self.labels, self.where)
         others = _OtherCells(table, self.columns, self._patient_reader)
         at_label = len(names.columns)
@@ -151,7 +151,7 @@ class Manifest(Source):
         columns = [*names.columns, *selection.columns, *others.columns]
         # Text, and as `Path` writes it.
         before = str(self.root / "name").removesuffix("name")
-        films: dict[str, Film] = {}
+        records: dict[str, ImageRecord] = {}
         lines = array("q")
         num_rows = 0
         for line, cells in table.read(columns):
@@ -161,40 +161,42 @@ class Manifest(Source):
             num_rows += 1
             name = names.name(line, cells[:at_label])
             facts = label, *others.read(line, name, cells[at_others:])
-            first = films.get(name)
+            first = records.get(name)
             if first is None:
-                films[name] = Film(before + name, name, *facts)
+                records[name] = ImageRecord(before + name, name, *facts)
                 lines.append(line)
             elif first[2:5] != facts[:3]:
-                first_line = lines[list(films).index(name)]
+                first_line = lines[list(records).index(name)]
                 raise _another(table, line, first_line, first, facts)
-        selection.check(list(films.values()))
-        if num_rows > len(films):
+        selection.check(list(records.values()))
+        if num_rows > len(records):
             _logger.info(
-                "%s: a film is named again in %s of the rows",
-                *(table.path, f"{num_rows - len(films):,}"),
+                "%s: an image is named again in %s of the rows",
+                *(table.path, f"{num_rows - len(records):,}"),
             )
-        return list(films.values())
+        return list(records.values())
 
-    def _with_patients(self, films: list[Film]) -> list[Film]:
-        """Reads patients from headers where asked to; a film without one is its own patient."""
+    def _with_patients(self, records: list[ImageRecord]) -> list[ImageRecord]:
+        """Reads patients from headers where asked to; an image without one is its own patient."""
         if self.patients.from_header:
             reader = self._patient_reader
             with ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="headers") as pool:
-                patients = pool.map(lambda film: reader.of_header(film.path), films)
-                films = [
-                    film._replace(patient=patient)
-                    for film, patient in zip(films, patients, strict=True)
+                patients = pool.map(lambda record: reader.of_header(record.path), records)
+                records = [
+                    record._replace(patient=patient)
+                    for record, patient in zip(records, patients, strict=True)
                 ]
-        num_nameless = sum(not film.patient for film in films)
+        num_nameless = sum(not record.patient for record in records)
         if not num_nameless:
-            return films
+            return records
         _logger.warning(
-            "%s: %s of %s films name no patient: each counts as a patient of its own, so films of "
-            "one patient in two splits cannot be found",
-            *(self.path, f"{num_nameless:,}", f"{len(films):,}"),
+            "%s: %s of %s images name no patient: each counts as a patient of its own, so images "
+            "of one patient in two splits cannot be found",
+            *(self.path, f"{num_nameless:,}", f"{len(records):,}"),
         )
-        return [film if film.patient else film._replace(patient=film.name) for film in films]
+        return [
+            record if record.patient else record._replace(patient=record.name) for record in records
+        ]
 
 
 class _OtherCells:
@@ -212,7 +214,7 @@ class _OtherCells:
         attributes = [table.column(name, "columns.attributes") for name in columns.attributes]
         self._rest_from = len(self.columns) - has_split
         self.columns += attributes
-        # Films that have the same share them: a million dictionaries are hundreds of megabytes.
+        # Images that have the same share them: a million dictionaries are hundreds of megabytes.
         self._rest = Memo(partial(_split_and_attributes, has_split, columns.attributes))
 
     def read(
@@ -256,9 +258,9 @@ def _split_and_attributes(
 
 
 def _another(
-    table: Table, line: int, first_line: int, first: Film, facts: Sequence[object]
+    table: Table, line: int, first_line: int, first: ImageRecord, facts: Sequence[object]
 ) -> DataError:
-    """Tells of a film of which two rows tell different things; attributes may differ."""
+    """Tells of an image of which two rows tell different things; attributes may differ."""
     pairs = zip(("label", "patient", "split"), first[2:], facts, strict=False)
     what = next(what for what, before, now in pairs if before != now)
     return DataError(

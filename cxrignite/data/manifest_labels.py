@@ -11,7 +11,7 @@ from decimal import Context, Decimal
 from typing import Literal, TypeVar
 
 from cxrignite.data.manifest_table import Table
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import DataError, RecipeError, suggestion
 from cxrignite.terminal import counted
 
@@ -19,7 +19,7 @@ Value = bool | int | float | str
 Unclear = Literal["uncertain", "missing", "other"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
-# Long numbers of films or patients differ in their last digits, which floats would lose.
+# Long numbers of images or patients differ in their last digits, which floats would lose.
 _EXACT = Context(prec=1000)
 # Around and between the parts of a list as Python prints it.
 _LIST_MARKS = " \t\r\n[](){}'\""
@@ -36,8 +36,8 @@ class ManifestLabels:
             none is named, 0 and 1 count too. Case does not matter, and `1` is `1.0`.
         separator: Between several labels in a cell; null takes the cell as one label. Among
             several, positive goes before uncertain, uncertain before negative, all before others.
-        uncertain: Labels that leave it open which class a film is of.
-        on_uncertain: What to do with those: stop, leave the film out, or count it as a class.
+        uncertain: Labels that leave it open which class an image is of.
+        on_uncertain: What to do with those: stop, leave the image out, or count it as a class.
         on_missing: What to do where there is no label.
         on_other: What to do with a label that none of the above names.
     """
@@ -212,31 +212,31 @@ class RowSelection:
         self._unclear[meaning][cells[0].strip()] += 1
         return _LABELS.get(self._policies[meaning])
 
-    def check(self, films: Sequence[Film]) -> None:
-        """Refuses labels that a policy refuses, and films of one class; tells what was decided.
+    def check(self, records: Sequence[ImageRecord]) -> None:
+        """Refuses labels that a policy refuses, and images of one class; tells what was decided.
 
         Args:
-            films: Those of all rows that count.
+            records: Those of all rows that count.
 
         Raises:
             DataError: If a label is refused (it counts all and names the first), or a class has no
-                film.
+                image.
         """
         refused = [kind for kind in self._first if self._policies[kind] == "raise"]
         if refused:
             self._refuse(min(refused, key=self._first.__getitem__))
         if not self._num_rows:
-            raise DataError(f"{self._table.path} must have a row a film, it has only a header")
-        num_positive = sum(film.label for film in films)
-        counts = (len(films) - num_positive, num_positive)
+            raise DataError(f"{self._table.path} must have a row an image, it has only a header")
+        num_positive = sum(record.label for record in records)
+        counts = (len(records) - num_positive, num_positive)
         if not all(counts):
-            told = " and ".join(f"{n:,} {c}" for n, c in zip(counts, self._classes, strict=True))
+            text = " and ".join(f"{n:,} {c}" for n, c in zip(counts, self._classes, strict=True))
             left_out = f" ({self._left_out()})" if self._left_out() else ""
             raise DataError(
-                f"{self._table.path} must have films of both classes, got {told}{left_out}; "
+                f"{self._table.path} must have images of both classes, got {text}{left_out}; "
                 f"{self._found()}"
             )
-        self._tell()
+        self._log()
 
     def _left_out(self) -> str:
         """Rows that were left out, counted by reason; empty if none was."""
@@ -245,10 +245,10 @@ class RowSelection:
             if self._policies[kind] == "skip":
                 reasons[_plural(kind)] = cells.total()
         total = sum(reasons.values())
-        told = ", ".join(f"{num:,} {reason}" for reason, num in reasons.items() if num)
-        return f"{total:,} of {self._num_rows:,} rows left out: {told}" if total else ""
+        text = ", ".join(f"{num:,} {reason}" for reason, num in reasons.items() if num)
+        return f"{total:,} of {self._num_rows:,} rows left out: {text}" if total else ""
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         """Logs what was left out, and what was counted as a class by a policy."""
         if self._left_out():
             _logger.info("%s: %s", self._table.path, self._left_out())
@@ -291,14 +291,14 @@ class RowSelection:
             raise DataError(
                 f"{place}: the row has no label ({rows}); labels.on_missing may be skip or negative"
             )
-        told = _are_kinds(self._column(0))
-        label = f"label '{first}'" if told or comparable(first) in self._uncertain else "the label"
+        text = _are_kinds(self._column(0))
+        label = f"label '{first}'" if text or comparable(first) in self._uncertain else "the label"
         if kind == "uncertain":
             raise DataError(
                 f"{place}: {label} is uncertain ({rows}); "
                 "labels.on_uncertain may be skip, negative or positive"
             )
-        if told:
+        if text:
             common = [f"'{cell}' {num:,}" for cell, num in cells.most_common(_NUM_NAMED)]
             rows += f": {', '.join(common)}{', ...' if len(cells) > _NUM_NAMED else ''}"
         raise DataError(

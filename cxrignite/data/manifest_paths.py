@@ -1,4 +1,4 @@
-"""From the cells of a manifest to the films' names inside a root."""
+"""From the cells of a manifest to the images' names inside a root."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cxrignite.data.manifest_table import Table
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import DataError, RecipeError
 
 NUM_TRIED = 32
-"""Films that are looked for when a manifest is read; reading them finds the others."""
+"""Images that are looked for when a manifest is read; reading them finds the others."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -31,8 +31,8 @@ def check_template(text: str) -> None:
         )
 
 
-class FilmNames:
-    """Makes a film's name from the cells that tell its path.
+class ImageNames:
+    """Makes an image's name from the cells that tell its path.
 
     Args:
         table: The manifest.
@@ -107,17 +107,17 @@ class FilmNames:
 
 
 def name_of_new(path: Path, root: Path) -> str:
-    """A film's path as its patient is searched in: relative to the root, if it is inside.
+    """An image's path as its patient is searched in: relative to the root, if it is inside.
 
     Of any other it is what follows the folder that holds it and the root, with a slash before it:
     what lies above is no patient's, and nothing there stands where the root's own folders begin.
     """
-    roots, film = _written_and_real(root), os.path.abspath(path)
+    roots, record = _written_and_real(root), os.path.abspath(path)
     for each in roots:
-        if film.startswith(each):
-            return film.removeprefix(each)
-    shared = max((os.path.commonpath([each, film]) for each in roots), key=len)
-    return posixpath.join("/", film.removeprefix(shared))
+        if record.startswith(each):
+            return record.removeprefix(each)
+    shared = max((os.path.commonpath([each, record]) for each in roots), key=len)
+    return posixpath.join("/", record.removeprefix(shared))
 
 
 def _written_and_real(root: Path) -> list[str]:
@@ -125,21 +125,21 @@ def _written_and_real(root: Path) -> list[str]:
     return [posixpath.join(each(root), "") for each in (os.path.abspath, os.path.realpath)]
 
 
-def check_some_exist(films: Sequence[Film], root: Path) -> None:
-    """Refuses films of which none is there, as where the root is another folder.
+def check_some_exist(records: Sequence[ImageRecord], root: Path) -> None:
+    """Refuses images of which none is there, as where the root is another folder.
 
     To look for each of a million takes minutes on a network disk, and reading them will tell.
 
     Args:
-        films: At least one.
+        records: At least one.
         root: Where they were looked for.
 
     Raises:
         DataError: If none of some, evenly spread, exists.
     """
-    tried = films[:: -(-len(films) // NUM_TRIED)]
-    if not any(film.path.exists() for film in tried):
+    tried = records[:: -(-len(records) // NUM_TRIED)]
+    if not any(record.path.exists() for record in tried):
         raise DataError(
-            f"none of {len(tried)} films tried exists, the first is {tried[0].path}; paths are "
+            f"none of {len(tried)} images tried exists, the first is {tried[0].path}; paths are "
             f"relative to {root}, unless source.root names another folder"
         )

@@ -1,4 +1,4 @@
-"""Whose the films of a manifest are: by a column, by their paths, or by their DICOM headers."""
+"""Whose the images of a manifest are: by a column, by their paths, or by their DICOM headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cxrignite.errors import RecipeError, UnreadableImageError
 MIN_SALT = 16
 """Bytes of a salt, so that nobody finds it by trying."""
 
-# What programs write where there is nothing; all the films of such a cell were one patient.
+# What programs write where there is nothing; all the images of such a cell were one patient.
 _GAPS = frozenset(
     ("", "-", "--", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "nil", "null", "none")
 )
@@ -23,7 +23,7 @@ _WHOLE_FLOAT = re.compile(r"([1-9][0-9]*|0)\.0+")
 
 @dataclass(frozen=True)
 class ManifestPatients:
-    """Whose a manifest's films are, where no column tells; and whether their keys are hashed.
+    """Whose a manifest's images are, where no column tells; and whether their keys are hashed.
 
     Attributes:
         pattern: Reads the patient from the path: `chest-xray-2017`, or a regular expression whose
@@ -80,7 +80,7 @@ class PatientReader:
         return self._secret(whole[1] if whole else key)
 
     def of_name(self, name: str) -> str:
-        """The key of the patient that a film's path names."""
+        """The key of the patient that an image's path names."""
         pattern = self.settings.pattern
         if pattern is None:
             return ""
@@ -90,7 +90,7 @@ class PatientReader:
     def of_header(self, path: Path) -> str:
         """The key of the patient that a DICOM file names.
 
-        A file that cannot be read tells nothing; that it cannot is told when the films are read.
+        A file that cannot be read tells nothing; that it cannot is told when the images are read.
         """
         # Only here, since few manifests name DICOM files by nothing else.
         from cxrignite.data.dicom import patient_id
@@ -102,7 +102,7 @@ class PatientReader:
             return ""
 
     def _check_salt(self) -> None:
-        """Tells at the first film that the salt cannot be used, be its patient known or not."""
+        """Tells at the first image that the salt cannot be used, be its patient known or not."""
         if self.settings.salt_file is not None:
             len(self._salt)
 

@@ -111,7 +111,7 @@ def open_table(path: Path) -> Table:
     first, *others = rows_by[delimiter] or [[]]
     header = [name.strip() for name in first]
     if not any(header):
-        raise DataError(f"{path} must have a header line and a row a film, it is empty")
+        raise DataError(f"{path} must have a header line and a row an image, it is empty")
     # `write.table` of R numbers the rows, in a column that its header leaves out.
     if others and all(
         len(row) == len(first) + 1 and row[0] == str(number) for number, row in enumerate(others, 1)

@@ -1,4 +1,4 @@
-"""The films of a data set as loaders of batches, one for each split."""
+"""The images of a data set as loaders of batches, one for each split."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from cxrignite.data.batch_augment import augment_batch
+from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.loading import (
     Batch,
-    FilmBatches,
-    FilmTable,
+    ImageBatches,
     LoaderSettings,
     PlainDraws,
+    RecordTable,
     available_workers,
 )
-from cxrignite.data.packing import Pack
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sampling import SeededDraws, process_rank, world_size
-from cxrignite.data.sources import SPLITS, Film
+from cxrignite.data.sources import SPLITS, ImageRecord
 from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.errors import DataError
 from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_share
 
 
 class XrayData:
-    """Films, their splits and their loaders.
+    """Images, their splits and their loaders.
 
     A training epoch is a function of `(seed, epoch)`: the same images with the same augmentation in
     the same order, whatever the number of workers and whatever ran before.
@@ -39,35 +39,35 @@ class XrayData:
         num_workers: Worker processes of a loader that has work for them: one a core at most.
 
     Args:
-        films: The films of every split.
+        records: The images of every split.
         classes: The two class names; the last one is positive.
         pipeline: How an image is read, preprocessed and augmented.
-        pack: The films preprocessed; `None` reads their files, epoch by epoch.
+        cache: The images preprocessed; `None` reads their files, epoch by epoch.
         sampler: Makes the training sampler, `sampler(labels, seed=seed)`; `None` shuffles.
         loader: How batches are loaded.
         seed: Seed of the training order and of the augmentation, at least 0.
 
     Raises:
-        DataError: If a film's split is none of `SPLITS`.
+        DataError: If an image's split is none of `SPLITS`.
     """
 
     def __init__(
         self,
-        films: Sequence[Film],
+        records: Sequence[ImageRecord],
         classes: tuple[str, str],
         *,
         pipeline: Pipeline | None = None,
-        pack: Pack | None = None,
+        cache: ImageCache | None = None,
         sampler: Callable[..., Sampler[int]] | None = None,
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  (it is frozen)
         seed: int = 0,
     ) -> None:
-        self._films: dict[str, list[Film]] = {split: [] for split in SPLITS}
-        for film in films:
-            self._of(film.split).append(film)
+        self._records: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
+        for record in records:
+            self._of(record.split).append(record)
         self.classes = classes
         self.pipeline = Pipeline() if pipeline is None else pipeline
-        self.pack = pack
+        self.cache = cache
         self.loader = loader
         self.seed = seed
         self._sampler = sampler
@@ -77,19 +77,19 @@ class XrayData:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that have films."""
-        return [split for split, films in self._films.items() if films]
+        """The splits that have images."""
+        return [split for split, records in self._records.items() if records]
 
     @property
     def image_size(self) -> Size:
-        """Rows and columns of the images, as the first film has them.
+        """Rows and columns of the images, as the first image has them.
 
         Raises:
             DataError: If it cannot be read.
         """
-        if self.pack is not None:
-            return self.pack.image_size
-        height, width = self.pipeline.read(self._films[self.splits[0]][0].path).shape[-2:]
+        if self.cache is not None:
+            return self.cache.image_size
+        height, width = self.pipeline.read(self._records[self.splits[0]][0].path).shape[-2:]
         return height, width
 
     @property
@@ -99,8 +99,8 @@ class XrayData:
             return None
         return partial(augment_batch, self.pipeline.batch_augment)
 
-    def films(self, split: str) -> list[Film]:
-        """The films of a split, in the order that `Batch.index` counts.
+    def records(self, split: str) -> list[ImageRecord]:
+        """The images of a split, in the order that `Batch.index` counts.
 
         Args:
             split: One of `SPLITS`.
@@ -111,7 +111,7 @@ class XrayData:
         return list(self._of(split))
 
     def labels(self, split: str) -> list[int]:
-        """The labels of a split, 0 or 1, in the order of its films.
+        """The labels of a split, 0 or 1, in the order of its images.
 
         Args:
             split: One of `SPLITS`.
@@ -119,7 +119,7 @@ class XrayData:
         Raises:
             DataError: If there is no such split.
         """
-        return [film.label for film in self._of(split)]
+        return [record.label for record in self._of(split)]
 
     def class_counts(self, split: str) -> ClassCounts:
         """How many negatives and positives a split has.
@@ -165,26 +165,26 @@ class XrayData:
         """Batches of the training split, sampled and augmented; none is a single image.
 
         Raises:
-            DataError: If the training split has fewer than two films, or the sampler refuses its
+            DataError: If the training split has fewer than two images, or the sampler refuses its
                 labels.
         """
         if len(self._of("train")) < 2:
-            raise DataError(f"training needs at least 2 films, got {len(self._of('train'))}")
+            raise DataError(f"training needs at least 2 images, got {len(self._of('train'))}")
         return self._loader_of("train", self._draws)
 
     def eval_loader(self, split: str) -> DataLoader[Batch]:
-        """Batches of a split in its order, not augmented; each film once over all processes.
+        """Batches of a split in its order, not augmented; each image once over all processes.
 
         Args:
             split: One of `SPLITS`.
 
         Raises:
-            DataError: If there is no such split or it has no films.
+            DataError: If there is no such split or it has no images.
         """
-        num_films = len(self._of(split))
-        if num_films == 0:
-            raise DataError(f"split '{split}' must have at least one film, got 0")
-        draws = PlainDraws(num_films, process_rank(), world_size())
+        num_images = len(self._of(split))
+        if num_images == 0:
+            raise DataError(f"split '{split}' must have at least one image, got 0")
+        draws = PlainDraws(num_images, process_rank(), world_size())
         return self._loader_of(split, draws)
 
     def eval_batch_size(self, split: str) -> int:
@@ -221,10 +221,10 @@ class XrayData:
         draws.set_epoch(self._epoch)
         return draws
 
-    def _of(self, split: str) -> list[Film]:
-        if split not in self._films:
+    def _of(self, split: str) -> list[ImageRecord]:
+        if split not in self._records:
             raise DataError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
-        return self._films[split]
+        return self._records[split]
 
     def _loader_of(self, split: str, draws: PlainDraws | SeededDraws) -> DataLoader[Batch]:
         """The one loader of a split and purpose, whose workers stay from epoch to epoch."""
@@ -232,13 +232,13 @@ class XrayData:
         trains = isinstance(draws, SeededDraws)
         key = (split, trains)
         if key not in self._loaders:
-            films, settings = self._of(split), self.loader
+            records, settings = self._of(split), self.loader
             num_workers = self.num_workers if self._has_work(trains) else 0
             self._loaders[key] = WorkerLoader(
-                FilmBatches(
-                    FilmTable(films),
+                ImageBatches(
+                    RecordTable(records),
                     self.pipeline,
-                    None if self.pack is None else self.pack.split(films),
+                    None if self.cache is None else self.cache.split(records),
                     settings.augment_on_device,
                 ),
                 batch_size=settings.batch_size if trains else self.eval_batch_size(split),
@@ -256,7 +256,7 @@ class XrayData:
 
         To send a batch from a worker takes ten times as long as that.
         """
-        if self.pack is None or not self.pack.fits_in_memory:
+        if self.cache is None or not self.cache.fits_in_memory:
             return True
         loader_augments = self.pipeline.batch_augment and not self.loader.augment_on_device
         return trains and bool(self.pipeline.augment or loader_augments)

@@ -1,4 +1,4 @@
-"""Which patient a film shows, read from its file name."""
+"""Which patient an image shows, read from its file name."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SUBGROUPS: dict[str, str] = {
 
 
 def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
-    r"""Reads a patient's key from a film's name.
+    r"""Reads a patient's key from an image's name.
 
     Args:
-        name: The film's path relative to its source, or its file name. The pattern is searched in
+        name: The image's path relative to its source, or its file name. The pattern is searched in
             the file name only.
         pattern: A name in `PATTERNS`, or a regular expression.
 
@@ -46,10 +46,10 @@ def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
 
 
 def patient_in_path(name: str, pattern: str) -> str:
-    r"""Reads a patient's key from a film's whole path, where its folder may say whose it is.
+    r"""Reads a patient's key from an image's whole path, where its folder may say whose it is.
 
     Args:
-        name: The film's path relative to its source.
+        name: The image's path relative to its source.
         pattern: A name in `PATTERNS`, searched in the file name; or a regular expression, searched
             in the whole path.
 
@@ -81,10 +81,10 @@ def hashed_patient(key: str, salt: bytes) -> str:
 
 
 def is_patient_name(name: str, pattern: str = "chest-xray-2017") -> bool:
-    """Tells whether a film's name says whose it is, so that a source can count those that do not.
+    """Tells whether an image's name says whose it is, so that a source can count those that do not.
 
     Args:
-        name: The film's path relative to its source, or its file name.
+        name: The image's path relative to its source, or its file name.
         pattern: A name in `PATTERNS`, or a regular expression.
 
     Raises:
@@ -93,11 +93,11 @@ def is_patient_name(name: str, pattern: str = "chest-xray-2017") -> bool:
     return _search(PATTERNS.get(pattern, pattern), name) is not None
 
 
-def film_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
-    """Reads the subgroup from a film's name, such as `bacteria` or `virus`.
+def image_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
+    """Reads the subgroup from an image's name, such as `bacteria` or `virus`.
 
     Args:
-        name: The film's path relative to its source, or its file name.
+        name: The image's path relative to its source, or its file name.
         pattern: A name in `SUBGROUPS`; any other pattern knows no subgroups.
 
     Returns:
@@ -114,5 +114,5 @@ def _key(match: re.Match[str]) -> str:
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
-    # Not by pathlib, which takes five times as long: sources can have a million films.
+    # Not by pathlib, which takes five times as long: sources can have a million images.
     return re.search(pattern, name.rpartition("/")[2])

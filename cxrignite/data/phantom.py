@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cxrignite.data.phantom_rendering import render_phantom
-from cxrignite.data.sources import Film, Source
+from cxrignite.data.sources import ImageRecord, Source
 from cxrignite.durable_write import writing
 from cxrignite.errors import DataError
 from cxrignite.locks import hold_lock
@@ -25,26 +25,26 @@ _logger = logging.getLogger(__name__)
 # Raise it whenever the same settings give other bytes, so that no folder mixes two renderers.
 RENDERER_VERSION = 1
 
-_PASSPORT = "phantom.json"
+_MARKER = "phantom.json"
 _FORMAT = "cxrignite phantom"
 
 
 class Phantom(Source):
-    """Rendered chest films, some of them with opacities in the lungs.
+    """Rendered chest images, some of them with opacities in the lungs.
 
-    The files are made on the first call of `films()` and used again while the settings stay the
-    same: `<root>/<train|test>/<class>/<patient>_<k>.png`, and for each positive film a mask of its
-    opacities (255 inside), `<root>/masks/<train|test>/<class>/<patient>_<k>.png`. Every film of a
+    The files are made on the first call of `records()` and used again while the settings stay the
+    same: `<root>/<train|test>/<class>/<patient>_<k>.png`, and for each positive image a mask of its
+    opacities (255 inside), `<root>/masks/<train|test>/<class>/<patient>_<k>.png`. Every image of a
     patient shows the same anatomy and has the same label.
 
     Args:
         root: The folder to make; it must be new, empty or a phantom's already.
-        num_train: Films for training, from which validation is carved.
-        num_test: Films for testing, of other patients.
-        size: Side of the square films in pixels, at least 32.
-        positive_fraction: Share of films with disease in each split, in `(0, 1)`.
-        images_per_patient: Most films of one patient.
-        seed: The same seed gives the same films, byte for byte.
+        num_train: Images for training, from which validation is carved.
+        num_test: Images for testing, of other patients.
+        size: Side of the square images in pixels, at least 32.
+        positive_fraction: Share of images with disease in each split, in `(0, 1)`.
+        images_per_patient: Most images of one patient.
+        seed: The same seed gives the same images, byte for byte.
 
     Raises:
         ValueError: If a number is out of its range, or a split would miss a class.
@@ -72,58 +72,58 @@ class Phantom(Source):
             raise ValueError(f"seed must be at least 0, got {seed}")
         for name, count in (("num_train", num_train), ("num_test", num_test)):
             if not 0 < round(count * positive_fraction) < count:
-                raise ValueError(f"{name} must leave a film for each class, got {count}")
+                raise ValueError(f"{name} must leave an image for each class, got {count}")
         self.root = Path(root)
-        self.num_films = {"train": num_train, "test": num_test}
+        self.num_images = {"train": num_train, "test": num_test}
         self.size = size
         self.positive_fraction = positive_fraction
         self.images_per_patient = images_per_patient
         self.seed = seed
 
-    def films(self) -> list[Film]:
-        """The films of train, then of test; their files are made where they are not there yet.
+    def records(self) -> list[ImageRecord]:
+        """The images of train, then of test; their files are made where they are not there yet.
 
         Raises:
             DataError: If `root` holds anything that no phantom put there.
             CxrIgniteError: If the files cannot be written.
         """
-        films = self._plan()
+        records = self._plan()
         settings = self._settings()
         if not _is_complete(self.root, settings):
             _refuse_foreign(self.root)
             _warn_of_other(self.root, settings)
             with writing(self.root):
-                self._build(films, settings)
-        return films
+                self._build(records, settings)
+        return records
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "num_films": self.num_films,
+            "num_images": self.num_images,
             "size": self.size,
             "positive_fraction": self.positive_fraction,
             "images_per_patient": self.images_per_patient,
             "seed": self.seed,
         }
 
-    def _plan(self) -> list[Film]:
-        """Which patients there are and which films each has; touches no file."""
+    def _plan(self) -> list[ImageRecord]:
+        """Which patients there are and which images each has; touches no file."""
         rng = np.random.default_rng(self.seed)
-        films: list[Film] = []
+        records: list[ImageRecord] = []
         number = 0
-        for split, count in self.num_films.items():
+        for split, count in self.num_images.items():
             num_positive = round(count * self.positive_fraction)
             for label, missing in enumerate((count - num_positive, num_positive)):
                 while missing:
                     number += 1
                     taken = min(missing, int(rng.integers(1, self.images_per_patient + 1)))
                     missing -= taken
-                    films += [self._film(split, label, number, k) for k in range(1, taken + 1)]
-        return films
+                    records += [self._record(split, label, number, k) for k in range(1, taken + 1)]
+        return records
 
-    def _film(self, split: str, label: int, number: int, k: int) -> Film:
+    def _record(self, split: str, label: int, number: int, k: int) -> ImageRecord:
         patient = f"p{number:05d}"
         name = f"{split}/{self.classes[label]}/{patient}_{k}.png"
-        return Film(
+        return ImageRecord(
             file=f"{self.root}/{name}",
             name=name,
             label=label,
@@ -132,7 +132,7 @@ class Phantom(Source):
             attributes={"mask": f"masks/{name}"} if label else {},
         )
 
-    def _build(self, films: list[Film], settings: dict[str, Any]) -> None:
+    def _build(self, records: list[ImageRecord], settings: dict[str, Any]) -> None:
         """Render into a sibling folder, then rename it into place; one process at a time."""
         home = self.root.resolve()
         home.parent.mkdir(parents=True, exist_ok=True)
@@ -145,32 +145,34 @@ class Phantom(Source):
             lock.callback(shutil.rmtree, built, ignore_errors=True)
             sizes: dict[str, int] = {}
             # `disable=None` keeps quiet where stderr is no terminal.
-            for film in tqdm(
-                films, desc="rendering phantom films", leave=False, disable=None, delay=2
+            for record in tqdm(
+                records, desc="rendering phantom images", leave=False, disable=None, delay=2
             ):
                 rendering = render_phantom(
-                    _seed_of(self.seed, film.name),
+                    _seed_of(self.seed, record.name),
                     size=self.size,
-                    positive=film.label == 1,
-                    patient_seed=_seed_of(self.seed, film.patient),
+                    positive=record.label == 1,
+                    patient_seed=_seed_of(self.seed, record.patient),
                 )
-                sizes[film.name] = _save(built / film.name, rendering.image)
-                if film.label == 1:
+                sizes[record.name] = _save(built / record.name, rendering.image)
+                if record.label == 1:
                     mask = rendering.lesion.astype(np.uint8) * 255
-                    sizes[film.attributes["mask"]] = _save(built / film.attributes["mask"], mask)
-            passport = {
+                    sizes[record.attributes["mask"]] = _save(
+                        built / record.attributes["mask"], mask
+                    )
+            marker = {
                 "format": _FORMAT,
                 "renderer": RENDERER_VERSION,
                 "settings": settings,
                 "sizes": sizes,
             }
-            (built / _PASSPORT).write_text(json.dumps(passport, indent=1) + "\n")
+            (built / _MARKER).write_text(json.dumps(marker, indent=1) + "\n")
             shutil.rmtree(home, ignore_errors=True)
             os.replace(built, home)
 
 
 def _seed_of(seed: int, name: str) -> int:
-    """A seed of its own for each film and patient, whatever the others are."""
+    """A seed of its own for each image and patient, whatever the others are."""
     sequence = np.random.SeedSequence([seed, *name.encode()])
     return int(sequence.generate_state(1, np.uint64)[0])
 
@@ -183,27 +185,27 @@ def _save(path: Path, pixels: NDArray[np.uint8]) -> int:
     return path.stat().st_size
 
 
-def _read_passport(root: Path) -> dict[str, Any] | None:
-    """The passport of a phantom folder, or None where there is none of ours."""
+def _read_marker(root: Path) -> dict[str, Any] | None:
+    """Read the marker of a phantom folder; None without one of ours."""
     try:
-        passport = json.loads((root / _PASSPORT).read_text())
+        marker = json.loads((root / _MARKER).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(passport, dict) and passport.get("format") == _FORMAT
-    whole = ours and passport.keys() >= {"renderer", "settings", "sizes"}
-    return passport if whole else None
+    ours = isinstance(marker, dict) and marker.get("format") == _FORMAT
+    whole = ours and marker.keys() >= {"renderer", "settings", "sizes"}
+    return marker if whole else None
 
 
 def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder holds every file of these settings, each of the size it was written."""
-    passport = _read_passport(root)
-    if passport is None or passport["renderer"] != RENDERER_VERSION:
+    marker = _read_marker(root)
+    if marker is None or marker["renderer"] != RENDERER_VERSION:
         return False
-    if passport["settings"] != settings:
+    if marker["settings"] != settings:
         return False
     return all(
         (root / name).is_file() and (root / name).stat().st_size == size
-        for name, size in passport["sizes"].items()
+        for name, size in marker["sizes"].items()
     )
 
 
@@ -213,8 +215,8 @@ def _refuse_foreign(root: Path) -> None:
         raise DataError(f"phantom root {root} is not a folder")
     visible = [path for path in root.rglob("*") if not path.name.startswith(".")]
     found = {path.relative_to(root).as_posix() for path in visible if not path.is_dir()}
-    passport = _read_passport(root)
-    foreign = found if passport is None else found - {_PASSPORT, *passport["sizes"]}
+    marker = _read_marker(root)
+    foreign = found if marker is None else found - {_MARKER, *marker["sizes"]}
     if foreign:
         raise DataError(
             f"phantom root {root} must be new, empty or a phantom's own, "
@@ -223,9 +225,9 @@ def _refuse_foreign(root: Path) -> None:
 
 
 def _warn_of_other(root: Path, settings: dict[str, Any]) -> None:
-    """Say that other films take the place of those that are there, which runs may be of."""
-    passport = _read_passport(root)
-    before = settings if passport is None else passport["settings"]
+    """Say that other images take the place of those that are there, which runs may be of."""
+    marker = _read_marker(root)
+    before = settings if marker is None else marker["settings"]
     differing = [
         f"{name} {before.get(name)} before, {value} now"
         for name, value in settings.items()
@@ -233,7 +235,7 @@ def _warn_of_other(root: Path, settings: dict[str, Any]) -> None:
     ]
     if differing:
         _logger.warning(
-            "%s is drawn again, with other settings (%s): runs of the films before cannot be "
+            "%s is drawn again, with other settings (%s): runs of the images before cannot be "
             "scored again; data.source.root may name another folder",
             *(root, "; ".join(differing)),
         )

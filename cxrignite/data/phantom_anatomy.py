@@ -1,7 +1,7 @@
-"""The healthy chest of a phantom film: its build, where each tissue lies, how much it attenuates.
+"""The healthy chest of a phantom image: its build, where each tissue lies, how much it attenuates.
 
-All of it is ours: made to resemble a frontal film, not to teach anatomy. Everything is a smooth
-function of two body coordinates, so a film costs a few milliseconds at any size. `u` runs to the
+All of it is ours: made to resemble a frontal image, not to teach anatomy. Everything is a smooth
+function of two body coordinates, so an image costs a few milliseconds at any size. `u` runs to the
 right of the image (the patient's left), `v` downwards; both are in units of half the image's side,
 with the origin between the lungs. A rib cage is a stack of tilted hoops: their far and near halves
 project to the posterior and the anterior ribs.
@@ -85,9 +85,9 @@ def body_coordinates(
     """Places the patient in front of the detector.
 
     Args:
-        size: Side of the square film in pixels.
+        size: Side of the square image in pixels.
         angle: Rotation in radians.
-        shift: Displacement to the right and downwards, in half sides of the film.
+        shift: Displacement to the right and downwards, in half sides of the image.
         zoom: Magnification; above 1 enlarges.
 
     Returns:
@@ -272,7 +272,7 @@ def _vessels(rng: np.random.Generator, at: Coordinates) -> FloatImage:
 def _density(
     paths: NDArray[np.float64], mass: NDArray[np.float64], at: Coordinates, *, blur: float
 ) -> FloatImage:
-    """Mass at points `(K, 2, P)` on curves as a density on the film, blurred in body units."""
+    """Mass at points `(K, 2, P)` on curves as a density on the image, blurred in body units."""
     size = len(at.u)
     points = np.concatenate([paths, np.ones_like(paths[:, :1])], axis=1)
     rows, columns = np.einsum("ij,kjp->ikp", at.to_pixels, points).reshape(2, -1)

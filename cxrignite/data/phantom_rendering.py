@@ -2,7 +2,7 @@
 
 Patient, machine and disease draw from streams of their own, so that the label can change nothing
 but the opacities: the same seed with and without disease differs only under the lesion mask, and by
-the blur of the film just around it.
+the blur of the image just around it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LETTERS = {
 
 
 class Rendering(NamedTuple):
-    """A film, and where its opacities and its lungs are.
+    """An image, and where its opacities and its lungs are.
 
     Args:
         image: uint8, shape `(size, size)`, bright where the patient attenuates.
-        lesion: bool, same shape; all False on a normal film.
+        lesion: bool, same shape; all False on a normal image.
         lungs: bool, same shape: the lungs, as far as heart and diaphragm leave them free.
     """
 
@@ -48,16 +48,16 @@ class Rendering(NamedTuple):
 def render_phantom(
     seed: int, *, size: int, positive: bool, patient_seed: int | None = None
 ) -> Rendering:
-    """Renders one film.
+    """Renders one image.
 
     Args:
         seed: Decides pose, exposure, noise and opacities.
-        size: Side of the square film in pixels, at least 32.
+        size: Side of the square image in pixels, at least 32.
         positive: Whether the lungs hold opacities.
-        patient_seed: Decides the anatomy, so that two films can show one patient; `seed` if None.
+        patient_seed: Decides the anatomy, so that two images can show one patient; `seed` if None.
 
     Returns:
-        The film and its lesion mask.
+        The image and its lesion mask.
 
     Raises:
         ValueError: If `size` is below 32.
@@ -103,7 +103,7 @@ def _opacities(rng: np.random.Generator, chest: Chest, at: Coordinates) -> Float
     total = _FULL_LUNG * (1 - np.exp(-total / _FULL_LUNG)) * chest.lungs
     mottled = 0.22 * smooth_noise(rng, len(total), 22) + 0.15 * smooth_noise(rng, len(total), 40)
     total *= np.clip(1 + mottled, 0.4, 1.6)
-    # A border below what the film can show would only blow up the mask.
+    # A border below what the image can show would only blow up the mask.
     opacity: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.01), total, 0)
     return opacity
 
@@ -121,10 +121,10 @@ def _faint_spots(rng: np.random.Generator, at: Coordinates) -> FloatImage:
 def _expose(
     rng: np.random.Generator, attenuation: FloatImage, opacity: FloatImage, at: Coordinates
 ) -> NDArray[np.uint8]:
-    """Film the attenuation: beam profile, blur, quantum noise, window, gamma, collimation, marker.
+    """Image the attenuation: beam profile, blur, quantum noise, window, gamma, collimation, marker.
 
-    The window is set from the chest without its opacities: a film that is darker elsewhere because
-    of a lesion would give the label away.
+    The window is set from the chest without its opacities: an image that is darker elsewhere
+    because of a lesion would give the label away.
     """
     size = len(attenuation)
     low, high = np.percentile(attenuation, [3, 99])

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrignite.data.image_formats import PILLOW_FORMATS, READ_FORMATS
 from cxrignite.data.pixel_limit import check_pixels
-from cxrignite.errors import UnreadableImageError, is_shortage
+from cxrignite.errors import UnreadableImageError, is_resource_error
 
 # Pillow converts these to grey as they should be; values of 32 bits it clips at 255.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -41,7 +41,7 @@ def open_with_pillow(data: bytes, path: Path | str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnreadableImageError(path, f"of no format that is read ({READ_FORMATS})") from error
     except Exception as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         # A damaged file can raise nearly anything inside Pillow: OSError, SyntaxError, ValueError,
         # struct.error, zlib.error, DecompressionBombError.

@@ -38,7 +38,7 @@ from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.own_code import named_modules, own_sources
 from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
-from cxrignite.errors import DataError, PackError, RecipeError, is_shortage
+from cxrignite.errors import CacheError, DataError, RecipeError, is_resource_error
 
 _DICOM = (dicom, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
 _FILES = (exif, grey_scaling, jpeg, pillow_formats, pixel_limit, png)
@@ -54,7 +54,7 @@ class Pipeline:
     Args:
         preprocess: Deterministic MONAI transforms, for every split.
         augment: MONAI transforms for training, random or not, of single images.
-        image_size: Rows and columns that each film is read at; `None` keeps the file's own.
+        image_size: Rows and columns that each image is read at; `None` keeps the file's own.
         batch_augment: Transforms for training, of whole batches, after `augment`.
         grey_scaling: Which values become black and white, see `GreyScaling`.
 
@@ -103,7 +103,7 @@ class Pipeline:
         return image if seed is None else self.augmented(image[None], [seed], [path])[0]
 
     def read(self, path: Path | str) -> Tensor:
-        """Gives one image as it is before augmentation: what a pack keeps.
+        """Gives one image as it is before augmentation: what a cache keeps.
 
         Args:
             path: The file.
@@ -180,7 +180,7 @@ class Pipeline:
         the user's folders (`own_code.py`), and the versions of the libraries at work.
 
         Raises:
-            PackError: If a transform cannot be written down, as one around a lambda.
+            CacheError: If a transform cannot be written down, as one around a lambda.
         """
         versions = [np.__version__, torch.__version__, PIL.__version__, simplejpeg.__version__]
         versions.append(importlib.metadata.version("pydicom"))  # not imported where not needed
@@ -195,9 +195,9 @@ class Pipeline:
                 settings.append(pickle.dumps(transform, protocol=5))
                 named |= named_modules(transform)
             except Exception as error:
-                if is_shortage(error):
+                if is_resource_error(error):
                     raise
-                raise PackError(
+                raise CacheError(
                     f"transform {type(transform).__name__} cannot be written down: {error}"
                 ) from error
         digest = hashlib.sha256(

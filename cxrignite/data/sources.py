@@ -1,4 +1,4 @@
-"""Where films come from: each source gives one table of path, label, patient and split."""
+"""Where images come from: each source gives one table of path, label, patient and split."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cxrignite.data.image_files import (
     report_left_out,
 )
 from cxrignite.data.image_formats import READ_FORMATS
-from cxrignite.data.patients import PATTERNS, film_subgroup, is_patient_name, patient_key
+from cxrignite.data.patients import PATTERNS, image_subgroup, is_patient_name, patient_key
 from cxrignite.errors import DataError, RecipeError
 
 __all__ = [
-    "MIN_VAL_FILMS",
+    "MIN_VAL_IMAGES",
     "SPLITS",
     "ClassFolders",
-    "Film",
+    "ImageRecord",
     "Source",
     "image_files",
     "join_small_validation",
@@ -33,7 +33,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MIN_VAL_FILMS = 50
+MIN_VAL_IMAGES = 50
 """Kaggle's variant of ChestXRay2017 has 16; a threshold needs at least 42 negatives."""
 
 SPLITS = ("train", "val", "calibration", "test")
@@ -42,8 +42,8 @@ SPLITS = ("train", "val", "calibration", "test")
 _FOLDERS = ("train", "val", "test")
 
 
-class _FilmFields(NamedTuple):
-    """What a `Film` holds."""
+class _RecordFields(NamedTuple):
+    """What a `ImageRecord` holds."""
 
     file: str
     name: str
@@ -54,7 +54,7 @@ class _FilmFields(NamedTuple):
     sha256: str = ""
 
 
-class Film(_FilmFields):
+class ImageRecord(_RecordFields):
     """One image of a data set.
 
     A tuple of plain text and numbers, since a data set may have a million: an object takes three
@@ -64,9 +64,9 @@ class Film(_FilmFields):
         file: The path of its file.
         name: The path relative to the source's root, with forward slashes: the stable identity.
         label: 0 for the first class, 1 for the last (positive) one.
-        patient: The patient's key; films of one patient share it.
+        patient: The patient's key; images of one patient share it.
         split: One of `SPLITS`.
-        attributes: What else is known of the film, such as its subgroup.
+        attributes: What else is known of the image, such as its subgroup.
         sha256: The file's digest in lower-case hexadecimal, or empty before inspection.
     """
 
@@ -77,22 +77,22 @@ class Film(_FilmFields):
         """Its file."""
         return Path(self.file)
 
-    def moved(self, split: str) -> Film:
-        """The same film in another split.
+    def moved(self, split: str) -> ImageRecord:
+        """The same image in another split.
 
         Args:
             split: One of `SPLITS`.
         """
         # `_replace` takes three times as long.
-        return Film(*self[:4], split, *self[5:])
+        return ImageRecord(*self[:4], split, *self[5:])
 
-    def hashed(self, sha256: str) -> Film:
-        """The same film with its digest.
+    def hashed(self, sha256: str) -> ImageRecord:
+        """The same image with its digest.
 
         Args:
             sha256: In lower-case hexadecimal.
         """
-        return Film(*self[:6], sha256)
+        return ImageRecord(*self[:6], sha256)
 
 
 class Source(ABC):
@@ -100,25 +100,25 @@ class Source(ABC):
 
     Attributes:
         classes: The two class names.
-        root: The folder that every film's name is relative to.
+        root: The folder that every image's name is relative to.
     """
 
     classes: tuple[str, str]
     root: Path
 
     @abstractmethod
-    def films(self) -> list[Film]:
-        """The films of the source, each once, in an order that is always the same.
+    def records(self) -> list[ImageRecord]:
+        """The images of the source, each once, in an order that is always the same.
 
         Raises:
             DataError: If a folder is missing or a class has no image.
         """
 
     def patient_of(self, path: Path) -> str:
-        """Tells the patient of a film that is not of the source.
+        """Tells the patient of an image that is not of the source.
 
         Args:
-            path: The film's file.
+            path: The image's file.
 
         Returns:
             The patient's key, empty where it cannot be told.
@@ -126,7 +126,7 @@ class Source(ABC):
         return ""
 
     def patient_key(self, cell: str) -> str:
-        """The key of the patient that a table of new films names, as `films()` would give it.
+        """The key of the patient that a table of new images names, as `records()` would give it.
 
         Args:
             cell: What the table says, empty where it says nothing.
@@ -144,7 +144,7 @@ class ClassFolders(Source):
     absent.
 
     Args:
-        root: The data set's folder; read by `films()`, not by the constructor.
+        root: The data set's folder; read by `records()`, not by the constructor.
         classes: The two class folders; the last one is positive.
         patient_pattern: A name in `patients.PATTERNS`, or a regular expression whose groups,
             joined, make the patient's key.
@@ -171,41 +171,43 @@ class ClassFolders(Source):
         self.root = Path(root)
         self.patient_pattern = patient_pattern
 
-    def films(self) -> list[Film]:
-        """The films of train, then of test; by class, then by name.
+    def records(self) -> list[ImageRecord]:
+        """The images of train, then of test; by class, then by name.
 
         Raises:
             DataError: If the root, `train` or a class folder is missing, or a class has no image.
         """
         check_root(self.root)
         left_out = list(images_outside(self.root, _FOLDERS))
-        films = [
-            film
+        records = [
+            record
             for split in _FOLDERS
             if (self.root / split).is_dir()
-            for film in self._films_in(self.root / split, split, left_out)
+            for record in self._records_in(self.root / split, split, left_out)
         ]
         report_left_out(left_out)
-        films = join_small_validation(films)
-        nameless = sum(not is_patient_name(film.name, self.patient_pattern) for film in films)
+        records = join_small_validation(records)
+        nameless = sum(not is_patient_name(record.name, self.patient_pattern) for record in records)
         if nameless:
             logger.warning(
                 "%d of %d file names do not match patient_pattern %r: each counts as a patient "
                 "of its own",
                 nameless,
-                len(films),
+                len(records),
                 self.patient_pattern,
             )
-        return films
+        return records
 
     def patient_of(self, path: Path) -> str:
-        """The patient of a film that is not of the source, empty where its name does not match."""
+        """The patient of an image outside of the source; empty if its name does not match."""
         if not is_patient_name(path.name, self.patient_pattern):
             return ""
         return patient_key(path.name, self.patient_pattern)
 
-    def _films_in(self, split_dir: Path, split: str, left_out: list[LeftOut]) -> Iterator[Film]:
-        """The films of a split; what is not taken is added to `left_out`."""
+    def _records_in(
+        self, split_dir: Path, split: str, left_out: list[LeftOut]
+    ) -> Iterator[ImageRecord]:
+        """The images of a split; what is not taken is added to `left_out`."""
         left_out += images_outside(split_dir, self.classes)
         for label, class_name in enumerate(self.classes):
             class_dir = check_class_dir(split_dir, class_name)
@@ -217,8 +219,8 @@ class ClassFolders(Source):
                 )
             for file in files:
                 name = f"{split}/{class_name}{file.removeprefix(str(class_dir))}"
-                subgroup = film_subgroup(name, self.patient_pattern)
-                yield Film(
+                subgroup = image_subgroup(name, self.patient_pattern)
+                yield ImageRecord(
                     file=file,
                     name=name,
                     label=label,
@@ -243,17 +245,17 @@ def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
     return classes[0], classes[1]
 
 
-def join_small_validation(films: list[Film]) -> list[Film]:
+def join_small_validation(records: list[ImageRecord]) -> list[ImageRecord]:
     """Joins a validation split that is too small to choose anything by to train.
 
     Args:
-        films: The films of every split.
+        records: The images of every split.
     """
-    num_val = sum(film.split == "val" for film in films)
-    if not 0 < num_val < MIN_VAL_FILMS:
-        return films
-    logger.info("val joined to train: its %d films can choose nothing", num_val)
-    return [film.moved("train") if film.split == "val" else film for film in films]
+    num_val = sum(record.split == "val" for record in records)
+    if not 0 < num_val < MIN_VAL_IMAGES:
+        return records
+    logger.info("val joined to train: its %d images can choose nothing", num_val)
+    return [record.moved("train") if record.split == "val" else record for record in records]
 
 
 _SPLIT_DIRS = ("train", "test")

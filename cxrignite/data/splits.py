@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from cxrignite.csv_text import CsvReader, csv_bytes
-from cxrignite.data.sources import SPLITS, Film
+from cxrignite.data.sources import SPLITS, ImageRecord
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError
 from cxrignite.terminal import counted
@@ -17,18 +17,18 @@ COLUMNS = ("path", "label", "patient", "split", "sha256")
 ATTRIBUTE_PREFIX = "attr_"
 
 
-def check_same_films(frozen: Sequence[Film], current: Sequence[Film]) -> None:
-    """Checks that a source still holds the films that a split was made of.
+def check_same_records(frozen: Sequence[ImageRecord], current: Sequence[ImageRecord]) -> None:
+    """Checks that a source still holds the images that a split was made of.
 
     Args:
-        frozen: The films of the split, with their digests.
-        current: The films of the source now, with their digests.
+        frozen: The images of the split, with their digests.
+        current: The images of the source now, with their digests.
 
     Raises:
         DataError: If a file is missing, new or changed; it counts them and names the first.
     """
-    before = {film.name: film.sha256 for film in frozen}
-    now = {film.name: film.sha256 for film in current}
+    before = {record.name: record.sha256 for record in frozen}
+    now = {record.name: record.sha256 for record in current}
     differences = {
         "missing": sorted(before.keys() - now.keys()),
         "new": sorted(now.keys() - before.keys()),
@@ -44,15 +44,18 @@ def check_same_films(frozen: Sequence[Film], current: Sequence[Film]) -> None:
 
 
 def write_split(
-    films: Sequence[Film], path: Path | str, write: Callable[[Path, bytes], None] = write_durably
+    records: Sequence[ImageRecord],
+    path: Path | str,
+    write: Callable[[Path, bytes], None] = write_durably,
 ) -> None:
     """Writes the split as a CSV file, whole or not at all.
 
-    Columns: `path` (the film's name), `label`, `patient`, `split`, `sha256`, then `attr_<name>` for
-    each attribute that some film has; an empty cell is an attribute that the film does not have.
+    Columns: `path` (the image's name), `label`, `patient`, `split`, `sha256`, then `attr_<name>`
+    for each attribute that some image has; an empty cell is an attribute that the image does not
+    have.
 
     Args:
-        films: The films of every split.
+        records: The images of every split.
         path: The file; replaced if it exists.
         write: Writes a file by its path and content, whole or not at all.
 
@@ -60,19 +63,19 @@ def write_split(
         CxrIgniteError: If the file cannot be written; what stood there before is then untouched.
     """
     path = Path(path)
-    attributes = sorted({name for film in films for name in film.attributes})
+    attributes = sorted({name for record in records for name in record.attributes})
     header = [*COLUMNS, *(ATTRIBUTE_PREFIX + name for name in attributes)]
     rows = (
         (
-            *(film.name, film.label, film.patient, film.split, film.sha256),
-            *(film.attributes.get(name, "") for name in attributes),
+            *(record.name, record.label, record.patient, record.split, record.sha256),
+            *(record.attributes.get(name, "") for name in attributes),
         )
-        for film in films
+        for record in records
     )
     write(path, csv_bytes(chain([header], rows)))
 
 
-def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
+def read_split(path: Path | str, source_root: Path | str) -> list[ImageRecord]:
     """Reads what `write_split` wrote.
 
     Args:
@@ -80,10 +83,10 @@ def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
         source_root: The folder that the names are relative to.
 
     Returns:
-        The films in the file's order. Whether they exist is not checked.
+        The images in the file's order. Whether they exist is not checked.
 
     Raises:
-        DataError: If the file cannot be read, or a row is not a film; it names the line.
+        DataError: If the file cannot be read, or a row is not an image; it names the line.
     """
     path, source_root = Path(path), Path(source_root)
     try:
@@ -92,21 +95,21 @@ def read_split(path: Path | str, source_root: Path | str) -> list[Film]:
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
             if missing:
                 raise DataError(f"{path} must have columns {', '.join(COLUMNS)}, lacks {missing}")
-            films = []
+            records = []
             for row in reader:
                 problem = _row_problem(row)
                 if problem:
                     raise DataError(f"{path}, line {reader.line_num}: {problem}")
-                films.append(_film_of(row, source_root))
+                records.append(_record_of(row, source_root))
     except OSError as error:
         raise DataError(f"cannot read the split {path}: {error.strerror or error}") from error
     except csv.Error as error:
         raise DataError(f"{path} must be a CSV file, got: {error}") from error
-    names = {film.name for film in films}
-    if len(names) < len(films):
-        repeats = counted(len(films) - len(names), "repeat")
-        raise DataError(f"{path} must name each film once, got {repeats}")
-    return films
+    names = {record.name for record in records}
+    if len(names) < len(records):
+        repeats = counted(len(records) - len(names), "repeat")
+        raise DataError(f"{path} must name each image once, got {repeats}")
+    return records
 
 
 def _row_problem(row: dict[str, str | None]) -> str | None:
@@ -122,8 +125,8 @@ def _row_problem(row: dict[str, str | None]) -> str | None:
     return None
 
 
-def _film_of(row: dict[str, str], source_root: Path) -> Film:
-    return Film(
+def _record_of(row: dict[str, str], source_root: Path) -> ImageRecord:
+    return ImageRecord(
         file=f"{source_root}/{row['path']}",
         name=row["path"],
         label=int(row["label"]),

@@ -1,4 +1,4 @@
-"""What can be known of every film without a model: its file, its size, its greys, a thumbnail."""
+"""What can be known of every image without a model: its file, its size, its greys, a thumbnail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.inspection import outcomes_of
 from cxrignite.data.pillow_formats import open_with_pillow
 from cxrignite.data.reading import decode_image, holds_dicom, read_bytes, resize_image
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import UnreadableImageError
 
 THUMBNAIL_SIDE = 32
@@ -29,8 +29,8 @@ _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 _SIDE = 2 * THUMBNAIL_SIDE
 
 
-class FilmFacts(NamedTuple):
-    """What one file says of its film.
+class ImageFacts(NamedTuple):
+    """What one file says of its image.
 
     Attributes:
         format: A key of `image_formats.SUFFIXES`, by its content.
@@ -38,8 +38,8 @@ class FilmFacts(NamedTuple):
         width: Columns.
         mode: Pillow's word for its pixels: `L`, `RGB`, `I;16`, ...; `L` for a DICOM.
         colour: Mean difference of a pixel's largest and smallest channel, in grey levels; 0 for a
-            grey film, whatever its mode.
-        mean: Mean grey level of the film at 64 x 64, in `[0, 255]`.
+            grey image, whatever its mode.
+        mean: Mean grey level of the image at 64 x 64, in `[0, 255]`.
         deviation: Standard deviation of the same.
         quantiles: Its grey levels at 1, 25, 50, 75 and 99 %.
         num_bytes: Of the file.
@@ -58,41 +58,41 @@ class FilmFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What `survey_films` found.
+    """What `survey_images` found.
 
     Attributes:
-        films: The readable films with their digests, in the order they were given.
+        records: The readable images with their digests, in the order they were given.
         facts: One of each of them.
         thumbnails: Of each of them, shape `(N, 32, 32)`, uint8.
-        unreadable: The films that cannot be read, each with the error.
+        unreadable: The images that cannot be read, each with the error.
         grey_scaling: As they were read.
     """
 
-    films: list[Film]
-    facts: list[FilmFacts]
+    records: list[ImageRecord]
+    facts: list[ImageFacts]
     thumbnails: NDArray[np.uint8]
-    unreadable: list[tuple[Film, UnreadableImageError]]
+    unreadable: list[tuple[ImageRecord, UnreadableImageError]]
     grey_scaling: GreyScaling = "file"
 
 
-def survey_films(
-    films: Sequence[Film], *, grey_scaling: GreyScaling = "file", progress: bool = False
+def survey_images(
+    records: Sequence[ImageRecord], *, grey_scaling: GreyScaling = "file", progress: bool = False
 ) -> Survey:
     """Reads each file once, in threads, and keeps a few numbers and a thumbnail of it.
 
     Args:
-        films: The films of every split.
+        records: The images of every split.
         grey_scaling: As they will be read.
         progress: Show a progress bar on stderr where that is a terminal.
     """
-    look_at = partial(_look_at, grey_scaling=grey_scaling)
-    outcomes = outcomes_of(films, look_at, "surveying", progress=progress)
+    look_at = partial(_inspect, grey_scaling=grey_scaling)
+    outcomes = outcomes_of(records, look_at, "surveying", progress=progress)
     readable, facts, thumbnails, unreadable = [], [], [], []
-    for film, outcome in zip(films, outcomes, strict=True):
+    for record, outcome in zip(records, outcomes, strict=True):
         if isinstance(outcome, UnreadableImageError):
-            unreadable.append((film, outcome))
+            unreadable.append((record, outcome))
             continue
-        readable.append(film.hashed(outcome.sha256))
+        readable.append(record.hashed(outcome.sha256))
         facts.append(outcome.facts)
         thumbnails.append(outcome.thumbnail)
     side = THUMBNAIL_SIDE
@@ -100,22 +100,22 @@ def survey_films(
     return Survey(readable, facts, stacked, unreadable, grey_scaling)
 
 
-class _Look(NamedTuple):
+class _Inspected(NamedTuple):
     sha256: str
-    facts: FilmFacts
+    facts: ImageFacts
     thumbnail: NDArray[np.uint8]
 
 
-def _look_at(path: str, grey_scaling: GreyScaling) -> _Look | UnreadableImageError:
+def _inspect(path: str, grey_scaling: GreyScaling) -> _Inspected | UnreadableImageError:
     try:
         data = read_bytes(path)
         grey, kind = call_named(path, _decoded, data, path, grey_scaling)
     except UnreadableImageError as error:
         # The traceback would keep the file's bytes alive until the pass ends.
         return error.with_traceback(None)
-    return _Look(
+    return _Inspected(
         hashlib.sha256(data).hexdigest(),
-        FilmFacts(
+        ImageFacts(
             *kind,
             mean=float(grey.mean()),
             deviation=float(grey.std()),
@@ -127,7 +127,7 @@ def _look_at(path: str, grey_scaling: GreyScaling) -> _Look | UnreadableImageErr
 
 
 _Kind = tuple[str, int, int, str, float]
-"""Format, rows, columns, mode and colour, as `FilmFacts` has them."""
+"""Format, rows, columns, mode and colour, as `ImageFacts` has them."""
 
 
 def _decoded(data: bytes, path: str, grey_scaling: GreyScaling) -> tuple[NDArray[np.uint8], _Kind]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrignite.errors import DataError, RecipeError, is_shortage
+from cxrignite.errors import DataError, RecipeError, is_resource_error
 
 if TYPE_CHECKING:
     from monai.transforms.transform import Transform as Transform
@@ -117,7 +117,7 @@ def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path 
                 image = convert_to_tensor(transform(image), track_meta=False)
             except Exception as error:
                 reason = error.__cause__ or error
-                if is_shortage(reason):
+                if is_resource_error(reason):
                     raise reason from None
                 raise DataError(
                     f"transform {type(transform).__name__} failed on {path}: {reason}"

@@ -13,12 +13,12 @@ from types import FrameType
 import torch
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
-from cxrignite.errors import CxrIgniteError, WorkerKilled, is_shortage
+from cxrignite.errors import CxrIgniteError, WorkerKilled, is_resource_error
 from cxrignite.stops import is_stopping
 
 
 @contextmanager
-def shortages_in_one_line() -> Iterator[None]:
+def resource_errors_in_one_line() -> Iterator[None]:
     """Turn what a machine's limits end into one line that says which key to lower.
 
     Yields:
@@ -28,13 +28,13 @@ def shortages_in_one_line() -> Iterator[None]:
         CxrIgniteError: The memory of the device or of the machine ran out, or a loader's worker
             process was ended; other exceptions pass as they are.
     """
-    with _told_once(), _killed_workers_noticed():
+    with _logged_once(), _killed_workers_noticed():
         try:
             yield
         except torch.OutOfMemoryError as error:
             raise CxrIgniteError(
-                f"{_told(error)}; lower data.batch_size (trainer.accumulation_steps makes up for "
-                "it) or data.eval_batch_size; a new run with a smaller data.image_size takes less"
+                f"{_printed(error)}; lower data.batch_size (trainer.accumulation_steps makes up "
+                "for it) or data.eval_batch_size; a new run with a smaller data.image_size takes less"
             ) from error
         except (MemoryError, RuntimeError, OSError, WorkerKilled) as error:
             text = str(error)
@@ -45,9 +45,9 @@ def shortages_in_one_line() -> Iterator[None]:
                     f"a worker of the data loader (pid {worker[1]}) was killed; where memory ran "
                     "out, lower data.num_workers or data.prefetch_factor"
                 ) from error
-            if is_shortage(error):
+            if is_resource_error(error):
                 raise CxrIgniteError(
-                    f"out of memory: {_told(error)}; lower data.batch_size, data.num_workers or "
+                    f"out of memory: {_printed(error)}; lower data.batch_size, data.num_workers or "
                     "data.image_size"
                 ) from error
             raise
@@ -85,7 +85,7 @@ def _killed_workers_noticed() -> Iterator[None]:
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
+def _logged_once() -> Iterator[None]:
     """Pass over what TensorBoard's thread could not write: the next write tells it."""
     former = threading.excepthook
 
@@ -101,11 +101,11 @@ def _told_once() -> Iterator[None]:
         threading.excepthook = former
 
 
-def _told(error: BaseException) -> str:
+def _printed(error: BaseException) -> str:
     """The first line of what torch says, up to where it explains itself."""
     lines = str(error).splitlines()
     # Of an error in a worker the first line names the worker, the last one what was raised there.
     line = lines[-1 if lines[0].startswith("Caught ") else 0] if lines else ""
     first = line.partition(" GPU ")[0]
-    told = first.partition(" It is possible")[0].rpartition("DefaultCPUAllocator: ")[2]
-    return told.strip().rstrip(".") or type(error).__name__
+    text = first.partition(" It is possible")[0].rpartition("DefaultCPUAllocator: ")[2]
+    return text.strip().rstrip(".") or type(error).__name__

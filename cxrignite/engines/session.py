@@ -15,7 +15,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 
-from cxrignite.engines.resource_errors import shortages_in_one_line
+from cxrignite.engines.resource_errors import resource_errors_in_one_line
 from cxrignite.errors import CxrIgniteError, RecipeError
 
 JOIN_SECONDS = 300.0
@@ -43,7 +43,7 @@ class Session:
     world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes the files and speaks."""
         return self.rank == 0
 
@@ -87,7 +87,7 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
         if idist.get_rank() > 0:
             logging.getLogger("cxrignite").setLevel(logging.WARNING)
         reason = _why(device, chosen)
-        with shortages_in_one_line():
+        with resource_errors_in_one_line():
             yield Session(chosen, reason, idist.get_rank(), idist.get_world_size())
         idist.barrier()  # nobody leaves while another still speaks to it
     finally:

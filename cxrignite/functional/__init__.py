@@ -12,6 +12,14 @@ from cxrignite.functional.calibration import (
     ece_interval,
     reliability_bins,
 )
+from cxrignite.functional.calibrators import (
+    Platt,
+    Temperature,
+    fit_platt,
+    fit_temperature,
+    prior_logit_shift,
+    shift_logit,
+)
 from cxrignite.functional.certificate import (
     num_false_positives_allowed,
     num_negatives_needed,
@@ -19,7 +27,7 @@ from cxrignite.functional.certificate import (
 )
 from cxrignite.functional.class_balance import (
     ClassCounts,
-    ImbalanceLedger,
+    PriorShift,
     balanced_weights,
     class_counts,
     drawn_share,
@@ -50,19 +58,11 @@ from cxrignite.functional.localization import EnergyInside, energy_inside, point
 from cxrignite.functional.near_duplicates import NearPair, detail_correlation, near_duplicates
 from cxrignite.functional.operating_point import (
     OperatingPoint,
-    Verdict,
+    Status,
     select_operating_point,
 )
 from cxrignite.functional.overlay import overlay
 from cxrignite.functional.random_maps import PairedDifference, paired_difference, random_maps
-from cxrignite.functional.score_maps import (
-    Platt,
-    Temperature,
-    fit_platt,
-    fit_temperature,
-    natural_shift,
-    shift_logit,
-)
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.functional.weight_randomization import (
     RandomizationCheck,
@@ -82,18 +82,18 @@ __all__ = [
     "EnergyInside",
     "ImageChoice",
     "ImageKind",
-    "ImbalanceLedger",
     "Interval",
     "NearPair",
     "OperatingPoint",
     "PairedDifference",
     "PerturbationCurve",
     "Platt",
+    "PriorShift",
     "RandomizationCheck",
     "ReliabilityBin",
     "ShiftCheck",
+    "Status",
     "Temperature",
-    "Verdict",
     "balanced_weights",
     "bootstrap_differences",
     "bootstrap_intervals",
@@ -118,7 +118,6 @@ __all__ = [
     "gather_rows",
     "grad_cam",
     "insertion_curve",
-    "natural_shift",
     "near_duplicates",
     "num_false_positives_allowed",
     "num_negatives_needed",
@@ -126,6 +125,7 @@ __all__ = [
     "paired_difference",
     "patient_resamples",
     "pointing_game",
+    "prior_logit_shift",
     "random_maps",
     "randomization_check",
     "randomized_copy",

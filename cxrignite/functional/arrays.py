@@ -35,9 +35,11 @@ def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
     """
     array = as_float64(labels, name)
     mask: NDArray[np.bool_] = array == 1
-    strange = array[~mask & (array != 0)]
-    if strange.size:
-        raise ValueError(f"{name} must be 0 or 1, got {strange[0]:g} ({strange.size} such values)")
+    not_finite = array[~mask & (array != 0)]
+    if not_finite.size:
+        raise ValueError(
+            f"{name} must be 0 or 1, got {not_finite[0]:g} ({not_finite.size} such values)"
+        )
     return mask
 
 
@@ -80,9 +82,9 @@ def check_finite(scores: Numbers) -> None:
         NonFiniteError: If some are NaN or infinite.
     """
     array = as_float64(scores, "scores")
-    num_strange = int(np.sum(~np.isfinite(array)))
-    if num_strange:
-        raise NonFiniteError(f"{num_strange} of {array.size} scores are NaN or infinite")
+    num_not_finite = int(np.sum(~np.isfinite(array)))
+    if num_not_finite:
+        raise NonFiniteError(f"{num_not_finite} of {array.size} scores are NaN or infinite")
 
 
 def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """How far scores are from the probabilities they are read as.
 
-The maps that bring them nearer, of `score_maps.py`, are offered here as well.
+The maps that bring them nearer, of `calibrators.py`, are offered here as well.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import scipy
 from numpy.typing import NDArray
 
 from cxrignite.functional.arrays import Numbers
-from cxrignite.functional.confusion import checked_scores
-from cxrignite.functional.intervals import Interval, Statistics, bootstrap_samples
-from cxrignite.functional.logistic import fit_logistic
-from cxrignite.functional.score_maps import (
+from cxrignite.functional.calibrators import (
     Platt,
     Temperature,
     finite_logits,
     fit_platt,
     fit_temperature,
-    natural_shift,
+    prior_logit_shift,
     shift_logit,
 )
+from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.intervals import Interval, Statistics, bootstrap_samples
+from cxrignite.functional.logistic import fit_logistic
 
 __all__ = [
     "Platt",
@@ -35,7 +35,7 @@ __all__ = [
     "ece_interval",
     "fit_platt",
     "fit_temperature",
-    "natural_shift",
+    "prior_logit_shift",
     "reliability_bins",
     "shift_logit",
 ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
-from cxrignite.functional.score_maps import natural_shift, shift_logit
+from cxrignite.functional.calibrators import prior_logit_shift, shift_logit
 
 
 class ClassCounts(NamedTuple):
@@ -112,12 +112,13 @@ def soft_pos_weight(num_negative: int, num_positive: int, power: float = 0.5) ->
 
 
 @dataclass(frozen=True)
-class ImbalanceLedger:
+class PriorShift:
     """What the sampler and the loss did to the prior of the positive class.
 
-    Both move the logits away from those of the training images as they are. The ledger says by how
-    much, so that a score can be told as a probability at the natural prevalence (Elkan 2001; Menon
-    et al. 2021, arXiv:2007.07314). No decision changes: the shift keeps the order of the scores.
+    Both move the logits away from those of the training images as they are. The prior shift says by
+    how much, so that a score can be told as a probability at the natural prevalence (Elkan 2001;
+    Menon et al. 2021, arXiv:2007.07314). No decision changes: the shift keeps the order of the
+    scores.
 
     Args:
         num_negative: Negatives among the training images, at least 1.
@@ -130,8 +131,8 @@ class ImbalanceLedger:
         ValueError: If a number is out of its range.
 
     Examples:
-        >>> ledger = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
-        >>> round(ledger.prevalence, 3), round(ledger.seen_prevalence, 3)
+        >>> prior_shift = PriorShift(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+        >>> round(prior_shift.prevalence, 3), round(prior_shift.seen_prevalence, 3)
         (0.742, 0.371)
     """
 
@@ -169,7 +170,7 @@ class ImbalanceLedger:
         """What sampler and loss added to the logits; None where unknown."""
         if self.pos_weight is None:
             return None
-        return natural_shift(self.pos_weight, self.sampled_prevalence, self.prevalence)
+        return prior_logit_shift(self.pos_weight, self.sampled_prevalence, self.prevalence)
 
     @property
     def corrects_twice(self) -> bool:
@@ -179,7 +180,7 @@ class ImbalanceLedger:
         # A tenth of a logit is what drawing by chance may do.
         return min(abs(sampler), abs(loss)) > 0.1 and sampler * loss > 0
 
-    def natural(self, y_score: Numbers) -> NDArray[np.float64] | None:
+    def probability(self, y_score: Numbers) -> NDArray[np.float64] | None:
         """Return scores as probabilities at the prevalence of the training images.
 
         Args:

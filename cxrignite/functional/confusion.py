@@ -118,9 +118,9 @@ def checked_scores(
             "y_score and y_true must have the same length, "
             f"got {scores.size} scores and {positive.size} labels"
         )
-    num_strange = int(np.sum(~np.isfinite(scores)))
-    if num_strange:
-        raise ValueError(f"y_score must be finite, got {num_strange} NaN or infinite values")
+    num_not_finite = int(np.sum(~np.isfinite(scores)))
+    if num_not_finite:
+        raise ValueError(f"y_score must be finite, got {num_not_finite} NaN or infinite values")
     outside = scores[(scores < 0) | (scores > 1)]
     if outside.size:
         raise ValueError(

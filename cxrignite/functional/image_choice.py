@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from cxrignite.functional.arrays import check_finite
 from cxrignite.functional.confusion import checked_scores
 
-ImageKind = Literal["misses", "most_sure", "least_sure", "random"]
-"""`misses`: called wrongly, the farthest from the threshold; `most_sure` and `least_sure`: the
+ImageKind = Literal["errors", "most_sure", "least_sure", "random"]
+"""`errors`: called wrongly, the farthest from the threshold; `most_sure` and `least_sure`: the
 farthest from it and the nearest to it, right or wrong; `random`: whatever they score."""
 
 UNKNOWN_LABEL = -1
@@ -31,7 +31,7 @@ class ImageChoice:
 
     Args:
         threshold: A score of at least this, in `[0, 1]`, is called positive.
-        kinds: Kinds of images. Of the misses and the most sure, every other one is called positive
+        kinds: Kinds of images. Of the errors and the most sure, every other one is called positive
             as far as there are any.
         max_images: Images of each kind at most, at least 1.
         indices: Images that are chosen in any case.
@@ -41,9 +41,9 @@ class ImageChoice:
         ValueError: If a setting is out of its range.
 
     Examples:
-        >>> choice = ImageChoice(threshold=0.5, kinds=("misses", "most_sure"), max_images=2)
+        >>> choice = ImageChoice(threshold=0.5, kinds=("errors", "most_sure"), max_images=2)
         >>> choice.of([0.9, 0.8, 0.1, 0.6], [1, 0, 0, 0], [0, 1, 2, 3])
-        {1: ['misses'], 3: ['misses'], 0: ['most_sure'], 2: ['most_sure']}
+        {1: ['errors'], 3: ['errors'], 0: ['most_sure'], 2: ['most_sure']}
     """
 
     threshold: float = 0.5
@@ -102,7 +102,7 @@ class ImageChoice:
             elif kind == "least_sure":
                 order = np.lexsort((names, distance))
             else:
-                among = everything[is_miss] if kind == "misses" else everything
+                among = everything[is_miss] if kind == "errors" else everything
                 order = _by_turns(among, called, distance, names)
             for position in order[: self.max_images]:
                 chosen.setdefault(int(position), []).append(kind)

@@ -74,8 +74,8 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """
     inside = _inside(maps, masks)
     peak = maps.amax(dim=(1, 2), keepdim=True)
-    misses = ((maps == peak) & ~inside).any(dim=2).any(dim=1)
-    return ~misses & (peak[:, 0, 0] > 0)
+    is_outside = ((maps == peak) & ~inside).any(dim=2).any(dim=1)
+    return ~is_outside & (peak[:, 0, 0] > 0)
 
 
 def _inside(maps: Tensor, masks: Tensor) -> Tensor:
@@ -84,11 +84,11 @@ def _inside(maps: Tensor, masks: Tensor) -> Tensor:
             "maps and masks must both have shape (N, H, W), "
             f"got {tuple(maps.shape)} and {tuple(masks.shape)}"
         )
-    strange = ~(maps.isfinite() & (maps >= 0))
-    if strange.any():
+    not_finite = ~(maps.isfinite() & (maps >= 0))
+    if not_finite.any():
         raise ValueError(
-            f"maps must be finite and at least 0, got {maps[strange][0]:g} "
-            f"({int(strange.sum())} such values)"
+            f"maps must be finite and at least 0, got {maps[not_finite][0]:g} "
+            f"({int(not_finite.sum())} such values)"
         )
     inside = masks > 0
     is_empty = ~inside.any(dim=2).any(dim=1)

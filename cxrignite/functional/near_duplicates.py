@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MIN_CORRELATION = 0.97
-"""Of thumbnails of 32 x 32 pixels. Different films of ChestXRay2017 reach .976, synthetic ones .99:
+"""Of thumbnails of 32 x 32 pixels. Others of ChestXRay2017 reach .976, synthetic ones .99:
 those are told from copies by their detail."""
 
 MIN_DETAIL_CORRELATION = 0.6
-"""Of the detail of 128 x 128 pixels. Different films that are alike as thumbnails reach .48 (real)
+"""Of the detail of 128 x 128 pixels. Different images that are alike as thumbnails reach .48 (real)
 and .57 (synthetic). A copy that was compressed hard, halved, blurred, brightened or turned by one
 degree keeps .64 and more, and nine of ten that were cropped by 1 % on each side."""
 
@@ -68,9 +68,9 @@ def near_duplicates(
 
     Examples:
         >>> random = np.random.default_rng(0)
-        >>> films = random.uniform(0, 255, (3, 8, 8))
-        >>> films[2] = 250 - 0.5 * films[0]
-        >>> near_duplicates(films)[0][:2], near_duplicates(films)[0].likeness
+        >>> records = random.uniform(0, 255, (3, 8, 8))
+        >>> records[2] = 250 - 0.5 * records[0]
+        >>> near_duplicates(records)[0][:2], near_duplicates(records)[0].likeness
         ((0, 2), 'inverted')
     """
     images = np.asarray(thumbnails, dtype=np.float32)
@@ -102,8 +102,8 @@ def near_duplicates(
 def detail_correlation(first: ArrayLike, second: ArrayLike, likeness: Likeness = "same") -> float:
     """How far two images share what is finer than anatomy: noise, edges, the exposure itself.
 
-    That is each image less its blurred self (a Gaussian of 2 pixels). Two films of one anatomy look
-    alike at the size of a thumbnail; two copies of one film do so in detail too.
+    That is each image less its blurred self (a Gaussian of 2 pixels). Two images of one anatomy
+    look alike at the size of a thumbnail; two copies of one image do so in detail too.
 
     Args:
         first: Grey image, shape `(H, W)`, such as 128 x 128.
@@ -162,5 +162,5 @@ def _close_pairs(
     distances, partners = search.kneighbors(points)
     row, column = np.nonzero(distances <= radius)
     pairs = np.sort(np.stack([row, partners[row, column]], axis=1), axis=1)
-    # Most pairs are met twice, and a film may be its own mirror image.
+    # Most pairs are met twice, and an image may be its own mirror image.
     return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)

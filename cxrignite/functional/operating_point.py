@@ -24,7 +24,7 @@ from cxrignite.functional.certificate import (
 from cxrignite.functional.confusion import checked_scores, counts_by_threshold
 from cxrignite.functional.intervals import clopper_pearson_lower
 
-Verdict = Literal["certified", "empirical", "infeasible"]
+Status = Literal["certified", "empirical", "infeasible"]
 
 USUAL_CONFIDENCE = 0.95
 """For the bound that is told beside a threshold that asked for no certificate."""
@@ -36,7 +36,7 @@ class OperatingPoint:
 
     Args:
         threshold: A score at or above it is positive; in `[0, 1]`.
-        verdict: `certified` (with `confidence` the true TNR by patient is at least `min_tnr`, for
+        status: `certified` (with `confidence` the true TNR by patient is at least `min_tnr`, for
             images like these), `empirical` (the constraints hold on these images only) or
             `infeasible` (they do not hold).
         tnr: True negative rate on these images (specificity), in `[0, 1]`.
@@ -52,7 +52,7 @@ class OperatingPoint:
         confidence: The confidence asked for; None where no certificate was.
         num_negative_patients: Independent negatives: patients, where they were told.
         tnr_lower_bound: One-sided Clopper-Pearson bound of the TNR by patient, at `confidence` (95
-            % where none was asked for). Where the verdict is `certified` it holds as it stands;
+            % where none was asked for). Where the status is `certified` it holds as it stands;
             else it takes the threshold as given and is a little too high.
         num_negatives_needed: The fewest independent negatives that could certify `min_tnr` with as
             many false positives as here; None where no number could.
@@ -60,7 +60,7 @@ class OperatingPoint:
     """
 
     threshold: float
-    verdict: Verdict
+    status: Status
     tnr: float
     tpr: float
     num_negative: int
@@ -91,9 +91,9 @@ class OperatingPoint:
         Returns:
             The same point where no confidence was asked for or the constraints do not hold.
         """
-        if self.verdict != "certified":
+        if self.status != "certified":
             return self
-        return replace(self, verdict="empirical", note=why)
+        return replace(self, status="empirical", note=why)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain Python values, ready for JSON."""
@@ -110,7 +110,7 @@ class OperatingPoint:
             The point.
 
         Raises:
-            ValueError: If a field is missing, the verdict is unknown, or the threshold is not in
+            ValueError: If a field is missing, the status is unknown, or the threshold is not in
                 `[0, 1]`.
         """
         names = [field.name for field in fields(cls)]
@@ -118,9 +118,9 @@ class OperatingPoint:
         if missing:
             raise ValueError(f"an operating point must have {', '.join(missing)}")
         point = cls(**{name: mapping[name] for name in names})
-        if point.verdict not in get_args(Verdict):
+        if point.status not in get_args(Status):
             raise ValueError(
-                f"verdict must be one of {', '.join(get_args(Verdict))}, got {point.verdict!r}"
+                f"status must be one of {', '.join(get_args(Status))}, got {point.status!r}"
             )
         _check_unit("threshold", point.threshold)
         return point
@@ -148,7 +148,7 @@ def select_operating_point(
     candidate of the highest TNR, then of the highest TPR, marked `infeasible`.
 
     With a `confidence` the threshold also has to stand above the rank of the Neyman-Pearson
-    umbrella (`certificate.py`), and the verdict is `certified`: whatever lies above that rank
+    umbrella (`certificate.py`), and the status is `certified`: whatever lies above that rank
     inherits its bound, so the soft score may choose freely among it. That is true of images that
     chose neither the weights nor the checkpoint, which this function cannot know: see
     `OperatingPoint.without_certificate`.
@@ -176,7 +176,7 @@ def select_operating_point(
 
     Examples:
         >>> point = select_operating_point([0.1, 0.92, 0.95, 0.99], [0, 0, 1, 1])
-        >>> point.threshold, point.tnr, point.tpr, point.verdict
+        >>> point.threshold, point.tnr, point.tpr, point.status
         (0.95, 1.0, 1.0, 'empirical')
     """
     _check_unit("min_tnr", min_tnr)
@@ -206,20 +206,20 @@ def select_operating_point(
         soft_score = fn_cost * (tp * num_negative) + fp_cost * (tn * num_positive)
         # Candidates descend: argmax takes the first of equals, the highest threshold.
         best = int(np.argmax(np.where(feasible, soft_score, -np.inf)))
-        verdict: Verdict = "empirical" if confidence is None else "certified"
+        status: Status = "empirical" if confidence is None else "certified"
     else:
         best = int(np.argmax(np.where(tn == tn.max(), tp, -1)))
-        verdict = "infeasible"
+        status = "infeasible"
     threshold = float(thresholds[best])
     # The bound of the lowest candidate holds for all above it, however one of them is chosen.
-    num_cleared = int(np.sum(independent < (lowest if verdict == "certified" else threshold)))
-    if verdict == "certified" and floor is not None and lowest == floor.threshold:
+    num_cleared = int(np.sum(independent < (lowest if status == "certified" else threshold)))
+    if status == "certified" and floor is not None and lowest == floor.threshold:
         num_cleared = floor.rank
     level = confidence if confidence is not None else USUAL_CONFIDENCE
     false_alarms = int(np.sum(independent >= threshold))
     return OperatingPoint(
         threshold=threshold,
-        verdict=verdict,
+        status=status,
         tnr=float(tnr[best]),
         tpr=float(tp[best] / num_positive),
         num_negative=num_negative,

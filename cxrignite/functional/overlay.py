@@ -1,4 +1,4 @@
-"""A film in grey with a class activation map over it, for the eye."""
+"""An image in grey with a class activation map over it, for the eye."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # From least to most important; dark red to light yellow is read without a legend, also by those
-# who cannot tell red from green, and no grey of a film looks like it.
+# who cannot tell red from green, and no grey of an image looks like it.
 _RAMP = torch.tensor(
     [[90, 0, 40], [190, 20, 40], [240, 90, 20], [255, 170, 30], [255, 240, 120]],
     dtype=torch.float32,
@@ -16,7 +16,7 @@ _RAMP = torch.tensor(
 def overlay(images: Tensor, maps: Tensor, *, opacity: float = 0.6) -> Tensor:
     """Lay maps over their images: the more important a pixel, the warmer and the denser its colour.
 
-    Where a map is 0 the film shows as it is, so an empty map colours nothing.
+    Where a map is 0 the image shows as it is, so an empty map colours nothing.
 
     Args:
         images: Shape `(N, C, H, W)`: uint8, or floating point in `[0, 1]`; floating point beyond

@@ -112,7 +112,7 @@ def accelerated_ends(
         The ends; NaN if `whole` is not finite, if more than half of `resampled` is not, or if all
         the rest of it agrees.
     """
-    values = _telling(resampled)
+    values = _finite(resampled)
     if values is None or not math.isfinite(whole):
         return math.nan, math.nan
     # A figure outside all its resamples would shift the quantiles without end.
@@ -140,14 +140,14 @@ def percentile_ends(resampled: NDArray[np.float64], confidence: float) -> tuple[
         The ends; NaN if more than half of `resampled` is not finite, or if all the rest of it
         agrees.
     """
-    values = _telling(resampled)
+    values = _finite(resampled)
     if values is None:
         return math.nan, math.nan
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return low, high
 
 
-def _telling(resampled: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def _finite(resampled: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The finite values, where they are most and do not all agree."""
     values = resampled[np.isfinite(resampled)]
     return None if 2 * values.size < resampled.size or np.ptp(values) == 0 else values

@@ -96,9 +96,9 @@ def paired_difference(
             f"figures and baseline must both have shape (N,), got {first.shape} and {second.shape}"
         )
     difference = first - second
-    num_strange = int(np.sum(~np.isfinite(difference)))
-    if num_strange:
-        raise ValueError(f"figures and baseline must be finite, got {num_strange} that are not")
+    num_not_finite = int(np.sum(~np.isfinite(difference)))
+    if num_not_finite:
+        raise ValueError(f"figures and baseline must be finite, got {num_not_finite} that are not")
     names = [str(number) for number in range(first.size)] if patients is None else list(patients)
     if len(names) != first.size:
         raise ValueError(f"patients must name one an image, got {len(names)} for {first.size}")

@@ -1,9 +1,9 @@
-"""Whether new films are of the kind that a threshold was chosen on: a classifier two-sample test.
+"""Whether new images are of the kind that a threshold was chosen on: a classifier two-sample test.
 
-A certificate speaks of films exchangeable with those it was chosen on. Where a classifier tells the
-new ones from the reference ones, they are not (Lopez-Paz and Oquab, ICLR 2017, arXiv 1610.06545).
-Compare films of one class: a site with more of the ill is another matter than a site whose healthy
-films look different.
+A certificate speaks of images exchangeable with those it was chosen on. Where a classifier tells
+the new ones from the reference ones, they are not (Lopez-Paz and Oquab, ICLR 2017, arXiv
+1610.06545). Compare images of one class: a site with more of the ill is another matter than a site
+whose healthy images look different.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ _INVERSE_PENALTY = 0.1
 
 @dataclass(frozen=True)
 class ShiftCheck:
-    """How well a classifier tells new films from the reference films.
+    """How well a classifier tells new images from the reference images.
 
     Args:
-        roc_auc: Of patients it was not fitted on, 0.5 where the films look alike; None where a side
+        roc_auc: Of patients it was not fitted on, 0.5 where the images look alike; None where a
+        side
             has fewer than `MIN_PATIENTS` patients.
         interval: DeLong's interval of it at 95 %; None as above.
-        num_reference: Reference films.
-        num_films: New films.
-        num_reference_patients: Patients of the reference films.
-        num_film_patients: Patients of the new films.
+        num_reference: Reference images.
+        num_images: New images.
+        num_reference_patients: Patients of the reference images.
+        num_image_patients: Patients of the new images.
         is_detected: Whether the whole interval lies above `SHIFT_LEVEL`; None where it cannot be
             decided. False is no proof that there is no shift.
     """
@@ -53,9 +54,9 @@ class ShiftCheck:
     roc_auc: float | None
     interval: Interval | None
     num_reference: int
-    num_films: int
+    num_images: int
     num_reference_patients: int
-    num_film_patients: int
+    num_image_patients: int
     is_detected: bool | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,32 +66,33 @@ class ShiftCheck:
 
 def check_shift(
     reference: ArrayLike | Tensor,
-    films: ArrayLike | Tensor,
+    records: ArrayLike | Tensor,
     reference_patients: Sequence[str],
-    film_patients: Sequence[str],
+    image_patients: Sequence[str],
     *,
     seed: int = 0,
 ) -> ShiftCheck:
-    """Tell new films from reference films by their features, and say how well that goes.
+    """Tell new images from reference images by their features, and say how well that goes.
 
     The features are standardised and reduced to their first whitened principal components, at most
-    32 and at most one for four patients, over all films and without a look at their side, which
+    32 and at most one for four patients, over all images and without a look at their side, which
     keeps two draws from one distribution alike. A logistic regression with an L2 penalty, in which
     each patient and each side weigh the same, gives out-of-fold scores in five folds by patient;
     they are the mean over three divisions into folds. The AUC and DeLong's interval are those of
-    the patients' mean scores, since films of one patient are not independent.
+    the patients' mean scores, since images of one patient are not independent.
 
     The interval takes the scores as given: in simulation the area of two draws from one
     distribution varies about a third more than it says. `SHIFT_LEVEL` leaves room for that: of 200
-    such pairs (191 and 117 films of 64 to 1280 features, 1 to 3 films a patient) at most 1 was
+    such pairs (191 and 117 images of 64 to 1280 features, 1 to 3 images a patient) at most 1 was
     flagged.
 
     Args:
-        reference: Features of the reference films, shape `(N, D)`, such as the input of the
+        reference: Features of the reference images, shape `(N, D)`, such as the input of the
             classifier's last layer.
-        films: Features of the new films, shape `(M, D)`.
-        reference_patients: Whose each reference film is, shape `(N,)`.
-        film_patients: Whose each new film is, shape `(M,)`. A name of both sides stays in one fold.
+        records: Features of the new images, shape `(M, D)`.
+        reference_patients: Whose each reference image is, shape `(N,)`.
+        image_patients: Whose each new image is, shape `(M,)`. A name of both sides stays in one
+        fold.
         seed: Of the folds and of the components' randomised search.
 
     Returns:
@@ -98,7 +100,7 @@ def check_shift(
 
     Raises:
         ValueError: If features have another shape, are not finite, differ in width, or the
-            patients are not one a film.
+            patients are not one an image.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -109,18 +111,18 @@ def check_shift(
         >>> check_shift(dark[:30], dark[30:], names[:30], names[30:60]).is_detected
         False
     """
-    sides = [_as_features(reference, "reference"), _as_features(films, "films")]
+    sides = [_as_features(reference, "reference"), _as_features(records, "images")]
     if sides[0].shape[1] != sides[1].shape[1]:
         raise ValueError(
-            "reference and films must have the same features, "
+            "reference and images must have the same features, "
             f"got {sides[0].shape[1]} and {sides[1].shape[1]}"
         )
-    _check_patients(reference_patients, sides[0], "reference_patients", "reference film")
-    _check_patients(film_patients, sides[1], "film_patients", "film")
-    num_patients = len(set(reference_patients)), len(set(film_patients))
+    _check_patients(reference_patients, sides[0], "reference_patients", "reference image")
+    _check_patients(image_patients, sides[1], "image_patients", "image")
+    num_patients = len(set(reference_patients)), len(set(image_patients))
     roc_auc, interval, is_detected = None, None, None
     if min(num_patients) >= MIN_PATIENTS:
-        names = np.asarray([str(name) for name in [*reference_patients, *film_patients]])
+        names = np.asarray([str(name) for name in [*reference_patients, *image_patients]])
         is_new = np.repeat([False, True], [len(side) for side in sides])
         score, is_new_patient = _score_patients(np.concatenate(sides), is_new, names, seed)
         # Ranks lie in [0, 1], as scores do, and leave the AUC and its variance as they are.
@@ -132,9 +134,9 @@ def check_shift(
         roc_auc=roc_auc,
         interval=interval,
         num_reference=len(sides[0]),
-        num_films=len(sides[1]),
+        num_images=len(sides[1]),
         num_reference_patients=num_patients[0],
-        num_film_patients=num_patients[1],
+        num_image_patients=num_patients[1],
         is_detected=is_detected,
     )
 
@@ -149,9 +151,9 @@ def _score_patients(
     _, owner = np.unique(names, return_inverse=True)
     units, unit = np.unique(2 * owner + is_new, return_inverse=True)
     group, is_new_unit = units // 2, units % 2 == 1
-    num_films = np.bincount(unit)
+    num_images = np.bincount(unit)
     num_units = np.bincount(is_new_unit)
-    weight = (1 / num_films / num_units[is_new_unit.astype(int)])[unit]
+    weight = (1 / num_images / num_units[is_new_unit.astype(int)])[unit]
     weight *= unit.size / weight.sum()
 
     components = _components(features, group.size // _PATIENTS_A_COMPONENT, seed)
@@ -160,13 +162,13 @@ def _score_patients(
         folds = StratifiedGroupKFold(
             _NUM_FOLDS, shuffle=True, random_state=_NUM_REPEATS * seed + repeat
         )
-        # Split by patients, not by films: a patient of many films would fill a fold alone.
+        # Split by patients, not by images: a patient of many images would fill a fold alone.
         for _, held_out in folds.split(group, is_new_unit, group):
             outside = np.isin(unit, held_out)
             model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000)
             model.fit(components[~outside], is_new[~outside], sample_weight=weight[~outside])
             score[outside] += model.decision_function(components[outside])
-    return np.bincount(unit, score) / num_films, is_new_unit
+    return np.bincount(unit, score) / num_images, is_new_unit
 
 
 def _components(
@@ -198,9 +200,9 @@ def _as_features(features: ArrayLike | Tensor, name: str) -> NDArray[np.float64]
         raise ValueError(
             f"{name} must have shape (N, D) with a feature at least, got {array.shape}"
         )
-    num_strange = int(np.sum(~np.isfinite(array)))
-    if num_strange:
-        raise ValueError(f"{name} must be finite, got {num_strange} NaN or infinite values")
+    num_not_finite = int(np.sum(~np.isfinite(array)))
+    if num_not_finite:
+        raise ValueError(f"{name} must be finite, got {num_not_finite} NaN or infinite values")
     return array
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.best_checkpoint import BestCheckpoint
-from cxrignite.handlers.board_writer import BoardWriter
 from cxrignite.handlers.checkpoint_loading import (
     latest_valid,
     load_checkpoint,
@@ -25,13 +24,13 @@ from cxrignite.handlers.prediction_writer import PredictionWriter
 from cxrignite.handlers.progress_line import ProgressLine
 from cxrignite.handlers.safe_saver import SafeSaver
 from cxrignite.handlers.score_collector import ScoreCollector
+from cxrignite.handlers.tensorboard_writer import TensorBoardWriter
 from cxrignite.handlers.threshold_search import ThresholdSearch
 from cxrignite.stops import StopRequested
 
 __all__ = [
     "Attachable",
     "BestCheckpoint",
-    "BoardWriter",
     "EpochTimer",
     "Explanation",
     "FeatureCollector",
@@ -44,6 +43,7 @@ __all__ = [
     "SafeSaver",
     "ScoreCollector",
     "StopRequested",
+    "TensorBoardWriter",
     "ThresholdSearch",
     "latest_valid",
     "load_checkpoint",

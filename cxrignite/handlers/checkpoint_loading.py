@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cxrignite.errors import CheckpointError, is_shortage
+from cxrignite.errors import CheckpointError, is_resource_error
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
     try:
         checkpoint = torch.load(io.BytesIO(data), map_location, weights_only=True, mmap=False)
     except Exception as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         # Not in torch's own words: they explain how to load a hostile file all the same.
         raise CheckpointError(

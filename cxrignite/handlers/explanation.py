@@ -79,8 +79,8 @@ class Explanation:
         positive = classes[1]
         truth = "truth unknown"
         if self.y_true != UNKNOWN_LABEL:
-            verdict = "right" if self.y_true == self.decision else "wrong"
-            truth = f"truth {classes[self.y_true]}: {verdict}"
+            status = "right" if self.y_true == self.decision else "wrong"
+            truth = f"truth {classes[self.y_true]}: {status}"
         colours = "; colours from 0 to its highest value" if self.raw_max > 0 else ""
         return [
             f"score {self.y_score:.4f}, threshold {self.threshold:.4f}: "

@@ -18,10 +18,10 @@ from cxrignite.functional.gathering import NO_INDEX
 from cxrignite.functional.grad_cam import CamMethod, grad_cam
 from cxrignite.functional.image_choice import ImageChoice
 from cxrignite.handlers.attachable import Attachable
-from cxrignite.handlers.board_writer import BoardWriter
 from cxrignite.handlers.explanation import Explanation, explanations_table
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 from cxrignite.handlers.score_collector import ScoreCollector
+from cxrignite.handlers.tensorboard_writer import TensorBoardWriter
 
 _BATCH_SIZE = 16
 
@@ -92,7 +92,7 @@ class GradCAMExporter(Attachable):
         choice: ImageChoice = ImageChoice(),  # noqa: B008  (it is frozen)
         rows: Sequence[Mapping[str, str]] | None = None,
         classes: tuple[str, str] = ("negative", "positive"),
-        board: BoardWriter | None = None,
+        board: TensorBoardWriter | None = None,
     ) -> None:
         self.model = model
         self.directory = Path(directory)

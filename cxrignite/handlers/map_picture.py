@@ -1,4 +1,4 @@
-"""A film, the same film with its map, and below them what was found, as one picture."""
+"""An image, the same image with its map, and below them what was found, as one picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_NAME = 60
 def map_picture(
     image: Tensor, importance: Tensor, lines: Sequence[str], *, opacity: float = 0.6
 ) -> NDArray[np.uint8]:
-    """Draw a film and its map side by side, with lines of text below.
+    """Draw an image and its map side by side, with lines of text below.
 
     Args:
         image: Shape `(C, H, W)`, as `overlay` takes images.
@@ -43,14 +43,14 @@ def map_picture(
     from PIL import Image, ImageDraw, ImageFont
 
     mapped = overlay(image[None], importance[None], opacity=opacity)[0].permute(1, 2, 0)
-    film = as_grey(image[None])[0].round().to(torch.uint8)[..., None].expand(-1, -1, 3)
-    # Small films are enlarged by a whole number, which keeps each pixel what it is.
-    scale = max(1, -(-_MIN_PANEL // film.shape[1]))
+    record = as_grey(image[None])[0].round().to(torch.uint8)[..., None].expand(-1, -1, 3)
+    # Small images are enlarged by a whole number, which keeps each pixel what it is.
+    scale = max(1, -(-_MIN_PANEL // record.shape[1]))
     panels = [
         Image.fromarray(panel.numpy()).resize(
-            (scale * film.shape[1], scale * film.shape[0]), Image.Resampling.NEAREST
+            (scale * record.shape[1], scale * record.shape[0]), Image.Resampling.NEAREST
         )
-        for panel in (film.contiguous(), mapped.contiguous())
+        for panel in (record.contiguous(), mapped.contiguous())
     ]
     width = 2 * panels[0].width + 3 * _MARGIN
     font = ImageFont.load_default(_TEXT_SIZE)
@@ -83,7 +83,7 @@ def explanation_pictures(
         where: How and where the map was taken.
 
     Returns:
-        Film, map and caption, shape `(H', W', 3)`, and the map over the film, `(H, W, 3)`.
+        Image, map and caption, shape `(H', W', 3)`, and the map over the image, `(H, W, 3)`.
     """
     image, importance, opacity = explanation.image, explanation.importance, explanation.opacity
     lines = explanation.caption(classes, where)

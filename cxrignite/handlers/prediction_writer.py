@@ -15,9 +15,9 @@ from cxrignite.durable_write import write_durably
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
 
-Natural = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]
+ToProbability = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]
 
-_COLUMNS = ("label", "score", "natural_score", "decision")
+_COLUMNS = ("label", "score", "probability", "decision")
 
 
 class PredictionWriter(Attachable):
@@ -32,11 +32,11 @@ class PredictionWriter(Attachable):
         path: The CSV file; only rank 0 writes it.
         rows: What is known of each image, by index; every row has the same keys, for example
             `path` and `patient`. They become the first columns, before `label`, `score`,
-            `natural_score` and `decision`.
+            `probability` and `decision`.
         threshold: A score of at least this, in `[0, 1]`, is decided 1 and any other 0; without one
             the column is empty. May be set later, up to the epoch's end.
-        natural: From scores to probabilities at the natural prevalence, such as
-            `ImbalanceLedger.natural`; without it, or where it gives None, that column is empty.
+        probability: From scores to probabilities at the natural prevalence, such as
+            `PriorShift.probability`; without it, or where it gives None, that column is empty.
 
     Raises:
         ValueError: If `rows` name a column of the file.
@@ -59,13 +59,13 @@ class PredictionWriter(Attachable):
         path: Path | str,
         rows: Sequence[Mapping[str, str]],
         threshold: float | None = None,
-        natural: Natural | None = None,
+        probability: ToProbability | None = None,
     ) -> None:
         _check_names(rows)
         self.path = Path(path)
         self.rows = rows
         self.threshold = threshold
-        self.natural = natural
+        self.probability = probability
 
     def attach(self, engine: Engine) -> None:
         """Write the file after every epoch of `engine`; attaching twice acts once.
@@ -80,8 +80,10 @@ class PredictionWriter(Attachable):
     def _write(self, engine: Engine) -> None:
         y_score, y_true, index = ScoreCollector.on(engine).gather()
         if idist.get_rank() == 0:
-            natural = None if self.natural is None else self.natural(y_score)
-            write_predictions(self.path, self.rows, y_score, y_true, index, self.threshold, natural)
+            probability = None if self.probability is None else self.probability(y_score)
+            write_predictions(
+                self.path, self.rows, y_score, y_true, index, self.threshold, probability
+            )
 
 
 def _check_names(rows: Sequence[Mapping[str, str]]) -> None:
@@ -96,7 +98,7 @@ def write_predictions(
     y_true: NDArray[np.int64],
     index: NDArray[np.int64],
     threshold: float | None = None,
-    natural_score: NDArray[np.float64] | None = None,
+    probability: NDArray[np.float64] | None = None,
     write: Callable[[Path, bytes], None] = write_durably,
 ) -> None:
     """Write one CSV row an image, in the order of `index`.
@@ -108,7 +110,7 @@ def write_predictions(
         y_true: Labels, 0 or 1, shape `(N,)`.
         index: Positions in `rows`, shape `(N,)`.
         threshold: Scores of at least this are decided 1; without one the column stays empty.
-        natural_score: Probabilities at the natural prevalence, shape `(N,)`; without them the
+        probability: Probabilities at the natural prevalence, shape `(N,)`; without them the
             column stays empty.
         write: Writes a file by its path and content, whole or not at all.
 
@@ -125,8 +127,8 @@ def write_predictions(
     table: list[Sequence[object]] = [[*known, *_COLUMNS]]
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])
-        cell = "" if natural_score is None else repr(float(natural_score[position]))
-        # Decided on the raw score: the other scale keeps the order, but for its rounding.
+        cell = "" if probability is None else repr(float(probability[position]))
+        # Decided on the score: the other scale keeps the order, but for its rounding.
         decision = "" if threshold is None else int(score >= threshold)
         about = [row[name] for name in known]
         table.append([*about, int(y_true[position]), repr(score), cell, decision])

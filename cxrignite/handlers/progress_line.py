@@ -90,11 +90,11 @@ class ProgressLine(Attachable):
         self._num_images += num_images(state.batch)
         # tqdm draws every tenth of a second, and says when it did.
         if self._line.update():
-            told = [f"loss {float(state.output):.4f}"] if self.shows_loss else []
+            text = [f"loss {float(state.output):.4f}"] if self.shows_loss else []
             seconds = self._line.format_dict["elapsed"]
             if self._num_images and seconds:
-                told.append(f"{self._num_images / seconds:,.0f} images/s")
-            self._line.set_postfix_str(", ".join(told), refresh=False)
+                text.append(f"{self._num_images / seconds:,.0f} images/s")
+            self._line.set_postfix_str(", ".join(text), refresh=False)
 
     def _close(self) -> None:
         if self._line is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxrignite.errors import RecipeError, is_shortage
+from cxrignite.errors import RecipeError, is_resource_error
 from cxrignite.functional.model_access import evaluation_mode
 
 # Two sizes, so that what grows with the image is told from what does not; the smaller one leaves
@@ -46,7 +46,7 @@ def last_map_layer(
                 shapes.setdefault(name, []).append(shape)
     # Whatever a network of somebody else's raises on shapes alone.
     except Exception as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         raise _no_layer(backbone, f"{type(error).__name__} on an image without content") from error
     found, later_tokens = "", False

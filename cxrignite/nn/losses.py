@@ -150,18 +150,18 @@ def fitted_loss(loss: nn.Module) -> nn.Module:
     """
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
         return loss
-    complaints = []
+    problems = []
     for each in (loss, ColumnLoss(loss)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # which are for images, and come again with them
-            complaint = _complaint_of(each, loss)
-        if not complaint:
+            problem = _problem_of(each, loss)
+        if not problem:
             return each
-        complaints.append(complaint)
-    raise ValueError(next((each for each in complaints if "one number" in each), complaints[0]))
+        problems.append(problem)
+    raise ValueError(next((each for each in problems if "one number" in each), problems[0]))
 
 
-def _complaint_of(called: nn.Module, loss: nn.Module) -> str:
+def _problem_of(called: nn.Module, loss: nn.Module) -> str:
     """Find what is wrong with a loss; empty if nothing is."""
     name, rule = type(loss).__name__, "of one logit and one label an image, as BCEWithLogitsLoss"
     is_own = type(loss).__module__.partition(".")[0] not in ("torch", "monai")

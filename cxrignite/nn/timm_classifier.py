@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cxrignite.errors import RecipeError, WeightsError, is_shortage, suggestion
+from cxrignite.errors import RecipeError, WeightsError, is_resource_error, suggestion
 from cxrignite.nn.classifiers import BinaryClassifier, dense_head
 from cxrignite.nn.normalizer import ImageNormalizer, Standardize
 from cxrignite.nn.weights import check_finite, first_line, load_weights_file, names_a_file
@@ -93,7 +93,7 @@ def _build(timm: ModuleType, arch: str, pretrained: bool) -> Any:
         network = timm.create_model(arch, pretrained=pretrained, num_classes=0)
     # What a download raises depends on the hub's client, and timm adds its own.
     except Exception as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         if not pretrained:
             raise RecipeError(f"timm cannot build {arch}: {first_line(error)}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cxrignite.errors import WeightsError, is_shortage
+from cxrignite.errors import WeightsError, is_resource_error
 
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar"}
 # torchvision's published DenseNet files still say `norm.1`; its own loader renames them too.
@@ -100,7 +100,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        if is_shortage(error):
+        if is_resource_error(error):
             raise
         reason = "it was not saved by torch" if isinstance(error, KeyError) else first_line(error)
         raise WeightsError(f"weights {path} cannot be read as a state dict: {reason}") from error

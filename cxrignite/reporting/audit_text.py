@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cxrignite.csv_text import dict_rows
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.runs.audit_result import (
     MAX_COMPARED,
     AuditResult,
     CertificateOutlook,
     Finding,
-    ListedFilm,
+    ListedImage,
     ListedPair,
     Probe,
 )
@@ -33,7 +33,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "keep one of each, or move them to one split",
     ),
     "near_leakage": (
-        "Nearly identical films in more than one split",
+        "Nearly identical images in more than one split",
         "look at the pairs; remove one of each, or give both the same patient",
     ),
     "label_conflict": (
@@ -41,19 +41,19 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "have the label decided, and keep one",
     ),
     "cannot_split": (
-        "Splits of the recipe that these films cannot give",
+        "Splits of the recipe that these images cannot give",
         "take other shares, or more patients",
     ),
     "too_few_negatives": (
         "Too few negative patients for the certificate",
-        "take a larger data.calibration_fraction, a lower min_tnr or confidence, or more films",
+        "take a larger data.calibration_fraction, a lower min_tnr or confidence, or more images",
     ),
     "duplicate": (
         "Identical files within a split",
         "each counts as often as it is there; keep one of each",
     ),
     "near_duplicate": (
-        "Nearly identical films within a split",
+        "Nearly identical images within a split",
         "look at the pairs; if the patients differ, a patient may have two keys",
     ),
     "not_compared": (
@@ -61,21 +61,21 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "audit parts of the data set by themselves",
     ),
     "unknown_patient": (
-        "Films of unknown patients",
-        "name the patients' column or pattern: each film counts as a patient of its own",
+        "Images of unknown patients",
+        "name the patients' column or pattern: each image counts as a patient of its own",
     ),
-    "blank": ("Films without a picture", "remove them"),
+    "blank": ("Images without a picture", "remove them"),
     "narrow_range": (
-        "Films that use few of the grey levels",
+        "Images that use few of the grey levels",
         "look at them: a window that does not fit, or a wrong exposure; data.grey_scaling"
         " may spread them",
     ),
     "colour": (
-        "Films in colour",
+        "Images in colour",
         "look at them: annotations, or no X-ray at all; they are read as grey",
     ),
     "odd_size": (
-        "Films of unusual size or shape",
+        "Images of unusual size or shape",
         "look at them: a cut-out, a screenshot, or another view",
     ),
     "wrong_suffix": (
@@ -84,21 +84,21 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "shortcut": (
         "Labels predictable from acquisition artefacts (shortcuts)",
-        "resize all films to one size, augment acquisition, evaluate on films of another origin",
+        "resize all images to one size, augment acquisition, evaluate on images of another origin",
     ),
     "shift": (
-        "Test films that differ from the other films",
-        "a certificate will not hold there: choose the threshold on films like the test films",
+        "Test images that differ from the other images",
+        "a certificate will not hold there: choose the threshold on images like the test images",
     ),
     "corrected_twice": (
         "Class balance corrected by both sampler and loss",
-        "drop one of the two, or read natural_score",
+        "drop one of the two, or read probability",
     ),
 }
 """From each kind of finding to its title and what to do about it."""
 
 SHORTCUT_TITLE = "Classes told apart by"
-SHIFT_TITLE = "Test films told from the others by thumbnails"
+SHIFT_TITLE = "Test images told from the others by thumbnails"
 _MARKS = {"problem": "!!", "warning": " !"}
 _SCORE = 0.9
 
@@ -116,7 +116,7 @@ def finding_text(finding: Finding) -> str:
     pairs = [row for row in finding.rows if isinstance(row, ListedPair)]
     if pairs:
         return _pairs_text(finding.kind, pairs)
-    return _films_text(finding, [row for row in finding.rows if isinstance(row, ListedFilm)])
+    return _images_text(finding, [row for row in finding.rows if isinstance(row, ListedImage)])
 
 
 def list_csv(finding: Finding) -> bytes:
@@ -124,7 +124,7 @@ def list_csv(finding: Finding) -> bytes:
     rows = [
         _pair_cells(row)
         if isinstance(row, ListedPair)
-        else {**_cells(row.film), "group": row.group, "reason": _reason(finding, row)}
+        else {**_cells(row.record), "group": row.group, "reason": _reason(finding, row)}
         for row in finding.rows
     ]
     # A list has all cells of a column or none.
@@ -135,9 +135,9 @@ def audit_text(result: AuditResult) -> str:
     """Lay out an audit for a terminal."""
     splits = split_rows(result)
     lines = [
-        f"{result.source}: {counted(result.num_films, 'film')}",
+        f"{result.source}: {counted(result.num_images, 'image')}",
         "",
-        *(table_lines(splits, "<>", indent="  ") if splits else ["  no film can be read"]),
+        *(table_lines(splits, "<>", indent="  ") if splits else ["  no image can be read"]),
         "",
         *(wrapped(each, "  ") for each in [*file_sentences(result), *plan_sentences(result)]),
     ]
@@ -159,13 +159,13 @@ def audit_text(result: AuditResult) -> str:
 
 
 def split_rows(result: AuditResult) -> list[list[str]]:
-    """Films and patients of each split, below a header; none if no film can be read."""
-    # A class's patients stand beside its films, so that the table fits 80 columns.
-    head = ["split", "films", "patients", *(f"{name} (patients)" for name in result.classes)]
+    """Images and patients of each split, below a header; none if no image can be read."""
+    # A class's patients stand beside its images, so that the table fits 80 columns.
+    head = ["split", "images", "patients", *(f"{name} (patients)" for name in result.classes)]
     rows = [
         [
-            *(row.split, f"{row.num_films:,}", f"{row.num_patients:,}"),
-            *(f"{each.num_films:,} ({each.num_patients:,})" for each in row.classes),
+            *(row.split, f"{row.num_images:,}", f"{row.num_patients:,}"),
+            *(f"{each.num_images:,} ({each.num_patients:,})" for each in row.classes),
         ]
         for row in result.splits
     ]
@@ -182,18 +182,21 @@ def file_sentences(result: AuditResult) -> list[str]:
 
 
 def plan_sentences(result: AuditResult) -> list[str]:
-    """Describe what `fit` would make of the films: the prior it sees, its certificates."""
+    """Describe what `fit` would make of the images: the prior it sees, its certificates."""
     sentences = []
-    if result.imbalance is not None:
+    if result.prior_shift is not None:
         sentences.append(
-            f"{result.imbalance.prevalence:.1%} of the training films are {result.classes[1]}"
+            f"{result.prior_shift.prevalence:.1%} of the training images are {result.classes[1]}"
         )
-        natural, seen = result.imbalance.natural([_SCORE]), result.imbalance.seen_prevalence
+        probability, seen = (
+            result.prior_shift.probability([_SCORE]),
+            result.prior_shift.seen_prevalence,
+        )
         sentences.append(
             "the effect of the loss on that is not known: scores are a ranking only"
-            if natural is None or seen is None
+            if probability is None or seen is None
             else f"after sampler and loss training sees {seen:.1%}: a score of {_SCORE:.3f} stands "
-            f"for {natural[0]:.3f} if as many are positive as in training"
+            f"for {probability[0]:.3f} if as many are positive as in training"
         )
     sentences += map(_certificate_text, result.certificates)
     if any(each.split == "val" for each in result.certificates):
@@ -236,30 +239,30 @@ def _probes_text(finding: Finding) -> str:
     return "; ".join(areas)
 
 
-def _films_text(finding: Finding, films: Sequence[ListedFilm]) -> str:
+def _images_text(finding: Finding, records: Sequence[ListedImage]) -> str:
     if finding.kind == "unreadable":
-        errors = Counter(each.error for each in films)
+        errors = Counter(each.error for each in records)
         most = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
         more = f"; {len(errors) - 3} more reasons" if len(errors) > 3 else ""
-        return f"{counted(len(films), 'file')}: {most}{more}"
-    if films[0].group is None:
-        reasons = [(each.film.name, _reason(finding, each)) for each in films]
+        return f"{counted(len(records), 'file')}: {most}{more}"
+    if records[0].group is None:
+        reasons = [(each.record.name, _reason(finding, each)) for each in records]
         names = [f"{name} ({reason})" if reason else name for name, reason in reasons]
-        return f"{counted(len(films), 'film')}: {_examples(names)}"
+        return f"{counted(len(records), 'image')}: {_examples(names)}"
     groups: dict[int | None, list[str]] = {}
-    for each in films:
-        groups.setdefault(each.group, []).append(each.film.name)
+    for each in records:
+        groups.setdefault(each.group, []).append(each.record.name)
     if finding.kind == "label_conflict":
         named = _examples([" and ".join(names) for names in groups.values()])
         return f"{counted(len(groups), 'picture')}: {named}"
     num_pairs = sum(len(names) * (len(names) - 1) // 2 for names in groups.values())
     return (
-        f"{counted(len(groups), 'group')} of identical files: {counted(len(films), 'file')}, "
+        f"{counted(len(groups), 'group')} of identical files: {counted(len(records), 'file')}, "
         f"{counted(num_pairs, 'pair')}"
     )
 
 
-def _reason(finding: Finding, listed: ListedFilm) -> str | None:
+def _reason(finding: Finding, listed: ListedImage) -> str | None:
     """Say why an image is listed; None if the finding's kind says it."""
     facts, (rows, columns) = listed.facts, finding.image_size or (0, 0)
     if facts is None:
@@ -286,18 +289,23 @@ def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
     keys = {pair.first.patient if by_patient else pair.first.name for pair in pairs}
     also = counted(len(keys), "patient" if by_patient else "picture")
     return (
-        f"{counted(len(pairs), 'film')} outside of train, {also} also in another split: "
+        f"{counted(len(pairs), 'image')} outside of train, {also} also in another split: "
         f"{_examples(sorted(keys), 2)}"
     )
 
 
-def _cells(film: Film) -> dict[str, object]:
-    return {"path": film.name, "split": film.split, "label": film.label, "patient": film.patient}
+def _cells(record: ImageRecord) -> dict[str, object]:
+    return {
+        "path": record.name,
+        "split": record.split,
+        "label": record.label,
+        "patient": record.patient,
+    }
 
 
 def _pair_cells(pair: ListedPair) -> dict[str, object]:
     sides = {"first": pair.first, "second": pair.second}
-    cells = {f"{side}_{k}": v for side, film in sides.items() for k, v in _cells(film).items()}
+    cells = {f"{side}_{k}": v for side, record in sides.items() for k, v in _cells(record).items()}
     correlation = None if pair.correlation is None else f"{pair.correlation:.4f}"
     return {**cells, "likeness": pair.likeness, "correlation": correlation}
 

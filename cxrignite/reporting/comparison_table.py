@@ -31,7 +31,7 @@ def comparison_table(result: ComparisonResult) -> str:
     notes = [
         f"* excludes 0: {marked} of {len(intervals)} comparisons made. "
         "Where nothing differs, one in twenty excludes 0 by chance.",
-        "DeLong takes films as independent, and is too narrow if patients have several; the "
+        "DeLong takes images as independent, and is too narrow if patients have several; the "
         "bootstrap draws patients. tnr, tpr and balanced_accuracy are at the threshold that "
         "decided.",
         *(
@@ -39,14 +39,14 @@ def comparison_table(result: ComparisonResult) -> str:
             for run in result.without_threshold
         ),
         *(
-            f"No brier with {_fitted(run)}: it has no natural scores."
-            for run in result.without_natural
+            f"No brier with {_fitted(run)}: it has no probabilities."
+            for run in result.without_probability
         ),
     ]
     return "\n".join(
         [
             *(line for warning in result.warnings for line in alarm(warning)),
-            f"{result.name}: {counted(result.num_images, 'film')} of "
+            f"{result.name}: {counted(result.num_images, 'image')} of "
             f"{counted(result.num_patients, 'patient')}, each run against the baseline",
             f"baseline  {_fitted(result.baseline)}",
             *table_lines(rows, "<>>><<", indent="  "),

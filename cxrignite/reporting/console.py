@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cxrignite.data import Film, Source, XrayData
+from cxrignite.data import ImageRecord, Source, XrayData
 from cxrignite.engines import Precision
 from cxrignite.engines.session import Session
 from cxrignite.nn import BinaryClassifier
@@ -53,27 +53,29 @@ def print_data(source: Source, run_dir: Path, seed: int) -> None:
 
 
 def print_split(
-    settings: DataRecipe, seed: int, listed: Sequence[Film], data: XrayData, *, frozen: bool
+    settings: DataRecipe, seed: int, listed: Sequence[ImageRecord], data: XrayData, *, frozen: bool
 ) -> None:
     """Print the splits, and what they were made by.
 
     Args:
         settings: Shares of the splits, and the fold.
         seed: Of the draw.
-        listed: The films with the splits of their source.
-        data: The films in the run's splits.
+        listed: The images with the splits of their source.
+        data: The images in the run's splits.
         frozen: Whether a resumed run has taken them from its `split.csv`.
     """
-    own = {film.split for film in listed} - {"train"}
-    carved = {
+    own = {record.split for record in listed} - {"train"}
+    assigned = {
         "test": f"{settings.test_fraction:g}",
         "val": f"{settings.val_fraction:g}",
         "calibration": f"{settings.calibration_fraction:g}",
     }
     if settings.fold is not None:
-        carved["val"] = f"fold {settings.fold.index} of {settings.fold.count}"
+        assigned["val"] = f"fold {settings.fold.index} of {settings.fold.count}"
         own.discard("val")
-    shares = [f"{name} {share}" for name, share in carved.items() if name in set(data.splits) - own]
+    shares = [
+        f"{name} {share}" for name, share in assigned.items() if name in set(data.splits) - own
+    ]
     owned = [name for name in data.splits if name in own]
     parts = [f"by patient, seed {seed}: {', '.join(shares)}"] if shares else []
     if owned:
@@ -84,12 +86,12 @@ def print_split(
 
 
 def split_lines(data: XrayData) -> list[str]:
-    """A table of films by split and class, and of patients; empty splits are left out."""
-    rows = [["split", *data.classes, "films", "patients"]]
+    """A table of images by split and class, and of patients; empty splits are left out."""
+    rows = [["split", *data.classes, "images", "patients"]]
     for split in data.splits:
-        films = data.films(split)
-        patients = len({film.patient for film in films})
-        numbers = (*data.class_counts(split), len(films), patients)
+        records = data.records(split)
+        patients = len({record.patient for record in records})
+        numbers = (*data.class_counts(split), len(records), patients)
         rows.append([split, *(f"{number:,}" for number in numbers)])
     return table_lines(rows, "<>")
 
@@ -196,8 +198,8 @@ def print_end(
     _logger.info("written to %s:", root)
     left = [
         ["checkpoints", "best.pt, the weights; last.pt, the state to go on from"],
-        ["operating_point.json", "the threshold, its verdict and what it was chosen by"],
-        ["metrics, predictions", "every figure with its interval, every film's score"],
+        ["operating_point.json", "the threshold, its status and what it was chosen by"],
+        ["metrics, predictions", "every figure with its interval, every image's score"],
         ["figures, tensorboard", f"pictures; `tensorboard --logdir {run}`"],
         ["recipe.yaml, split.csv", "what it takes to repeat the run"],
         ["history.csv, run.log", "each epoch's figures, these lines"],
@@ -205,8 +207,8 @@ def print_end(
     for line in table_lines(left, indent="  "):
         _logger.info("%s", line)
     after = ["test"] if "test" in data.splits else []
-    for verb in (*after, "report"):
-        _logger.info("next: cxrignite %s --run %s", verb, run)
+    for command in (*after, "report"):
+        _logger.info("next: cxrignite %s --run %s", command, run)
 
 
 def _say(label: str, text: str) -> None:

@@ -44,7 +44,7 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
         low, high = masks.pointing_game_interval
         rows += [
             [],
-            [f"  do the maps lie in the masks? ({counted(masks.num_images, 'film')} with a mask)"],
+            [f"  do the maps lie in the masks? ({counted(masks.num_images, 'image')} with a mask)"],
             [
                 "pointing game",
                 f"{masks.pointing_game:.3f} ({low:.3f} to {high:.3f}), "
@@ -63,7 +63,7 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
 def _curves(checks: PerturbationChecks, scored: str) -> list[list[str]]:
     question = (
         f"does the score for {scored} rest on what maps for {scored} show? "
-        f"({counted(checks.num_images, 'film')}, called {scored} where any is)"
+        f"({counted(checks.num_images, 'image')}, called {scored} where any is)"
     )
     return [
         [wrapped(question, "  ")],
@@ -85,6 +85,6 @@ def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[list[st
     )
     rows = [[label, text]]
     if below and check.blank >= check.by_map:
-        blank = f"films without a pixel score {check.blank:.3f}: deletion cannot tell here"
+        blank = f"images without a pixel score {check.blank:.3f}: deletion cannot tell here"
         rows.append(["", blank])
     return rows

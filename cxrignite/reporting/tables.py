@@ -34,7 +34,7 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
     """
     negatives, positives = evaluation.num_negative, evaluation.num_positive
     lines = [
-        f"{name}: {counted(evaluation.num_images, 'film')} of "
+        f"{name}: {counted(evaluation.num_images, 'image')} of "
         f"{counted(evaluation.num_patients, 'patient')}, "
         f"{negatives} {classes[0]} and {positives} {classes[1]}",
         f"  AUC {_cell(evaluation.roc_auc, 4)}   "

@@ -28,9 +28,9 @@ def table_lines(
         markdown: Write a Markdown table, whose head is the first row.
 
     Examples:
-        >>> for line in table_lines([["", "films"], ["train", "7"]], "<>"):
+        >>> for line in table_lines([["", "images"], ["train", "7"]], "<>"):
         ...     print(line)
-               films
+               images
         train      7
     """
     columns = [row for row in rows if len(row) > 1]

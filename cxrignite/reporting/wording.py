@@ -83,8 +83,8 @@ def chosen_images(chosen_on: str) -> str:
 
 def status(rule: DecisionRule) -> str:
     """Name the status of a rule, first that it is not usable; empty without a threshold."""
-    verdict = rule.point.verdict if rule.point else ""
-    return verdict if rule.is_usable or not verdict else f"{NOT_USABLE} ({verdict})"
+    status = rule.point.status if rule.point else ""
+    return status if rule.is_usable or not status else f"{NOT_USABLE} ({status})"
 
 
 def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[str]:
@@ -135,21 +135,21 @@ def describe_point(point: OperatingPoint) -> str:
     """Describe an operating point in one line, for a log."""
     relation = "<" if point.tnr < point.min_tnr else ">="
     parts = [
-        f"threshold {point.threshold:.4f} ({point.verdict}): "
+        f"threshold {point.threshold:.4f} ({point.status}): "
         f"TNR {point.tnr:.3f} {relation} {point.min_tnr:g} "
         f"({counted(point.num_false_positive, 'false positive')} of "
         f"{counted(point.num_negative, 'negative')}), TPR {point.tpr:.3f} "
         f"({counted(point.num_false_negative, 'false negative')} of "
         f"{counted(point.num_positive, 'positive')})"
     ]
-    if point.verdict == "certified":
+    if point.status == "certified":
         parts.append(
             f"with {100 * (point.confidence or 0):g} % confidence the true TNR by patient is at "
             f"least {point.tnr_lower_bound:.3f} for images like these"
         )
     if point.note:
         parts.append(point.note)
-    if point.verdict == "infeasible":
+    if point.status == "infeasible":
         parts.append(_what_is_missing(point))
     return "; ".join(parts)
 
@@ -170,15 +170,15 @@ def describe_rule(rule: DecisionRule) -> str:
     """Describe a decision rule in one line, the threshold on both scales."""
     if rule.point is None:
         return "no operating point was chosen"
-    natural = rule.natural_threshold
-    scale = f" ({natural:.4f} at the training prevalence)" if natural is not None else ""
+    probability = rule.threshold_probability
+    scale = f" ({probability:.4f} at the training prevalence)" if probability is not None else ""
     return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
 
 
 def describe_shift(check: ShiftCheck) -> str:
     """Describe a shift check in one line."""
     sides = (
-        f"{check.num_films} images of {check.num_film_patients} patients against "
+        f"{check.num_images} images of {check.num_image_patients} patients against "
         f"{check.num_reference} of {check.num_reference_patients}"
     )
     if check.roc_auc is None or check.interval is None:
@@ -220,8 +220,8 @@ def state_rule(
         if name != rule.chosen_on
     )
     alarms = tuple(filter(None, (alarm_of_rule(rule), *later)))
-    title = _TITLES[point.verdict]
-    if rule.is_certified and any(each.is_void for each in evaluations.values()):
+    title = _TITLES[point.status]
+    if rule.is_certified and any(each.is_invalid for each in evaluations.values()):
         title = "Certified for the images that chose it, not valid for images evaluated since"
     if alarms:
         title = f"{NOT_USABLE.capitalize()} ({title[0].lower()}{title[1:]})"
@@ -229,7 +229,7 @@ def state_rule(
         "certified": _certified_text,
         "empirical": _empirical_text,
         "infeasible": _infeasible_text,
-    }[point.verdict](rule, point, negative)
+    }[point.status](rule, point, negative)
     requested = plain_percent(point.min_tnr)
     if rule.is_certified:
         guarantee = f"at least {requested}"
@@ -240,7 +240,7 @@ def state_rule(
     else:
         guarantee, terms = "nothing", f"requested: {requested}"
     remarks = tuple(_remarks(point, negative))
-    return RuleStatement(point.verdict, title, text, remarks, guarantee, terms, alarms)
+    return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms)
 
 
 def _certified_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
@@ -280,15 +280,15 @@ def _remarks(point: OperatingPoint, negative: str) -> list[str]:
     remarks = []
     if point.note:
         remarks.append(f"Why it is not certified: {point.note}")
-    elif point.verdict == "empirical" and point.confidence is None:
+    elif point.status == "empirical" and point.confidence is None:
         remarks.append("Why it is not certified: the recipe requests no confidence.")
-    if point.verdict == "certified":
+    if point.status == "certified":
         whose = "patient" if _is_by_patient(point) else "image"
         remarks.append(
             f"Lower bound of the specificity by {whose} at this threshold, with the same "
             f"confidence: {percent(point.tnr_lower_bound)}."
         )
-    if point.verdict == "infeasible" and point.num_negatives_needed is not None:
+    if point.status == "infeasible" and point.num_negatives_needed is not None:
         unit = "patients" if _is_by_patient(point) else "images of different patients"
         remarks.append(
             f"A certificate for {plain_percent(point.min_tnr)} needs at least "
@@ -337,7 +337,7 @@ def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
             "these images differ from those that chose the threshold: a classifier separates the "
             f"negative images of the two, {_auc(evaluation.shift)}; 0.5 is no difference"
         )
-    if check.is_void:
+    if check.is_invalid:
         title = f"The certificate is not valid for the {images}"
         text = (
             f"Guaranteed was a TNR of at least {point.min_tnr:g} with "
@@ -391,7 +391,7 @@ def _requested(rule: DecisionRule) -> str:
         "certified": f"guaranteed: at least {share}",
         "empirical": f"requested: {share}, nothing guaranteed",
         "infeasible": f"requested: {share}, not met",
-    }[rule.point.verdict]
+    }[rule.point.status]
 
 
 def _observed(evaluation: Evaluation) -> str:
@@ -402,7 +402,7 @@ def _observed(evaluation: Evaluation) -> str:
     )
     if point is None or decisions is None:
         return ""
-    if check is not None and check.is_void:
+    if check is not None and check.is_invalid:
         if check.is_contradicted:
             return "contradicts the certificate"
         return "the guarantee does not cover these images"

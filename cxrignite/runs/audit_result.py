@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cxrignite.data import Film
-from cxrignite.data.survey import FilmFacts
-from cxrignite.functional import ImbalanceLedger
+from cxrignite.data import ImageRecord
+from cxrignite.data.survey import ImageFacts
+from cxrignite.functional import PriorShift
 from cxrignite.functional.shift import ShiftCheck
 
 Severity = Literal["problem", "warning"]
@@ -31,35 +31,35 @@ MAX_COMPARED = 100_000
 
 
 @dataclass(frozen=True)
-class ListedFilm:
+class ListedImage:
     """One image of a finding's list.
 
     Attributes:
-        film: The image.
+        record: The image.
         group: Number of the group that it belongs to, from 1; null if the finding has no groups.
         error: Why it cannot be read; null if it can.
         facts: What was measured; null if the finding does not depend on that.
     """
 
-    film: Film
+    record: ImageRecord
     group: int | None = None
     error: str | None = None
-    facts: FilmFacts | None = None
+    facts: ImageFacts | None = None
 
 
 @dataclass(frozen=True)
 class ListedPair:
-    """Two films that belong together.
+    """Two images that belong together.
 
     Attributes:
         first: One of them.
         second: The other.
-        likeness: How the pictures are alike; null if the films share their patient or all bytes.
+        likeness: How the pictures are alike; null if the images share their patient or all bytes.
         correlation: Of the pictures' pixels; null as above.
     """
 
-    first: Film
-    second: Film
+    first: ImageRecord
+    second: ImageRecord
     likeness: str | None = None
     correlation: float | None = None
 
@@ -83,7 +83,7 @@ class Finding:
     error: str | None = None
     image_size: tuple[int, int] | None = None
     list_file: str | None = None
-    rows: Annotated[tuple[ListedFilm | ListedPair, ...], Field(exclude=True)] = field(
+    rows: Annotated[tuple[ListedImage | ListedPair, ...], Field(exclude=True)] = field(
         default=(), compare=False
     )
     probes: Annotated[tuple[Probe, ...], Field(exclude=True)] = field(default=(), compare=False)
@@ -94,23 +94,23 @@ class Finding:
         return SEVERITIES[self.kind]
 
     @property
-    def groups(self) -> list[list[Film]]:
-        """Listed films that are worth a look, those together that belong together."""
-        groups: dict[int, list[Film]] = {}
+    def groups(self) -> list[list[ImageRecord]]:
+        """Listed images that are worth a look, those together that belong together."""
+        groups: dict[int, list[ImageRecord]] = {}
         for number, row in enumerate(self.rows, start=1):
             if isinstance(row, ListedPair):
                 groups[number] = [row.first, row.second]
             elif row.group is not None or row.facts is not None:
-                groups.setdefault(row.group or number, []).append(row.film)
+                groups.setdefault(row.group or number, []).append(row.record)
         return list(groups.values())
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Separation of two kinds of films by a classifier that sees a few numbers of each.
+    """Separation of two kinds of images by a classifier that sees a few numbers of each.
 
     Attributes:
-        name: What the classifier sees, or whose films it compares.
+        name: What the classifier sees, or whose images it compares.
         check: Its area under the curve, of patients it was not fitted on; null if the two kinds do
             not differ in it at all.
         is_control: True if it compares what is known to be alike.
@@ -135,19 +135,19 @@ class Probe:
 
 @dataclass(frozen=True)
 class ClassSize:
-    """Films and patients of one class in one split."""
+    """Images and patients of one class in one split."""
 
     name: str
-    num_films: int
+    num_images: int
     num_patients: int
 
 
 @dataclass(frozen=True)
 class SplitSize:
-    """Films and patients of one split, and of each class in it."""
+    """Images and patients of one split, and of each class in it."""
 
     split: str
-    num_films: int
+    num_images: int
     num_patients: int
     classes: tuple[ClassSize, ...]
 
@@ -190,25 +190,25 @@ class AuditResult:
     Attributes:
         source: The data set's folder.
         classes: The negative and the positive class.
-        num_films: Films that the source lists.
+        num_images: Images that the source lists.
         num_unreadable: Those that cannot be read.
         splits: The splits that `fit` would make.
         files: The files of each class that has any.
-        imbalance: What sampler and loss would do to the prior; null if it is not known.
+        prior_shift: What sampler and loss would do to the prior; null if it is not known.
         certificates: What each threshold search of the recipe could certify.
         shortcut_probes: Classes told apart by what the files are like.
-        shift_probes: Test films told from the others by their thumbnails.
+        shift_probes: Test images told from the others by their thumbnails.
         findings: The worst first; their rows are in files of their own.
         format: Of the file.
     """
 
     source: str
     classes: tuple[str, str]
-    num_films: int
+    num_images: int
     num_unreadable: int
     splits: tuple[SplitSize, ...]
     files: tuple[ClassFiles, ...]
-    imbalance: ImbalanceLedger | None
+    prior_shift: PriorShift | None
     certificates: tuple[CertificateOutlook, ...]
     shortcut_probes: tuple[Probe, ...]
     shift_probes: tuple[Probe, ...]

@@ -51,22 +51,22 @@ class Settings:
     """Switches of a variant; the plain loop has none of it.
 
     Attributes:
-        scaled_decode: Films are read at a fraction of their size, as whole batches.
-        pack: They are read from a pack.
+        scaled_decode: Images are read at a fraction of their size, as whole batches.
+        cache: They are read from a cache.
         workers: Loader processes, as many as the recipe has.
         channels_last: The recipe's memory order.
         precision: The recipe's arithmetic.
-        kept_memory: On a CPU, what a step frees stays with the process.
+        allocator_tuning: On a CPU, what a step frees stays with the process.
         compile: The model is compiled.
         engine: Ignite's engine with the handlers of `fit`, instead of the loop by hand.
     """
 
     scaled_decode: bool = False
-    pack: bool = False
+    cache: bool = False
     workers: bool = False
     channels_last: bool = False
     precision: bool = False
-    kept_memory: bool = False
+    allocator_tuning: bool = False
     compile: bool = False
     engine: bool = False
 

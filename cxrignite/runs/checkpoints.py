@@ -178,9 +178,9 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             if name in weights and _form(weights[name]) != _form(own[name])
         ],
     }
-    told = [f"{what} {_few(names)}" for what, names in misfits.items() if names]
-    if told:
-        raise CheckpointError(f"{_NO_FIT}: {'; '.join(told)}; {_WAY_OUT}")
+    text = [f"{what} {_few(names)}" for what, names in misfits.items() if names]
+    if text:
+        raise CheckpointError(f"{_NO_FIT}: {'; '.join(text)}; {_WAY_OUT}")
 
 
 def does_not_run(model: nn.Module, error: Exception) -> CheckpointError:

@@ -15,7 +15,7 @@ class Difference:
     Attributes:
         run: Folder of the run.
         metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at the
-            threshold it decided by) or `brier` (of the natural score).
+            threshold it decided by) or `brier` (of the probability).
         value: The run's figure; NaN if it is undefined.
         baseline_value: The baseline's.
         interval: 95 % interval of the difference; NaN if there is none.
@@ -42,16 +42,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Every run against the first, on the same films.
+    """Every run against the first, on the same images.
 
     Attributes:
-        name: Name of the films, a split or a given name.
+        name: Name of the images, a split or a given name.
         baseline: Folder of the first run.
-        num_images: Films.
+        num_images: Images.
         num_patients: Patients, as the first run knows them.
         differences: By run, then by method and metric.
         without_threshold: Runs whose decisions cannot be compared.
-        without_natural: Runs whose natural scores cannot be compared.
+        without_probability: Runs whose probabilities cannot be compared.
         warnings: Run and reason of each threshold that is not usable.
     """
 
@@ -61,5 +61,5 @@ class ComparisonResult:
     num_patients: int
     differences: tuple[Difference, ...]
     without_threshold: tuple[str, ...] = ()
-    without_natural: tuple[str, ...] = ()
+    without_probability: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

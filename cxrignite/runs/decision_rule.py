@@ -8,8 +8,8 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional import ImbalanceLedger, OperatingPoint
-from cxrignite.functional.score_maps import Platt, Temperature, fit_platt, fit_temperature
+from cxrignite.functional import OperatingPoint, PriorShift
+from cxrignite.functional.calibrators import Platt, Temperature, fit_platt, fit_temperature
 from cxrignite.runs.informativeness import Informativeness
 
 
@@ -47,7 +47,7 @@ class DecisionRule:
         finding: The positive class.
         point: The operating point; None if the recipe chooses none.
         chosen_on: `val`, `calibration`, or the name of the site whose images chose it.
-        imbalance: What sampler and loss did to the prior.
+        prior_shift: What sampler and loss did to the prior.
         weights_sha256: Digest of the weights' file that it belongs to.
         calibrators: Fitted on the validation split; None if that has one class.
         informativeness: Measured on the images that chose the threshold; None without a threshold.
@@ -56,7 +56,7 @@ class DecisionRule:
     finding: str
     point: OperatingPoint | None
     chosen_on: str
-    imbalance: ImbalanceLedger
+    prior_shift: PriorShift
     weights_sha256: str
     calibrators: Calibrators | None = None
     informativeness: Informativeness | None = None
@@ -67,12 +67,12 @@ class DecisionRule:
         return self.point.threshold if self.point else None
 
     @property
-    def natural_threshold(self) -> float | None:
+    def threshold_probability(self) -> float | None:
         """The threshold as a probability at the training prevalence; None if unknown."""
         if self.point is None:
             return None
-        natural = self.imbalance.natural([self.point.threshold])
-        return None if natural is None else float(natural[0])
+        probability = self.prior_shift.probability([self.point.threshold])
+        return None if probability is None else float(probability[0])
 
     @property
     def is_usable(self) -> bool:
@@ -82,7 +82,7 @@ class DecisionRule:
     @property
     def is_certified(self) -> bool:
         """True if the TNR is guaranteed, for images like those that chose the threshold."""
-        return self.point is not None and self.point.verdict == "certified"
+        return self.point is not None and self.point.status == "certified"
 
     @property
     def is_of_site(self) -> bool:
@@ -93,7 +93,7 @@ class DecisionRule:
         """Return the scores on every known scale, by its name: `score`, `probability`, ..."""
         fitted = self.calibrators
         maps = {
-            "probability": self.imbalance.natural,
+            "probability": self.prior_shift.probability,
             "platt": fitted.platt if fitted else None,
             "temperature": fitted.temperature if fitted else None,
         }

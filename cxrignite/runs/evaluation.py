@@ -135,7 +135,7 @@ class CertificateCheck:
         return self.is_below_certificate or self.is_below_min_tnr
 
     @property
-    def is_void(self) -> bool:
+    def is_invalid(self) -> bool:
         """True if the certificate does not hold for these images."""
         return self.is_certified and (self.is_contradicted or self.is_shifted)
 
@@ -184,9 +184,9 @@ class Evaluation:
         return self.informativeness is None or self.informativeness.is_informative
 
     @property
-    def is_void(self) -> bool:
+    def is_invalid(self) -> bool:
         """True if the certificate does not hold for these images."""
-        return self.certificate is not None and self.certificate.is_void
+        return self.certificate is not None and self.certificate.is_invalid
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ def log_file(path: Path) -> Iterator[None]:
         # for what nobody foresaw.
         foreseen = isinstance(error, (CxrIgniteError, KeyboardInterrupt, WorkerKilled))
         info = None if foreseen else (type(error), error, error.__traceback__)
-        told = f"ended by {type(error).__name__}: {error}"
-        handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, told, (), info))
+        text = f"ended by {type(error).__name__}: {error}"
+        handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), info))
         raise
     finally:
         logger.removeHandler(handler)

@@ -15,11 +15,11 @@ Leaves = Mapping[str, object]
 """The values of a recipe, as YAML gives them, by their dotted keys."""
 
 PLACES = ("data.source.init_args.root", "data.source.init_args.path")
-"""Keys for the place of the films of a run; `split.csv` identifies them by their digests."""
+"""Keys for the place of the images of a run; `split.csv` identifies them by their digests."""
 
 _MAY_CHANGE = (
     "trainer.max_epochs",  # to go on for longer
-    *("run_dir", "data.pack", *PLACES),  # folders and files, which may have moved
+    *("run_dir", "data.cache", *PLACES),  # folders and files, which may have moved
     # On which no result depends.
     *("data.num_workers", "data.prefetch_factor", "data.worker_timeout"),
     "explain",  # which happens afterwards

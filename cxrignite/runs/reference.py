@@ -1,4 +1,4 @@
-"""The negatives that chose a threshold, as the model sees them: new films are held against them."""
+"""Features of the negatives that chose a threshold; new images are compared with them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import DamagedRunError, is_shortage
+from cxrignite.errors import DamagedRunError, is_resource_error
 from cxrignite.runs.scores import SplitScores
 
-_MAX_FILMS = 2_000
+_MAX_IMAGES = 2_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Reference:
 
     Attributes:
         features: What the classifier's head saw, `(N, F)`.
-        patients: Whose each film is, `(N,)`.
+        patients: Whose each image is, `(N,)`.
     """
 
     features: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Reference:
     def of(cls, scores: SplitScores) -> Self:
         """The negatives of a split, at most 2,000 of them, evenly spread."""
         negatives = np.flatnonzero(scores.y_true == 0)
-        places = np.linspace(0, len(negatives) - 1, min(len(negatives), _MAX_FILMS))
+        places = np.linspace(0, len(negatives) - 1, min(len(negatives), _MAX_IMAGES))
         kept = negatives[places.round().astype(int)]
         return cls(scores.features[kept], [scores.patients[index] for index in kept])
 
@@ -63,10 +63,10 @@ class Reference:
             with np.load(path, allow_pickle=False) as content:
                 features, patients = content["features"], content["patients"]
             if features.shape != (len(patients), *features.shape[1:2]):
-                raise ValueError(f"features of shape {features.shape} of {len(patients)} films")
+                raise ValueError(f"features of shape {features.shape} of {len(patients)} images")
             return cls(features.astype(np.float32, casting="same_kind"), patients.tolist())
         except Exception as error:  # zipfile, numpy and zlib raise errors of many kinds
-            if is_shortage(error):
+            if is_resource_error(error):
                 raise
             reason = str(error).partition("\n")[0]
             raise DamagedRunError(f"{path} is damaged: {reason}") from error

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import yaml
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.data.splits import read_split, write_split
 from cxrignite.errors import (
     CheckpointError,
@@ -68,7 +68,7 @@ class RunFolder:
         self.best_path = self.checkpoints_dir / "best.pt"
         self.operating_point_path = root / "operating_point.json"
         self.reference_path = root / "reference.npz"
-        self.looks_path = root / "evaluations.json"
+        self.evaluation_counts_path = root / "evaluations.json"
         self.report_path = root / "report.html"
         self.history_path = root / "history.csv"
         self.tensorboard_dir = root / "tensorboard"
@@ -77,15 +77,15 @@ class RunFolder:
         self._lock_path = root / "run.lock"
 
     def predictions_path(self, name: str) -> Path:
-        """The scores of the films of `name`, a split or a given name."""
+        """The scores of the images of `name`, a split or a given name."""
         return self.root / "predictions" / f"{name}.csv"
 
     def explain_dir(self, name: str) -> Path:
-        """The class activation maps of the films of `name`, a split or a given name."""
+        """The class activation maps of the images of `name`, a split or a given name."""
         return self.root / "explain" / name
 
     def metrics_path(self, name: str) -> Path:
-        """The figures of the films of `name`, a split or a given name."""
+        """The figures of the images of `name`, a split or a given name."""
         return self.root / "metrics" / f"{name}.json"
 
     @property
@@ -243,26 +243,28 @@ class RunFolder:
         """Write the run's own decision rule; this ends a run."""
         self.files.write(self.operating_point_path, to_json(DecisionRules((rule,))))
 
-    def write_site(self, rule: DecisionRule, films: list[Film], reference: Reference) -> None:
-        """Keep a site's operating point, the films that chose it, and how they look to the model.
+    def write_site(
+        self, rule: DecisionRule, records: list[ImageRecord], reference: Reference
+    ) -> None:
+        """Keep a site's operating point, the images that chose it, and how they look to the model.
 
         The operating point is written last: without it the other two are nothing.
         """
         path = self.site_path(rule.chosen_on)
-        write_split(films, path.with_suffix(".csv"), self.files.write)
+        write_split(records, path.with_suffix(".csv"), self.files.write)
         reference.write(path.with_suffix(".npz"), self.files.write)
         self.files.write(path, to_json(DecisionRules((rule,))))
 
-    def read_site_films(self, site: str) -> list[Film]:
-        """The films that chose a site's operating point.
+    def read_site_records(self, site: str) -> list[ImageRecord]:
+        """The images that chose a site's operating point.
 
         Raises:
             DamagedRunError: The list is missing or damaged.
         """
-        return self._read_films(self.site_path(site).with_suffix(".csv"), "")
+        return self._read_records(self.site_path(site).with_suffix(".csv"), "")
 
-    def read_split(self, source_root: Path | str) -> list[Film]:
-        """The films of the run as they were divided when it began.
+    def read_split(self, source_root: Path | str) -> list[ImageRecord]:
+        """The images of the run as they were divided when it began.
 
         Args:
             source_root: The folder that their paths are relative to.
@@ -270,9 +272,9 @@ class RunFolder:
         Raises:
             DamagedRunError: The list is missing, damaged, or not as it was written.
         """
-        return self._read_films(self.split_path, source_root)
+        return self._read_records(self.split_path, source_root)
 
-    def _read_films(self, path: Path, source_root: Path | str) -> list[Film]:
+    def _read_records(self, path: Path, source_root: Path | str) -> list[ImageRecord]:
         self.files.check(path)
         try:
             return read_split(path, source_root)
@@ -368,8 +370,8 @@ class RunFolder:
         self.files.check(path)
         return Reference.read(path) if path.is_file() else None
 
-    def count_look(self, films: Sequence[Film]) -> int:
-        """Count one more scoring of films, told by their content, whatever they are called.
+    def record_evaluation(self, records: Sequence[ImageRecord]) -> int:
+        """Count one more scoring of images, told by their content, whatever they are called.
 
         Returns:
             How often the one that was scored most often has been scored.
@@ -377,22 +379,24 @@ class RunFolder:
         Raises:
             DamagedRunError: The count is damaged, lost, or not as it was written.
         """
-        looks = self.read_looks()
-        digests = {film.sha256[:16] for film in films}
-        looks |= {digest: looks.get(digest, 0) + 1 for digest in digests}
-        self.files.write(self.looks_path, f"{json.dumps(looks, indent=2)}\n".encode())
-        return max(looks[digest] for digest in digests)
+        counts = self.read_evaluation_counts()
+        digests = {record.sha256[:16] for record in records}
+        counts |= {digest: counts.get(digest, 0) + 1 for digest in digests}
+        self.files.write(self.evaluation_counts_path, f"{json.dumps(counts, indent=2)}\n".encode())
+        return max(counts[digest] for digest in digests)
 
-    def read_looks(self) -> dict[str, int]:
-        """Read how often each film was scored, by the start of its digest.
+    def read_evaluation_counts(self) -> dict[str, int]:
+        """Read how often each image was scored, by the start of its digest.
 
         Raises:
             DamagedRunError: The count is damaged, lost, or not as it was written.
         """
-        looks = self._find(dict[str, int], self.looks_path) or {}
-        if min(looks.values(), default=1) < 1:
-            raise DamagedRunError(f"{self.looks_path} is damaged: a count must be at least 1")
-        return looks
+        counts = self._find(dict[str, int], self.evaluation_counts_path) or {}
+        if min(counts.values(), default=1) < 1:
+            raise DamagedRunError(
+                f"{self.evaluation_counts_path} is damaged: a count must be at least 1"
+            )
+        return counts
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of `history.csv`; an empty cell is left out.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cxrignite.csv_text import CsvReader
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.data.splits import read_split
 from cxrignite.errors import CheckpointError, DamagedRunError, DataError
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
@@ -70,7 +70,7 @@ class Tree:
         return Tree(value if isinstance(value, Mapping) else {})
 
 
-class ScoredFilm(NamedTuple):
+class ScoredImage(NamedTuple):
     """A row of `predictions/*.csv`."""
 
     name: str
@@ -101,7 +101,7 @@ class RunResults:
         sites: The decision rules of sites, by name.
         evaluations: By the name of their images.
         history: A row an epoch.
-        films: The images of every split.
+        records: The images of every split.
     """
 
     folder: RunFolder
@@ -112,7 +112,7 @@ class RunResults:
     sites: dict[str, DecisionRule]
     evaluations: dict[str, Evaluation]
     history: list[dict[str, float]]
-    films: list[Film]
+    records: list[ImageRecord]
 
     @classmethod
     def read(cls, folder: RunFolder) -> RunResults:
@@ -134,13 +134,13 @@ class RunResults:
             sites={site: rule for site, rule in sites.items() if rule is not None},
             evaluations=folder.read_evaluations(),
             history=folder.read_history(),
-            films=_read_films(folder),
+            records=_read_records(folder),
         )
 
     @property
     def split_names(self) -> list[str]:
         """The splits that have images, in the order of their use."""
-        present = {film.split for film in self.films}
+        present = {record.split for record in self.records}
         usual = [name for name in ("train", "val", "calibration", "test") if name in present]
         return usual + sorted(present - set(usual))
 
@@ -151,14 +151,14 @@ class RunResults:
         if len(names) == 2:
             return names[0], names[1]
         folders = [
-            {Path(film.name).parent.name for film in self.films if film.label == label}
+            {Path(record.name).parent.name for record in self.records if record.label == label}
             for label in (0, 1)
         ]
         if all(len(each) == 1 and each != {""} for each in folders):
             return folders[0].pop(), folders[1].pop()
         return "negative", self.rule.finding if self.rule else "positive"
 
-    def scored_films(self, name: str) -> list[ScoredFilm]:
+    def scored_records(self, name: str) -> list[ScoredImage]:
         """Read `predictions/<name>.csv`; empty if these images were not scored yet.
 
         Raises:
@@ -188,11 +188,11 @@ def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
         raise ValueError(f"it has no column {missing[0]}")
 
 
-def _scored(row: Mapping[str, str]) -> ScoredFilm:
+def _scored(row: Mapping[str, str]) -> ScoredImage:
     label, score = int(row["label"]), float(row["score"])
     if label not in (0, 1) or not 0 <= score <= 1:
         raise ValueError(f"{row['path']} must have label 0 or 1 and a score in [0, 1]")
-    return ScoredFilm(row["path"], row["patient"], label, score)
+    return ScoredImage(row["path"], row["patient"], label, score)
 
 
 def _read_recipe(folder: RunFolder) -> Tree:
@@ -224,7 +224,7 @@ def _read_best(folder: RunFolder) -> BestWeights | None:
         raise DamagedRunError(str(error)) from error
 
 
-def _read_films(folder: RunFolder) -> list[Film]:
+def _read_records(folder: RunFolder) -> list[ImageRecord]:
     folder.files.check(folder.split_path)
     try:
         return read_split(folder.split_path, "")

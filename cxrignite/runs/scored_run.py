@@ -16,20 +16,20 @@ from cxrignite.errors import DamagedRunError, RunFolderError
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
 
-_COLUMNS = ["path", "patient", "label", "score", "natural_score", "decision"]
+_COLUMNS = ["path", "patient", "label", "score", "probability", "decision"]
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """The films that a run scored, sorted by their paths.
+    """The images that a run scored, sorted by their paths.
 
     Attributes:
         run: The run folder, as it was named.
-        paths: Of the films, relative to their source's root.
-        patients: Patient of each film.
+        paths: Of the images, relative to their source's root.
+        patients: Patient of each image.
         y_true: Labels 0 and 1, `(N,)`.
         y_score: Probabilities of the positive class, `(N,)`.
-        natural_score: The same at the natural prevalence, `(N,)`; None if it is not known.
+        probability: The same at the natural prevalence, `(N,)`; None if it is not known.
         evaluation: Of these images, with the rule that decided.
     """
 
@@ -38,7 +38,7 @@ class ScoredRun:
     patients: list[str]
     y_true: NDArray[np.int64]
     y_score: NDArray[np.float64]
-    natural_score: NDArray[np.float64] | None
+    probability: NDArray[np.float64] | None
     evaluation: Evaluation
 
     @property
@@ -58,7 +58,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
         The scores.
 
     Raises:
-        RunFolderError: The run did not finish, or has not scored these films with its weights.
+        RunFolderError: The run did not finish, or has not scored these images with its weights.
         DamagedRunError: A file is damaged, lost, not as it was written, or of another form.
         CheckpointError: The best weights are missing or damaged.
     """
@@ -71,14 +71,14 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
     evaluation = _evaluation(folder, name)
     try:
         rows = _rows(path)
-        natural = [row["natural_score"] for row in rows]
+        probability = [row["probability"] for row in rows]
         return ScoredRun(
             run=str(run_dir),
             paths=[row["path"] for row in rows],
             patients=[row["patient"] for row in rows],
             y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
             y_score=_probabilities([row["score"] for row in rows]),
-            natural_score=_probabilities(natural) if any(natural) else None,
+            probability=_probabilities(probability) if any(probability) else None,
             evaluation=evaluation,
         )
     except (OSError, ValueError, csv.Error) as error:

@@ -1,4 +1,4 @@
-"""The scores of one split, each film once."""
+"""The scores of one split, each image once."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.functional import Confusion, confusion_at
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """The scores of one split, each film once.
+    """The scores of one split, each image once.
 
     Attributes:
-        films: The films of the split.
+        records: The images of the split.
         classes: Names of the negative and the positive class.
-        y_score: Probabilities of the positive class in the order of `films`, `(N,)`.
+        y_score: Probabilities of the positive class in the order of `records`, `(N,)`.
         y_true: Labels 0 and 1, `(N,)`.
-        features: What the classifier's head saw of each film, `(N, F)`.
+        features: What the classifier's head saw of each image, `(N, F)`.
     """
 
-    films: Sequence[Film]
+    records: Sequence[ImageRecord]
     classes: tuple[str, str]
     y_score: NDArray[np.float64]
     y_true: NDArray[np.int64]
@@ -32,17 +32,17 @@ class SplitScores:
 
     @property
     def patients(self) -> list[str]:
-        """Whose each film is."""
-        return [film.patient for film in self.films]
+        """Whose each image is."""
+        return [record.patient for record in self.records]
 
     @property
     def num_images(self) -> int:
-        """Films in all."""
+        """Images in all."""
         return len(self.y_true)
 
     @property
     def num_positive(self) -> int:
-        """Films of the positive class."""
+        """Images of the positive class."""
         return int(self.y_true.sum())
 
     @property

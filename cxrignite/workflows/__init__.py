@@ -1,1 +1,1 @@
-"""What each verb does, from a recipe to a run folder."""
+"""What each command does, from a recipe to a run folder."""

@@ -196,7 +196,7 @@ def _subgroups(
     for each in attributes:
         for name, value in each.items():
             counts.setdefault(name, Counter())[value] += 1
-    # An attribute such as a mask's file, another one for each film, says nothing of a group.
+    # An attribute such as a mask's file, another one for each image, says nothing of a group.
     kept = {
         name: each
         for name, each in counts.items()

@@ -1,6 +1,6 @@
-"""Compare runs in pairs on the same films.
+"""Compare runs in pairs on the same images.
 
-What two runs have in common, hard films above all, cancels out in the difference: its interval is
+What two runs have in common, hard images above all, cancels out in the difference: its interval is
 narrower than those of the two figures make it look.
 """
 
@@ -26,11 +26,11 @@ _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "balanced_accuracy", "
 
 
 def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = None) -> None:
-    """Print every run against the first, on the films that all have scored.
+    """Print every run against the first, on the images that all have scored.
 
     Args:
         run_dirs: At least two run folders, each once; the first is the baseline.
-        name: Name of the films, a split or a given name.
+        name: Name of the images, a split or a given name.
         output: A CSV file to write, too.
 
     Raises:
@@ -43,11 +43,11 @@ def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = 
 
 
 def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResult:
-    """Compute the difference of every run to the first, on the films that all have scored.
+    """Compute the difference of every run to the first, on the images that all have scored.
 
     Args:
         run_dirs: At least two run folders, each once; the first is the baseline.
-        name: Name of the films, a split or a given name.
+        name: Name of the images, a split or a given name.
 
     Returns:
         The differences: `roc_auc` by DeLong and, like all others, by the bootstrap over patients
@@ -55,8 +55,8 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
 
     Raises:
         RecipeError: There are fewer than two runs, or one is named twice.
-        RunFolderError: A run did not finish, has not scored these films, or is damaged.
-        DataError: Two runs scored other films, or none.
+        RunFolderError: A run did not finish, has not scored these images, or is damaged.
+        DataError: Two runs scored other images, or none.
     """
     if len(run_dirs) < 2:
         raise RecipeError(f"compare needs at least two runs, got {len(run_dirs)}")
@@ -67,9 +67,9 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
     scored = [read_scored_run(run_dir, name) for run_dir in run_dirs]
     baseline, *runs = scored
     if not baseline.paths:
-        raise DataError(f"{baseline.run} has no films in its {name} predictions")
+        raise DataError(f"{baseline.run} has no images in its {name} predictions")
     for run in runs:
-        _check_same_films(run, baseline)
+        _check_same_records(run, baseline)
     return ComparisonResult(
         name,
         baseline.run,
@@ -77,7 +77,7 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
         len(set(baseline.patients)),
         tuple(row for run in runs for row in _differences(run, baseline)),
         without_threshold=tuple(run.run for run in scored if run.threshold is None),
-        without_natural=tuple(run.run for run in scored if run.natural_score is None),
+        without_probability=tuple(run.run for run in scored if run.probability is None),
         warnings=tuple(
             f"{run.run}: {alarm}"
             for run in scored
@@ -90,8 +90,8 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
     )
 
 
-def _check_same_films(run: ScoredRun, baseline: ScoredRun) -> None:
-    """Make sure that two runs scored the same films, with the same labels.
+def _check_same_records(run: ScoredRun, baseline: ScoredRun) -> None:
+    """Make sure that two runs scored the same images, with the same labels.
 
     Raises:
         DataError: They did not; it says how many differ and names the first.
@@ -111,7 +111,7 @@ def _check_same_films(run: ScoredRun, baseline: ScoredRun) -> None:
     else:
         reason = f"label {ours[first]} in {run.run} and {theirs[first]} in {baseline.run}"
     raise DataError(
-        f"{run.run} and {baseline.run} scored different films: "
+        f"{run.run} and {baseline.run} scored different images: "
         f"{len(differing)} differ, the first is {first} ({reason})"
     )
 
@@ -137,8 +137,8 @@ def _figures(run: ScoredRun, other: ScoredRun) -> Statistics:
     parts = [ranking_statistics(run.y_score, run.y_true)]
     if run.threshold is not None and other.threshold is not None:
         parts.append(decision_statistics(run.y_score, run.y_true, run.threshold))
-    if run.natural_score is not None and other.natural_score is not None:
-        squares = (run.natural_score - run.y_true) ** 2
+    if run.probability is not None and other.probability is not None:
+        squares = (run.probability - run.y_true) ** 2
         parts.append(lambda weights: {"brier": weights @ squares / weights.sum(axis=1)})
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -57,7 +57,7 @@ def open_folder(
         RunFolderError: Another process writes there.
     """
     with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
-        if writes and session.leads:
+        if writes and session.is_main_process:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
         yield session, stack

@@ -14,7 +14,7 @@ from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import CheckpointError, NonFiniteError
-from cxrignite.functional import ImbalanceLedger, OperatingPoint
+from cxrignite.functional import OperatingPoint, PriorShift
 from cxrignite.handlers import ThresholdSearch, load_checkpoint
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.console import print_data, print_end, print_split, print_training
@@ -25,34 +25,34 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.workflows import illustrations
-from cxrignite.workflows.films import (
+from cxrignite.workflows import plots
+from cxrignite.workflows.allocator_tuning import allocator_tuning
+from cxrignite.workflows.parts import (
+    Computing,
+    build_data,
+    build_loss,
+    build_model,
+    build_pipeline,
+    build_prior_shift,
+    check_certificates,
+    check_image_size,
+    choose_computing,
+    explained_layer,
+    threshold_split,
+)
+from cxrignite.workflows.records import (
     check_has_train,
     check_leakage,
     check_no_second_test,
     check_same_everywhere,
     collector_paused,
-    frozen_films,
+    frozen_records,
     list_leakage,
-    read_and_pack,
-    split_films,
-)
-from cxrignite.workflows.kept_memory import kept_memory
-from cxrignite.workflows.parts import (
-    Computing,
-    build_data,
-    build_ledger,
-    build_loss,
-    build_model,
-    build_pipeline,
-    check_certificates,
-    check_image_size,
-    choose_computing,
-    deciding_split,
-    explained_layer,
+    read_and_cache,
+    split_records,
 )
 from cxrignite.workflows.resumption import check_best, check_processes, is_complete, state_to_resume
-from cxrignite.workflows.score import Scoring, publish, score_split
+from cxrignite.workflows.score import EvaluationOptions, publish, score_split
 from cxrignite.workflows.training import Training, build_learner
 
 _logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Prepared:
         session: Where to compute.
         computing: Settings of the forward passes.
         training: The trainer with everything attached.
-        imbalance: Effect of sampler and loss on the prior.
+        prior_shift: Effect of sampler and loss on the prior.
         search: Chooses the threshold; None if the recipe has none.
         leaks: Pairs of images that more than one split knows.
     """
@@ -76,7 +76,7 @@ class Prepared:
     session: Session
     computing: Computing
     training: Training
-    imbalance: ImbalanceLedger
+    prior_shift: PriorShift
     search: ThresholdSearch | None
     leaks: list[LeakedPair]
 
@@ -113,7 +113,9 @@ def fit(
     settings = recipe.trainer
     with (
         open_session(settings.device, settings.profile) as session,
-        kept_memory(session.device) if settings.profile == "fast" else contextlib.nullcontext(),
+        allocator_tuning(session.device)
+        if settings.profile == "fast"
+        else contextlib.nullcontext(),
     ):
         # A call of its own: when it returns, nothing holds the processes' connections any more.
         _fit(recipe, recipe_text, resume, command or [], session)
@@ -124,7 +126,7 @@ def _fit(
 ) -> None:
     folder = RunFolder(recipe.run_dir)
     with contextlib.ExitStack() as stack:
-        if session.leads:
+        if session.is_main_process:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
         prepared = prepare(recipe, recipe_text, resume, command, folder, session, stack)
@@ -133,7 +135,7 @@ def _fit(
             return
         best = train(prepared)
         scored = score(prepared, best)
-        if session.leads:
+        if session.is_main_process:
             rule = choose(prepared, scored)
             evaluate(prepared, best, scored, rule)
             save(prepared, best, scored, rule)
@@ -173,7 +175,7 @@ def prepare(
     # Listed before the model is built, since a missing folder is the most common mistake, and
     # read after it, since reading thousands of images takes longer.
     with collector_paused():
-        listed = recipe.data.source.films()
+        listed = recipe.data.source.records()
     check_has_train(recipe.data, listed)
     check_no_second_test(recipe.data, listed)
     seed_everything(recipe.seed)
@@ -182,18 +184,18 @@ def prepare(
         check_best(folder, state, model)
     pipeline = build_pipeline(recipe.data)
     with collector_paused():
-        films, pack = read_and_pack(recipe.data, listed, pipeline, recipe.run_dir)
+        records, cache = read_and_cache(recipe.data, listed, pipeline, recipe.run_dir)
         if state is None:
-            films = split_films(recipe.data, films, recipe.seed)
+            records = split_records(recipe.data, records, recipe.seed)
         else:
-            films = frozen_films(recipe.data, folder, current=films)
-        leaks = leaked_pairs(films)
-    if session.leads and state is None:
+            records = frozen_records(recipe.data, folder, current=records)
+        leaks = leaked_pairs(records)
+    if session.is_main_process and state is None:
         list_leakage(folder, leaks)
-    check_same_everywhere(films)  # and wait for the list, before a refusal ends all
+    check_same_everywhere(records)  # and wait for the list, before a refusal ends all
     check_leakage(folder, leaks, is_allowed=recipe.data.allow_leakage)
     data = build_data(
-        recipe.data, films, recipe.seed, device=session.device, pipeline=pipeline, pack=pack
+        recipe.data, records, recipe.seed, device=session.device, pipeline=pipeline, cache=cache
     )
     stack.callback(data.close)
     check_image_size(model, data.image_size, is_restored=state is not None)
@@ -203,7 +205,7 @@ def prepare(
     check_certificates(recipe.validator.handlers, data)
     print_split(recipe.data, recipe.seed, listed, data, frozen=state is not None)
     loss = build_loss(recipe.loss, data, session.device)
-    ledger = build_ledger(data, loss)
+    prior_shift = build_prior_shift(data, loss)
     training = Training(
         build_learner(
             model,
@@ -224,21 +226,21 @@ def prepare(
         getattr(recipe.model, "keywords", {}).get("arch"),
         (training.epoch_length, recipe.data.batch_size),
     )
-    if ledger.corrects_twice:
+    if prior_shift.corrects_twice:
         _logger.warning(
             "the sampler and the loss both correct the class balance: scores are further from "
-            "probabilities than either alone makes them; natural_score takes both back"
+            "probabilities than either alone makes them; probability takes both back"
         )
     stack.callback(training.board.close)
     if state is not None:
         training.restore(state)
         _logger.info("going on after epoch %d", training.trainer.state.epoch)
-    illustrations.illustrate_validations(training.validator, training.trainer, training.board)
+    plots.plot_validations(training.validator, training.trainer, training.board)
     # All that can be refused has been: from here on the run folder changes.
-    if session.leads:
+    if session.is_main_process:
         if state is None:
-            write_split(films, folder.split_path, folder.files.write)
-        _illustrate_later(training)
+            write_split(records, folder.split_path, folder.files.write)
+        _plot_later(training)
         start = describe_start(
             command,
             device=str(session.device),
@@ -248,10 +250,10 @@ def prepare(
         folder.begin(recipe_text, start)
     searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
     search = searches[-1] if searches else None
-    return Prepared(folder, session, computing, training, ledger, search, leaks)
+    return Prepared(folder, session, computing, training, prior_shift, search, leaks)
 
 
-def _illustrate_later(training: Training) -> None:
+def _plot_later(training: Training) -> None:
     """Show the recipe, and draw the images after the first epoch.
 
     Drawing takes seconds, and training can go ahead.
@@ -260,17 +262,17 @@ def _illustrate_later(training: Training) -> None:
 
     @trainer.on(Events.STARTED)
     def tell() -> None:
-        illustrations.illustrate_recipe(folder, training.board, trainer.state.epoch)
+        plots.log_recipe(folder, training.board, trainer.state.epoch)
 
-    if illustrations.shows_data(folder):
+    if plots.shows_data(folder):
         return
 
-    def illustrate(engine: Engine) -> None:
-        for _ in illustrations.illustrate_data(folder, training.data, training.board):
+    def plot(engine: Engine) -> None:
+        for _ in plots.plot_data(folder, training.data, training.board):
             training.stop.stop_if_requested()
 
     after_next = Events.EPOCH_COMPLETED(once=trainer.state.epoch + 1)
-    trainer.add_event_handler(after_next, illustrate)
+    trainer.add_event_handler(after_next, plot)
 
 
 def train(prepared: Prepared) -> Best:
@@ -303,7 +305,9 @@ def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
     model, data = prepared.training.model, prepared.training.data
     load_weights(model, best.weights)
     return {
-        split: score_split(model, data, split, prepared.computing, shows=prepared.session.leads)
+        split: score_split(
+            model, data, split, prepared.computing, shows=prepared.session.is_main_process
+        )
         for split in ("val", "calibration")
         if split in data.splits
     }
@@ -312,22 +316,22 @@ def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
 def choose(prepared: Prepared, scored: Mapping[str, SplitScores]) -> DecisionRule:
     """Choose the threshold on the images that may choose it."""
     data = prepared.training.data
-    deciding = deciding_split(data)
+    chosen_on = threshold_split(data)
     point = None
     if prepared.search is not None:
-        point = choose_point(prepared.search, scored[deciding], deciding, prepared.leaks)
-        if point.verdict == "infeasible":
-            _logger.warning("no threshold meets the constraints on the %s split", deciding)
+        point = choose_point(prepared.search, scored[chosen_on], chosen_on, prepared.leaks)
+        if point.status == "infeasible":
+            _logger.warning("no threshold meets the constraints on the %s split", chosen_on)
     val = scored["val"]
     return DecisionRule(
         finding=data.classes[1],
         point=point,
-        chosen_on=deciding,
-        imbalance=prepared.imbalance,
+        chosen_on=chosen_on,
+        prior_shift=prepared.prior_shift,
         weights_sha256=prepared.folder.weights_sha256(),
         calibrators=Calibrators.fit(val.y_score, val.y_true),
         informativeness=measure_informativeness(
-            scored[deciding], point.threshold if point else None
+            scored[chosen_on], point.threshold if point else None
         ),
     )
 
@@ -346,7 +350,7 @@ def choose_point(
     point = search.select(scores.y_score, scores.y_true, scores.patients)
     if split == "val":
         point = point.without_certificate(
-            "not certified, since these films also picked the checkpoint: "
+            "not certified, since these images also picked the checkpoint: "
             "set data.calibration_fraction"
         )
     touching = sum(split in (pair.first.split, pair.second.split) for pair in leaks)
@@ -363,7 +367,9 @@ def evaluate(
 ) -> None:
     """Write and print the metrics of both splits at the threshold."""
     for split, scores in scored.items():
-        scoring = Scoring(split, split, tells_decision=False)  # which is printed last, once
+        scoring = EvaluationOptions(
+            split, split, prints_decision=False
+        )  # which is printed last, once
         sys.stdout.write("\n")
         publish(scores, rule, prepared.folder, scoring, prepared.training.board, best.epoch)
 
@@ -374,7 +380,7 @@ def save(
     """Store what later images are compared with, and last the decision rule."""
     folder, training = prepared.folder, prepared.training
     Reference.of(scored[rule.chosen_on]).write(folder.reference_path, folder.files.write)
-    illustrations.illustrate_training(folder, training.board)
+    plots.plot_training(folder, training.board)
     folder.write_rule(rule)
     chosen = (best.epoch, training.best.metric, training.best.best_score or 0.0)
     print_end(folder, rule, chosen, training.data)

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cxrignite.data import Film, LoaderSettings, XrayData
-from cxrignite.data.packing import Pack
+from cxrignite.data import ImageRecord, LoaderSettings, XrayData
+from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.engines.session import Session
 from cxrignite.errors import ConstraintError, DataError, RecipeError
-from cxrignite.functional import ImbalanceLedger, grad_cam, num_negatives_needed
+from cxrignite.functional import PriorShift, grad_cam, num_negatives_needed
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
@@ -65,28 +65,28 @@ def build_pipeline(data: DataRecipe) -> Pipeline:
 
 def build_data(
     data: DataRecipe,
-    films: list[Film],
+    records: list[ImageRecord],
     seed: int,
     *,
     device: torch.device,
     pipeline: Pipeline | None = None,
-    pack: Pack | None = None,
+    cache: ImageCache | None = None,
 ) -> XrayData:
-    """The data module of a recipe over these films.
+    """The data module of a recipe over these images.
 
     Args:
         data: The sampler and the loaders' settings.
-        films: Of any split.
+        records: Of any split.
         seed: The run's.
         device: Where the model is; batches are augmented there if it is a GPU.
         pipeline: The recipe's, where it has been built.
-        pack: The films preprocessed.
+        cache: The images preprocessed.
     """
     return XrayData(
-        films,
+        records,
         data.source.classes,
         pipeline=pipeline or build_pipeline(data),
-        pack=pack,
+        cache=cache,
         sampler=data.sampler,
         loader=LoaderSettings(
             data.batch_size,
@@ -111,7 +111,7 @@ def check_image_size(
         is_restored: True if its weights are a checkpoint's, and took images of this size before.
 
     Raises:
-        RecipeError: The preprocessed films have another size than the backbone was built for, or
+        RecipeError: The preprocessed images have another size than the backbone was built for, or
             its layers do not take them: too small for one, or layers that do not fit each other.
         CheckpointError: The model is a user's, whose code has changed since it was trained.
     """
@@ -144,11 +144,11 @@ def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Modu
     return loss
 
 
-def build_ledger(data: XrayData, loss: nn.Module) -> ImbalanceLedger:
+def build_prior_shift(data: XrayData, loss: nn.Module) -> PriorShift:
     """What the sampler and the loss do to the prior of the positive class.
 
     Args:
-        data: The films, and the sampler that draws them.
+        data: The images, and the sampler that draws them.
         loss: Of `BCEWithLogitsLoss` and its kind the effect is known.
 
     Raises:
@@ -163,29 +163,29 @@ def build_ledger(data: XrayData, loss: nn.Module) -> ImbalanceLedger:
         weight = weights[0]
     counts = data.class_counts("train")
     try:
-        return ImbalanceLedger(*counts, data.drawn_prevalence(), weight)
+        return PriorShift(*counts, data.drawn_prevalence(), weight)
     except ValueError as error:
         raise DataError(f"training needs both classes: {error}") from error
 
 
 def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
-    """Refuse splits that can choose nothing, and a certificate that the films cannot give.
+    """Refuse splits that can choose nothing, and a certificate that the images cannot give.
 
     Raises:
         DataError: A split that picks the checkpoint or the threshold lacks a class.
         ConstraintError: A `ThresholdSearch` asks for a confidence that needs more negative patients
             than the split has that chooses the threshold.
     """
-    split = deciding_split(data)
+    split = threshold_split(data)
     for each in ("val", split):
         counts = data.class_counts(each)
         if min(counts) == 0:
             raise DataError(
-                f"the {each} split needs films of both classes, got {counts.num_negative} "
+                f"the {each} split needs images of both classes, got {counts.num_negative} "
                 f"{data.classes[0]} and {counts.num_positive} {data.classes[1]}"
             )
-    films = data.films(split)
-    have = len({film.patient for film in films if film.label == 0})
+    records = data.records(split)
+    have = len({record.patient for record in records if record.label == 0})
     for handler in handlers:
         if not isinstance(handler, ThresholdSearch) or handler.confidence is None:
             continue
@@ -198,7 +198,7 @@ def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
             )
 
 
-def deciding_split(data: XrayData) -> str:
+def threshold_split(data: XrayData) -> str:
     """The split that chooses the threshold: `calibration` where there is one, else `val`."""
     return "calibration" if "calibration" in data.splits else "val"
 
@@ -249,7 +249,7 @@ def explained_layer(named: str | None, model: BinaryClassifier, image_size: tupl
         return model.cam_layer
     device = next(model.parameters()).device
     try:
-        # A blank film tells whether the layer gives maps at all.
+        # A blank image tells whether the layer gives maps at all.
         grad_cam(model, torch.zeros(1, 1, *image_size, device=device), named)
     except RecipeError as error:
         raise RecipeError(f"explain.{error}") from error

@@ -1,4 +1,4 @@
-"""`recalibrate`: a threshold for one site, from its own labelled films; the weights stay."""
+"""`recalibrate`: a threshold for one site, from its own labelled images; the weights stay."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrignite.data import Film
-from cxrignite.data.carving import carve_split
+from cxrignite.data import ImageRecord
+from cxrignite.data.split_assignment import split_off
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import num_negatives_needed, select_operating_point
 from cxrignite.recipe import Recipe
@@ -18,9 +18,9 @@ from cxrignite.reporting.wording import alarm_of_rule, describe_point
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.workflows.films import other_films
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import build_data, check_image_size
+from cxrignite.workflows.records import other_records
 from cxrignite.workflows.score import score_split
 
 
@@ -30,7 +30,7 @@ class Recalibration:
 
     Attributes:
         site: Its name.
-        share: Share of the site's films that choose it, whole patients, in (0, 0.5] or 1; the
+        share: Share of the site's images that choose it, whole patients, in (0, 0.5] or 1; the
             others are left to judge it by.
         min_tnr: Lowest true negative rate.
         min_threshold: Lowest threshold; a site may need a lower or a higher one.
@@ -45,7 +45,7 @@ class Recalibration:
 
 
 def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
-    """Choose an operating point from a site's films and keep it beside the run's own.
+    """Choose an operating point from a site's images and keep it beside the run's own.
 
     Args:
         recipe: The run's own recipe with the site's source.
@@ -54,7 +54,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
 
     Raises:
         RunFolderError: The run did not finish, chose no threshold, or has this site already.
-        DataError: The site has no usable films, lacks a class, or they took part in this run.
+        DataError: The site has no usable images, lacks a class, or they took part in this run.
         ConstraintError: The site has too few negatives, or no threshold can be certified on them;
             nothing is written.
         RecipeError: A constraint is out of range.
@@ -78,14 +78,16 @@ def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
             "min_threshold": _first(wanted.min_threshold, first.min_threshold),
             "confidence": _first(wanted.confidence, first.confidence, 0.95),
         }
-        pool = other_films(recipe.data, folder, "test")
+        pool = other_records(recipe.data, folder, "test")
         _check_enough(pool, constraints["min_tnr"], constraints["confidence"])
-        films = _chosen_share(pool, wanted.share, recipe.seed)
-        _check_enough(films, constraints["min_tnr"], constraints["confidence"])
-        data = build_data(recipe.data, films, recipe.seed, device=session.device)
+        records = _chosen_share(pool, wanted.share, recipe.seed)
+        _check_enough(records, constraints["min_tnr"], constraints["confidence"])
+        data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
-        scores = score_split(run.model, data, "calibration", run.computing, shows=session.leads)
+        scores = score_split(
+            run.model, data, "calibration", run.computing, shows=session.is_main_process
+        )
         try:
             point = select_operating_point(
                 scores.y_score,
@@ -97,19 +99,19 @@ def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
             )
         except ValueError as error:
             raise RecipeError(str(error)) from error
-        if point.verdict == "infeasible":
+        if point.status == "infeasible":
             raise ConstraintError(f"nothing written: {describe_point(point)}")
-        if not session.leads:
+        if not session.is_main_process:
             return
         moved = run.rule.moved_to(
             wanted.site, point, measure_informativeness(scores, point.threshold)
         )
-        folder.write_site(moved, data.films("calibration"), Reference.of(scores))
+        folder.write_site(moved, data.records("calibration"), Reference.of(scores))
         before = scores.confusion(first.threshold)
         sys.stdout.write(
             "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
             + f"{wanted.site}: {describe_point(point)}\n"
-            f"  the run's own threshold {first.threshold:.4f} gives these films "
+            f"  the run's own threshold {first.threshold:.4f} gives these images "
             f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
             f"  written to {folder.site_path(wanted.site)}; use it with "
             f"`cxrignite test --run {folder.root} --operating_point {wanted.site} ...`\n"
@@ -120,25 +122,27 @@ def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
 
-def _chosen_share(films: list[Film], share: float, seed: int) -> list[Film]:
-    """Those of the films `test` would score that choose the threshold, whole patients."""
+def _chosen_share(records: list[ImageRecord], share: float, seed: int) -> list[ImageRecord]:
+    """Those of the images `test` would score that choose the threshold, whole patients."""
     if share == 1:
-        return [film.moved("calibration") for film in films]
-    dealt = carve_split([film.moved("train") for film in films], "calibration", share, seed)
-    return [film for film in dealt if film.split == "calibration"]
+        return [record.moved("calibration") for record in records]
+    stratified = split_off(
+        [record.moved("train") for record in records], "calibration", share, seed
+    )
+    return [record for record in stratified if record.split == "calibration"]
 
 
-def _check_enough(films: list[Film], min_tnr: float, confidence: float) -> None:
-    """Say what is missing before the films are scored."""
-    labels = {film.label for film in films}
+def _check_enough(records: list[ImageRecord], min_tnr: float, confidence: float) -> None:
+    """Say what is missing before the images are scored."""
+    labels = {record.label for record in records}
     if labels != {0, 1}:
         have = "no negatives" if 0 not in labels else "no positives"
-        raise DataError(f"an operating point needs films of both classes, got {have}")
+        raise DataError(f"an operating point needs images of both classes, got {have}")
     try:
         needed = num_negatives_needed(min_tnr, confidence)
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    patients = len(np.unique([film.patient for film in films if film.label == 0]))
+    patients = len(np.unique([record.patient for record in records if record.label == 0]))
     if patients < needed:
         raise ConstraintError(
             f"a TNR of {min_tnr:g} at {100 * confidence:g} % confidence needs at least {needed} "

@@ -1,4 +1,4 @@
-"""Scoring films with a run's best weights and a stored threshold: the verbs `validate` and `test`.
+"""Score images with a run's best weights and a stored threshold: commands `validate` and `test`.
 
 Neither can choose a threshold: they read the one that `fit` or `recalibrate` stored.
 """
@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrignite.data import Film, XrayData
+from cxrignite.data import ImageRecord, XrayData
 from cxrignite.engines import create_evaluator
 from cxrignite.errors import DataError, NonFiniteError, RecipeError
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.handlers import (
     Attachable,
-    BoardWriter,
     FeatureCollector,
     GracefulStop,
     ProgressLine,
     ScoreCollector,
+    TensorBoardWriter,
 )
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
@@ -44,53 +44,53 @@ from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.assessment import assess, judge
-from cxrignite.workflows.films import frozen_films, other_films
 from cxrignite.workflows.finished_run import load_run, open_folder
-from cxrignite.workflows.illustrations import illustrate_scores
 from cxrignite.workflows.parts import Computing, build_data, check_image_size
+from cxrignite.workflows.plots import plot_scores
+from cxrignite.workflows.records import frozen_records, other_records
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scoring:
+class EvaluationOptions:
     """What is to be scored, and how it is told.
 
     Attributes:
         split: `val`, `calibration` or `test`.
         name: Name of the results in the run folder.
-        same_films: Take the films from the run's `split.csv`; else those of the recipe's source.
+        same_images: Take the images from the run's `split.csv`; else those of the recipe's source.
         operating_point: The site whose operating point decides; null is the run's own.
-        subgroups: A regular expression with named groups, searched in each film's name; null takes
+        subgroups: A regular expression with named groups, searched in each image's name; null takes
             the attributes that the source gives.
     """
 
     split: str
     name: str
-    same_films: bool = True
+    same_images: bool = True
     operating_point: str | None = None
     subgroups: re.Pattern[str] | None = None
-    tells_decision: bool = True
+    prints_decision: bool = True
 
     @property
     def is_judged(self) -> bool:
-        """Whether these films had no part in the run, so that its promises are held to them."""
-        return self.split == "test" or not self.same_films
+        """Whether these images had no part in the run, so that its promises are held to them."""
+        return self.split == "test" or not self.same_images
 
 
-def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
-    """Score one split of a run, or another source's films, and write the results.
+def score(recipe: Recipe, run_dir: Path, scoring: EvaluationOptions) -> None:
+    """Score one split of a run, or another source's images, and write the results.
 
     Args:
         recipe: The run's own recipe; its source may be another one.
         run_dir: The run folder.
-        scoring: Which films, under which name, by which operating point.
+        scoring: Which images, under which name, by which operating point.
 
     Raises:
         RunFolderError: The folder is in use, its run did not finish, or it has no such operating
             point.
-        RecipeError: The subgroups' pattern fits no film.
-        DataError: There is no film to score, or a film changed since the run.
+        RecipeError: The subgroups' pattern fits no image.
+        DataError: There is no image to score, or an image changed since the run.
         CheckpointError: The best weights are missing or damaged.
     """
     folder, name, site = RunFolder(run_dir), scoring.name, scoring.operating_point
@@ -98,15 +98,17 @@ def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
         run = load_run(folder, session, recipe.trainer, recipe.model, site)
         if scoring.is_judged:  # damage is refused before anything is written
             folder.read_reference(site)
-            folder.read_looks()
-        films = films_to_score(recipe.data, folder, scoring)
-        _subgroups(films, scoring.subgroups)  # refused before the films are looked at
-        data = build_data(recipe.data, films, recipe.seed, device=session.device)
+            folder.read_evaluation_counts()
+        records = records_to_score(recipe.data, folder, scoring)
+        _subgroups(records, scoring.subgroups)  # refused before the images are looked at
+        data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
-        scores = score_split(run.model, data, scoring.split, run.computing, shows=session.leads)
-        if session.leads:
-            board = BoardWriter(folder.tensorboard_dir)
+        scores = score_split(
+            run.model, data, scoring.split, run.computing, shows=session.is_main_process
+        )
+        if session.is_main_process:
+            board = TensorBoardWriter(folder.tensorboard_dir)
             stack.callback(board.close)
             publish(scores, run.rule, folder, scoring, board, run.epoch)
             _logger.info(
@@ -114,33 +116,35 @@ def score(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
             )
 
 
-def films_to_score(data: DataRecipe, folder: RunFolder, scoring: Scoring) -> list[Film]:
-    """The films of a split or of another source, checked, without those that chose the threshold.
+def records_to_score(
+    data: DataRecipe, folder: RunFolder, scoring: EvaluationOptions
+) -> list[ImageRecord]:
+    """The images of a split or of another source, checked, without those that chose the threshold.
 
     Args:
         data: The run's own; its source may be another one.
         folder: The run.
-        scoring: Which films, by which operating point.
+        scoring: Which images, by which operating point.
 
     Raises:
-        DataError: There is no film to score, one changed since the run, or one took part in it.
+        DataError: There is no image to score, one changed since the run, or one took part in it.
     """
-    if scoring.same_films:
-        films = frozen_films(data, folder, scoring.split)
+    if scoring.same_images:
+        records = frozen_records(data, folder, scoring.split)
     else:
-        films = other_films(data, folder, scoring.split)
-    films = [film for film in films if film.split == scoring.split]
-    if not films:
-        raise DataError(f"{data.source.root} has no {scoring.split} films to score")
-    return _not_used(films, folder, scoring.operating_point)
+        records = other_records(data, folder, scoring.split)
+    records = [record for record in records if record.split == scoring.split]
+    if not records:
+        raise DataError(f"{data.source.root} has no {scoring.split} images to score")
+    return _not_used(records, folder, scoring.operating_point)
 
 
 def publish(
     scores: SplitScores,
     rule: DecisionRule,
     folder: RunFolder,
-    scoring: Scoring,
-    board: BoardWriter,
+    scoring: EvaluationOptions,
+    board: TensorBoardWriter,
     step: int,
 ) -> None:
     """Write predictions, metrics, figures and TensorBoard entries, and print the table.
@@ -155,25 +159,27 @@ def publish(
     """
     name = scoring.name
     write_scores(folder, name, scores, rule)
-    evaluation = assess(scores, rule, _subgroups(scores.films, scoring.subgroups))
+    evaluation = assess(scores, rule, _subgroups(scores.records, scoring.subgroups))
     if scoring.is_judged:
         shift = _shift_from(folder.read_reference(scoring.operating_point), scores)
         evaluation = replace(
             evaluation,
             shift=shift,
             certificate=judge(scores, rule, shift),
-            num_evaluations=folder.count_look(scores.films),
+            num_evaluations=folder.record_evaluation(scores.records),
         )
     folder.write_evaluation(name, evaluation)
-    illustrate_scores(folder, name, scores, evaluation, board, step)
+    plot_scores(folder, name, scores, evaluation, board, step)
     sys.stdout.write("\n".join(_lines(name, scores, evaluation, scoring)) + "\n")
 
 
-def _lines(name: str, scores: SplitScores, evaluation: Evaluation, scoring: Scoring) -> list[str]:
+def _lines(
+    name: str, scores: SplitScores, evaluation: Evaluation, scoring: EvaluationOptions
+) -> list[str]:
     """Lay out an evaluation for the terminal: alarms, the table, remarks."""
     lines = [score_table(name, scores.classes, evaluation)]
     remarks = []
-    if scoring.tells_decision:
+    if scoring.prints_decision:
         alarms = alarm_of_rule(evaluation.rule), alarm_of_evaluation(name, evaluation)
         lines = [*alarm(alarms[0]), *alarm(alarms[1]), *lines]
         remarks = [describe_rule(evaluation.rule)]
@@ -190,22 +196,22 @@ def _lines(name: str, scores: SplitScores, evaluation: Evaluation, scoring: Scor
 
 
 def write_scores(folder: RunFolder, name: str, scores: SplitScores, rule: DecisionRule) -> None:
-    """Write every film's score on both scales and its decision as CSV.
+    """Write every image's score on both scales and its decision as CSV.
 
     Args:
         folder: The run.
-        name: Of the films.
+        name: Of the images.
         scores: The scores.
         rule: The threshold and the natural scale.
     """
     write_predictions(
         folder.predictions_path(name),
-        [{"path": film.name, "patient": film.patient} for film in scores.films],
+        [{"path": record.name, "patient": record.patient} for record in scores.records],
         scores.y_score,
         scores.y_true,
         np.arange(scores.num_images),
         rule.threshold,
-        rule.imbalance.natural(scores.y_score),
+        rule.prior_shift.probability(scores.y_score),
         folder.files.write,
     )
 
@@ -219,11 +225,11 @@ def score_split(
     shows: bool = False,
     handlers: Sequence[Attachable] = (),
 ) -> SplitScores:
-    """Score the films of one split, each once, whatever the number of processes.
+    """Score the images of one split, each once, whatever the number of processes.
 
     Args:
         model: The classifier.
-        data: The films.
+        data: The images.
         split: Which of them.
         computing: Settings of the forward pass.
         shows: True to show a progress bar in a terminal.
@@ -250,24 +256,24 @@ def score_split(
         ProgressLine(f"score {split}").attach(evaluator)
     evaluator.run(data.eval_loader(split))
     y_score, y_true, _ = collector.gather()
-    num_strange = int((~np.isfinite(y_score)).sum())
-    if num_strange:
-        raise NonFiniteError(f"{num_strange} of {len(y_score)} scores are NaN or infinite")
-    return SplitScores(data.films(split), data.classes, y_score, y_true, features.gather()[0])
+    num_not_finite = int((~np.isfinite(y_score)).sum())
+    if num_not_finite:
+        raise NonFiniteError(f"{num_not_finite} of {len(y_score)} scores are NaN or infinite")
+    return SplitScores(data.records(split), data.classes, y_score, y_true, features.gather()[0])
 
 
-def _not_used(films: list[Film], folder: RunFolder, site: str | None) -> list[Film]:
-    """Leave out the films that chose a site's operating point: it is not judged by them."""
+def _not_used(records: list[ImageRecord], folder: RunFolder, site: str | None) -> list[ImageRecord]:
+    """Leave out the images that chose a site's operating point: it is not judged by them."""
     if site is None:
-        return films
-    used = {film.sha256 for film in folder.read_site_films(site)}
-    left = [film for film in films if film.sha256 not in used]
-    if len(left) < len(films):
+        return records
+    used = {record.sha256 for record in folder.read_site_records(site)}
+    left = [record for record in records if record.sha256 not in used]
+    if len(left) < len(records):
         _logger.info(
-            "%d films chose the operating point %s: left out", len(films) - len(left), site
+            "%d images chose the operating point %s: left out", len(records) - len(left), site
         )
     if not left:
-        raise DataError(f"all {len(films)} films chose the operating point {site}: none is left")
+        raise DataError(f"all {len(records)} images chose the operating point {site}: none is left")
     return left
 
 
@@ -279,20 +285,20 @@ def _shift_from(reference: Reference | None, scores: SplitScores) -> ShiftCheck 
 
 
 def _subgroups(
-    films: Sequence[Film], pattern: re.Pattern[str] | None
+    records: Sequence[ImageRecord], pattern: re.Pattern[str] | None
 ) -> Sequence[Mapping[str, str]]:
-    """What subgroups each film belongs to.
+    """What subgroups each image belongs to.
 
     Raises:
-        RecipeError: The pattern fits no film.
+        RecipeError: The pattern fits no image.
     """
     if pattern is None:
-        return [film.attributes for film in films]
-    matches = [pattern.search(film.name) for film in films]
+        return [record.attributes for record in records]
+    matches = [pattern.search(record.name) for record in records]
     if not any(matches):
         raise RecipeError(
-            f"--subgroups '{pattern.pattern}' fits none of {len(films)} names, "
-            f"such as {films[0].name}"
+            f"--subgroups '{pattern.pattern}' fits none of {len(records)} names, "
+            f"such as {records[0].name}"
         )
     return [
         {key: value for key, value in match.groupdict().items() if value} if match else {}

@@ -31,12 +31,12 @@ from cxrignite.engines.session import Session, seed_everything
 from cxrignite.errors import CheckpointError, RecipeError
 from cxrignite.handlers import (
     BestCheckpoint,
-    BoardWriter,
     FiniteGuard,
     GracefulStop,
     HistoryWriter,
     ProgressLine,
     SafeSaver,
+    TensorBoardWriter,
     ThresholdSearch,
 )
 from cxrignite.nn import BinaryClassifier
@@ -94,7 +94,7 @@ class Training:
 
     Args:
         learner: What is trained.
-        data: The films.
+        data: The images.
         folder: What the run leaves behind.
         session: The processes that train.
         computing: Settings of the forward passes.
@@ -145,7 +145,7 @@ class Training:
             batch_size=data.eval_batch_size("val"),
             **computing._asdict(),
         )
-        self.board = BoardWriter(folder.tensorboard_dir)
+        self.board = TensorBoardWriter(folder.tensorboard_dir)
         metric = f"val_{monitor.metric}"
         self._recipe_hash = ""
         self.best = BestCheckpoint(
@@ -222,7 +222,7 @@ class Training:
 
     def save_last(self) -> None:
         """Save the state of the epoch just completed."""
-        if self.session.leads:
+        if self.session.is_main_process:
             objects = self.state_objects().items()
             state = {name: thing.state_dict() for name, thing in objects}
             state["recipe_hash"] = self._recipe_hash
@@ -240,12 +240,12 @@ class Training:
             trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step())
         self.stop.attach(trainer)
         self.stop.attach(self.validator)
-        owners = [film.patient for film in self.data.films("val")]
+        owners = [record.patient for record in self.data.records("val")]
         for handler in self.validation.handlers:
             if isinstance(handler, ThresholdSearch):
                 handler.patients = owners
             handler.attach(self.validator)
-        if self.session.leads and sys.stderr.isatty():
+        if self.session.is_main_process and sys.stderr.isatty():
             ProgressLine("train", shows_loss=True).attach(trainer)
             ProgressLine("validate").attach(self.validator)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
@@ -262,11 +262,13 @@ class Training:
             trainer.add_event_handler(Events.EPOCH_COMPLETED, self.stopper)
         if self.scheduler is not None and settings.lr_step == "epoch":
             trainer.add_event_handler(Events.EPOCH_COMPLETED, self._step_schedule, self.scheduler)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
 
     def _start(self) -> None:
-        if self.session.leads:  # once: whatever is done to the file later, the run goes on
+        if (
+            self.session.is_main_process
+        ):  # once: whatever is done to the file later, the run goes on
             self._recipe_hash = self.folder.recipe_hash()
         # A run stopped in its first epoch has a state to go on from, and a full disk shows at once.
         if self.trainer.state.epoch == 0:
@@ -309,7 +311,7 @@ class Training:
             return value if math.isfinite(value) else -math.inf
 
         stopper = EarlyStopping(self.monitor.patience, score, self.trainer)
-        # It speaks in a format of its own; `_tell` says the same in ours.
+        # It speaks in a format of its own; `_log` says the same in ours.
         stopper.logger.setLevel(logging.WARNING)
         return stopper
 
@@ -331,10 +333,10 @@ class Training:
             )
 
     def _describe_batch(self, batch: Any) -> str:
-        films = self.data.films("train")
-        return ", ".join(films[index].name for index in batch.index.tolist())
+        records = self.data.records("train")
+        return ", ".join(records[index].name for index in batch.index.tolist())
 
-    def _tell(self, trainer: Engine) -> None:
+    def _log(self, trainer: Engine) -> None:
         epoch = trainer.state.epoch
         self._lines.tell(epoch, trainer.state.metrics, is_best=self.best.best_epoch == epoch)
         if self.is_finished and epoch < self.settings.max_epochs:

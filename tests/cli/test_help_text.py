@@ -15,14 +15,14 @@ def describes(key, said):
     return DATA[key]["description"] in said
 
 
-def help_of(verb, capsys):
-    assert cli.run([verb, "--help"]) == 0
+def help_of(command, capsys):
+    assert cli.run([command, "--help"]) == 0
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "recalibrate", "predict", "explain"])
-def test_a_verb_that_reads_a_run_takes_the_runs_own_values(verb, capsys):
-    said = help_of(verb, capsys)
+@pytest.mark.parametrize("command", ["validate", "test", "recalibrate", "predict", "explain"])
+def test_a_command_that_reads_a_run_takes_the_runs_own_values(command, capsys):
+    said = help_of(command, capsys)
     assert describes("num_workers", said)
     # One default for all keys of the recipe, which is none of the recipe's own.
     keys = re.findall(r"--(?:data|trainer)\.\w+ \S+ .*?default: ([^)]+)\)", said)

@@ -18,7 +18,7 @@ TINY = """\
 seed: 1
 run_dir: runs/tiny
 data:
-  source: {class_path: Phantom, init_args: {root: data/films, num_train: 48, num_test: 8, size: 64}}
+  source: {class_path: Phantom, init_args: {root: data/i, num_train: 48, num_test: 8, size: 64}}
   val_fraction: 0.25
   batch_size: 8
   num_workers: 0
@@ -196,7 +196,7 @@ def test_a_wrong_recipe_gets_one_line_before_anything_is_read_or_built(
     def reached(*_args, **_settings):
         raise AssertionError("the run began")
 
-    monkeypatch.setattr("cxrignite.data.phantom.Phantom.films", reached)
+    monkeypatch.setattr("cxrignite.data.phantom.Phantom.records", reached)
     monkeypatch.setattr("cxrignite.nn.LightCNN.__init__", _with_same_signature(reached))
     assert old in TINY
     path = tmp_path / "recipe.yaml"
@@ -243,10 +243,10 @@ def test_wrong_arguments_get_one_line(argv, says, tmp_path, capsys, monkeypatch)
     assert "recipe.yaml" not in error_line(error, says)  # the file is innocent
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
-def test_a_verb_without_arguments_says_what_it_needs(verb, capsys):
-    assert run([verb]) == 2
-    assert {"fit": "--config FILE"}.get(verb, "--run DIR") in capsys.readouterr().err
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_command_without_arguments_says_what_it_needs(command, capsys):
+    assert run([command]) == 2
+    assert {"fit": "--config FILE"}.get(command, "--run DIR") in capsys.readouterr().err
 
 
 def test_help_of_test_shows_only_what_test_takes(capsys):

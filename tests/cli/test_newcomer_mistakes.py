@@ -88,15 +88,15 @@ def empty_class() -> None:
     Path(NORMAL).mkdir()
 
 
-def a_film_in_two_splits() -> None:
+def a_image_in_two_splits() -> None:
     first = min(Path(NORMAL).iterdir())
     shutil.copy(first, "data/chest_xray/test/NORMAL/copy.png")
 
 
 def two_healthy_of_another_site() -> None:
     shutil.copytree("data/chest_xray/test", "site/test")
-    for film in sorted(Path("site/test/NORMAL").iterdir())[2:]:
-        film.unlink()
+    for record in sorted(Path("site/test/NORMAL").iterdir())[2:]:
+        record.unlink()
 
 
 def unfinished() -> None:
@@ -106,15 +106,15 @@ def unfinished() -> None:
 
 OF_COMMAND_LINE = [
     Mistake(
-        "a verb that there is not",
+        "a command that there is not",
         "train --config recipe.yaml",
         2,
         ["'train'", "audit", "recipes"],
     ),
     Mistake("a device for a recipe", "fit --config /dev/zero", 2, ["/dev/zero", "regular file"]),
-    Mistake("a verb misspelt", "reprot --run runs/done", 2, ["'reprot'", "'report'"]),
+    Mistake("a command misspelt", "reprot --run runs/done", 2, ["'reprot'", "'report'"]),
     Mistake(
-        "an option before the verb",
+        "an option before the command",
         "--config recipe.yaml fit",
         2,
         ["'--config'", "cxrignite fit --config FILE"],
@@ -498,7 +498,7 @@ OF_RECIPE = [
         "loss: {class_path: BCEWithLogitsLoss, init_args: {reduction: none}}",
     ),
     Mistake(
-        "an option of a plain verb misspelt",
+        "an option of a plain command misspelt",
         "report --runn runs/done",
         2,
         ["'--runn'", "'--run'"],
@@ -590,7 +590,7 @@ OF_DATA = [
         FIT,
         3,
         ["data/chest_xray"],
-        prepare=rename("data", "films"),
+        prepare=rename("data", "images"),
     ),
     Mistake(
         "a root that is one folder up",
@@ -628,14 +628,14 @@ OF_DATA = [
         "[normal, pneumonia]",
     ),
     Mistake(
-        "training films in a folder of another name",
+        "training images in a folder of another name",
         FIT,
         3,
         ["data/chest_xray", "test"],
         prepare=rename("data/chest_xray/train", "data/chest_xray/training"),
     ),
     Mistake(
-        "a class without a film",
+        "a class without an image",
         FIT,
         3,
         ["data/chest_xray/train/NORMAL", "(JPEG, PNG, TIFF, BMP, WEBP, GIF, JPEG2000, DICOM)"],
@@ -656,21 +656,21 @@ OF_DATA = [
         prepare=write(f"{NORMAL}/x.jpeg", b"<html>please log in</html>"),
     ),
     Mistake(
-        "films of several sizes",
+        "images of several sizes",
         FIT,
         3,
         ["64 x 64", "60 x 80", "data/chest_xray/train/NORMAL/other.png", "data.image_size"],
         prepare=lambda: Image.new("L", (80, 60)).save(f"{NORMAL}/other.png"),
     ),
     Mistake(
-        "a film in two splits",
+        "an image in two splits",
         FIT,
         3,
         ["1 pair", "0 of", "1 of", "runs/mine/leakage.csv", "data.allow_leakage: true"],
-        prepare=a_film_in_two_splits,
+        prepare=a_image_in_two_splits,
     ),
     Mistake(
-        "a promise that takes more films",
+        "a promise that takes more images",
         FIT,
         4,
         ["ThresholdSearch", "0.95", "95 %", "59 negative patients", "val", "6"],
@@ -774,7 +774,7 @@ OF_RUN = [
         ],
     ),
     Mistake(
-        "other films without a name",
+        "other images without a name",
         f"{TEST} --data.source ClassFolders --data.source.root data/chest_xray",
         2,
         ["--data.source", "--name", "'test'"],
@@ -786,14 +786,14 @@ OF_RUN = [
         ["runs/done", "'clinic'"],
     ),
     Mistake(
-        "too few healthy films of a site",
+        "too few healthy images of a site",
         "recalibrate --run runs/done --name clinic --data.source.root site",
         4,
         ["TNR", "0.9", "95 %", "29 negative patients", "2", "27"],
         prepare=two_healthy_of_another_site,
     ),
     Mistake(
-        "an empty folder of new films",
+        "an empty folder of new images",
         "predict --run runs/done --files new",
         3,
         ["new", "JPEG", "PNG", "DICOM"],
@@ -826,9 +826,9 @@ MISTAKES = [*OF_COMMAND_LINE, *OF_RECIPE, *OF_DATA, *OF_RUN]
 def original(tmp_path_factory):
     """Images in class folders, and a finished run on them."""
     root = tmp_path_factory.mktemp("original")
-    films = root / "data/chest_xray"
-    Phantom(films, num_train=64, num_test=24, size=64).films()
-    for path in films.iterdir():
+    records = root / "data/chest_xray"
+    Phantom(records, num_train=64, num_test=24, size=64).records()
+    for path in records.iterdir():
         if path.name not in ("train", "test"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (root / "recipe.yaml").write_text(RECIPE)

@@ -30,7 +30,7 @@ def schema():
 
 
 @pytest.fixture(scope="module")
-def complaints(schema):
+def problems(schema):
     validator = Draft202012Validator(schema)
 
     def of(recipe):
@@ -54,13 +54,13 @@ def test_it_is_a_schema(schema):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_takes_every_recipe_that_ships(path, complaints):
-    assert complaints(yaml.safe_load(path.read_text(encoding="utf-8"))) == []
+def test_it_takes_every_recipe_that_ships(path, problems):
+    assert problems(yaml.safe_load(path.read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_it_takes_every_recipe_of_the_pages(block, complaints):
-    assert complaints(yaml.safe_load(block)) == []
+def test_it_takes_every_recipe_of_the_pages(block, problems):
+    assert problems(yaml.safe_load(block)) == []
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_it_takes_every_recipe_of_the_pages(block, complaints):
         ("model", {"class_path": "LightCNN"}),
         ("optimizer", "SGD"),
         ("data.fold", {"index": 0, "count": 5}),
-        ("data.pack", False),
-        ("data.pack", "packs"),
+        ("data.cache", False),
+        ("data.cache", "caches"),
         ("data.image_size", [224, 224]),
         ("trainer.handlers+", ["EpochTimer"]),
         ("lr_scheduler", None),
         ("data.sampler", None),
     ],
 )
-def test_it_takes_what_fit_takes(key, value, complaints):
-    assert complaints(changed(key, value)) == []
+def test_it_takes_what_fit_takes(key, value, problems):
+    assert problems(changed(key, value)) == []
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_it_takes_what_fit_takes(key, value, complaints):
         ("monitor.mode", "best"),
     ],
 )
-def test_it_refuses_what_fit_refuses(key, value, complaints):
-    assert complaints(changed(key, value)) != []
+def test_it_refuses_what_fit_refuses(key, value, problems):
+    assert problems(changed(key, value)) != []
 
 
 def test_every_key_has_its_type_and_what_it_means(schema):
-    def look(group, told, prefix):
+    def look(group, printed, prefix):
         fields = {field.name for field in dataclasses.fields(group)}
-        assert {key for key in told["properties"] if not key.endswith("+")} == fields, prefix
-        for name, value in told["properties"].items():
+        assert {key for key in printed["properties"] if not key.endswith("+")} == fields, prefix
+        for name, value in printed["properties"].items():
             assert value.get("description"), f"{prefix}{name} has no description"
             assert set(value) - {"description", "default"}, f"{prefix}{name} has no type"
 
@@ -121,7 +121,7 @@ def test_every_key_has_its_type_and_what_it_means(schema):
 
 
 def test_classes_that_no_recipe_can_make_are_not_offered(schema):
-    offered = {base: told["anyOf"][0]["enum"] for base, told in schema["$defs"].items()}
+    offered = {base: printed["anyOf"][0]["enum"] for base, printed in schema["$defs"].items()}
     assert offered["Sampler"] == ["BalancedSampler"]  # torch's take no labels and no seed
     assert {"ThresholdSearch", "EpochTimer"} <= set(offered["Attachable"])
     assert not {"FiniteGuard", "GradCAMExporter"} & set(offered["Attachable"])  # want a model
@@ -143,13 +143,13 @@ def test_any_dataclass_may_be_described():
         rate: float
         shape: tuple[int, ...] = (1, 2)
 
-    told = recipe_schema(Small, {})
-    assert told["properties"]["rate"] == {"type": "number", "description": "How fast."}
+    printed = recipe_schema(Small, {})
+    assert printed["properties"]["rate"] == {"type": "number", "description": "How fast."}
     shape = {"type": "array", "items": {"type": "integer"}, "default": [1, 2]}
-    assert told["properties"]["shape"] == {**shape, "description": "How large."}
-    assert told["$defs"] == {}
+    assert printed["properties"]["shape"] == {**shape, "description": "How large."}
+    assert printed["$defs"] == {}
 
 
-def test_the_verb_prints_it(capsys, schema):
+def test_the_command_prints_it(capsys, schema):
     assert cli.run(["recipes", "schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema

@@ -12,7 +12,7 @@ from cxrignite.errors import RecipeError
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("FILMS", "/films")
+    monkeypatch.setenv("RECORDS", "/images")
     monkeypatch.delenv("NOBODY", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -21,8 +21,8 @@ def environment(monkeypatch, tmp_path):
     ("written", "meant"),
     [
         ("~/x.png", "HOME/x.png"),
-        ("$FILMS/x", "/films/x"),
-        ("${FILMS}/**/*.png", "/films/**/*.png"),
+        ("$FILMS/x", "/images/x"),
+        ("${FILMS}/**/*.png", "/images/**/*.png"),
         ("a/$NOBODY/x", "a/$NOBODY/x"),
         ("a/~/$", "a/~/$"),
     ],
@@ -39,17 +39,17 @@ def test_a_file_that_is_called_so_is_meant(tmp_path):
 def test_paths_of_recipes_and_options_are_expanded_and_the_recipe_keeps_them(tmp_path):
     (tmp_path / "more.yaml").write_text(
         "run_dir: $FILMS/run\n"
-        "data: {source: {class_path: ClassFolders, init_args: {root: ~/films}}, pack: ~/packs}\n"
+        "data: {source: {class_path: ClassFolders, init_args: {root: ~/images}}, cache: ~/caches}\n"
         "model: {class_path: TransferClassifier, init_args: {arch: resnet18, weights: ~/w.pt}}\n"
     )
     recipe, text, options = parse_recipe(
         "audit", "audit", ["--config=~/more.yaml", "--output_dir", "$FILMS/audit"]
     )
-    assert recipe.data.source.root == tmp_path / "films"
-    assert (recipe.run_dir, recipe.data.pack) == (Path("/films/run"), tmp_path / "packs")
-    assert options["output_dir"] == Path("/films/audit")
+    assert recipe.data.source.root == tmp_path / "images"
+    assert (recipe.run_dir, recipe.data.cache) == (Path("/images/run"), tmp_path / "caches")
+    assert options["output_dir"] == Path("/images/audit")
     assert recipe.model.keywords["weights"] == f"{tmp_path}/w.pt"
-    for kept in (f"root: {tmp_path}/films", f"pack: {tmp_path}/packs", "run_dir: /films/run"):
+    for kept in (f"root: {tmp_path}/images", f"cache: {tmp_path}/caches", "run_dir: /images/run"):
         assert kept in text
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from cxrignite.data.sources import ClassFolders, Film
+from cxrignite.data.sources import ClassFolders, ImageRecord
 
 
 @pytest.fixture
@@ -27,10 +27,12 @@ def write_image() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def make_films(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., list[Film]]:
-    """Makes a data set in the manner of ChestXRay2017, one film a patient."""
+def make_images(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> Callable[..., list[ImageRecord]]:
+    """Makes a data set in the manner of ChestXRay2017, one image a patient."""
 
-    def make(num_normal: int = 10, num_pneumonia: int = 16, num_test: int = 0) -> list[Film]:
+    def make(num_normal: int = 10, num_pneumonia: int = 16, num_test: int = 0) -> list[ImageRecord]:
         for number in range(num_normal):
             write_image(tmp_path / f"train/NORMAL/IM-{number:04}-0001.png", seed=number)
         for number in range(num_pneumonia):
@@ -40,14 +42,14 @@ def make_films(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[...
             write_image(tmp_path / f"test/NORMAL/IM-9{number:03}-0001.png", seed=2000 + number)
             path = tmp_path / f"test/PNEUMONIA/person9{number:03}_bacteria_1.png"
             write_image(path, seed=3000 + number)
-        return ClassFolders(tmp_path).films()
+        return ClassFolders(tmp_path).records()
 
     return make
 
 
 @pytest.fixture
-def varied_films() -> list[Film]:
-    """About 300 normal and 600 pneumonia films of patients with one to nine films each."""
+def varied_images() -> list[ImageRecord]:
+    """About 300 normal and 600 pneumonia images of patients with one to nine images each."""
     rng = np.random.default_rng(5)
     names = [
         (f"train/{label}/{number}-{view}.png", label, f"{label}-{number}", "train")
@@ -56,7 +58,7 @@ def varied_films() -> list[Film]:
         for view in range(min(9, rng.geometric(0.33)))
     ]
     names += [(f"test/{label}/{n}.png", label, f"t{n}", "test") for label in (0, 1) for n in "ab"]
-    return [Film(f"root/{name}", name, *others) for name, *others in names]
+    return [ImageRecord(f"root/{name}", name, *others) for name, *others in names]
 
 
 @pytest.fixture(scope="session")

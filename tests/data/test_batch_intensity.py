@@ -12,7 +12,7 @@ from cxrignite.errors import RecipeError
 
 
 @pytest.fixture
-def films() -> torch.Tensor:
+def records() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (40, 1, 30, 23), dtype=torch.uint8, generator=generator)
 
@@ -22,13 +22,13 @@ def uniforms(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [1, 255])
-def test_intensity_is_gamma_then_contrast_about_the_mean_then_an_offset(films, scale):
+def test_intensity_is_gamma_then_contrast_about_the_mean_then_an_offset(records, scale):
     transform = RandomIntensity(0.7, gamma=(0.5, 2.0), contrast=0.4, brightness=0.15)
-    plan = transform.plan(uniforms(len(films)), (30, 23))
-    given = films if scale == 255 else films.float() / 255
-    found = augment_batch([transform], given, torch.arange(len(films)))
+    plan = transform.plan(uniforms(len(records)), (30, 23))
+    given = records if scale == 255 else records.float() / 255
+    found = augment_batch([transform], given, torch.arange(len(records)))
     for image, (gamma, factor, offset), changed in zip(
-        films.double().numpy() / 255, plan.settings, found, strict=True
+        records.double().numpy() / 255, plan.settings, found, strict=True
     ):
         powers = image**gamma
         expected = np.clip((powers - powers.mean()) * factor + powers.mean() + offset, 0, 1)
@@ -52,11 +52,11 @@ def test_intensity_draws_each_part_and_its_probability_on_its_own():
         assert stats.kstest(values[which], spread.cdf).pvalue > 1e-3
 
 
-def test_neutral_intensity_gives_the_very_same_image(films):
+def test_neutral_intensity_gives_the_very_same_image(records):
     transform = RandomIntensity(1.0, gamma=(1.0, 1.0), contrast=0.0, brightness=0.0)
-    found = augment_batch([transform], films, torch.arange(len(films)))
-    assert torch.equal(found, films.float() / 255)
-    assert torch.equal(transform(found, uniforms(len(films))), found)
+    found = augment_batch([transform], records, torch.arange(len(records)))
+    assert torch.equal(found, records.float() / 255)
+    assert torch.equal(transform(found, uniforms(len(records))), found)
 
 
 def test_a_blank_image_stays_blank():
@@ -85,9 +85,9 @@ def test_noise_keeps_to_the_unit_interval():
         assert 0.0 <= float(found.min()) < float(found.max()) <= 1.0
 
 
-def test_noise_of_deviation_0_gives_the_same_image(films):
-    found = augment_batch([RandomNoise(1.0, std=0.0)], films, torch.arange(len(films)))
-    assert torch.equal(found, films.float() / 255)
+def test_noise_of_deviation_0_gives_the_same_image(records):
+    found = augment_batch([RandomNoise(1.0, std=0.0)], records, torch.arange(len(records)))
+    assert torch.equal(found, records.float() / 255)
 
 
 def test_a_rectangle_of_the_size_asked_is_painted_inside_the_image():

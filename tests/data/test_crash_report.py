@@ -7,20 +7,20 @@ import contextlib, ctypes, sys
 import simplejpeg
 from PIL import Image
 from cxrignite.__main__ import main
-from cxrignite.data import Film, Pipeline
-from cxrignite.data.film_stream import FilmStream
-from cxrignite.data.inspection import inspect_films
+from cxrignite.data import Image, Pipeline
+from cxrignite.data.image_stream import ImageStream
+from cxrignite.data.inspection import inspect_images
 
 simplejpeg.decode_jpeg = lambda *args, **options: ctypes.string_at(0)
-Image.new("L", (8, 8)).save("a film.jpeg")
+Image.new("L", (8, 8)).save("an image.jpeg")
 how, sys.argv[1:] = sys.argv[1], ["--version"]
 with contextlib.suppress(SystemExit):
     main()
-films = [Film("a film.jpeg", "a", 0, "", "test")]
+images = [Image("an image.jpeg", "a", 0, "", "test")]
 if how == "thread":
-    inspect_films(films)
+    inspect_images(images)
 with contextlib.suppress(RuntimeError):  # the worker is killed
-    list(FilmStream(films, Pipeline(), (8, 8), batch_size=1, num_workers=1))
+    list(ImageStream(images, Pipeline(), (8, 8), batch_size=1, num_workers=1))
 """
 
 
@@ -29,7 +29,7 @@ with contextlib.suppress(RuntimeError):  # the worker is killed
 def test_a_decoder_that_crashes_names_the_file_on_the_terminal(python, how, code):
     done = python("-c", CRASH, how)
     assert done.returncode == code
-    assert '"a film.jpeg"' in done.stderr
+    assert '"an image.jpeg"' in done.stderr
 
 
 def test_a_named_call_gives_what_it_gives_and_raises_what_it_raises():

@@ -1,4 +1,4 @@
-"""DICOM films against what pydicom's own steps and a line of arithmetic make of the same values."""
+"""DICOM images against what pydicom's steps and a line of arithmetic make of the same values."""
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def reference(dataset, values):
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("inverted", [False, True], ids=["monochrome2", "monochrome1"])
-def test_a_film_is_what_pydicoms_own_steps_make_of_it(
+def test_a_image_is_what_pydicoms_own_steps_make_of_it(
     make_dicom, dicom_bytes, inverted, bits, signed, syntax
 ):
     values = every_value(bits, signed)
@@ -183,7 +183,7 @@ def test_a_jpeg_that_is_named_dcm_is_read_as_what_it_is(tmp_path, file_format):
     np.testing.assert_array_equal(read_image(tmp_path / "a.dcm"), read_image(tmp_path / "a.jpeg"))
 
 
-def test_what_lies_above_the_high_bit_is_not_the_films(make_dicom, dicom_bytes):
+def test_what_lies_above_the_high_bit_is_not_the_images(make_dicom, dicom_bytes):
     values = every_value(12, signed=False)
     dataset = make_dicom(values)
     expected = decode_dicom(dicom_bytes(dataset), "a")
@@ -207,7 +207,7 @@ def test_bytes_in_big_endian_words_are_put_in_order(make_dicom, dicom_bytes, vr)
     np.testing.assert_array_equal(image, values[:65])
 
 
-def test_a_table_of_eight_bits_may_be_packed_and_longer_than_its_own_values(
+def test_a_table_of_eight_bits_may_be_cached_and_longer_than_its_own_values(
     make_dicom, dicom_bytes
 ):
     # pydicom keeps the index in the entries' own eight bits, and so reads the wrong entry.
@@ -217,8 +217,8 @@ def test_a_table_of_eight_bits_may_be_packed_and_longer_than_its_own_values(
     whole = decode_dicom(dicom_bytes(make_dicom(values, VOILUTSequence=table)), "a")
     np.testing.assert_array_equal(whole, entries[values])
     table[0].add_new("LUTData", "OW", entries.tobytes())
-    packed = decode_dicom(dicom_bytes(make_dicom(values, VOILUTSequence=table)), "a")
-    np.testing.assert_array_equal(packed, entries[values])
+    cached = decode_dicom(dicom_bytes(make_dicom(values, VOILUTSequence=table)), "a")
+    np.testing.assert_array_equal(cached, entries[values])
 
 
 def test_a_table_that_holds_more_than_its_bits_is_not_clipped(make_dicom, dicom_bytes):

@@ -70,6 +70,6 @@ def is_true(reason: str, path: Path) -> bool:
         *("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_padded.dcm"),
     ],
 )
-def test_one_film_in_every_encoding_is_one_image(name):
+def test_one_image_in_every_encoding_is_one_image(name):
     expected = read_image(FILES / "MR_small.dcm")
     np.testing.assert_array_equal(read_image(FILES / name), expected)

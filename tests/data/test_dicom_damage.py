@@ -36,9 +36,9 @@ NOT_NOTICED = {
 def wholes(dicom_bytes):
     """A file of each encoding, by name."""
     found = {name: (FILES / name).read_bytes() for name in NOT_NOTICED if name.endswith(".dcm")}
-    film = pydicom.dcmread(FILES / "examples_overlay.dcm")
-    values = (film.pixel_array & 4095).astype(np.uint16)
-    del film.WindowCenter, film.WindowWidth
+    record = pydicom.dcmread(FILES / "examples_overlay.dcm")
+    values = (record.pixel_array & 4095).astype(np.uint16)
+    del record.WindowCenter, record.WindowWidth
     streams = {
         "lossless JPEG": (
             JPEGLosslessSV1,
@@ -52,10 +52,10 @@ def wholes(dicom_bytes):
         ),
     }
     for name, (syntax, bits, stream) in streams.items():
-        film.BitsAllocated, film.BitsStored, film.HighBit = 8 * -(-bits // 8), bits, bits - 1
-        film.PixelData = encapsulate([stream])
-        film["PixelData"].VR = "OB"
-        plain = dicom_bytes(film)
+        record.BitsAllocated, record.BitsStored, record.HighBit = 8 * -(-bits // 8), bits, bits - 1
+        record.PixelData = encapsulate([stream])
+        record["PixelData"].VR = "OB"
+        plain = dicom_bytes(record)
         found[name] = with_syntax(plain, syntax)
     return found
 

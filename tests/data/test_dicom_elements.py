@@ -45,7 +45,7 @@ SECRETS = {
 
 @pytest.fixture
 def identified(make_dicom, dicom_bytes):
-    """A film with a patient in its header, in nested sequences too."""
+    """An image with a patient in its header, in nested sequences too."""
 
     def make(syntax=ExplicitVRLittleEndian, **changes) -> bytes:
         with pydicom.config.disable_value_validation():
@@ -77,8 +77,8 @@ def identified(make_dicom, dicom_bytes):
 
 def refuse(data, *facts):
     """Assert that a file is refused for a reason that holds the facts."""
-    with refused(UnreadableImageError, "film.dcm", *facts) as caught:
-        decode_dicom(data, "film.dcm")
+    with refused(UnreadableImageError, "image.dcm", *facts) as caught:
+        decode_dicom(data, "image.dcm")
     return caught.value.reason
 
 
@@ -104,7 +104,7 @@ def refuse(data, *facts):
         ({"PixelRepresentation": 2}, ["PixelRepresentation", 0, 1, 2]),
     ],
 )
-def test_a_header_that_is_no_film_of_ours_is_refused(make_dicom, dicom_bytes, changes, facts):
+def test_a_header_that_is_no_image_of_ours_is_refused(make_dicom, dicom_bytes, changes, facts):
     dataset = make_dicom(RAMP)
     for keyword, value in changes.items():
         if value is None:
@@ -128,10 +128,10 @@ def test_floating_point_pixels_are_refused(make_dicom, dicom_bytes):
 def test_a_deflated_file_is_refused_before_it_is_inflated(make_dicom, dicom_bytes):
     data = dicom_bytes(make_dicom(RAMP), DeflatedExplicitVRLittleEndian)
     bomb = zlib.compressobj(9, wbits=-15)
-    packed = b"".join(bomb.compress(bytes(2**20)) for _ in range(20)) + bomb.flush()
+    cached = b"".join(bomb.compress(bytes(2**20)) for _ in range(20)) + bomb.flush()
     start = data.index(b"1.2.840.10008.1.2.1.99") + 22
     tracemalloc.start()
-    for content in (data, data[:start] + packed):
+    for content in (data, data[:start] + cached):
         refuse(content, "Deflated Explicit VR Little Endian")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -199,7 +199,7 @@ def test_damaged_files_are_read_or_refused_and_never_crash(identified, syntax):
             for at in rng.integers(132, min(reach, len(data)), rng.integers(1, 5)):
                 data[at] = rng.integers(0, 256)
         try:
-            found = decode_dicom(bytes(data), "film.dcm")
+            found = decode_dicom(bytes(data), "image.dcm")
         except UnreadableImageError as error:
             refusals.append(error)
         else:
@@ -216,7 +216,7 @@ def test_a_fault_that_was_not_foreseen_is_a_refusal_too(make_dicom, dicom_bytes,
     assert refuse(dicom_bytes(make_dicom(RAMP))).endswith("(ZeroDivisionError)")
 
 
-def films_with_secrets(identified, folder):
+def images_with_secrets(identified, folder):
     """Files that are read, and files that are refused for each of many reasons."""
     text = SECRETS["PatientName"]
     files = {
@@ -245,48 +245,48 @@ def films_with_secrets(identified, folder):
 def test_nothing_of_the_patient_reaches_an_error_a_log_or_a_warning(
     identified, tmp_path, caplog, capfd, recwarn
 ):
-    paths = films_with_secrets(identified, tmp_path)
+    paths = images_with_secrets(identified, tmp_path)
     recwarn.clear()
     caplog.clear()
-    told, num_read = [], 0
+    printed, num_read = [], 0
     with caplog.at_level("DEBUG"):
         for path in paths:
             try:
                 read_image(path)
                 num_read += 1
             except UnreadableImageError as error:
-                told.append(str(error))
+                printed.append(str(error))
     captured = capfd.readouterr()
     assert num_read >= 4
-    assert len(told) >= 15
+    assert len(printed) >= 15
     assert [str(warning.message) for warning in recwarn] == []
     assert caplog.text == captured.out == captured.err == ""
-    assert not any(secret in line for line in told for secret in SECRETS.values())
+    assert not any(secret in line for line in printed for secret in SECRETS.values())
 
 
 @pytest.mark.integration
 def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path, python):
-    folder = tmp_path / "films"
+    folder = tmp_path / "images"
     folder.mkdir()
-    paths = films_with_secrets(identified, folder)
+    paths = images_with_secrets(identified, folder)
     program = (
         "import logging, sys, traceback, warnings\n"
         "from pathlib import Path\n"
         "warnings.simplefilter('always')\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
-        "from cxrignite.data.inspection import inspect_films\n"
+        "from cxrignite.data.inspection import inspect_images\n"
         "from cxrignite.data.dicom import patient_id\n"
         "from cxrignite.data.reading import read_image\n"
-        "from cxrignite.data.sources import Film, image_files\n"
+        "from cxrignite.data.sources import Image, image_files\n"
         "paths = image_files([Path(sys.argv[1])])\n"
         "for path in paths:\n"
         "    try:\n"
         "        patient_id(path); read_image(path); print('read')\n"
         "    except Exception:\n"
         "        traceback.print_exc()\n"
-        "films = [Film(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
-        "found = inspect_films(films, on_unreadable='skip')\n"
-        "print(len(found.films), len(found.unreadable), found.unreadable)\n"
+        "images = [Image(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
+        "found = inspect_images(images, on_unreadable='skip')\n"
+        "print(len(found.images), len(found.unreadable), found.unreadable)\n"
     )
     done = python("-c", program, folder)
     assert done.returncode == 0, done.stderr

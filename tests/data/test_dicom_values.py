@@ -67,8 +67,8 @@ def test_a_step_that_makes_no_sense_is_refused_by_name(make_dicom, dicom_bytes, 
             else:
                 setattr(dataset, keyword, value)
         data = dicom_bytes(dataset)
-    with refused(UnreadableImageError, "film.dcm", *facts):
-        decode_dicom(data, "film.dcm")
+    with refused(UnreadableImageError, "image.dcm", *facts):
+        decode_dicom(data, "image.dcm")
 
 
 def test_a_window_far_from_all_values_is_black_or_white_and_no_overflow(make_dicom, dicom_bytes):
@@ -104,8 +104,8 @@ def test_twelve_bits_in_sixteen_without_a_window_are_what_viewers_show(
 def test_a_setting_other_than_the_files_ignores_its_window(make_dicom, dicom_bytes):
     header = {"WindowCenter": 300, "WindowWidth": 0.1, "RescaleSlope": 2, "RescaleIntercept": -5}
     data = dicom_bytes(make_dicom(RAMP + 100, bits=16, **header))
-    with refused(UnreadableImageError, "film.dcm", "WindowWidth"):
-        decode_dicom(data, "film.dcm")
+    with refused(UnreadableImageError, "image.dcm", "WindowWidth"):
+        decode_dicom(data, "image.dcm")
     for scaling, low, high in (("stored", 0, 65_535), ("minmax", 100, RAMP.max() + 100)):
         expected = spread(RAMP + 100, low, high)
         np.testing.assert_array_equal(decode_dicom(data, "a", scaling), expected)

@@ -10,9 +10,9 @@ from cxrignite.errors import DataError
 @pytest.fixture
 def root(tmp_path):
     for split in ("train", "test"):
-        (tmp_path / "films" / split / "ill").mkdir(parents=True)
-    (tmp_path / "films" / "readme.txt").touch()
-    return tmp_path / "films"
+        (tmp_path / "images" / split / "ill").mkdir(parents=True)
+    (tmp_path / "images" / "readme.txt").touch()
+    return tmp_path / "images"
 
 
 def test_a_root_with_either_split_is_taken(root):
@@ -32,13 +32,13 @@ def test_the_folder_above_or_below_is_named_where_it_was_meant(root, below):
 
 def test_a_relative_root_that_is_missing_says_where_it_was_looked_for(root, monkeypatch):
     monkeypatch.chdir(root)
-    with refused(DataError, "films", root):
-        check_root(Path("films"))
+    with refused(DataError, "images", root):
+        check_root(Path("images"))
     with refused(DataError, root / "nowhere"):
         check_root(root / "nowhere")
 
 
-def test_a_class_without_a_folder_is_told_with_those_that_have_one(root):
+def test_a_class_without_a_folder_is_reported_with_those_that_have_one(root):
     assert check_class_dir(root / "train", "ill") == root / "train" / "ill"
     with refused(DataError, root / "train", "'healthy'", "'ill'"):
         check_class_dir(root / "train", "healthy")

@@ -16,20 +16,20 @@ from cxrignite.output_marker import OUTPUT_MARKER, mark_output
 def test_paths_are_files_as_they_are_and_folders_by_the_images_below_them(tmp_path, write_image):
     names = ("b.png", "a/2.JPG", "a/1.jpeg", "a/deep/3.png")
     for name in names:
-        write_image(tmp_path / "films" / name)
+        write_image(tmp_path / "images" / name)
     alone = write_image(tmp_path / "alone.png")
     for name in (".DS_Store", "._b.png", "notes.txt"):
-        (tmp_path / "films" / name).write_bytes(b"no image")
+        (tmp_path / "images" / name).write_bytes(b"no image")
     scan = tmp_path / "scan.dcm"
     scan.write_bytes(b"not for this function to judge")
-    found = image_files([scan, tmp_path / "films", alone])
-    expected = ("films/a/1.jpeg", "films/a/2.JPG", "films/a/deep/3.png", "films/b.png")
+    found = image_files([scan, tmp_path / "images", alone])
+    expected = ("images/a/1.jpeg", "images/a/2.JPG", "images/a/deep/3.png", "images/b.png")
     assert found == [scan, *(tmp_path / name for name in expected), alone]
 
 
 def test_a_file_named_twice_counts_once_where_it_is_named_first(tmp_path, write_image):
-    first, last = (write_image(tmp_path / "films" / name) for name in ("a.png", "b.png"))
-    assert image_files([last, tmp_path / "films", last]) == [last, first]
+    first, last = (write_image(tmp_path / "images" / name) for name in ("a.png", "b.png"))
+    assert image_files([last, tmp_path / "images", last]) == [last, first]
     assert image_files([]) == []
 
 
@@ -47,10 +47,10 @@ def test_a_missing_file_is_listed_beside_others(tmp_path):
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES - DICOM_SUFFIXES))
 def test_a_format_that_is_listed_is_read(suffix, tmp_path, write_image):
-    path = write_image(tmp_path / "films/a.png")
-    image = tmp_path / f"films/b{suffix.upper()}"
+    path = write_image(tmp_path / "images/a.png")
+    image = tmp_path / f"images/b{suffix.upper()}"
     Image.open(path).save(image)
-    assert image_files([tmp_path / "films"]) == [path, image]
+    assert image_files([tmp_path / "images"]) == [path, image]
     assert read_image(image).shape == (24, 32)
 
 
@@ -64,7 +64,7 @@ def test_a_file_of_several_images_is_refused(tmp_path, write_image):
 def test_what_looks_like_an_image_and_is_not_taken_is_counted_with_its_reason(
     tmp_path, write_image, caplog
 ):
-    folder = tmp_path / "films"
+    folder = tmp_path / "images"
     image = write_image(folder / "a.png")
     for name in ("b", "c.bak", ".hidden.png", "._a.png", "notes.txt", ".cache/d.png"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -93,10 +93,10 @@ def test_linked_folders_are_followed_each_once_and_cycles_end(tmp_path, write_im
 
 
 def test_what_cannot_be_read_is_listed_for_the_reader_to_report(tmp_path, write_image, monkeypatch):
-    image = write_image(tmp_path / "films/a.png")
-    (tmp_path / "films/study9").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "films/notes.txt").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "films/shut").mkdir()
+    image = write_image(tmp_path / "images/a.png")
+    (tmp_path / "images/study9").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "images/notes.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "images/shut").mkdir()
     scan = os.scandir
 
     def refuse(path):
@@ -105,21 +105,21 @@ def test_what_cannot_be_read_is_listed_for_the_reader_to_report(tmp_path, write_
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = image_files([tmp_path / "films"])
-    assert found == [image, tmp_path / "films/shut", tmp_path / "films/study9"]
+    found = image_files([tmp_path / "images"])
+    assert found == [image, tmp_path / "images/shut", tmp_path / "images/study9"]
     for path in found[1:]:
         with refused(UnreadableImageError, path):
             read_image(path)
 
 
 def test_pictures_that_a_command_wrote_are_no_input(tmp_path, write_image, caplog):
-    image = write_image(tmp_path / "films/a.png")
-    maps = tmp_path / "films/scores_maps"
+    image = write_image(tmp_path / "images/a.png")
+    maps = tmp_path / "images/scores_maps"
     mark_output(maps)
     written = write_image(maps / "a.png")
     assert (maps / OUTPUT_MARKER).is_file()
-    assert image_files([tmp_path / "films"]) == [image]
-    assert image_files([tmp_path / "films/**/*.png"]) == [image]
+    assert image_files([tmp_path / "images"]) == [image]
+    assert image_files([tmp_path / "images/**/*.png"]) == [image]
     assert image_files([image, written]) == [image]
     line_with("\n".join(caplog.messages), "1 written by cxrignite", maps)
     for named in (maps, written, maps / "*.png"):
@@ -128,14 +128,14 @@ def test_pictures_that_a_command_wrote_are_no_input(tmp_path, write_image, caplo
 
 
 def test_class_folders_take_sub_folders_and_report_images_elsewhere(
-    tmp_path, make_films, write_image, caplog
+    tmp_path, make_images, write_image, caplog
 ):
-    make_films(num_normal=1, num_pneumonia=1)
+    make_images(num_normal=1, num_pneumonia=1)
     caplog.clear()
     write_image(tmp_path / "train/NORMAL/p1/IM-0005-0001.tif")
     for name in ("train/COVID/1.png", "train/2.png", "valid/NORMAL/3.png", "4.png"):
         write_image(tmp_path / name)
-    names = [film.name for film in ClassFolders(tmp_path).films() if film.label == 0]
+    names = [record.name for record in ClassFolders(tmp_path).records() if record.label == 0]
     assert names == ["train/NORMAL/IM-0000-0001.png", "train/NORMAL/p1/IM-0005-0001.tif"]
     (message,) = caplog.messages
     line_with(message, "4 left out", "'COVID'", "NORMAL, PNEUMONIA", tmp_path / "train/2.png")

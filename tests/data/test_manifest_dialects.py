@@ -1,4 +1,4 @@
-"""Tables as programs write them: each must give the same two films."""
+"""Tables as programs write them: each must give the same two images."""
 
 import csv
 import gzip
@@ -72,7 +72,7 @@ DIALECTS = {
     "spaces in the header": LINES.replace("path,label,", "path, label , "),
     "header of other case": LINES.replace("path,label", "Path,LABEL"),
     "a header in quotes that holds commas": LINES.replace("note", '"note, free; text | etc."'),
-    "packed": gzip.compress(QUOTED.encode()),
+    "cached": gzip.compress(QUOTED.encode()),
 }
 
 
@@ -83,25 +83,27 @@ def test_there_are_enough_of_them():
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_dialect_is_read(name, tmp_path):
     content = DIALECTS[name]
-    path = tmp_path / ("films.csv.gz" if name == "packed" else "films.csv")
+    path = tmp_path / ("images.csv.gz" if name == "cached" else "images.csv")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     (tmp_path / "a, 1.png").touch()
     note = next((column for column in open_table(path).header if column.startswith("note")), None)
-    films = Manifest(path, columns=ManifestColumns(attributes=[note] if note else [])).films()
-    assert [(film.name, film.label) for film in films] == [("a, 1.png", 0), ("b.png", 1)]
+    records = Manifest(path, columns=ManifestColumns(attributes=[note] if note else [])).records()
+    assert [(record.name, record.label) for record in records] == [("a, 1.png", 0), ("b.png", 1)]
     if note:  # text as it is written
-        assert [film.patient for film in films] == ["001", "002"]
-        assert [film.attributes[note] for film in films] == ["NA", '1,5; "x"']
+        assert [record.patient for record in records] == ["001", "002"]
+        assert [record.attributes[note] for record in records] == ["NA", '1,5; "x"']
 
 
-@pytest.mark.parametrize("text", ["film\na b.png\n", '"film"\n"a b.png"\n', "film\r\na b.png\r\n"])
+@pytest.mark.parametrize(
+    "text", ["image\na b.png\n", '"image"\n"a b.png"\n', "image\r\na b.png\r\n"]
+)
 def test_a_table_of_one_column_is_read(text, tmp_path):
-    (tmp_path / "films.csv").write_bytes(text.encode())
-    table = open_table(tmp_path / "films.csv")
-    assert table.header == ["film"]
+    (tmp_path / "images.csv").write_bytes(text.encode())
+    table = open_table(tmp_path / "images.csv")
+    assert table.header == ["image"]
     assert list(table.read([0, 0])) == [(2, ("a b.png", "a b.png"))]
 
 
 def test_lines_are_counted_from_the_first_of_the_file(tmp_path):
-    (tmp_path / "films.csv").write_text("sep=;\n\npath;label\na;0\n\nb;1\n")
-    assert [line for line, _ in open_table(tmp_path / "films.csv").read([0, 1])] == [4, 6]
+    (tmp_path / "images.csv").write_text("sep=;\n\npath;label\na;0\n\nb;1\n")
+    assert [line for line, _ in open_table(tmp_path / "images.csv").read([0, 1])] == [4, 6]

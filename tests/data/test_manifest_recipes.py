@@ -14,10 +14,10 @@ BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), r
 
 
 @pytest.fixture
-def films_of(tmp_path, monkeypatch):
-    """The films of a recipe of the page, laid over a shipped recipe, for a table and its files."""
+def records_of(tmp_path, monkeypatch):
+    """The images of a recipe of the page, laid over a shipped recipe, for a table and its files."""
 
-    def films(block: str, table: str, text: str, files: list[str], base: str = "resnet50"):
+    def records(block: str, table: str, text: str, files: list[str], base: str = "resnet50"):
         monkeypatch.chdir(tmp_path)
         path = Path(table)
         path.parent.mkdir(parents=True)
@@ -31,11 +31,11 @@ def films_of(tmp_path, monkeypatch):
         recipe, _, _ = parse_recipe(
             "fit", "", ["--config", str(shipped), "--config", "overlay.yaml"]
         )
-        found = recipe.data.source.films()
+        found = recipe.data.source.records()
         assert recipe.data.source.classes[1] in ("PNEUMONIA", "LUNG_OPACITY")
         return found
 
-    return films
+    return records
 
 
 def block_of(name: str) -> str:
@@ -43,18 +43,18 @@ def block_of(name: str) -> str:
     return block
 
 
-def told(films):
-    return [(film.name, film.label, film.patient) for film in films]
+def printed(records):
+    return [(record.name, record.label, record.patient) for record in records]
 
 
 def test_the_page_has_the_keys_and_four_data_sets():
     assert len(BLOCKS) == 5
 
 
-def test_the_keys_of_the_page_are_those_of_the_source(films_of):
-    films = films_of(
+def test_the_keys_of_the_page_are_those_of_the_source(records_of):
+    records = records_of(
         BLOCKS[0],
-        "data/films.csv",
+        "data/images.csv",
         "path,label,patient,split,view,sex\n"
         "a.png,N,1,train,PA,F\n"
         "b.png,pneumonia,2,test,AP,M\n"
@@ -62,13 +62,13 @@ def test_the_keys_of_the_page_are_those_of_the_source(films_of):
         "d.png,1,3,train,LL,M\n",
         ["data/a.png"],
     )
-    assert told(films) == [("a.png", 0, "1"), ("b.png", 1, "2")]
-    assert [film.split for film in films] == ["train", "test"]
-    assert films[0].attributes == {"view": "PA", "sex": "F"}
+    assert printed(records) == [("a.png", 0, "1"), ("b.png", 1, "2")]
+    assert [record.split for record in records] == ["train", "test"]
+    assert records[0].attributes == {"view": "PA", "sex": "F"}
 
 
-def test_nih(films_of):
-    films = films_of(
+def test_nih(records_of):
+    records = records_of(
         block_of("nih"),
         "data/nih/Data_Entry_2017_v2020.csv",
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
@@ -79,18 +79,18 @@ def test_nih(films_of):
         "00000003_002.png,Pneumonia,2,3,75,F,PA,2048,2500,0.168,0.168\n",
         ["data/nih/images/00000002_000.png"],
     )
-    assert told(films) == [
+    assert printed(records) == [
         ("images/00000002_000.png", 0, "2"),
         ("images/00000003_001.png", 1, "3"),
         ("images/00000003_002.png", 1, "3"),
     ]
-    assert films[0].path == Path("data/nih/images/00000002_000.png")
-    assert films[1].attributes == {"View Position": "AP", "Patient Gender": "F"}
-    assert {film.split for film in films} == {"train"}
+    assert records[0].path == Path("data/nih/images/00000002_000.png")
+    assert records[1].attributes == {"View Position": "AP", "Patient Gender": "F"}
+    assert {record.split for record in records} == {"train"}
 
 
-def test_rsna(films_of):
-    films = films_of(
+def test_rsna(records_of):
+    records = records_of(
         block_of("rsna"),
         "data/rsna/stage_2_train_labels.csv",
         "patientId,x,y,width,height,Target\n"
@@ -100,20 +100,20 @@ def test_rsna(films_of):
         ["data/rsna/stage_2_train_images/0004cfab-14fd-4e49-80ba-63a80b6bddd6.dcm"],
     )
     first, second = "0004cfab-14fd-4e49-80ba-63a80b6bddd6", "00436515-870c-4b36-a041-de91049b9ab4"
-    assert told(films) == [
+    assert printed(records) == [
         (f"stage_2_train_images/{first}.dcm", 0, first),
         (f"stage_2_train_images/{second}.dcm", 1, second),
     ]
 
 
-def test_chexpert(films_of):
+def test_chexpert(records_of):
     findings = (
         "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,"
         "Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,"
         "Support Devices"
     )
     folder = "CheXpert-v1.0-small/train"
-    films = films_of(
+    records = records_of(
         block_of("chexpert"),
         "data/CheXpert-v1.0-small/train.csv",
         f"Path,Sex,Age,Frontal/Lateral,AP/PA,{findings}\n"
@@ -124,14 +124,14 @@ def test_chexpert(films_of):
         f"{folder}/patient00004/study1/view1_frontal.jpg,Male,20,Frontal,PA,,,,,,,,,0.0,,,,,\n",
         [f"data/{folder}/patient00001/study1/view1_frontal.jpg"],
     )
-    assert told(films) == [
+    assert printed(records) == [
         (f"{folder}/patient00001/study1/view1_frontal.jpg", 0, "patient00001"),
         (f"{folder}/patient00002/study2/view1_frontal.jpg", 1, "patient00002"),
     ]
-    assert films[0].attributes == {"Sex": "Female", "AP/PA": "AP"}
+    assert records[0].attributes == {"Sex": "Female", "AP/PA": "AP"}
 
 
-def test_padchest(films_of):
+def test_padchest(records_of):
     header = (
         ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,"
         "ViewPosition_DICOM,Projection,MethodProjection,Pediatric,Modality_DICOM,"
@@ -154,7 +154,7 @@ def test_padchest(films_of):
         assert len(cells) == len(header.split(","))
         return ",".join(cells)
 
-    films = films_of(
+    records = records_of(
         block_of("padchest"),
         "data/padchest/PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
         "\n".join(
@@ -173,9 +173,9 @@ def test_padchest(films_of):
         ),
         ["data/padchest/0/0_a.png"],
     )
-    assert told(films) == [
+    assert printed(records) == [
         ("0/0_a.png", 0, "839860488694292331637988235681460987"),
         ("0/1_a.png", 1, "313572750430997347502932654319389875"),
         ("0/5_a.png", 1, "5"),
     ]
-    assert films[0].attributes == {"PatientSex_DICOM": "F", "MethodLabel": "Physician"}
+    assert records[0].attributes == {"PatientSex_DICOM": "F", "MethodLabel": "Physician"}

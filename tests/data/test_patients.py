@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cxrignite.data.patients import film_subgroup, is_patient_name, patient_key
+from cxrignite.data.patients import image_subgroup, is_patient_name, patient_key
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from cxrignite.data.patients import film_subgroup, is_patient_name, patient_key
 )
 def test_a_name_of_chest_xray_2017_gives_patient_and_subgroup(name, key, subgroup):
     assert patient_key(name) == key
-    assert film_subgroup(name) == subgroup
+    assert image_subgroup(name) == subgroup
     assert is_patient_name(name)
 
 
@@ -36,7 +36,7 @@ def test_a_number_is_not_cut_short():
 def test_a_strange_name_is_a_patient_of_its_own(name):
     assert patient_key(name) == name.rsplit(".", 1)[0]
     assert not is_patient_name(name)
-    assert film_subgroup(name) == ""
+    assert image_subgroup(name) == ""
 
 
 def test_strange_names_in_two_folders_are_two_patients():
@@ -46,7 +46,7 @@ def test_strange_names_in_two_folders_are_two_patients():
 def test_the_groups_of_an_own_pattern_are_joined():
     assert patient_key("site3-p77-view1.png", r"^(site\d)-p(\d+)") == "site3_77"
     assert patient_key("p77-view1.png", r"^p\d+") == "p77"
-    assert film_subgroup("person1_virus_6.jpeg", r"^person\d+") == ""
+    assert image_subgroup("person1_virus_6.jpeg", r"^person\d+") == ""
 
 
 def test_a_pattern_does_not_see_the_folders():

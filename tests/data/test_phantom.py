@@ -42,7 +42,7 @@ def pixels(path):
     return np.asarray(Image.open(path))
 
 
-def test_a_seed_gives_the_same_film_and_another_seed_another():
+def test_a_seed_gives_the_same_image_and_another_seed_another():
     first, again = (render_phantom(3, size=64, positive=True) for _ in range(2))
     other = render_phantom(4, size=64, positive=True)
     assert first.image.tobytes() == again.image.tobytes()
@@ -58,7 +58,7 @@ def test_any_size_from_32_gives_a_grey_square_with_a_lesion(size):
     assert lesion.any()
 
 
-def test_a_film_below_32_pixels_is_refused():
+def test_a_image_below_32_pixels_is_refused():
     with refused(ValueError, "size", "32", "31"):
         render_phantom(0, size=31, positive=True)
 
@@ -69,14 +69,14 @@ def test_a_chest_looks_alike_at_every_size():
     assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.95
 
 
-def test_opacities_lie_inside_the_lungs_and_only_on_positive_films(renderings):
+def test_opacities_lie_inside_the_lungs_and_only_on_positive_images(renderings):
     for normal, diseased in renderings:
         assert not normal.lesion.any()
         assert diseased.lesion.any()
         assert not (diseased.lesion & ~diseased.lungs).any()
 
 
-def test_opacities_brighten_the_film_under_their_mask(renderings):
+def test_opacities_brighten_the_image_under_their_mask(renderings):
     for normal, diseased in renderings:
         change = diseased.image.astype(float) - normal.image
         assert change[diseased.lesion].mean() > 2
@@ -111,7 +111,7 @@ def test_the_heart_takes_its_room_from_the_lung_on_the_images_right(renderings):
     areas = np.array(
         [[half.sum() for half in np.hsplit(normal.lungs, 2)] for normal, _ in renderings]
     )
-    # Shifts and rotations move single films across the middle; the patients' mean they do not.
+    # Shifts and rotations move single images across the middle; the patients' mean they do not.
     assert areas[:, 1].mean() < 0.95 * areas[:, 0].mean()
     low = np.array(
         [
@@ -122,85 +122,87 @@ def test_the_heart_takes_its_room_from_the_lung_on_the_images_right(renderings):
     assert low[:, 1].mean() > low[:, 0].mean() + 5
 
 
-def test_two_films_of_a_patient_show_one_anatomy_in_two_exposures():
-    films = [render_phantom(s, size=64, positive=False, patient_seed=7).image for s in range(8)]
+def test_two_images_of_a_patient_show_one_anatomy_in_two_exposures():
+    records = [render_phantom(s, size=64, positive=False, patient_seed=7).image for s in range(8)]
     others = [render_phantom(s, size=64, positive=False).image for s in range(8)]
-    assert len({film.tobytes() for film in films}) == 8
+    assert len({record.tobytes() for record in records}) == 8
 
     def likeness(images):
         return np.corrcoef([image.ravel() for image in images])[np.triu_indices(8, 1)].mean()
 
-    assert likeness(films) > likeness(others) + 0.02
+    assert likeness(records) > likeness(others) + 0.02
 
 
 @pytest.fixture(scope="module")
-def labelled_films():
-    """240 labels, every other one positive, and a film of each."""
+def labelled_images():
+    """240 labels, every other one positive, and an image of each."""
     labels = np.arange(240) % 2
     return labels, [
         render_phantom(1000 + i, size=64, positive=bool(k)) for i, k in enumerate(labels)
     ]
 
 
-def test_no_shortcut_outside_the_lungs_gives_the_label_away(labelled_films):
-    labels, films = labelled_films
+def test_no_shortcut_outside_the_lungs_gives_the_label_away(labelled_images):
+    labels, records = labelled_images
     for statistic in (np.mean, np.std, np.max, np.min):
-        values = [statistic(film.image[~film.lungs]) for film in films]
+        values = [statistic(record.image[~record.lungs]) for record in records]
         # Three standard errors of an AUC of 0.5 at 120 against 120.
         assert abs(roc_auc_score(labels, values) - 0.5) < 0.12
 
 
-def test_the_brightness_of_the_whole_film_does_not_solve_the_task(labelled_films):
-    labels, films = labelled_films
+def test_the_brightness_of_the_whole_image_does_not_solve_the_task(labelled_images):
+    labels, records = labelled_images
     for statistic in (np.mean, np.std):
-        assert roc_auc_score(labels, [statistic(film.image) for film in films]) < 0.75
+        assert roc_auc_score(labels, [statistic(record.image) for record in records]) < 0.75
 
 
-def test_films_are_made_where_the_table_says(tmp_path):
+def test_images_are_made_where_the_table_says(tmp_path):
     phantom = Phantom(tmp_path / "phantom", **SMALL)
-    films = phantom.films()
+    records = phantom.records()
     counts = {
-        split: [sum(f.label == k for f in films if f.split == split) for k in (0, 1)]
+        split: [sum(f.label == k for f in records if f.split == split) for k in (0, 1)]
         for split in ("train", "test")
     }
     assert counts == {"train": [4, 6], "test": [2, 4]}
-    for film in films:
-        assert film.path == phantom.root / film.name
-        assert film.name.startswith(f"{film.split}/{phantom.classes[film.label]}/{film.patient}_")
-        assert pixels(film.path).shape == (48, 48)
-        assert pixels(film.path).dtype == np.uint8
-        assert ("mask" in film.attributes) == (film.label == 1)
-        if film.label:
-            mask = pixels(phantom.root / film.attributes["mask"])
+    for record in records:
+        assert record.path == phantom.root / record.name
+        assert record.name.startswith(
+            f"{record.split}/{phantom.classes[record.label]}/{record.patient}_"
+        )
+        assert pixels(record.path).shape == (48, 48)
+        assert pixels(record.path).dtype == np.uint8
+        assert ("mask" in record.attributes) == (record.label == 1)
+        if record.label:
+            mask = pixels(phantom.root / record.attributes["mask"])
             assert set(np.unique(mask)) == {0, 255}
-    passport = json.loads((phantom.root / "phantom.json").read_text())
-    assert passport["settings"]["seed"] == 0
-    assert passport["renderer"] >= 1
+    split_summary = json.loads((phantom.root / "phantom.json").read_text())
+    assert split_summary["settings"]["seed"] == 0
+    assert split_summary["renderer"] >= 1
 
 
-def test_some_patients_have_several_films_and_each_lies_in_one_split(tmp_path):
-    films = Phantom(tmp_path / "phantom", 20, 10, size=32).films()
+def test_some_patients_have_several_images_and_each_lies_in_one_split(tmp_path):
+    records = Phantom(tmp_path / "phantom", 20, 10, size=32).records()
     groups = {}
-    for film in films:
-        groups.setdefault(film.patient, []).append((film.split, film.label))
+    for record in records:
+        groups.setdefault(record.patient, []).append((record.split, record.label))
     assert {len(group) for group in groups.values()} == {1, 2}
     assert all(len(set(group)) == 1 for group in groups.values())
 
 
 def test_class_folders_reads_a_phantom_too(tmp_path):
     phantom = Phantom(tmp_path / "phantom", **SMALL)
-    made = phantom.films()
-    read = ClassFolders(phantom.root, patient_pattern=r"(p\d+)_").films()
+    made = phantom.records()
+    read = ClassFolders(phantom.root, patient_pattern=r"(p\d+)_").records()
 
-    def keys(films):
-        return [(f.name, f.label, f.patient, f.split) for f in films]
+    def keys(records):
+        return [(f.name, f.label, f.patient, f.split) for f in records]
 
     assert keys(read) == keys(made)
 
 
 def test_the_same_settings_make_the_same_bytes_and_another_seed_does_not(tmp_path):
     for name, seed in (("first", 0), ("second", 0), ("third", 1)):
-        Phantom(tmp_path / name, **SMALL, seed=seed).films()
+        Phantom(tmp_path / name, **SMALL, seed=seed).records()
     first, second, third = (digests(tmp_path / name) for name in ("first", "second", "third"))
     assert first == second
     shared = [name for name in first.keys() & third.keys() if name != "phantom.json"]
@@ -211,50 +213,50 @@ def test_the_same_settings_make_the_same_bytes_and_another_seed_does_not(tmp_pat
 
 def test_a_finished_folder_is_used_again(tmp_path):
     root = tmp_path / "phantom"
-    films = Phantom(root, **SMALL).films()
-    before = {film.path: film.path.stat().st_mtime_ns for film in films}
-    assert Phantom(root, **SMALL).films() == films
-    assert {film.path: film.path.stat().st_mtime_ns for film in films} == before
+    records = Phantom(root, **SMALL).records()
+    before = {record.path: record.path.stat().st_mtime_ns for record in records}
+    assert Phantom(root, **SMALL).records() == records
+    assert {record.path: record.path.stat().st_mtime_ns for record in records} == before
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "renderer"])
 def test_a_damaged_folder_is_made_anew(tmp_path, damage):
     root = tmp_path / "phantom"
-    film = Phantom(root, **SMALL).films()[-1]
+    record = Phantom(root, **SMALL).records()[-1]
     whole = digests(root)
     if damage == "missing":
-        film.path.unlink()
+        record.path.unlink()
     elif damage == "cut":
-        film.path.write_bytes(film.path.read_bytes()[:100])
+        record.path.write_bytes(record.path.read_bytes()[:100])
     else:
-        passport = json.loads((root / "phantom.json").read_text())
-        (root / "phantom.json").write_text(json.dumps({**passport, "renderer": 0}))
-    Phantom(root, **SMALL).films()
+        split_summary = json.loads((root / "phantom.json").read_text())
+        (root / "phantom.json").write_text(json.dumps({**split_summary, "renderer": 0}))
+    Phantom(root, **SMALL).records()
     assert digests(root) == whole
     assert os.listdir(tmp_path) == ["phantom"]
 
 
-def test_a_full_disk_is_told_with_the_folder(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_the_folder(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(ENOSPC, os.strerror(ENOSPC))
 
     monkeypatch.setattr(Image.Image, "save", full)
     with refused(CxrIgniteError, tmp_path / "phantom", os.strerror(ENOSPC)):
-        Phantom(tmp_path / "phantom", **SMALL).films()
+        Phantom(tmp_path / "phantom", **SMALL).records()
     assert os.listdir(tmp_path) == []
 
 
 def test_other_settings_replace_the_folder_and_say_so(tmp_path, caplog):
     root = tmp_path / "phantom"
-    Phantom(root, **SMALL).films()
+    Phantom(root, **SMALL).records()
     with caplog.at_level("WARNING"):
-        films = Phantom(root, **{**SMALL, "size": 32, "num_train": 5}).films()
+        records = Phantom(root, **{**SMALL, "size": 32, "num_train": 5}).records()
     line_with(
-        "\n".join(caplog.messages), root, "num_films", SMALL["num_train"], 5, "data.source.root"
+        "\n".join(caplog.messages), root, "num_images", SMALL["num_train"], 5, "data.source.root"
     )
-    assert {pixels(film.path).shape for film in films} == {(32, 32)}
+    assert {pixels(record.path).shape for record in records} == {(32, 32)}
     names = {path.name for path in root.glob("t*/*/*.png")}
-    assert names == {film.path.name for film in films}
+    assert names == {record.path.name for record in records}
     assert os.listdir(tmp_path) == ["phantom"]
 
 
@@ -262,53 +264,53 @@ def test_other_settings_replace_the_folder_and_say_so(tmp_path, caplog):
 def test_files_that_no_phantom_made_are_refused_and_kept(tmp_path, own):
     root = tmp_path / "phantom"
     if own:
-        Phantom(root, **SMALL).films()
+        Phantom(root, **SMALL).records()
     notes = root / "train" / "notes.txt"
     notes.parent.mkdir(parents=True, exist_ok=True)
     notes.write_text("precious")
     with refused(DataError, root, 1, "train/notes.txt"):
-        Phantom(root, **SMALL, seed=1).films()
+        Phantom(root, **SMALL, seed=1).records()
     assert notes.read_text() == "precious"
 
 
 def test_a_file_in_the_place_of_the_root_is_refused(tmp_path):
     (tmp_path / "phantom").write_text("")
     with refused(DataError, tmp_path / "phantom", "folder"):
-        Phantom(tmp_path / "phantom", **SMALL).films()
+        Phantom(tmp_path / "phantom", **SMALL).records()
 
 
 def test_an_empty_root_and_a_linked_root_are_filled(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "phantom").symlink_to("elsewhere")
-    films = Phantom(tmp_path / "phantom", **SMALL).films()
+    records = Phantom(tmp_path / "phantom", **SMALL).records()
     assert (tmp_path / "phantom").is_symlink()
-    assert (tmp_path / "elsewhere" / films[0].name).is_file()
+    assert (tmp_path / "elsewhere" / records[0].name).is_file()
 
 
 @pytest.mark.integration
 def test_two_processes_at_once_leave_one_whole_folder(tmp_path, start):
     root = tmp_path / "phantom"
-    Phantom(root, **SMALL, seed=1).films()  # both have to replace it
+    Phantom(root, **SMALL, seed=1).records()  # both have to replace it
     code = (
         "from cxrignite.data.phantom import Phantom\n"
-        f"films = Phantom({str(root)!r}, num_train=30, num_test=10, size=48).films()\n"
-        "assert all(film.path.is_file() for film in films)\n"
+        f"images = Phantom({str(root)!r}, num_train=30, num_test=10, size=48).images()\n"
+        "assert all(image.path.is_file() for image in images)\n"
     )
     both = [start(["-c", code], cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0], both[0].errors + both[1].errors
-    Phantom(tmp_path / "alone", num_train=30, num_test=10, size=48).films()
+    Phantom(tmp_path / "alone", num_train=30, num_test=10, size=48).records()
     assert digests(root) == digests(tmp_path / "alone")
     assert sorted(os.listdir(tmp_path)) == ["alone", "phantom"]
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path):
-    left = tmp_path / ".phantom.tmp" / "train" / "film.png"
+    left = tmp_path / ".phantom.tmp" / "train" / "image.png"
     left.parent.mkdir(parents=True)
     left.touch()
     (tmp_path / ".phantom.lock").touch()
-    films = Phantom(tmp_path / "phantom", **SMALL).films()
+    records = Phantom(tmp_path / "phantom", **SMALL).records()
     names = {path.name for path in (tmp_path / "phantom").glob("t*/*/*.png")}
-    assert names == {film.path.name for film in films}
+    assert names == {record.path.name for record in records}
     assert os.listdir(tmp_path) == ["phantom"]
 
 

@@ -219,7 +219,7 @@ def test_the_fingerprint_knows_all_code_that_reads_a_dicom(monkeypatch):
 
 
 @pytest.mark.integration
-def test_the_data_room_imports_no_monai_and_no_pydicom_for_films_that_are_no_dicom(path):
+def test_the_data_room_imports_no_monai_and_no_pydicom_for_images_that_are_no_dicom(path):
     code = (
         "import sys, cxrignite.data; print('monai' in sys.modules)\n"
         "pipeline = cxrignite.data.Pipeline(); pipeline.fingerprint(); pipeline.read(sys.argv[1])\n"

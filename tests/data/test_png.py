@@ -12,8 +12,8 @@ from PIL import Image
 
 from cxrignite.data.png import SIGNATURE
 from cxrignite.data.reading import decode_image
-from cxrignite.data.sources import Film
-from cxrignite.data.survey import survey_films
+from cxrignite.data.sources import ImageRecord
+from cxrignite.data.survey import survey_images
 from cxrignite.errors import UnreadableImageError
 
 END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -65,7 +65,9 @@ def test_faults_of_the_metadata_do_not_matter(tmp_path, fault):
     data = with_chunk(WHOLE["grey"], METADATA[fault])
     np.testing.assert_array_equal(decode_image(data, "a.png"), GREY)
     (tmp_path / "a.png").write_bytes(data)
-    assert survey_films([Film(str(tmp_path / "a.png"), "a", 0, "a", "train")]).unreadable == []
+    assert (
+        survey_images([ImageRecord(str(tmp_path / "a.png"), "a", 0, "a", "train")]).unreadable == []
+    )
 
 
 def test_exif_that_is_whole_counts_beside_a_fault():

@@ -59,7 +59,7 @@ def test_a_grey_jpeg_is_read(tmp_path, ramp):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_a_grey_film_saved_in_colour_keeps_its_greys(tmp_path, ramp, mode):
+def test_a_grey_image_saved_in_colour_keeps_its_greys(tmp_path, ramp, mode):
     Image.fromarray(ramp).convert(mode).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), ramp)
 
@@ -247,7 +247,7 @@ def test_the_error_survives_pickling(tmp_path):
 
 
 def photograph(height: int, width: int, mode: str = "L") -> Image.Image:
-    """Smooth shapes with fine texture, as films have; no two places are alike."""
+    """Smooth shapes with fine texture, as images have; no two places are alike."""
     rows, columns = np.mgrid[0:height, 0:width]
     waves = np.sin(rows / 37) * np.cos(columns / 53) + (rows + 2 * columns) / (height + 2 * width)
     texture = np.random.default_rng(0).normal(0, 6, (height, width))
@@ -287,7 +287,7 @@ def test_a_size_is_rows_by_columns_and_may_enlarge(tmp_path, ramp, suffix):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_film_is_turned_as_its_exif_says_before_it_is_resized(tmp_path, orientation):
+def test_a_image_is_turned_as_its_exif_says_before_it_is_resized(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     photograph(300, 500).save(tmp_path / "a.jpeg", quality=95, exif=exif)

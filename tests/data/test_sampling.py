@@ -28,7 +28,7 @@ def test_the_images_of_a_class_come_up_equally_often():
         assert chisquare(observed).pvalue > 1e-4
 
 
-def test_an_epoch_is_as_long_as_the_labels_unless_told():
+def test_an_epoch_is_as_long_as_the_labels_unless_reported():
     assert len(BalancedSampler(LABELS)) == len(list(BalancedSampler(LABELS))) == 120
     assert len(list(BalancedSampler(LABELS, num_samples=7))) == 7
 

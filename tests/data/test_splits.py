@@ -6,51 +6,51 @@ from pathlib import Path
 import pytest
 from messages import refused
 
-from cxrignite.data.carving import carve_split
-from cxrignite.data.sources import SPLITS, Film
-from cxrignite.data.splits import check_same_films, read_split, write_split
+from cxrignite.data.sources import SPLITS, ImageRecord
+from cxrignite.data.split_assignment import split_off
+from cxrignite.data.splits import check_same_records, read_split, write_split
 from cxrignite.errors import DataError
 
 ROOT = Path("root")
 
 
-def film(name: str, label: int, patient: str, split: str = "train", **fields) -> Film:
-    return Film(str(ROOT / name), name, label, patient, split, **fields)
+def record(name: str, label: int, patient: str, split: str = "train", **fields) -> ImageRecord:
+    return ImageRecord(str(ROOT / name), name, label, patient, split, **fields)
 
 
 @pytest.fixture
-def films(varied_films) -> list[Film]:
-    return varied_films
+def records(varied_images) -> list[ImageRecord]:
+    return varied_images
 
 
-def test_what_is_written_is_read_back_equal(tmp_path, films):
-    films = carve_split(films, "val", 0.15, seed=1)
-    films[0] = films[0]._replace(
+def test_what_is_written_is_read_back_equal(tmp_path, records):
+    records = split_off(records, "val", 0.15, seed=1)
+    records[0] = records[0]._replace(
         attributes={"subgroup": "virus", "age": "3, or 4"}, sha256="ab" * 32
     )
-    films[1] = films[1]._replace(attributes={"subgroup": "bacteria"}, patient='odd "name"')
-    films.append(film("train/0/caf\udce9 ü.png", 0, "line\nbreak"))
-    films.append(film("=cmd.png", 0, "@SUM(A1)"))
-    films.append(film("'-1.png", 1, "-1"))
-    write_split(films, tmp_path / "split.csv")
-    assert read_split(tmp_path / "split.csv", ROOT) == films
+    records[1] = records[1]._replace(attributes={"subgroup": "bacteria"}, patient='odd "name"')
+    records.append(record("train/0/caf\udce9 ü.png", 0, "line\nbreak"))
+    records.append(record("=cmd.png", 0, "@SUM(A1)"))
+    records.append(record("'-1.png", 1, "-1"))
+    write_split(records, tmp_path / "split.csv")
+    assert read_split(tmp_path / "split.csv", ROOT) == records
     with (tmp_path / "split.csv").open(encoding="utf-8", errors="surrogateescape") as file:
         header = next(csv.reader(file))
     assert header == ["path", "label", "patient", "split", "sha256", "attr_age", "attr_subgroup"]
     assert os.listdir(tmp_path) == ["split.csv"]
 
 
-def test_the_split_follows_the_root_that_it_is_read_for(tmp_path, films):
-    write_split(films, tmp_path / "split.csv")
+def test_the_split_follows_the_root_that_it_is_read_for(tmp_path, records):
+    write_split(records, tmp_path / "split.csv")
     elsewhere = read_split(tmp_path / "split.csv", tmp_path / "elsewhere")
-    assert elsewhere[0].path == tmp_path / "elsewhere" / films[0].name
+    assert elsewhere[0].path == tmp_path / "elsewhere" / records[0].name
 
 
-def test_a_write_that_fails_leaves_the_old_split_and_no_litter(tmp_path, films):
-    write_split(films, tmp_path / "split.csv")
+def test_a_write_that_fails_leaves_the_old_split_and_no_litter(tmp_path, records):
+    write_split(records, tmp_path / "split.csv")
     before = (tmp_path / "split.csv").read_bytes()
     with pytest.raises(AttributeError):
-        write_split([*films, None], tmp_path / "split.csv")
+        write_split([*records, None], tmp_path / "split.csv")
     assert (tmp_path / "split.csv").read_bytes() == before
     assert os.listdir(tmp_path) == ["split.csv"]
 
@@ -85,22 +85,22 @@ def test_a_missing_split_is_named(tmp_path):
         read_split(tmp_path / "absent.csv", ROOT)
 
 
-def test_the_same_files_pass_whatever_their_split_and_order(films):
-    hashed = [f._replace(sha256=f"{index:064}") for index, f in enumerate(films)]
-    check_same_films(carve_split(hashed, "val", 0.15, seed=1), hashed[::-1])
+def test_the_same_files_pass_whatever_their_split_and_order(records):
+    hashed = [f._replace(sha256=f"{index:064}") for index, f in enumerate(records)]
+    check_same_records(split_off(hashed, "val", 0.15, seed=1), hashed[::-1])
 
 
-def test_files_that_went_came_or_changed_are_counted(films):
-    hashed = [f._replace(sha256=f"{index:064}") for index, f in enumerate(films)]
+def test_files_that_went_came_or_changed_are_counted(records):
+    hashed = [f._replace(sha256=f"{index:064}") for index, f in enumerate(records)]
     changed = hashed[-1]._replace(sha256="f" * 64)
-    now = [*hashed[3:-1], changed, *(film(name, 0, "new") for name in ("n.png", "new.png"))]
-    with refused(DataError, len(films), 3, 2, 1, films[0].name):
-        check_same_films(hashed, now)
-    with refused(DataError, len(films), 0, 1, films[-1].name):
-        check_same_films(hashed, [*hashed[:-1], changed])
+    now = [*hashed[3:-1], changed, *(record(name, 0, "new") for name in ("n.png", "new.png"))]
+    with refused(DataError, len(records), 3, 2, 1, records[0].name):
+        check_same_records(hashed, now)
+    with refused(DataError, len(records), 0, 1, records[-1].name):
+        check_same_records(hashed, [*hashed[:-1], changed])
 
 
-def test_a_calibration_split_survives_the_file(films, tmp_path):
-    carved = carve_split(films, "calibration", 0.2, 0)
-    write_split(carved, tmp_path / "split.csv")
-    assert read_split(tmp_path / "split.csv", ROOT) == carved
+def test_a_calibration_split_survives_the_file(records, tmp_path):
+    assigned = split_off(records, "calibration", 0.2, 0)
+    write_split(assigned, tmp_path / "split.csv")
+    assert read_split(tmp_path / "split.csv", ROOT) == assigned

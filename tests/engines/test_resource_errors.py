@@ -51,7 +51,7 @@ def test_what_a_machine_cannot_give_is_one_line_that_says_what_to_lower(error, f
 
 
 class Broken(Dataset):
-    """Films whose reading has a mistake of its own."""
+    """Images whose reading has a mistake of its own."""
 
     def __len__(self):
         return 2
@@ -88,8 +88,8 @@ except CxrIgniteError as error:
 """
     done = python("-c", script)
     assert done.returncode == 0, done.stderr
-    (told,) = done.stdout.splitlines()
-    line_with(told, "worker", "data.num_workers")
+    (printed,) = done.stdout.splitlines()
+    line_with(printed, "worker", "data.num_workers")
 
 
 @pytest.mark.integration
@@ -108,22 +108,22 @@ for asks in (lambda: torch.empty(2**50), lambda: numpy.ones(2**50)):
 """
     done = python("-c", script)
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
+    printed = done.stdout.splitlines()
     remedies = ["data.batch_size", "data.num_workers", "data.image_size"]
-    for line, amount in zip(told, ("4503599627370496 bytes", "8.00 PiB"), strict=True):
+    for line, amount in zip(printed, ("4503599627370496 bytes", "8.00 PiB"), strict=True):
         assert missing(line, [amount, *remedies]) == []
 
 
 @pytest.mark.integration
-def test_a_disk_that_is_full_under_the_event_file_is_told_once(python, tmp_path):
+def test_a_disk_that_is_full_under_the_event_file_is_reported_once(python, tmp_path):
     # In a process of its own, as the limit is of the whole process.
     script = """
 import resource, sys
 from cxrignite.errors import CxrIgniteError
-from cxrignite.handlers import BoardWriter
+from cxrignite.handlers import TensorBoardWriter
 from cxrignite.engines.session import open_session
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-board = BoardWriter(sys.argv[1])
+board = TensorBoardWriter(sys.argv[1])
 try:
     with open_session("cpu", "fast"):
         for step in range(10_000):
@@ -139,16 +139,16 @@ except CxrIgniteError as error:
     assert sum(not missing(line, ["free"]) for line in done.stderr.splitlines()) == 1
 
 
-def test_failures_of_other_threads_are_told(monkeypatch):
-    told = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
+def test_failures_of_other_threads_are_reported(monkeypatch):
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
     error = OSError("of another thread")
     with open_session("cpu", "fast"):
         thread = threading.Thread(target=fail, args=[error])
         thread.start()
         thread.join()
-    assert [failure.exc_value for failure in told] == [error]
-    assert threading.excepthook == told.append
+    assert [failure.exc_value for failure in printed] == [error]
+    assert threading.excepthook == printed.append
 
 
 def test_other_failures_pass_as_they_are():

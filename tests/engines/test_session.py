@@ -37,7 +37,7 @@ def test_the_reproducible_profile_is_left_again():
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.benchmark
-        assert opened.leads
+        assert opened.is_main_process
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -112,16 +112,16 @@ def test_torchrun_under_slurm_says_which_process_this_is(monkeypatch, launcher, 
     assert os.environ["SLURM_JOB_ID"] == "7"
 
 
-def test_processes_that_read_other_films_are_refused(monkeypatch):
-    from cxrignite.data import Film
-    from cxrignite.workflows import films
+def test_processes_that_read_other_images_are_refused(monkeypatch):
+    from cxrignite.data import ImageRecord
+    from cxrignite.workflows import records
 
     # A stand-in for the second process, which has read another file.
-    monkeypatch.setattr(films.idist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(films.idist, "all_gather", lambda mine: [mine, theirs or mine])
-    film = Film("a.png", "a.png", 0, "a", "train", {}, "ab")
+    monkeypatch.setattr(records.idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(records.idist, "all_gather", lambda mine: [mine, theirs or mine])
+    record = ImageRecord("a.png", "a.png", 0, "a", "train", {}, "ab")
     theirs = None
-    films.check_same_everywhere([film])
+    records.check_same_everywhere([record])
     theirs = "another"
     with refused(DataError, 2, "processes"):
-        films.check_same_everywhere([film])
+        records.check_same_everywhere([record])

@@ -284,7 +284,7 @@ def test_the_ece_interval_covers_the_true_error(temperature, num_images):
     error = sum(abs((truth - y_score)[bins == each].sum()) for each in range(10)) / len(bins)
     patients, covered = [str(number) for number in range(num_images)], 0
     for seed in range(400):
-        films = drawn(temperature, num_images, rng)
-        low, high = ece_interval(*films, patients, num_resamples=400, seed=seed)
+        records = drawn(temperature, num_images, rng)
+        low, high = ece_interval(*records, patients, num_resamples=400, seed=seed)
         covered += low <= error <= high
     assert covered >= 0.91 * 400, f"covered {covered} of 400, true error {error:.4f}"

@@ -57,8 +57,8 @@ def points_of(draw, *, confidence=CONFIDENCE, num_resamples=NUM_RESAMPLES):
         ):
             patch.setattr(module, function, functools.cache(getattr(module, function)))
         points = [choose(*draw(rng), confidence) for _ in range(num_resamples)]
-    verdict = "empirical" if confidence is None else "certified"
-    assert {point.verdict for point in points} == {verdict}
+    status = "empirical" if confidence is None else "certified"
+    assert {point.status for point in points} == {status}
     return points
 
 
@@ -101,17 +101,17 @@ def test_other_confidences_keep_their_word_too(confidence):
     assert share == pytest.approx(exact, abs=4 * spread_of(exact))
 
 
-OF_PATIENT, OF_FILM = math.sqrt(0.8), math.sqrt(0.2)
+OF_PATIENT, OF_IMAGE = math.sqrt(0.8), math.sqrt(0.2)
 SIZES = np.arange(1, 6)
 
 
 def correlated(num_patients):
-    """Patients with 1 to 5 films each, whose normal scores correlate with 0.8."""
+    """Patients with 1 to 5 images each, whose normal scores correlate with 0.8."""
 
     def draw(rng):
         owners = np.repeat(np.arange(num_patients), rng.choice(SIZES, num_patients))
         latent = OF_PATIENT * rng.normal(size=num_patients)[owners]
-        return ndtr(latent + OF_FILM * rng.normal(size=owners.size)), owners
+        return ndtr(latent + OF_IMAGE * rng.normal(size=owners.size)), owners
 
     return draw
 
@@ -120,9 +120,9 @@ NODES, WEIGHTS = hermegauss(80)
 
 
 def tnr_by_patient(threshold):
-    """The share of patients of whom no film is called positive, by quadrature."""
-    one_film = ndtr((ndtri(threshold) - OF_PATIENT * NODES) / OF_FILM)
-    return np.average(np.mean([one_film**size for size in SIZES], axis=0), weights=WEIGHTS)
+    """The share of patients of whom no image is called positive, by quadrature."""
+    one_image = ndtr((ndtri(threshold) - OF_PATIENT * NODES) / OF_IMAGE)
+    return np.average(np.mean([one_image**size for size in SIZES], axis=0), weights=WEIGHTS)
 
 
 def test_the_true_tnr_by_patient_is_what_a_million_patients_show():
@@ -133,38 +133,38 @@ def test_the_true_tnr_by_patient_is_what_a_million_patients_show():
         assert tnr_by_patient(threshold) == pytest.approx(np.mean(highest < threshold), abs=1e-3)
 
 
-def test_with_films_that_correlate_the_tnr_by_patient_is_certified():
+def test_with_images_that_correlate_the_tnr_by_patient_is_certified():
     points = points_of(correlated(135))
     assert {point.num_negative_patients for point in points} == {135}
     share = share_below(points, tnr_by_patient)
     exact = binom.sf(umbrella_rank(135, MIN_TNR, CONFIDENCE) - 1, 135, MIN_TNR)
     assert share <= 1 - CONFIDENCE
     assert share == pytest.approx(exact, abs=4 * spread_of(exact))
-    # A film is no more often called positive than its patient, where patients are alike.
+    # An image is no more often called positive than its patient, where patients are alike.
     assert share_below(points, float) <= share
 
 
-def test_counting_correlated_films_as_independent_breaks_the_certificate():
+def test_counting_correlated_images_as_independent_breaks_the_certificate():
     draw = correlated(135)
     points = points_of(lambda rng: (draw(rng)[0], None))
-    # Each film's own score is uniform.
-    of_films, of_patients = share_below(points, float), share_below(points, tnr_by_patient)
-    assert of_films > 2 * (1 - CONFIDENCE)
+    # Each image's own score is uniform.
+    of_images, of_patients = share_below(points, float), share_below(points, tnr_by_patient)
+    assert of_images > 2 * (1 - CONFIDENCE)
     assert of_patients > 0.5
 
 
-def test_the_certificate_is_by_patient_where_patients_with_many_films_score_higher():
-    """Then the TNR by film is another figure, and no better kept than by the naive rule."""
+def test_the_certificate_is_by_patient_where_patients_with_many_images_score_higher():
+    """Then the TNR by image is another figure, and no better kept than by the naive rule."""
 
     def draw(rng):
-        has_ten_films = rng.random(135) < 0.1
-        scores = np.where(has_ten_films, rng.uniform(0.5, 1, 135), rng.uniform(0, 0.95, 135))
-        owners = np.repeat(np.arange(135), np.where(has_ten_films, 10, 1))
+        has_ten_images = rng.random(135) < 0.1
+        scores = np.where(has_ten_images, rng.uniform(0.5, 1, 135), rng.uniform(0, 0.95, 135))
+        owners = np.repeat(np.arange(135), np.where(has_ten_images, 10, 1))
         return scores[owners], owners
 
-    def tnr_by(threshold, films_of_the_tenth):
-        cleared = 0.9 * min(threshold / 0.95, 1), 0.1 * (2 * threshold - 1) * films_of_the_tenth
-        return sum(cleared) / (0.9 + 0.1 * films_of_the_tenth)
+    def tnr_by(threshold, images_of_the_tenth):
+        cleared = 0.9 * min(threshold / 0.95, 1), 0.1 * (2 * threshold - 1) * images_of_the_tenth
+        return sum(cleared) / (0.9 + 0.1 * images_of_the_tenth)
 
     points = points_of(draw)
     assert share_below(points, lambda threshold: tnr_by(threshold, 1)) <= 1 - CONFIDENCE
@@ -277,21 +277,21 @@ def num_cases(request):
 
 
 def test_it_finds_what_trying_every_candidate_finds(num_cases):
-    verdicts = []
+    statuses = []
     for seed in range(num_cases):
         y_score, y_true, patients, settings = random_case(seed)
         point = select_operating_point(y_score, y_true, patients=patients, **settings)
         best = brute_force(y_score, y_true, patients, **settings)
-        verdicts.append(point.verdict)
+        statuses.append(point.status)
         if best is None:
-            assert point.verdict == "infeasible", seed
+            assert point.status == "infeasible", seed
             continue
         _, threshold, cells = best
-        assert point.verdict == "certified", seed
+        assert point.status == "certified", seed
         assert point.threshold == threshold, seed
         assert (point.num_false_positive, point.num_false_negative) == (cells.fp, cells.fn), seed
     # Both outcomes are there often enough to mean something.
-    assert min(verdicts.count("certified"), verdicts.count("infeasible")) >= 0.13 * num_cases
+    assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.13 * num_cases
 
 
 def mapie_controller(y_score, y_true, thresholds, settings, **options):
@@ -327,9 +327,9 @@ def test_it_agrees_with_mapie(num_cases):
       threshold. With a costly miss both have the same recall.
     - It rounds `n * (fp / n)` up: 22.000000000000004 false positives count as 23.
     """
-    verdicts = []
+    statuses = []
     for seed in itertools.count():
-        if len(verdicts) == num_cases:
+        if len(statuses) == num_cases:
             break
         y_score, y_true, patients, settings = random_case(seed)
         settings |= {"fp_cost": 1.0, "fn_cost": 1e6}
@@ -350,18 +350,18 @@ def test_it_agrees_with_mapie(num_cases):
         mapie = mapie_controller(
             y_score, y_true, thresholds, settings, fwer_method="fixed_sequence"
         )
-        verdicts.append(point.verdict)
+        statuses.append(point.status)
         allowed = num_false_positives_allowed(
             len(highest), settings["min_tnr"], settings["confidence"]
         )
         ours = thresholds[fp <= (-1 if allowed is None else allowed)]
         assert np.sort(mapie.valid_predict_params).tolist() == ours.tolist(), seed
-        assert (point.verdict == "certified") == bool(ours.size), seed
+        assert (point.status == "certified") == bool(ours.size), seed
         if ours.size:
             recall = confusion_at(y_score, y_true, mapie.best_predict_param).tpr
             assert point.threshold in ours, seed
             assert point.tpr == recall, seed
-    assert min(verdicts.count("certified"), verdicts.count("infeasible")) >= 0.13 * num_cases
+    assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.13 * num_cases
 
 
 def test_mapie_with_its_defaults_is_never_less_conservative():
@@ -395,7 +395,7 @@ def test_the_planner_knows_the_published_sample_sizes(min_tnr, confidence, numbe
 def test_so_many_false_positives_are_allowed_at_93_and_95_percent(num_negatives, allowed):
     assert num_false_positives_allowed(num_negatives, 0.93, 0.95) == allowed
     point = choose(np.arange(num_negatives) / num_negatives)
-    assert point.verdict == ("infeasible" if allowed is None else "certified")
+    assert point.status == ("infeasible" if allowed is None else "certified")
     if allowed is not None:
         assert point.num_false_positive == allowed
 
@@ -428,5 +428,5 @@ def test_a_million_certified_scores_take_less_than_half_a_second(form):
         best = min(best, time.process_time() - start)
         if best < 0.5:
             break
-    assert point.verdict == "certified"
+    assert point.status == "certified"
     assert best < 0.5

@@ -5,7 +5,7 @@ from messages import refused
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cxrignite.functional import (
-    ImbalanceLedger,
+    PriorShift,
     balanced_weights,
     class_counts,
     drawn_share,
@@ -84,38 +84,38 @@ def test_a_weight_out_of_range_is_refused(arguments, facts):
         soft_pos_weight(*arguments)
 
 
-def test_the_ledger_tells_the_shift_of_chest_xray_2017():
-    ledger = ImbalanceLedger(
+def test_the_prior_shift_tells_the_shift_of_chest_xray_2017():
+    prior_shift = PriorShift(
         1349, 3883, sampled_prevalence=0.5, pos_weight=soft_pos_weight(1349, 3883)
     )
-    assert ledger.prevalence == pytest.approx(0.7422, abs=1e-4)
-    assert ledger.logit_shift == pytest.approx(-1.586, abs=5e-4)
-    assert ledger.natural([0.90])[0] == pytest.approx(0.978, abs=5e-4)
-    assert ledger.seen_prevalence == pytest.approx(0.589 / 1.589, abs=1e-3)
+    assert prior_shift.prevalence == pytest.approx(0.7422, abs=1e-4)
+    assert prior_shift.logit_shift == pytest.approx(-1.586, abs=5e-4)
+    assert prior_shift.probability([0.90])[0] == pytest.approx(0.978, abs=5e-4)
+    assert prior_shift.seen_prevalence == pytest.approx(0.589 / 1.589, abs=1e-3)
 
 
-def test_the_ledger_agrees_with_the_prior_shift_by_bayes():
+def test_the_prior_shift_agrees_with_the_prior_shift_by_bayes():
     # Counted with weights: 300 and 100 images, drawn 1 : 1, positives weighted 3.
-    ledger = ImbalanceLedger(300, 100, sampled_prevalence=0.5, pos_weight=3.0)
+    prior_shift = PriorShift(300, 100, sampled_prevalence=0.5, pos_weight=3.0)
     for raw in (0.1, 0.5, 0.9):
         odds_seen = 3.0 * 0.5 / 0.5
         odds = raw / (1 - raw) / odds_seen * (100 / 300)
-        assert ledger.natural([raw])[0] == pytest.approx(odds / (1 + odds))
+        assert prior_shift.probability([raw])[0] == pytest.approx(odds / (1 + odds))
 
 
-def test_without_sampler_and_weight_the_natural_score_is_the_raw_one():
-    ledger = ImbalanceLedger(30, 70, sampled_prevalence=0.7, pos_weight=1.0)
-    assert ledger.logit_shift == pytest.approx(0)
-    np.testing.assert_allclose(ledger.natural([0.0, 0.3, 1.0]), [0, 0.3, 1])
-    assert not ledger.corrects_twice
+def test_without_sampler_and_weight_the_training_score_is_the_raw_one():
+    prior_shift = PriorShift(30, 70, sampled_prevalence=0.7, pos_weight=1.0)
+    assert prior_shift.logit_shift == pytest.approx(0)
+    np.testing.assert_allclose(prior_shift.probability([0.0, 0.3, 1.0]), [0, 0.3, 1])
+    assert not prior_shift.corrects_twice
 
 
-def test_a_loss_of_unknown_effect_leaves_the_natural_score_unknown():
-    ledger = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=None)
-    assert ledger.natural([0.3]) is None
-    assert ledger.logit_shift is None
-    assert ledger.seen_prevalence is None
-    assert not ledger.corrects_twice
+def test_a_loss_of_unknown_effect_leaves_the_training_score_unknown():
+    prior_shift = PriorShift(30, 70, sampled_prevalence=0.5, pos_weight=None)
+    assert prior_shift.probability([0.3]) is None
+    assert prior_shift.logit_shift is None
+    assert prior_shift.seen_prevalence is None
+    assert not prior_shift.corrects_twice
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_a_loss_of_unknown_effect_leaves_the_natural_score_unknown():
     [(0.5, 0.6, True), (0.5, 1.0, False), (0.74, 0.6, False), (0.5, 1.5, False)],
 )
 def test_two_corrections_the_same_way_are_noticed(sampled_prevalence, pos_weight, twice):
-    ledger = ImbalanceLedger(26, 74, sampled_prevalence, pos_weight)
-    assert ledger.corrects_twice is twice
+    prior_shift = PriorShift(26, 74, sampled_prevalence, pos_weight)
+    assert prior_shift.corrects_twice is twice
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_two_corrections_the_same_way_are_noticed(sampled_prevalence, pos_weight
 )
 def test_impossible_ledgers_are_refused(values, facts):
     with refused(ValueError, *facts):
-        ImbalanceLedger(*values)
+        PriorShift(*values)
 
 
 def test_the_drawn_share_is_that_of_the_weights():

@@ -124,7 +124,7 @@ def test_an_empty_map_stays_empty(method):
     assert found.maps.abs().max() == 0.0
 
 
-def test_a_tiny_map_is_told_by_its_raw_maximum():
+def test_a_tiny_map_is_reported_by_its_raw_maximum():
     found = grad_cam(Weighted(1e-9 * WEIGHT), ACTIVATION[None], "layer")
     assert found.maps.max() == 1.0
     assert found.raw_max.tolist() == pytest.approx([3e-9])

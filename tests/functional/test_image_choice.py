@@ -57,31 +57,31 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(seed):
 def test_each_kind_is_what_it_says():
     y_score = [0.95, 0.55, 0.45, 0.30, 0.05, 0.80]
     y_true = [1, 0, 0, 1, 1, 1]
-    expected = {"misses": [1, 4, 3], "most_sure": [0, 4, 5], "least_sure": [1, 2, 3]}
+    expected = {"errors": [1, 4, 3], "most_sure": [0, 4, 5], "least_sure": [1, 2, 3]}
     for kind, positions in expected.items():
         choice = ImageChoice(kinds=(kind,), max_images=3)
         assert choice.of(y_score, y_true, range(6)) == {key: [kind] for key in positions}
 
 
-def test_of_the_misses_positives_and_negatives_take_turns_until_one_side_is_used_up():
+def test_of_the_wrong_decisions_positives_and_negatives_take_turns_until_one_side_is_used_up():
     y_score, y_true = [0.9, 0.8, 0.7, 0.6, 0.1], [0, 0, 0, 0, 1]
-    chosen = ImageChoice(kinds=("misses",), max_images=4).of(y_score, y_true, range(5))
+    chosen = ImageChoice(kinds=("errors",), max_images=4).of(y_score, y_true, range(5))
     assert list(chosen) == [0, 4, 1, 2]
 
 
 def test_a_score_at_the_threshold_is_called_positive():
-    choice = ImageChoice(threshold=0.25, kinds=("misses",))
-    assert choice.of([0.25, 0.25], [0, 1], [0, 1]) == {0: ["misses"]}
+    choice = ImageChoice(threshold=0.25, kinds=("errors",))
+    assert choice.of([0.25, 0.25], [0, 1], [0, 1]) == {0: ["errors"]}
 
 
-@pytest.mark.parametrize("kind", ["misses", "most_sure", "least_sure"])
+@pytest.mark.parametrize("kind", ["errors", "most_sure", "least_sure"])
 def test_of_equal_scores_the_lower_index_comes_first(kind):
     choice = ImageChoice(kinds=(kind,), max_images=2)
     assert list(choice.of([0.9] * 4, [0] * 4, [7, 3, 9, 1])) == [3, 1]
 
 
 def test_an_image_without_a_label_is_no_miss():
-    choice = ImageChoice(kinds=("misses", "most_sure"))
+    choice = ImageChoice(kinds=("errors", "most_sure"))
     assert choice.of([0.9, 0.1], [UNKNOWN_LABEL] * 2, [0, 1]) == {
         0: ["most_sure"],
         1: ["most_sure"],
@@ -89,8 +89,8 @@ def test_an_image_without_a_label_is_no_miss():
 
 
 def test_an_image_chosen_twice_says_so_and_comes_once():
-    choice = ImageChoice(kinds=("misses", "most_sure"), indices=(6,))
-    assert choice.of([0.9], [0], [6]) == {0: ["fixed", "misses", "most_sure"]}
+    choice = ImageChoice(kinds=("errors", "most_sure"), indices=(6,))
+    assert choice.of([0.9], [0], [6]) == {0: ["fixed", "errors", "most_sure"]}
 
 
 def test_fixed_images_come_first_by_index_and_beyond_the_limit():
@@ -129,8 +129,8 @@ def test_of_no_images_none_is_chosen():
         ({"threshold": 1.5}, ["threshold", "[0, 1]", "1.5"]),
         ({"threshold": -0.1}, ["threshold", "[0, 1]", "-0.1"]),
         ({"threshold": float("nan")}, ["threshold", "[0, 1]", "nan"]),
-        ({"kinds": ("misses", "worst")}, ["kinds", "most_sure", "'worst'"]),
-        ({"kinds": "misses"}, ["kinds", "most_sure", "'m'"]),
+        ({"kinds": ("errors", "worst")}, ["kinds", "most_sure", "'worst'"]),
+        ({"kinds": "errors"}, ["kinds", "most_sure", "'m'"]),
         ({"max_images": 0}, ["max_images", "1", "0"]),
     ],
 )

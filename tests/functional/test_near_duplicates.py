@@ -18,7 +18,7 @@ MODULE = sys.modules["cxrignite.functional.near_duplicates"]
 
 
 @pytest.fixture
-def films():
+def records():
     """Smooth noise with fine noise over it: alike in nothing."""
     rng = np.random.default_rng(3)
     coarse = rng.uniform(40, 215, (60, 8, 8)).astype(np.uint8)
@@ -29,32 +29,32 @@ def films():
     return np.clip(np.stack(smooth) + rng.normal(0, 3, (60, SIDE, SIDE)), 0, 255)
 
 
-def likenesses(films):
-    return {(pair.first, pair.second): pair.likeness for pair in near_duplicates(films)}
+def likenesses(records):
+    return {(pair.first, pair.second): pair.likeness for pair in near_duplicates(records)}
 
 
-def test_films_of_different_scenes_are_no_pair(films):
-    assert near_duplicates(films) == []
+def test_images_of_different_scenes_are_no_pair(records):
+    assert near_duplicates(records) == []
 
 
 @pytest.mark.parametrize(
     ("change", "likeness"),
     [
-        (lambda film: film, "same"),
-        (lambda film: 0.5 * film + 60, "same"),
-        (lambda film: 255 * (film / 255) ** 1.4, "same"),
-        (lambda film: 255 - film, "inverted"),
-        (lambda film: film[:, ::-1], "mirrored"),
+        (lambda record: record, "same"),
+        (lambda record: 0.5 * record + 60, "same"),
+        (lambda record: 255 * (record / 255) ** 1.4, "same"),
+        (lambda record: 255 - record, "inverted"),
+        (lambda record: record[:, ::-1], "mirrored"),
     ],
 )
-def test_a_copy_is_found_and_told_what_was_done_to_it(films, change, likeness):
-    films[41] = change(films[7])
-    assert likenesses(films) == {(7, 41): likeness}
+def test_a_copy_is_found_and_reported_what_was_done_to_it(records, change, likeness):
+    records[41] = change(records[7])
+    assert likenesses(records) == {(7, 41): likeness}
 
 
-def test_of_many_copies_every_pair_is_found(films):
-    films[[3, 30, 59]] = films[20]
-    assert set(likenesses(films)) == {(3, 20), (3, 30), (3, 59), (20, 30), (20, 59), (30, 59)}
+def test_of_many_copies_every_pair_is_found(records):
+    records[[3, 30, 59]] = records[20]
+    assert set(likenesses(records)) == {(3, 20), (3, 30), (3, 59), (20, 30), (20, 59), (30, 59)}
 
 
 @pytest.mark.parametrize("min_correlation", [0.5, 0.8, 0.95])
@@ -76,43 +76,43 @@ def test_the_search_finds_exactly_what_comparing_each_with_each_finds(min_correl
     assert len(expected) > 20
 
 
-def test_a_search_over_many_blocks_misses_no_pair(films, monkeypatch):
-    films[[11, 48]] = films[[5, 33]]
-    whole = near_duplicates(films)
+def test_a_search_over_many_blocks_wrong_decisions_no_pair(records, monkeypatch):
+    records[[11, 48]] = records[[5, 33]]
+    whole = near_duplicates(records)
     monkeypatch.setattr(MODULE, "_BLOCK", 7)
-    assert near_duplicates(films) == whole
+    assert near_duplicates(records) == whole
     assert [pair[:2] for pair in whole] == [(5, 11), (33, 48)]
 
 
-def test_of_a_picture_that_is_there_very_often_each_copy_is_in_a_pair_but_not_in_all(films):
-    copies = np.repeat(films[:1], 500, axis=0)
+def test_of_a_picture_that_is_there_very_often_each_copy_is_in_a_pair_but_not_in_all(records):
+    copies = np.repeat(records[:1], 500, axis=0)
     copies = copies + np.random.default_rng(0).normal(0, 0.5, copies.shape)
-    pairs = near_duplicates(np.concatenate([films[1:], copies]))
+    pairs = near_duplicates(np.concatenate([records[1:], copies]))
     seen = {index for pair in pairs for index in pair[:2]}
     assert seen == set(range(59, 559))
     assert len(pairs) <= 500 * 21
 
 
-def test_blank_films_are_like_nothing():
+def test_blank_images_are_like_nothing():
     blank = np.full((5, SIDE, SIDE), 128.0)
     blank[3, 0, 0] = 130
     assert near_duplicates(blank) == []
 
 
-def test_too_few_films_are_no_pair():
+def test_too_few_images_are_no_pair():
     assert near_duplicates(np.zeros((0, SIDE, SIDE))) == []
     assert near_duplicates(np.random.default_rng(0).uniform(0, 255, (1, SIDE, SIDE))) == []
 
 
 @pytest.mark.parametrize("bad", [0, -0.5, 1.01])
-def test_a_correlation_out_of_range_is_refused(bad, films):
+def test_a_correlation_out_of_range_is_refused(bad, records):
     with refused(ValueError, "min_correlation", "(0, 1]"):
-        near_duplicates(films, bad)
+        near_duplicates(records, bad)
 
 
-def test_other_shapes_are_refused(films):
+def test_other_shapes_are_refused(records):
     with refused(ValueError, "thumbnails", "(N, H, W)", "(32, 32)"):
-        near_duplicates(films[0])
+        near_duplicates(records[0])
 
 
 def textured(seed, side=128):
@@ -126,24 +126,24 @@ def textured(seed, side=128):
     return np.clip(base + 0.4 * fine, 0, 255).astype(np.uint8)
 
 
-def test_detail_tells_a_copy_from_another_film_of_one_anatomy():
-    film, other = textured(1), textured(2)
-    small = [np.asarray(Image.fromarray(each).resize((32, 32))) for each in (film, other)]
+def test_detail_tells_a_copy_from_another_image_of_one_anatomy():
+    record, other = textured(1), textured(2)
+    small = [np.asarray(Image.fromarray(each).resize((32, 32))) for each in (record, other)]
     assert np.corrcoef(small[0].ravel(), small[1].ravel())[0, 1] > 0.9
-    blurred = np.asarray(Image.fromarray(film).filter(ImageFilter.GaussianBlur(1)))
-    assert detail_correlation(film, blurred) > MIN_DETAIL_CORRELATION
-    assert detail_correlation(film, other) < 0.2
+    blurred = np.asarray(Image.fromarray(record).filter(ImageFilter.GaussianBlur(1)))
+    assert detail_correlation(record, blurred) > MIN_DETAIL_CORRELATION
+    assert detail_correlation(record, other) < 0.2
     assert MIN_CORRELATION < 1
 
 
 def test_detail_of_a_mirrored_or_inverted_copy_is_compared_upright():
-    film = textured(1)
-    assert detail_correlation(film, film[:, ::-1], "mirrored") == pytest.approx(1, abs=1e-5)
-    assert detail_correlation(film, 255 - film, "inverted") == pytest.approx(1, abs=1e-5)
-    assert abs(detail_correlation(film, film[:, ::-1])) < 0.3
+    record = textured(1)
+    assert detail_correlation(record, record[:, ::-1], "mirrored") == pytest.approx(1, abs=1e-5)
+    assert detail_correlation(record, 255 - record, "inverted") == pytest.approx(1, abs=1e-5)
+    assert abs(detail_correlation(record, record[:, ::-1])) < 0.3
 
 
-def test_a_film_without_detail_is_no_copy_of_anything():
+def test_a_image_without_detail_is_no_copy_of_anything():
     assert detail_correlation(np.full((64, 64), 9), textured(1, 64)) == 0
 
 

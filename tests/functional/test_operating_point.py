@@ -49,7 +49,7 @@ def test_it_finds_what_trying_every_candidate_finds(seed):
         "fn_cost": float(rng.choice([1, 3])),
     }
     point = select_operating_point(y_score, y_true, **settings)
-    assert (point.verdict, point.threshold) == brute_force(y_score, y_true, **settings)
+    assert (point.status, point.threshold) == brute_force(y_score, y_true, **settings)
     cells = confusion_at(y_score, y_true, point.threshold)
     assert (point.tnr, point.tpr) == (cells.tnr, cells.tpr)
     assert (point.num_false_positive, point.num_false_negative) == (cells.fp, cells.fn)
@@ -114,7 +114,7 @@ def test_every_floating_dtype_is_taken(dtype):
 
 def test_where_no_score_reaches_the_threshold_everything_is_negative():
     point = select_operating_point([0.1, 0.2], [0, 1], min_threshold=0.9)
-    assert (point.threshold, point.tnr, point.tpr, point.verdict) == (0.9, 1.0, 0.0, "empirical")
+    assert (point.threshold, point.tnr, point.tpr, point.status) == (0.9, 1.0, 0.0, "empirical")
 
 
 def test_an_infeasible_constraint_gives_the_highest_tnr_and_then_the_highest_tpr():
@@ -122,16 +122,16 @@ def test_an_infeasible_constraint_gives_the_highest_tnr_and_then_the_highest_tpr
     y_true = [0, 0, 0, 1, 1, 1, 1, 1]
     point = select_operating_point(y_score, y_true, min_tnr=0.93)
     # A TNR of 2/3 is had at .97 and at .99; .97 catches one more.
-    assert (point.verdict, point.threshold) == ("infeasible", 0.97)
+    assert (point.status, point.threshold) == ("infeasible", 0.97)
     assert (point.tnr, point.tpr) == (2 / 3, 3 / 5)
     assert (point.num_false_positive, point.num_false_negative) == (1, 2)
 
 
 def test_a_tnr_of_exactly_the_minimum_is_enough():
     y_score = [0.1] * 93 + [0.95] * 7 + [0.95]
-    assert select_operating_point(y_score, [0] * 100 + [1]).verdict == "empirical"
+    assert select_operating_point(y_score, [0] * 100 + [1]).status == "empirical"
     y_score = [0.1] * 92 + [0.95] * 8 + [0.95]
-    assert select_operating_point(y_score, [0] * 100 + [1]).verdict == "infeasible"
+    assert select_operating_point(y_score, [0] * 100 + [1]).status == "infeasible"
 
 
 def test_a_million_scores_take_less_than_half_a_second():
@@ -193,7 +193,7 @@ def test_a_point_survives_json():
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
-        ({"verdict": "splendid"}, ["verdict", "certified", "empirical", "infeasible", "splendid"]),
+        ({"status": "splendid"}, ["status", "certified", "empirical", "infeasible", "splendid"]),
         ({"threshold": 1.2}, ["threshold", "[0, 1]", "1.2"]),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_stored_point_that_makes_no_sense_is_refused(change, facts):
 
 
 def test_a_stored_point_with_missing_fields_is_refused():
-    with refused(ValueError, "threshold", "verdict"):
+    with refused(ValueError, "threshold", "status"):
         OperatingPoint.from_dict({"tnr": 1.0})
 
 
@@ -227,12 +227,12 @@ def certain(num_negative: int, num_false_positive: int = 0, **settings) -> Opera
     return select_operating_point(y_score + [0.97] * 10, y_true, confidence=0.95, **settings)
 
 
-@pytest.mark.parametrize(("num_negative", "verdict"), [(41, "infeasible"), (42, "certified")])
-def test_forty_two_negatives_certify_and_forty_one_do_not(num_negative, verdict):
+@pytest.mark.parametrize(("num_negative", "status"), [(41, "infeasible"), (42, "certified")])
+def test_forty_two_negatives_certify_and_forty_one_do_not(num_negative, status):
     point = certain(num_negative)
-    assert (point.verdict, point.tnr, point.tpr) == (verdict, 1.0, 1.0)
+    assert (point.status, point.tnr, point.tpr) == (status, 1.0, 1.0)
     assert point.num_negatives_needed == 42
-    if verdict == "infeasible":
+    if status == "infeasible":
         line_with(describe_point(point), "infeasible", "95 %", 42, 41)
     else:
         assert point.tnr_lower_bound >= 0.93
@@ -251,7 +251,7 @@ def test_a_certificate_allows_as_many_false_positives_as_the_umbrella(num_negati
     assert lowest(allowed).tpr == 1.0
     assert lowest(allowed).num_false_positive == allowed
     beyond = lowest(allowed + 1)
-    assert (beyond.verdict, beyond.tpr, beyond.num_false_positive) == ("certified", 0.0, 0)
+    assert (beyond.status, beyond.tpr, beyond.num_false_positive) == ("certified", 0.0, 0)
     assert beyond.tnr_lower_bound >= 0.93
 
 
@@ -272,7 +272,7 @@ def test_negatives_that_tie_with_the_umbrellas_rank_do_not_raise_the_bound():
     point = select_operating_point(
         y_score, [0] * 135 + [1], min_tnr=0.93, min_threshold=0.0, fn_cost=1e6, confidence=0.95
     )
-    assert (point.verdict, point.tnr) == ("certified", 1.0)
+    assert (point.status, point.tnr) == ("certified", 1.0)
     rank = umbrella_rank(135, 0.93, 0.95)
     assert point.tnr_lower_bound == pytest.approx(beta.ppf(0.05, rank, 135 - rank + 1), abs=1e-12)
 
@@ -283,19 +283,19 @@ def test_negatives_are_counted_by_patient():
     by_image = select_operating_point(y_score, y_true, confidence=0.95)
     twice = [f"well {n // 3}" for n in range(100)] + positives
     by_patient = select_operating_point(y_score, y_true, confidence=0.95, patients=twice)
-    assert (by_image.verdict, by_image.num_negative_patients) == ("certified", 100)
-    assert (by_patient.verdict, by_patient.num_negative_patients) == ("infeasible", 34)
+    assert (by_image.status, by_image.num_negative_patients) == ("certified", 100)
+    assert (by_patient.status, by_patient.num_negative_patients) == ("infeasible", 34)
     assert by_patient.num_negative == 100
     assert by_patient.tnr_lower_bound < by_image.tnr_lower_bound
 
 
 def test_a_patient_counts_with_the_highest_score():
-    # 60 patients with two films; of the last one the second film scores .95.
+    # 60 patients with two images; of the last one the second image scores .95.
     y_score = [0.1] * 119 + [0.95] + [0.92] * 5
     y_true, patients = [0] * 120 + [1] * 5, [n // 2 for n in range(120)] + [200] * 5
     point = select_operating_point(y_score, y_true, confidence=0.95, patients=patients)
-    # 60 patients allow no false positive (it takes 66), 120 films would allow three.
-    assert (point.threshold > 0.95, point.tpr, point.verdict) == (True, 0.0, "certified")
+    # 60 patients allow no false positive (it takes 66), 120 images would allow three.
+    assert (point.threshold > 0.95, point.tpr, point.status) == (True, 0.0, "certified")
     assert select_operating_point(y_score, y_true, confidence=0.95).tpr == 1.0
 
 
@@ -307,7 +307,7 @@ def test_where_few_patients_have_many_images_the_message_says_so():
         y_score, [0] * 227 + [1], confidence=0.95, min_threshold=0.5, patients=patients
     )
     # No score lies above .99, so there is no candidate that clears the three.
-    assert (point.verdict, point.tnr, point.tpr) == ("infeasible", 197 / 227, 1.0)
+    assert (point.status, point.tnr, point.tpr) == ("infeasible", 197 / 227, 1.0)
     assert point.num_negatives_needed <= point.num_negative_patients
     line_with(describe_point(point), "infeasible", "patients")
 
@@ -329,7 +329,7 @@ def test_patients_are_names_or_whole_numbers(patients):
 
 def test_too_many_negatives_at_one_leave_no_threshold():
     point = select_operating_point([0.1] * 50 + [1.0] * 5, [0] * 53 + [1] * 2, confidence=0.95)
-    assert (point.verdict, point.threshold) == ("infeasible", 1.0)
+    assert (point.status, point.threshold) == ("infeasible", 1.0)
     assert point.num_negatives_needed == 109  # with the three false positives there are
 
 
@@ -349,15 +349,15 @@ def test_patients_need_no_positive_and_no_order():
 
 def test_a_certificate_can_be_given_up_with_a_reason():
     point = certain(60).without_certificate("why")
-    assert (point.verdict, point.note) == ("empirical", "why")
+    assert (point.status, point.note) == ("empirical", "why")
     assert describe_point(point).split("; ")[1:] == ["why"]
-    assert certain(10).without_certificate("why").verdict == "infeasible"
+    assert certain(10).without_certificate("why").status == "infeasible"
 
 
-def test_without_a_confidence_the_lower_bound_is_told_at_95_percent():
+def test_without_a_confidence_the_lower_bound_is_reported_at_95_percent():
     point = select_operating_point([0.1] * 42 + [0.95], [0] * 42 + [1])
     assert point.tnr_lower_bound == pytest.approx(0.05 ** (1 / 42))
-    assert (point.confidence, point.verdict) == (None, "empirical")
+    assert (point.confidence, point.status) == (None, "empirical")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_between_the_colours_of_the_ramp_there_are_no_steps():
 
 
 @pytest.mark.parametrize("grey", [0, 60, 128, 200, 255])
-def test_the_more_important_a_pixel_the_further_it_is_from_the_film_and_the_warmer(grey):
+def test_the_more_important_a_pixel_the_further_it_is_from_the_image_and_the_warmer(grey):
     images = black(width=33) + grey
     mixed = overlay(images, torch.linspace(0, 1, 33).reshape(1, 1, -1)).int()[0, :, 0]
     assert len(set(map(tuple, mixed.T.tolist()))) == 33

@@ -16,29 +16,29 @@ from cxrignite.functional.shift import MIN_PATIENTS, SHIFT_LEVEL, ShiftCheck, ch
 from cxrignite.reporting.wording import describe_shift
 
 
-def draw(rng, num_films, num_features, *, name="", films_each=None, shift=0.0):
-    """Films of patients with 1 to 3 correlated films each, over ten strong common factors."""
+def draw(rng, num_images, num_features, *, name="", images_each=None, shift=0.0):
+    """Images of patients with 1 to 3 correlated images each, over ten strong common factors."""
     factors = np.random.default_rng(9).normal(size=(10, num_features)) * 0.7
-    sizes = films_each or rng.integers(1, 4, num_films)
-    owner = np.repeat(np.arange(num_films), sizes)[:num_films]
-    of_patients = rng.normal(size=(num_films, 10)) @ factors
+    sizes = images_each or rng.integers(1, 4, num_images)
+    owner = np.repeat(np.arange(num_images), sizes)[:num_images]
+    of_patients = rng.normal(size=(num_images, 10)) @ factors
     of_patients += 0.8 * rng.normal(size=of_patients.shape)
     features = of_patients[owner] + 0.6 * rng.normal(size=of_patients.shape)
     # Skewed and not below zero, as pooled activations are.
     return np.maximum(features - 0.5, 0) ** 2 + shift, [f"{name}{number}" for number in owner]
 
 
-def check_draws(seed, sizes, num_features, *, shift=0.0, films_each=None):
+def check_draws(seed, sizes, num_features, *, shift=0.0, images_each=None):
     rng = np.random.default_rng(seed)
-    reference, names = draw(rng, sizes[0], num_features, name="a", films_each=films_each)
-    films, other_names = draw(
-        rng, sizes[1], num_features, name="b", films_each=films_each, shift=shift
+    reference, names = draw(rng, sizes[0], num_features, name="a", images_each=images_each)
+    records, other_names = draw(
+        rng, sizes[1], num_features, name="b", images_each=images_each, shift=shift
     )
-    return check_shift(reference, films, names, other_names, seed=seed)
+    return check_shift(reference, records, names, other_names, seed=seed)
 
 
 @pytest.mark.parametrize("num_features", [64, 1280])
-def test_two_draws_from_one_distribution_are_seldom_told_apart(num_features):
+def test_two_draws_from_one_distribution_are_seldom_reported_apart(num_features):
     checks = [check_draws(seed, (191, 117), num_features) for seed in range(10)]
     assert sum(check.is_detected for check in checks) <= 1
     # Five standard errors of the mean of 10 areas.
@@ -47,21 +47,21 @@ def test_two_draws_from_one_distribution_are_seldom_told_apart(num_features):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sizes", "num_features", "films_each"),
+    ("sizes", "num_features", "images_each"),
     [
         ((191, 117), 64, None),
         ((191, 117), 256, None),
         ((191, 117), 1280, None),
         ((20, 20), 256, 1),
-        ((200, 200), 256, 10),  # twenty patients a side, with ten films each
+        ((200, 200), 256, 10),  # twenty patients a side, with ten images each
         ((1000, 100), 256, 5),
     ],
 )
 def test_fewer_than_five_percent_of_200_draws_without_a_shift_are_flagged(
-    sizes, num_features, films_each
+    sizes, num_features, images_each
 ):
     flagged = [
-        check_draws(seed, sizes, num_features, films_each=films_each).is_detected
+        check_draws(seed, sizes, num_features, images_each=images_each).is_detected
         for seed in range(200)
     ]
     assert sum(flagged) < 10
@@ -83,14 +83,14 @@ def test_the_larger_shift_has_the_larger_area():
 
 
 def test_it_agrees_with_a_plain_cross_validated_classifier():
-    # Few features, one film a patient: neither the components nor the weights change much.
+    # Few features, one image a patient: neither the components nor the weights change much.
     rng = np.random.default_rng(0)
-    reference, films = rng.normal(size=(600, 4)), rng.normal([0.8, 0, 0, 0], 1, size=(600, 4))
+    reference, records = rng.normal(size=(600, 4)), rng.normal([0.8, 0, 0, 0], 1, size=(600, 4))
     names = [str(number) for number in range(1200)]
-    check = check_shift(reference, films, names[:600], names[600:])
+    check = check_shift(reference, records, names[:600], names[600:])
     score = cross_val_predict(
         LogisticRegression(),
-        np.concatenate([reference, films]),
+        np.concatenate([reference, records]),
         side := np.repeat([0, 1], 600),
         cv=5,
         method="decision_function",
@@ -102,20 +102,20 @@ def test_it_agrees_with_a_plain_cross_validated_classifier():
     assert check.interval.low < check.roc_auc < check.interval.high
 
 
-def test_many_films_of_one_patient_count_once():
+def test_many_images_of_one_patient_count_once():
     rng = np.random.default_rng(1)
-    reference, films = rng.normal(size=(2, 60, 8))
+    reference, records = rng.normal(size=(2, 60, 8))
     names = [str(number) for number in range(60)]
-    once = check_shift(reference, films, names, [f"b{name}" for name in names])
-    # One new patient is odd, and has 200 films; all others are as the reference.
+    once = check_shift(reference, records, names, [f"b{name}" for name in names])
+    # One new patient is odd, and has 200 images; all others are as the reference.
     odd = rng.normal(3, 0.1, size=(200, 8))
     many = check_shift(
         reference,
-        np.concatenate([films, odd]),
+        np.concatenate([records, odd]),
         names,
         [*(f"b{name}" for name in names), *["odd"] * 200],
     )
-    assert (many.num_films, many.num_film_patients) == (260, 61)
+    assert (many.num_images, many.num_image_patients) == (260, 61)
     assert not many.is_detected
     assert many.roc_auc < 0.65
     assert many.interval.high - many.interval.low == pytest.approx(
@@ -123,7 +123,7 @@ def test_many_films_of_one_patient_count_once():
     )
 
 
-def test_the_same_films_on_both_sides_are_not_told_apart():
+def test_the_same_images_on_both_sides_are_not_reported_apart():
     features, names = draw(np.random.default_rng(0), 100, 32)
     check = check_shift(features, features, names, names)
     assert check.roc_auc == pytest.approx(0.5, abs=0.05)
@@ -134,10 +134,10 @@ def test_the_check_is_repeatable_and_the_seed_changes_the_folds():
     checks = [check_draws(3, (80, 60), 64, shift=0.1) for _ in range(2)]
     assert checks[0] == checks[1]
     rng = np.random.default_rng(0)
-    reference, films = rng.normal(size=(2, 40, 4))
+    reference, records = rng.normal(size=(2, 40, 4))
     names = [str(number) for number in range(80)]
     areas = {
-        check_shift(reference, films, names[:40], names[40:], seed=seed).roc_auc
+        check_shift(reference, records, names[:40], names[40:], seed=seed).roc_auc
         for seed in range(3)
     }
     assert len(areas) > 1
@@ -145,32 +145,32 @@ def test_the_check_is_repeatable_and_the_seed_changes_the_folds():
 
 def test_tensors_and_arrays_give_the_same():
     reference, names = draw(np.random.default_rng(0), 60, 8, name="a")
-    films, other_names = draw(np.random.default_rng(1), 60, 8, name="b")
-    reference, films = reference.astype(np.float32), films.astype(np.float32)
-    check = check_shift(reference, films, names, other_names)
-    tensors = torch.from_numpy(reference).requires_grad_(), torch.from_numpy(films)
+    records, other_names = draw(np.random.default_rng(1), 60, 8, name="b")
+    reference, records = reference.astype(np.float32), records.astype(np.float32)
+    check = check_shift(reference, records, names, other_names)
+    tensors = torch.from_numpy(reference).requires_grad_(), torch.from_numpy(records)
     assert check_shift(*tensors, names, other_names) == check
 
 
 def test_the_scale_of_a_feature_does_not_matter():
     reference, names = draw(np.random.default_rng(0), 60, 8, name="a")
-    films, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
+    records, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
     scale = 10.0 ** np.arange(-4, 4)
-    check = check_shift(reference, films, names, other_names)
-    scaled = check_shift(reference * scale, films * scale, names, other_names)
+    check = check_shift(reference, records, names, other_names)
+    scaled = check_shift(reference * scale, records * scale, names, other_names)
     assert scaled.roc_auc == pytest.approx(check.roc_auc, abs=1e-3)
 
 
 def test_features_that_never_change_or_repeat_each_other_do_no_harm():
     reference, names = draw(np.random.default_rng(0), 60, 8, name="a")
-    films, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
+    records, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
 
     def padded(features):
         constant = np.full((len(features), 5), 0.1)
         return np.concatenate([features, features, constant], axis=1)
 
-    check = check_shift(reference, films, names, other_names)
-    area = check_shift(padded(reference), padded(films), names, other_names).roc_auc
+    check = check_shift(reference, records, names, other_names)
+    area = check_shift(padded(reference), padded(records), names, other_names).roc_auc
     assert area == pytest.approx(check.roc_auc, abs=1e-6)
 
 
@@ -180,29 +180,29 @@ def test_features_that_are_all_constant_tell_nothing():
     assert (check.roc_auc, check.is_detected) == (0.5, False)
 
 
-@pytest.mark.parametrize("few", ["reference", "films"])
-def test_too_few_patients_are_not_decided_however_many_films(few):
+@pytest.mark.parametrize("few", ["reference", "images"])
+def test_too_few_patients_are_not_decided_however_many_images(few):
     rng = np.random.default_rng(0)
-    features = {"reference": rng.normal(size=(100, 4)), "films": rng.normal(9, 1, size=(100, 4))}
+    features = {"reference": rng.normal(size=(100, 4)), "images": rng.normal(9, 1, size=(100, 4))}
     names = {side: [f"{side}{number}" for number in range(100)] for side in features}
     names[few] = [f"{few}{number % (MIN_PATIENTS - 1)}" for number in range(100)]
     check = check_shift(
-        features["reference"], features["films"], names["reference"], names["films"]
+        features["reference"], features["images"], names["reference"], names["images"]
     )
     assert (check.roc_auc, check.interval, check.is_detected) == (None, None, None)
-    patients = {"reference": 100, "films": 100} | {few: MIN_PATIENTS - 1}
+    patients = {"reference": 100, "images": 100} | {few: MIN_PATIENTS - 1}
     line_with(describe_shift(check), "shift", MIN_PATIENTS, 100, *patients.values())
     assert "AUC" not in describe_shift(check)
     names[few] = [f"{few}{number % MIN_PATIENTS}" for number in range(100)]
     check = check_shift(
-        features["reference"], features["films"], names["reference"], names["films"]
+        features["reference"], features["images"], names["reference"], names["images"]
     )
     assert check.is_detected is True
 
 
-def test_no_films_are_not_decided():
+def test_no_images_are_not_decided():
     check = check_shift(np.zeros((0, 3)), np.zeros((0, 3)), [], [])
-    assert (check.num_reference, check.num_films, check.is_detected) == (0, 0, None)
+    assert (check.num_reference, check.num_images, check.is_detected) == (0, 0, None)
 
 
 def test_it_is_detected_only_where_the_whole_interval_lies_above_the_level():
@@ -223,29 +223,29 @@ def test_the_description_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("reference", "films", "patients", "facts"),
+    ("reference", "images", "patients", "facts"),
     [
         (np.zeros(3), np.zeros((3, 2)), 3, ["reference", "(N, D)", "(3,)"]),
-        (np.zeros((3, 2)), np.zeros((3, 0)), 3, ["films", "(3, 0)"]),
+        (np.zeros((3, 2)), np.zeros((3, 0)), 3, ["images", "(3, 0)"]),
         (np.zeros((3, 2)), np.zeros((3, 4)), 3, ["2", "4"]),
         (np.full((3, 2), np.nan), np.zeros((3, 2)), 3, ["reference", "6"]),
-        (np.zeros((3, 2)), np.full((3, 2), np.inf), 3, ["films", "6"]),
-        (np.zeros((3, 2)), np.zeros((4, 2)), 3, ["film_patients", "3", "4"]),
+        (np.zeros((3, 2)), np.full((3, 2), np.inf), 3, ["images", "6"]),
+        (np.zeros((3, 2)), np.zeros((4, 2)), 3, ["image_patients", "3", "4"]),
         (np.zeros((4, 2)), np.zeros((3, 2)), 3, ["reference_patients", "3", "4"]),
     ],
 )
-def test_what_cannot_be_compared_is_refused(reference, films, patients, facts):
+def test_what_cannot_be_compared_is_refused(reference, records, patients, facts):
     names = [str(number) for number in range(patients)]
     with refused(ValueError, *facts):
-        check_shift(reference, films, names, names)
+        check_shift(reference, records, names, names)
 
 
-@pytest.mark.parametrize("num_films", [500, pytest.param(1000, marks=pytest.mark.slow)])
-def test_many_films_of_1280_features_cost_a_few_decompositions(num_films):
-    reference, films = np.random.default_rng(0).normal(size=(2, num_films, 1280))
-    names = [str(number) for number in range(2 * num_films)]
+@pytest.mark.parametrize("num_images", [500, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_images_of_1280_features_cost_a_few_decompositions(num_images):
+    reference, records = np.random.default_rng(0).normal(size=(2, num_images, 1280))
+    names = [str(number) for number in range(2 * num_images)]
     start = time.process_time()
-    np.linalg.svd(np.concatenate([reference, films]), full_matrices=False)
+    np.linalg.svd(np.concatenate([reference, records]), full_matrices=False)
     middle = time.process_time()
-    check_shift(reference, films, names[:num_films], names[num_films:])
+    check_shift(reference, records, names[:num_images], names[num_images:])
     assert time.process_time() - middle < 5 * (middle - start)  # 1.8 on two idle cores

@@ -56,7 +56,7 @@ def trainer_on(clock: Clock) -> Engine:
     return Engine(lambda engine, batch: clock.sleep(STEP))
 
 
-def test_waiting_for_data_and_computing_are_told_apart(clock):
+def test_waiting_for_data_and_computing_are_reported_apart(clock):
     timer, trainer = EpochTimer(), trainer_on(clock)
     timer.attach(trainer)
     metrics = trainer.run(Loader(clock), max_epochs=2).metrics

@@ -16,7 +16,7 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 def explained(**changes):
     known = {
         "about": {"path": "a/b.png", "patient": "p1"},
-        "selection": ["misses", "random"],
+        "selection": ["errors", "random"],
         "y_score": 0.9,
         "y_true": 0,
         "threshold": 0.25,
@@ -78,7 +78,7 @@ def test_the_table_has_a_row_an_image_and_every_figure_in_full():
         "score": repr(third),
         "threshold": "0.25",
         "decision": "1",
-        "selection": "misses random",
+        "selection": "errors random",
         "raw_max": "0.5",
         "strength": "0.125",
         "picture": "000007_b.png",

@@ -17,7 +17,7 @@ from torch import nn
 
 from cxrignite.errors import CxrIgniteError, NonFiniteError, RecipeError
 from cxrignite.functional import UNKNOWN_LABEL, ImageChoice, grad_cam, overlay
-from cxrignite.handlers import BoardWriter, GradCAMExporter, ScoreCollector
+from cxrignite.handlers import GradCAMExporter, ScoreCollector, TensorBoardWriter
 from cxrignite.handlers.map_picture import map_picture
 from cxrignite.nn import LightCNN
 
@@ -25,7 +25,7 @@ NUM_IMAGES = 12
 SCORES = torch.tensor([0.9, 0.1, 0.6, 0.4, 0.8, 0.2, 0.7, 0.3, 0.55, 0.45, 0.95, 0.05])
 LABELS = torch.tensor([0.0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0])
 IMAGES = torch.rand(NUM_IMAGES, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-FEW = ImageChoice(kinds=("misses",), max_images=2)  # 0 and 1 by their scores
+FEW = ImageChoice(kinds=("errors",), max_images=2)  # 0 and 1 by their scores
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_files_show_and_tell_what_the_images_score(tmp_path, light):
 
 
 def test_the_picture_carries_the_caption_with_threshold_truth_and_classes(tmp_path):
-    choice = ImageChoice(threshold=0.25, kinds=("misses",), max_images=2)
+    choice = ImageChoice(threshold=0.25, kinds=("errors",), max_images=2)
     exporter = GradCAMExporter(
         looking(), tmp_path, "0", "hires_cam", choice, classes=("gesund", "Röntgen-肺炎")
     )
@@ -118,7 +118,7 @@ def test_the_picture_carries_the_caption_with_threshold_truth_and_classes(tmp_pa
         assert np.array_equal(pixels(tmp_path / each.picture), expected)
 
 
-def test_an_empty_map_is_told_and_leaves_the_film_grey(tmp_path):
+def test_an_empty_map_is_reported_and_leaves_the_image_grey(tmp_path):
     exporter = GradCAMExporter(looking(-1.0), tmp_path, "0", choice=FEW)
     labels = torch.full((NUM_IMAGES,), float(UNKNOWN_LABEL))
     scripted(exporter).run(batches(labels=labels))
@@ -307,12 +307,12 @@ def test_without_an_index_images_are_counted_from_0(tmp_path):
 
 
 def test_what_is_known_of_the_images_comes_first_in_the_table(tmp_path):
-    known = [{"path": f"test/film {n}.jpeg", "patient": f"p{n}"} for n in range(NUM_IMAGES)]
+    known = [{"path": f"test/image {n}.jpeg", "patient": f"p{n}"} for n in range(NUM_IMAGES)]
     scripted(GradCAMExporter(looking(), tmp_path, "0", choice=FEW, rows=known)).run(batches())
     first = table(tmp_path)[0]
     assert list(first)[:3] == ["path", "patient", "label"]
-    assert (first["path"], first["patient"]) == ("test/film 0.jpeg", "p0")
-    assert first["picture"] == "000000_film_0.png"
+    assert (first["path"], first["patient"]) == ("test/image 0.jpeg", "p0")
+    assert first["picture"] == "000000_image_0.png"
 
 
 def test_an_image_that_rows_does_not_know_is_refused(tmp_path):
@@ -385,7 +385,7 @@ def test_no_name_leaves_the_folder_and_every_image_has_its_own(tmp_path):
 
 
 def test_tensorboard_shows_each_picture_at_its_step(tmp_path):
-    board = BoardWriter(tmp_path / "board")
+    board = TensorBoardWriter(tmp_path / "board")
     exporter = GradCAMExporter(looking(), tmp_path / "val", "0", choice=FEW, board=board)
     engine = scripted(exporter)
     for exporter.step, scores in ((3, SCORES), (5, SCORES), (7, LABELS)):

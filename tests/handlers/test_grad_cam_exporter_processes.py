@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 NUM_IMAGES = 13  # a sampler fills the second process's share up with the first image
 CHOICES = {
     "all kinds": ImageChoice(max_images=3, indices=(11, 4)),
-    "one has none": ImageChoice(kinds=("misses",)),
+    "one has none": ImageChoice(kinds=("errors",)),
     "none has any": ImageChoice(kinds=(), indices=(99,)),
 }
 

@@ -17,7 +17,6 @@ from cxrignite.functional import ImageChoice
 from cxrignite.handlers import (
     Attachable,
     BestCheckpoint,
-    BoardWriter,
     EpochTimer,
     FeatureCollector,
     FiniteGuard,
@@ -27,6 +26,7 @@ from cxrignite.handlers import (
     PredictionWriter,
     ProgressLine,
     ScoreCollector,
+    TensorBoardWriter,
     ThresholdSearch,
 )
 
@@ -42,7 +42,7 @@ LAYER = torch.nn.Identity()
 
 BUILDERS: dict[type, Callable[[Path], Attachable]] = {
     BestCheckpoint: lambda folder: BestCheckpoint({"model": model()}, folder, "score"),
-    BoardWriter: lambda folder: BoardWriter(folder / "board"),
+    TensorBoardWriter: lambda folder: TensorBoardWriter(folder / "board"),
     EpochTimer: lambda folder: EpochTimer(),
     FeatureCollector: lambda folder: FeatureCollector(LAYER),
     FiniteGuard: lambda folder: FiniteGuard(model()),

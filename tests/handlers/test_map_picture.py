@@ -19,7 +19,7 @@ def text_below(picture, panel_height):
     return (picture[panel_height + 2 * MARGIN :] < 200).any(axis=2)
 
 
-def test_the_film_and_its_map_lie_side_by_side_enlarged_by_a_whole_number():
+def test_the_image_and_its_map_lie_side_by_side_enlarged_by_a_whole_number():
     picture = map_picture(IMAGE, IMPORTANCE, ["caption"])
     assert picture.dtype == np.uint8
     height, width = 3 * 64, 5 * 64  # 320 pixels or more
@@ -34,7 +34,7 @@ def test_the_film_and_its_map_lie_side_by_side_enlarged_by_a_whole_number():
     assert (picture[:, width + MARGIN : width + 2 * MARGIN][: height + 2 * MARGIN] == 255).all()
 
 
-def test_a_large_film_keeps_its_size():
+def test_a_large_image_keeps_its_size():
     picture = map_picture(torch.rand(1, 200, 330), torch.rand(200, 330), [])
     assert picture.shape == (200 + 3 * MARGIN, 2 * 330 + 3 * MARGIN, 3)
 

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 from messages import refused
 
 from cxrignite.errors import NonFiniteError
-from cxrignite.functional import ImbalanceLedger
+from cxrignite.functional import PriorShift
 from cxrignite.handlers import PredictionWriter
 from cxrignite.handlers.prediction_writer import write_predictions
 
@@ -28,38 +28,43 @@ def read(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_each_image_has_its_row_in_the_order_of_the_films(tmp_path):
+def test_each_image_has_its_row_in_the_order_of_the_images(tmp_path):
     run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.5), [0.7, 0.2, 0.5], [1, 0, 0], [2, 0, 1])
     assert [list(row.values()) for row in read(tmp_path / "p.csv")] == [
         ["a.jpeg", "a", "0", repr(float(np.float32(0.2))), "", "0"],
         ["b.jpeg", "b", "0", "0.5", "", "1"],
         ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "", "1"],
     ]
-    columns = ["path", "patient", "label", "score", "natural_score", "decision"]
+    columns = ["path", "patient", "label", "score", "probability", "decision"]
     assert list(read(tmp_path / "p.csv")[0]) == columns
 
 
-def test_arrays_in_any_order_are_written_in_the_order_of_the_films(tmp_path):
+def test_arrays_in_any_order_are_written_in_the_order_of_the_images(tmp_path):
     arrays = (np.array([0.75, 0.25]), np.array([1, 0]), np.array([2, 0]))
     write_predictions(tmp_path / "p.csv", ROWS, *arrays, threshold=0.5)
     assert (tmp_path / "p.csv").read_text() == (
-        "path,patient,label,score,natural_score,decision\na.jpeg,a,0,0.25,,0\nc.jpeg,c,1,0.75,,1\n"
+        "path,patient,label,score,probability,decision\na.jpeg,a,0,0.25,,0\nc.jpeg,c,1,0.75,,1\n"
     )
 
 
-def test_the_natural_score_stands_beside_the_raw_one_and_decides_nothing(tmp_path):
-    ledger = ImbalanceLedger(300, 100, sampled_prevalence=0.5, pos_weight=1.0)
-    writer = PredictionWriter(tmp_path / "p.csv", ROWS, 0.5, natural=ledger.natural)
+def test_the_training_score_stands_beside_the_raw_one_and_decides_nothing(tmp_path):
+    prior_shift = PriorShift(300, 100, sampled_prevalence=0.5, pos_weight=1.0)
+    writer = PredictionWriter(tmp_path / "p.csv", ROWS, 0.5, probability=prior_shift.probability)
     run(writer, [0.5, 0.25], [1, 0], [0, 1])
     rows = read(tmp_path / "p.csv")
-    assert [float(row["natural_score"]) for row in rows] == pytest.approx([0.25, 0.1])
+    assert [float(row["probability"]) for row in rows] == pytest.approx([0.25, 0.1])
     assert [row["decision"] for row in rows] == ["1", "0"]
 
 
-def test_an_unknown_natural_scale_leaves_the_column_empty(tmp_path):
-    ledger = ImbalanceLedger(300, 100, sampled_prevalence=0.5, pos_weight=None)
-    run(PredictionWriter(tmp_path / "p.csv", ROWS, natural=ledger.natural), [0.5], [1], [0])
-    assert read(tmp_path / "p.csv")[0]["natural_score"] == ""
+def test_an_unknown_training_scale_leaves_the_column_empty(tmp_path):
+    prior_shift = PriorShift(300, 100, sampled_prevalence=0.5, pos_weight=None)
+    run(
+        PredictionWriter(tmp_path / "p.csv", ROWS, probability=prior_shift.probability),
+        [0.5],
+        [1],
+        [0],
+    )
+    assert read(tmp_path / "p.csv")[0]["probability"] == ""
 
 
 def test_a_float32_score_just_below_the_threshold_is_negative(tmp_path):
@@ -94,7 +99,7 @@ def test_an_index_beyond_the_rows_is_refused(tmp_path):
         run(PredictionWriter(tmp_path / "p.csv", ROWS), [0.7], [1], [3])
 
 
-@pytest.mark.parametrize("name", ["label", "score", "natural_score", "decision"])
+@pytest.mark.parametrize("name", ["label", "score", "probability", "decision"])
 def test_what_is_known_of_an_image_does_not_hide_a_column_of_the_file(tmp_path, name):
     arrays = (np.array([0.75]), np.array([1]), np.array([0]))
     with refused(ValueError, "rows", name):

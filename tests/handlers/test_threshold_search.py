@@ -65,7 +65,7 @@ def test_one_class_gives_nan_and_a_warning_and_no_crash(label, caplog):
 def test_a_constraint_that_cannot_be_met_is_infeasible_and_goes_on():
     search = ThresholdSearch(min_tnr=1.0, min_threshold=0.9)
     metrics = run(search, [0.99, 0.99, 0.1], [0, 1, 0])
-    assert search.operating_point.verdict == "infeasible"
+    assert search.operating_point.status == "infeasible"
     assert metrics["tnr"] == 0.5
 
 
@@ -90,13 +90,13 @@ def test_with_a_confidence_and_patients_it_certifies():
     y_true = np.r_[np.zeros(100), np.ones(10)]
     index = torch.arange(110).flip(0)
     batch = (torch.tensor(y_score)[index], torch.tensor(y_true)[index], index)
-    for films_a_patient, verdict in ((1, "certified"), (3, "infeasible")):
-        patients = [str(number // films_a_patient) for number in range(110)]
+    for images_a_patient, status in ((1, "certified"), (3, "infeasible")):
+        patients = [str(number // images_a_patient) for number in range(110)]
         search = ThresholdSearch(confidence=0.95, patients=patients)
         engine = Engine(lambda engine, batch: batch[:2])
         search.attach(engine)
         engine.run([batch])
-        assert search.operating_point.verdict == verdict
+        assert search.operating_point.status == status
         assert search.operating_point == select_operating_point(
             y_score, y_true, confidence=0.95, patients=patients
         )
@@ -151,4 +151,4 @@ def test_two_processes_find_exactly_what_one_finds(tmp_path):
         patients=[number // 2 for number in range(101)],
     )
     assert alone[1]["operating_point"] == point.to_dict()
-    assert point.verdict == "certified"
+    assert point.status == "certified"

@@ -38,7 +38,7 @@ def test_a_local_file_may_have_any_classifier_layer(tmp_path, num_classes):
     assert torch.equal(model.backbone.eval()(images), network.eval()(images))
 
 
-def test_the_wrong_architecture_is_told_by_counts(tmp_path):
+def test_the_wrong_architecture_is_reported_by_counts(tmp_path):
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet.pt")
     with refused(WeightsError, "mobilenetv3_small_050", "conv_stem.weight", "conv1.0.weight"):
         TimmClassifier("mobilenetv3_small_050", str(tmp_path / "resnet.pt"))

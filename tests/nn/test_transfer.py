@@ -222,7 +222,7 @@ def test_the_key_names_of_torchvisions_published_densenet_files_are_known(tmp_pa
     assert len(own) == len(state) - 2
 
 
-def test_the_wrong_architecture_is_told_by_counts_and_first_keys(tmp_path, resnet18):
+def test_the_wrong_architecture_is_reported_by_counts_and_first_keys(tmp_path, resnet18):
     path = tmp_path / "resnet18.pt"
     torch.save(resnet18.state_dict(), path)
     with refused(WeightsError, path, "resnet50") as caught:

@@ -8,7 +8,7 @@ import pytest
 from messages import missing
 
 from cxrignite.data.sources import ClassFolders
-from cxrignite.data.survey import survey_films
+from cxrignite.data.survey import survey_images
 from cxrignite.reporting.audit_text import finding_text
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
 from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def survey(chest_xray):
-    return survey_films(ClassFolders(chest_xray).films())
+    return survey_images(ClassFolders(chest_xray).records())
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def full_size(chest_xray):
     )
     if not root.is_dir():
         pytest.skip(f"no full-size X-rays: set CXRIGNITE_FULL_SIZE or provide {root.name}")
-    return survey_films(ClassFolders(root).films())
+    return survey_images(ClassFolders(root).records())
 
 
 def test_copies_are_those_that_sha256_finds_and_none_is_across_splits(survey):
-    digests = [film.sha256 for film in survey.films]
+    digests = [record.sha256 for record in survey.records]
     groups = sum(digests.count(each) > 1 for each in set(digests))
     findings = {finding.kind: finding for finding in check_copies(survey)}
     assert set(findings) == {"duplicate"}
@@ -62,8 +62,8 @@ def test_size_and_aspect_give_the_label_away_at_full_size(full_size):
     assert size.check.roc_auc > 0.7
     assert size.is_detected
     modes = {
-        (film.label, facts.mode)
-        for film, facts in zip(full_size.films, full_size.facts, strict=True)
+        (record.label, facts.mode)
+        for record, facts in zip(full_size.records, full_size.facts, strict=True)
     }
     assert modes == {(0, "L"), (1, "L"), (1, "RGB")}
 

@@ -43,7 +43,7 @@ def read(path: Path) -> dict:
 
 @dataclass
 class Predictions:
-    """The test films' scores."""
+    """The test images' scores."""
 
     patient: np.ndarray
     label: np.ndarray
@@ -59,40 +59,40 @@ class Predictions:
 
 def test_the_calibration_split_gives_a_certificate_or_an_honest_infeasible(baseline, say):
     point = read(baseline / "operating_point.json")
-    names = ("threshold", "verdict", "tnr", "tpr", "tnr_lower_bound", "num_negative_patients")
+    names = ("threshold", "status", "tnr", "tpr", "tnr_lower_bound", "num_negative_patients")
     say({name: point[name] for name in names})
-    assert point["verdict"] in ("certified", "infeasible")
-    if point["verdict"] == "certified":
+    assert point["status"] in ("certified", "infeasible")
+    if point["status"] == "certified":
         assert point["tnr_lower_bound"] >= 0.93
 
 
-def test_the_shift_check_fires_on_the_test_films_and_voids_the_certificate(baseline, say):
+def test_the_shift_check_fires_on_the_test_images_and_invalidates_the_certificate(baseline, say):
     metrics = read(baseline / "metrics" / "test.json")
     say(metrics["shift"], metrics["certificate"])
     assert metrics["shift"]["is_detected"]
-    assert metrics["certificate"]["is_void"]
+    assert metrics["certificate"]["is_invalid"]
     low, high = metrics["certificate"]["interval"]
     assert low <= metrics["certificate"]["observed_tnr"] <= high
 
 
 def test_recalibrated_on_half_of_the_patients_the_other_half_keeps_the_tnr(baseline, say):
     """100 random halvings by patient, as `recalibrate --share 0.5` makes them."""
-    films = Predictions(baseline / "predictions" / "test.csv")
-    patients = np.unique(films.patient)
-    kept, rates, verdicts = 0, [], []
+    records = Predictions(baseline / "predictions" / "test.csv")
+    patients = np.unique(records.patient)
+    kept, rates, statuses = 0, [], []
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        chosen = np.isin(films.patient, rng.choice(patients, len(patients) // 2, replace=False))
+        chosen = np.isin(records.patient, rng.choice(patients, len(patients) // 2, replace=False))
         point = select_operating_point(
-            films.score[chosen],
-            films.label[chosen],
+            records.score[chosen],
+            records.label[chosen],
             confidence=0.95,
             min_threshold=0.9,
-            patients=films.patient[chosen],
+            patients=records.patient[chosen],
         )
-        verdicts.append(point.verdict)
-        others = films.score[~chosen & (films.label == 0)]
+        statuses.append(point.status)
+        others = records.score[~chosen & (records.label == 0)]
         rates.append(float(np.mean(others < point.threshold)))
         kept += rates[-1] >= 0.93
-    say(f"kept in {kept} of 100", f"median TNR {np.median(rates):.3f}", Counter(verdicts))
+    say(f"kept in {kept} of 100", f"median TNR {np.median(rates):.3f}", Counter(statuses))
     assert kept >= 90

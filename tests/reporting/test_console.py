@@ -6,7 +6,7 @@ import re
 import pytest
 from messages import line_with, missing
 
-from cxrignite.data import Film, Phantom, XrayData
+from cxrignite.data import ImageRecord, Phantom, XrayData
 from cxrignite.nn import LightCNN
 from cxrignite.recipe import DataRecipe, Fold, Recipe
 from cxrignite.reporting.console import EpochLines, print_split, split_lines
@@ -15,7 +15,7 @@ METRICS = {"loss": 0.5, "val_loss": 0.25, "val_roc_auc": 0.875, "epoch_seconds":
 
 
 @pytest.fixture
-def told(caplog):
+def printed(caplog):
     """The lines that were logged since they were last asked for."""
     caplog.set_level(logging.INFO, logger="cxrignite")
 
@@ -27,11 +27,11 @@ def told(caplog):
     return lines
 
 
-def test_titles_come_once_and_each_figure_stands_below_its_own(told):
+def test_titles_come_once_and_each_figure_stands_below_its_own(printed):
     lines = EpochLines(100, "val_roc_auc")
     lines.tell(1, METRICS, is_best=True)
     lines.tell(2, METRICS, is_best=False)
-    head, best, row = told()
+    head, best, row = printed()
     titles = re.split(r"\s{2,}", line_with(head, "loss", "AUC").strip())
     figures = ["2/100", "0.5000", "0.2500", "0.8750", "1234.5"]
     assert row.split() == figures
@@ -42,25 +42,25 @@ def test_titles_come_once_and_each_figure_stands_below_its_own(told):
 
 @pytest.mark.parametrize(
     ("metric", "title"),
-    [("val_average_precision", "AP"), ("val_my_own_metric_of_old_films", "my_own_metric_")],
+    [("val_average_precision", "AP"), ("val_my_own_metric_of_old_images", "my_own_metric_")],
 )
-def test_what_picks_the_best_has_a_column(told, metric, title):
+def test_what_picks_the_best_has_a_column(printed, metric, title):
     EpochLines(9, metric).tell(1, {**METRICS, metric: 0.75}, is_best=False)
-    head, row = told()
+    head, row = printed()
     assert title in head.split()
     assert head.index(title) < head.index("seconds")
     assert row.split()[-2] == "0.7500"
 
 
-def test_a_metric_that_is_gone_leaves_its_place_empty(told):
+def test_a_metric_that_is_gone_leaves_its_place_empty(printed):
     lines = EpochLines(9, "val_roc_auc")
     lines.tell(1, METRICS, is_best=False)
     lines.tell(2, {"loss": 0.5, "epoch_seconds": 2.0}, is_best=False)
-    assert told()[-1].split() == ["2/9", "0.5000", "2.0"]
+    assert printed()[-1].split() == ["2/9", "0.5000", "2.0"]
 
 
-def film(split: str, number: int) -> Film:
-    return Film(f"{number}.png", f"{number}.png", number % 2, str(number), split)
+def record(split: str, number: int) -> ImageRecord:
+    return ImageRecord(f"{number}.png", f"{number}.png", number % 2, str(number), split)
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,18 @@ def film(split: str, number: int) -> Film:
         ),
     ],
 )
-def test_who_is_in_which_split_is_told_with_the_reason(told, settings, own, shares):
+def test_who_is_in_which_split_is_reported_with_the_reason(printed, settings, own, shares):
     recipe = Recipe(
-        data=DataRecipe(Phantom("films"), **settings), model=LightCNN, optimizer=_optimizer
+        data=DataRecipe(Phantom("images"), **settings), model=LightCNN, optimizer=_optimizer
     )
-    listed = [film(split, number) for number, split in enumerate(["train", *own])]
+    listed = [record(split, number) for number, split in enumerate(["train", *own])]
     data = XrayData(
-        [film(split, number) for number, split in enumerate(["train", *shares] * 2)],
+        [record(split, number) for number, split in enumerate(["train", *shares] * 2)],
         ("healthy", "ill"),
     )
-    told()  # what the films' loader says
+    printed()  # what the images' loader says
     print_split(recipe.data, recipe.seed, listed, data, frozen=False)
-    first, head, *rows = told()
+    first, head, *rows = printed()
     line_with(first, *(f"{split} {share}".strip() for split, share in shares.items()))
     for split, share in shares.items():
         assert share or not re.search(rf"\b{split} \d", first)  # that of its source
@@ -96,14 +96,14 @@ def test_who_is_in_which_split_is_told_with_the_reason(told, settings, own, shar
     assert missing(head, ["healthy", "ill", "patients"]) == []
     assert [row.split()[0] for row in rows] == ["train", *shares]
     print_split(recipe.data, recipe.seed, listed, data, frozen=True)
-    frozen = line_with(told()[0], "split.csv")
+    frozen = line_with(printed()[0], "split.csv")
     assert missing(frozen, shares) == list(shares)
 
 
-def test_a_split_is_a_row_of_films_and_patients():
-    films = [film("train", number) for number in range(5)]
-    films.append(Film("6.png", "6.png", 1, films[-1].patient, "train"))
-    header, row = split_lines(XrayData(films, ("healthy", "ill")))
+def test_a_split_is_a_row_of_images_and_patients():
+    records = [record("train", number) for number in range(5)]
+    records.append(ImageRecord("6.png", "6.png", 1, records[-1].patient, "train"))
+    header, row = split_lines(XrayData(records, ("healthy", "ill")))
     line_with(header, "split", "healthy", "ill")
     assert row.split() == ["train", "3", "3", "6", "5"]
     ends = [[cell.end() for cell in re.finditer(r"\S+", line)] for line in (header, row)]

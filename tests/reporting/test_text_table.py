@@ -2,12 +2,12 @@
 
 from cxrignite.reporting.text_table import table_lines
 
-ROWS = [["", "films"], ["train", "1,200"], ["test", "7"]]
+ROWS = [["", "images"], ["train", "1,200"], ["test", "7"]]
 
 
 def test_columns_are_as_wide_as_their_widest_cell_and_aligned():
     assert table_lines(ROWS, "<>", indent=". ") == [
-        ".        films",
+        ".        images",
         ". train  1,200",
         ". test       7",
     ]
@@ -27,7 +27,7 @@ def test_the_last_column_is_wrapped_below_its_beginning():
 
 def test_a_markdown_table_has_a_rule_that_aligns():
     assert table_lines(ROWS, "<>", markdown=True) == [
-        "|       | films |",
+        "|       | images |",
         "| :---- | ----: |",
         "| train | 1,200 |",
         "| test  |     7 |",

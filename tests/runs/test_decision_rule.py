@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from messages import line_with, missing, refused
 
-from cxrignite.functional import ImbalanceLedger, Interval, select_operating_point
+from cxrignite.functional import Interval, PriorShift, select_operating_point
 from cxrignite.reporting.wording import describe_rule, status
 from cxrignite.runs.decision_rule import Calibrators, DecisionRule, DecisionRules
 from cxrignite.runs.informativeness import Informativeness
 from cxrignite.runs.json_codec import from_json, to_json
 
-LEDGER = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
-BARE = DecisionRule("SICK", None, "val", LEDGER, "ab")
+PRIOR_SHIFT = PriorShift(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+BARE = DecisionRule("SICK", None, "val", PRIOR_SHIFT, "ab")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_rule_survives_json(confidence, scored):
     point = select_operating_point(*scored, min_threshold=0.5, confidence=confidence)
     measured = Informativeness(80, 70, 0.5, Interval(0.4, 0.6), 0.9, Interval(0.8, 0.95))
     fitted = Calibrators.fit(*scored)
-    rule = DecisionRule("SICK", point, "calibration", LEDGER, "ab", fitted, measured)
+    rule = DecisionRule("SICK", point, "calibration", PRIOR_SHIFT, "ab", fitted, measured)
     rules = DecisionRules((rule,))
     assert from_json(DecisionRules, to_json(rules)) == rules
 
@@ -35,7 +35,7 @@ def test_a_rule_survives_json(confidence, scored):
 def test_a_run_without_a_threshold_survives_json():
     rules = DecisionRules((BARE,))
     assert from_json(DecisionRules, to_json(rules)) == rules
-    assert BARE.threshold is BARE.natural_threshold is None
+    assert BARE.threshold is BARE.threshold_probability is None
     assert status(BARE) == ""
     line_with(describe_rule(BARE), "operating point")
 
@@ -43,13 +43,13 @@ def test_a_run_without_a_threshold_survives_json():
 def test_the_threshold_is_described_on_both_scales():
     point = select_operating_point([0.1, 0.5, 0.95], [0, 0, 1], min_threshold=0.90)
     rule = replace(BARE, point=point)
-    assert rule.natural_threshold == LEDGER.natural([rule.threshold])[0]
-    natural = f"{rule.natural_threshold:.4f}"
-    line_with(describe_rule(rule), natural, f"{rule.threshold:.4f}")
-    unknown = replace(rule, imbalance=replace(LEDGER, pos_weight=None))
-    assert unknown.natural_threshold is None
+    assert rule.threshold_probability == PRIOR_SHIFT.probability([rule.threshold])[0]
+    probability = f"{rule.threshold_probability:.4f}"
+    line_with(describe_rule(rule), probability, f"{rule.threshold:.4f}")
+    unknown = replace(rule, prior_shift=replace(PRIOR_SHIFT, pos_weight=None))
+    assert unknown.threshold_probability is None
     described = line_with(describe_rule(unknown), f"{rule.threshold:.4f}")
-    assert missing(described, [natural]) == [natural]
+    assert missing(described, [probability]) == [probability]
 
 
 def test_scores_that_fall_with_the_label_have_no_platt_scaling(scored):
@@ -63,7 +63,7 @@ def test_scores_that_fall_with_the_label_have_no_platt_scaling(scored):
         ("weights_sha256", ...),
         ("weights_sha256", 3),
         ("chosen_on", None),
-        ("imbalance", {"num_negative": 0}),
+        ("prior_shift", {"num_negative": 0}),
         ("unknown", 1),
     ],
 )

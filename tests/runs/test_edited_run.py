@@ -70,7 +70,7 @@ def argv(trained, tmp_path):
     """The command line of each command on a run folder."""
 
     home = trained.parent
-    fit = f"fit --config {home}/recipe.yaml --data.pack {home}/packs --trainer.max_epochs 5"
+    fit = f"fit --config {home}/recipe.yaml --data.cache {home}/caches --trainer.max_epochs 5"
     image = next((home / "images" / "test").rglob("*.png"))
     lines = {
         "fit": fit + " --resume auto --run_dir {run}",
@@ -80,8 +80,8 @@ def argv(trained, tmp_path):
         "compare": f"compare {trained} {{run}}",
     }
 
-    def of(verb, folder):
-        return lines[verb].format(run=folder).split()
+    def of(command, folder):
+        return lines[command].format(run=folder).split()
 
     return of
 
@@ -112,15 +112,15 @@ def test_an_edited_file_is_refused_in_one_line_and_nothing_is_changed(
     data = EDITS[edit](path.read_bytes())
     path.write_bytes(data) if data is not None else path.unlink()
     before = content_of(run_dir)
-    for verb in READ_BY[name]:
-        code = run(argv(verb, run_dir))
+    for command in READ_BY[name]:
+        code = run(argv(command, run_dir))
         printed = capsys.readouterr().err
-        if (edit, name, verb) == ("lost", "history.csv", "test"):
+        if (edit, name, command) == ("lost", "history.csv", "test"):
             assert code in (2, 3)
         else:
-            assert code == 3, (verb, printed)
+            assert code == 3, (command, printed)
         error_line(printed, path.name)
-        assert content_of(run_dir) == before, verb
+        assert content_of(run_dir) == before, command
     assert not (tmp_path / "scores.csv").exists()
 
 
@@ -232,19 +232,19 @@ def test_of_two_hundred_edits_none_is_missed_and_none_ends_in_a_traceback(
         if is_same(before, after):
             continue
         edited += 1
-        for verb in ("fit", "test", "predict", "report", "compare"):
-            folder = Path(shutil.copytree(trained, tmp_path / f"{edited}_{verb}"))
+        for command in ("fit", "test", "predict", "report", "compare"):
+            folder = Path(shutil.copytree(trained, tmp_path / f"{edited}_{command}"))
             path = folder / name
             path.unlink()
             if after is ...:
                 path.mkdir()
             elif after is not None:
                 path.write_bytes(after)
-            code = run(argv(verb, folder))
+            code = run(argv(command, folder))
             printed = capsys.readouterr().err
-            assert "Traceback" not in printed, (name, edit, verb, printed)
-            if verb in readers[name]:
+            assert "Traceback" not in printed, (name, edit, command, printed)
+            if command in readers[name]:
                 # Of two checkpoints one may be lost, which is said.
                 noticed = code in (2, 3) or (code == 0 and path.name in printed)
-                assert noticed, (name, edit, verb, code, printed)
+                assert noticed, (name, edit, command, code, printed)
             shutil.rmtree(folder)

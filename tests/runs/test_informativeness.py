@@ -8,7 +8,7 @@ import pytest
 from messages import line_with, unwrapped
 
 from cxrignite.cli import run
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.functional import Interval
 from cxrignite.reporting.wording import NOT_USABLE, reasons_not_usable, status
 from cxrignite.runs.decision_rule import DecisionRules
@@ -19,12 +19,14 @@ from cxrignite.runs.scores import SplitScores
 
 
 def scored(y_score, y_true, per_patient=1):
-    films = [
-        Film(f"{n}.png", f"{n}.png", int(label), f"p{n // per_patient}", "test")
+    records = [
+        ImageRecord(f"{n}.png", f"{n}.png", int(label), f"p{n // per_patient}", "test")
         for n, label in enumerate(y_true)
     ]
-    features = np.zeros((len(films), 2), np.float32)
-    return SplitScores(films, ("NORMAL", "SICK"), np.asarray(y_score), np.asarray(y_true), features)
+    features = np.zeros((len(records), 2), np.float32)
+    return SplitScores(
+        records, ("NORMAL", "SICK"), np.asarray(y_score), np.asarray(y_true), features
+    )
 
 
 def separated(strength, number=118, per_patient=1):
@@ -46,7 +48,7 @@ def test_a_threshold_that_finds_no_positive_is_not_usable_and_says_of_how_many()
     line_with(area, "AUC", "0.5")
 
 
-def test_a_good_ranking_with_a_useless_threshold_is_told_by_youdens_j():
+def test_a_good_ranking_with_a_useless_threshold_is_reported_by_youdens_j():
     scores = separated(2.0)
     [reason] = reasons(scores, float(np.sort(scores.y_score)[-2]))
     line_with(reason, "J", 0)
@@ -85,4 +87,4 @@ def test_it_comes_first_in_the_terminal_and_beside_each_decision(
         line_with(first, NOT_USABLE.upper(), "calibration", "0.430")
     with (tmp_path / "predictions.csv").open() as file:
         [row] = csv.DictReader(file)
-    assert row["verdict"] == status(rule) == f"{NOT_USABLE} (certified)"
+    assert row["status"] == status(rule) == f"{NOT_USABLE} (certified)"

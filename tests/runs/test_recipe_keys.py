@@ -26,12 +26,12 @@ def test_what_does_not_belong_to_the_run_may_change(key):
         "data.test_fraction",
     ],
 )
-def test_what_divides_the_films_belongs_to_the_run(key):
+def test_what_divides_the_images_belongs_to_the_run(key):
     assert not may_change(key)
 
 
 @pytest.mark.parametrize(
-    "key", ["", "explainer", "data", "data.packed", "trainer", "trainer.max_epochs_2", "seed"]
+    "key", ["", "explainer", "data", "data.cached", "trainer", "trainer.max_epochs_2", "seed"]
 )
 def test_a_key_that_only_begins_alike_may_not(key):
     assert not may_change(key)

@@ -6,16 +6,16 @@ import pytest
 import yaml
 from messages import missing, refused
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.errors import CheckpointError, DamagedRunError, RunFolderError
-from cxrignite.functional import ImbalanceLedger, select_operating_point
+from cxrignite.functional import PriorShift, select_operating_point
 from cxrignite.handlers import SafeSaver
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import describe_start
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 
-LEDGER = ImbalanceLedger(30, 70, sampled_prevalence=0.5, pos_weight=1.0)
+PRIOR_SHIFT = PriorShift(30, 70, sampled_prevalence=0.5, pos_weight=1.0)
 
 
 def start(*command):
@@ -80,7 +80,7 @@ def decided(folder):
     """A folder with weights, and the operating point that belongs to them."""
     SafeSaver(folder.checkpoints_dir)({"model": {}}, "best.pt", {"epoch": 1})
     point = select_operating_point([0.1, 0.95, 0.2, 0.97], [0, 1, 0, 1])
-    rule = DecisionRule("SICK", point, "val", LEDGER, folder.weights_sha256())
+    rule = DecisionRule("SICK", point, "val", PRIOR_SHIFT, folder.weights_sha256())
     folder.write_rule(rule)
     return rule
 
@@ -96,13 +96,13 @@ def test_an_operating_point_of_other_weights_is_refused(folder, decided):
 
 
 def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
-    films = [Film("a.png", "a.png", 0, "p1", "calibration", sha256="00")]
+    records = [ImageRecord("a.png", "a.png", 0, "p1", "calibration", sha256="00")]
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
     site = decided.moved_to("site-a", decided.point, None)
-    folder.write_site(site, films, Reference(features, ["p1", "p2"]))
+    folder.write_site(site, records, Reference(features, ["p1", "p2"]))
     assert folder.read_rule("site-a") == site
     assert folder.read_rule() == decided
-    assert [film.sha256 for film in folder.read_site_films("site-a")] == ["00"]
+    assert [record.sha256 for record in folder.read_site_records("site-a")] == ["00"]
     reference = folder.read_reference("site-a")
     np.testing.assert_array_equal(reference.features, features)
     assert reference.patients == ["p1", "p2"]
@@ -122,25 +122,26 @@ def test_a_damaged_reference_is_refused(folder):
         folder.read_reference()
 
 
-def test_looks_are_counted_by_film_whatever_the_films_are_called(folder):
-    def films(name, *digests):
+def test_looks_are_counted_by_image_whatever_the_images_are_called(folder):
+    def records(name, *digests):
         return [
-            Film(name, f"{name}/{digest}.png", 0, "p", "test", sha256=digest) for digest in digests
+            ImageRecord(name, f"{name}/{digest}.png", 0, "p", "test", sha256=digest)
+            for digest in digests
         ]
 
-    assert folder.count_look(films("test", "aa", "bb")) == 1
-    assert folder.count_look(films("test", "aa", "bb")) == 2
-    assert folder.count_look(films("site", "cc")) == 1
-    assert folder.count_look(films("copied", "bb", "cc")) == 3
+    assert folder.record_evaluation(records("test", "aa", "bb")) == 1
+    assert folder.record_evaluation(records("test", "aa", "bb")) == 2
+    assert folder.record_evaluation(records("site", "cc")) == 1
+    assert folder.record_evaluation(records("copied", "bb", "cc")) == 3
     unchecked(folder)
     for content in ("{", "[]", '{"aa": "x"}', '{"aa": 0}'):
-        folder.looks_path.write_text(content)
-        with refused(DamagedRunError, folder.looks_path):
-            folder.count_look(films("test", "aa"))
+        folder.evaluation_counts_path.write_text(content)
+        with refused(DamagedRunError, folder.evaluation_counts_path):
+            folder.record_evaluation(records("test", "aa"))
 
 
 def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):
-    folder.write_rule(DecisionRule("SICK", None, "val", LEDGER, "0" * 64))
+    folder.write_rule(DecisionRule("SICK", None, "val", PRIOR_SHIFT, "0" * 64))
     assert folder.is_finished
     folder.begin(yaml.safe_dump(RECIPE), start("fit", "--resume", "auto"))
     assert not folder.is_finished
@@ -185,7 +186,7 @@ def test_a_damaged_operating_point_is_refused(folder):
         folder.read_rule()
 
 
-def test_a_run_without_an_end_is_told_how_to_go_on(folder):
+def test_a_run_without_an_end_is_reported_how_to_go_on(folder):
     folder.files.write(folder.history_path, b"epoch\n1\n")
     with refused(RunFolderError, f"--run_dir {folder.root}", "--resume auto"):
         folder.finished_recipe()

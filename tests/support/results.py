@@ -3,7 +3,7 @@
 import json
 from dataclasses import fields, replace
 
-from cxrignite.functional import ImbalanceLedger, Interval, OperatingPoint
+from cxrignite.functional import Interval, OperatingPoint, PriorShift
 from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.evaluation import Calibration, Decisions, Estimate, Evaluation, Subgroup
 from cxrignite.runs.informativeness import Informativeness
@@ -35,7 +35,7 @@ def point(path):
 
 POINT = OperatingPoint(
     threshold=0.9,
-    verdict="certified",
+    status="certified",
     tnr=0.975,
     tpr=0.9,
     num_negative=80,
@@ -51,8 +51,8 @@ POINT = OperatingPoint(
     tnr_lower_bound=0.94,
     num_negatives_needed=90,
 )
-LEDGER = ImbalanceLedger(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
-RULE = DecisionRule("PNEUMONIA", POINT, "calibration", LEDGER, "ab" * 32)
+PRIOR_SHIFT = PriorShift(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+RULE = DecisionRule("PNEUMONIA", POINT, "calibration", PRIOR_SHIFT, "ab" * 32)
 USELESS = Informativeness(60, 6, -0.01, Interval(-0.1, 0.08), 0.43, Interval(0.4, 0.52))
 
 

@@ -8,8 +8,8 @@ from messages import line_with, missing
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from cxrignite.data import Film
-from cxrignite.functional import ImbalanceLedger, Interval, ShiftCheck, select_operating_point
+from cxrignite.data import ImageRecord
+from cxrignite.functional import Interval, PriorShift, ShiftCheck, select_operating_point
 from cxrignite.reporting.tables import score_table, statement_lines
 from cxrignite.reporting.wording import check_rule
 from cxrignite.runs.decision_rule import Calibrators, DecisionRule
@@ -20,18 +20,18 @@ from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.assessment import assess, judge
 
 CLASSES = ("NORMAL", "PNEUMONIA")
-LEDGER = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=0.6)
+PRIOR_SHIFT = PriorShift(100, 300, sampled_prevalence=0.5, pos_weight=0.6)
 
 
 def scored(y_score, y_true, patients=None, attributes=None) -> SplitScores:
     patients = patients or [f"p{number}" for number in range(len(y_true))]
     attributes = attributes or [{}] * len(y_true)
-    films = [
-        Film(f"{n}.png", f"{n}.png", int(label), patients[n], "test", attributes[n])
+    records = [
+        ImageRecord(f"{n}.png", f"{n}.png", int(label), patients[n], "test", attributes[n])
         for n, label in enumerate(y_true)
     ]
     features = np.zeros((len(y_true), 2), np.float32)
-    return SplitScores(films, CLASSES, np.asarray(y_score, float), np.asarray(y_true), features)
+    return SplitScores(records, CLASSES, np.asarray(y_score, float), np.asarray(y_true), features)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def scores() -> SplitScores:
 
 
 def assessed(scores: SplitScores, rule: DecisionRule) -> Evaluation:
-    return assess(scores, rule, [film.attributes for film in scores.films])
+    return assess(scores, rule, [record.attributes for record in scores.records])
 
 
 def rule_of(point, chosen_on="val") -> DecisionRule:
-    return DecisionRule("PNEUMONIA", point, chosen_on, LEDGER, "ab")
+    return DecisionRule("PNEUMONIA", point, chosen_on, PRIOR_SHIFT, "ab")
 
 
 def decided(scores: SplitScores, **settings) -> DecisionRule:
@@ -72,8 +72,8 @@ def test_the_figures_are_those_of_scikit_learn(scores, content):
     assert content.average_precision.value == pytest.approx(precision)
     brier = brier_score_loss(scores.y_true, scores.y_score)
     assert content.calibration["score"].brier.value == pytest.approx(brier)
-    natural = brier_score_loss(scores.y_true, LEDGER.natural(scores.y_score))
-    assert content.calibration["probability"].brier.value == pytest.approx(natural)
+    probability = brier_score_loss(scores.y_true, PRIOR_SHIFT.probability(scores.y_score))
+    assert content.calibration["probability"].brier.value == pytest.approx(probability)
     cells = content.at_threshold
     exact = binomtest(cells.tn, cells.tn + cells.fp).proportion_ci(method="exact")
     assert cells.tnr.interval == pytest.approx((exact.low, exact.high))
@@ -116,7 +116,7 @@ def test_a_subgroup_of_one_class_is_ranked_against_all_of_the_other(scores, cont
     groups = {group.value: group for group in content.subgroups}
     assert sorted(groups) == ["IM", "bacteria", "virus"]  # a file's name makes no group
     virus = groups["virus"]
-    inside = np.array([film.attributes["subgroup"] == "virus" for film in scores.films])
+    inside = np.array([record.attributes["subgroup"] == "virus" for record in scores.records])
     ranked = inside | (scores.y_true == 0)
     expected = roc_auc_score(scores.y_true[ranked], scores.y_score[ranked])
     assert virus.roc_auc.value == pytest.approx(expected)
@@ -134,13 +134,13 @@ def test_subgroups_can_be_given(scores):
     assert groups[0].roc_auc.value == pytest.approx(expected)
 
 
-def test_what_is_another_for_each_film_is_no_subgroup(scores):
+def test_what_is_another_for_each_image_is_no_subgroup(scores):
     attributes = [{"mask": f"{n}.png"} if n < 5 else {} for n in range(150)]
     assert assess(scores, decided(scores), attributes).subgroups == ()
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_films_of_one_class_leave_figures_undefined_and_no_nan(label):
+def test_images_of_one_class_leave_figures_undefined_and_no_nan(label):
     scores = scored([0.2, 0.6, 0.95], [label] * 3)
     both = scored([0.2, 0.95], [0, 1])
     content = assessed(scores, decided(both))
@@ -172,9 +172,9 @@ def test_a_run_without_a_threshold_has_no_figures_at_one(scores, content):
     assert len(figures_in(score_table("test", CLASSES, content), "TNR")) == 2
 
 
-def test_an_unknown_natural_scale_is_null(scores, content):
-    unknown = ImbalanceLedger(100, 300, sampled_prevalence=0.5, pos_weight=None)
-    alone = assessed(scores, replace(rule_of(None), imbalance=unknown))
+def test_an_unknown_training_scale_is_null(scores, content):
+    unknown = PriorShift(100, 300, sampled_prevalence=0.5, pos_weight=None)
+    alone = assessed(scores, replace(rule_of(None), prior_shift=unknown))
     assert "probability" not in alone.calibration
     assert len(figures_in(score_table("test", CLASSES, alone), "Brier")) == 1
     assert len(figures_in(score_table("test", CLASSES, content), "Brier")) == 2
@@ -183,7 +183,7 @@ def test_an_unknown_natural_scale_is_null(scores, content):
 def certified() -> DecisionRule:
     y_score, y_true = [0.1] * 60 + [0.95] * 10, [0] * 60 + [1] * 10
     point = select_operating_point(y_score, y_true, confidence=0.95)
-    assert point.verdict == "certified"
+    assert point.status == "certified"
     return rule_of(point, "calibration")
 
 
@@ -222,23 +222,23 @@ def headline_of(warning):
         (25, SHIFTED, True, True),
     ],
 )
-def test_a_certificate_is_void_where_the_tnr_or_the_films_speak_against_it(
-    num_false_positive, shift, contradicted, void
+def test_a_certificate_is_invalid_where_the_tnr_or_the_images_speak_against_it(
+    num_false_positive, shift, contradicted, invalid
 ):
     rule = certified()
     check, statement, warning = checked(at_site(num_false_positive), rule, shift)
-    assert (check.is_contradicted, check.is_void) == (contradicted, void)
-    # By film below what was asked for, by patient below what is certified.
+    assert (check.is_contradicted, check.is_invalid) == (contradicted, invalid)
+    # By image below what was asked for, by patient below what is certified.
     assert len(statement.reasons if statement else ()) == 2 * contradicted + (shift is SHIFTED)
-    assert bool(warning) == void
-    if void:
+    assert bool(warning) == invalid
+    if invalid:
         line_with(headline_of(warning), "CERTIFICATE")
         line_with(statement.text, f"{rule.point.min_tnr:g}", "95 %", "cxrignite recalibrate")
         assert max(map(len, warning.splitlines())) <= 100
 
 
 def test_a_certificate_is_held_to_what_it_certifies_by_patient():
-    # 117 patients with two films each, of the last 15 one above: .936 by film, .872 by patient.
+    # 117 patients with two images each, of the last 15 one above: .936 by image, .872 by patient.
     y_score = ([0.1, 0.1] * 102) + ([0.1, 0.96] * 15) + [0.97] * 30
     patients = [f"well {n // 2}" for n in range(234)] + [f"ill {n}" for n in range(30)]
     scores, rule = scored(y_score, [0] * 234 + [1] * 30, patients), certified()
@@ -249,7 +249,7 @@ def test_a_certificate_is_held_to_what_it_certifies_by_patient():
     exact = binomtest(102, 117).proportion_ci(method="exact")
     assert check.tnr_by_patient.interval == pytest.approx((exact.low, exact.high))
     assert check.is_contradicted
-    assert check.is_void
+    assert check.is_invalid
     (reason,) = statement.reasons
     line_with(reason, "patient", "0.872", f"{exact.low:.3f} to {exact.high:.3f}", "0.951")
 
@@ -261,11 +261,11 @@ def test_a_patient_exactly_at_the_threshold_is_called_positive():
     assert check.tnr.value == check.tnr_by_patient.value == pytest.approx(2 / 3)
 
 
-def test_a_threshold_that_was_never_certified_cannot_be_void_but_is_warned_of():
+def test_a_threshold_that_was_never_certified_cannot_be_invalid_but_is_warned_of():
     point = certified().point.without_certificate("chosen on the validation split")
     check, statement, warning = checked(at_site(25), rule_of(point))
     assert check.is_contradicted
-    assert not check.is_void
+    assert not check.is_invalid
     headline = line_with(headline_of(warning), "TNR")
     assert missing(headline, ["CERTIFICATE", "95 %"]) == ["CERTIFICATE", "95 %"]
     (reason,) = statement.reasons
@@ -287,7 +287,7 @@ def test_a_shift_alone_does_not_speak_of_the_tnr():
     assert "TNR" not in warning
 
 
-def test_scaling_is_told_beside_the_raw_scores(scores):
+def test_scaling_is_reported_beside_the_raw_scores(scores):
     fitted = Calibrators.fit(scores.y_score, scores.y_true)
     content = assessed(scores, replace(rule_of(None), calibrators=fitted))
     platt = brier_score_loss(scores.y_true, fitted.platt(scores.y_score))

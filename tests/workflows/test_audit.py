@@ -13,7 +13,7 @@ from PIL import Image
 
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data.sources import ClassFolders
-from cxrignite.data.survey import survey_films
+from cxrignite.data.survey import survey_images
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import Interval, ShiftCheck
 from cxrignite.reporting.audit_text import auc_text, finding_text, list_csv
@@ -26,7 +26,7 @@ SIDE = 96
 NUM_TRAIN, NUM_TEST = 30, 24
 
 
-def film(seed):
+def record(seed):
     """A smooth scene with fine grain, unlike any other."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(20, 230, (6, 6), dtype=np.uint8))
@@ -44,7 +44,7 @@ def opened(path):
 
 @pytest.fixture(scope="module")
 def sound_root(tmp_path_factory):
-    """A data set with nothing wrong in it; two films a patient now and then."""
+    """A data set with nothing wrong in it; two images a patient now and then."""
     root = tmp_path_factory.mktemp("sound")
     seed = 0
     for split, number in (("train", NUM_TRAIN), ("test", NUM_TEST)):
@@ -58,14 +58,14 @@ def sound_root(tmp_path_factory):
                 for view in range(1 + patient % 2):
                     seed += 1
                     name = stem.format(int(split == "test"), patient, view)
-                    film(seed).save(folder / f"{name}-1.png")
+                    record(seed).save(folder / f"{name}-1.png")
     return root
 
 
 @pytest.fixture
 def root(sound_root, tmp_path):
     """The same, to be spoilt."""
-    return shutil.copytree(sound_root, tmp_path / "films")
+    return shutil.copytree(sound_root, tmp_path / "images")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def recipe_of(root, *options):
 
 
 def found(root, check=check_copies):
-    survey = survey_films(ClassFolders(root).films())
+    survey = survey_images(ClassFolders(root).records())
     return {finding.kind: finding for finding in check(survey)}
 
 
@@ -95,10 +95,10 @@ def test_a_sound_data_set_gives_no_finding(sound_root, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.html", "audit.json"]
     content = json.loads((tmp_path / "audit.json").read_text())
     assert content["findings"] == []
-    assert content["num_films"] == 2 * (45 + 36)
+    assert content["num_images"] == 2 * (45 + 36)
     assert [row["split"] for row in content["splits"]] == ["train", "val", "test"]
     normal = [row["classes"][0] for row in content["splits"]]
-    assert sum(row["num_films"] for row in normal) == 81
+    assert sum(row["num_images"] for row in normal) == 81
     assert (normal[-1]["name"], normal[-1]["num_patients"]) == ("NORMAL", NUM_TEST)
     of_labels, of_splits = content["shortcut_probes"], content["shift_probes"]
     assert (len(of_labels), len(of_splits)) == (5, 4)
@@ -168,7 +168,7 @@ def test_one_picture_with_both_labels_is_found(root, quality):
         shutil.copy(source, copy)
     finding = found(root)["label_conflict"]
     assert finding.count == 1
-    assert {row.film.label for row in finding.rows} == {0, 1}
+    assert {row.record.label for row in finding.rows} == {0, 1}
 
 
 def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
@@ -179,7 +179,7 @@ def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
     (folder / "IM-0003-0-1.png").write_bytes(whole[: len(whole) // 2])
     finding = files(root)["unreadable"]
     assert finding.count == 3
-    reasons = {row.film.name.rpartition("/")[2]: row.error for row in finding.rows}
+    reasons = {row.record.name.rpartition("/")[2]: row.error for row in finding.rows}
     line_with(reasons["IM-0001-0-1.png"], "empty")
     assert set(reasons) == {f"IM-000{number}-0-1.png" for number in (1, 2, 3)}
 
@@ -194,14 +194,14 @@ def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
         ("odd_size", lambda image: image.resize((40, 40)), ["40 x 40", "64 x 64"]),
     ],
 )
-def test_a_film_that_looks_like_no_other_is_found(root, kind, spoil, facts):
+def test_a_image_that_looks_like_no_other_is_found(root, kind, spoil, facts):
     path = root / "train/NORMAL/IM-0004-0-1.png"
     spoil(opened(path)).save(path)
     findings = files(root)
     assert set(findings) == {kind}
     [row] = csv.DictReader(list_csv(findings[kind]).decode().splitlines())
     line_with(row["reason"], *facts)
-    assert [row.film.name for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
+    assert [row.record.name for row in findings[kind].rows] == ["train/NORMAL/IM-0004-0-1.png"]
 
 
 def test_a_file_called_what_it_is_not_is_found(root):
@@ -213,22 +213,22 @@ def test_a_file_called_what_it_is_not_is_found(root):
     line_with(finding_text(finding), 1, "train/NORMAL/IM-0004-0-1.png", "JPEG")
 
 
-def test_films_smaller_than_they_will_be_read_at_are_found(sound_root):
-    survey = survey_films(ClassFolders(sound_root).films())
+def test_images_smaller_than_they_will_be_read_at_are_found(sound_root):
+    survey = survey_images(ClassFolders(sound_root).records())
     assert check_files(survey, (SIDE, SIDE)) == []
     finding = check_files(survey, (SIDE + 1, SIDE))[0]
     line_with(finding_text(finding), "96 x 96", "97 x 96")
-    assert (finding.kind, finding.count) == ("odd_size", len(survey.films))
+    assert (finding.kind, finding.count) == ("odd_size", len(survey.records))
 
 
 def test_unknown_patients_are_a_finding(sound_root):
     pattern = "no such name"
-    survey = survey_films(ClassFolders(sound_root, patient_pattern=pattern).films())
+    survey = survey_images(ClassFolders(sound_root, patient_pattern=pattern).records())
     assert [finding.kind for finding in check_patients(survey)] == ["unknown_patient"]
-    assert check_patients(survey_films(ClassFolders(sound_root).films())) == []
+    assert check_patients(survey_images(ClassFolders(sound_root).records())) == []
 
 
-def test_of_many_films_those_without_a_patient_are_counted(root):
+def test_of_many_images_those_without_a_patient_are_counted(root):
     (root / "train/NORMAL/IM-0004-0-1.png").rename(root / "train/NORMAL/scan.png")
     finding = found(root, check_patients)["unknown_patient"]
     assert finding.count == 1
@@ -236,7 +236,9 @@ def test_of_many_films_those_without_a_patient_are_counted(root):
 
 
 @pytest.mark.parametrize("left", ["test", "nothing readable"])
-def test_a_data_set_with_nothing_to_learn_from_is_told_without_a_traceback(root, tmp_path, left):
+def test_a_data_set_with_nothing_to_learn_from_is_reported_without_a_traceback(
+    root, tmp_path, left
+):
     if left == "test":
         shutil.rmtree(root / "train")
     else:
@@ -252,7 +254,7 @@ def test_a_data_set_with_nothing_to_learn_from_is_told_without_a_traceback(root,
 
 def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
     """Promises 12, 13 and 22: leaks, copies and broken files, each at a random place."""
-    root = shutil.copytree(sound_root, tmp_path / "films")
+    root = shutil.copytree(sound_root, tmp_path / "images")
     rng = np.random.default_rng(7)
     sources = sorted((root / "train").rglob("*.png"))
     expected = {
@@ -283,17 +285,18 @@ def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
             mark = "IM-" + patient if class_name == "NORMAL" else patient
             joint = "-" if class_name == "NORMAL" else "_virus_"
             target = target.with_name(f"{mark}{joint}9{number:03}.png")
-            film(10_000 + number).save(target)
+            record(10_000 + number).save(target)
         expected[kind].add(target.relative_to(root).as_posix())
-    survey = survey_films(ClassFolders(root).films())
+    survey = survey_images(ClassFolders(root).records())
     findings = {each.kind: each for each in [*check_copies(survey), *check_files(survey, None)]}
     seen = {
         kind: {
-            (row.second if hasattr(row, "second") else row.film).name for row in findings[kind].rows
+            (row.second if hasattr(row, "second") else row.record).name
+            for row in findings[kind].rows
         }
         for kind in expected
     }
-    # A changed copy is also near the copies of the same film that were planted in the test split.
+    # A changed copy is also near the copies of the same image that were planted in the test split.
     assert seen["content_leakage"] == expected["content_leakage"]
     assert seen["unreadable"] == expected["unreadable"]
     assert seen["patient_leakage"] == expected["patient_leakage"]
@@ -340,7 +343,7 @@ def test_an_unknown_kind_is_refused_before_anything_is_read(tmp_path):
 
 
 @pytest.mark.usefixtures("without_page")
-def test_what_sampler_loss_and_certificate_make_of_it_is_told(sound_root, tmp_path, capsys):
+def test_what_sampler_loss_and_certificate_make_of_it_is_reported(sound_root, tmp_path, capsys):
     recipe = recipe_of(
         sound_root,
         *("--data.sampler", "BalancedSampler", "--loss", "SoftPosWeightBCE"),
@@ -354,7 +357,7 @@ def test_what_sampler_loss_and_certificate_make_of_it_is_told(sound_root, tmp_pa
     [outlook] = result.certificates
     assert (outlook.split, outlook.num_negative_patients, outlook.num_needed) == ("val", 5, 42)
     table = " ".join(capsys.readouterr().out.split())
-    facts = ["50.6%", "PNEUMONIA", f"{result.imbalance.seen_prevalence:.1%}", "0.900"]
+    facts = ["50.6%", "PNEUMONIA", f"{result.prior_shift.seen_prevalence:.1%}", "0.900"]
     assert missing(table, [*facts, 5, "val", 42, "0.93", "95 %", "data.calibration_fraction"]) == []
 
 
@@ -370,9 +373,9 @@ def test_an_audit_is_read_back_as_it_was_and_another_form_is_refused(root, tmp_p
     split = content["splits"][0]
     for change, facts in (
         ({"format": 0}, ["format"]),
-        ({"num_films": "many"}, ["num_films"]),
+        ({"num_images": "many"}, ["num_images"]),
         ({"more": 1}, ["more"]),
-        ({"splits": [{**split, "num_films": 1.5}]}, ["splits.0.num_films"]),
+        ({"splits": [{**split, "num_images": 1.5}]}, ["splits.0.num_images"]),
         ({"classes": ["one"]}, ["classes.1"]),
     ):
         path.write_text(json.dumps({**content, **change}))
@@ -389,20 +392,20 @@ def test_size_that_gives_the_label_away_is_a_shortcut(root, tmp_path):
     assert SEVERITIES["shortcut"] == "warning"
 
 
-def test_what_the_files_of_each_class_are_like_is_told(root, tmp_path, capsys):
+def test_what_the_files_of_each_class_are_like_is_reported(root, tmp_path, capsys):
     for path in sorted((root / "train/PNEUMONIA").iterdir())[:5]:
         opened(path).convert("RGB").save(path)
     audit(recipe_of(root), tmp_path / "out", [])
-    told = capsys.readouterr().out
-    line_with(told, "NORMAL", "96 x 96", "81 PNG L")
-    line_with(told, "PNEUMONIA", "96 x 96", "76 PNG L", "5 PNG RGB")
+    printed = capsys.readouterr().out
+    line_with(printed, "NORMAL", "96 x 96", "81 PNG L")
+    line_with(printed, "PNEUMONIA", "96 x 96", "76 PNG L", "5 PNG RGB")
     content = json.loads((tmp_path / "out/audit.json").read_text())
     assert content["files"][1]["modes"] == {"PNG L": 76, "PNG RGB": 5}
     assert "76 PNG L, 5 PNG RGB" in (tmp_path / "out/audit.html").read_text()
 
 
 @pytest.mark.usefixtures("without_page")
-def test_test_films_of_another_kind_are_a_shift(root, tmp_path):
+def test_test_images_of_another_kind_are_a_shift(root, tmp_path):
     for path in sorted((root / "test/NORMAL").iterdir()):
         pixels = np.asarray(opened(path)).astype(float)
         pixels[:, : SIDE // 3] = pixels[:, : SIDE // 3] * 0.3
@@ -413,7 +416,7 @@ def test_test_films_of_another_kind_are_a_shift(root, tmp_path):
 
 
 @pytest.mark.usefixtures("without_page")
-def test_a_data_set_that_cannot_be_split_is_told_and_looked_at_all_the_same(root, tmp_path):
+def test_a_data_set_that_cannot_be_split_is_reported_and_looked_at_all_the_same(root, tmp_path):
     for path in sorted((root / "train/NORMAL").iterdir())[2:]:
         path.unlink()
     findings = {finding.kind: finding for finding in audit(recipe_of(root), tmp_path / "out", [])}
@@ -430,10 +433,10 @@ def test_the_command_line_ends_with_3_in_one_line(root, command):
 
 
 def test_what_is_marked_in_the_table_is_a_finding():
-    told_apart = ShiftCheck(0.88, Interval(0.83, 0.92), 60, 117, 60, 117, is_detected=True)
-    assert auc_text(Probe("size and aspect", told_apart)).endswith("!")
+    separated = ShiftCheck(0.88, Interval(0.83, 0.92), 60, 117, 60, 117, is_detected=True)
+    assert auc_text(Probe("size and aspect", separated)).endswith("!")
     for harmless in ({"may_be_disease": True}, {"is_control": True}):
-        probe = Probe("grey levels", told_apart, **harmless)
+        probe = Probe("grey levels", separated, **harmless)
         assert not probe.is_finding
         assert not auc_text(probe).endswith("!")
 

@@ -20,8 +20,8 @@ from cxrignite.workflows.benchmark import stages
 from cxrignite.workflows.benchmark.memory import PeakMemory
 
 ROWS = [
-    *("plain loop, Pillow", "scaled decode", "pack", "workers", "channels_last", "precision"),
-    "kept memory",
+    *("plain loop, Pillow", "scaled decode", "cache", "workers", "channels_last", "precision"),
+    "allocator tuning",
 ]
 
 
@@ -29,7 +29,7 @@ def variants() -> list[Variant]:
     settings, found = Settings(), []
     for name, switch, seconds, wait in (
         ("plain loop, Pillow", None, 8.0, 6.0),
-        ("pack", "pack", 4.0, 1.0),
+        ("cache", "cache", 4.0, 1.0),
         ("compile", "compile", 2.0, 1.0),
         ("fit (engine, handlers)", "engine", 4.0, 1.0),
     ):
@@ -68,13 +68,13 @@ def test_the_table_tells_rates_shares_and_waiting():
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["part"] for row in rows] == ["input"] + ["training"] * 4
     assert float(rows[0]["times_the_plain_way"]) == 4.0
-    pack = rows[2]
-    assert float(pack["images_per_second"]) == 16.0
-    assert float(pack["times_the_plain_way"]) == 2.0
-    assert float(pack["milliseconds_a_step"]) == 2000.0
-    assert float(pack["epoch_seconds"]) == 100.0
-    assert float(pack["data_wait_share"]) == 0.25
-    assert float(pack["peak_memory_mb"]) == 3.0
+    cache = rows[2]
+    assert float(cache["images_per_second"]) == 16.0
+    assert float(cache["times_the_plain_way"]) == 2.0
+    assert float(cache["milliseconds_a_step"]) == 2000.0
+    assert float(cache["epoch_seconds"]) == 100.0
+    assert float(cache["data_wait_share"]) == 0.25
+    assert float(cache["peak_memory_mb"]) == 3.0
 
 
 def test_machine_and_recipe_are_above_the_tables():
@@ -93,7 +93,7 @@ def test_what_was_not_measured_says_why():
 
 
 def test_the_figure_is_whole(assert_nothing_is_cut):
-    parts = [Stage("read a film, first pass", 100.0, 400.0, "one core")] * 3
+    parts = [Stage("read an image, first pass", 100.0, 400.0, "one core")] * 3
     assert_nothing_is_cut(benchmark_figure(result_of(variants(), *parts)))
 
 
@@ -112,7 +112,7 @@ def test_memory_is_seen_while_it_is_held():
 def test_a_recipe_is_measured_beside_the_plain_loop(
     recipes_dir, smoke_arguments, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(stages, "_SECONDS", 0)  # one pass over the films
+    monkeypatch.setattr(stages, "_SECONDS", 0)  # one pass over the images
     argv = ["--config", str(recipes_dir / "baseline_cnn.yaml"), *smoke_arguments]
     argv += ["--run_dir", str(tmp_path / "run"), "--trainer.precision", "bf16"]
     argv += ["--data.num_workers", "1"]

@@ -22,8 +22,8 @@ from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.compare import compare, compare_runs
 
-HEADER = ["path", "patient", "label", "score", "natural_score", "decision"]
-NUM_FILMS = 160
+HEADER = ["path", "patient", "label", "score", "probability", "decision"]
+NUM_IMAGES = 160
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def make_run(tmp_path):
         if not (folder / "checkpoints").exists():
             SafeSaver(folder / "checkpoints")({"model": {}}, "best.pt", {"epoch": 1})
         run_folder = RunFolder(folder)
-        rule = rule_of(verdict="empirical", weights_sha256=run_folder.weights_sha256())
+        rule = rule_of(status="empirical", weights_sha256=run_folder.weights_sha256())
         point = None if threshold is None else replace(rule.point, threshold=threshold)
         rule = replace(rule, point=point)
         write = {
@@ -58,21 +58,21 @@ def make_run(tmp_path):
     return make
 
 
-def films(seed, strength=2.0, num_films=NUM_FILMS):
-    """Rows of a prediction file: the same films for every seed, other scores."""
-    noise = np.random.default_rng(seed).normal(size=num_films)
-    common = np.random.default_rng(99).normal(size=num_films)
+def records(seed, strength=2.0, num_images=NUM_IMAGES):
+    """Rows of a prediction file: the same images for every seed, other scores."""
+    noise = np.random.default_rng(seed).normal(size=num_images)
+    common = np.random.default_rng(99).normal(size=num_images)
     rows = []
-    for number in range(num_films):
+    for number in range(num_images):
         label = int(number % 5 > 1)
         score = float(expit(strength * label - 1 + common[number] + 0.5 * noise[number]))
         rows.append(
             {
-                "path": f"film{number:03d}.png",
+                "path": f"image{number:03d}.png",
                 "patient": f"p{number // 2}",
                 "label": label,
                 "score": repr(score),
-                "natural_score": repr(score**2),
+                "probability": repr(score**2),
                 "decision": int(score >= 0.6),
             }
         )
@@ -84,18 +84,18 @@ def by_metric(comparison, method="patient_bootstrap"):
 
 
 def test_every_figure_is_that_of_a_second_source(make_run):
-    ours, theirs = films(1), films(2, strength=1.2)
+    ours, theirs = records(1), records(2, strength=1.2)
     run, baseline = make_run("b", ours, threshold=0.7), make_run("a", theirs, threshold=0.5)
     comparison = compare_runs([baseline, run])
-    assert (comparison.num_images, comparison.num_patients) == (NUM_FILMS, NUM_FILMS // 2)
+    assert (comparison.num_images, comparison.num_patients) == (NUM_IMAGES, NUM_IMAGES // 2)
     rows = by_metric(comparison)
     labels = [row["label"] for row in ours]
-    for side, films_of, threshold in (
+    for side, records_of, threshold in (
         ("value", ours, 0.7),
         ("baseline_value", theirs, 0.5),
     ):
-        scores = [float(row["score"]) for row in films_of]
-        natural = [float(row["natural_score"]) for row in films_of]
+        scores = [float(row["score"]) for row in records_of]
+        probability = [float(row["probability"]) for row in records_of]
         cells = confusion_at(scores, labels, threshold)
         expected = {
             "roc_auc": roc_auc_score(labels, scores),
@@ -103,21 +103,21 @@ def test_every_figure_is_that_of_a_second_source(make_run):
             "tnr": cells.tnr,
             "tpr": cells.tpr,
             "balanced_accuracy": cells.balanced_accuracy,
-            "brier": brier_score_loss(labels, natural),
+            "brier": brier_score_loss(labels, probability),
         }
         assert {name: getattr(row, side) for name, row in rows.items()} == pytest.approx(expected)
     assert {row.run for row in rows.values()} == {str(run)}
     assert comparison.baseline == str(baseline)
 
 
-def test_a_threshold_that_is_not_usable_is_told_before_the_table(make_run):
-    runs = [make_run("a", films(1)), make_run("b", films(2), measured=USELESS)]
+def test_a_threshold_that_is_not_usable_is_reported_before_the_table(make_run):
+    runs = [make_run("a", records(1)), make_run("b", records(2), measured=USELESS)]
     first = unwrapped(comparison_table(compare_runs(runs))).splitlines()[0]
     line_with(first, runs[1], NOT_USABLE.upper(), "test", "0.430")
 
 
 def test_the_area_is_compared_by_delong_and_by_the_bootstrap(make_run):
-    ours, theirs = films(1), films(2, strength=1.2)
+    ours, theirs = records(1), records(2, strength=1.2)
     comparison = compare_runs([make_run("a", theirs), make_run("b", ours)])
     scores = [[float(row["score"]) for row in rows] for rows in (ours, theirs)]
     [row] = by_metric(comparison, "delong").values()
@@ -129,11 +129,11 @@ def test_the_area_is_compared_by_delong_and_by_the_bootstrap(make_run):
 
 
 def test_both_runs_are_resampled_alike(make_run):
-    ours, theirs = films(1), films(2)
+    ours, theirs = records(1), records(2)
     row = by_metric(compare_runs([make_run("a", theirs), make_run("b", ours)]))["balanced_accuracy"]
     low, high = row.interval
     assert low < row.difference < high
-    # Apart, the films that are hard for both would count twice.
+    # Apart, the images that are hard for both would count twice.
     labels, names = [row["label"] for row in ours], [row["patient"] for row in ours]
     spread = 0.0
     for rows in (ours, theirs):
@@ -143,19 +143,19 @@ def test_both_runs_are_resampled_alike(make_run):
 
 
 def test_a_better_run_is_marked_and_an_equal_one_is_not(make_run):
-    baseline = make_run("a", films(1, strength=0.5))
-    comparison = compare_runs([baseline, make_run("b", films(2, strength=4.0))])
+    baseline = make_run("a", records(1, strength=0.5))
+    comparison = compare_runs([baseline, make_run("b", records(2, strength=4.0))])
     better = by_metric(comparison)
     assert better["roc_auc"].excludes_zero
     assert better["tpr"].excludes_zero
-    alike = compare_runs([baseline, make_run("c", films(3, strength=0.5))])
+    alike = compare_runs([baseline, make_run("c", records(3, strength=0.5))])
     assert not by_metric(alike)["roc_auc"].excludes_zero
     for row in comparison.differences:
         assert row.excludes_zero == (row.interval.low > 0 or row.interval.high < 0)
 
 
 def test_a_run_against_its_own_scores_differs_in_nothing(make_run):
-    rows = films(1)
+    rows = records(1)
     comparison = compare_runs([make_run("a", rows), make_run("b", rows)])
     for row in comparison.differences:
         assert row.difference == 0
@@ -169,15 +169,15 @@ def test_a_run_against_its_own_scores_differs_in_nothing(make_run):
     line_with(comparison_table(comparison), "*", "0 of 1")
 
 
-def test_films_are_matched_by_path_whatever_their_order(make_run):
-    ours, baseline = films(1), make_run("a", films(2))
+def test_images_are_matched_by_path_whatever_their_order(make_run):
+    ours, baseline = records(1), make_run("a", records(2))
     straight = compare_runs([baseline, make_run("b", ours)])
     shuffled = make_run("b", [ours[k] for k in np.random.default_rng(0).permutation(len(ours))])
     assert compare_runs([baseline, shuffled]) == straight
 
 
 def test_every_run_is_compared_with_the_first(make_run):
-    dirs = [make_run(name, films(seed)) for seed, name in enumerate("abc")]
+    dirs = [make_run(name, records(seed)) for seed, name in enumerate("abc")]
     comparison = compare_runs(dirs)
     assert [row.run for row in comparison.differences] == [str(dirs[1])] * 7 + [str(dirs[2])] * 7
     assert comparison.baseline == str(dirs[0])
@@ -185,18 +185,18 @@ def test_every_run_is_compared_with_the_first(make_run):
     assert alone.differences == comparison.differences[7:]
 
 
-def test_without_a_threshold_or_natural_scores_the_rest_is_compared(make_run):
-    unknown = [{**row, "natural_score": ""} for row in films(1)]
+def test_without_a_threshold_or_training_scores_the_rest_is_compared(make_run):
+    unknown = [{**row, "probability": ""} for row in records(1)]
     without = make_run("a", unknown, threshold=None)
-    comparison = compare_runs([without, make_run("b", films(2))])
+    comparison = compare_runs([without, make_run("b", records(2))])
     assert list(by_metric(comparison)) == ["roc_auc", "average_precision"]
-    assert comparison.without_threshold == comparison.without_natural == (str(without),)
+    assert comparison.without_threshold == comparison.without_probability == (str(without),)
     text = " ".join(comparison_table(comparison).split())
     assert missing(text, ["No tnr, tpr and balanced_accuracy", "No brier", without]) == []
 
 
 def test_the_threshold_is_the_one_that_decided_the_scores(make_run):
-    baseline, run = make_run("a", films(1)), make_run("b", films(2), threshold=0.4)
+    baseline, run = make_run("a", records(1)), make_run("b", records(2), threshold=0.4)
     before = by_metric(compare_runs([baseline, run]))["tpr"].value
     # Another operating point now, as after more epochs or of another run: not of these scores.
     folder = RunFolder(run)
@@ -204,21 +204,21 @@ def test_the_threshold_is_the_one_that_decided_the_scores(make_run):
     moved = replace(rule, point=replace(rule.point, threshold=0.99))
     folder.operating_point_path.write_bytes(to_json(DecisionRules((moved,))))
     assert by_metric(compare_runs([baseline, run]))["tpr"].value == before
-    # The same films decided by a site's operating point, under a name of their own.
+    # The same images decided by a site's operating point, under a name of their own.
     for folder, seed in ((baseline, 1), (run, 2)):
-        make_run(folder.name, films(seed), threshold=0.99, name="test@site")
+        make_run(folder.name, records(seed), threshold=0.99, name="test@site")
     assert by_metric(compare_runs([baseline, run], "test@site"))["tpr"].value < before
 
 
 def test_scores_of_other_weights_than_the_run_has_now_are_refused(make_run):
-    baseline, run = make_run("a", films(1)), make_run("b", films(2))
+    baseline, run = make_run("a", records(1)), make_run("b", records(2))
     SafeSaver(run / "checkpoints")({"model": {"more": 1}}, "best.pt", {"epoch": 2})
     with refused(RunFolderError, run, "weights"):
         compare_runs([baseline, run])
 
 
 def test_the_csv_has_a_row_a_difference_and_full_precision(make_run, tmp_path):
-    runs = [make_run("a", films(1)), make_run("b", films(2, strength=3.0))]
+    runs = [make_run("a", records(1)), make_run("b", records(2, strength=3.0))]
     comparison = compare_runs(runs)
     path = tmp_path / "out" / "differences.csv"
     compare(runs, output=path)
@@ -237,7 +237,10 @@ def test_the_csv_has_a_row_a_difference_and_full_precision(make_run, tmp_path):
 
 
 def test_an_undefined_figure_is_empty_in_the_csv_and_a_dash_in_the_table(make_run):
-    healthy = [{**row, "label": 0} for row in films(1)], [{**row, "label": 0} for row in films(2)]
+    healthy = (
+        [{**row, "label": 0} for row in records(1)],
+        [{**row, "label": 0} for row in records(2)],
+    )
     comparison = compare_runs([make_run("a", healthy[0]), make_run("b", healthy[1])])
     rows = by_metric(comparison)
     assert math.isnan(rows["roc_auc"].value)
@@ -252,7 +255,7 @@ def test_an_undefined_figure_is_empty_in_the_csv_and_a_dash_in_the_table(make_ru
 
 def test_the_table_fits_a_terminal_and_says_what_chance_does(make_run):
     long = "runs/" + "a-very-long-name-" * 8
-    dirs = [make_run("a", films(1, 0.5)), make_run(long, films(2, 4.0), threshold=None)]
+    dirs = [make_run("a", records(1, 0.5)), make_run(long, records(2, 4.0), threshold=None)]
     comparison = compare_runs(dirs)
     lines = comparison_table(comparison).splitlines()
     assert max(map(len, lines)) <= 100
@@ -267,18 +270,18 @@ def test_the_table_fits_a_terminal_and_says_what_chance_does(make_run):
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_runs_are_refused(make_run, count):
     with refused(RecipeError, "compare", count):
-        compare_runs([make_run("a", films(1))][:count])
+        compare_runs([make_run("a", records(1))][:count])
 
 
 def test_a_run_named_twice_is_refused_however_it_is_spelt(make_run):
-    run = make_run("a", films(1))
-    other = make_run("b", films(2))
+    run = make_run("a", records(1))
+    other = make_run("b", records(2))
     with refused(RecipeError, "b/../a"):
         compare_runs([run, other, other / ".." / "a"])
 
 
-def test_other_films_are_counted_and_the_first_is_named(make_run, tmp_path):
-    rows = films(1)
+def test_other_images_are_counted_and_the_first_is_named(make_run, tmp_path):
+    rows = records(1)
     baseline = make_run("a", rows)
     relabelled = [
         {**row, "label": 1 - row["label"]} if k in (7, 9) else row for k, row in enumerate(rows)
@@ -293,7 +296,7 @@ def test_other_films_are_counted_and_the_first_is_named(make_run, tmp_path):
         assert caught.value.exit_code == 3
 
 
-def test_predictions_without_films_are_refused(make_run):
+def test_predictions_without_images_are_refused(make_run):
     with refused(DataError, "test"):
         compare_runs([make_run("a", []), make_run("b", [])])
 
@@ -312,18 +315,18 @@ def test_predictions_without_films_are_refused(make_run):
         ("calibration", "data.calibration_fraction"),
     ],
 )
-def test_a_run_that_did_not_score_the_films_is_told_what_to_run(make_run, name, remedy):
-    scored = make_run("a", films(1), name=name)
-    other = make_run("b", films(1), name="else")
+def test_a_run_that_did_not_score_the_images_is_reported_what_to_run(make_run, name, remedy):
+    scored = make_run("a", records(1), name=name)
+    other = make_run("b", records(1), name="else")
     with refused(RunFolderError, other, f"predictions/{name}.csv", remedy.format(run=other)):
         compare_runs([scored, other], name)
 
 
 def test_a_folder_without_a_finished_run_is_refused(make_run, tmp_path):
-    run = make_run("a", films(1))
+    run = make_run("a", records(1))
     with refused(RunFolderError, tmp_path / "nothing"):
         compare_runs([run, tmp_path / "nothing"])
-    unfinished = make_run("b", films(1))
+    unfinished = make_run("b", records(1))
     (unfinished / "operating_point.json").unlink()
     with refused(RunFolderError, unfinished, "--resume auto"):
         compare_runs([run, unfinished])
@@ -336,13 +339,13 @@ def test_a_folder_without_a_finished_run_is_refused(make_run, tmp_path):
         ({"label": ""}, ["label", "''"]),
         ({"score": "high"}, ["'high'"]),
         ({"score": "nan"}, ["score", "[0, 1]", "nan"]),
-        ({"natural_score": "1.5"}, ["score", "[0, 1]", "1.5"]),
-        ({"natural_score": ""}, ["''"]),
+        ({"probability": "1.5"}, ["score", "[0, 1]", "1.5"]),
+        ({"probability": ""}, ["''"]),
         ({"path": "film001.png"}, ["film001.png"]),
     ],
 )
 def test_a_damaged_predictions_file_is_refused(make_run, change, facts):
-    rows = films(1)
+    rows = records(1)
     damaged = make_run("b", [{**rows[0], **change}, *rows[1:]])
     with refused(RunFolderError, damaged / "predictions" / "test.csv", "cxrignite test", *facts):
         compare_runs([make_run("a", rows), damaged])
@@ -350,10 +353,10 @@ def test_a_damaged_predictions_file_is_refused(make_run, change, facts):
 
 @pytest.mark.parametrize("header", [["path", "label", "score"], HEADER[:4], [*HEADER[:5], "path"]])
 def test_a_predictions_file_of_other_columns_is_refused(header, make_run):
-    damaged = make_run("b", films(1), header=header)
+    damaged = make_run("b", records(1), header=header)
     path = damaged / "predictions" / "test.csv"
     with refused(RunFolderError, path, *HEADER, "cxrignite test"):
-        compare_runs([make_run("a", films(1)), damaged])
+        compare_runs([make_run("a", records(1)), damaged])
 
 
 @pytest.mark.parametrize(
@@ -368,15 +371,15 @@ def test_a_predictions_file_of_other_columns_is_refused(header, make_run):
     ],
 )
 def test_damaged_metrics_are_refused(make_run, content):
-    damaged = make_run("b", films(1))
+    damaged = make_run("b", records(1))
     (damaged / "metrics" / "test.json").write_text(content)
     with refused(RunFolderError, damaged / "metrics" / "test.json"):
-        compare_runs([make_run("a", films(1)), damaged])
+        compare_runs([make_run("a", records(1)), damaged])
 
 
-def test_films_whose_names_are_not_utf_8_are_compared(make_run):
-    runs = [make_run("a", films(1)), make_run("b", films(2))]
+def test_images_whose_names_are_not_utf_8_are_compared(make_run):
+    runs = [make_run("a", records(1)), make_run("b", records(2))]
     for run in runs:
         path = run / "predictions" / "test.csv"
-        path.write_bytes(path.read_bytes().replace(b"film001", b"film\xff"))
-    assert compare_runs(runs).num_images == NUM_FILMS
+        path.write_bytes(path.read_bytes().replace(b"film001", b"image\xff"))
+    assert compare_runs(runs).num_images == NUM_IMAGES

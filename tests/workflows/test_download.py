@@ -27,7 +27,7 @@ from cxrignite.workflows.download.catalogue import PUBLIC_DATA, PublicData
 from cxrignite.workflows.download.download import download
 from cxrignite.workflows.download.fetch import Patience, part_path
 
-FILMS = {"train/NORMAL": 3, "train/PNEUMONIA": 5, "test/NORMAL": 2, "test/PNEUMONIA": 2}
+RECORDS = {"train/NORMAL": 3, "train/PNEUMONIA": 5, "test/NORMAL": 2, "test/PNEUMONIA": 2}
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = Patience(timeout=1.0, tries=3, wait=0.01, longest_wait=0.05)
 
@@ -41,16 +41,18 @@ sys.exit(run(["download", "tiny", *sys.argv[2:]]))
 """
 
 
-def archive_bytes(seed=0, film_bytes=4000):
-    """The same for a seed whenever and wherever it is made: without times, and not packed."""
+def archive_bytes(seed=0, image_bytes=4000):
+    """The same for a seed whenever and wherever it is made: without times, and not cached."""
     draw = random.Random(seed)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for folder, number in FILMS.items():
-            films = {f"person{n}_virus_{n}.jpeg": draw.randbytes(film_bytes) for n in range(number)}
-            for name, content in {"": b"", ".DS_Store": b"litter", **films}.items():
+        for folder, number in RECORDS.items():
+            records = {
+                f"person{n}_virus_{n}.jpeg": draw.randbytes(image_bytes) for n in range(number)
+            }
+            for name, content in {"": b"", ".DS_Store": b"litter", **records}.items():
                 archive.writestr(zipfile.ZipInfo(f"chest_xray/{folder}/{name}"), content)
-            for name in films:
+            for name in records:
                 litter = zipfile.ZipInfo(f"__MACOSX/chest_xray/{folder}/._{name}")
                 archive.writestr(litter, b"litter")
     return buffer.getvalue()
@@ -168,7 +170,7 @@ def describe(body, url, **changes):
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
             "folder": "chest_xray",
-            "films": FILMS,
+            "images": RECORDS,
             "max_unpacked_bytes": 10_000_000,
             "licence": "CC BY 4.0",
             "citation": "Somebody (2018)",
@@ -184,9 +186,9 @@ def into(tmp_path):
 
 
 def assert_whole(into, *others):
-    """All films are there, and nothing else beside them."""
+    """All images are there, and nothing else beside them."""
     assert sorted(path.name for path in into.iterdir()) == sorted(["chest_xray", *others])
-    for folder, number in FILMS.items():
+    for folder, number in RECORDS.items():
         files = sorted((into / "chest_xray" / folder).iterdir())
         assert [file.name for file in files] == [
             f"person{each}_virus_{each}.jpeg" for each in range(number)
@@ -202,27 +204,27 @@ def test_the_catalogue_has_the_figures_of_the_data_set():
     data = PUBLIC_DATA["chest-xray-2017"]
     assert data.size == 1_235_512_464
     assert data.sha256 == "13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36"
-    assert sum(data.films.values()) == 5856
+    assert sum(data.records.values()) == 5856
     assert data.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
     assert "f12eaf6d-6023-432f-acc9-80c9d7393433" in data.url
     assert (data.doi, data.licence[:9]) == ("10.17632/rscbjbr9sj.2", "CC BY 4.0")
 
 
-def test_a_data_set_is_brought_in_the_layout_of_the_recipes_and_told(
+def test_a_data_set_is_brought_in_the_layout_of_the_recipes_and_reported(
     server, data, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setitem(PUBLIC_DATA, "tiny", data)
     monkeypatch.chdir(tmp_path)
     assert run(["download", "tiny"]) == 0
     assert_whole(tmp_path / "data")
-    told = capsys.readouterr().out
-    line_with(told, 12, "data/chest_xray")
-    line_with(told, "CC BY 4.0")
-    line_with(told, "Somebody (2018)", "10.1/tiny")
-    assert told.splitlines()[-1].endswith("cxrignite audit --config recipes/resnet50.yaml")
-    films = ClassFolders(Path("data/chest_xray")).films()
-    assert len(films) == 12
-    assert {film.split for film in films} == {"train", "test"}
+    printed = capsys.readouterr().out
+    line_with(printed, 12, "data/chest_xray")
+    line_with(printed, "CC BY 4.0")
+    line_with(printed, "Somebody (2018)", "10.1/tiny")
+    assert printed.splitlines()[-1].endswith("cxrignite audit --config recipes/resnet50.yaml")
+    records = ClassFolders(Path("data/chest_xray")).records()
+    assert len(records) == 12
+    assert {record.split for record in records} == {"train", "test"}
 
 
 def test_what_is_there_and_whole_is_not_fetched_again(server, data, into, capsys):
@@ -246,15 +248,15 @@ def test_a_folder_of_somebody_else_is_left_alone(server, data, into):
 
 
 @pytest.mark.parametrize("how", ["removed", "cut", "added"])
-def test_a_data_set_that_has_changed_since_is_told(how, server, data, into):
+def test_a_data_set_that_has_changed_since_is_reported(how, server, data, into):
     download(data, into)
-    film = into / "chest_xray" / "test" / "NORMAL" / "person0_virus_0.jpeg"
+    record = into / "chest_xray" / "test" / "NORMAL" / "person0_virus_0.jpeg"
     if how == "removed":
-        film.unlink()
+        record.unlink()
     elif how == "cut":
-        film.write_bytes(film.read_bytes()[:100])
+        record.write_bytes(record.read_bytes()[:100])
     else:
-        film.with_name("more.jpeg").write_bytes(b"more")
+        record.with_name("more.jpeg").write_bytes(b"more")
     with refused(DataError, into / "chest_xray"):
         download(data, into)
 
@@ -319,8 +321,8 @@ def test_a_cut_is_gone_on_with_where_it_was(server, data, into, caplog):
     with caplog.at_level(logging.WARNING, logger="cxrignite"):
         download(data, into, patience=QUICK)
     assert ranges(server) == [None, "bytes=20000-", "bytes=25000-", "bytes=25000-"]
-    for told, byte in zip(caplog.messages, (20000, 25000, 25000), strict=True):
-        line_with(told, byte, data.size)
+    for printed, byte in zip(caplog.messages, (20000, 25000, 25000), strict=True):
+        line_with(printed, byte, data.size)
     assert_whole(into)
 
 
@@ -406,14 +408,14 @@ def test_another_length_than_the_known_one_costs_nothing_that_has_come(
     assert_whole(into)
 
 
-def test_a_server_that_always_lies_about_the_length_is_told(server, data, into):
+def test_a_server_that_always_lies_about_the_length_is_reported(server, data, into):
     server.answers = [lambda request, body: honest(request, body, declared=500)] * 3
     with refused(DownloadError, 500, f"{data.size:,}"):
         download(data, into, patience=QUICK)
     assert not part_path(data, into).exists()
 
 
-def test_wrong_bytes_are_removed_and_both_digests_told(server, data, into, monkeypatch, capsys):
+def test_wrong_bytes_are_removed_and_both_digests_reported(server, data, into, monkeypatch, capsys):
     wrong = archive_bytes(seed=1)
     assert len(wrong) == len(server.body)
     monkeypatch.setitem(PUBLIC_DATA, "tiny", data)
@@ -533,7 +535,7 @@ def test_redirects_without_end_are_given_up(server, data, into):
         download(data, into, patience=QUICK)
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(server, data, into):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_fetched(server, data, into):
     big = dataclasses.replace(data, max_unpacked_bytes=10**18)
     with pytest.raises(CxrIgniteError) as caught:
         download(big, into, patience=QUICK)
@@ -569,7 +571,7 @@ def test_a_disk_that_fills_up_keeps_what_came_and_names_path_and_room(
     assert_whole(into)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(server, data, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_reported(server, data, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with refused(CxrIgniteError, tmp_path / "file"):
         download(data, tmp_path / "file", patience=QUICK)
@@ -611,9 +613,9 @@ def test_a_stopped_process_keeps_what_came_and_the_same_command_goes_on(
         line_with(error.splitlines()[-1], "download", number.value, "command")
     assert part_path(data, into).stat().st_size == 3_000
     again = started(data)
-    told, error = again.communicate(timeout=20)
+    printed, error = again.communicate(timeout=20)
     assert again.returncode == 0, error
-    assert missing(told, [12, into / "chest_xray"]) == []
+    assert missing(printed, [12, into / "chest_xray"]) == []
     assert ranges(server) == [None, "bytes=3000-"]
     assert_whole(into)
 

@@ -25,7 +25,7 @@ DATA = PublicData(
     size=0,  # unpacking looks at what is in it
     sha256="0" * 64,
     folder="chest_xray",
-    films=dict.fromkeys(FOLDERS, 2),
+    records=dict.fromkeys(FOLDERS, 2),
     max_unpacked_bytes=100_000,
     licence="CC BY 4.0",
     citation="Somebody (2018)",
@@ -33,7 +33,7 @@ DATA = PublicData(
 )
 CENTRAL = b"PK\x01\x02"
 # Where a central header keeps what, and how wide it is.
-FLAGS, METHOD, CRC, PACKED, SIZE, MODE = (
+FLAGS, METHOD, CRC, CACHED, SIZE, MODE = (
     (8, "H"),
     (10, "H"),
     (16, "I"),
@@ -43,21 +43,21 @@ FLAGS, METHOD, CRC, PACKED, SIZE, MODE = (
 )
 
 
-def film_bytes(name):
+def image_bytes(name):
     return random.Random(name).randbytes(700)
 
 
-FILMS = {
-    f"{folder}/IM-000{each}-0001.jpeg": film_bytes(f"{folder}{each}")
+RECORDS = {
+    f"{folder}/IM-000{each}-0001.jpeg": image_bytes(f"{folder}{each}")
     for folder in FOLDERS
     for each in (1, 2)
 }
 
 
 def build(*more, instead=None, leave_out=(), method=zipfile.ZIP_DEFLATED):
-    """An archive of all films, and of `(name or ZipInfo, bytes)` behind them."""
+    """An archive of all images, and of `(name or ZipInfo, bytes)` behind them."""
     entries = [("chest_xray/train/", b""), ("chest_xray/.DS_Store", b"litter")]
-    for name, content in FILMS.items():
+    for name, content in RECORDS.items():
         if name not in leave_out:
             entries.append((f"chest_xray/{name}", (instead or {}).get(name, content)))
     entries.append(("__MACOSX/chest_xray/train/NORMAL/._IM-0001-0001.jpeg", b"litter"))
@@ -89,7 +89,7 @@ def entry_of_mode(name, kind):
 
 
 def renamed(name):
-    """An archive one of whose films has another name, of the same length, in both places."""
+    """An archive one of whose images has another name, of the same length, in both places."""
     old = b"chest_xray/test/NORMAL/IM-0001-0001.jpeg"
     assert len(name) == len(old)
     return build().replace(old, name)
@@ -132,7 +132,7 @@ class Playground:
                 if path.is_file()
             }
             del found["origin.json"]
-            assert found == FILMS
+            assert found == RECORDS
             assert not any(path.is_symlink() for path in self.target.rglob("*"))
             for path in sorted(self.target.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -181,41 +181,41 @@ LINKS = [
     ("chest_xray/train/", b"/tmp"),
     ("chest_xray/", b"../.."),
 ]
-FILM = "test/NORMAL/IM-0001-0001.jpeg"
-BOMB = build(instead={FILM: bytes(90_000)})
+RECORD = "test/NORMAL/IM-0001-0001.jpeg"
+BOMB = build(instead={RECORD: bytes(90_000)})
 
 
 def crafted():
     """Each is to be refused."""
     for name in NAMES:
         yield f"name {name!a:.60}", build((name, b"evil"))
-        yield f"alone {name!a:.60}", build((name, b"evil"), leave_out=[FILM])
+        yield f"alone {name!a:.60}", build((name, b"evil"), leave_out=[RECORD])
     for name in TWICE:
         again = (f"chest_xray/train/NORMAL/{name}", b"again")
-        # As many films as there should be: the name alone is wrong.
+        # As many images as there should be: the name alone is wrong.
         yield f"twice {name}", build(again, leave_out=["train/NORMAL/IM-0002-0001.jpeg"])
     for kind in KINDS:
         yield (
             f"mode {kind:o}",
-            build((entry_of_mode(f"chest_xray/{FILM}", kind), b"x"), leave_out=[FILM]),
+            build((entry_of_mode(f"chest_xray/{RECORD}", kind), b"x"), leave_out=[RECORD]),
         )
     for name, content in LINKS:
         yield f"link {name}", build((entry_of_mode(name, stat.S_IFLNK), content))
     yield "nul in a name", renamed(b"chest_xray/test/NORMAL/IM-0001.jpeg\x00jpeg")
-    yield "a film is missing", build(leave_out=[FILM])
-    yield "a film more", build(("chest_xray/test/NORMAL/IM-0003-0001.jpeg", b"more"))
+    yield "an image is missing", build(leave_out=[RECORD])
+    yield "an image more", build(("chest_xray/test/NORMAL/IM-0003-0001.jpeg", b"more"))
     yield "a bomb by its ratio", BOMB
     yield "a bomb that claims little", patched(BOMB, SIZE, 700, entry=6)
     yield (
         "a bomb by its sum",
-        build(instead={name: random.Random(1).randbytes(20_000) for name in FILMS}),
+        build(instead={name: random.Random(1).randbytes(20_000) for name in RECORDS}),
     )
     yield "claims more than there is", patched(build(), SIZE, 5000)
     yield "claims less than there is", patched(build(), SIZE, 10)
     yield "claims nothing", patched(build(), SIZE, 0)
     yield "claims 4 GB", patched(build(), SIZE, 2**32 - 2)
     yield "another checksum", patched(build(), CRC, 1)
-    yield "less is packed", patched(build(), PACKED, 3)
+    yield "less is cached", patched(build(), CACHED, 3)
     for flag in (0x1, 0x41, 0x2000):
         yield f"encrypted {flag:x}", patched(build(), FLAGS, flag)
     for method in (1, 9, 12, 14, 93, 99):
@@ -230,7 +230,7 @@ def crafted():
 
 def damaged(number):
     """Each is to be refused or right."""
-    yield "more is packed than there is", patched(build(), PACKED, 2**31)
+    yield "more is cached than there is", patched(build(), CACHED, 2**31)
     draw = random.Random(7)
     whole = build()
     for each in range(number - 1):

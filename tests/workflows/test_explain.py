@@ -1,4 +1,4 @@
-"""The verb `explain`, on a tiny model and real files."""
+"""The command `explain`, on a tiny model and real files."""
 
 import csv
 import json
@@ -77,12 +77,12 @@ def test_the_report_shows_the_maps(run_dir):
     assert run(["report", "--run", str(run_dir)]) == 0
     page = (run_dir / "report.html").read_text()
     folder = run_dir / "explain" / "test"
-    misses = [row for row in rows_of(folder) if row["label"] != row["decision"]]
-    assert misses
-    assert page.count('<li class="mapped">') == len(misses)
+    wrong_decisions = [row for row in rows_of(folder) if row["label"] != row["decision"]]
+    assert wrong_decisions
+    assert page.count('<li class="mapped">') == len(wrong_decisions)
     captions = re.findall(r'alt="([^"]*)"', page)
-    for row in misses:
-        # The film itself, and its map where that is not empty.
+    for row in wrong_decisions:
+        # The image itself, and its map where that is not empty.
         number = sum(not missing(caption, [row["path"]]) for caption in captions)
         assert number == 1 + (float(row["raw_max"]) > 0)
     found = json.loads((folder / "explain.json").read_text())["checks"]["positive"]
@@ -95,8 +95,8 @@ def test_settings_of_explain_may_differ_when_a_run_goes_on(trained, run_dir, cap
     assert run(resumed) == 0
     capsys.readouterr()
     assert run([*resumed, "--seed", "4"]) == 2
-    told = error_line(capsys.readouterr().err, "seed")
-    assert "max_images" not in told
+    printed = error_line(capsys.readouterr().err, "seed")
+    assert "max_images" not in printed
 
 
 def test_a_second_explanation_replaces_the_first(run_dir):
@@ -119,18 +119,18 @@ def test_any_images_can_be_explained(run_dir, tmp_path, capsys):
     for number in range(3):
         pixels = np.full((64, 64), 60 * number, np.uint8)
         pixels[:20, :30] = 255
-        Image.fromarray(pixels).save(given / f"film {number}.png")
+        Image.fromarray(pixels).save(given / f"image {number}.png")
     assert run(["explain", "--run", str(run_dir), "--files", str(given)]) == 0
     rows = rows_of(run_dir / "explain" / "files")
-    assert [Path(row["path"]).name for row in rows] == [f"film {n}.png" for n in range(3)]
+    assert [Path(row["path"]).name for row in rows] == [f"image {n}.png" for n in range(3)]
     assert {row["label"] for row in rows} == {""}
     assert {row["selection"] for row in rows} == {"fixed"}
     content = json.loads((run_dir / "explain" / "files" / "explain.json").read_text())
     assert content["checks"] is None
-    told = capsys.readouterr().out
-    line_with(told.splitlines()[0], "files", "3", "PNEUMONIA")
-    line_with(told.splitlines()[1], "grad_cam", "backbone.4", f"{content['threshold']:.4f}")
-    line_with(told)  # that nothing was measured
+    printed = capsys.readouterr().out
+    line_with(printed.splitlines()[0], "files", "3", "PNEUMONIA")
+    line_with(printed.splitlines()[1], "grad_cam", "backbone.4", f"{content['threshold']:.4f}")
+    line_with(printed)  # that nothing was measured
 
 
 def test_images_of_another_size_are_refused(run_dir, tmp_path, capsys):
@@ -180,7 +180,7 @@ def test_a_failure_leaves_the_earlier_maps(run_dir):
 
 def test_a_wrong_layer_is_found_before_training(trained, tmp_path, capsys):
     recipe = yaml.safe_load((trained.parent / "recipe.yaml").read_text())
-    recipe["data"]["pack"] = "off"
+    recipe["data"]["cache"] = "off"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     argv = ["fit", "--config", str(tmp_path / "recipe.yaml"), "--run_dir", str(tmp_path / "run")]
     assert run([*argv, "--explain.target_layer", "4"]) == 2

@@ -10,7 +10,7 @@ import torch
 from messages import line_with, missing, refused
 from torch import nn
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.errors import DataError
 from cxrignite.functional import Interval, grad_cam
 from cxrignite.handlers.progress_line import progress_bar
@@ -21,7 +21,7 @@ from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 
 SIDE = 32
-NUM_FILMS = 20
+NUM_IMAGES = 20
 
 
 class SpotFinder(nn.Module):
@@ -41,14 +41,16 @@ class SpotFinder(nn.Module):
 
 @pytest.fixture
 def scores():
-    films = [
-        Film(f"{n}.png", f"{n}.png", 1, f"p{n // 2}", "test", {"mask": f"mask{n}.png"})
-        for n in range(NUM_FILMS)
+    records = [
+        ImageRecord(f"{n}.png", f"{n}.png", 1, f"p{n // 2}", "test", {"mask": f"mask{n}.png"})
+        for n in range(NUM_IMAGES)
     ]
-    y_score = np.full(NUM_FILMS, 0.99)
+    y_score = np.full(NUM_IMAGES, 0.99)
     y_score[:4] = 0.1
-    y_true = np.ones(NUM_FILMS, dtype=np.int64)
-    return SplitScores(films, ("no", "yes"), y_score, y_true, np.zeros((NUM_FILMS, 1), np.float32))
+    y_true = np.ones(NUM_IMAGES, dtype=np.int64)
+    return SplitScores(
+        records, ("no", "yes"), y_score, y_true, np.zeros((NUM_IMAGES, 1), np.float32)
+    )
 
 
 def place_of(path: Path) -> tuple[int, int]:
@@ -57,7 +59,7 @@ def place_of(path: Path) -> tuple[int, int]:
 
 
 def read(path: Path) -> torch.Tensor:
-    """A dark film with one bright spot, or the mask of the spot."""
+    """A dark image with one bright spot, or the mask of the spot."""
     row, column = place_of(path)
     is_mask = path.stem.startswith("mask")
     image = torch.full((1, SIDE, SIDE), 0 if is_mask else 40, dtype=torch.uint8)
@@ -80,7 +82,7 @@ def test_a_map_of_the_reason_passes_every_check(scores):
     assert deletion.difference.by_patient.high < 0
     assert insertion.difference.by_patient.low > 0
     assert deletion.blank == pytest.approx(insertion.blank, abs=0.2)
-    assert masks.num_images == NUM_FILMS
+    assert masks.num_images == NUM_IMAGES
     assert masks.pointing_game == 1.0
     assert masks.energy_ratio > 4
     assert masks.random_energy_ratio < masks.energy_ratio / 2
@@ -102,7 +104,7 @@ def test_the_progress_line_gets_to_its_end(scores, monkeypatch):
     assert line.n == line.total > 3
 
 
-def test_films_called_negative_are_left_out_while_there_are_others(scores):
+def test_images_called_negative_are_left_out_while_there_are_others(scores):
     seen = []
 
     def noting(path: Path) -> torch.Tensor:
@@ -124,7 +126,7 @@ def test_masks_without_an_inside_are_left_out_and_said(scores, caplog):
         return torch.zeros(1, SIDE, SIDE, dtype=torch.uint8) if path.stem == "mask3" else read(path)
 
     found, _ = check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
-    assert found.masks.num_images == NUM_FILMS - 1
+    assert found.masks.num_images == NUM_IMAGES - 1
     line_with("\n".join(caplog.messages), "1 of 20", "masks")
 
 
@@ -149,7 +151,7 @@ def curves_of(table):
     return [row for row in rows_of(table) if row.startswith(("deletion", "insertion"))]
 
 
-def test_the_table_says_what_passed_and_what_cannot_be_told(scores):
+def test_the_table_says_what_passed_and_what_cannot_be_reported(scores):
     found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
     deletion, insertion = curves_of(
         map_table("test", [], content_of(replace(found, negative=None)))

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 def arguments(trained):
     """Of a `fit` with the recipe of the shared run."""
     home = trained.parent
-    return ["fit", "--config", str(home / "recipe.yaml"), "--data.pack", str(home / "packs")]
+    return ["fit", "--config", str(home / "recipe.yaml"), "--data.cache", str(home / "caches")]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_run_folder_holds_what_the_documentation_says(trained):
 
 def test_the_recipe_left_behind_repeats_the_run(trained, tmp_path):
     argv = ["fit", "--config", str(trained / "recipe.yaml"), "--run_dir", str(tmp_path / "again")]
-    assert run([*argv, "--data.pack", str(trained.parent / "packs")]) == 0
+    assert run([*argv, "--data.cache", str(trained.parent / "caches")]) == 0
     assert_same_run(trained, tmp_path / "again")
 
 
@@ -284,7 +284,7 @@ def test_an_infeasible_constraint_ends_well_and_test_repeats_it(fit, tmp_path, c
     assert fit(tmp_path / "run", "--trainer.max_epochs", "1", *uncertified) == 0
     fitted = capsys.readouterr()
     stored = point(tmp_path / "run" / "operating_point.json")
-    assert (stored["verdict"], stored["tnr"]) == ("infeasible", 0.0)
+    assert (stored["status"], stored["tnr"]) == ("infeasible", 0.0)
     line_with(fitted.out, "threshold", "infeasible")
     line_with(fitted.err, "threshold", "val")
     assert run(["test", "--run", str(tmp_path / "run")]) == 0
@@ -321,7 +321,7 @@ def test_validate_repeats_what_fit_found(run_dir):
 
 
 def test_other_images_need_a_name_of_their_own(run_dir, tmp_path, capsys):
-    Phantom(root=tmp_path / "site", num_train=8, num_test=8, size=64, seed=5).films()
+    Phantom(root=tmp_path / "site", num_train=8, num_test=8, size=64, seed=5).records()
     settings = {"root": tmp_path / "site", "seed": 5, "num_train": 8, "num_test": 8}
     settings["positive_fraction"] = 0.5
     source = [part for key in settings for part in (f"--data.source.{key}", str(settings[key]))]

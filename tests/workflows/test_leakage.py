@@ -1,4 +1,4 @@
-"""What a run makes of films on two sides, and of folds and a test split of its own."""
+"""What a run makes of images on two sides, and of folds and a test split of its own."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ from results import point as stored_point
 
 from cxrignite.cli import run
 from cxrignite.cli.parsing import parse_recipe
-from cxrignite.data import ClassFolders, Film, Phantom
+from cxrignite.data import ClassFolders, ImageRecord, Phantom
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.data.splits import read_split
 from cxrignite.errors import DataError, RecipeError
@@ -24,8 +24,8 @@ from cxrignite.nn import LightCNN
 from cxrignite.recipe import DataRecipe, Fold, Recipe
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.workflows.films import check_leakage, list_leakage, split_films
 from cxrignite.workflows.fit import choose_point
+from cxrignite.workflows.records import check_leakage, list_leakage, split_records
 
 RECIPE = """\
 seed: 3
@@ -37,7 +37,7 @@ data:
   calibration_fraction: 0.25
   batch_size: 8
   num_workers: 0
-  pack: 'off'
+  cache: 'off'
 model: {class_path: LightCNN, init_args: {width: 4}}
 optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}
 trainer: {max_epochs: 1, epoch_length: 2, precision: fp32}
@@ -48,8 +48,8 @@ validator:
 """
 
 
-def assigned(recipe: Recipe, films: list[Film]) -> list[Film]:
-    return split_films(recipe.data, films, recipe.seed)
+def assigned(recipe: Recipe, records: list[ImageRecord]) -> list[ImageRecord]:
+    return split_records(recipe.data, records, recipe.seed)
 
 
 def recipe_with(**keys) -> Recipe:
@@ -57,19 +57,21 @@ def recipe_with(**keys) -> Recipe:
     return Recipe(data=data, model=LightCNN, optimizer=lambda each: torch.optim.AdamW(each))
 
 
-def films_without_test(num_val: int = 0) -> list[Film]:
-    """600 films of 300 patients, two thirds positive, some in a validation split."""
+def records_without_test(num_val: int = 0) -> list[ImageRecord]:
+    """600 images of 300 patients, two thirds positive, some in a validation split."""
     return [
-        Film(Path(name), name, int(n // 2 % 3 > 0), f"p{n // 2}", "val" if n < num_val else "train")
+        ImageRecord(
+            Path(name), name, int(n // 2 % 3 > 0), f"p{n // 2}", "val" if n < num_val else "train"
+        )
         for n, name in enumerate(map(str, range(600)))
     ]
 
 
-def names_in(films: list[Film], split: str) -> set[str]:
-    return {film.name for film in films if film.split == split}
+def names_in(records: list[ImageRecord], split: str) -> set[str]:
+    return {record.name for record in records if record.split == split}
 
 
-CARVINGS = [
+ASSIGNMENTS = [
     {},
     {"val_fraction": 0.3},
     {"calibration_fraction": 0.2},
@@ -79,46 +81,46 @@ CARVINGS = [
 
 
 @pytest.mark.parametrize("num_val", [0, 100])
-def test_the_test_split_does_not_depend_on_what_is_carved_after_it(num_val):
-    films = films_without_test(num_val)
-    splits = [assigned(recipe_with(test_fraction=0.2, **keys), films) for keys in CARVINGS]
+def test_the_test_split_does_not_depend_on_what_is_split_after_it(num_val):
+    records = records_without_test(num_val)
+    splits = [assigned(recipe_with(test_fraction=0.2, **keys), records) for keys in ASSIGNMENTS]
     assert len({frozenset(names_in(each, "test")) for each in splits}) == 1
     assert len(names_in(splits[0], "test")) == pytest.approx(0.2 * (600 - num_val), rel=0.1)
     assert all(not leaked_pairs(each) for each in splits)
 
 
 def test_over_all_folds_whatever_is_not_tested_is_validated_once():
-    films = films_without_test(num_val=100)
+    records = records_without_test(num_val=100)
     validated = Counter()
     for index in range(5):
         recipe = recipe_with(test_fraction=0.2, calibration_fraction=0.2, fold=Fold(index, 5))
-        split = assigned(recipe, films)
+        split = assigned(recipe, records)
         validated.update(names_in(split, "val"))
-        shares = Counter(film.split for film in split)
-        # 500 of the source's training films less 100 for the test, and its 100 of `val`.
+        shares = Counter(record.split for record in split)
+        # 500 of the source's training images less 100 for the test, and its 100 of `val`.
         assert shares["val"] == pytest.approx(500 / 5, rel=0.1)
         assert shares["calibration"] == pytest.approx(0.2 / 0.64 * 400, rel=0.1)
     assert set(validated.values()) == {1}
-    assert set(validated) == {film.name for film in films} - names_in(split, "test")
+    assert set(validated) == {record.name for record in records} - names_in(split, "test")
 
 
-def test_a_source_s_own_validation_films_join_a_fold_and_the_log_says_so(caplog):
+def test_a_source_s_own_validation_images_join_a_fold_and_the_log_says_so(caplog):
     caplog.set_level("INFO")
-    assigned(recipe_with(fold=Fold(0, 5)), films_without_test(num_val=100))
+    assigned(recipe_with(fold=Fold(0, 5)), records_without_test(num_val=100))
     line_with("\n".join(caplog.messages), "val", "train")
 
 
-def test_shares_are_of_the_films_as_they_come():
+def test_shares_are_of_the_images_as_they_come():
     recipe = recipe_with(test_fraction=0.2, val_fraction=0.15, calibration_fraction=0.2)
-    counts = Counter(film.split for film in assigned(recipe, films_without_test()))
+    counts = Counter(record.split for record in assigned(recipe, records_without_test()))
     expected = {"test": 120, "val": 90, "calibration": 120, "train": 270}
     assert {split: pytest.approx(n, rel=0.1) for split, n in expected.items()} == counts
 
 
 def test_a_second_test_split_is_refused():
-    films = [*films_without_test(), Film(Path("t"), "t", 1, "t", "test")]
+    records = [*records_without_test(), ImageRecord(Path("t"), "t", 1, "t", "test")]
     with refused(RecipeError, "data.test_fraction", 0.2, 1, "test"):
-        assigned(recipe_with(test_fraction=0.2), films)
+        assigned(recipe_with(test_fraction=0.2), records)
 
 
 @pytest.mark.parametrize(
@@ -166,17 +168,17 @@ def test_a_fold_out_of_range_is_refused(fold, facts):
         {"fold": Fold(0, 5), "calibration_fraction": 0.4},
     ],
 )
-def test_whatever_a_recipe_allows_can_be_carved(keys):
-    split = assigned(recipe_with(**keys), films_without_test())
-    counts = Counter(film.split for film in split)
+def test_whatever_a_recipe_allows_can_be_split(keys):
+    split = assigned(recipe_with(**keys), records_without_test())
+    counts = Counter(record.split for record in split)
     for split_name in ("test", "calibration"):
         share = keys.get(f"{split_name}_fraction", 0)
         assert counts[split_name] == pytest.approx(600 * share, rel=0.15)
 
 
 def test_leakage_is_refused_in_one_line_that_says_where_it_is(tmp_path):
-    films = films_without_test()
-    pairs = leaked_pairs([*films, films[0].moved("test")._replace(name="again")])
+    records = records_without_test()
+    pairs = leaked_pairs([*records, records[0].moved("test")._replace(name="again")])
     folder = RunFolder(tmp_path / "run")
     with refused(DataError, 1, 0, folder.leakage_path, "data.allow_leakage: true") as caught:
         check_leakage(folder, pairs, is_allowed=False)
@@ -187,8 +189,8 @@ def test_leakage_is_refused_in_one_line_that_says_where_it_is(tmp_path):
 
 @pytest.fixture(scope="module")
 def clean_root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("films") / "phantom"
-    Phantom(root, num_train=96, num_test=12, size=32).films()
+    root = tmp_path_factory.mktemp("images") / "phantom"
+    Phantom(root, num_train=96, num_test=12, size=32).records()
     return root
 
 
@@ -196,8 +198,8 @@ def clean_root(tmp_path_factory) -> Path:
 def root(tmp_path, clean_root) -> Path:
     """Class folders of a test's own, to plant leaks in."""
     for split in ("train", "test"):
-        shutil.copytree(clean_root / split, tmp_path / "films" / split)
-    return tmp_path / "films"
+        shutil.copytree(clean_root / split, tmp_path / "images" / split)
+    return tmp_path / "images"
 
 
 @pytest.fixture
@@ -214,7 +216,7 @@ def fit(tmp_path, root):
 
 
 def plant(root: Path, name: str, patient: str | None = None) -> None:
-    """Give the test split the same file under a new patient, or another film of its patient."""
+    """Give the test split the same file under a new patient, or another image of its patient."""
     source = root / name
     if patient is None:
         patient = source.name.partition("_")[0]
@@ -222,20 +224,22 @@ def plant(root: Path, name: str, patient: str | None = None) -> None:
     shutil.copy(source, root / "test" / source.parent.name / f"{patient}_99.png")
 
 
-def split_of(tmp_path: Path, root: Path) -> list[Film]:
-    """What a run on these films would carve; a film more in the test changes nothing of it."""
+def split_of(tmp_path: Path, root: Path) -> list[ImageRecord]:
+    """What a run on these images would carve; an image more in the test changes nothing of it."""
     options = ["--config", str(tmp_path / "recipe.yaml"), "--data.source.root", str(root)]
     recipe, _, _ = parse_recipe("fit", "", options)
-    return assigned(recipe, recipe.data.source.films())
+    return assigned(recipe, recipe.data.source.records())
 
 
 @pytest.mark.integration
 def test_fit_refuses_leakage_and_goes_on_where_it_is_allowed(tmp_path, root, fit, capsys):
     split = split_of(tmp_path, root)
-    learnt = [film for film in split if film.split == "train" and film.name.endswith("_1.png")]
-    chose = next(film for film in split if film.split == "calibration")
-    for film in learnt[:2]:
-        plant(root, film.name)
+    learnt = [
+        record for record in split if record.split == "train" and record.name.endswith("_1.png")
+    ]
+    chose = next(record for record in split if record.split == "calibration")
+    for record in learnt[:2]:
+        plant(root, record.name)
     plant(root, chose.name, "p99999")
     run_dir = tmp_path / "run"
     assert fit("run") == 3
@@ -250,16 +254,16 @@ def test_fit_refuses_leakage_and_goes_on_where_it_is_allowed(tmp_path, root, fit
         ("content", "calibration", "test"): 1,
     }
     patients = {row["patient"] for row in rows if row["reason"] == "patient"}
-    assert patients == {film.patient for film in learnt[:2]}
+    assert patients == {record.patient for record in learnt[:2]}
 
     # In the very same folder.
     assert fit("run", "--data.allow_leakage", "true") == 0
-    told = line_with(capsys.readouterr().err, 3, 2, 1, run_dir / "leakage.csv")
-    assert told in (run_dir / "run.log").read_text()
+    printed = line_with(capsys.readouterr().err, 3, 2, 1, run_dir / "leakage.csv")
+    assert printed in (run_dir / "run.log").read_text()
     assert (run_dir / "leakage.csv").is_file()
-    # One of the films that chose the threshold is in a pair.
+    # One of the images that chose the threshold is in a pair.
     chosen = stored_point(run_dir / "operating_point.json")
-    assert (chosen["verdict"], chosen["chosen_on"]) == ("empirical", "calibration")
+    assert (chosen["status"], chosen["chosen_on"]) == ("empirical", "calibration")
     line_with(chosen["note"], "calibration", 1, "leakage.csv")
     assert run(["test", "--run", str(run_dir)]) == 0
     line_with(capsys.readouterr().err, "test", 3, 2, 1)
@@ -271,7 +275,7 @@ def test_fit_refuses_leakage_and_goes_on_where_it_is_allowed(tmp_path, root, fit
 
 
 @pytest.mark.parametrize(
-    ("chosen_on", "leak", "verdict", "facts"),
+    ("chosen_on", "leak", "status", "facts"),
     [
         ("calibration", None, "certified", []),
         ("calibration", ("train", "test"), "certified", []),
@@ -280,14 +284,14 @@ def test_fit_refuses_leakage_and_goes_on_where_it_is_allowed(tmp_path, root, fit
         ("val", None, "empirical", ["data.calibration_fraction"]),
     ],
 )
-def test_nothing_is_certified_on_films_that_others_know(chosen_on, leak, verdict, facts):
-    films = [film.moved(chosen_on) for film in films_without_test()[:60]]
-    labels = np.array([film.label for film in films])
-    scores = SplitScores(films, ("N", "P"), 0.2 + 0.6 * labels, labels, np.zeros((60, 1)))
+def test_nothing_is_certified_on_images_that_others_know(chosen_on, leak, status, facts):
+    records = [record.moved(chosen_on) for record in records_without_test()[:60]]
+    labels = np.array([record.label for record in records])
+    scores = SplitScores(records, ("N", "P"), 0.2 + 0.6 * labels, labels, np.zeros((60, 1)))
     search = ThresholdSearch(min_tnr=0.5, min_threshold=0.0, confidence=0.8)
-    pairs = leaked_pairs([films[0].moved(split) for split in leak or ()])
+    pairs = leaked_pairs([records[0].moved(split) for split in leak or ()])
     point = choose_point(search, scores, chosen_on, pairs)
-    assert point.verdict == verdict
+    assert point.status == status
     if facts:
         line_with(point.note, *facts)
     else:
@@ -295,30 +299,30 @@ def test_nothing_is_certified_on_films_that_others_know(chosen_on, leak, verdict
 
 
 def test_a_list_of_an_earlier_start_goes_where_the_leak_is_mended(tmp_path):
-    folder, films = RunFolder(tmp_path), films_without_test()
+    folder, records = RunFolder(tmp_path), records_without_test()
     list_leakage(folder, [])
-    list_leakage(folder, leaked_pairs([*films, films[0].moved("test")]))
+    list_leakage(folder, leaked_pairs([*records, records[0].moved("test")]))
     assert folder.leakage_path.is_file()
     list_leakage(folder, [])
     assert not folder.leakage_path.exists()
 
 
 @pytest.mark.integration
-def test_a_fold_and_a_test_split_of_its_own_are_scored_from_the_list_of_films(
+def test_a_fold_and_a_test_split_of_its_own_are_scored_from_the_list_of_images(
     tmp_path, root, fit, capsys
 ):
     shutil.rmtree(root / "test")
     keys = ["--data.test_fraction", "0.2", "--data.calibration_fraction", "0"]
     assert fit("run", *keys, "--data.fold", "{index: 1, count: 4}") == 0
     run_dir = tmp_path / "run"
-    # The films that picked the checkpoint cannot certify.
+    # The images that picked the checkpoint cannot certify.
     chosen = stored_point(run_dir / "operating_point.json")
-    assert (chosen["verdict"], chosen["chosen_on"]) == ("empirical", "val")
+    assert (chosen["status"], chosen["chosen_on"]) == ("empirical", "val")
     assert missing(chosen["note"], ["data.calibration_fraction"]) == []
     assert chosen["note"] in " ".join(capsys.readouterr().out.split())
     assert run(["test", "--run", str(run_dir)]) == 0
     listed = read_split(run_dir / "split.csv", root)
-    assert Counter(film.split for film in listed) == {
+    assert Counter(record.split for record in listed) == {
         split: pytest.approx(number, rel=0.15)
         for split, number in {"train": 58, "val": 19, "test": 19}.items()
     }
@@ -333,7 +337,7 @@ def test_a_fold_and_a_test_split_of_its_own_are_scored_from_the_list_of_films(
 
 
 @pytest.mark.integration
-def test_a_test_fraction_beside_a_test_split_is_refused_before_films_are_read(
+def test_a_test_fraction_beside_a_test_split_is_refused_before_images_are_read(
     tmp_path, root, fit, capsys
 ):
     (root / "train" / "NORMAL" / "p1_1.png").write_bytes(b"no image")

@@ -19,7 +19,7 @@ data:
   source:
     class_path: Manifest
     init_args:
-      path: films.csv
+      path: images.csv
 """
 
 
@@ -55,9 +55,11 @@ def recipe_of(tmp_path):
         ("classes: [A, A]", ["classes", "A"]),
     ],
 )
-def test_a_mistake_in_a_recipe_is_told_in_one_line_that_names_the_place(recipe_of, setting, facts):
+def test_a_mistake_in_a_recipe_is_reported_in_one_line_that_names_the_place(
+    recipe_of, setting, facts
+):
     with refused(RecipeError, *facts) as caught:
-        parse_recipe("fit", "", ["--config", str(recipe_of("root: films", setting))])
+        parse_recipe("fit", "", ["--config", str(recipe_of("root: images", setting))])
     assert "recipe.yaml:9: " in str(caught.value)
 
 
@@ -80,7 +82,7 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_of, tmp_path):
         "columns: {path: 'x/{id}.png', label: L, patient: pid, attributes: [a, b c]}",
         "labels: {values: {N: [0, No, normal], P: [1, 1.5, p]}, separator: '|', uncertain: [-1]}",
         "where: {View Position: [PA, AP], a.b: [1]}",
-        "root: films",
+        "root: images",
         "patients: {salt_file: salt.txt}",
     )
     recipe, text, _ = parse_recipe("fit", "", ["--config", str(written)])
@@ -99,18 +101,18 @@ def test_a_run_on_a_table_goes_from_fit_to_another_site(recipes_dir, tmp_path, m
     salt.write_text("no patient can be told without this")
     for site, seed in (("home", 0), ("other", 1)):
         phantom = Phantom(tmp_path / site, num_train=48, num_test=16, size=64, seed=seed)
-        films = phantom.films()
-        with (tmp_path / site / "films.csv").open("w", newline="") as file:
+        records = phantom.records()
+        with (tmp_path / site / "images.csv").open("w", newline="") as file:
             writer = csv.writer(file, delimiter=";")
             writer.writerow(["File", "Finding", "MRN", "Split", "Side"])
-            for number, film in enumerate(films):
-                words = ("normal", "pneumonia")[film.label]
+            for number, record in enumerate(records):
+                words = ("normal", "pneumonia")[record.label]
                 side = "left" if number % 2 else "right"
-                writer.writerow([film.name, words, f"MRN{film.patient}", film.split, side])
+                writer.writerow([record.name, words, f"MRN{record.patient}", record.split, side])
     recipe = tmp_path / "table.yaml"
     recipe.write_text(
         "data:\n  source:\n    class_path: Manifest\n    init_args:\n"
-        "      path: home/films.csv\n"
+        "      path: home/images.csv\n"
         "      root: null\n"
         "      columns: {path: File, label: Finding, patient: MRN, attributes: [Side]}\n"
         "      labels: {values: {NORMAL: [normal], PNEUMONIA: [pneumonia]}}\n"
@@ -127,9 +129,9 @@ def test_a_run_on_a_table_goes_from_fit_to_another_site(recipes_dir, tmp_path, m
     assert written["data"]["source"]["init_args"]["columns"]["label"] == "Finding"
 
     assert cli.run(["test", "--run", "run"]) == 0
-    other = ["--data.source.path", "other/films.csv", "--name", "other"]
+    other = ["--data.source.path", "other/images.csv", "--name", "other"]
     assert cli.run(["test", "--run", "run", *other]) == 0
-    new = ["--manifest", "other/films.csv", "--path_column", "File", "--patient_column", "MRN"]
+    new = ["--manifest", "other/images.csv", "--path_column", "File", "--patient_column", "MRN"]
     assert cli.run(["predict", "--run", "run", *new, "--output", "run/new/scores.csv"]) == 0
     figures = finding(tmp_path / "run/metrics/other.json")
     assert figures["num_images"] == 16

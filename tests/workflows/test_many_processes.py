@@ -1,4 +1,4 @@
-"""`fit` on two real processes: one model, each film scored once, the figures of one process."""
+"""`fit` on two real processes: one model, each image scored once, the figures of one process."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from cxrignite.cli import run
 
 pytestmark = pytest.mark.integration
 
-# 66 films and 16 of validation: an odd share for one of the processes.
+# 66 images and 16 of validation: an odd share for one of the processes.
 RECIPE = """\
 data:
   source: {class_path: Phantom, init_args: {num_train: 66, num_test: 8, size: 64}}
@@ -49,11 +49,11 @@ def program(tmp_path):
     """The arguments of a `fit` that notes which threads are left when it is done."""
     from cxrignite.data import Phantom
 
-    Phantom(root=tmp_path / "films", num_train=66, num_test=8, size=64).films()
+    Phantom(root=tmp_path / "images", num_train=66, num_test=8, size=64).records()
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "launched.py").write_text(LAUNCHED)
-    films, folder = tmp_path / "films", tmp_path / "run"
-    arguments = ["--config", "recipe.yaml", "--data.source.root", films, "--run_dir", folder]
+    records, folder = tmp_path / "images", tmp_path / "run"
+    arguments = ["--config", "recipe.yaml", "--data.source.root", records, "--run_dir", folder]
     return ["launched.py", "fit", *map(str, arguments)]
 
 

@@ -4,19 +4,21 @@ from messages import missing, refused
 from PIL import Image
 from torch import nn
 
-from cxrignite.data import BalancedSampler, Film, XrayData
+from cxrignite.data import BalancedSampler, ImageRecord, XrayData
 from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import soft_pos_weight
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import LightCNN, SoftPosWeightBCE
-from cxrignite.workflows.parts import build_ledger, check_certificates, check_image_size
+from cxrignite.workflows.parts import build_prior_shift, check_certificates, check_image_size
 
 
 @pytest.fixture
 def data(tmp_path):
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     Image.fromarray(np.zeros((48, 64), dtype=np.uint8)).save(path)
-    return XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
+    return XrayData(
+        [ImageRecord(str(path), "image.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA")
+    )
 
 
 @pytest.mark.parametrize("size", [None, (48, 64)])
@@ -33,15 +35,15 @@ def test_images_of_another_size_are_refused_before_training(data):
         check_image_size(model, data.image_size)
 
 
-def films_of(counts: dict[str, tuple[int, int]]) -> XrayData:
-    """Nameless films by split, as (negatives, positives); every film is a patient."""
-    films = [
-        Film("x.png", f"{split}/{label}/{n}.png", label, f"{split}-{label}-{n}", split)
+def records_of(counts: dict[str, tuple[int, int]]) -> XrayData:
+    """Nameless images by split, as (negatives, positives); every image is a patient."""
+    records = [
+        ImageRecord("x.png", f"{split}/{label}/{n}.png", label, f"{split}-{label}-{n}", split)
         for split, sizes in counts.items()
         for label, size in enumerate(sizes)
         for n in range(size)
     ]
-    return XrayData(films, ("NORMAL", "PNEUMONIA"), sampler=BalancedSampler)
+    return XrayData(records, ("NORMAL", "PNEUMONIA"), sampler=BalancedSampler)
 
 
 def asking_for(confidence: float | None) -> list[ThresholdSearch]:
@@ -50,11 +52,11 @@ def asking_for(confidence: float | None) -> list[ThresholdSearch]:
 
 
 def test_a_certificate_is_held_against_the_split_that_decides():
-    data = films_of({"train": (10, 10), "val": (60, 60), "calibration": (41, 50)})
+    data = records_of({"train": (10, 10), "val": (60, 60), "calibration": (41, 50)})
     check_certificates(asking_for(None), data)
     with refused(ConstraintError, "0.93", "95 %", 42, "calibration", 41):
         check_certificates(asking_for(0.95), data)
-    check_certificates(asking_for(0.95), films_of({"train": (10, 10), "val": (42, 1)}))
+    check_certificates(asking_for(0.95), records_of({"train": (10, 10), "val": (42, 1)}))
 
 
 @pytest.mark.parametrize(
@@ -70,24 +72,26 @@ def test_a_certificate_is_held_against_the_split_that_decides():
 )
 def test_a_split_of_one_class_is_refused_before_training(counts, facts):
     with refused(DataError, *facts):
-        check_certificates(asking_for(None), films_of(counts))
+        check_certificates(asking_for(None), records_of(counts))
 
 
-def test_the_ledger_knows_sampler_and_loss():
-    data = films_of({"train": (30, 90)})
+def test_the_prior_shift_knows_sampler_and_loss():
+    data = records_of({"train": (30, 90)})
     loss = SoftPosWeightBCE(power=0.5, class_counts=(30, 90))
-    ledger = build_ledger(data, loss)
-    assert (ledger.prevalence, ledger.sampled_prevalence) == (0.75, pytest.approx(0.5))
-    assert ledger.pos_weight == pytest.approx(soft_pos_weight(30, 90))
-    assert ledger.corrects_twice
-    assert build_ledger(data, nn.BCEWithLogitsLoss()).pos_weight == 1.0
-    assert build_ledger(data, nn.MSELoss()).pos_weight is None
+    prior_shift = build_prior_shift(data, loss)
+    assert (prior_shift.prevalence, prior_shift.sampled_prevalence) == (0.75, pytest.approx(0.5))
+    assert prior_shift.pos_weight == pytest.approx(soft_pos_weight(30, 90))
+    assert prior_shift.corrects_twice
+    assert build_prior_shift(data, nn.BCEWithLogitsLoss()).pos_weight == 1.0
+    assert build_prior_shift(data, nn.MSELoss()).pos_weight is None
 
 
 def test_images_too_small_for_the_layers_are_refused_before_training(tmp_path):
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(path)
-    data = XrayData([Film(str(path), "film.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA"))
+    data = XrayData(
+        [ImageRecord(str(path), "image.png", 0, "p1", "train")], ("NORMAL", "PNEUMONIA")
+    )
     with pytest.raises(RecipeError) as caught:
         check_image_size(LightCNN(width=2), data.image_size)
     # It ends in torch's own words.

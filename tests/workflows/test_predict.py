@@ -1,4 +1,4 @@
-"""The verb `predict`, on a tiny model and real files, killed and stopped in earnest."""
+"""The command `predict`, on a tiny model and real files, killed and stopped in earnest."""
 
 import csv
 import gzip
@@ -34,7 +34,7 @@ BATCHES_OF_8 = ("--data.batch_size", 4)  # twice as many where nothing is learnt
 
 @pytest.fixture(scope="module")
 def trained(trained, tmp_path_factory):
-    """The shared run with class folders for a source, which tell whose film a file is."""
+    """The shared run with class folders for a source, which tell whose image a file is."""
     run_dir = Path(shutil.copytree(trained, tmp_path_factory.mktemp("trained") / "run"))
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
     folders = {"root": str(trained.parent / "images"), "patient_pattern": "^(p[0-9]+)_"}
@@ -45,25 +45,25 @@ def trained(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def test_split(trained):
-    """The films that `test` has scored."""
+    """The images that `test` has scored."""
     recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
     return Path(recipe["data"]["source"]["init_args"]["root"]) / "test"
 
 
 @pytest.fixture(scope="module")
-def films(test_split, tmp_path_factory):
+def records(test_split, tmp_path_factory):
     """26 of them, in folders of their own."""
-    root = tmp_path_factory.mktemp("films") / "test"
+    root = tmp_path_factory.mktemp("images") / "test"
     for folder in test_split.iterdir():
         (root / folder.name).mkdir(parents=True)
-        for film in sorted(folder.iterdir())[:13]:
-            (root / folder.name / film.name).hardlink_to(film)
+        for record in sorted(folder.iterdir())[:13]:
+            (root / folder.name / record.name).hardlink_to(record)
     return root
 
 
 @pytest.fixture
 def predict(trained, tmp_path):
-    """Run the verb in this process."""
+    """Run the command in this process."""
 
     def call(*argv, output="scores.csv", run_dir=trained):
         options = ["--run", str(run_dir), "--output", str(tmp_path / output)]
@@ -74,7 +74,7 @@ def predict(trained, tmp_path):
 
 @pytest.fixture
 def started(start, trained, tmp_path):
-    """Run the verb in a process of its own."""
+    """Run the command in a process of its own."""
 
     def begin(*argv):
         options = ["--run", trained, "--output", tmp_path / "scores.csv"]
@@ -84,12 +84,12 @@ def started(start, trained, tmp_path):
 
 
 @pytest.fixture
-def blocked(tmp_path, films):
-    """New films, one of which keeps its reader waiting until it is written."""
+def blocked(tmp_path, records):
+    """New images, one of which keeps its reader waiting until it is written."""
     folder = tmp_path / "blocked"
     folder.mkdir()
-    for number, film in enumerate(sorted(films.rglob("*.png"))):
-        shutil.copy(film, folder / f"p{number:02d}_1.png")
+    for number, record in enumerate(sorted(records.rglob("*.png"))):
+        shutil.copy(record, folder / f"p{number:02d}_1.png")
     pipe = folder / "p20_1.png"
     content = pipe.read_bytes()
     pipe.unlink()
@@ -139,17 +139,19 @@ def test_scores_and_decisions_are_those_of_test_to_the_last_bit(
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     for row in rows:
         of_test = known[f"test/{Path(row['path']).relative_to(test_split).as_posix()}"]
-        for key in ("patient", "score", "natural_score", "decision"):
+        for key in ("patient", "score", "probability", "decision"):
             assert row[key] == of_test[key] != ""
-        assert (float(row["threshold"]), row["verdict"]) == (point["threshold"], point["verdict"])
+        assert (float(row["threshold"]), row["status"]) == (point["threshold"], point["status"])
     # A batch of other neighbours, and another place in it.
     few = [row["path"] for row in rows[5:16:2]]
     assert predict("--files", *few, "--data.num_workers", 1, output="few.csv") == 0
     assert rows_of(tmp_path / "few.csv") == rows[5:16:2]
 
 
-def test_the_summary_counts_and_says_what_the_threshold_is_worth(predict, films, tmp_path, capsys):
-    assert predict("--files", films) == 0
+def test_the_summary_counts_and_says_what_the_threshold_is_worth(
+    predict, records, tmp_path, capsys
+):
+    assert predict("--files", records) == 0
     shown = capsys.readouterr()
     rows = rows_of(tmp_path / "scores.csv")
     num_positive = sum(row["decision"] == "1" for row in rows)
@@ -165,7 +167,7 @@ def test_the_summary_counts_and_says_what_the_threshold_is_worth(predict, films,
     assert content["batch_size"] == 32
     # Once more: nothing is left to do, and nothing changes.
     before = (tmp_path / "scores.csv").read_bytes()
-    assert predict("--files", films) == 0
+    assert predict("--files", records) == 0
     assert len(re.findall(r"\b26\b", capsys.readouterr().out.splitlines()[0])) == 2
     assert (tmp_path / "scores.csv").read_bytes() == before
 
@@ -233,9 +235,9 @@ def test_a_second_process_is_refused(predict, started, blocked, tmp_path, capsys
     assert first.wait() == 0
 
 
-def test_unreadable_files_are_listed_and_the_rest_is_done(predict, films, tmp_path, capsys):
+def test_unreadable_files_are_listed_and_the_rest_is_done(predict, records, tmp_path, capsys):
     folder = tmp_path / "mixed"
-    shutil.copytree(films / "NORMAL", folder)
+    shutil.copytree(records / "NORMAL", folder)
     whole = next(iter(sorted(folder.iterdir())))
     bad = {
         "cut.png": (whole.read_bytes()[:300], []),
@@ -257,11 +259,11 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(predict, films, tmp_pa
         line_with(row["reason"], *said)
     shown = capsys.readouterr()
     few = ["cut.png", "empty.png", "page.jpeg"]
-    told = error_line(shown.err, 5, 18, tmp_path / "scores.unreadable.csv", *few, 2)
-    assert missing(told, facts) == ["wide.png", "missing.png"]
+    printed = error_line(shown.err, 5, 18, tmp_path / "scores.unreadable.csv", *few, 2)
+    assert missing(printed, facts) == ["wide.png", "missing.png"]
     line_with(shown.out, 5, tmp_path / "scores.unreadable.csv")
     scored = [Path(row["path"]).name for row in rows_of(tmp_path / "scores.csv")]
-    assert scored == sorted(path.name for path in (films / "NORMAL").iterdir())
+    assert scored == sorted(path.name for path in (records / "NORMAL").iterdir())
     # Mended, they are scored by the same command, and the list goes.
     for row in listed:
         shutil.copy(whole, row["path"])
@@ -271,7 +273,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(predict, films, tmp_pa
     assert not (tmp_path / "scores.unreadable.csv").exists()
 
 
-def test_films_are_scaled_as_the_runs_and_nearly_blank_ones_are_reported_once(
+def test_images_are_scaled_as_the_runs_and_nearly_blank_ones_are_reported_once(
     predict, run_dir, tmp_path, capsys
 ):
     for number in range(4):
@@ -298,7 +300,7 @@ def test_where_nothing_can_be_read_that_is_all_there_is_to_say(predict, run_dir,
     assert predict("--files", tmp_path / "a.png", "--explain", "true", run_dir=run_dir) == 3
     error_line(capsys.readouterr().err, 1, tmp_path / "scores.unreadable.csv", tmp_path / "a.png")
     assert rows_of(tmp_path / "scores.csv") == []
-    # Of these the size is taken where the run's own films are gone.
+    # Of these the size is taken where the run's own images are gone.
     Image.new("L", (32, 32)).save(tmp_path / "a.png")
     Image.new("L", (48, 48)).save(tmp_path / "b.png")
     both = ("--files", tmp_path / "a.png", tmp_path / "b.png")
@@ -306,15 +308,15 @@ def test_where_nothing_can_be_read_that_is_all_there_is_to_say(predict, run_dir,
     error_line(capsys.readouterr().err, tmp_path / "b.png", "32 x 32", "48 x 48")
 
 
-def test_folders_files_and_patterns_name_films(predict, films, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(films.parent)
-    first = sorted((films / "NORMAL").iterdir())[0].name
+def test_folders_files_and_patterns_name_images(predict, records, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(records.parent)
+    first = sorted((records / "NORMAL").iterdir())[0].name
     (tmp_path / "bare").mkdir()
     named = (f"test/NORMAL/{first}", "test/NORMAL", "t[e]st/**/p*_1.png")
     assert predict("--files", *named) == 0
     names = [row["path"] for row in rows_of(tmp_path / "scores.csv")]
-    normal = sorted(f"test/NORMAL/{path.name}" for path in (films / "NORMAL").iterdir())
-    others = sorted(f"test/PNEUMONIA/{p.name}" for p in (films / "PNEUMONIA").glob("p*_1.png"))
+    normal = sorted(f"test/NORMAL/{path.name}" for path in (records / "NORMAL").iterdir())
+    others = sorted(f"test/PNEUMONIA/{p.name}" for p in (records / "PNEUMONIA").glob("p*_1.png"))
     assert names == [*normal, *others]
     assert predict("--files", "test/*", output="all.csv") == 0
     assert len(rows_of(tmp_path / "all.csv")) == 26
@@ -325,28 +327,28 @@ def test_folders_files_and_patterns_name_films(predict, films, tmp_path, monkeyp
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_pictures_that_commands_wrote_are_never_scored(predict, films, run_dir, tmp_path, capsys):
+def test_pictures_that_commands_wrote_are_never_scored(predict, records, run_dir, tmp_path, capsys):
     folder = tmp_path / "in"
-    shutil.copytree(films / "NORMAL", folder)
-    num_films = len(list(folder.iterdir()))
+    shutil.copytree(records / "NORMAL", folder)
+    num_images = len(list(folder.iterdir()))
     shutil.copytree(run_dir, folder / "run")
     argv = ("--files", folder, folder / "**" / "*.png", "--explain", "true")
     for _ in range(2):
         assert predict(*argv, output="in/scores.csv") == 0
-        assert len(rows_of(folder / "scores.csv")) == num_films
-    told = line_with(unwrapped(capsys.readouterr().err), "written by cxrignite")
-    assert not missing(told, [folder / "run/figures"])
+        assert len(rows_of(folder / "scores.csv")) == num_images
+    printed = line_with(unwrapped(capsys.readouterr().err), "written by cxrignite")
+    assert not missing(printed, [folder / "run/figures"])
     assert run(["explain", "--run", str(run_dir), "--files", str(folder)]) == 0
-    assert len(list((run_dir / "explain/files").glob("*.overlay.png"))) == num_films
+    assert len(list((run_dir / "explain/files").glob("*.overlay.png"))) == num_images
 
 
-def test_a_name_may_hold_anything(predict, films, tmp_path):
+def test_a_name_may_hold_anything(predict, records, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
-    film = next(iter(sorted((films / "NORMAL").iterdir())))
+    record = next(iter(sorted((records / "NORMAL").iterdir())))
     names = [b"a,b.png", b'a"b.png', b"a\nb.png", b"[c].png", b"\xff.png", "später.png".encode()]
     for name in names:
-        shutil.copy(film, os.path.join(os.fsencode(folder), name))
+        shutil.copy(record, os.path.join(os.fsencode(folder), name))
     assert predict("--files", folder, "--explain", "true") == 0
     before = (tmp_path / "scores.csv").read_bytes()
     rows = rows_of(tmp_path / "scores.csv")
@@ -356,11 +358,11 @@ def test_a_name_may_hold_anything(predict, films, tmp_path):
     assert (tmp_path / "scores.csv").read_bytes() == before
 
 
-def test_a_manifest_names_films_and_patients(predict, films, tmp_path):
-    source = sorted((films / "NORMAL").iterdir())
+def test_a_manifest_names_images_and_patients(predict, records, tmp_path):
+    source = sorted((records / "NORMAL").iterdir())
     (tmp_path / "table" / "a").mkdir(parents=True)
     shutil.copy(source[0], tmp_path / "table" / "a" / "p1_1.png")
-    manifest = tmp_path / "table" / "films.csv"
+    manifest = tmp_path / "table" / "images.csv"
     listed = f"patient,note,path\nx7,,a/p1_1.png\n\nx8,,{source[1]}\nx9,again,a/p1_1.png\n"
     manifest.write_text(listed, encoding="utf-8-sig")
     assert predict("--manifest", manifest) == 0
@@ -369,7 +371,7 @@ def test_a_manifest_names_films_and_patients(predict, films, tmp_path):
         ("a/p1_1.png", "x7"),
         (str(source[1]), "x8"),
     ]
-    # Without such a column the run's source says whose film it is.
+    # Without such a column the run's source says whose image it is.
     manifest.write_text("patient_id,file\nx7,a/p1_1.png\n")
     assert predict("--manifest", manifest, "--path_column", "file", output="b.csv") == 0
     assert [row["patient"] for row in rows_of(tmp_path / "b.csv")] == ["p1"]
@@ -378,8 +380,8 @@ def test_a_manifest_names_films_and_patients(predict, films, tmp_path):
     assert [row["patient"] for row in rows_of(tmp_path / "c.csv")] == ["x7"]
 
 
-def test_a_manifest_may_be_any_table_that_fit_reads(predict, films, tmp_path):
-    first, second = sorted((films / "NORMAL").iterdir())[:2]
+def test_a_manifest_may_be_any_table_that_fit_reads(predict, records, tmp_path):
+    first, second = sorted((records / "NORMAL").iterdir())[:2]
     rows = [("Path", "patient"), (str(first), "x7"), (str(second), "x8")]
     text = "".join(";".join(row) + "\n" for row in rows)
     (tmp_path / "a.csv").write_text(text, encoding="utf-8-sig")
@@ -395,17 +397,17 @@ def test_a_manifest_may_be_any_table_that_fit_reads(predict, films, tmp_path):
         assert [(row["path"], row["patient"]) for row in found] == rows[1:]
 
 
-def test_a_nul_in_a_name_costs_no_other_film_its_score(predict, films, tmp_path, capsys):
-    film = next((films / "NORMAL").iterdir())
-    (tmp_path / "films.csv").write_text(f"path,patient\na\0b.png,1\n{film},2\n")
+def test_a_nul_in_a_name_costs_no_other_image_its_score(predict, records, tmp_path, capsys):
+    record = next((records / "NORMAL").iterdir())
+    (tmp_path / "images.csv").write_text(f"path,patient\na\0b.png,1\n{record},2\n")
     for workers, output in ((0, "here.csv"), (1, "there.csv")):
         options = ("--data.num_workers", workers)
-        code = predict("--manifest", tmp_path / "films.csv", *options, output=output)
+        code = predict("--manifest", tmp_path / "images.csv", *options, output=output)
         assert code == 3
-        (told,) = capsys.readouterr().err.splitlines()
+        (printed,) = capsys.readouterr().err.splitlines()
         listed = tmp_path / output.replace(".csv", ".unreadable.csv")
-        assert missing(told, ["error", 1, 2, listed, "NUL"]) == []
-        assert [row["path"] for row in rows_of(tmp_path / output)] == [str(film)]
+        assert missing(printed, ["error", 1, 2, listed, "NUL"]) == []
+        assert [row["path"] for row in rows_of(tmp_path / output)] == [str(record)]
 
 
 @pytest.mark.parametrize(
@@ -423,17 +425,17 @@ def test_a_nul_in_a_name_costs_no_other_film_its_score(predict, films, tmp_path,
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused(text, facts, predict, tmp_path, capsys):
-    (tmp_path / "films.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
-    assert predict("--manifest", tmp_path / "films.csv") == 3
+    (tmp_path / "images.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert predict("--manifest", tmp_path / "images.csv") == 3
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "JANE" not in error  # rows are of patients
-    error_line(error, "films.csv", *facts)
+    error_line(error, "images.csv", *facts)
     assert not (tmp_path / "scores.csv").exists()
 
 
-def test_every_film_gets_its_map(predict, films, tmp_path, capsys):
-    argv = ("--files", films, "--explain", "true")
+def test_every_image_gets_its_map(predict, records, tmp_path, capsys):
+    argv = ("--files", records, "--explain", "true")
     assert predict(*argv) == 0
     folder, rows = tmp_path / "scores_maps", rows_of(tmp_path / "scores.csv")
     line_with(capsys.readouterr().out, folder)
@@ -444,7 +446,7 @@ def test_every_film_gets_its_map(predict, films, tmp_path, capsys):
     assert all(float(row["raw_max"]) >= 0 for row in rows)
     with Image.open(folder / next(iter(overlays))) as image:
         assert image.size == (64, 64)
-    # Stopped after any film it goes on to the same pictures, to the last bit.
+    # Stopped after any image it goes on to the same pictures, to the last bit.
     table = (tmp_path / "scores.csv").read_bytes()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     lines = table.splitlines(keepends=True)
@@ -453,63 +455,63 @@ def test_every_film_gets_its_map(predict, films, tmp_path, capsys):
         (folder / row["picture"]).unlink()
     assert predict(*argv[:2], "--explain") == 0
     assert (tmp_path / "scores.csv").read_bytes() == table
-    # The fifth film has its row: nothing is done to it again.
+    # The fifth image has its row: nothing is done to it again.
     del before[rows[4]["picture"]]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_site_decides_by_its_own_point(predict, run_dir, films, tmp_path):
-    point = replace(RunFolder(run_dir).find_rule().point, threshold=0.0, verdict="infeasible")
+def test_a_site_decides_by_its_own_point(predict, run_dir, records, tmp_path):
+    point = replace(RunFolder(run_dir).find_rule().point, threshold=0.0, status="infeasible")
     rewrite_rule(run_dir, site="ward", point=point, chosen_on="ward")
-    assert predict("--files", films, "--operating_point", "ward", run_dir=run_dir) == 0
+    assert predict("--files", records, "--operating_point", "ward", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
-    assert {(row["decision"], row["threshold"], row["verdict"]) for row in rows} == {
+    assert {(row["decision"], row["threshold"], row["status"]) for row in rows} == {
         ("1", "0.0", "infeasible")
     }
 
 
-def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, films, tmp_path):
+def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, records, tmp_path):
     rewrite_rule(run_dir, point=None, informativeness=None)
-    assert predict("--files", films, "--explain", "true", run_dir=run_dir) == 0
+    assert predict("--files", records, "--explain", "true", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
-    assert {(row["decision"], row["threshold"], row["verdict"]) for row in rows} == {("", "", "")}
+    assert {(row["decision"], row["threshold"], row["status"]) for row in rows} == {("", "", "")}
 
 
-def test_scores_of_another_kind_are_not_mixed(predict, run_dir, films, tmp_path, capsys):
-    assert predict("--files", films / "NORMAL") == 0
+def test_scores_of_another_kind_are_not_mixed(predict, run_dir, records, tmp_path, capsys):
+    assert predict("--files", records / "NORMAL") == 0
     before = (tmp_path / "scores.csv").read_bytes()
     point = RunFolder(run_dir).find_rule().point
     rewrite_rule(run_dir, point=replace(point, threshold=0.75))
     capsys.readouterr()
-    assert predict("--files", films, run_dir=run_dir) == 2
+    assert predict("--files", records, run_dir=run_dir) == 2
     error_line(capsys.readouterr().err, "threshold", point.threshold, 0.75, "--overwrite true")
-    assert predict("--files", films, "--data.batch_size", 2) == 2
+    assert predict("--files", records, "--data.batch_size", 2) == 2
     error_line(capsys.readouterr().err, "batch_size", 32, 4)
-    assert predict("--files", films, "--explain", "true") == 2
+    assert predict("--files", records, "--explain", "true") == 2
     error_line(capsys.readouterr().err, "maps", "null", "grad_cam")
     assert (tmp_path / "scores.csv").read_bytes() == before
     (tmp_path / "scores_maps").mkdir()
     for name in ("old.png", "old.overlay.png", "mine.png"):
         (tmp_path / "scores_maps" / name).touch()
-    assert predict("--files", films, "--overwrite", "true", run_dir=run_dir) == 0
+    assert predict("--files", records, "--overwrite", "true", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert (len(rows), rows[0]["threshold"]) == (26, "0.75")
     assert [path.name for path in (tmp_path / "scores_maps").iterdir()] == ["mine.png"]
 
 
-def test_a_file_of_somebody_else_stays(predict, films, tmp_path, capsys):
+def test_a_file_of_somebody_else_stays(predict, records, tmp_path, capsys):
     (tmp_path / "scores.csv").write_text("my,own\n1,2\n")
-    assert predict("--files", films) == 2
+    assert predict("--files", records) == 2
     error_line(capsys.readouterr().err, tmp_path / "scores.csv", "scores.json", "--output")
     (tmp_path / "scores.json").write_text("[]")
-    assert predict("--files", films) == 2
+    assert predict("--files", records) == 2
     error_line(capsys.readouterr().err, tmp_path / "scores.json", "--output")
     assert (tmp_path / "scores.csv").read_text() == "my,own\n1,2\n"
     assert (tmp_path / "scores.json").read_text() == "[]"
 
 
 def test_a_manifest_is_not_overwritten_through_a_link(predict, tmp_path, capsys):
-    manifest = tmp_path / "films.csv"
+    manifest = tmp_path / "images.csv"
     manifest.write_text("path\na.png\n")
     (tmp_path / "scores.csv").symlink_to(manifest)
     assert predict("--manifest", manifest, "--overwrite", "true") == 2
@@ -540,11 +542,11 @@ def test_mistakes_get_one_line(options, facts, trained, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_not_finite_score_nothing(predict, run_dir, films, tmp_path, capsys):
+def test_weights_that_are_not_finite_score_nothing(predict, run_dir, records, tmp_path, capsys):
     best = load_checkpoint(run_dir / "checkpoints" / "best.pt")
     best["model"]["head.1.bias"] = torch.full_like(best["model"]["head.1.bias"], float("nan"))
     SafeSaver(run_dir / "checkpoints")(best, "best.pt", {"epoch": best["epoch"]})
     rewrite_rule(run_dir, weights_sha256=RunFolder(run_dir).weights_sha256())
-    assert predict("--files", films, run_dir=run_dir) == 1
-    error_line(capsys.readouterr().err, min((films / "NORMAL").iterdir()), "NaN")
+    assert predict("--files", records, run_dir=run_dir) == 1
+    error_line(capsys.readouterr().err, min((records / "NORMAL").iterdir()), "NaN")
     assert rows_of(tmp_path / "scores.csv") == []

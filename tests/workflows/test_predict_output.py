@@ -21,7 +21,7 @@ SETTINGS = OutputSettings(
     operating_point=None,
     chosen_on="val",
     threshold=0.5,
-    verdict="empirical",
+    status="empirical",
     image_size=(8, 8),
     batch_size=4,
     precision="float32",
@@ -64,12 +64,12 @@ def test_a_patient_of_a_manifest_is_hashed_as_the_runs_own(tmp_path):
     (tmp_path / "salt.txt").write_text("a secret of some length")
     (tmp_path / "a.png").touch()
     (tmp_path / "b.png").touch()
-    table = tmp_path / "films.csv"
+    table = tmp_path / "images.csv"
     table.write_text("path,label,patient\na.png,0,MRN-7001\nb.png,1,MRN-7002\n")
     source = Manifest(table, patients=ManifestPatients(salt_file=tmp_path / "salt.txt"))
-    keys = [film.patient for film in source.films()]
+    keys = [record.patient for record in source.records()]
     listing = list_manifest(table, source)
-    assert [listing.patient_of(film) for film in listing.films] == keys
+    assert [listing.patient_of(record) for record in listing.records] == keys
     assert "MRN" not in str(listing)
 
 

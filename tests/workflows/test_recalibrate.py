@@ -14,7 +14,7 @@ from results import point as stored_point
 
 from cxrignite.cli import run
 from cxrignite.data import Phantom
-from cxrignite.functional import ImbalanceLedger
+from cxrignite.functional import PriorShift
 from cxrignite.handlers import SafeSaver, load_checkpoint
 
 pytestmark = pytest.mark.integration
@@ -25,9 +25,9 @@ SITE = {"num_train": 20, "num_test": 100, "size": 64, "positive_fraction": 0.5, 
 
 @pytest.fixture(scope="module")
 def site_root(tmp_path_factory):
-    """Another hospital's films."""
-    root = tmp_path_factory.mktemp("site") / "films"
-    Phantom(root=root, **SITE).films()
+    """Another hospital's images."""
+    root = tmp_path_factory.mktemp("site") / "images"
+    Phantom(root=root, **SITE).records()
     return root
 
 
@@ -54,7 +54,7 @@ def remarks(printed: str) -> list[str]:
 
 def test_a_calibration_split_gives_a_certificate(trained):
     point = stored_point(trained / "operating_point.json")
-    assert (point["verdict"], point["chosen_on"]) == ("certified", "calibration")
+    assert (point["status"], point["chosen_on"]) == ("certified", "calibration")
     assert point["tnr_lower_bound"] >= 0.7
     rows = [row for row in rows_of(trained / "split.csv") if row["split"] == "calibration"]
     assert point["num_negative"] == sum(row["label"] == "0" for row in rows)
@@ -64,13 +64,13 @@ def test_a_calibration_split_gives_a_certificate(trained):
 
 
 def test_every_prediction_file_tells_both_scales(trained):
-    imbalance = finding(trained / "operating_point.json")["imbalance"]
+    prior_shift = finding(trained / "operating_point.json")["prior_shift"]
     for name in ("val", "calibration", "test"):
         rows = rows_of(trained / "predictions" / f"{name}.csv")
         score = np.array([float(row["score"]) for row in rows])
-        natural = np.array([float(row["natural_score"]) for row in rows])
-        logit = np.log(score / (1 - score)) - ImbalanceLedger(**imbalance).logit_shift
-        np.testing.assert_allclose(natural, 1 / (1 + np.exp(-logit)), rtol=1e-9)
+        probability = np.array([float(row["probability"]) for row in rows])
+        logit = np.log(score / (1 - score)) - PriorShift(**prior_shift).logit_shift
+        np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), rtol=1e-9)
 
 
 def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, capsys):
@@ -78,9 +78,9 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     argv = ["recalibrate", "--run", str(run_dir), "--name", "site-a", *site, "--share", "0.5"]
     assert run(argv) == 0
     point = stored_point(run_dir / "operating_points" / "site-a.json")
-    told = capsys.readouterr().out.splitlines()[0]
-    assert missing(told, ["site-a", f"{point['threshold']:.4f}", "certified"]) == []
-    assert (point["verdict"], point["chosen_on"]) == ("certified", "site-a")
+    printed = capsys.readouterr().out.splitlines()[0]
+    assert missing(printed, ["site-a", f"{point['threshold']:.4f}", "certified"]) == []
+    assert (point["status"], point["chosen_on"]) == ("certified", "site-a")
     assert (point["min_tnr"], point["confidence"]) == (0.7, 0.9)
     assert (run_dir / "operating_point.json").read_bytes() == before
 
@@ -92,7 +92,7 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     assert run(["test", "--run", str(run_dir), "--operating_point", "mars"]) == 2
     error_line(capsys.readouterr().err, "'mars'", "site-a")
 
-    # The results stand beside others of the same films.
+    # The results stand beside others of the same images.
     scored = ["test", "--run", str(run_dir), "--name", "site", *site]
     assert run([*scored, "--operating_point", "site-a"]) == 0
     used = rows_of(run_dir / "operating_points" / "site-a.csv")
@@ -135,7 +135,7 @@ def test_one_class_alone_is_a_data_problem(run_dir, tmp_path, capsys):
     error_line(capsys.readouterr().err, "one/test/PNEUMONIA")
 
 
-def test_films_of_the_training_cannot_recalibrate(run_dir, trained, tmp_path, capsys):
+def test_images_of_the_training_cannot_recalibrate(run_dir, trained, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "train").symlink_to(trained.parent / "images" / "train")
     source = ["--data.source", "ClassFolders", "--data.source.root", str(tmp_path / "images")]
@@ -144,10 +144,10 @@ def test_films_of_the_training_cannot_recalibrate(run_dir, trained, tmp_path, ca
     assert not (run_dir / "operating_points").exists()
 
 
-def test_films_that_have_chosen_a_sites_threshold_cannot_judge_it(run_dir, trained, capsys):
+def test_images_that_have_chosen_a_sites_threshold_cannot_judge_it(run_dir, trained, capsys):
     source = ["--data.source.root", str(trained.parent / "images")]
     argv = ["recalibrate", "--run", str(run_dir), "--name", "own", *source]
-    assert run(argv) == 0  # its test films are nobody's yet
+    assert run(argv) == 0  # its test images are nobody's yet
     capsys.readouterr()
     assert run(["test", "--run", str(run_dir), "--operating_point", "own"]) == 3
     error_line(capsys.readouterr().err, "80", "own")
@@ -156,8 +156,8 @@ def test_films_that_have_chosen_a_sites_threshold_cannot_judge_it(run_dir, train
 @pytest.mark.parametrize("name", ["../evil", "a@b"])
 @pytest.mark.parametrize("option", ["--name", "--operating_point"])
 def test_a_site_name_stays_in_the_run_folder(option, name, run_dir, site, capsys):
-    verb = "recalibrate" if option == "--name" else "test"
-    assert run([verb, "--run", str(run_dir), option, name, *site]) == 2
+    command = "recalibrate" if option == "--name" else "test"
+    assert run([command, "--run", str(run_dir), option, name, *site]) == 2
     error_line(capsys.readouterr().err, option, f"'{name}'")
 
 
@@ -170,7 +170,7 @@ def test_the_threshold_of_another_run_is_refused(run_dir, capsys):
 
 def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, run_dir, capsys):
     once = finding(trained / "metrics" / "test.json")
-    told_once = remarks(unwrapped((trained.parent / "test.txt").read_text()))
+    printed_once = remarks(unwrapped((trained.parent / "test.txt").read_text()))
     assert (once["num_evaluations"], once["subgroups"]) == (1, [])
     refusals = {
         "(?P<n>zzz)": ["80", "test/NORMAL/"],
@@ -188,19 +188,19 @@ def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, ru
         ("view", "1"),
         ("view", "2"),
     ]
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     one = again["subgroups"][0]
-    rates = told[told.index(f"view 1 ({one['num_images']})") :].splitlines()[1]
+    rates = printed[printed.index(f"view 1 ({one['num_images']})") :].splitlines()[1]
     assert missing(rates, [f"{one[key]['value']:.3f}" for key in ("tnr", "tpr", "roc_auc")]) == []
-    told_again = remarks(unwrapped(told))
-    line_with(told_again[-1], "2")
-    assert told_again[:-1] == told_once
+    printed_again = remarks(unwrapped(printed))
+    line_with(printed_again[-1], "2")
+    assert printed_again[:-1] == printed_once
 
 
-def test_films_that_differ_void_the_certificate_whichever_verb_scores_them(
+def test_images_that_differ_invalid_the_certificate_whichever_command_scores_them(
     run_dir, tmp_path, site_root, capsys
 ):
-    """Films with the grey scale reversed: no model needs to be good to see that."""
+    """Images with the grey scale reversed: no model needs to be good to see that."""
     root = shutil.copytree(site_root, tmp_path / "inverted")
     for path in root.glob("t*/*/*.png"):
         with Image.open(path) as image:
@@ -208,26 +208,26 @@ def test_films_that_differ_void_the_certificate_whichever_verb_scores_them(
         inverted.save(path)
     source = ["--data.source", "ClassFolders", "--data.source.root", str(root)]
     source += ["--data.source.patient_pattern", r"(p\d+)"]
-    for verb, name in (("validate", "a"), ("test", "b")):
-        assert run([verb, "--run", str(run_dir), "--name", name, *source]) == 0
+    for command, name in (("validate", "a"), ("test", "b")):
+        assert run([command, "--run", str(run_dir), "--name", name, *source]) == 0
         metrics = finding(run_dir / "metrics" / f"{name}.json")
         assert any(metrics["certificate"][key] for key in DOUBTS)
-        told = unwrapped(capsys.readouterr().out)
-        line_with(told, "!!", "CERTIFICATE")
-        line_with(told, "TNR", "0.7", "90 %")
-        line_with(told, "AUC", f"{metrics['shift']['roc_auc']:.3f}")
-    # 120 films at first, then the 100 of `test` once more, under another name.
+        printed = unwrapped(capsys.readouterr().out)
+        line_with(printed, "!!", "CERTIFICATE")
+        line_with(printed, "TNR", "0.7", "90 %")
+        line_with(printed, "AUC", f"{metrics['shift']['roc_auc']:.3f}")
+    # 120 images at first, then the 100 of `test` once more, under another name.
     assert finding(run_dir / "metrics" / "a.json")["num_images"] == 120
     assert (metrics["num_images"], metrics["num_evaluations"]) == (100, 2)
 
 
-def test_films_alike_leave_the_certificate_alone(trained):
+def test_images_alike_leave_the_certificate_alone(trained):
     metrics = finding(trained / "metrics" / "test.json")
     assert metrics["shift"]["is_detected"] is False
     assert not any(metrics["certificate"][key] for key in DOUBTS)
-    told = (trained.parent / "test.txt").read_text()
-    assert missing(unwrapped(told), ["AUC", f"{metrics['shift']['roc_auc']:.3f}"]) == []
-    assert "!!" not in told
+    printed = (trained.parent / "test.txt").read_text()
+    assert missing(unwrapped(printed), ["AUC", f"{metrics['shift']['roc_auc']:.3f}"]) == []
+    assert "!!" not in printed
 
 
 def test_a_certificate_that_the_split_cannot_give_is_refused_before_training(
@@ -264,6 +264,6 @@ def test_two_runs_are_compared_and_one_is_reported_by_the_command_line(
         (["compare", "a", "b", "--name", "x@../a"], ["--name", "'../a'"]),
     ],
 )
-def test_a_verb_that_lacks_something_says_so_and_exits_with_2(argv, facts, capsys):
+def test_a_command_that_lacks_something_says_so_and_exits_with_2(argv, facts, capsys):
     assert run(argv) == 2
     error_line(capsys.readouterr().err, *facts)

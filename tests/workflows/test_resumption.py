@@ -20,8 +20,8 @@ pytestmark = pytest.mark.integration
 def resume(trained, run_dir):
     """Resume a copy of the shared run for one more epoch; gives the exit code."""
     home = trained.parent
-    packs = ["--data.pack", str(home / "packs"), "--trainer.max_epochs", "5"]
-    argv = ["fit", "--config", str(home / "recipe.yaml"), "--run_dir", str(run_dir), *packs]
+    caches = ["--data.cache", str(home / "caches"), "--trainer.max_epochs", "5"]
+    argv = ["fit", "--config", str(home / "recipe.yaml"), "--run_dir", str(run_dir), *caches]
     return lambda *more: run([*argv, "--resume", "auto", *more])
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_refused_and_stays_as_it_is(
         (["--trainer.device", "cuda"], 2),
         (["--data.source.root", "OTHERS"], 3),
         (["--explain.target_layer", "nowhere"], 2),
-        (["--data.pack", "LOCK"], 1),
+        (["--data.cache", "LOCK"], 1),
     ],
 )
 def test_a_refused_command_changes_nothing(
@@ -109,32 +109,32 @@ def test_a_refused_command_changes_nothing(
     assert is_as_it_was()
 
 
-def with_another_film(images, place, split):
-    """A copy of a phantom in which a film of a split has the content of another."""
+def with_another_image(images, place, split):
+    """A copy of a phantom in which an image of a split has the content of another."""
     images = shutil.copytree(images, place)
     one, other = sorted((images / split).rglob("*.png"))[:2]
     shutil.copy(one, other)
-    passport = json.loads((images / "phantom.json").read_text())
-    passport["sizes"][other.relative_to(images).as_posix()] = other.stat().st_size
-    (images / "phantom.json").write_text(json.dumps(passport))
+    split_summary = json.loads((images / "phantom.json").read_text())
+    split_summary["sizes"][other.relative_to(images).as_posix()] = other.stat().st_size
+    (images / "phantom.json").write_text(json.dumps(split_summary))
     return images, other
 
 
-def test_a_film_that_changed_is_refused_and_the_run_stays_as_it_is(
+def test_a_image_that_changed_is_refused_and_the_run_stays_as_it_is(
     trained, run_dir, resume, unchanged, tmp_path, capsys
 ):
-    images, changed = with_another_film(trained.parent / "images", tmp_path / "moved", "train")
+    images, changed = with_another_image(trained.parent / "images", tmp_path / "moved", "train")
     is_as_it_was = unchanged()
     assert resume("--data.source.root", str(images)) == 3
     error_line(capsys.readouterr().err, changed.name)
     assert is_as_it_was()
 
 
-def test_run_and_films_may_be_moved_and_the_lock_may_be_lost(
+def test_run_and_images_may_be_moved_and_the_lock_may_be_lost(
     trained, run_dir, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    images = shutil.copytree(trained.parent / "images", tmp_path / "moved films")
+    images = shutil.copytree(trained.parent / "images", tmp_path / "moved images")
     moved = run_dir.rename(tmp_path / "moved run")
     (moved / "run.lock").unlink()
     (moved / "operating_point.json").unlink()
@@ -142,17 +142,17 @@ def test_run_and_films_may_be_moved_and_the_lock_may_be_lost(
     advice = (
         error_line(capsys.readouterr().err, moved).partition("`cxrignite ")[2].partition("`")[0]
     )
-    more = ["--data.source.root", str(images), "--data.pack", str(trained.parent / "packs")]
+    more = ["--data.source.root", str(images), "--data.cache", str(trained.parent / "caches")]
     assert run([*shlex.split(advice), *more]) == 0
     first, second = (each / "operating_point.json" for each in (trained, moved))
     assert first.read_bytes() == second.read_bytes()
-    # The films where they are now are the run's own, by their content.
+    # The images where they are now are the run's own, by their content.
     assert run(["test", "--run", str(moved), "--data.source.root", str(images)]) == 0
     assert run(["test", "--run", str(run_dir.parent / "moved run")]) == 0
 
 
-def test_other_films_are_not_taken_for_those_that_moved(trained, run_dir, tmp_path, capsys):
-    images, changed = with_another_film(trained.parent / "images", tmp_path / "images", "test")
+def test_other_images_are_not_taken_for_those_that_moved(trained, run_dir, tmp_path, capsys):
+    images, changed = with_another_image(trained.parent / "images", tmp_path / "images", "test")
     assert run(["test", "--run", str(run_dir), "--data.source.root", str(images)]) == 3
     error_line(capsys.readouterr().err, changed.name)
 

@@ -80,7 +80,7 @@ def test_a_fit_stops_at_each_of_twelve_stages_and_is_resumed_exactly(
     recipe = str(trained.parent / "recipe.yaml")
 
     def argv(folder):
-        workers = ("--data.num_workers", "2", "--data.pack", str(folder / "packs"))
+        workers = ("--data.num_workers", "2", "--data.cache", str(folder / "caches"))
         return ["fit", "--config", recipe, *workers, "--run_dir", str(folder / "run")]
 
     (tmp_path / "whole").mkdir()
@@ -125,18 +125,18 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("number", "to_group"), WAYS)
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_a_command_stops_at_each_of_six_stages(verb, number, to_group, trained, start, tmp_path):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_stops_at_each_of_six_stages(command, number, to_group, trained, start, tmp_path):
     home = trained.parent
-    if verb == "recalibrate":
-        Phantom(root=tmp_path / "site", **SITE).films()
+    if command == "recalibrate":
+        Phantom(root=tmp_path / "site", **SITE).records()
 
     def begin(folder):
         for name in ("run", "other"):
             shutil.copytree(trained, folder / name)
         places = {"recipe": home / "recipe.yaml", "images": home / "images" / "test"}
         places |= {"run": folder / "run", "out": folder, "site": tmp_path / "site"}
-        line = COMMANDS[verb].format_map(places)
+        line = COMMANDS[command].format_map(places)
         return start(["-m", "cxrignite", *line.split()], cwd=folder)
 
     begun = time.perf_counter()

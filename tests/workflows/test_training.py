@@ -24,7 +24,7 @@ data:
   val_fraction: 0.25
   batch_size: 7
   num_workers: 0
-  pack: "off"
+  cache: "off"
 model: {class_path: LightCNN, init_args: {width: 2, dropout: 0.3}}
 optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}
 trainer: {max_epochs: 2, profile: reproducible, precision: fp32}
@@ -35,20 +35,20 @@ validator:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def records(tmp_path_factory):
     from cxrignite.data import Phantom
 
-    root = tmp_path_factory.mktemp("films") / "phantom"
-    Phantom(root=root, num_train=64, num_test=8, size=32).films()
+    root = tmp_path_factory.mktemp("images") / "phantom"
+    Phantom(root=root, num_train=64, num_test=8, size=32).records()
     return root
 
 
 @pytest.fixture
-def fit(tmp_path, films, monkeypatch):
+def fit(tmp_path, records, monkeypatch):
     """Run `fit` in this process, with nothing compiled yet; gives its exit code."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     recipe = yaml.safe_load(RECIPE)
-    recipe["data"]["source"]["init_args"]["root"] = str(films)
+    recipe["data"]["source"]["init_args"]["root"] = str(records)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
 

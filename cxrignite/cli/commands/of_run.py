@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def score_command(argv: list[str], split: str) -> int:
-    """`validate` and `test`: the films of a split, or other films under its name."""
+    """`validate` and `test`: the images of a split, or other images under its name."""
     command = {"val": "validate", "test": "test"}[split]
     recipe, options = _recipe_of_run(command, argv)
-    other_films = _names_other_films(argv, options["name"], split)
+    other_records = _names_other_images(argv, options["name"], split)
     try:
         subgroups = re.compile(options["subgroups"]) if options["subgroups"] else None
     except re.error as error:
@@ -26,10 +26,12 @@ def score_command(argv: list[str], split: str) -> int:
     if subgroups is not None and not subgroups.groupindex:
         raise RecipeError("--subgroups must have a named group, such as (?P<view>AP|PA)")
     site = options["operating_point"]
-    from cxrignite.workflows.score import Scoring, score
+    from cxrignite.workflows.score import EvaluationOptions, score
 
     name = _results_name(options["name"], split, site)
-    score(recipe, options["run"], Scoring(split, name, not other_films, site, subgroups))
+    score(
+        recipe, options["run"], EvaluationOptions(split, name, not other_records, site, subgroups)
+    )
     return 0
 
 
@@ -50,12 +52,12 @@ def explain_command(argv: list[str]) -> int:
 
         explain_files(recipe, options["run"], files, _results_name(name, name, site), site)
         return 0
-    other_films = _names_other_films(argv, options["name"], split)
+    other_records = _names_other_images(argv, options["name"], split)
     from cxrignite.workflows.explain.explain import explain
-    from cxrignite.workflows.score import Scoring
+    from cxrignite.workflows.score import EvaluationOptions
 
     name = _results_name(options["name"], split, site)
-    explain(recipe, options["run"], Scoring(split, name, not other_films, site))
+    explain(recipe, options["run"], EvaluationOptions(split, name, not other_records, site))
     return 0
 
 
@@ -78,13 +80,13 @@ def recalibrate_command(argv: list[str]) -> int:
     """`recalibrate`."""
     recipe, options = _recipe_of_run("recalibrate", argv)
     if not any(arg.startswith("--data.source") for arg in argv):
-        raise RecipeError("name the site's films: --data.source.root DIR")
+        raise RecipeError("name the site's images: --data.source.root DIR")
     if not options["name"]:
         raise RecipeError("name the site: --name NAME")
     _check_no_split(options["name"], "a site needs a")
     share = options["share"]
     if not (0 < share <= 0.5 or share == 1):
-        raise RecipeError(f"--share must be in (0, 0.5], or 1 for all films, got {share}")
+        raise RecipeError(f"--share must be in (0, 0.5], or 1 for all images, got {share}")
     from cxrignite.workflows.recalibrate import Recalibration, recalibrate
 
     limits = (options[key] for key in ("min_tnr", "min_threshold", "confidence"))
@@ -92,27 +94,27 @@ def recalibrate_command(argv: list[str]) -> int:
     return 0
 
 
-def _names_other_films(argv: list[str], name: str | None, split: str) -> bool:
-    """Whether `--data.source` names other films than the run's, which then have a name.
+def _names_other_images(argv: list[str], name: str | None, split: str) -> bool:
+    """Whether `--data.source` names other images than the run's, which then have a name.
 
-    Without a name its root, or path, is where the run's own films have been moved to.
+    Without a name its root, or path, is where the run's own images have been moved to.
 
     Raises:
-        RecipeError: They have none of their own, or there is a name and no such films.
+        RecipeError: They have none of their own, or there is a name and no such images.
     """
     source = {arg.partition("=")[0][2:] for arg in argv if arg.startswith("--data.source")}
-    other_films = bool(source)
+    other_records = bool(source)
     if source and name is None and source <= _places():
         return False
-    if name is not None and not other_films:
-        raise RecipeError("--name goes with --data.source, for the results of other films")
-    if other_films:
-        _check_no_split(name or split, "--data.source names other films: give their results a")
-    return other_films
+    if name is not None and not other_records:
+        raise RecipeError("--name goes with --data.source, for the results of other images")
+    if other_records:
+        _check_no_split(name or split, "--data.source names other images: give their results a")
+    return other_records
 
 
 def _places() -> set[str]:
-    """The options that say where films lie, in their long and their short form."""
+    """The options that say where images lie, in their long and their short form."""
     from cxrignite.runs.recipe_keys import PLACES
 
     return {*PLACES, *(key.replace(".init_args", "") for key in PLACES)}

@@ -36,7 +36,7 @@ def report_command(argv: list[str]) -> int:
         "--run", type=user_path, required=True, help="the run folder that `fit` left"
     )
     parser.add_argument("--output", type=user_path, help="the page; report.html in the run folder")
-    parser.add_argument("--source_root", type=user_path, help="the films' folder, if it has moved")
+    parser.add_argument("--source_root", type=user_path, help="the images' folder, if it has moved")
     options = parser.parse_args(argv)
     from cxrignite.reporting.html import write_report
 

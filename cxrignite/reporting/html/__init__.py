@@ -1,4 +1,4 @@
-"""The verb `report`: a run folder to one HTML page; `page.py` puts it together."""
+"""The command `report`: a run folder to one HTML page; `page.py` puts it together."""
 
 from cxrignite.reporting.html.page import MAX_PAGE_BYTES, write_report
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from cxrignite import __version__
-from cxrignite.data import Film, read_image
+from cxrignite.data import ImageRecord, read_image
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.survey import Survey
 from cxrignite.errors import UnreadableImageError
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PICTURED = 12
-"""Groups of films that are shown of each kind of finding."""
+"""Groups of images that are shown of each kind of finding."""
 
 _MAX_IN_GROUP = 2
 _SIDE = 240
 
 _SHORTCUT_MEANING = (
-    "How well a classifier that sees nothing else tells the classes apart, of films outside "
+    "How well a classifier that sees nothing else tells the classes apart, of images outside "
     "of the test split. Size, colour mode and format are no signs of disease: what they give "
     "away a network may learn instead. Grey levels and bytes a pixel are partly the disease "
     "and partly the device: a network that is no better than they are has learnt little."
 )
 _SHIFT_MEANING = (
-    "How well a classifier tells the test films of a class from its other films. Above the "
-    "random halves, the test films are of another kind: a threshold certified on films like "
+    "How well a classifier tells the test images of a class from its other images. Above the "
+    "random halves, the test images are of another kind: a threshold certified on images like "
     "the others has no guarantee there."
 )
 
@@ -56,15 +56,17 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
 
     Args:
         result: What it shows.
-        survey: Of the films, for the pictures.
+        survey: Of the images, for the pictures.
     """
     classes = result.classes
     num_sizes = len({(facts.height, facts.width) for facts in survey.facts})
-    bars = {row.split: {each.name: each.num_films for each in row.classes} for row in result.splits}
+    bars = {
+        row.split: {each.name: each.num_images for each in row.classes} for row in result.splits
+    }
     charts = {
-        "Films by split and class": class_distribution(bars) if bars else None,
-        "Size of the films": figures.sizes(survey, classes) if num_sizes > 1 else None,
-        "Grey levels of the films": figures.greys(survey, classes) if survey.films else None,
+        "Images by split and class": class_distribution(bars) if bars else None,
+        "Size of the images": figures.sizes(survey, classes) if num_sizes > 1 else None,
+        "Grey levels of the images": figures.greys(survey, classes) if survey.records else None,
     }
     probes = (
         (SHORTCUT_TITLE, _SHORTCUT_MEANING, result.shortcut_probes),
@@ -114,9 +116,9 @@ def _gallery(
     ]
 
 
-def _picture_uri(film: Film, grey_scaling: GreyScaling) -> str:
+def _picture_uri(record: ImageRecord, grey_scaling: GreyScaling) -> str:
     try:
-        image = Image.fromarray(read_image(film.path, None, grey_scaling))
+        image = Image.fromarray(read_image(record.path, None, grey_scaling))
     except UnreadableImageError:  # it could be read a moment ago
         return "data:,"
     image.thumbnail((_SIDE, _SIDE))

@@ -1,4 +1,4 @@
-"""What a report says of the model and its data: passport, imbalance ledger, card, limits of use."""
+"""Parts of a report on model and data: split, prior shift, model card, limits of use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.data.leakage import describe_leaks, leaked_pairs
 from cxrignite.reporting.numbers import decimal, percent, score_text
 from cxrignite.reporting.wording import NOT_USABLE, Statement, split_name, status
@@ -25,14 +25,14 @@ BLANKS = (
     "the clinical question, the patients and the setting it may be tried in",
     "ethics approval or waiver, and the data's consent and licence for this use",
     "how the reference labels were made, by whom, and how often readers disagree",
-    "what happens to a film on which model and reader disagree",
+    "what happens to an image on which model and reader disagree",
     "how its figures are watched after a change of scanner, site or season, and how often",
 )
 """What no run folder knows; each follows the words "To be filled in:"."""
 
 
 class SplitRow(NamedTuple):
-    """A split and how many films and patients it has, by class."""
+    """A split and how many images and patients it has, by class."""
 
     name: str
     num_negative: int
@@ -40,12 +40,12 @@ class SplitRow(NamedTuple):
     num_patients: int
 
 
-class Passport(NamedTuple):
+class SplitSummary(NamedTuple):
     """Who stands on which side.
 
     Attributes:
         rows: One a split.
-        num_shared_patients: Patients with films in more than one split.
+        num_shared_patients: Patients with images in more than one split.
         num_shared_files: Files whose content stands in more than one split.
         digest: SHA-256 of `split.csv`.
         patients_from: Where it was read who is one patient.
@@ -65,7 +65,7 @@ class CardGroup(NamedTuple):
     lines: Sequence[tuple[str, str]]
 
 
-def split_passport(results: RunResults) -> Passport | None:
+def summarize_split(results: RunResults) -> SplitSummary | None:
     """Count the splits, and look for patients and files on two sides.
 
     Args:
@@ -74,38 +74,38 @@ def split_passport(results: RunResults) -> Passport | None:
     Returns:
         The passport; None where there is no split to read.
     """
-    films = results.films
-    if not films:
+    records = results.records
+    if not records:
         return None
     rows = []
     patients: dict[str, set[str]] = {}
     files: dict[str, set[str]] = {}
-    for film in films:
-        patients.setdefault(film.patient, set()).add(film.split)
-        if film.sha256:
-            files.setdefault(film.sha256, set()).add(film.split)
+    for record in records:
+        patients.setdefault(record.patient, set()).add(record.split)
+        if record.sha256:
+            files.setdefault(record.sha256, set()).add(record.split)
     for name in results.split_names:
-        labels = [film.label for film in films if film.split == name]
-        members = {film.patient for film in films if film.split == name}
+        labels = [record.label for record in records if record.split == name]
+        members = {record.patient for record in records if record.split == name}
         rows.append(
             SplitRow(split_name(name), labels.count(0), labels.count(1), len(members)),
         )
-    return Passport(
+    return SplitSummary(
         rows,
         sum(len(splits) > 1 for splits in patients.values()),
         sum(len(splits) > 1 for splits in files.values()),
         hashlib.sha256(results.folder.split_path.read_bytes()).hexdigest(),
-        patient_origin(results.recipe.child("data.source"), films),
+        patient_origin(results.recipe.child("data.source"), records),
     )
 
 
-def leakage_statement(films: Sequence[Film]) -> Statement | None:
+def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
     """State that images were evaluated that an earlier split knows, which flatters the results.
 
     Args:
-        films: The images of every split.
+        records: The images of every split.
     """
-    pairs = leaked_pairs(films)
+    pairs = leaked_pairs(records)
     if not pairs:
         return None
     splits = Counter((pair.first.split, pair.second.split) for pair in pairs)
@@ -120,36 +120,36 @@ def leakage_statement(films: Sequence[Film]) -> Statement | None:
     return Statement("Patients or images are in more than one split", text, reasons)
 
 
-def ledger_sentences(rule: DecisionRule | None) -> list[str]:
+def prior_shift_sentences(rule: DecisionRule | None) -> list[str]:
     """Describe what sampling and loss did to the prior, and how a probability takes it back.
 
     Args:
-        rule: It keeps the ledger; without one there is no sentence.
+        rule: It keeps the prior shift; without one there is no sentence.
     """
     if rule is None:
         return []
-    ledger, positive = rule.imbalance, rule.finding
-    share = ledger.prevalence
+    prior_shift, positive = rule.prior_shift, rule.finding
+    share = prior_shift.prevalence
     first = (
         f"Of the training images {percent(share)} are {positive}; sampling showed the model "
-        f"{percent(ledger.sampled_prevalence)}"
+        f"{percent(prior_shift.sampled_prevalence)}"
     )
-    seen, shift = ledger.seen_prevalence, ledger.logit_shift
+    seen, shift = prior_shift.seen_prevalence, prior_shift.logit_shift
     if seen is None or shift is None:
         return [
             f"{first}.",
-            "The effect of the loss on top of that is not known, so the raw score is given alone: "
+            "The effect of the loss on top of that is not known, so the score is given alone: "
             f"read it as a ranking of images, not as a probability of {positive}.",
         ]
     first += (
-        f", and the loss counted each {positive} image {ledger.pos_weight:.3g} times, so that the "
-        f"raw score behaves as if {percent(seen)} were {positive}"
+        f", and the loss counted each {positive} image {prior_shift.pos_weight:.3g} times, so the "
+        f"score behaves as if {percent(seen)} were {positive}"
     )
-    second = f"The natural score takes that back (a shift of {decimal(shift)} on the logit scale)"
-    if rule.natural_threshold is not None:
+    second = f"The probability takes that back (a shift of {decimal(shift)} on the logit scale)"
+    if rule.threshold_probability is not None:
         second += (
-            f": a raw score of {score_text(rule.threshold)} becomes "
-            f"{score_text(rule.natural_threshold)}"
+            f": a score of {score_text(rule.threshold)} becomes "
+            f"{score_text(rule.threshold_probability)}"
         )
     return [
         f"{first}.",
@@ -175,7 +175,7 @@ def model_card(results: RunResults) -> list[CardGroup]:
             [
                 ("Source", class_name(data.text("source.class_path"))),
                 ("Classes", " (negative), ".join(results.classes) + " (positive)"),
-                ("Films", films_of_splits(results)),
+                ("Images", images_of_splits(results)),
                 ("Validation", fold_words(data)),
                 ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
                 ("Preprocessing", say(data.get("preprocess"))),
@@ -236,32 +236,32 @@ def _chosen_by(best: BestWeights | None) -> str:
     return f"{best.metric} {decimal(best.score, 4)}"
 
 
-def limits_of_use(results: RunResults, *, is_void: bool, is_usable: bool) -> list[str]:
+def limits_of_use(results: RunResults, *, is_invalid: bool, is_usable: bool) -> list[str]:
     """What the model must not be used for.
 
     Args:
         results: The run.
-        is_void: Whether some films contradict the certificate or are of another kind.
+        is_invalid: Whether some images contradict the certificate or are of another kind.
         is_usable: Whether the threshold was shown to be better than chance.
     """
     negative, positive = results.classes
     limits = [
         "Not for the care of patients. This is a research model and no medical device; nobody has "
         "reviewed or cleared it for clinical use.",
-        "Not for films of other kinds than it was trained on: other ages, views (lateral or "
+        "Not for images of other kinds than it was trained on: other ages, views (lateral or "
         "supine), scanners or processing, adults where it learnt from children, photographs of "
-        "films.",
-        f"Not for any finding but {positive}: a film called {negative} may show anything else.",
+        "images.",
+        f"Not for any finding but {positive}: an image called {negative} may show anything else.",
         f"Not as the only reader, and not to rule {positive} out: it misses some of it.",
-        "Not at another site before its own labelled films have been scored, and the threshold "
+        "Not at another site before its own labelled images have been scored, and the threshold "
         "chosen again where they differ.",
     ]
     if class_name(results.recipe.text("data.source.class_path")) == "Phantom":
-        limits.insert(0, "Not for anything real: it was trained on synthetic films.")
+        limits.insert(0, "Not for anything real: it was trained on synthetic images.")
     if not is_usable:
         limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
-    if is_void:
-        limits.append("Not on films like those for which the certificate is void (see the top).")
+    if is_invalid:
+        limits.append("Not on images like those for which the certificate is void (see the top).")
     elif results.rule is None or not results.rule.is_certified:
         limits.append("Not where a specificity has to be guaranteed: nothing is certified here.")
     return limits
@@ -318,16 +318,16 @@ def _without_folders(text: str) -> str:
     return PurePosixPath(text).name if "/" in text else text
 
 
-def patient_origin(source: Tree, films: Sequence[Film]) -> str:
-    """Describe how patients were identified, and count the films that counted as one each.
+def patient_origin(source: Tree, records: Sequence[ImageRecord]) -> str:
+    """Describe how patients were identified, and count the images that counted as one each.
 
     Args:
         source: The recipe's `data.source`.
-        films: The films of every split.
+        records: The images of every split.
     """
     settings = source.child("init_args")
     kind = source.text("class_path").rpartition(".")[2]
-    alone = sum(film.patient in (film.name, _without_suffix(film.name)) for film in films)
+    alone = sum(record.patient in (record.name, _without_suffix(record.name)) for record in records)
     if kind in _BY_NAME:
         where = "the file names"
     elif kind != "Manifest":
@@ -335,14 +335,14 @@ def patient_origin(source: Tree, films: Sequence[Film]) -> str:
     elif settings.flag("patients.from_header"):
         where = "the DICOM headers"
     elif settings.text("patients.pattern"):
-        where = "the paths of the films"
+        where = "the paths of the images"
     else:
         column = settings.text("columns.patient") or "patient"
         where = f"the column '{column}' of the manifest"
-    if films and alone == len(films):
-        return "No film names a patient, so each counts as a patient of its own."
+    if records and alone == len(records):
+        return "No image names a patient, so each counts as a patient of its own."
     own = (
-        f"; {counted(alone, 'film')} without one counted as patients of their own" if alone else ""
+        f"; {counted(alone, 'image')} without one counted as patients of their own" if alone else ""
     )
     return f"Who is one patient was read from {where}{own}."
 
@@ -372,10 +372,10 @@ def batch_words(data: Tree, trainer: Tree, num_processes: int | None) -> str:
     return f"{size}; with {parts}, {images} images make one step of the optimizer"
 
 
-def films_of_splits(results: RunResults) -> str:
-    """Count the films of each split: a source may have splits of its own."""
+def images_of_splits(results: RunResults) -> str:
+    """Count the images of each split: a source may have splits of its own."""
     counts = [
-        (sum(film.split == name for film in results.films), split_name(name))
+        (sum(record.split == name for record in results.records), split_name(name))
         for name in results.split_names
     ]
     return ", ".join(f"{number:,} {name}" for number, name in counts)

@@ -30,7 +30,7 @@ class MapCheck(NamedTuple):
         name: Of the check.
         meaning: What is done, and what would be good.
         maps: What the maps got.
-        comparison: What maps got that know nothing of the film.
+        comparison: What maps got that know nothing of the image.
         reading: What that says.
         is_passed: None where it was not measured.
     """
@@ -108,8 +108,8 @@ def _difference_reading(check: PerturbationCheck, better: int) -> tuple[str, boo
     ends = check.difference.by_patient
     if ends is None:
         return _NO_INTERVAL, False
-    told = decimal_estimate(check.difference.value, ends)
-    figures = f"the difference is {told.value} (95 % interval {told.interval})"
+    text = decimal_estimate(check.difference.value, ends)
+    figures = f"the difference is {text.value} (95 % interval {text.interval})"
     # The end that is nearest to no difference, and the one that is farthest.
     worst, best = sorted(better * end for end in ends)
     if worst > 0:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cxrignite.csv_text import CsvReader
 from cxrignite.errors import DamagedRunError
-from cxrignite.reporting.html.misses import LARGEST_SIDE
+from cxrignite.reporting.html.wrong_decisions import LARGEST_SIDE
 from cxrignite.runs.map_evaluation import MapChecks
 from cxrignite.runs.run_results import RunResults, check_columns
 from cxrignite.terminal import counted
@@ -29,14 +29,14 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class ScoreMaps:
-    """The maps of one set of films.
+    """The maps of one set of images.
 
     Attributes:
         method: By which they were made.
         layer: Of the model, at which.
         target: The class they speak for.
         folder: Where all of them lie, inside the run folder.
-        overlays: The map over a film, by the film's name; None is a map that is empty.
+        overlays: The map over an image, by the image's name; None is a map that is empty.
         checks: What was measured of them; None if nothing was.
         notes: What is missing of them, a line each.
     """
@@ -50,13 +50,13 @@ class ScoreMaps:
     notes: tuple[str, ...] = ()
 
 
-def read_maps(results: RunResults, name: str, films: Collection[str]) -> ScoreMaps | None:
+def read_maps(results: RunResults, name: str, records: Collection[str]) -> ScoreMaps | None:
     """Read the maps of some images.
 
     Args:
         results: The run.
         name: Of the set of images, as in `predictions/<name>.csv`.
-        films: The names of those whose maps are shown.
+        records: The names of those whose maps are shown.
 
     Returns:
         The maps; None if there are none. Those of other weights than the run has are left out.
@@ -76,7 +76,7 @@ def read_maps(results: RunResults, name: str, films: Collection[str]) -> ScoreMa
             "left out until `explain` is run again."
         )
     else:
-        overlays, num_missing = _overlays(results, folder, films)
+        overlays, num_missing = _overlays(results, folder, records)
         if num_missing:
             notes.append(
                 f"{counted(num_missing, 'map')} of explain/{name} cannot be read or lie elsewhere."
@@ -93,13 +93,13 @@ def read_maps(results: RunResults, name: str, films: Collection[str]) -> ScoreMa
 
 
 def _overlays(
-    results: RunResults, folder: Path, films: Collection[str]
+    results: RunResults, folder: Path, records: Collection[str]
 ) -> tuple[dict[str, Image.Image | None], int]:
     """Read the overlays of some images, and count those that cannot be read."""
     path = folder / "explain.csv"
     results.folder.files.check(path)
     overlays: dict[str, Image.Image | None] = {}
-    num_missing, shown = 0, set(films)
+    num_missing, shown = 0, set(records)
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = CsvReader(file)

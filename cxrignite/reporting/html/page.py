@@ -1,7 +1,7 @@
-"""The verb `report`: a run folder to one HTML page that a clinician can read.
+"""The command `report`: a run folder to one HTML page that a clinician can read.
 
 The page holds everything it shows: it asks for nothing, runs no script and prints well. It reads
-what other verbs left behind and chooses, scores and measures nothing of its own.
+what other commands left behind and chooses, scores and measures nothing of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
-from cxrignite.reporting.html import card, map_checks, maps, misses, tables
+from cxrignite.reporting.html import card, map_checks, maps, tables, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
 from cxrignite.reporting.numbers import Figure, percent, score_text, share_text
@@ -63,15 +63,15 @@ def write_report(
     results = RunResults.read(folder)
     content, kinds, mapped = _content(results)
     # First without pictures: what is left of the page's size is theirs.
-    page = render_page(_TEMPLATE, **content, misses=kinds)
+    page = render_page(_TEMPLATE, **content, wrong_decisions=kinds)
     root = source_root or _source_root(results)
     overlays = mapped.overlays if mapped else {}
     num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
     scaling = results.recipe.text("data.grey_scaling")
     choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
     known: GreyScaling = next((each for each in choices if each == scaling), "file")
-    gallery = misses.picture_misses(kinds, root, known, overlays, num_bytes)
-    pictured = render_page(_TEMPLATE, **content, misses=gallery)
+    gallery = wrong_decisions.draw_wrong_decisions(kinds, root, known, overlays, num_bytes)
+    pictured = render_page(_TEMPLATE, **content, wrong_decisions=gallery)
     page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
@@ -80,7 +80,7 @@ def write_report(
 
 def _content(
     results: RunResults,
-) -> tuple[dict[str, object], list[misses.MissKind], maps.ScoreMaps | None]:
+) -> tuple[dict[str, object], list[wrong_decisions.ErrorKind], maps.ScoreMaps | None]:
     """Collect what the template shows, its errors apart, and their maps.
 
     It is of validation if the test split was not evaluated.
@@ -96,7 +96,7 @@ def _content(
     }
     statement = wording.state_rule(rule, classes, own)
     statements = [
-        card.leakage_statement(results.films),
+        card.leakage_statement(results.records),
         wording.check_weights(rule, results.best.sha256) if results.best else None,
         *(wording.check_rule(name, each) for name, each in evaluations.items()),
         *(wording.check_freshness(name, each, rule) for name, each in evaluations.items()),
@@ -104,12 +104,14 @@ def _content(
     decisions = evaluation.at_threshold if evaluation else None
     chosen = (decisions.threshold if decisions else None, rule.threshold if rule else None)
     threshold = next((each for each in chosen if each is not None), 0.5)  # which may be 0
-    scored = results.scored_films(shown)
-    kinds = misses.find_misses(scored, threshold, results.films, classes)
-    mapped = maps.read_maps(results, shown, [miss.name for kind in kinds for miss in kind.misses])
+    scored = results.scored_records(shown)
+    kinds = wrong_decisions.find_wrong_decisions(scored, threshold, results.records, classes)
+    mapped = maps.read_maps(
+        results, shown, [wrong.name for kind in kinds for wrong in kind.wrong_decisions]
+    )
     checks = mapped.checks if mapped else None
     measured = map_checks.map_checks(checks) if checks else []
-    is_void = any(each.is_void for each in evaluations.values())
+    is_invalid = any(each.is_invalid for each in evaluations.values())
     content = {
         "run": results.folder.root.resolve().name,
         "classes": classes,
@@ -117,11 +119,11 @@ def _content(
         "version": __version__,
         "is_finished": results.folder.is_finished,
         "statements": [each for each in statements if each],
-        "is_void": any(each.is_void for each in own.values()),
+        "is_invalid": any(each.is_invalid for each in own.values()),
         "rule": statement,
         "threshold": score_text(rule.threshold if rule else None),
-        "natural_threshold": score_text(rule.natural_threshold)
-        if rule and rule.natural_threshold is not None
+        "threshold_probability": score_text(rule.threshold_probability)
+        if rule and rule.threshold_probability is not None
         else "",
         "tnr": share_text(decisions.tnr) if decisions else Figure(),
         "tpr": share_text(decisions.tpr) if decisions else Figure(),
@@ -144,14 +146,16 @@ def _content(
         "maps": mapped,
         "map_checks": measured,
         "map_summary": map_checks.checks_summary(measured),
-        "map_films": map_checks.checks_size(checks) if checks else "",
+        "map_images": map_checks.checks_size(checks) if checks else "",
         "has_predictions": bool(scored),
         "decided_at": score_text(threshold),
         "predictions": f"predictions/{shown}.csv",
         "subgroups": tables.subgroup_rows(evaluation, classes) if evaluation else ([], 0),
-        "passport": card.split_passport(results),
-        "ledger": card.ledger_sentences(rule),
-        "limits": card.limits_of_use(results, is_void=is_void, is_usable=not statement.alarms),
+        "split_summary": card.summarize_split(results),
+        "prior_shift": card.prior_shift_sentences(rule),
+        "limits": card.limits_of_use(
+            results, is_invalid=is_invalid, is_usable=not statement.alarms
+        ),
         "card": card.model_card(results),
         "blanks": card.BLANKS,
     }
@@ -182,12 +186,12 @@ def _training(results: RunResults) -> str:
 
 
 def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
-    """The run's figures by their name, as data URIs; those of the films shown without that."""
-    by_films = {kind: f"{kind}_{shown}" for kind in ("roc", "precision_recall", "reliability")}
+    """The run's figures by their name, as data URIs; those of the images shown without that."""
+    by_images = {kind: f"{kind}_{shown}" for kind in ("roc", "precision_recall", "reliability")}
     of_run = ("learning_curves", "epoch_times", "class_distribution", "samples_train")
     uris: dict[str, str] = {}
     left = _MAX_FIGURE_BYTES
-    for key, name in [*by_films.items(), *zip(of_run, of_run, strict=True)]:
+    for key, name in [*by_images.items(), *zip(of_run, of_run, strict=True)]:
         try:
             png = (folder.figures_dir / f"{name}.png").read_bytes()
         except OSError:

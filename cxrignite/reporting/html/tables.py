@@ -32,9 +32,9 @@ CALIBRATION_SCALES = {
 
 
 class Cell(NamedTuple):
-    """One cell of a confusion matrix: how many films, and which share of its row."""
+    """One cell of a confusion matrix: how many images, and which share of its row."""
 
-    films: str
+    records: str
     share: Figure
     is_right: bool
 
@@ -52,11 +52,11 @@ class ConfusionTable(NamedTuple):
 
 
 class RateRow(NamedTuple):
-    """One figure, at two thresholds or on several sets of films, with both its intervals."""
+    """One figure, at two thresholds or on several sets of images, with both its intervals."""
 
     name: str
     meaning: str
-    by_film: Sequence[Figure]
+    by_image: Sequence[Figure]
     by_patient: Sequence[Figure]
 
 
@@ -82,7 +82,7 @@ class Observation(NamedTuple):
     """Rates of a set of images at the threshold.
 
     Attributes:
-        films: Which images.
+        records: Which images.
         size: How many of which class, of how many patients.
         threshold: As text.
         tnr: Specificity.
@@ -90,7 +90,7 @@ class Observation(NamedTuple):
         reading: Comparison with what is guaranteed.
     """
 
-    films: str
+    records: str
     size: str
     threshold: str = UNDEFINED
     tnr: Figure = Figure()
@@ -265,12 +265,12 @@ def observation_rows(results: RunResults) -> list[Observation]:
                 )
             )
         elif name == "test" and "test" in results.split_names:
-            films = [film for film in results.films if film.split == "test"]
+            records = [record for record in results.records if record.split == "test"]
             positives, patients = (
-                sum(film.label for film in films),
-                {film.patient for film in films},
+                sum(record.label for record in records),
+                {record.patient for record in records},
             )
-            size = _size(len(films) - positives, positives, len(patients), classes)
+            size = _size(len(records) - positives, positives, len(patients), classes)
             rows.append(Observation("test", size, reading="not evaluated"))
     return rows
 

@@ -23,13 +23,13 @@ _CHANCE = 0.5
 
 
 def sizes(survey: Survey, classes: Sequence[str]) -> Figure:
-    """Rows and columns of every film, by class."""
-    figure, axes = single_chart("Size of the films, as their files have it")
+    """Rows and columns of every image, by class."""
+    figure, axes = single_chart("Size of the images, as their files have it")
     for label, (name, colour) in enumerate(zip(classes, _COLOURS, strict=True)):
         ours = [
             each
-            for film, each in zip(survey.films, survey.facts, strict=True)
-            if film.label == label
+            for record, each in zip(survey.records, survey.facts, strict=True)
+            if record.label == label
         ]
         axes.scatter(
             [each.width for each in ours],
@@ -49,7 +49,7 @@ def sizes(survey: Survey, classes: Sequence[str]) -> Figure:
 
 
 def greys(survey: Survey, classes: Sequence[str]) -> Figure:
-    """Mean grey level and contrast of the films, by class, test films apart."""
+    """Mean grey level and contrast of the images, by class, test images apart."""
     figure = blank_figure(width=8.4, height=4.2)
     for axes, title, name in zip(
         figure.subplots(1, 2), ("Mean grey level", "Deviation"), ("mean", "deviation"), strict=True
@@ -59,8 +59,8 @@ def greys(survey: Survey, classes: Sequence[str]) -> Figure:
         for label, (class_name, colour) in enumerate(zip(classes, _COLOURS, strict=True)):
             for is_test, style in ((False, "-"), (True, "--")):
                 ours = [
-                    film.label == label and (film.split == "test") == is_test
-                    for film in survey.films
+                    record.label == label and (record.split == "test") == is_test
+                    for record in survey.records
                 ]
                 if any(ours):
                     axes.hist(
@@ -77,7 +77,7 @@ def greys(survey: Survey, classes: Sequence[str]) -> Figure:
         axes.set(xlabel="grey levels", yticks=[])
         make_plain(axes)
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.axes[0].set_ylabel("share of films")
+    figure.axes[0].set_ylabel("share of images")
     return figure
 
 

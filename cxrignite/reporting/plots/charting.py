@@ -154,7 +154,7 @@ def say_undefined(axes: Axes) -> None:
     axes.text(
         0.5,
         0.5,
-        "undefined: these films are all of one class",
+        "undefined: these images are all of one class",
         ha="center",
         transform=axes.transAxes,
         backgroundcolor="white",

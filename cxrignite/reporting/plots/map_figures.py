@@ -25,7 +25,7 @@ _OUTCOMES = {
 
 
 def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) -> Figure:
-    """Two by two: truth by row, decision by column, the surest film of each with its map.
+    """Two by two: truth by row, decision by column, the surest image of each with its map.
 
     Args:
         explanations: To choose from.
@@ -37,11 +37,11 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         axes.spines[:].set_visible(False)
         of_kind = [each for each in explanations if each.outcome == outcome]
         truth, decision = (classes[label] for label in outcome)
-        told = textwrap.fill(f"truth {truth}, called {decision}", _LINE)
-        title = f"{name}\n{told}"
+        text = textwrap.fill(f"truth {truth}, called {decision}", _LINE)
+        title = f"{name}\n{text}"
         if not of_kind:
             axes.set_title(title, fontsize=9)
-            axes.text(0.5, 0.5, "no such film\nwas chosen", ha="center", va="center", color=GREY)
+            axes.text(0.5, 0.5, "no such image\nwas chosen", ha="center", va="center", color=GREY)
             continue
         surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
         picture = overlay(surest.image[None], surest.importance[None], opacity=surest.opacity)[0]

@@ -29,12 +29,12 @@ from cxrignite.reporting.plots.charting import (
 
 
 def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """How many films of each class every split has.
+    """How many images of each class every split has.
 
     Args:
         counts: Split to class to count; every split names the same classes.
     """
-    figure, axes = single_chart("Films in each split")
+    figure, axes = single_chart("Images in each split")
     classes = list(next(iter(counts.values()), {}))
     width = 0.8 / max(len(classes), 1)
     for number, (name, colour) in enumerate(zip(classes, (BLUE, ORANGE), strict=False)):
@@ -47,7 +47,7 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
         ]
         axes.bar_label(bars, labels, padding=2)
     axes.set_xticks(range(len(counts)), list(counts))
-    axes.set_ylabel("films")
+    axes.set_ylabel("images")
     axes.margins(y=0.2)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(False, axis="x")
@@ -57,7 +57,7 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure:
-    """Films side by side, on one grey scale.
+    """Images side by side, on one grey scale.
 
     Args:
         images: Each of shape `(H, W)`, uint8 or floating point in `[0, 1]`.
@@ -79,7 +79,7 @@ def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure
         row, column = divmod(number, num_columns)
         rows, columns = np.multiply(image.shape, 1.3 / max(image.shape))
         middle, bottom = 1.4 * (column + 0.5), 1.75 * (row + 1) - 0.05
-        # A fixed range: stretched to its own extremes, each film would look equally exposed.
+        # A fixed range: stretched to its own extremes, each image would look equally exposed.
         axes.imshow(
             image,
             cmap="gray",

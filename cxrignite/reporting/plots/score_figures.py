@@ -64,8 +64,8 @@ def roc_curve(
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`.
         y_true: 0 or 1, shape `(N,)`.
-        operating_point: Marks what these films get at its threshold.
-        split: Which films they are, for the title.
+        operating_point: Marks what these images get at its threshold.
+        split: Which images they are, for the title.
         interval: The 95 % interval of the area; one with NaN is left out.
     """
     figure, axes = unit_square(_titled("ROC curve", split))
@@ -101,8 +101,8 @@ def precision_recall_curve(
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`.
         y_true: 0 or 1, shape `(N,)`.
-        operating_point: Marks what these films get at its threshold.
-        split: Which films they are, for the title.
+        operating_point: Marks what these images get at its threshold.
+        split: Which images they are, for the title.
         interval: The 95 % interval of the average precision; one with NaN is left out.
     """
     figure, axes = unit_square(_titled("Precision-recall curve", split))
@@ -134,9 +134,9 @@ def reliability(
     num_bins: int = 10,
     *,
     split: str = "",
-    natural_score: NDArray[Any] | None = None,
+    probability: NDArray[Any] | None = None,
 ) -> Figure:
-    """How often films of a given score are positive, and how many films have that score.
+    """How often images of a given score are positive, and how many images have that score.
 
     The thin bar of a point is the 95 % Clopper-Pearson interval of its share.
 
@@ -144,8 +144,8 @@ def reliability(
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
         y_true: 0 or 1, shape `(N,)`.
         num_bins: Bins of equal width over `[0, 1]`.
-        split: Which films they are, for the title.
-        natural_score: The same films' probabilities at the natural prevalence, shape `(N,)`, in
+        split: Which images they are, for the title.
+        probability: The same images' probabilities at the natural prevalence, shape `(N,)`, in
             `[0, 1]`; shown beside `y_score`.
     """
     figure = blank_figure(width=8.4, height=6.4, top=0.75)
@@ -153,19 +153,19 @@ def reliability(
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
     top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="what the score promises")
     bins = reliability_bins(y_score, y_true, num_bins)
-    if natural_score is None:
-        _draw_reliability(top, bins, BLUE, "o-", "films of that score")
+    if probability is None:
+        _draw_reliability(top, bins, BLUE, "o-", "images of that score")
         _draw_counts(bottom, bins, BLUE, place=0.5, width=0.9)
     else:
-        corrected = reliability_bins(natural_score, y_true, num_bins)
+        corrected = reliability_bins(probability, y_true, num_bins)
         _draw_reliability(top, bins, BLUE, "o-", "score as the model gives it")
-        label = "natural score"
+        label = "probability"
         # Broader and below, so that neither of two bars at one place hides the other.
         _draw_reliability(top, corrected, ORANGE, "s--", label, bar_width=2.2, zorder=2)
         _draw_counts(bottom, bins, BLUE, place=0.29, width=0.42)
         _draw_counts(bottom, corrected, ORANGE, place=0.71, width=0.42)
     top.set(ylabel="share that is positive\n(bars: 95 % interval)", ylim=(-0.03, 1.03))
-    bottom.set(xlabel="score", ylabel="films")
+    bottom.set(xlabel="score", ylabel="images")
     bottom.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 11))
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     bottom.margins(y=0.25)
@@ -237,11 +237,11 @@ def _has_both_classes(y_true: NDArray[Any]) -> bool:
 
 
 def _titled(title: str, split: str) -> str:
-    return f"{title}, {split} films" if split else title
+    return f"{title}, {split} images" if split else title
 
 
 def _decide(
     y_score: NDArray[Any], y_true: NDArray[Any], point: OperatingPoint
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which films are called positive, and which are."""
+    """Which images are called positive, and which are."""
     return np.asarray(y_score, np.float64) >= point.threshold, np.asarray(y_true) > 0.5

@@ -1,4 +1,4 @@
-"""Check all films of a recipe's source, and what `fit` would make of them."""
+"""Check all images of a recipe's source, and what `fit` would make of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from cxrignite.data import XrayData
-from cxrignite.data.survey import Survey, survey_films
+from cxrignite.data.survey import Survey, survey_images
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import ConstraintError, CxrIgniteError, DataError, RecipeError
-from cxrignite.functional import ImbalanceLedger, num_negatives_needed
+from cxrignite.functional import PriorShift, num_negatives_needed
 from cxrignite.functional.certificate import num_false_positives_allowed
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import DataRecipe, Recipe
@@ -37,14 +37,14 @@ from cxrignite.runs.audit_result import (
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
 from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
-from cxrignite.workflows.films import check_no_second_test, collector_paused, split_films
 from cxrignite.workflows.parts import (
     build_data,
-    build_ledger,
     build_loss,
+    build_prior_shift,
     check_certificates,
-    deciding_split,
+    threshold_split,
 )
+from cxrignite.workflows.records import check_no_second_test, collector_paused, split_records
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ _USUAL_TNR = 0.93
 def audit(
     recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
 ) -> tuple[Finding, ...]:
-    """Survey a recipe's films, print what is wrong, and write lists, figures and a page.
+    """Survey a recipe's images, print what is wrong, and write lists, figures and a page.
 
     Args:
         recipe: The source, and what `fit` is to make of it; its model is not used.
@@ -77,7 +77,7 @@ def audit(
     """
     _check_options(output_dir, fail_on)
     survey, unsplit = _survey(recipe.data, recipe.seed)
-    data = build_data(recipe.data, list(survey.films), recipe.seed, device=_CPU)
+    data = build_data(recipe.data, list(survey.records), recipe.seed, device=_CPU)
     plan = _plan_training(data, recipe.loss, recipe.validator.handlers)
     result = _assess(recipe.data, recipe.seed, survey, plan, unsplit)
     sys.stdout.write(f"{audit_text(result)}\n")
@@ -101,13 +101,13 @@ def _check_options(output_dir: Path, fail_on: Sequence[str]) -> None:
 
 
 def _survey(data: DataRecipe, seed: int) -> tuple[Survey, list[Finding]]:
-    """Survey all films, in the splits that `fit` would make if it can."""
+    """Survey all images, in the splits that `fit` would make if it can."""
     with collector_paused():
-        listed = data.source.films()
+        listed = data.source.records()
         check_no_second_test(data, listed)
-        survey = survey_films(listed, grey_scaling=data.grey_scaling, progress=sys.stderr.isatty())
+        survey = survey_images(listed, grey_scaling=data.grey_scaling, progress=sys.stderr.isatty())
         try:
-            return replace(survey, films=split_films(data, survey.films, seed)), []
+            return replace(survey, records=split_records(data, survey.records, seed)), []
         except DataError as error:
             return survey, [Finding("cannot_split", 1, str(error))]
 
@@ -131,11 +131,11 @@ def _assess(
     return AuditResult(
         source=str(source.root),
         classes=source.classes,
-        num_films=len(survey.films) + len(survey.unreadable),
+        num_images=len(survey.records) + len(survey.unreadable),
         num_unreadable=len(survey.unreadable),
         splits=plan.splits,
         files=_class_files(survey, source.classes),
-        imbalance=plan.imbalance,
+        prior_shift=plan.prior_shift,
         certificates=plan.certificates,
         shortcut_probes=shortcuts,
         shift_probes=shifts,
@@ -144,24 +144,24 @@ def _assess(
 
 
 class _Plan(NamedTuple):
-    """Outlook of a `fit` on the films: its splits, its prior, its certificates, and findings."""
+    """Outlook of a `fit` on the images: its splits, its prior, its certificates, and findings."""
 
     splits: tuple[SplitSize, ...]
-    imbalance: ImbalanceLedger | None = None
+    prior_shift: PriorShift | None = None
     certificates: tuple[CertificateOutlook, ...] = ()
     findings: Sequence[Finding] = ()
 
 
 def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) -> _Plan:
     splits = _split_sizes(data)
-    if not {"train", deciding_split(data)} <= set(data.splits):
+    if not {"train", threshold_split(data)} <= set(data.splits):
         return _Plan(splits)
-    imbalance, findings = None, []
+    prior_shift, findings = None, []
     try:
-        imbalance = build_ledger(data, build_loss(loss, data, _CPU))
+        prior_shift = build_prior_shift(data, build_loss(loss, data, _CPU))
     except (CxrIgniteError, ValueError) as error:
         findings.append(Finding("cannot_split", 1, str(error)))
-    if imbalance is not None and imbalance.corrects_twice:
+    if prior_shift is not None and prior_shift.corrects_twice:
         findings.append(Finding("corrected_twice", 1))
     try:
         check_certificates(handlers, data)
@@ -169,13 +169,13 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
         is_certificate = isinstance(error, ConstraintError)
         kind = "too_few_negatives" if is_certificate else "cannot_split"
         findings.append(Finding(kind, 1, str(error)))
-    return _Plan(splits, imbalance, _certificates(handlers, data), findings)
+    return _Plan(splits, prior_shift, _certificates(handlers, data), findings)
 
 
 def _certificates(handlers: Sequence[object], data: XrayData) -> tuple[CertificateOutlook, ...]:
     """Compute what each threshold search could certify; a usual one if the recipe has none."""
-    split = deciding_split(data)
-    have = len({film.patient for film in data.films(split) if film.label == 0})
+    split = threshold_split(data)
+    have = len({record.patient for record in data.records(split) if record.label == 0})
     searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
     wishes = [(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches]
     return tuple(
@@ -198,21 +198,21 @@ def _probed(
 def _split_sizes(data: XrayData) -> tuple[SplitSize, ...]:
     sizes = []
     for split in data.splits:
-        films = data.films(split)
+        records = data.records(split)
         classes = []
         for label, name in enumerate(data.classes):
-            patients = [film.patient for film in films if film.label == label]
+            patients = [record.patient for record in records if record.label == label]
             classes.append(ClassSize(name, len(patients), len(set(patients))))
-        num_patients = len({film.patient for film in films})
-        sizes.append(SplitSize(split, len(films), num_patients, tuple(classes)))
+        num_patients = len({record.patient for record in records})
+        sizes.append(SplitSize(split, len(records), num_patients, tuple(classes)))
     return tuple(sizes)
 
 
 def _class_files(survey: Survey, classes: Sequence[str]) -> tuple[ClassFiles, ...]:
     rows = []
     for label, name in enumerate(classes):
-        pairs = zip(survey.films, survey.facts, strict=True)
-        facts = [each for film, each in pairs if film.label == label]
+        pairs = zip(survey.records, survey.facts, strict=True)
+        facts = [each for record, each in pairs if record.label == label]
         if facts:
             modes = Counter(f"{each.format} {each.mode}" for each in facts)
             width = float(np.median([each.width for each in facts]))

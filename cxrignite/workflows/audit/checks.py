@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.data import Film, read_image
+from cxrignite.data import ImageRecord, read_image
 from cxrignite.data.image_formats import SUFFIXES
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.data.reading import Size
-from cxrignite.data.survey import FilmFacts, Survey
+from cxrignite.data.survey import ImageFacts, Survey
 from cxrignite.errors import UnreadableImageError
 from cxrignite.functional.near_duplicates import (
     MIN_DETAIL_CORRELATION,
@@ -25,11 +25,12 @@ from cxrignite.functional.near_duplicates import (
     detail_correlation,
     near_duplicates,
 )
-from cxrignite.runs.audit_result import MAX_COMPARED, Finding, ListedFilm, ListedPair
+from cxrignite.runs.audit_result import MAX_COMPARED, Finding, ListedImage, ListedPair
 
 _DETAIL_SIZE = (128, 128)
 _MAX_KEPT = 4_096
-# Ours, in grey levels of a film at 64 x 64; of ChestXRay2017's films the flattest deviates by 18.
+# Ours, in grey levels of an image at 64 x 64; of ChestXRay2017's images the flattest deviates by
+# 18.
 _BLANK_DEVIATION = 3.0
 _NARROW_RANGE = 40.0
 # JPEG's own rounding leaves less than one level.
@@ -42,22 +43,22 @@ def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
     """Check each file by itself, and how it differs from the others.
 
     Args:
-        survey: Of all films.
-        image_size: The size they will be read at; smaller films would be enlarged.
+        survey: Of all images.
+        image_size: The size they will be read at; smaller images would be enlarged.
     """
-    unreadable = [ListedFilm(film, error=error.reason) for film, error in survey.unreadable]
+    unreadable = [ListedImage(record, error=error.reason) for record, error in survey.unreadable]
     findings = _listed("unreadable", unreadable)
-    if not survey.films:
+    if not survey.records:
         return findings
     smallest = image_size or _SMALLEST
     usual_aspect = float(np.median([each.width / each.height for each in survey.facts]))
 
-    def is_odd(_: Film, facts: FilmFacts) -> bool:
+    def is_odd(_: ImageRecord, facts: ImageFacts) -> bool:
         is_small = facts.height < smallest[0] or facts.width < smallest[1]
         ratio = facts.width / facts.height / usual_aspect
         return is_small or not 1 / _ODD_ASPECT < ratio < _ODD_ASPECT
 
-    checks: Mapping[str, Callable[[Film, FilmFacts], bool]] = {
+    checks: Mapping[str, Callable[[ImageRecord, ImageFacts], bool]] = {
         "blank": lambda _, facts: facts.deviation < _BLANK_DEVIATION,
         "narrow_range": lambda _, facts: (
             facts.deviation >= _BLANK_DEVIATION
@@ -68,19 +69,21 @@ def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
         "wrong_suffix": _has_wrong_suffix,
     }
     for kind, check in checks.items():
-        pairs = zip(survey.films, survey.facts, strict=True)
-        found = [ListedFilm(film, facts=facts) for film, facts in pairs if check(film, facts)]
+        pairs = zip(survey.records, survey.facts, strict=True)
+        found = [
+            ListedImage(record, facts=facts) for record, facts in pairs if check(record, facts)
+        ]
         findings += _listed(kind, found, image_size=smallest if kind == "odd_size" else None)
     return findings
 
 
 def check_patients(survey: Survey) -> list[Finding]:
-    """Check that the patients of the films are known."""
-    # Sources name the patient of such a film after the film.
+    """Check that the patients of the images are known."""
+    # Sources name the patient of such an image after the image.
     nameless = [
-        ListedFilm(film)
-        for film in survey.films
-        if film.patient in (film.name, posixpath.splitext(film.name)[0])
+        ListedImage(record)
+        for record in survey.records
+        if record.patient in (record.name, posixpath.splitext(record.name)[0])
     ]
     return _listed("unknown_patient", nameless)
 
@@ -89,32 +92,34 @@ def check_copies(survey: Survey) -> list[Finding]:
     """Look for patients and pictures that are in several places.
 
     Args:
-        survey: Of all films, each in its split.
+        survey: Of all images, each in its split.
     """
-    films = survey.films
+    records = survey.records
     by_content: dict[str, list[int]] = defaultdict(list)
     by_split: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row, film in enumerate(films):
-        by_content[film.sha256].append(row)
-        by_split[film.split, film.sha256].append(row)
+    for row, record in enumerate(records):
+        by_content[record.sha256].append(row)
+        by_split[record.split, record.sha256].append(row)
     distinct = [rows[0] for rows in by_content.values()]
     is_searched = len(distinct) <= MAX_COMPARED
     near = _near_pairs(survey, distinct) if is_searched else []
     across: list[ListedPair] = []
     within: list[ListedPair] = []
     for pair in near:
-        alike = ListedPair(films[pair.first], films[pair.second], pair.likeness, pair.correlation)
+        alike = ListedPair(
+            records[pair.first], records[pair.second], pair.likeness, pair.correlation
+        )
         (within if alike.first.split == alike.second.split else across).append(alike)
     leaks: dict[str, list[ListedPair]] = defaultdict(list)
-    for leak in leaked_pairs(films):
+    for leak in leaked_pairs(records):
         leaks[f"{leak.reason}_leakage"].append(ListedPair(leak.first, leak.second))
     findings = [finding for kind, pairs in leaks.items() for finding in _listed(kind, pairs)]
     findings += _listed("near_leakage", across)
     same = [*by_content.values(), *([pair.first, pair.second] for pair in near)]
-    conflicts = [rows for rows in same if len({films[row].label for row in rows}) > 1]
-    findings += _listed("label_conflict", _grouped(conflicts, films), len(conflicts))
+    conflicts = [rows for rows in same if len({records[row].label for row in rows}) > 1]
+    findings += _listed("label_conflict", _grouped(conflicts, records), len(conflicts))
     copies = [rows for rows in by_split.values() if len(rows) > 1]
-    findings += _listed("duplicate", _grouped(copies, films), len(copies))
+    findings += _listed("duplicate", _grouped(copies, records), len(copies))
     findings += _listed("near_duplicate", within)
     if not is_searched:
         findings.append(Finding("not_compared", len(distinct)))
@@ -123,7 +128,7 @@ def check_copies(survey: Survey) -> list[Finding]:
 
 def _listed(
     kind: str,
-    rows: Sequence[ListedFilm] | Sequence[ListedPair],
+    rows: Sequence[ListedImage] | Sequence[ListedPair],
     count: int | None = None,
     image_size: Size | None = None,
 ) -> list[Finding]:
@@ -134,22 +139,22 @@ def _listed(
     return [Finding(kind, number, image_size=image_size, list_file=f"{kind}.csv", rows=tuple(rows))]
 
 
-def _grouped(groups: Iterable[Sequence[int]], films: Sequence[Film]) -> list[ListedFilm]:
+def _grouped(groups: Iterable[Sequence[int]], records: Sequence[ImageRecord]) -> list[ListedImage]:
     return [
-        ListedFilm(films[row], group=number)
+        ListedImage(records[row], group=number)
         for number, rows in enumerate(groups, start=1)
         for row in rows
     ]
 
 
 def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
-    """Pairs that are alike, among one film of each content."""
+    """Pairs that are alike, among one image of each content."""
     found = near_duplicates(survey.thumbnails[list(rows)])
     pairs = [pair._replace(first=rows[pair.first], second=rows[pair.second]) for pair in found]
 
     @lru_cache(_MAX_KEPT)
     def read(row: int) -> NDArray[np.uint8]:
-        return read_image(survey.films[row].file, _DETAIL_SIZE, survey.grey_scaling)
+        return read_image(survey.records[row].file, _DETAIL_SIZE, survey.grey_scaling)
 
     def shares_detail(pair: NearPair) -> bool:
         try:
@@ -163,8 +168,8 @@ def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
         return [pair for pair, holds in zip(pairs, is_copy, strict=True) if holds]
 
 
-def _has_wrong_suffix(film: Film, facts: FilmFacts) -> bool:
-    suffix = Path(film.name).suffix.lower()
+def _has_wrong_suffix(record: ImageRecord, facts: ImageFacts) -> bool:
+    suffix = Path(record.name).suffix.lower()
     # An export may name files by numbers, which is not wrong.
     known = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), facts.format)
     return known != facts.format

@@ -1,4 +1,4 @@
-"""What gives a label or a split away: classifiers that see no more than a few numbers of a film."""
+"""Classifiers that predict a label or a split from a few numbers of an image (shortcuts, shift)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.data import Film
-from cxrignite.data.survey import FilmFacts, Survey
+from cxrignite.data import ImageRecord
+from cxrignite.data.survey import ImageFacts, Survey
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.runs.audit_result import Probe
 
@@ -23,27 +23,27 @@ _NO_SIGNS = ("size and aspect", "colour mode and format")
 def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
     """Tell the classes apart by what is no sign of disease, and by the grey levels.
 
-    Films of the test split are left out: what is learnt here may change a recipe.
+    Images of the test split are left out: what is learnt here may change a recipe.
 
     Args:
-        survey: Films of both classes.
+        survey: Images of both classes.
         seed: Of the folds, and of the patients that are drawn.
 
     Returns:
         One each of `size and aspect`, `colour mode and format`, `bytes a pixel`, `grey levels`, and
         all of them. A side of fewer than 20 patients leaves it undecided.
     """
-    kept = [row for row, film in enumerate(survey.films) if film.split != "test"]
+    kept = [row for row, record in enumerate(survey.records) if record.split != "test"]
     if not kept:
         return []
-    films = [survey.films[row] for row in kept]
+    records = [survey.records[row] for row in kept]
     columns = _columns([survey.facts[row] for row in kept])
     columns["all of these"] = np.concatenate(list(columns.values()), axis=1)
-    is_positive = np.array([film.label == 1 for film in films], dtype=bool)
+    is_positive = np.array([record.label == 1 for record in records], dtype=bool)
     return [
         Probe(
             name,
-            _compare(films, table, ~is_positive, is_positive, seed),
+            _compare(records, table, ~is_positive, is_positive, seed),
             may_be_disease=name not in _NO_SIGNS,
         )
         for name, table in columns.items()
@@ -51,26 +51,26 @@ def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
 
 
 def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Probe]:
-    """Tell the test films of each class from the others of that class by their thumbnails.
+    """Tell the test images of each class from the others of that class by their thumbnails.
 
-    A second probe of each class divides its films outside of the test split at random by patient:
+    A second probe of each class divides its images outside of the test split at random by patient:
     what it reaches is what chance reaches.
 
     Args:
-        survey: The films.
+        survey: The images.
         classes: The names of label 0 and 1.
         seed: Of the folds and draws.
 
     Returns:
-        Two for each class that has test films and others; none without a test split.
+        Two for each class that has test images and others; none without a test split.
     """
-    if not survey.films:
+    if not survey.records:
         return []
     pixels = _standard_pixels(survey.thumbnails)
-    label = np.array([film.label for film in survey.films])
-    is_test = np.array([film.split == "test" for film in survey.films], dtype=bool)
+    label = np.array([record.label for record in survey.records])
+    is_test = np.array([record.split == "test" for record in survey.records], dtype=bool)
     random = np.random.default_rng(seed)
-    owners, owner = np.unique([film.patient for film in survey.films], return_inverse=True)
+    owners, owner = np.unique([record.patient for record in survey.records], return_inverse=True)
     is_half = random.random(len(owners))[owner] < 0.5
     probes = []
     for number, name in enumerate(classes):
@@ -78,8 +78,8 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
         if not (ours & is_test).any() or not (ours & ~is_test).any():
             continue
         others = ours & ~is_test
-        shift = _compare(survey.films, pixels, others, ours & is_test, seed)
-        chance = _compare(survey.films, pixels, others & is_half, others & ~is_half, seed)
+        shift = _compare(survey.records, pixels, others, ours & is_test, seed)
+        chance = _compare(survey.records, pixels, others & is_half, others & ~is_half, seed)
         probes += [
             Probe(f"{name}: test against the others", shift),
             Probe(f"{name}: two random halves", chance, is_control=True),
@@ -87,8 +87,8 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
     return probes
 
 
-def _columns(facts: Sequence[FilmFacts]) -> dict[str, NDArray[np.float64]]:
-    """Tables with a row a film, by what they are of."""
+def _columns(facts: Sequence[ImageFacts]) -> dict[str, NDArray[np.float64]]:
+    """Tables with a row an image, by what they are of."""
     height, width, num_bytes = (
         np.log([float(getattr(each, name)) for each in facts])
         for name in ("height", "width", "num_bytes")
@@ -115,7 +115,7 @@ def _standard_pixels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _compare(
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     table: NDArray[np.float64],
     first: NDArray[np.bool_],
     second: NDArray[np.bool_],
@@ -123,17 +123,17 @@ def _compare(
 ) -> ShiftCheck | None:
     if not len(table) or not np.ptp(table, axis=0).any():
         return None
-    sides = [_drawn(films, side, seed) for side in (first, second)]
-    patients = [[films[row].patient for row in side.tolist()] for side in sides]
+    sides = [_drawn(records, side, seed) for side in (first, second)]
+    patients = [[records[row].patient for row in side.tolist()] for side in sides]
     if not all(patients):
         return None
     return check_shift(table[sides[0]], table[sides[1]], *patients, seed=seed)
 
 
-def _drawn(films: Sequence[Film], side: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+def _drawn(records: Sequence[ImageRecord], side: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
     """Rows of a side, of at most `MAX_PATIENTS` patients."""
     rows = np.flatnonzero(side)
-    patients = [films[row].patient for row in rows.tolist()]
+    patients = [records[row].patient for row in rows.tolist()]
     distinct = sorted(set(patients))
     if len(distinct) <= MAX_PATIENTS:
         return rows

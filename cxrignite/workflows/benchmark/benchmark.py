@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from cxrignite.data import Film, XrayData
-from cxrignite.data.pack_building import open_pack
+from cxrignite.data import ImageRecord, XrayData
+from cxrignite.data.cache_building import open_cache
 from cxrignite.durable_write import write_durably
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import DataError, RecipeError
@@ -30,7 +30,6 @@ from cxrignite.runs.environment import describe_start
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
-from cxrignite.workflows.films import read_films
 from cxrignite.workflows.parts import (
     build_data,
     build_model,
@@ -38,10 +37,11 @@ from cxrignite.workflows.parts import (
     check_image_size,
     choose_computing,
 )
+from cxrignite.workflows.records import read_records
 
 _logger = logging.getLogger(__name__)
 
-# What `fit` validates on here: a few films of each class.
+# What `fit` validates on here: a few images of each class.
 _NUM_VAL = 32
 
 
@@ -56,7 +56,7 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
 
     Raises:
         RecipeError: A number is out of range, or several processes were started.
-        DataError: There are too few films for two batches, or one cannot be read.
+        DataError: There are too few images for two batches, or one cannot be read.
         RunFolderError: The run folder is in use.
     """
     if num_steps < 2 or repeats < 1:
@@ -70,8 +70,8 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
         with folder.lock():
             place = folder.root / "benchmark"
             mark_output(place)
-            with tempfile.TemporaryDirectory(prefix="packs-", dir=place) as packs:
-                plan = _plan(recipe, session, Path(packs), num_steps, with_compile)
+            with tempfile.TemporaryDirectory(prefix="caches-", dir=place) as caches:
+                plan = _plan(recipe, session, Path(caches), num_steps, with_compile)
                 result = _measure(plan, repeats)
             _write(place, result)
 
@@ -82,7 +82,7 @@ class _Plan(NamedTuple):
     Attributes:
         result: Machine, recipe and variants.
         data: The recipe's data module over a part of its images.
-        build_rate: Images a second at which their pack was built.
+        build_rate: Images a second at which their cache was built.
         runner: Trains a few steps of a variant.
     """
 
@@ -93,19 +93,21 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    recipe: Recipe, session: Session, packs: Path, num_steps: int, with_compile: bool
+    recipe: Recipe, session: Session, caches: Path, num_steps: int, with_compile: bool
 ) -> _Plan:
-    """Read some of the films, pack them, and build the model."""
+    """Read some of the images, cache them, and build the model."""
     device, batch = session.device, recipe.data.batch_size
-    listed = [film for film in recipe.data.source.films() if film.split == "train"]
-    films = _choose_films(recipe.data, listed, num_steps)
+    listed = [record for record in recipe.data.source.records() if record.split == "train"]
+    records = _choose_records(recipe.data, listed, num_steps)
     pipeline, computing = build_pipeline(recipe.data), choose_computing(recipe.trainer, session)
     seed_everything(recipe.seed)
     model = build_model(recipe.model, computing)
     start = perf_counter()
-    pack = open_pack(packs, films, pipeline, num_workers=recipe.data.num_workers)
-    build_rate = len(films) / (perf_counter() - start)
-    data = build_data(recipe.data, films, recipe.seed, device=device, pipeline=pipeline, pack=pack)
+    cache = open_cache(caches, records, pipeline, num_workers=recipe.data.num_workers)
+    build_rate = len(records) / (perf_counter() - start)
+    data = build_data(
+        recipe.data, records, recipe.seed, device=device, pipeline=pipeline, cache=cache
+    )
     check_image_size(model, data.image_size)
     name, arch = type(model).__name__, getattr(recipe.model, "keywords", {}).get("arch")
     precision = computing.precision
@@ -116,7 +118,7 @@ def _plan(
         num_cores=os.cpu_count(),
         precision=precision,
         model=f"{name} {arch}" if arch else name,
-        image_size=pack.image_size,
+        image_size=cache.image_size,
         num_workers=data.num_workers,
         num_images=len(listed),
         batch_size=batch,
@@ -124,15 +126,15 @@ def _plan(
             plan_variants(recipe.trainer, recipe.data.num_workers, device, with_compile)
         ),
     )
-    num_steps = min(num_steps, len(data.films("train")) // batch)
-    runner = VariantRunner(recipe, session, precision, model, films, pipeline, pack, num_steps)
+    num_steps = min(num_steps, len(data.records("train")) // batch)
+    runner = VariantRunner(recipe, session, precision, model, records, pipeline, cache, num_steps)
     return _Plan(result, data, build_rate, runner)
 
 
 def _measure(plan: _Plan, repeats: int) -> BenchmarkResult:
     """Measure the input pipeline, then training."""
     variants, batch = plan.result.variants, plan.result.batch_size
-    sizes = len(plan.data.films("train")), plan.runner.num_steps, batch, repeats
+    sizes = len(plan.data.records("train")), plan.runner.num_steps, batch, repeats
     _logger.info("%d images, %d steps of %d, %d repeats", *sizes)
     # The log lines of many loaders and runs would repeat each other.
     with quietly():
@@ -156,18 +158,22 @@ def _write(place: Path, result: BenchmarkResult) -> None:
     _logger.info("written to %s", place)
 
 
-def _choose_films(data: DataRecipe, listed: list[Film], num_steps: int) -> list[Film]:
-    """Training films for the steps, from all over the list, and a few to validate on."""
+def _choose_records(
+    data: DataRecipe, listed: list[ImageRecord], num_steps: int
+) -> list[ImageRecord]:
+    """Training images for the steps, from all over the list, and a few to validate on."""
     batch = data.batch_size
     wanted = min(num_steps * batch + _NUM_VAL, len(listed))
-    films = read_films(data, [listed[number * len(listed) // wanted] for number in range(wanted)])
+    records = read_records(
+        data, [listed[number * len(listed) // wanted] for number in range(wanted)]
+    )
     aside: set[str] = set()
     for label in (0, 1):
-        names = [film.name for film in films if film.label == label]
+        names = [record.name for record in records if record.label == label]
         aside.update(names[: min(_NUM_VAL // 2, len(names) // 4)])
-    num_train = len(films) - len(aside)
+    num_train = len(records) - len(aside)
     if num_train < 2 * batch:
         raise DataError(
-            f"a benchmark needs films for two batches of {batch}, got {num_train} to train with"
+            f"a benchmark needs images for two batches of {batch}, got {num_train} to train with"
         )
-    return [film.moved("val") if film.name in aside else film for film in films]
+    return [record.moved("val") if record.name in aside else record for record in records]

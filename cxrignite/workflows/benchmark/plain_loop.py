@@ -17,43 +17,45 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.transforms import apply_transforms
 from cxrignite.engines import Precision
 from cxrignite.runs.benchmark_result import Steps
 
 
-class PlainFilms(Dataset[tuple[Tensor, float]]):
-    """Films as Pillow reads them: RGB, `Resize`, `ToTensor`; then the recipe's own transforms.
+class PlainImages(Dataset[tuple[Tensor, float]]):
+    """Images as Pillow reads them: RGB, `Resize`, `ToTensor`; then the recipe's own transforms.
 
     Args:
-        films: The films.
+        records: The images.
         pipeline: Its size, its preprocessing and its augmentation are used, image by image.
         augments: Whether to augment.
     """
 
-    def __init__(self, films: Sequence[Film], pipeline: Pipeline, augments: bool = True) -> None:
-        self.films, self.pipeline, self.augments = films, pipeline, augments
+    def __init__(
+        self, records: Sequence[ImageRecord], pipeline: Pipeline, augments: bool = True
+    ) -> None:
+        self.records, self.pipeline, self.augments = records, pipeline, augments
         size = pipeline.image_size
         resize = [] if size is None else [transforms.Resize(list(size))]
         self.transform = transforms.Compose([*resize, transforms.ToTensor()])
 
     def __len__(self) -> int:
-        return len(self.films)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, float]:
-        film, pipeline = self.films[index], self.pipeline
-        with Image.open(film.path) as image:
+        record, pipeline = self.records[index], self.pipeline
+        with Image.open(record.path) as image:
             tensor: Tensor = self.transform(image.convert("RGB"))
         if pipeline.preprocess:
-            grey = apply_transforms(pipeline.preprocess, tensor[:1].mul(255).byte(), film.path)
+            grey = apply_transforms(pipeline.preprocess, tensor[:1].mul(255).byte(), record.path)
             tensor = grey.expand(3, -1, -1)
         if self.augments and (pipeline.augment or pipeline.batch_augment):
             seed = int(torch.randint(2**31, ()))
-            grey = pipeline.augmented(tensor[:1].mul(255).byte()[None], [seed], [film.path])[0]
+            grey = pipeline.augmented(tensor[:1].mul(255).byte()[None], [seed], [record.path])[0]
             tensor = grey.expand(3, -1, -1)
-        return tensor, float(film.label)
+        return tensor, float(record.label)
 
 
 def train_steps(
@@ -93,7 +95,7 @@ def train_steps(
         labels = batch[1].to(device, dtype=torch.float32, non_blocking=True)
         if augment is not None:
             images = augment(images, batch[3])
-        # Films are grey: the three channels that Pillow gave are the same.
+        # Images are grey: the three channels that Pillow gave are the same.
         images = images[:, :1].contiguous(memory_format=memory)
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast(device):

@@ -14,49 +14,49 @@ from torch.utils.data import DataLoader
 from cxrignite.data import LoaderSettings, XrayData
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.runs.benchmark_result import Stage
-from cxrignite.workflows.benchmark.plain_loop import PlainFilms
+from cxrignite.workflows.benchmark.plain_loop import PlainImages
 
 # Long enough that a pass of milliseconds is measured over many.
 _SECONDS = 0.3
 
 
 def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[Stage]:
-    """Measure decoding, packing and loading; both ways take turns.
+    """Measure decoding, caching and loading; both ways take turns.
 
     Args:
-        data: The pipeline and the settings of the loaders, with the pack.
+        data: The pipeline and the settings of the loaders, with the cache.
         repeats: Times that each is measured; the median counts.
         build_rate: Images a second at which it was built.
     """
-    films, pipeline, size = data.films("train"), data.pipeline, data.loader.batch_size
+    records, pipeline, size = data.records("train"), data.pipeline, data.loader.batch_size
     bare = Pipeline(
         pipeline.preprocess, image_size=pipeline.image_size, grey_scaling=pipeline.grey_scaling
     )
-    plain, workers = PlainFilms(films, bare), data.num_workers
+    plain, workers = PlainImages(records, bare), data.num_workers
 
     def load(pipeline: Pipeline, workers: int) -> tuple[float, float]:
         by_hand: DataLoader[tuple[Tensor, float]] = DataLoader(
-            PlainFilms(films, pipeline),
+            PlainImages(records, pipeline),
             size,
             shuffle=True,
             num_workers=workers,
             persistent_workers=workers > 0,
         )
         settings = LoaderSettings(size, workers)
-        each = XrayData(films, data.classes, pipeline=pipeline, pack=data.pack, loader=settings)
+        each = XrayData(records, data.classes, pipeline=pipeline, cache=data.cache, loader=settings)
         ours = each.train_loader()
         return _take_turns(lambda: _count(by_hand), lambda: _count(ours), repeats)
 
     with _one_thread():
         decoded = _take_turns(
             lambda: len([plain[index] for index in range(len(plain))]),
-            lambda: len([bare.read(film.path) for film in films]),
+            lambda: len([bare.read(record.path) for record in records]),
             repeats,
         )
         epoch = load(bare, 0)
     stages = [
-        Stage("read a film, first pass", *decoded, "one core"),
-        Stage("build the pack", decoded[0], build_rate, f"{workers} workers"),
+        Stage("read an image, first pass", *decoded, "one core"),
+        Stage("build the cache", decoded[0], build_rate, f"{workers} workers"),
         Stage("a later epoch", *epoch, "one core, in process, not augmented"),
     ]
     if pipeline.augment or pipeline.batch_augment:

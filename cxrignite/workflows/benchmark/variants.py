@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from cxrignite.data import Film, XrayData
-from cxrignite.data.packing import Pack
+from cxrignite.data import ImageRecord, XrayData
+from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.engines import Precision
 from cxrignite.engines.compilation import compiler_errors_in_one_line
@@ -29,9 +29,9 @@ from cxrignite.recipe import Recipe, TrainerRecipe
 from cxrignite.runs.benchmark_result import Settings, Steps, Variant
 from cxrignite.runs.environment import describe_start
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.benchmark.memory import PeakMemory
-from cxrignite.workflows.benchmark.plain_loop import PlainFilms, train_steps
-from cxrignite.workflows.kept_memory import kept_memory
+from cxrignite.workflows.benchmark.plain_loop import PlainImages, train_steps
 from cxrignite.workflows.parts import build_data, build_loss, choose_computing
 from cxrignite.workflows.training import Learner, Training, build_learner
 
@@ -54,11 +54,11 @@ def plan_variants(
     variants = [Variant("plain loop, Pillow", settings)]
     for name, switch, wanted in (
         ("scaled decode", "scaled_decode", True),
-        ("pack", "pack", True),
+        ("cache", "cache", True),
         ("workers", "workers", num_workers > 0),
         ("channels_last", "channels_last", trainer.channels_last),
         ("precision", "precision", trainer.precision != "fp32"),
-        ("kept memory", "kept_memory", keeps_memory),
+        ("allocator tuning", "allocator_tuning", keeps_memory),
     ):
         if wanted:
             settings = replace(settings, **{switch: True})
@@ -81,9 +81,9 @@ class VariantRunner:
         session: Where to compute.
         precision: In which arithmetic, if a variant has the recipe's.
         model: The classifier, copied for each variant.
-        films: Those to train and to validate on.
+        records: Those to train and to validate on.
         pipeline: The recipe's.
-        pack: Of these films.
+        cache: Of these images.
         num_steps: Batches a repeat.
     """
 
@@ -91,9 +91,9 @@ class VariantRunner:
     session: Session
     precision: Precision
     model: BinaryClassifier
-    films: list[Film]
+    records: list[ImageRecord]
     pipeline: Pipeline
-    pack: Pack
+    cache: ImageCache
     num_steps: int
 
     def run(self, variant: Variant) -> None:
@@ -106,7 +106,9 @@ class VariantRunner:
         with PeakMemory(device) as memory:
             try:
                 run = self._through_engine if variant.settings.engine else self._by_hand
-                with kept_memory(device) if variant.settings.kept_memory else nullcontext():
+                with (
+                    allocator_tuning(device) if variant.settings.allocator_tuning else nullcontext()
+                ):
                     variant.steps.append(run(variant.settings))
             except RecipeError as error:
                 variant.failure = str(error)
@@ -118,7 +120,7 @@ class VariantRunner:
         memory = torch.channels_last if settings.channels_last else torch.contiguous_format
         model = copy.deepcopy(self.model).to(memory_format=memory)
         learner = self._learner(model, data, is_compiled=settings.compile)
-        plain = PlainFilms(data.films("train"), self.pipeline)
+        plain = PlainImages(data.records("train"), self.pipeline)
         loader: Iterable[Any] = DataLoader(plain, self.recipe.data.batch_size, shuffle=True)
         if settings.scaled_decode:
             loader = data.train_loader()
@@ -178,11 +180,11 @@ class VariantRunner:
         recipe = self.recipe.data
         return build_data(
             recipe if settings.workers else replace(recipe, num_workers=0),
-            self.films,
+            self.records,
             self.recipe.seed,
             device=self.session.device,
             pipeline=self.pipeline,
-            pack=self.pack if settings.pack else None,
+            cache=self.cache if settings.cache else None,
         )
 
 

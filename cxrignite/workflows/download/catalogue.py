@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublicData:
-    """A zip archive of films that anybody may fetch.
+    """A zip archive of images that anybody may fetch.
 
     Attributes:
         name: What the command line calls it.
@@ -17,8 +17,8 @@ class PublicData:
         size: The archive's bytes.
         sha256: The archive's digest in lower-case hexadecimal.
         folder: The one folder at the archive's top, and the name that it keeps.
-        films: From each folder below it, such as `train/NORMAL`, to the number of its films.
-        max_unpacked_bytes: More than the films take; what claims more is refused.
+        records: From each folder below it, such as `train/NORMAL`, to the number of its images.
+        max_unpacked_bytes: More than the images take; what claims more is refused.
         licence: Its name and its address.
         citation: What a work that uses the data has to cite.
         doi: Of the data set.
@@ -30,7 +30,7 @@ class PublicData:
     size: int
     sha256: str
     folder: str
-    films: Mapping[str, int]
+    records: Mapping[str, int]
     max_unpacked_bytes: int
     licence: str
     citation: str
@@ -47,13 +47,13 @@ _CHEST_XRAY_2017 = PublicData(
     size=1_235_512_464,
     sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
     folder="chest_xray",
-    films={
+    records={
         "train/NORMAL": 1_349,
         "train/PNEUMONIA": 3_883,
         "test/NORMAL": 234,
         "test/PNEUMONIA": 390,
     },
-    # Such films are JPEG files, which a zip makes 1 % smaller.
+    # Such images are JPEG files, which a zip makes 1 % smaller.
     max_unpacked_bytes=1_500_000_000,
     licence="CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
     citation=(

@@ -54,7 +54,7 @@ def download(
             if not is_whole(target, data):
                 _bring(data, target, archive, keep_archive, patience or Patience())
     about = {"licence": data.licence, "citation": data.citation, "doi": data.doi}
-    sys.stdout.write(download_text(target, data.films, **about))
+    sys.stdout.write(download_text(target, data.records, **about))
 
 
 def _bring(
@@ -120,7 +120,7 @@ def _check_room(target: Path, num_bytes: int) -> None:
     free = free_bytes(target)
     if free < num_bytes:
         raise CxrIgniteError(
-            f"{target.parent} must have {num_bytes:,} bytes free for archive and films, "
+            f"{target.parent} must have {num_bytes:,} bytes free for archive and images, "
             f"got {free:,}"
         )
 

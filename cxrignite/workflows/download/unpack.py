@@ -1,4 +1,4 @@
-"""Unpack a zip archive into a folder of films that is whole or absent, and recognise it again."""
+"""Unpack a zip archive into a folder of images that is whole or absent, and recognise it again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from cxrignite.workflows.download.catalogue import PublicData
 
 # It begins with a letter, a digit or `_`: neither `..` nor a hidden file, and has no separator,
 # no drive's colon and no control character.
-_FILM_NAME = re.compile(r"\w[\w .-]{0,150}\.(?:jpeg|jpg|png)", re.ASCII | re.IGNORECASE)
-# Films are compressed already: those of ChestXRay2017 shrink by 1 %.
+_IMAGE_NAME = re.compile(r"\w[\w .-]{0,150}\.(?:jpeg|jpg|png)", re.ASCII | re.IGNORECASE)
+# Images are compressed already: those of ChestXRay2017 shrink by 1 %.
 _MAX_RATIO = 20
 _CHUNK_BYTES = 2**20
 _ORIGIN = "origin.json"
@@ -38,7 +38,7 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
     """Unpack an archive into a folder that appears when it is whole.
 
     All is judged by the archive's own list before anything is written, and again by what comes out.
-    What is not listed by `data.films` is refused, except for what macOS adds to an archive.
+    What is not listed by `data.records` is refused, except for what macOS adds to an archive.
 
     Args:
         archive: A zip file.
@@ -47,14 +47,14 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
             other process may unpack there.
 
     Raises:
-        DataError: The archive is damaged, hostile, or has other films; nothing stays behind.
+        DataError: The archive is damaged, hostile, or has other images; nothing stays behind.
         CxrIgniteError: The disk is full or cannot be written to; nothing stays behind.
     """
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         with _opened(archive) as contents:
-            films = _films(archive, contents, data)
-            _unpack(contents, films, archive, partial)
+            records = _records(archive, contents, data)
+            _unpack(contents, records, archive, partial)
         _write_origin(partial, data)
         # Not synced, as thousands of small files take minutes on a slow disk: after a power cut
         # those that were lost are short, and `is_whole` says so.
@@ -83,18 +83,18 @@ def _opened(archive: Path) -> ZipFile:
         raise DataError(f"{archive} is no whole zip archive: {error}") from error
 
 
-def _films(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[ZipInfo, str]]:
-    """The archive's films, each with its path below the target.
+def _records(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[ZipInfo, str]]:
+    """The archive's images, each with its path below the target.
 
     Raises:
         DataError: Naming the first entry that is refused, and why.
     """
     folders = {
         "/".join((data.folder, *parts[:depth], ""))
-        for parts in (name.split("/") for name in data.films)
+        for parts in (name.split("/") for name in data.records)
         for depth in range(len(parts) + 1)
     }
-    films: list[tuple[ZipInfo, str]] = []
+    records: list[tuple[ZipInfo, str]] = []
     seen: set[str] = set()
     for info in contents.infolist():
         # zipfile cuts `filename` at a NUL.
@@ -102,30 +102,31 @@ def _films(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[Zip
         if _is_litter_of_macos(name):
             continue
         path = name.removeprefix(f"{data.folder}/")
-        folder, _, film = path.rpartition("/")
+        folder, _, record = path.rpartition("/")
         if name in folders:
             reason = "" if _is_kind(info, stat.S_IFDIR) else "is no folder, by its mode"
-        elif path == name or folder not in data.films or not _FILM_NAME.fullmatch(film):
-            reason = f"is no film of {data.name}"
+        elif path == name or folder not in data.records or not _IMAGE_NAME.fullmatch(record):
+            reason = f"is no image of {data.name}"
         else:
-            reason = "stands twice" if path.casefold() in seen else _film_trouble(info)
-            films.append((info, path))
+            reason = "stands twice" if path.casefold() in seen else _image_trouble(info)
+            records.append((info, path))
             seen.add(path.casefold())
         if reason:
             raise DataError(f"{archive} is refused: {name!a:.100} {reason}")
-    claimed = sum(info.file_size for info, _ in films)
+    claimed = sum(info.file_size for info, _ in records)
     if claimed > data.max_unpacked_bytes:
         raise DataError(
-            f"{archive} is refused: its films must be at most {data.max_unpacked_bytes:,} bytes, "
+            f"{archive} is refused: its images must be at most {data.max_unpacked_bytes:,} bytes, "
             f"got {claimed:,}"
         )
-    counts = Counter(path.rpartition("/")[0] for _, path in films)
-    for folder, number in data.films.items():
+    counts = Counter(path.rpartition("/")[0] for _, path in records)
+    for folder, number in data.records.items():
         if counts[folder] != number:
             raise DataError(
-                f"{archive} is refused: {folder} must have {number:,} films, got {counts[folder]:,}"
+                f"{archive} is refused: {folder} must have {number:,} images, "
+                f"got {counts[folder]:,}"
             )
-    return films
+    return records
 
 
 def _is_litter_of_macos(name: str) -> bool:
@@ -138,8 +139,8 @@ def _is_kind(info: ZipInfo, kind: int) -> bool:
     return stat.S_IFMT(info.external_attr >> 16) in (0, kind)
 
 
-def _film_trouble(info: ZipInfo) -> str:
-    """Why an entry with a film's name is none; empty if it may be one."""
+def _image_trouble(info: ZipInfo) -> str:
+    """Why an entry with an image's name is none; empty if it may be one."""
     if not _is_kind(info, stat.S_IFREG):
         return "is a link or another special file"
     if info.flag_bits & 0x2041:  # encrypted, strongly encrypted, masked
@@ -152,13 +153,13 @@ def _film_trouble(info: ZipInfo) -> str:
 
 
 def _unpack(
-    contents: ZipFile, films: list[tuple[ZipInfo, str]], archive: Path, partial: Path
+    contents: ZipFile, records: list[tuple[ZipInfo, str]], archive: Path, partial: Path
 ) -> None:
     partial.mkdir()
-    for folder in {path.rpartition("/")[0] for _, path in films}:
+    for folder in {path.rpartition("/")[0] for _, path in records}:
         (partial / folder).mkdir(parents=True)
     # `disable=None` keeps the bar off where stderr is not a terminal.
-    for info, path in tqdm(films, desc="unpacking", unit="film", leave=False, disable=None):
+    for info, path in tqdm(records, desc="unpacking", unit="image", leave=False, disable=None):
         # Never through a name that is there already.
         with (partial / path).open("xb") as file:
             for chunk in _inflate(contents, info, archive):
@@ -235,9 +236,9 @@ def is_whole(folder: Path, data: PublicData) -> bool:
 
 
 def _measure(folder: Path, data: PublicData) -> tuple[int, int]:
-    """The number of files in the folders of films, and their bytes."""
+    """The number of files in the folders of images, and their bytes."""
     num_files = num_bytes = 0
-    for name in data.films:
+    for name in data.records:
         if (folder / name).is_dir():
             with os.scandir(folder / name) as entries:
                 for entry in entries:

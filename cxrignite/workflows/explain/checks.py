@@ -1,4 +1,4 @@
-"""Checks of a run's class activation maps, measured on its own films."""
+"""Checks of a run's class activation maps, measured on its own images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.errors import DataError
 from cxrignite.functional import (
     CamMaps,
@@ -47,7 +47,7 @@ from cxrignite.runs.scores import SplitScores
 _logger = logging.getLogger(__name__)
 
 NUM_RANDOM_MODELS = 5
-"""One random model may look where the trained one does, for all films alike; the mean of some
+"""One random model may look where the trained one does, for all images alike; the mean of some
 cannot."""
 
 _NUM_STEPS = 20
@@ -57,12 +57,12 @@ _MAX_MASKED = 200
 
 @dataclass(frozen=True)
 class MapProbe:
-    """What is needed to draw maps of films.
+    """What is needed to draw maps of images.
 
     Attributes:
         model: The classifier.
         explain: From a classifier, images and what the maps are to speak for to the maps.
-        read: From a film's file to an image as the classifier takes it, `(1, H, W)`, uint8.
+        read: From an image's file to an image as the classifier takes it, `(1, H, W)`, uint8.
         device: Where the classifier is.
         advance: Called after each batch.
     """
@@ -85,19 +85,19 @@ class MapProbe:
 
 
 def check_maps(
-    probe: MapProbe, scores: SplitScores, threshold: float, num_films: int, root: Path, seed: int
+    probe: MapProbe, scores: SplitScores, threshold: float, num_images: int, root: Path, seed: int
 ) -> tuple[MapChecks, dict[str, MeanCurves]]:
     """Measure the maps: by what the score does without their pixels, by random weights, by masks.
 
-    Maps of what speaks for the positive class are measured on films that are called positive; where
-    none is, on all. Those of what speaks for the negative class, on films called negative: a
+    Maps of what speaks for the positive class are measured on images that are called positive;
+    where none is, on all. Those of what speaks for the negative class, on images called negative: a
     network may know one class by what it sees, and the other by the lack of that.
 
     Args:
         probe: Draws maps.
-        scores: Of the films.
+        scores: Of the images.
         threshold: A score of at least this is called positive.
-        num_films: Films of each kind at most, drawn by the seed.
+        num_images: Images of each kind at most, drawn by the seed.
         root: The folder that the masks' names are relative to.
         seed: Of the draw and the random maps.
 
@@ -107,30 +107,32 @@ def check_maps(
 
     Raises:
         UnreadableImageError: A mask cannot be read.
-        DataError: A mask has another size than its film.
+        DataError: A mask has another size than its image.
     """
     called = scores.y_score >= threshold
-    films = _sample(scores, called if called.any() else ~called, num_films, seed)
-    others = [] if called.all() else _sample(scores, ~called, num_films, seed)
-    masked = [film for film in scores.films if film.label == 1 and film.attributes.get("mask")]
+    records = _sample(scores, called if called.any() else ~called, num_images, seed)
+    others = [] if called.all() else _sample(scores, ~called, num_images, seed)
+    masked = [
+        record for record in scores.records if record.label == 1 and record.attributes.get("mask")
+    ]
     masked = masked[:_MAX_MASKED]
-    num_parts = 2 * len(_parts(films)) + len(_parts(others)) + len(_parts(masked))
+    num_parts = 2 * len(_parts(records)) + len(_parts(others)) + len(_parts(masked))
     shown = sys.stderr.isatty()
     with progress_bar("measure the maps", num_parts, is_shown=shown) as line:
         probe = replace(probe, advance=line.update)
-        return _measure(probe, films, others, (masked, root), seed)
+        return _measure(probe, records, others, (masked, root), seed)
 
 
 def _measure(
     probe: MapProbe,
-    films: Sequence[Film],
-    others: Sequence[Film],
-    masked: tuple[Sequence[Film], Path],
+    records: Sequence[ImageRecord],
+    others: Sequence[ImageRecord],
+    masked: tuple[Sequence[ImageRecord], Path],
     seed: int,
 ) -> tuple[MapChecks, dict[str, MeanCurves]]:
-    """Return the checks and curves of `check_maps`, by films called positive and the others."""
-    positive, curves = _perturb(probe, films, "positive", seed)
-    parts = [each for part in _parts(films) for each in _correlations(probe, part, seed)]
+    """Return the checks and curves of `check_maps`, by images called positive and the others."""
+    positive, curves = _perturb(probe, records, "positive", seed)
+    parts = [each for part in _parts(records) for each in _correlations(probe, part, seed)]
     correlation = float(np.nanmean(np.concatenate(parts)))
     masks = _read_masks(probe, *masked)
     negative = None
@@ -148,21 +150,23 @@ def _measure(
 
 
 def _sample(
-    scores: SplitScores, is_one: NDArray[np.bool_], num_films: int, seed: int
-) -> list[Film]:
+    scores: SplitScores, is_one: NDArray[np.bool_], num_images: int, seed: int
+) -> list[ImageRecord]:
     among = np.flatnonzero(is_one)
-    choice = ImageChoice(kinds=("random",), max_images=num_films, seed=seed)
+    choice = ImageChoice(kinds=("random",), max_images=num_images, seed=seed)
     chosen = choice.of(scores.y_score[among], scores.y_true[among], among)
-    return [scores.films[among[position]] for position in chosen]
+    return [scores.records[among[position]] for position in chosen]
 
 
-def _parts(films: Sequence[Film]) -> list[Sequence[Film]]:
-    return [films[start : start + _BATCH_SIZE] for start in range(0, len(films), _BATCH_SIZE)]
+def _parts(records: Sequence[ImageRecord]) -> list[Sequence[ImageRecord]]:
+    return [records[start : start + _BATCH_SIZE] for start in range(0, len(records), _BATCH_SIZE)]
 
 
-def _correlations(probe: MapProbe, films: Sequence[Film], seed: int) -> list[NDArray[np.float64]]:
-    """How alike the maps of random models are, for each of them and each film."""
-    images = probe.images([film.path for film in films])
+def _correlations(
+    probe: MapProbe, records: Sequence[ImageRecord], seed: int
+) -> list[NDArray[np.float64]]:
+    """How alike the maps of random models are, for each of them and each image."""
+    images = probe.images([record.path for record in records])
     maps = probe.explain(probe.model, images, "positive").maps
     others = (
         randomized_copy(probe.model, images, seed=seed + number)
@@ -176,12 +180,12 @@ def _correlations(probe: MapProbe, films: Sequence[Film], seed: int) -> list[NDA
 
 
 def _perturb(
-    probe: MapProbe, films: Sequence[Film], target: CamTarget, seed: int
+    probe: MapProbe, records: Sequence[ImageRecord], target: CamTarget, seed: int
 ) -> tuple[PerturbationChecks, dict[str, MeanCurves]]:
     """Measure deletion and insertion by map and by chance; also the mean curves."""
     pieces: dict[str, list[tuple[PerturbationCurve, PerturbationCurve]]] = {}
-    for number, part in enumerate(_parts(films)):
-        images = probe.images([film.path for film in part])
+    for number, part in enumerate(_parts(records)):
+        images = probe.images([record.path for record in part])
         found = probe.explain(probe.model, images, target)
         height, width = images.shape[-2:]
         # As coarse as the maps: a finer or a coarser one would be another question.
@@ -194,7 +198,7 @@ def _perturb(
             pieces.setdefault(name, []).append((by_map, by_chance))
         probe.advance()
     figures, curves = {}, {}
-    owners = [film.patient for film in films]
+    owners = [record.patient for record in records]
     for name, pairs in pieces.items():
         sides = list(zip(*pairs, strict=True))
         means = [torch.cat([each.score for each in side]).mean(dim=0) for side in sides]
@@ -211,39 +215,39 @@ def _perturb(
             ),
             blank=float(curves[name].by_map[-1 if name == "deletion" else 0]),
         )
-    return PerturbationChecks(len(films), **figures), curves
+    return PerturbationChecks(len(records), **figures), curves
 
 
 def _read_masks(
-    probe: MapProbe, films: Sequence[Film], root: Path
-) -> list[tuple[Film, Tensor, Tensor]]:
-    """Films, images and masks, `(1, H, W)` each, without those whose mask has no pixel inside."""
+    probe: MapProbe, records: Sequence[ImageRecord], root: Path
+) -> list[tuple[ImageRecord, Tensor, Tensor]]:
+    """Images, images and masks, `(1, H, W)` each, without those whose mask has no pixel inside."""
     found = []
-    for film in films:
-        path = root / film.attributes["mask"]
-        # Through the same pipeline as the films, so that a mask lies where its film does.
-        image, mask = probe.read(film.path), probe.read(path)
+    for record in records:
+        path = root / record.attributes["mask"]
+        # Through the same pipeline as the images, so that a mask lies where its image does.
+        image, mask = probe.read(record.path), probe.read(path)
         if mask.shape != image.shape:
             raise DataError(
-                f"mask {path} must have the size of its film after preprocessing, "
+                f"mask {path} must have the size of its image after preprocessing, "
                 f"{image.shape[1]} x {image.shape[2]}, got {mask.shape[1]} x {mask.shape[2]}"
             )
         if (mask > 127).any():
-            found.append((film, image, mask > 127))
-    if len(found) < len(films):
+            found.append((record, image, mask > 127))
+    if len(found) < len(records):
         _logger.warning(
-            "%d of %d masks have no pixel inside: left out", len(films) - len(found), len(films)
+            "%d of %d masks have no pixel inside: left out", len(records) - len(found), len(records)
         )
     return found
 
 
-def _localize(probe: MapProbe, masked: Sequence[tuple[Film, Tensor, Tensor]]) -> MaskCheck:
+def _localize(probe: MapProbe, masked: Sequence[tuple[ImageRecord, Tensor, Tensor]]) -> MaskCheck:
     """Measure how maps lie in the masks, those of the model and those of random models."""
     hits, energy, area = [], [], []
     random_hits, random_energy = [], []
     for start in range(0, len(masked), _BATCH_SIZE):
-        _, films, inside_of = zip(*masked[start : start + _BATCH_SIZE], strict=True)
-        images = torch.stack(films).to(probe.device)
+        _, records, inside_of = zip(*masked[start : start + _BATCH_SIZE], strict=True)
+        images = torch.stack(records).to(probe.device)
         masks = torch.cat(inside_of).to(probe.device)
         maps = probe.explain(probe.model, images, "positive").maps
         inside = energy_inside(maps, masks)

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.data.image_files import image_files
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import DataError
 from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
-from cxrignite.handlers import BoardWriter, GradCAMExporter
+from cxrignite.handlers import GradCAMExporter, TensorBoardWriter
 from cxrignite.output_marker import mark_output
 from cxrignite.recipe import DataRecipe, ExplainRecipe, Recipe
 from cxrignite.reporting.map_table import map_table
@@ -29,53 +29,53 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 from cxrignite.workflows.finished_run import FinishedRun, load_run, open_folder
-from cxrignite.workflows.illustrations import keep_figure
 from cxrignite.workflows.parts import (
     build_data,
     build_pipeline,
     check_image_size,
     explained_layer,
 )
-from cxrignite.workflows.score import Scoring, films_to_score, score_split
+from cxrignite.workflows.plots import save_figure
+from cxrignite.workflows.score import EvaluationOptions, records_to_score, score_split
 
 _logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 16
 
 
-def explain(recipe: Recipe, run_dir: Path, scoring: Scoring) -> None:
-    """Draw maps of films of one split of a run, or of another source, and measure them.
+def explain(recipe: Recipe, run_dir: Path, scoring: EvaluationOptions) -> None:
+    """Draw maps of images of one split of a run, or of another source, and measure them.
 
     Args:
         recipe: The run's own; its source may be another one.
         run_dir: The run folder.
-        scoring: Which films, under which name, by which operating point.
+        scoring: Which images, under which name, by which operating point.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
         RecipeError: The model has no such layer, or none that maps can be taken at.
-        DataError: There is no film to explain, or a film changed since the run.
+        DataError: There is no image to explain, or an image changed since the run.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A score or a map is NaN or infinite.
     """
     folder, settings = RunFolder(run_dir), recipe.explain
     with open_folder(folder, recipe.trainer) as (session, stack):
         run = load_run(folder, session, recipe.trainer, recipe.model, scoring.operating_point)
-        films = films_to_score(recipe.data, folder, scoring)
-        data = build_data(recipe.data, films, recipe.seed, device=session.device)
+        records = records_to_score(recipe.data, folder, scoring)
+        data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         choice = ImageChoice(
             run.map_threshold, settings.select, settings.max_images, seed=recipe.seed
         )
         source = recipe.data.source
-        maps = _Maps(run, settings, source.classes, scoring.name, films, choice, data.image_size)
+        maps = _Maps(run, settings, source.classes, scoring.name, records, choice, data.image_size)
         stack.callback(maps.close)
         scores = score_split(
             *(run.model, data, scoring.split, run.computing),
-            shows=session.leads,
+            shows=session.is_main_process,
             handlers=[maps.exporter],
         )
-        if session.leads:
+        if session.is_main_process:
             maps.publish(maps.measure(scores, data.pipeline, source.root, recipe.seed))
 
 
@@ -94,27 +94,27 @@ def explain_files(
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
         RecipeError: The model has no such layer, or none that maps can be taken at.
-        DataError: An image is missing, cannot be read, or has another size than the run's films.
+        DataError: An image is missing, cannot be read, or has another size than the run's images.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A map is NaN or infinite.
     """
     files, folder = image_files(paths), RunFolder(run_dir)
     with open_folder(folder, recipe.trainer) as (session, stack):
-        if not session.leads:
+        if not session.is_main_process:
             return
         images = _read(recipe.data, folder, files)
         run = load_run(folder, session, recipe.trainer, recipe.model, site)
-        films = [Film(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
-        everything = ImageChoice(run.map_threshold, (), indices=range(len(films)))
+        records = [ImageRecord(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
+        everything = ImageChoice(run.map_threshold, (), indices=range(len(records)))
         height, width = images.shape[-2:]
         classes = recipe.data.source.classes
-        maps = _Maps(run, recipe.explain, classes, name, films, everything, (height, width))
+        maps = _Maps(run, recipe.explain, classes, name, records, everything, (height, width))
         stack.callback(maps.close)
         scorer = BatchScorer(run.model, **run.computing._asdict())
         y_score = torch.cat([scorer(part)[0].cpu() for part in torch.split(images, _BATCH_SIZE)])
-        labels = torch.full((len(films),), UNKNOWN_LABEL)
+        labels = torch.full((len(records),), UNKNOWN_LABEL)
         maps.exporter.export(
-            images, y_score.double().numpy(), labels.numpy(), torch.arange(len(films)).numpy()
+            images, y_score.double().numpy(), labels.numpy(), torch.arange(len(records)).numpy()
         )
         maps.publish(None)
 
@@ -128,7 +128,7 @@ class _Maps:
         settings: ExplainRecipe,
         classes: tuple[str, str],
         name: str,
-        films: Sequence[Film],
+        records: Sequence[ImageRecord],
         choice: ImageChoice,
         image_size: tuple[int, int],
     ) -> None:
@@ -138,8 +138,8 @@ class _Maps:
         self.directory = run.folder.explain_dir(name)
         # Of the same name, which TensorBoard shows, until everything is there.
         self.unfinished_dir = run.folder.explain_dir(".unfinished") / name
-        self.board = BoardWriter(run.folder.tensorboard_dir)
-        if run.session.leads:
+        self.board = TensorBoardWriter(run.folder.tensorboard_dir)
+        if run.session.is_main_process:
             self._clear()
             mark_output(self.unfinished_dir)
         self.exporter = GradCAMExporter(
@@ -148,7 +148,7 @@ class _Maps:
             self.layer,
             settings.method,
             choice,
-            [{"path": film.name, "patient": film.patient} for film in films],
+            [{"path": record.name, "patient": record.patient} for record in records],
             classes,
             self.board,
         )
@@ -161,22 +161,22 @@ class _Maps:
     def close(self) -> None:
         """Close what was open, and leave nothing unfinished behind."""
         self.board.close()
-        if self.run.session.leads:
+        if self.run.session.is_main_process:
             self._clear()
 
     def measure(
         self, scores: SplitScores, pipeline: Pipeline, root: Path, seed: int
     ) -> MapChecks | None:
         """Check the maps and draw the figure of it; None if not requested."""
-        run, name, num_films = self.run, f"faithfulness_{self.name}", self.settings.num_measured
-        if not num_films:
+        run, name, num_images = self.run, f"faithfulness_{self.name}", self.settings.num_measured
+        if not num_images:
             (run.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
             return None
-        _logger.info("measuring the maps of %d films at most", num_films)
+        _logger.info("measuring the maps of %d images at most", num_images)
         probe = MapProbe(run.model, self._draw, pipeline.read, run.session.device)
-        found, curves = check_maps(probe, scores, run.map_threshold, num_films, root, seed)
+        found, curves = check_maps(probe, scores, run.map_threshold, num_images, root, seed)
         figure = figures.perturbation_curves(curves, self.classes)
-        keep_figure(run.folder, self.board, name, figure, run.epoch)
+        save_figure(run.folder, self.board, name, figure, run.epoch)
         return found
 
     def publish(self, checks: MapChecks | None) -> None:
@@ -185,7 +185,7 @@ class _Maps:
         name = f"grad_cam_{self.name}"
         if any(each.y_true != UNKNOWN_LABEL for each in explained):
             figure = figures.outcome_maps(explained, self.classes)
-            keep_figure(folder, self.board, name, figure, self.run.epoch)
+            save_figure(folder, self.board, name, figure, self.run.epoch)
         else:
             (folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
         evaluation = MapEvaluation(
@@ -215,17 +215,17 @@ class _Maps:
 
 
 def _read(data: DataRecipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
-    """Read images through the run's pipeline; they must come out in the size of the run's films."""
+    """Read images through the run's pipeline; they must have the size of the run's images."""
     pipeline = build_pipeline(data)
     images = [pipeline.read(path) for path in files]
     known = folder.read_split(data.source.root)[0].path
-    # Where the run's films are not at hand the images can only be held against each other.
+    # Where the run's images are not at hand the images can only be held against each other.
     wanted = (pipeline.read(known) if known.is_file() else images[0]).shape[-2:]
     for path, image in zip(files, images, strict=True):
         if image.shape[-2:] != wanted:
             height, width = image.shape[-2:]
             raise DataError(
                 f"{path} must be {wanted[0]} x {wanted[1]} pixels after preprocessing, "
-                f"as the run's films, got {height} x {width}"
+                f"as the run's images, got {height} x {width}"
             )
     return torch.stack(images)

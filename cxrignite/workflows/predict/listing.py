@@ -1,4 +1,4 @@
-"""Which films are to be scored, and whose they are."""
+"""Which images are to be scored, and whose they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cxrignite.data import Film, Source
+from cxrignite.data import ImageRecord, Source
 from cxrignite.data.image_files import image_files
 from cxrignite.data.manifest_table import Table, open_table
 from cxrignite.errors import DataError
@@ -16,49 +16,49 @@ _PATIENT = "patient"
 
 
 class Listing(NamedTuple):
-    """Films without a label, each once.
+    """Images without a label, each once.
 
     Attributes:
-        films: Named as they were given; what is written of them is this name.
-        source: Tells the patient of a film by its file; null where `films` say it themselves.
+        records: Named as they were given; what is written of them is this name.
+        source: Tells the patient of an image by its file; null where `records` say it themselves.
     """
 
-    films: list[Film]
+    records: list[ImageRecord]
     source: Source | None
 
-    def patient_of(self, film: Film) -> str:
+    def patient_of(self, record: ImageRecord) -> str:
         """The patient's key, empty where it cannot be told."""
-        return film.patient if self.source is None else self.source.patient_of(film.path)
+        return record.patient if self.source is None else self.source.patient_of(record.path)
 
 
-def list_films(paths: Sequence[Path], source: Source) -> Listing:
-    """The films that a command line names.
+def list_records(paths: Sequence[Path], source: Source) -> Listing:
+    """The images that a command line names.
 
     Args:
         paths: Images, folders of images, and patterns of either. A file that is missing is listed,
             since those beside it can be scored.
-        source: The run's, which knows whose film a file is.
+        source: The run's, which knows whose image a file is.
 
     Raises:
         DataError: A folder has no image, or a pattern fits none.
     """
-    return Listing([_new_film(path, str(path)) for path in image_files(paths)], source)
+    return Listing([_new_record(path, str(path)) for path in image_files(paths)], source)
 
 
 def list_manifest(
     path: Path, source: Source, path_column: str = "path", patient_column: str | None = None
 ) -> Listing:
-    """The films that a table names, in its order; one that is named again counts once.
+    """The images that a table names, in its order; one that is named again counts once.
 
     Args:
         path: CSV or Parquet, as `open_table` reads it. Relative names start from its folder.
-        source: The run's, which makes a patient's key of what the table says, and knows whose film
+        source: The run's, which makes a patient's key of what the table says, and knows whose image
             a file is where it says nothing.
         path_column: The column of the names.
         patient_column: The column of the patients; null takes `patient` where there is one.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or a row names no film. A row's cells
+        DataError: The file cannot be read, lacks a column, or a row names no image. A row's cells
             are never told, since they may be of a patient.
         RecipeError: It is Parquet and pyarrow is not installed; or the run's salt cannot be used.
     """
@@ -67,7 +67,7 @@ def list_manifest(
     patient_at = None
     if patient_column is not None or table.find(_PATIENT) is not None:
         patient_at = _column(table, patient_column or _PATIENT)
-    films: dict[str, Film] = {}
+    records: dict[str, ImageRecord] = {}
     for number, (name, patient) in table.read(
         [name_at, name_at if patient_at is None else patient_at]
     ):
@@ -75,16 +75,16 @@ def list_manifest(
             raise DataError(
                 f"{table.at(number)}: a row must have a name in '{path_column}', it is empty"
             )
-        if name not in films:
+        if name not in records:
             key = "" if patient_at is None else source.patient_key(patient)
-            films[name] = _new_film(path.parent / name, name, key)
-    if not films:
-        raise DataError(f"{path} must name at least one film, got none")
-    return Listing(list(films.values()), source if patient_at is None else None)
+            records[name] = _new_record(path.parent / name, name, key)
+    if not records:
+        raise DataError(f"{path} must name at least one image, got none")
+    return Listing(list(records.values()), source if patient_at is None else None)
 
 
-def _new_film(path: Path, name: str, patient: str = "") -> Film:
-    return Film(str(path), name, UNKNOWN_LABEL, patient, "test")
+def _new_record(path: Path, name: str, patient: str = "") -> ImageRecord:
+    return ImageRecord(str(path), name, UNKNOWN_LABEL, patient, "test")
 
 
 def _column(table: Table, name: str) -> int:

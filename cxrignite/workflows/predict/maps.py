@@ -1,4 +1,4 @@
-"""Maps of new films, a few at a time, so that none stays in memory."""
+"""Maps of new images, a few at a time, so that none stays in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.data import Film
+from cxrignite.data import ImageRecord
 from cxrignite.durable_write import writing
 from cxrignite.engines.batches import fill_up
 from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam
@@ -27,7 +27,7 @@ class DrawnMap(NamedTuple):
 
     Attributes:
         raw_max: Its highest value; 0 is an empty map: no place spoke for the class.
-        picture: The file of film, map and caption. The map over the film alone is beside it, with
+        picture: The file of image, map and caption. The map over the image alone is beside it, with
             the suffix `.overlay.png`.
     """
 
@@ -36,9 +36,9 @@ class DrawnMap(NamedTuple):
 
 
 class MapDrawer:
-    """Draws the map of every film that is scored.
+    """Draws the map of every image that is scored.
 
-    A map's pixels do not depend on the films beside it, so that going on after a stop gives the
+    A map's pixels do not depend on the images beside it, so that going on after a stop gives the
     pictures of a command that was never stopped. That is why no map is held against others.
 
     Args:
@@ -47,7 +47,7 @@ class MapDrawer:
         model: Its classifier.
         layer: Where the maps are taken.
         directory: The folder of the pictures; made if it is missing.
-        threshold: By which the captions call films.
+        threshold: By which the captions call images.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MapDrawer:
 
     def draw(
         self,
-        films: Sequence[Film],
+        records: Sequence[ImageRecord],
         patients: Sequence[str],
         images: Tensor,
         y_score: NDArray[np.float64],
@@ -76,30 +76,30 @@ class MapDrawer:
         """Draw the maps of a batch.
 
         Args:
-            films: Its `n` films.
+            records: Its `n` images.
             patients: Whose they are.
             images: Shape `(n, 1, H, W)`, uint8.
             y_score: Their scores, shape `(n,)`.
-            first: Number of the first film; the others follow.
+            first: Number of the first image; the others follow.
 
         Returns:
-            One a film.
+            One an image.
 
         Raises:
             NonFiniteError: A map is NaN or infinite.
             CxrIgniteError: A picture cannot be written.
         """
         drawn = []
-        for start in range(0, len(films), _BATCH_SIZE):
+        for start in range(0, len(records), _BATCH_SIZE):
             part = images[start : start + _BATCH_SIZE]
             # Of one shape, as the scores are, for the same last bits whatever is in it.
             filled = fill_up(part, _BATCH_SIZE).to(self._device)
             found = grad_cam(self._model, filled, self._layer, method=self._method)
             for row in range(len(part)):
                 number = start + row
-                film = films[number]
+                record = records[number]
                 explanation = Explanation(
-                    about={"path": film.name, "patient": patients[number]},
+                    about={"path": record.name, "patient": patients[number]},
                     selection=("fixed",),
                     y_score=float(y_score[number]),
                     y_true=UNKNOWN_LABEL,
@@ -108,7 +108,7 @@ class MapDrawer:
                     importance=found.maps[row].cpu(),
                     raw_max=float(found.raw_max[row]),
                     strength=None,
-                    name=picture_name(first + number, film.name),
+                    name=picture_name(first + number, record.name),
                 )
                 drawn.append(self._write(explanation))
         return drawn
@@ -118,7 +118,7 @@ class MapDrawer:
         pictures = explanation_pictures(explanation, self._classes, where)
         names = (explanation.picture, explanation.overlay)
         for name, pixels in zip(names, pictures, strict=True):
-            # Not durably: a picture counts once its film has a row, and is drawn again until then.
+            # Not durably: a picture counts once its image has a row, and is drawn again until then.
             path = self._directory / name
             with writing(path):
                 path.write_bytes(as_png(pixels))

@@ -25,19 +25,19 @@ from cxrignite.workflows.predict.output_settings import (
     check_settings,
 )
 
-COLUMNS = ("path", "patient", "score", "natural_score", "decision", "threshold", "verdict")
+COLUMNS = ("path", "patient", "score", "probability", "decision", "threshold", "status")
 MAP_COLUMNS = ("raw_max", "picture")
 
-_NUM_TOLD = 3
+_NUM_NAMED = 3
 
 
 class PredictionFile:
     """An open output that no other process writes to; made by `open_output`.
 
     Attributes:
-        names: The films that have a row.
+        names: The images that have a row.
         num_positive: Of those, the ones decided 1.
-        num_unreadable: Films that this command could not read.
+        num_unreadable: Images that this command could not read.
         first_unreadable: A few of them, and why.
     """
 
@@ -50,7 +50,7 @@ class PredictionFile:
         self._end = 0
 
     def holds_rows(self) -> bool:
-        """Whether there is a film in the file; a header alone binds nobody."""
+        """Whether there is an image in the file; a header alone binds nobody."""
         self._file.seek(0)
         return len(list(islice(_whole_rows(self._file), 2))) > 1
 
@@ -88,7 +88,7 @@ class PredictionFile:
 
     @property
     def num_rows(self) -> int:
-        """Films that have a row."""
+        """Images that have a row."""
         return len(self.names)
 
     def begin(self) -> None:
@@ -101,7 +101,7 @@ class PredictionFile:
 
         Args:
             rows: A cell a column.
-            failures: From a film's name to why it has no score.
+            failures: From an image's name to why it has no score.
 
         Raises:
             CxrIgniteError: The disk is full, say; the rows before are whole.
@@ -140,7 +140,7 @@ class PredictionFile:
             raise CxrIgniteError(f"cannot write {self._paths.unreadable}: {reason}") from error
         self.num_unreadable += len(failures)
         for name, reason in failures.items():
-            if len(self.first_unreadable) < _NUM_TOLD:
+            if len(self.first_unreadable) < _NUM_NAMED:
                 self.first_unreadable[name] = reason
 
 

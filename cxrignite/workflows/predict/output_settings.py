@@ -37,7 +37,7 @@ class OutputSettings:
         operating_point: The site; None is the run's own rule.
         chosen_on: The split, or the site's images, that chose the threshold.
         threshold: None if the run has none.
-        verdict: Status of the rule; None if the run has no threshold.
+        status: Status of the rule; None if the run has no threshold.
         image_size: Rows and columns.
         batch_size: Of a forward pass.
         precision: Its name.
@@ -51,7 +51,7 @@ class OutputSettings:
     operating_point: str | None
     chosen_on: str
     threshold: float | None
-    verdict: str | None
+    status: str | None
     image_size: Size | None
     batch_size: int
     precision: str

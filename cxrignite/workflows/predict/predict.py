@@ -1,4 +1,4 @@
-"""From a finished run and new films to a table of scores."""
+"""From a finished run and new images to a table of scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from cxrignite import __version__
-from cxrignite.data import Film, Source
+from cxrignite.data import ImageRecord, Source
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer
@@ -23,10 +23,10 @@ from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.terminal import counted
+from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.finished_run import load_run, open_folder
-from cxrignite.workflows.kept_memory import kept_memory
 from cxrignite.workflows.parts import build_pipeline, check_image_size, explained_layer
-from cxrignite.workflows.predict.listing import Listing, list_films, list_manifest
+from cxrignite.workflows.predict.listing import Listing, list_manifest, list_records
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import (
     COLUMNS,
@@ -35,7 +35,7 @@ from cxrignite.workflows.predict.output import (
     open_output,
 )
 from cxrignite.workflows.predict.output_settings import OutputPaths, OutputSettings
-from cxrignite.workflows.predict.scoring import Unscored, score_films
+from cxrignite.workflows.predict.scoring import Unscored, score_images
 
 _logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ class Request:
     Attributes:
         output: The table; its other files are named after it.
         files: Images, folders of images, and patterns of either.
-        manifest: A CSV file that names the films instead.
-        path_column: Its column of the films' names.
+        manifest: A CSV file that names the images instead.
+        path_column: Its column of the images' names.
         patient_column: Its column of the patients; null takes `patient` where there is one.
         operating_point: The site whose operating point decides; null is the run's own.
-        draws_maps: Draw a map of every film, too.
+        draws_maps: Draw a map of every image, too.
         overwrite: Begin anew, whatever the output holds.
     """
 
@@ -66,12 +66,12 @@ class Request:
 
 
 def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
-    """Score new films with a run's best weights, and go on where an earlier command stopped.
+    """Score new images with a run's best weights, and go on where an earlier command stopped.
 
     Args:
         recipe: The run's own.
         run_dir: The run folder, which is only read.
-        request: Which films, by which operating point, to where.
+        request: Which images, by which operating point, to where.
 
     Raises:
         RunFolderError: The run has no such operating point.
@@ -79,14 +79,14 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             model has no layer that maps can be taken at.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A score or a map is NaN or infinite.
-        DataError: There is no film; or, once all others have their scores, some cannot be read.
+        DataError: There is no image; or, once all others have their scores, some cannot be read.
     """
     paths = OutputPaths(request.output)
     folder, settings = RunFolder(run_dir), recipe.trainer
     with open_folder(folder, settings, writes=False) as (session, stack):
         if session.world_size > 1:
             raise RecipeError(
-                f"predict takes one process, got {session.world_size}: give each its own films "
+                f"predict takes one process, got {session.world_size}: give each its own images "
                 "and its own --output"
             )
         listing = _list(recipe.data.source, request)
@@ -94,7 +94,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         rule, model = run.rule, run.model
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe.data)
-        image_size = _image_size(recipe.data, pipeline, frozen, listing.films)
+        image_size = _image_size(recipe.data, pipeline, frozen, listing.records)
         if image_size is not None:
             check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
@@ -119,25 +119,25 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 paths.maps_dir,
                 run.map_threshold,
             )
-        films = [film for film in listing.films if film.name not in output.names]
+        records = [record for record in listing.records if record.name not in output.names]
         if output.num_rows:
             _logger.info(
-                "%s has %d films: %d are left to score", paths.table, output.num_rows, len(films)
+                "%s has %d images: %d are left to score", paths.table, output.num_rows, len(records)
             )
         num_before = output.num_rows
-        work = Unscored(films, listing.patient_of, pipeline, image_size or (1, 1))
-        if films:
+        work = Unscored(records, listing.patient_of, pipeline, image_size or (1, 1))
+        if records:
             keeps = settings.profile == "fast"  # as in `fit`
-            with kept_memory(session.device) if keeps else nullcontext():
-                score_films(work, scorer, rule, output, drawer, recipe.data)
+            with allocator_tuning(session.device) if keeps else nullcontext():
+                score_images(work, scorer, rule, output, drawer, recipe.data)
         sys.stdout.write(_summary(output, rule, paths, num_before, drawer is not None))
         if output.num_unreadable:
-            raise DataError(_complaint(output, len(listing.films), paths))
+            raise DataError(_describe_unreadable(output, len(listing.records), paths))
 
 
 def _list(source: Source, request: Request) -> Listing:
     if request.manifest is None:
-        return list_films(request.files, source)
+        return list_records(request.files, source)
     if _is_same(request.manifest, request.output):
         raise RecipeError(f"--output must be another file than --manifest, got {request.output}")
     return list_manifest(request.manifest, source, request.path_column, request.patient_column)
@@ -150,24 +150,27 @@ def _is_same(first: Path, second: Path) -> bool:
     return first.resolve() == second.resolve()
 
 
-def _batch_size(data: DataRecipe, frozen: Sequence[Film]) -> int:
+def _batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
     """As many images in a forward pass as `test` takes, for the same last bits."""
     usual = data.eval_batch_size or 2 * data.batch_size
-    return min(usual, sum(film.split == "test" for film in frozen) or usual)
+    return min(usual, sum(record.split == "test" for record in frozen) or usual)
 
 
 def _image_size(
-    data: DataRecipe, pipeline: Pipeline, frozen: Sequence[Film], films: Sequence[Film]
+    data: DataRecipe,
+    pipeline: Pipeline,
+    frozen: Sequence[ImageRecord],
+    records: Sequence[ImageRecord],
 ) -> Size | None:
-    """The size of the run's films after preprocessing; null where no film at all can be read.
+    """The size of the run's images after preprocessing; null where no image at all can be read.
 
-    Where the run's films are not at hand it is that of the first new film.
+    Where the run's images are not at hand it is that of the first new image.
     """
     if data.image_size is not None and not data.preprocess:
         return data.image_size
-    for film in chain(frozen[:1], films):
+    for record in chain(frozen[:1], records):
         try:
-            rows, columns = pipeline.read(film.path).shape[-2:]
+            rows, columns = pipeline.read(record.path).shape[-2:]
         except DataError:
             continue
         return rows, columns
@@ -191,7 +194,7 @@ def _settings(
         operating_point=request.operating_point,
         chosen_on=rule.chosen_on,
         threshold=rule.threshold,
-        verdict=status(rule) or None,
+        status=status(rule) or None,
         image_size=image_size,
         batch_size=scorer.batch_size,
         precision=scorer.precision.name,
@@ -208,32 +211,32 @@ def _summary(
     has_maps: bool,
 ) -> str:
     """What was done, what it is worth, and where it is."""
-    num_films = output.num_rows
+    num_images = output.num_rows
     called = f", {output.num_positive} called positive" if rule.point else ""
     before = f" ({num_before} of them before)" if num_before else ""
-    scored = f"{counted(num_films, 'film')} scored{before}{called}"
+    scored = f"{counted(num_images, 'image')} scored{before}{called}"
     lines = [*alarm(alarm_of_rule(rule)), f"{paths.table}: {scored}"]
     lines.append(indented(describe_rule(rule)))
     if rule.point:
         lines.append(
             indented(
-                "this holds for films like those that chose the threshold: `test` on labelled "
-                "films of this site tells whether these are, `recalibrate` chooses by them"
+                "this holds for images like those that chose the threshold: `test` on labelled "
+                "images of this site tells whether these are, `recalibrate` chooses by them"
             )
         )
     if has_maps:
         lines.append(f"  maps in {paths.maps_dir}")
     if output.num_unreadable:
-        missing = counted(output.num_unreadable, "film")
+        missing = counted(output.num_unreadable, "image")
         lines.append(f"  {missing} without a score in {paths.unreadable}")
     return "\n".join([*lines, f"  settings in {paths.settings}", ""])
 
 
-def _complaint(output: PredictionFile, num_films: int, paths: OutputPaths) -> str:
+def _describe_unreadable(output: PredictionFile, num_images: int, paths: OutputPaths) -> str:
     few = "; ".join(f"{name}: {reason}" for name, reason in output.first_unreadable.items())
     more = output.num_unreadable - len(output.first_unreadable)
     others = f"; and {more} more" if more else ""
     return (
-        f"{output.num_unreadable} of {counted(num_films, 'film')} cannot be read, all listed in "
+        f"{output.num_unreadable} of {counted(num_images, 'image')} cannot be read, all listed in "
         f"{paths.unreadable}: {few}{others}"
     )

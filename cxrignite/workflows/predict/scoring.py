@@ -1,4 +1,4 @@
-"""Films on their way from files to rows of the table, batch by batch."""
+"""Images on their way from files to rows of the table, batch by batch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ignite.engine import Engine
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cxrignite.data import Film
-from cxrignite.data.film_stream import FilmStream, ReadBatch
+from cxrignite.data import ImageRecord
+from cxrignite.data.image_stream import ImageStream, ReadBatch
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.engines import BatchScorer
@@ -21,29 +21,29 @@ from cxrignite.handlers import GracefulStop
 from cxrignite.recipe import DataRecipe
 from cxrignite.reporting.wording import status
 from cxrignite.runs.decision_rule import DecisionRule
-from cxrignite.workflows.films import warn_of_nearly_blank
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile
+from cxrignite.workflows.records import warn_of_nearly_blank
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """Films that have no score yet.
+    """Images that have no score yet.
 
     Attributes:
-        films: At least one.
-        patient_of: Tells whose a film is.
+        records: At least one.
+        patient_of: Tells whose an image is.
         pipeline: The run's.
-        image_size: Rows and columns of the run's films after preprocessing.
+        image_size: Rows and columns of the run's images after preprocessing.
     """
 
-    films: Sequence[Film]
-    patient_of: Callable[[Film], str]
+    records: Sequence[ImageRecord]
+    patient_of: Callable[[ImageRecord], str]
     pipeline: Pipeline
     image_size: Size
 
 
-def score_films(
+def score_images(
     work: Unscored,
     scorer: BatchScorer,
     rule: DecisionRule,
@@ -51,12 +51,12 @@ def score_films(
     drawer: MapDrawer | None,
     data: DataRecipe,
 ) -> None:
-    """Score films in their order, and write each batch before the next is looked at.
+    """Score images in their order, and write each batch before the next is looked at.
 
     A signal ends it after the batch in work.
 
     Args:
-        work: The films.
+        work: The images.
         scorer: The run's model, with batches of one size.
         rule: What turns a score into a decision.
         output: The open table.
@@ -68,8 +68,8 @@ def score_films(
         CxrIgniteError: The table cannot be written, or a worker process was killed.
         StopRequested: A signal asked for the end.
     """
-    stream = FilmStream(
-        work.films,
+    stream = ImageStream(
+        work.records,
         work.pipeline,
         work.image_size,
         batch_size=scorer.batch_size,
@@ -80,10 +80,10 @@ def score_films(
     num_before = output.num_rows
     # `disable=None` keeps the bar out of files.
     bar = tqdm(
-        total=num_before + len(work.films),
+        total=num_before + len(work.records),
         initial=num_before,
         desc="predict",
-        unit="film",
+        unit="image",
         disable=None,
     )
 
@@ -91,9 +91,9 @@ def score_films(
 
     def step(engine: Engine, batch: ReadBatch) -> None:
         rows = _rows(batch, work, scorer, rule, drawer, output.num_rows)
-        failures = {work.films[each].name: why for each, why in batch.failures.items()}
+        failures = {work.records[each].name: why for each, why in batch.failures.items()}
         output.append(rows, failures)
-        nearly_blank.extend(work.films[each].name for each in batch.nearly_blank)
+        nearly_blank.extend(work.records[each].name for each in batch.nearly_blank)
         bar.update(len(rows) + len(failures))
 
     engine = Engine(step)
@@ -114,37 +114,37 @@ def _rows(
     drawer: MapDrawer | None,
     first: int,
 ) -> list[Sequence[Any]]:
-    """The rows of the films that were read; their maps are drawn by then."""
+    """The rows of the images that were read; their maps are drawn by then."""
     if not batch.positions:
         return []
-    films = [work.films[each] for each in batch.positions]
-    patients = [work.patient_of(film) for film in films]
+    records = [work.records[each] for each in batch.positions]
+    patients = [work.patient_of(record) for record in records]
     y_score = scorer(batch.images)[0].cpu().double().numpy()
-    _check_finite(films, y_score)
-    natural = rule.imbalance.natural(y_score)
+    _check_finite(records, y_score)
+    probability = rule.prior_shift.probability(y_score)
     threshold = rule.threshold
     rows: list[Sequence[Any]] = [
         (
-            film.name,
+            record.name,
             patient,
             repr(score),
-            "" if natural is None else repr(float(natural[number])),
-            # Decided on the raw score, as everywhere.
+            "" if probability is None else repr(float(probability[number])),
+            # Decided on the score, as everywhere.
             "" if threshold is None else int(score >= threshold),
             "" if threshold is None else repr(threshold),
             status(rule),
         )
-        for number, (film, patient, score) in enumerate(
-            zip(films, patients, y_score.tolist(), strict=True)
+        for number, (record, patient, score) in enumerate(
+            zip(records, patients, y_score.tolist(), strict=True)
         )
     ]
     if drawer is None:
         return rows
-    drawn = drawer.draw(films, patients, batch.images, y_score, first)
+    drawn = drawer.draw(records, patients, batch.images, y_score, first)
     return [(*row, repr(each.raw_max), each.picture) for row, each in zip(rows, drawn, strict=True)]
 
 
-def _check_finite(films: Sequence[Film], y_score: NDArray[np.float64]) -> None:
-    strange = np.flatnonzero(~np.isfinite(y_score))
-    if len(strange):
-        raise NonFiniteError(f"the score of {films[strange[0]].name} is NaN or infinite")
+def _check_finite(records: Sequence[ImageRecord], y_score: NDArray[np.float64]) -> None:
+    not_finite = np.flatnonzero(~np.isfinite(y_score))
+    if len(not_finite):
+        raise NonFiniteError(f"the score of {records[not_finite[0]].name} is NaN or infinite")

@@ -80,7 +80,7 @@ def main() -> None:
     print(f"validation: roc_auc {validator.state.metrics['roc_auc']:.3f}, {describe_point(point)}")
 
     rows = [{"path": f"test/{index}.png"} for index in range(len(test))]
-    choice = ImageChoice(threshold=point.threshold, kinds=("misses", "most_sure"), max_images=2)
+    choice = ImageChoice(threshold=point.threshold, kinds=("errors", "most_sure"), max_images=2)
     predictions = PredictionWriter("predictions.csv", rows, threshold=point.threshold)
     maps = GradCAMExporter(network, "maps", "features", choice=choice, rows=rows)
     tester = make_evaluator(network, test, [predictions, maps])

@@ -83,7 +83,7 @@ def test_maps_beat_random_ones_where_the_whole_interval_lies_on_the_right_side(n
     assert len({better, around_none, worse}) == 3
 
 
-def test_a_deletion_that_no_map_could_pass_is_told():
+def test_a_deletion_that_no_map_could_pass_is_reported():
     figures = curve(0.9, 0.8, 0.05, 0.2)
     plain = checked(deletion=figures)["Deletion"]
     alike = checked(deletion=replace(figures, blank=0.99))["Deletion"]
@@ -142,7 +142,7 @@ def test_energy_on_the_finding_has_to_be_more_than_that_of_an_even_map(changes, 
     reading_of(check)
 
 
-def test_the_figures_of_the_masks_are_told_in_words():
+def test_the_figures_of_the_masks_are_reported_in_words():
     pointing, energy = masked()
     line_with(plain(pointing.comparison), "5.0 %", "6.0 %")
     assert re.findall(r"[\d.]+ %", plain(pointing.comparison)) == ["5.0 %", "6.0 %"]
@@ -168,10 +168,10 @@ def test_all_checks_together_pass_fail_or_say_nothing():
     summaries = [checks_summary(list(each.values())) for each in (some, every, failed)]
     assert len({line_with(summary) for summary in summaries}) == 3
     names = [name.lower() for name in every]
-    named = [[name for name in names if not missing(told, [name])] for told in summaries]
+    named = [[name for name in names if not missing(printed, [name])] for printed in summaries]
     assert named == [[], [], ["randomised weights"]]
 
 
-def test_the_number_of_films_is_told():
+def test_the_number_of_images_is_reported():
     line_with(checks_size(replace(CHECKS, masks=None)), 32)
     line_with(checks_size(CHECKS), 32, 120)

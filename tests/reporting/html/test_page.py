@@ -18,15 +18,15 @@ import pytest
 import yaml
 from messages import line_with, missing, refused, sentence_with
 from PIL import Image
-from results import LEDGER, RULE, USELESS, evaluation_of, rule_of
+from results import PRIOR_SHIFT, RULE, USELESS, evaluation_of, rule_of
 from scipy.stats import binomtest
 
 from cxrignite.errors import CxrIgniteError, DamagedRunError, RunFolderError
 from cxrignite.functional import Interval, ShiftCheck
-from cxrignite.reporting.html import MAX_PAGE_BYTES, misses, write_report
+from cxrignite.reporting.html import MAX_PAGE_BYTES, write_report, wrong_decisions
 from cxrignite.reporting.html.card import BLANKS
 from cxrignite.reporting.html.map_checks import checks_summary, map_checks
-from cxrignite.reporting.html.misses import MAX_MISSES
+from cxrignite.reporting.html.wrong_decisions import MAX_WRONG_DECISIONS
 from cxrignite.reporting.wording import NOT_USABLE, check_rule, state_rule
 from cxrignite.runs.decision_rule import DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
@@ -45,7 +45,7 @@ from cxrignite.runs.map_evaluation import (
 )
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
-SUREST = "test/PNEUMONIA/film 4.png"
+SUREST = "test/PNEUMONIA/image 4.png"
 """The miss that lies farthest from the threshold."""
 
 VOID_TAGS = {"meta", "link", "img", "br"}
@@ -93,26 +93,26 @@ class Page(HTMLParser):
     @property
     def state(self):
         """The classes of the first box, which are the state of the threshold, and its title."""
-        (box,) = of_class(self.root, "verdict")
-        return set(box.get("class").split()) - {"verdict"}, words(of_class(box, "title")[0])
+        (box,) = of_class(self.root, "status")
+        return set(box.get("class").split()) - {"status"}, words(of_class(box, "title")[0])
 
     @property
     def sentence(self):
         """What the first box says of the threshold."""
-        return words(of_class(of_class(self.root, "verdict")[0], "sentence")[0])
+        return words(of_class(of_class(self.root, "status")[0], "sentence")[0])
 
     @property
     def remarks(self):
-        box = of_class(self.root, "verdict")[0]
+        box = of_class(self.root, "status")[0]
         return "\n".join(words(remark) for remark in of_class(box, "remark"))
 
     @property
-    def cautions(self):
+    def warnings(self):
         """The boxes of what a reader has to know before any figure."""
         return [words(box) for box in of_class(self.root, "caution")]
 
     @property
-    def complaints(self):
+    def problems(self):
         """Boxes of what is not there, a list of lines each."""
         return [[words(line) for line in box] for box in of_class(self.root, "complaint")]
 
@@ -131,7 +131,7 @@ class Page(HTMLParser):
 
     @property
     def observations(self):
-        """What each set of films got, by its name: size, threshold, TNR, TPR, reading."""
+        """What each set of images got, by its name: size, threshold, TNR, TPR, reading."""
         table = self.root.find("body/main/table")
         rows = [] if table is None else table.findall("tbody/tr")
         return {row[0].text: [words(row[0][0]), *map(words, row[1:])] for row in rows}
@@ -157,7 +157,7 @@ class Page(HTMLParser):
 
     @property
     def gallery(self):
-        """The places of each miss, its film and then its map; None is a place with no picture."""
+        """The places of each miss, its image and then its map; None is a place with no picture."""
         found = {}
         for miss in self.root.findall(".//ul/li[div]"):
             name = words(of_class(miss, "soft")[-1])
@@ -197,7 +197,7 @@ CHECK = CertificateCheck(
     is_shifted=False,
     is_certified=True,
 )
-VOID = replace(CHECK, is_below_certificate=True, is_below_min_tnr=True)
+INVALID = replace(CHECK, is_below_certificate=True, is_below_min_tnr=True)
 SHIFTED = replace(CHECK, is_shifted=True)
 SHIFT = ShiftCheck(0.887, Interval(0.85, 0.918), 80, 50, 70, 45, is_detected=True)
 
@@ -233,21 +233,21 @@ START = RunStart(
 
 
 class Run:
-    """A run folder of a few films, written by the schema of the run folder."""
+    """A run folder of a few images, written by the schema of the run folder."""
 
     def __init__(self, root):
         self.root = root / "run"
-        self.films_root = root / "films"
+        self.images_root = root / "images"
         self.rule = RULE
-        rows = [self._film("train", label, number) for label in (0, 1) for number in range(4)]
+        rows = [self._record("train", label, number) for label in (0, 1) for number in range(4)]
         self.scored = []
         for label, number in itertools.product((0, 1), range(6)):
-            row = self._film("test", label, number)
+            row = self._record("test", label, number)
             rows.append(row)
             score = (0.3, 0.95, 0.9, 0.899, 0.2, 0.991)[number]
             self.scored.append((row[0], row[1], label, score, "", ""))
         self.csv("split.csv", ["path", "label", "patient", "split", "sha256", "attr_subgroup"], [])
-        self.films = rows
+        self.records = rows
         self.write_split()
         self.write_predictions("test", self.scored)
         self.write_rule(RULE)
@@ -261,7 +261,7 @@ class Run:
             "data": {
                 "source": {
                     "class_path": "cxrignite.data.ClassFolders",
-                    "init_args": {"root": str(self.films_root), "classes": CLASSES},
+                    "init_args": {"root": str(self.images_root), "classes": CLASSES},
                 },
                 "val_fraction": 0.15,
             },
@@ -277,22 +277,22 @@ class Run:
         for name in ("roc_test", "precision_recall_test", "reliability_test", "samples_train"):
             self.picture(self.root / "figures" / f"{name}.png", np.full((20, 30), 200, np.uint8))
         for path, *_ in self.scored:
-            self.picture(self.films_root / path, np.full((40, 50), 90, np.uint8))
+            self.picture(self.images_root / path, np.full((40, 50), 90, np.uint8))
 
-    def _film(self, split, label, number):
+    def _record(self, split, label, number):
         patient = f"{split}-{CLASSES[label]}-{number // 2}"
-        name = f"{split}/{CLASSES[label]}/film {number}.png"
+        name = f"{split}/{CLASSES[label]}/image {number}.png"
         digest = hashlib.sha256(name.encode()).hexdigest()
-        # Films carry the columns of predictions first: path, patient.
+        # Images carry the columns of predictions first: path, patient.
         return (name, patient, label, split, digest, "virus" if label else "")
 
     def write_split(self):
         columns = ["path", "label", "patient", "split", "sha256", "attr_subgroup"]
-        rows = [(path, label, patient, *rest) for path, patient, label, *rest in self.films]
+        rows = [(path, label, patient, *rest) for path, patient, label, *rest in self.records]
         self.csv("split.csv", columns, rows)
 
     def write_predictions(self, name, rows):
-        columns = ["path", "patient", "label", "score", "natural_score", "decision"]
+        columns = ["path", "patient", "label", "score", "probability", "decision"]
         self.csv(f"predictions/{name}.csv", columns, rows)
 
     def write_recipe(self):
@@ -337,14 +337,14 @@ class Run:
         Image.fromarray(pixels).save(path, "PNG")
 
     def decide(self, **changes):
-        """Another operating point, in its own file and in the evaluation of every set of films."""
+        """Another operating point, in its own file and in the evaluation of every set of images."""
         self.rule = rule_of(**changes)
         self.result("operating_point.json", DecisionRules((self.rule,)))
         for path in (self.root / "metrics").glob("*.json"):
             self.evaluate(path.stem)
 
     def explain(self, rows=None, *, name="test", **changes):
-        """What `explain` leaves: a map of every film that was scored, all of them red."""
+        """What `explain` leaves: a map of every image that was scored, all of them red."""
         for number, _ in enumerate(self.scored):
             self.overlay(f"{number}.png", (250, 20, 20), name)
         self.write_maps(rows or self.map_rows(), name)
@@ -384,10 +384,10 @@ def run(tmp_path):
 
 def test_each_state_of_the_threshold_has_a_title_of_its_own(run):
     pages = [run.page()]
-    run.evaluate(certificate=VOID)
+    run.evaluate(certificate=INVALID)
     pages.append(run.page())
-    for verdict in ("empirical", "infeasible"):
-        run.decide(verdict=verdict)
+    for status in ("empirical", "infeasible"):
+        run.decide(status=status)
         pages.append(run.page())
     run.decide(point=None)
     pages.append(run.page())
@@ -407,11 +407,11 @@ def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(ru
     line_with(promised, "95 %")
     assert of_sensitivity
     assert not re.search(r"\d", line_with(of_sensitivity))
-    line_with(page.tiles[0][1], f"{RULE.natural_threshold:.4f}")
-    assert page.cautions == page.complaints == page.notes == []
+    line_with(page.tiles[0][1], f"{RULE.threshold_probability:.4f}")
+    assert page.warnings == page.problems == page.notes == []
 
 
-def test_a_certificate_by_film_does_not_speak_of_patients(run):
+def test_a_certificate_by_image_does_not_speak_of_patients(run):
     run.decide(num_negative_patients=80)
     page = run.page()
     assert "patient" not in line_with(page.sentence, "95 %", "93 %", "NORMAL")
@@ -420,7 +420,7 @@ def test_a_certificate_by_film_does_not_speak_of_patients(run):
 
 def test_an_empirical_threshold_promises_nothing_and_says_why(run):
     limits = run.page().limits
-    run.decide(verdict="empirical", note="no CALIBRATION split")
+    run.decide(status="empirical", note="no CALIBRATION split")
     page = run.page()
     line_with(page.sentence, "97.5 %", "80", "NORMAL", "70", "patients", "calibration", "93 %")
     line_with(page.remarks, "no CALIBRATION split")
@@ -432,7 +432,7 @@ def test_an_empirical_threshold_promises_nothing_and_says_why(run):
 
 
 def test_an_infeasible_threshold_says_how_many_negatives_are_missing(run):
-    run.decide(verdict="infeasible", num_negative_patients=30, num_negatives_needed=42)
+    run.decide(status="infeasible", num_negative_patients=30, num_negatives_needed=42)
     page = run.page()
     line_with(page.sentence, "0.9000", "93 %", "NORMAL", "80", "30")
     line_with(page.remarks, "42", "NORMAL", "patients", "30")
@@ -450,10 +450,10 @@ def test_without_a_threshold_only_decisions_at_one_half_are_shown(run):
     (matrix,) = page.matrices
     count, (share, *_), _ = matrix[0][0]
     assert (count, share) == ("35", "70.0 %")
-    line_with(words(page.section("misses").find("p")), "0.5000")
+    line_with(words(page.section("errors").find("p")), "0.5000")
 
 
-def caution_of(name, evaluation):
+def warning_of(name, evaluation):
     """The words of the page on an evaluation that speaks against the threshold."""
     statement = check_rule(name, evaluation)
     return [statement.title, *statement.text.split(". "), *statement.reasons]
@@ -462,18 +462,18 @@ def caution_of(name, evaluation):
 def test_a_threshold_of_0_is_not_taken_for_none(run):
     run.decide(threshold=0.0)
     page = run.page()
-    assert "0.0000" in words(page.section("misses").find("p"))
+    assert "0.0000" in words(page.section("errors").find("p"))
     assert len(page.gallery) == 6  # every negative
 
 
-def test_a_contradicted_certificate_is_told_before_any_figure(run):
+def test_a_contradicted_certificate_is_reported_before_any_figure(run):
     limits = run.page().limits
-    evaluation = run.evaluate(certificate=VOID)
+    evaluation = run.evaluate(certificate=INVALID)
     page = run.page()
     assert page.state[0] == {"certified", "void"}
-    (caution,) = page.cautions
-    line_with(caution, "certificate", "test", "0.710 (0.560 to 0.830)", "0.940", "0.93", "95 %")
-    assert missing(caution, caution_of("test", evaluation)) == []
+    (warning,) = page.warnings
+    line_with(warning, "certificate", "test", "0.710 (0.560 to 0.830)", "0.940", "0.93", "95 %")
+    assert missing(warning, warning_of("test", evaluation)) == []
     boxes = [element.get("class") for element in page.root.find("body/main")]
     assert boxes.index("caution") < boxes.index("tiles")
     line_with(page.observations["test"][-1], "certificate")
@@ -481,59 +481,59 @@ def test_a_contradicted_certificate_is_told_before_any_figure(run):
     line_with(page.limits[-1], "certificate")
 
 
-def test_a_certificate_is_void_for_films_of_another_kind_without_being_contradicted(run):
+def test_a_certificate_is_invalid_for_images_of_another_kind_without_being_contradicted(run):
     run.evaluate(certificate=SHIFTED, shift=SHIFT)
     page = run.page()
     assert page.state[0] == {"certified", "void"}
-    (caution,) = page.cautions
-    line_with(caution, "certificate", "test", "0.93", "AUC", "0.887", "0.850 to 0.918")
+    (warning,) = page.warnings
+    line_with(warning, "certificate", "test", "0.93", "AUC", "0.887", "0.850 to 0.918")
     line_with(page.observations["test"][-1])
 
 
-def test_where_nothing_was_certified_no_certificate_is_called_void(run):
-    run.decide(verdict="empirical", confidence=None)
+def test_where_nothing_was_certified_no_certificate_is_called_invalid(run):
+    run.decide(status="empirical", confidence=None)
     judged = replace(CHECK, is_below_min_tnr=True, is_shifted=True, is_certified=False)
     tnr = Estimate(0.7, Interval(0.55, 0.82))
     run.evaluate(tnr=tnr, certificate=judged, shift=SHIFT)
     page = run.page()
     assert page.state[0] == {"empirical"}
-    (caution,) = page.cautions
-    line_with(caution, "test", "0.700 (0.550 to 0.820)", "0.93", "AUC", "0.887")
-    for told in (caution, page.observations["test"][-1]):
-        assert "certifi" not in told.lower()
+    (warning,) = page.warnings
+    line_with(warning, "test", "0.700 (0.550 to 0.820)", "0.93", "AUC", "0.887")
+    for printed in (warning, page.observations["test"][-1]):
+        assert "certifi" not in printed.lower()
 
 
-def test_a_sites_void_certificate_leaves_the_runs_own_as_it_is(run):
-    run.evaluate("test@site-a", rule_of(threshold=0.95, chosen_on="site-a"), certificate=VOID)
+def test_a_sites_invalid_certificate_leaves_the_runs_own_as_it_is(run):
+    run.evaluate("test@site-a", rule_of(threshold=0.95, chosen_on="site-a"), certificate=INVALID)
     page = run.page()
-    (caution,) = page.cautions
-    line_with(caution, "certificate", "test@site-a", "site-a")
+    (warning,) = page.warnings
+    line_with(warning, "certificate", "test@site-a", "site-a")
     line_with(page.observations["test@site-a"][-1], "site-a", "certificate")
     assert page.state[0] == {"certified"}
     line_with(page.sentence, "95 %")
 
 
-def test_a_threshold_of_other_weights_is_told(run):
-    assert run.page().cautions == []
+def test_a_threshold_of_other_weights_is_reported(run):
+    assert run.page().warnings == []
     run.decide(weights_sha256="ef" * 32)
-    (caution,) = run.page().cautions
-    line_with(caution, "threshold", "weights")
+    (warning,) = run.page().warnings
+    line_with(warning, "threshold", "weights")
 
 
 def test_a_shift_alone_is_a_warning_of_its_own(run):
-    run.decide(verdict="empirical", confidence=None)
+    run.decide(status="empirical", confidence=None)
     judged = replace(SHIFTED, is_certified=False)
     run.evaluate(certificate=judged, shift=SHIFT)
     page = run.page()
     assert page.state[0] == {"empirical"}
-    (caution,) = page.cautions
-    line_with(caution, "AUC", "0.887", "0.850 to 0.918")
+    (warning,) = page.warnings
+    line_with(warning, "AUC", "0.887", "0.850 to 0.918")
     run.evaluate(certificate=replace(judged, is_shifted=False), shift=SHIFT)
-    assert run.page().cautions == []
+    assert run.page().warnings == []
 
 
 def test_less_than_was_asked_for_is_read_by_its_interval(run):
-    run.decide(verdict="empirical", confidence=None)
+    run.decide(status="empirical", confidence=None)
     readings = []
     for tnr, *ends in ((0.85, 0.70, 0.9299), (0.85, 0.70, 0.93), (0.93, 0.70, 0.96)):
         run.evaluate(tnr=Estimate(tnr, Interval(*ends)))
@@ -543,10 +543,10 @@ def test_less_than_was_asked_for_is_read_by_its_interval(run):
 
 def test_figures_of_another_threshold_are_called_stale_but_a_sites_own_threshold_is_not(run):
     run.evaluate("site-a", rule_of(threshold=0.95, chosen_on="site-a"))
-    assert run.page().cautions == []
+    assert run.page().warnings == []
     run.evaluate("test", rule_of(threshold=0.97))
-    (caution,) = run.page().cautions
-    line_with(caution, "test", "0.9700", "0.9000")
+    (warning,) = run.page().warnings
+    line_with(warning, "test", "0.9700", "0.9000")
 
 
 def test_an_untested_run_shows_validation_and_says_so(run):
@@ -558,15 +558,15 @@ def test_an_untested_run_shows_validation_and_says_so(run):
     size, *rates, reading = page.observations["test"]
     assert (size, rates) == ("6 NORMAL, 6 PNEUMONIA, 6 patients", ["\N{EN DASH}"] * 3)
     line_with(reading)
-    for name in ("decisions", "misses"):
+    for name in ("decisions", "wrong_decisions"):
         line_with(words(page.section(name).find("h2")), "validation")
     assert list(page.gallery) == [run.scored[1][0]]
 
 
-def test_a_run_without_test_films_says_that_there_is_no_test_split(run):
+def test_a_run_without_test_images_says_that_there_is_no_test_split(run):
     (run.root / "metrics" / "test.json").unlink()
     (untested,) = run.page().notes
-    run.films = [film for film in run.films if film[3] != "test"]
+    run.records = [record for record in run.records if record[3] != "test"]
     run.write_split()
     page = run.page()
     (note,) = page.notes
@@ -575,7 +575,7 @@ def test_a_run_without_test_films_says_that_there_is_no_test_split(run):
 
 
 def test_sites_show_their_own_operating_point(run):
-    site = rule_of(threshold=0.953, chosen_on="site-a", verdict="infeasible")
+    site = rule_of(threshold=0.953, chosen_on="site-a", status="infeasible")
     run.write_rule(site)
     page = run.page()
     main = list(page.root.find("body/main"))
@@ -609,24 +609,24 @@ def test_every_decision_has_its_interval(run):
     ]
 
 
-def test_intervals_that_were_kept_are_shown_by_film_and_by_patient(run):
+def test_intervals_that_were_kept_are_shown_by_image_and_by_patient(run):
     page = run.page()
     at_half = page.section("decisions").find("table/tbody/tr/td")
     ranking, calibration = page.section("scores").findall("table/tbody")
-    for cell, figure, by_film, by_patient in (
+    for cell, figure, by_image, by_patient in (
         (at_half, "70.0 %", "71.0 to 91.0 %", "70.0 to 92.0 %"),
         (ranking[0][-1], "0.960", "0.930 to 0.980", "0.920 to 0.985"),
     ):
-        told, first, second = figures(cell)
-        assert told == figure
+        printed, first, second = figures(cell)
+        assert printed == figure
         assert "patient" not in first
-        assert missing(first, [by_film]) == missing(second, [by_patient, "patient"]) == []
+        assert missing(first, [by_image]) == missing(second, [by_patient, "patient"]) == []
     assert figures(calibration[0][1]) == ["0.100", "0.080 to 0.120"]
 
 
-def test_the_misses_are_those_of_a_count_by_hand_and_the_farthest_comes_first(run):
+def test_the_wrong_decisions_are_those_of_a_count_by_hand_and_the_farthest_comes_first(run):
     page = run.page()
-    # Film 2 scores exactly 0.9: it is called positive.
+    # Image 2 scores exactly 0.9: it is called positive.
     wrong = [
         (abs(score - 0.9), name)
         for name, _, label, score, *_ in run.scored
@@ -635,39 +635,39 @@ def test_the_misses_are_those_of_a_count_by_hand_and_the_farthest_comes_first(ru
     assert len(wrong) == page.num_jpegs == 6
     by_kind = [sorted((d, n) for d, n in wrong if kind in n)[::-1] for kind in CLASSES[::-1]]
     assert list(page.gallery) == [name for kind in by_kind for _, name in kind]
-    negatives, positives = [words(heading) for heading in page.section("misses").iter("h3")]
+    negatives, positives = [words(heading) for heading in page.section("errors").iter("h3")]
     line_with(negatives, "PNEUMONIA", "NORMAL", "false negatives", 3)
     line_with(positives, "PNEUMONIA", "NORMAL", "false positives", 3)
-    surest = words(page.section("misses").find("ul/li"))
+    surest = words(page.section("errors").find("ul/li"))
     distance = "\N{MINUS SIGN}0.7000"
     facts = ["0.2000", distance, "PNEUMONIA", "test-PNEUMONIA-2", "subgroup: virus", SUREST]
     line_with(surest, *facts)
 
 
-def test_where_no_film_is_found_the_misses_are_listed_all_the_same(run):
-    shutil.rmtree(run.films_root)
+def test_where_no_image_is_found_the_wrong_decisions_are_listed_all_the_same(run):
+    shutil.rmtree(run.images_root)
     page = run.page()
-    tables = page.section("misses").findall("table")
+    tables = page.section("errors").findall("table")
     rows = [row for table in tables for row in rows_of(table)]
-    name = "test/NORMAL/film 5.png"
+    name = "test/NORMAL/image 5.png"
     assert [name, "0.9910", "+0.0910", "NORMAL", "test-NORMAL-2", ""] in rows
     assert len(rows) == 2 + 6
     assert page.num_jpegs == len(page.gallery) == 0
 
 
-def test_one_missing_film_leaves_a_gap_and_the_others_their_pictures(run):
-    (run.films_root / "test" / "NORMAL" / "film 5.png").unlink()
-    (run.films_root / "test" / "NORMAL" / "film 1.png").write_bytes(b"no picture")
+def test_one_missing_image_leaves_a_gap_and_the_others_their_pictures(run):
+    (run.images_root / "test" / "NORMAL" / "image 5.png").unlink()
+    (run.images_root / "test" / "NORMAL" / "image 1.png").write_bytes(b"no picture")
     page = run.page()
-    assert [name for name, (film,) in page.gallery.items() if film is None] == [
-        "test/NORMAL/film 5.png",
-        "test/NORMAL/film 1.png",
+    assert [name for name, (record,) in page.gallery.items() if record is None] == [
+        "test/NORMAL/image 5.png",
+        "test/NORMAL/image 1.png",
     ]
     assert page.num_jpegs == 4
 
 
-def test_films_that_moved_are_found_where_the_caller_says(run, tmp_path):
-    shutil.move(run.films_root, tmp_path / "elsewhere")
+def test_images_that_moved_are_found_where_the_caller_says(run, tmp_path):
+    shutil.move(run.images_root, tmp_path / "elsewhere")
     assert run.page().num_jpegs == 0
     assert run.page(source_root=tmp_path / "elsewhere").num_jpegs == 6
 
@@ -682,30 +682,30 @@ def test_no_picture_from_outside_the_data_set_is_shown(run, tmp_path, name):
 
 def test_the_passport_counts_patients_and_finds_those_on_two_sides(run):
     page = run.page()
-    table = page.section("passport").find("table")
+    table = page.section("split").find("table")
     assert rows_of(table)[1:] == [["training", "4", "4", "4"], ["test", "6", "6", "6"]]
-    assert [words(number) for number in page.section("passport").findall("p/b")] == ["0", "0"]
+    assert [words(number) for number in page.section("split").findall("p/b")] == ["0", "0"]
     digest = hashlib.sha256((run.root / "split.csv").read_bytes()).hexdigest()
     assert digest in page.text
-    name, _, label, split, *_ = run.films[-1]
-    run.films[-1] = (name, run.films[0][1], label, split, run.films[0][4], "")
+    name, _, label, split, *_ = run.records[-1]
+    run.records[-1] = (name, run.records[0][1], label, split, run.records[0][4], "")
     run.write_split()
     page = run.page()
-    assert [words(number) for number in page.section("passport").findall("p/b")] == ["1", "1"]
-    (caution,) = page.cautions
-    line_with(caution, "leakage.csv", "test and training")
+    assert [words(number) for number in page.section("split").findall("p/b")] == ["1", "1"]
+    (warning,) = page.warnings
+    line_with(warning, "leakage.csv", "test and training")
 
 
 def test_what_the_class_balance_did_is_two_plain_sentences(run):
-    first, second = map(words, run.page().section("imbalance").findall("p"))
+    first, second = map(words, run.page().section("prior").findall("p"))
     line_with(first, "74.2 %", "PNEUMONIA", "50.0 %", "0.589", "37.1 %")
-    line_with(second, "\N{MINUS SIGN}1.587", "0.9000", f"{RULE.natural_threshold:.4f}")
+    line_with(second, "\N{MINUS SIGN}1.587", "0.9000", f"{RULE.threshold_probability:.4f}")
 
 
-def test_a_loss_that_is_not_known_gives_no_natural_probability(run):
-    run.decide(imbalance=replace(LEDGER, pos_weight=None))
+def test_a_loss_that_is_not_known_gives_no_training_probability(run):
+    run.decide(prior_shift=replace(PRIOR_SHIFT, pos_weight=None))
     page = run.page()
-    first, second = map(words, page.section("imbalance").findall("p"))
+    first, second = map(words, page.section("prior").findall("p"))
     line_with(first, "74.2 %", "50.0 %")
     assert not re.search(r"\d", line_with(second, "PNEUMONIA"))
     figure, terms = page.tiles[0]
@@ -747,16 +747,16 @@ def test_the_card_names_what_is_known_and_what_only_people_know(run):
 def test_the_page_says_where_patients_were_read(run, source, facts):
     run.recipe["data"]["source"] = source
     run.write_recipe()
-    sentence_with(words(run.page().section("passport")), *facts)
+    sentence_with(words(run.page().section("split")), *facts)
 
 
-def test_films_that_name_no_patient_are_told(run):
-    run.films[0] = (run.films[0][0], run.films[0][0], *run.films[0][2:])
+def test_images_that_name_no_patient_are_reported(run):
+    run.records[0] = (run.records[0][0], run.records[0][0], *run.records[0][2:])
     run.write_split()
-    sentence_with(words(run.page().section("passport")), "1 film")
-    run.films = [(name, name, *rest) for name, _, *rest in run.films]
+    sentence_with(words(run.page().section("split")), "1 image")
+    run.records = [(name, name, *rest) for name, _, *rest in run.records]
     run.write_split()
-    sentence_with(words(run.page().section("passport")), "No film", "patient")
+    sentence_with(words(run.page().section("split")), "No image", "patient")
 
 
 def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
@@ -776,7 +776,7 @@ def test_the_card_says_what_ran_and_not_what_a_key_alone_says(run):
     line_with(card["Batch size"], 16, 2, 3, 96)
     assert card["Augmentation"] == "none"
     line_with(card["Batch augmentation"], "RandomBlur", "0.25")
-    assert card["Films"] == "8 training, 12 test"
+    assert card["Images"] == "8 training, 12 test"
     assert card["Device"] == "cuda, then cpu"
     assert card["Read at"] == "64 x 48"
     assert "Validation" not in card
@@ -789,8 +789,8 @@ def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
     run.write_recipe()
     name = "test/NORMAL/\"quoted\" & 'quoted' <b>.png"
     run.write_predictions("test", [(name, "<i>p</i>", 0, 0.99, "", "")])
-    run.picture(run.films_root / name, np.zeros((9, 9), np.uint8))
-    run.decide(verdict="empirical", note="<script>alert(3)</script>")
+    run.picture(run.images_root / name, np.zeros((9, 9), np.uint8))
+    run.decide(status="empirical", note="<script>alert(3)</script>")
     page = run.page()
     assert {"script", "i", "u"}.isdisjoint(page.tags)
     assert not any(key.startswith("on") for key, _ in page.attributes)
@@ -856,7 +856,7 @@ def noise(*shape):
 
 @pytest.fixture
 def _equal_pictures_are_made_once(monkeypatch):
-    made, make = {}, misses._to_picture
+    made, make = {}, wrong_decisions._to_picture
 
     def to_picture(image, side, quality):
         key = (image.mode, image.tobytes(), side, quality)
@@ -864,65 +864,65 @@ def _equal_pictures_are_made_once(monkeypatch):
             made[key] = make(image, side, quality)
         return made[key]
 
-    monkeypatch.setattr(misses, "_to_picture", to_picture)
+    monkeypatch.setattr(wrong_decisions, "_to_picture", to_picture)
 
 
 @pytest.mark.usefixtures("_equal_pictures_are_made_once")
-def test_the_page_stays_under_its_size_whatever_the_number_of_misses(run):
-    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_MISSES + 30)]
+def test_the_page_stays_under_its_size_whatever_the_number_of_wrong_decisions(run):
+    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_WRONG_DECISIONS + 30)]
     rows = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2)) for k, name in enumerate(names)]
     run.write_predictions("test", rows)
-    run.picture(run.films_root / names[0], noise(320, 320))
+    run.picture(run.images_root / names[0], noise(320, 320))
     for name in names[1:]:
-        shutil.copy(run.films_root / names[0], run.films_root / name)
+        shutil.copy(run.images_root / names[0], run.images_root / name)
     for kind in ("roc_test", "precision_recall_test", "reliability_test", "samples_train"):
         run.picture(run.root / "figures" / f"{kind}.png", noise(800, 600))
     path = write_report(run.root)
     page = Page(path)
     assert 0.5 * MAX_PAGE_BYTES < path.stat().st_size <= MAX_PAGE_BYTES
-    assert page.num_jpegs == 2 * MAX_MISSES
-    told = [words(paragraph) for paragraph in page.section("misses").findall("p")]
-    assert sum(not missing(each, [15, "predictions/test.csv"]) for each in told) == 2
-    heading = next(page.section("misses").iter("h3"))
-    line_with(words(heading), "false negatives", MAX_MISSES + 15)
+    assert page.num_jpegs == 2 * MAX_WRONG_DECISIONS
+    printed = [words(paragraph) for paragraph in page.section("errors").findall("p")]
+    assert sum(not missing(each, [15, "predictions/test.csv"]) for each in printed) == 2
+    heading = next(page.section("errors").iter("h3"))
+    line_with(words(heading), "false negatives", MAX_WRONG_DECISIONS + 15)
 
 
-def map_of(page, film):
-    """The picture of a film's map; None where there is none, or where it is empty."""
-    _, *maps = page.gallery[film]
+def map_of(page, record):
+    """The picture of an image's map; None where there is none, or where it is empty."""
+    _, *maps = page.gallery[record]
     return maps[0] if maps else None
 
 
 def maps_hint(page):
     """What is said of the maps, below what is said of the threshold."""
-    hints = page.section("misses").findall("p")
+    hints = page.section("errors").findall("p")
     return words(hints[1])
 
 
 def checks_of(page):
     """The table of what was measured of the maps."""
-    return page.section("misses").find("table")
+    return page.section("errors").find("table")
 
 
-def test_each_miss_has_its_map_right_beside_its_film(run):
+def test_each_miss_has_its_map_right_beside_its_image(run):
     run.explain()
     run.overlay("10.png", (20, 20, 250))  # that of the surest miss
     page = run.page()
-    films = list(page.gallery)
-    assert films[0] == SUREST
-    assert page.num_jpegs == 2 * len(films) == 12
-    for film in films:
-        assert "PNEUMONIA" in map_of(page, film).get("alt").replace(film, "")
-        red, _, blue = picture_of(map_of(page, film)).getpixel((9, 9))
-        assert (red < 60 and blue > 200) if film == SUREST else (red > 200 and blue < 60)
-        assert picture_of(page.gallery[film][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
+    records = list(page.gallery)
+    assert records[0] == SUREST
+    assert page.num_jpegs == 2 * len(records) == 12
+    for record in records:
+        assert "PNEUMONIA" in map_of(page, record).get("alt").replace(record, "")
+        red, _, blue = picture_of(map_of(page, record)).getpixel((9, 9))
+        assert (red < 60 and blue > 200) if record == SUREST else (red > 200 and blue < 60)
+        assert picture_of(page.gallery[record][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
     said = sentence_with(maps_hint(page), "PNEUMONIA", "Grad-CAM", "backbone.4")
     assert "NORMAL" not in said
     sentence_with(maps_hint(page), "6 of the 6")
-    assert page.complaints == []
+    assert page.problems == []
 
 
-def test_a_film_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
+def test_a_image_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
     run.explain()
     shapes = [value for key, value in run.page().attributes if key == "style"]
     assert shapes == ["flex: 1.250", "flex: 1.000"] * 6
@@ -931,7 +931,7 @@ def test_a_film_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
 def test_without_maps_the_page_says_nothing_of_them(run):
     page = run.page()
     assert [len(places) for places in page.gallery.values()] == [1] * 6
-    assert len(page.section("misses").findall("p")) == 1
+    assert len(page.section("errors").findall("p")) == 1
     assert not re.search(r"\bmaps?\b", page.text)
     assert not of_class(page.root, "maps") + of_class(page.root, "mapped")
     run.explain()
@@ -941,18 +941,18 @@ def test_without_maps_the_page_says_nothing_of_them(run):
     assert len(of_class(page.root, "mapped")) == 6
 
 
-def test_a_miss_without_a_map_shows_its_film_alone(run):
+def test_a_miss_without_a_map_shows_its_image_alone(run):
     run.explain([row for row in run.map_rows() if row["path"] != SUREST])
     page = run.page()
-    (film,) = page.gallery[SUREST]
-    assert film is not None
+    (record,) = page.gallery[SUREST]
+    assert record is not None
     sentence_with(maps_hint(page), "5 of the 6")
     assert page.num_jpegs == 11
     assert len(of_class(page.root, "mapped")) == 5
 
 
-def test_maps_of_other_films_than_the_misses_are_not_shown(run):
-    run.explain([row for row in run.map_rows() if row["path"] == "test/NORMAL/film 0.png"])
+def test_maps_of_other_images_than_the_wrong_decisions_are_not_shown(run):
+    run.explain([row for row in run.map_rows() if row["path"] == "test/NORMAL/image 0.png"])
     page = run.page()
     assert page.num_jpegs == 6
     line_with(maps_hint(page), "explain/test")
@@ -962,10 +962,10 @@ def test_maps_of_other_films_than_the_misses_are_not_shown(run):
 def test_a_map_that_is_empty_is_called_empty_and_not_shown_in_colours(run):
     run.explain(run.map_rows(raw_max=0.0))
     page = run.page()
-    assert [film for film, places in page.gallery.items() if None in places] == [SUREST]
+    assert [record for record, places in page.gallery.items() if None in places] == [SUREST]
     assert map_of(page, SUREST) is None
-    surest = page.section("misses").find("ul/li/div")
-    assert "mapped" in page.section("misses").find("ul/li").get("class")
+    surest = page.section("errors").find("ul/li/div")
+    assert "mapped" in page.section("errors").find("ul/li").get("class")
     line_with(words(surest[1]), "PNEUMONIA")
     assert page.num_jpegs == 11
 
@@ -976,19 +976,19 @@ def test_maps_against_the_positive_class_are_not_said_to_raise_its_score(run):
     assert "PNEUMONIA" not in said
 
 
-def test_where_no_film_is_found_the_maps_are_shown_all_the_same(run):
+def test_where_no_image_is_found_the_maps_are_shown_all_the_same(run):
     run.explain()
-    shutil.rmtree(run.films_root)
+    shutil.rmtree(run.images_root)
     del run.recipe["data"]["source"]["init_args"]["root"]
     run.write_recipe()
     page = run.page()
     assert page.num_jpegs == 6
-    for film, (picture, overlay) in page.gallery.items():
+    for record, (picture, overlay) in page.gallery.items():
         assert picture is None
-        assert overlay is not None, film
+        assert overlay is not None, record
 
 
-def test_the_maps_are_those_of_the_films_that_the_page_shows(run):
+def test_the_maps_are_those_of_the_images_that_the_page_shows(run):
     (run.root / "metrics" / "test.json").unlink()
     run.write_predictions("val", run.scored)
     run.explain(name="test")
@@ -1002,8 +1002,8 @@ def test_maps_of_other_weights_are_left_out_until_they_are_made_again(run):
     page = run.page()
     assert page.num_jpegs == 6
     assert checks_of(page) is None
-    ((_, complaint),) = page.complaints
-    line_with(complaint, "explain/test", "`explain`", "operating_point.json")
+    ((_, problem),) = page.problems
+    line_with(problem, "explain/test", "`explain`", "operating_point.json")
     run.explain()
     (run.root / "operating_point.json").unlink()  # nothing says of which weights the run is
     assert run.page().num_jpegs == 6
@@ -1013,8 +1013,8 @@ def assert_that_the_surest_miss_lost_its_map(page):
     """And that this is said, and no other did."""
     assert len(page.gallery[SUREST]) == 1
     assert page.num_jpegs == 11
-    ((_, complaint),) = page.complaints
-    line_with(complaint, "explain/test", 1)
+    ((_, problem),) = page.problems
+    line_with(problem, "explain/test", 1)
 
 
 OUTSIDE = (
@@ -1065,15 +1065,15 @@ def test_what_explain_wrote_is_text_and_nothing_else(run):
     assert missing(maps_hint(page), ['"><u>', "<script>", "<i>"]) == []
 
 
-def test_whether_the_maps_mean_anything_is_told_before_the_first_of_them(run):
+def test_whether_the_maps_mean_anything_is_reported_before_the_first_of_them(run):
     run.explain(checks=MAP_CHECKS)
     page = run.page()
-    section = list(page.section("misses"))
+    section = list(page.section("errors"))
     table = section.index(checks_of(page))
     assert table < [element.tag for element in section].index("ul")
-    told = words(section[table - 1])
-    line_with(told, "maps", "32", "120")
-    assert told.startswith(checks_summary(map_checks(MAP_CHECKS)))
+    printed = words(section[table - 1])
+    line_with(printed, "maps", "32", "120")
+    assert printed.startswith(checks_summary(map_checks(MAP_CHECKS)))
     _, *checks = rows_of(checks_of(page))
     assert len(checks) == 5
     assert missing(checks[0][2], ["0.620"]) == []
@@ -1083,35 +1083,37 @@ def test_maps_that_nobody_measured_are_said_to_be_so(run):
     run.explain(checks=None)
     page = run.page()
     assert checks_of(page) is None
-    _, _, told = page.section("misses").findall("p")
-    line_with(words(told), "maps")
+    _, _, printed = page.section("errors").findall("p")
+    line_with(words(printed), "maps")
 
 
 @pytest.mark.usefixtures("_equal_pictures_are_made_once")
 def test_the_page_stays_under_its_size_with_a_map_beside_each_miss(run):
-    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_MISSES)]
+    names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_WRONG_DECISIONS)]
     run.scored = [(n, "p", k % 2, 0.99 - 0.98 * (k % 2), "", "") for k, n in enumerate(names)]
     run.write_predictions("test", run.scored)
     run.write_maps(run.map_rows())
     run.write_about()
     overlays = run.root / "explain" / "test"
     run.picture(overlays / "0.png", noise(320, 320, 3))
-    run.picture(run.films_root / names[0], noise(320, 320))
+    run.picture(run.images_root / names[0], noise(320, 320))
     for k, name in enumerate(names[1:], start=1):
         shutil.copy(overlays / "0.png", overlays / f"{k}.png")
-        shutil.copy(run.films_root / names[0], run.films_root / name)
+        shutil.copy(run.images_root / names[0], run.images_root / name)
     path = write_report(run.root)
     page = Page(path)
     assert path.stat().st_size <= MAX_PAGE_BYTES
-    assert page.num_jpegs == 4 * MAX_MISSES
+    assert page.num_jpegs == 4 * MAX_WRONG_DECISIONS
     assert len({picture_of(each).size for pair in page.gallery.values() for each in pair}) == 1
 
 
-def test_where_there_is_no_room_for_both_the_films_stay_and_the_maps_go(run, monkeypatch):
+def test_where_there_is_no_room_for_both_the_images_stay_and_the_maps_go(run, monkeypatch):
     pictures = re.findall(r"data:image/jpeg[^\"]+", run.page().source)
     room = sum(map(len, pictures))
-    real = misses.picture_misses
-    monkeypatch.setattr(misses, "picture_misses", lambda *given: real(*given[:-1], room))
+    real = wrong_decisions.draw_wrong_decisions
+    monkeypatch.setattr(
+        wrong_decisions, "draw_wrong_decisions", lambda *given: real(*given[:-1], room)
+    )
     run.explain()
     page = run.page()
     assert [len(places) for places in page.gallery.values()] == [1] * 6
@@ -1147,8 +1149,8 @@ def test_a_page_that_cannot_be_written_is_one_clear_error(run):
 def test_a_run_that_is_still_training_says_so(run):
     (run.root / "operating_point.json").unlink()
     page = run.page()
-    ((complaint,),) = page.complaints
-    line_with(complaint, "threshold")
+    ((problem,),) = page.problems
+    line_with(problem, "threshold")
     assert page.state[0] == {"none"}
 
 
@@ -1173,24 +1175,24 @@ def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run
     seconds = []
     for _ in range(3):
         page = browser.new_page(viewport={"width": width, "height": 900})
-        complaints, requests = [], []
-        page.on("console", lambda message, to=complaints: to.append(message.text))
-        page.on("pageerror", lambda error, to=complaints: to.append(str(error)))
+        problems, requests = [], []
+        page.on("console", lambda message, to=problems: to.append(message.text))
+        page.on("pageerror", lambda error, to=problems: to.append(str(error)))
         page.on("request", lambda request, to=requests: to.append(request.url))
         start = time.perf_counter()
         page.goto(path.as_uri(), wait_until="load")
         seconds.append(time.perf_counter() - start)
-        assert complaints == []
+        assert problems == []
         assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+        assert page.evaluate("[...document.images].every(image => image.trainingWidth > 0)")
         page.close()
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("told_by", ["films that chose it", "the test films"])
-def test_a_threshold_that_is_not_usable_is_told_first_and_everywhere(run, told_by):
-    by_test = told_by == "the test films"
+@pytest.mark.parametrize("printed_by", ["images that chose it", "the test images"])
+def test_a_threshold_that_is_not_usable_is_reported_first_and_everywhere(run, printed_by):
+    by_test = printed_by == "the test images"
     run.decide(informativeness=None if by_test else USELESS)
     run.evaluate(informativeness=USELESS if by_test else None)
     page = run.page()

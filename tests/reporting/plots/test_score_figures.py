@@ -38,19 +38,19 @@ def test_the_confusion_pair_shows_both_matrices_and_their_rates(scored, assert_n
     for axes, threshold, cells in ((left, "0.5", half), (right, "0.9000", chosen)):
         first, *rates = axes.get_title().splitlines()
         line_with(first, threshold)
-        for told, name, right_ones, wrong_ones in zip(
+        for printed, name, right_ones, wrong_ones in zip(
             rates, ("TNR", "TPR"), (cells.tn, cells.tp), (cells.fp, cells.fn), strict=True
         ):
             low, high = binomtest(right_ones, number := right_ones + wrong_ones).proportion_ci()
             interval = f"{low:.3f} to {high:.3f}"
-            line_with(told, name, f"{right_ones / number:.3f}", "95 %", interval)
+            line_with(printed, name, f"{right_ones / number:.3f}", "95 %", interval)
     assert f"{chosen.fp}\n{1 - chosen.tnr:.1%}\nfalse positives" in texts_of(figure)
     # Rows are the truth: the share of a row's cells is one.
     np.testing.assert_allclose(right.images[0].get_array().sum(axis=1), 1)
     assert_nothing_is_cut(figure)
 
 
-def test_a_class_without_films_has_an_undefined_rate(scored, assert_nothing_is_cut):
+def test_a_class_without_images_has_an_undefined_rate(scored, assert_nothing_is_cut):
     y_score, _ = scored
     confusion = confusion_at(y_score, np.ones_like(y_score), 0.5)
     figure = figures.confusion_pair(confusion, confusion, 0.5, CLASSES)
@@ -70,7 +70,7 @@ def test_the_roc_curve_gives_sklearns_area_and_marks_the_operating_point(scored)
     line_with(axes.get_title(), "ROC", "val")
 
 
-def test_the_precision_recall_curve_marks_what_these_films_get_at_the_threshold(scored):
+def test_the_precision_recall_curve_marks_what_these_images_get_at_the_threshold(scored):
     y_score, y_true = scored
     point = select_operating_point(y_score, y_true)
     there = confusion_at(y_score[:150], y_true[:150], point.threshold)
@@ -107,7 +107,7 @@ def test_an_undefined_interval_is_left_out(draw, scored):
     assert not [label for label in labels if "95 %" in label]
 
 
-def test_reliability_bins_hold_every_film_once(scored):
+def test_reliability_bins_hold_every_image_once(scored):
     y_score, y_true = scored
     top, bottom = figures.reliability(y_score, y_true, num_bins=10).axes
     assert sum(bar.get_height() for bar in bottom.patches) == len(y_score)
@@ -130,19 +130,19 @@ def test_each_bin_has_its_exact_interval(scored, assert_nothing_is_cut):
 
 def test_reliability_shows_both_scales(scored, assert_nothing_is_cut):
     y_score, y_true = scored
-    natural = shift_logit(y_score, -1.586)
-    figure = figures.reliability(y_score, y_true, split="test", natural_score=natural)
+    probability = shift_logit(y_score, -1.586)
+    figure = figures.reliability(y_score, y_true, split="test", probability=probability)
     top, bottom = figure.axes
     assert len(top.containers) == 2
     alone, _ = figures.reliability(y_score, y_true, split="test").axes
     assert len(legend_of(top)) == len(legend_of(alone)) + 1
     last = top.containers[1].lines[0].get_xydata()[-1]
-    inside = natural >= 0.9
-    np.testing.assert_allclose(last, [natural[inside].mean(), y_true[inside].mean()], rtol=1e-6)
+    inside = probability >= 0.9
+    np.testing.assert_allclose(last, [probability[inside].mean(), y_true[inside].mean()], rtol=1e-6)
     heights = [bar.get_height() for bar in bottom.patches]
     assert heights == [
         *np.histogram(y_score, np.arange(11) / 10)[0],
-        *np.histogram(natural, np.arange(11) / 10)[0],
+        *np.histogram(probability, np.arange(11) / 10)[0],
     ]
     assert_nothing_is_cut(figure)
 
@@ -152,19 +152,19 @@ def test_a_score_of_one_lies_in_the_last_bin():
     assert [bar.get_height() for bar in bottom.patches] == [1, 0, 0, 1]
 
 
-def test_no_films_leave_an_empty_reliability_diagram(assert_nothing_is_cut):
-    figure = figures.reliability(np.array([]), np.array([]), natural_score=np.array([]))
+def test_no_images_leave_an_empty_reliability_diagram(assert_nothing_is_cut):
+    figure = figures.reliability(np.array([]), np.array([]), probability=np.array([]))
     assert sum(bar.get_height() for bar in figure.axes[1].patches) == 0
     assert_nothing_is_cut(figure)
 
 
 @pytest.mark.parametrize("draw", [figures.roc_curve, figures.precision_recall_curve])
-def test_films_of_one_class_get_axes_that_say_so(draw, scored, assert_nothing_is_cut):
+def test_images_of_one_class_get_axes_that_say_so(draw, scored, assert_nothing_is_cut):
     y_score, y_true = scored
     point = select_operating_point(y_score, y_true)
     figure = draw(y_score, np.ones_like(y_true), point, split="test")
-    (told,) = figure.axes[0].texts
-    line_with(told.get_text(), "class")
+    (printed,) = figure.axes[0].texts
+    line_with(printed.get_text(), "class")
     assert all(len(line.get_xdata()) == 2 for line in figure.axes[0].lines)  # that of chance
     assert_nothing_is_cut(figure)
 

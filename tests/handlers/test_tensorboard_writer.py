@@ -13,11 +13,11 @@ from ignite.engine import Engine, Events
 from messages import line_with
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cxrignite.handlers import BoardWriter
+from cxrignite.handlers import TensorBoardWriter
 from cxrignite.handlers.map_picture import as_png
 
 
-def run(board: BoardWriter, publish, max_epochs: int, start: int = 0) -> None:
+def run(board: TensorBoardWriter, publish, max_epochs: int, start: int = 0) -> None:
     engine = Engine(lambda engine, batch: None)
     engine.add_event_handler(
         Events.EPOCH_COMPLETED, lambda: engine.state.metrics.update(publish(engine.state.epoch))
@@ -46,7 +46,7 @@ def test_metrics_stand_under_their_split_with_the_epoch_as_step(tmp_path):
     def publish(epoch):
         return {"loss": epoch, "val_roc_auc": 0.5, "test_loss": 2, "epoch_seconds": 3.0}
 
-    run(BoardWriter(tmp_path), publish, 2)
+    run(TensorBoardWriter(tmp_path), publish, 2)
     tags = read(tmp_path).Tags()["scalars"]
     assert sorted(tags) == ["test/loss", "train/epoch_seconds", "train/loss", "val/roc_auc"]
     assert scalars(tmp_path, "train/loss") == [(1, 1.0), (2, 2.0)]
@@ -56,22 +56,22 @@ def test_what_is_not_a_finite_scalar_is_left_out(tmp_path):
     def publish(epoch):
         return {"loss": math.nan if epoch == 1 else 0.5, "rate": math.inf, "matrix": torch.eye(2)}
 
-    run(BoardWriter(tmp_path), publish, 2)
+    run(TensorBoardWriter(tmp_path), publish, 2)
     assert read(tmp_path).Tags()["scalars"] == ["train/loss"]
     assert scalars(tmp_path, "train/loss") == [(2, 0.5)]
 
 
 def test_the_learning_rate_of_every_group_is_written(tmp_path):
     groups = [{"params": [torch.ones(1)], "lr": lr} for lr in (0.5, 0.25)]
-    run(BoardWriter(tmp_path, optimizer=torch.optim.SGD(groups)), lambda epoch: {}, 1)
+    run(TensorBoardWriter(tmp_path, optimizer=torch.optim.SGD(groups)), lambda epoch: {}, 1)
     assert scalars(tmp_path, "lr/group_0") == [(1, 0.5)]
     assert scalars(tmp_path, "lr/group_1") == [(1, 0.25)]
 
 
 def test_a_resumed_run_shows_each_epoch_once(tmp_path):
-    run(BoardWriter(tmp_path), lambda epoch: {"loss": epoch}, 4)
+    run(TensorBoardWriter(tmp_path), lambda epoch: {"loss": epoch}, 4)
     wait_for_another_second()
-    run(BoardWriter(tmp_path), lambda epoch: {"loss": epoch * 10}, 5, start=2)
+    run(TensorBoardWriter(tmp_path), lambda epoch: {"loss": epoch * 10}, 5, start=2)
     assert scalars(tmp_path, "train/loss") == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
 
 
@@ -83,12 +83,12 @@ def test_each_epoch_can_be_read_before_the_run_ends(tmp_path):
             seen.append(scalars(tmp_path, "train/loss"))
         return {"loss": epoch}
 
-    run(BoardWriter(tmp_path), publish, 3)
+    run(TensorBoardWriter(tmp_path), publish, 3)
     assert seen == [[(1, 1.0)], [(1, 1.0), (2, 2.0)]]
 
 
 def test_curves_images_and_texts_are_taken_without_an_engine_and_after_a_run(tmp_path):
-    board = BoardWriter(tmp_path)
+    board = TensorBoardWriter(tmp_path)
     board.add_image("before", np.zeros((1, 4, 5), np.uint8), 0)
     run(board, lambda epoch: {"loss": 1}, 1)
     board.add_image("after", torch.rand(3, 4, 5), 1)
@@ -112,7 +112,7 @@ def test_curves_images_and_texts_are_taken_without_an_engine_and_after_a_run(tmp
 def test_a_figure_is_drawn_and_stays_open(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     figure = pyplot.figure()
-    board = BoardWriter(tmp_path)
+    board = TensorBoardWriter(tmp_path)
     board.add_figure("drawn", figure, 3)
     board.close()
     assert read(tmp_path).Images("drawn")[0].step == 3
@@ -121,7 +121,7 @@ def test_a_figure_is_drawn_and_stays_open(tmp_path):
 
 
 def test_nothing_is_made_before_the_first_use(tmp_path):
-    board = BoardWriter(tmp_path / "board")
+    board = TensorBoardWriter(tmp_path / "board")
     board.attach(Engine(lambda engine, batch: None))
     board.close()
     assert not (tmp_path / "board").exists()
@@ -129,7 +129,7 @@ def test_nothing_is_made_before_the_first_use(tmp_path):
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
-    board = BoardWriter(tmp_path / "board")
+    board = TensorBoardWriter(tmp_path / "board")
     run(board, lambda epoch: {"loss": 1}, 1)
     board.add_image("image", np.zeros((1, 4, 4), np.uint8), 0)
     board.add_png("encoded", b"", 0)
@@ -138,10 +138,10 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 def test_tensorboardx_is_not_used_where_it_is_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    run(BoardWriter(tmp_path), lambda epoch: {"loss": 1}, 1)
+    run(TensorBoardWriter(tmp_path), lambda epoch: {"loss": 1}, 1)
     wait_for_another_second()
     monkeypatch.setitem(sys.modules, "tensorboardX", ModuleType("tensorboardX"))
-    run(BoardWriter(tmp_path), lambda epoch: {"loss": 2}, 2, start=1)
+    run(TensorBoardWriter(tmp_path), lambda epoch: {"loss": 2}, 2, start=1)
     assert scalars(tmp_path, "train/loss") == [(1, 1.0), (2, 2.0)]
 
 
@@ -149,10 +149,10 @@ FULL = """
 import logging, resource, sys
 from ignite.engine import Engine, Events
 from torch.utils import tensorboard  # before files are limited, byte code too
-from cxrignite.handlers import BoardWriter
+from cxrignite.handlers import TensorBoardWriter
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-board, trainer = BoardWriter(sys.argv[1]), Engine(lambda engine, batch: None)
+board, trainer = TensorBoardWriter(sys.argv[1]), Engine(lambda engine, batch: None)
 trainer.add_event_handler(
     Events.EPOCH_COMPLETED,
     lambda: trainer.state.metrics.update({f"val_{number}": 1.0 for number in range(50)}),

@@ -1,4 +1,4 @@
-"""The films that the model called wrongly, as a gallery that fits into a page of bounded size."""
+"""The images that the model called wrongly, as a gallery that fits into a page of bounded size."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from cxrignite.data import Film, read_image
+from cxrignite.data import ImageRecord, read_image
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.errors import UnreadableImageError
 from cxrignite.reporting.html.html_page import to_data_uri
 from cxrignite.reporting.numbers import MINUS, score_text
-from cxrignite.runs.run_results import ScoredFilm
+from cxrignite.runs.run_results import ScoredImage
 
-MAX_MISSES = 100
+MAX_WRONG_DECISIONS = 100
 """Misses of each kind that are shown, the farthest from the threshold; the others are counted."""
 
 LARGEST_SIDE = 320
@@ -27,8 +27,8 @@ LARGEST_SIDE = 320
 _SIZES = ((LARGEST_SIDE, 80), (256, 75), (192, 70), (128, 60), (96, 40))
 
 
-class Miss(NamedTuple):
-    """A film called wrongly.
+class WrongDecision(NamedTuple):
+    """An image called wrongly.
 
     Attributes:
         name: Its path inside the data set.
@@ -36,7 +36,7 @@ class Miss(NamedTuple):
         truth: The class it belongs to.
         score: Raw, as text.
         distance: From the threshold to the score, with its sign, as text.
-        attributes: What else is known of the film.
+        attributes: What else is known of the image.
     """
 
     name: str
@@ -60,28 +60,28 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MissKind:
+class ErrorKind:
     """The misses of one kind.
 
     Attributes:
         title: What happened to them.
-        misses: The farthest from the threshold first, at most `MAX_MISSES`.
+        wrong_decisions: The farthest from the threshold first, at most `MAX_WRONG_DECISIONS`.
         num_left_out: How many more there are.
-        pictures: Of the films that were found, by name.
-        maps: The map over a film, by the film's name; None is a map that is empty.
+        pictures: Of the images that were found, by name.
+        maps: The map over an image, by the image's name; None is a map that is empty.
     """
 
     title: str
-    misses: Sequence[Miss]
+    wrong_decisions: Sequence[WrongDecision]
     num_left_out: int
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     maps: Mapping[str, Picture | None] = field(default_factory=dict)
 
     def pictured(
         self, pictures: Mapping[str, Picture], maps: Mapping[str, Picture | None]
-    ) -> MissKind:
-        """The same with those of the pictures and maps that are of its films."""
-        names = [miss.name for miss in self.misses]
+    ) -> ErrorKind:
+        """The same with those of the pictures and maps that are of its images."""
+        names = [wrong.name for wrong in self.wrong_decisions]
         return replace(
             self,
             pictures={name: pictures[name] for name in names if name in pictures},
@@ -89,75 +89,79 @@ class MissKind:
         )
 
 
-def find_misses(
-    scored: Sequence[ScoredFilm],
+def find_wrong_decisions(
+    scored: Sequence[ScoredImage],
     threshold: float,
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     classes: tuple[str, str],
-) -> list[MissKind]:
+) -> list[ErrorKind]:
     """Collect the false negatives, then the false positives.
 
     Args:
-        scored: Films with their labels and scores.
+        scored: Images with their labels and scores.
         threshold: A score at or above it is called positive; in `[0, 1]`.
-        films: The films of the run, for their attributes.
+        records: The images of the run, for their attributes.
         classes: The negative and the positive class.
     """
-    attributes = {film.name: film.attributes for film in films}
+    attributes = {record.name: record.attributes for record in records}
     kinds = []
     for label, title in (
-        (1, f"Missed: {classes[1]} films called {classes[0]} (false negatives)"),
-        (0, f"False alarms: {classes[0]} films called {classes[1]} (false positives)"),
+        (1, f"Missed: {classes[1]} images called {classes[0]} (false negatives)"),
+        (0, f"False alarms: {classes[0]} images called {classes[1]} (false positives)"),
     ):
         wrong = [
-            film for film in scored if film.label == label and label != (film.score >= threshold)
+            record
+            for record in scored
+            if record.label == label and label != (record.score >= threshold)
         ]
         # By name where they tie, so that the page is the same whatever the order of the rows.
-        wrong.sort(key=lambda film: (-abs(film.score - threshold), film.name))
-        misses = [
-            Miss(
-                film.name,
-                film.patient,
+        wrong.sort(key=lambda record: (-abs(record.score - threshold), record.name))
+        wrong_decisions = [
+            WrongDecision(
+                record.name,
+                record.patient,
                 classes[label],
-                score_text(film.score),
-                f"{film.score - threshold:+.4f}".replace("-", MINUS),
+                score_text(record.score),
+                f"{record.score - threshold:+.4f}".replace("-", MINUS),
                 ", ".join(
-                    f"{key}: {value}" for key, value in attributes.get(film.name, {}).items()
+                    f"{key}: {value}" for key, value in attributes.get(record.name, {}).items()
                 ),
             )
-            for film in wrong[:MAX_MISSES]
+            for record in wrong[:MAX_WRONG_DECISIONS]
         ]
-        kinds.append(MissKind(title, misses, len(wrong) - len(misses)))
+        kinds.append(ErrorKind(title, wrong_decisions, len(wrong) - len(wrong_decisions)))
     return kinds
 
 
-def picture_misses(
-    kinds: Sequence[MissKind],
+def draw_wrong_decisions(
+    kinds: Sequence[ErrorKind],
     root: Path | None,
     grey_scaling: GreyScaling,
     overlays: Mapping[str, Image.Image | None],
     num_bytes: int,
-) -> list[MissKind]:
-    """Add a picture to each miss whose film can be read, and its map, all of one size.
+) -> list[ErrorKind]:
+    """Add a picture to each wrong whose image can be read, and its map, all of one size.
 
     Args:
         kinds: The misses.
         root: The data set's folder, which the names are relative to; None where it is not known.
         grey_scaling: As the run read them.
-        overlays: The map over a film, by the film's name; None is a map that is empty.
+        overlays: The map over an image, by the image's name; None is a map that is empty.
         num_bytes: What all pictures together may take in the page; the size falls until they do.
-            Where not even the smallest does there are no maps, and then no films either.
+            Where not even the smallest does there are no maps, and then no images either.
 
     Returns:
         The misses with what pictures there are.
     """
-    names = [miss.name for kind in kinds for miss in kind.misses]
+    names = [wrong.name for kind in kinds for wrong in kind.wrong_decisions]
     images = {} if root is None else {name: _read_small(root, name, grey_scaling) for name in names}
-    films = {name: image for name, image in images.items() if image is not None}
+    records = {name: image for name, image in images.items() if image is not None}
     for shown in (overlays, {}):
-        # Of one size: a film and its map are there to be compared.
+        # Of one size: an image and its map are there to be compared.
         for side, quality in _SIZES:
-            pictures = {name: _to_picture(film, side, quality) for name, film in films.items()}
+            pictures = {
+                name: _to_picture(record, side, quality) for name, record in records.items()
+            }
             maps = {
                 name: None if overlay is None else _to_picture(overlay, side, quality)
                 for name, overlay in shown.items()

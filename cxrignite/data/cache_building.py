@@ -1,4 +1,4 @@
-"""Packs on demand: opened where there is a true one, built where there is none."""
+"""Caches on demand: opened where there is a true one, built where there is none."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from cxrignite.data.inspection import Inspection
-from cxrignite.data.loading import FilmTable, available_workers
-from cxrignite.data.packing import (
-    Pack,
+from cxrignite.data.image_cache import (
+    ImageCache,
     as_digests,
     has_manifest,
-    read_pack,
-    remove_pack,
+    read_cache,
+    remove_cache,
     write_manifest,
 )
+from cxrignite.data.inspection import Inspection
+from cxrignite.data.loading import RecordTable, available_workers
 from cxrignite.data.pipeline import Pipeline
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.durable_write import sweep_temporaries, sync_folder, temporary_path
-from cxrignite.errors import CxrIgniteError, DataError, PackError, UnreadableImageError
+from cxrignite.errors import CacheError, CxrIgniteError, DataError, UnreadableImageError
 from cxrignite.locks import hold_lock
 
 logger = logging.getLogger(__name__)
@@ -43,109 +43,109 @@ _NUM_PROBES = 8
 _BATCH_SIZE = 16
 
 
-def open_pack(
+def open_cache(
     folder: Path,
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     pipeline: Pipeline,
     num_workers: int = 0,
     worker_timeout: float | None = None,
     *,
     progress: bool = False,
-) -> Pack:
-    """The pack of these films: opened if there is a true one, else built.
+) -> ImageCache:
+    """The cache of these images: opened if there is a true one, else built.
 
-    A pack is taken only if the content of every film and the pipeline are the same, it is whole,
-    and a few films that are read afresh give what it holds. Several processes may ask at once: one
+    A cache is taken only if the content of every image and the pipeline are the same, it is whole,
+    and a few images that are read afresh give what it holds. Several processes may ask at once: one
     builds, the others wait.
 
     Args:
-        folder: Where packs are kept; made if it is missing.
-        films: With their digests.
+        folder: Where caches are kept; made if it is missing.
+        records: With their digests.
         pipeline: Reads and preprocesses.
         num_workers: Processes that build; 0 builds in this one.
         worker_timeout: As of `WorkerLoader`.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Returns:
-        The pack. It names the films that cannot be read.
+        The cache. It names the images that cannot be read.
 
     Raises:
         DataError: If the pipeline fails, or gives images of several sizes.
-        UnreadableImageError: If none of the films can be read.
-        PackError: If the folder cannot be written to or lacks the room, or the pipeline cannot be
+        UnreadableImageError: If none of the images can be read.
+        CacheError: If the folder cannot be written to or lacks the room, or the pipeline cannot be
             written down.
     """
     workers = num_workers, worker_timeout
-    digests, first = np.unique(as_digests(films), return_index=True)
-    distinct = [films[index] for index in first]
+    digests, first = np.unique(as_digests(records), return_index=True)
+    distinct = [records[index] for index in first]
     key = hashlib.sha256(pipeline.fingerprint().encode() + digests.tobytes()).hexdigest()[:32]
     path = folder / f"{key}.npy"
-    pack = _true_pack(path, digests, distinct, pipeline)
-    if pack is not None:
-        return pack
+    cache = _true_cache(path, digests, distinct, pipeline)
+    if cache is not None:
+        return cache
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(folder / "packs.lock", wait=True, is_required=False):
+        with hold_lock(folder / "caches.lock", wait=True, is_required=False):
             # Another process may have built it while this one waited.
-            pack = _true_pack(path, digests, distinct, pipeline)
-            if pack is None:
-                remove_pack(path)
+            cache = _true_cache(path, digests, distinct, pipeline)
+            if cache is None:
+                remove_cache(path)
                 unreadable, blank = _build(path, distinct, pipeline, workers, progress)
                 write_manifest(path, unreadable, blank)
-                pack = Pack(path, digests, unreadable, blank)
+                cache = ImageCache(path, digests, unreadable, blank)
     except OSError as error:
-        raise PackError(f"cannot keep a pack in {folder}: {error.strerror or error}") from error
-    return pack
+        raise CacheError(f"cannot keep a cache in {folder}: {error.strerror or error}") from error
+    return cache
 
 
-def inspected(pack: Pack, hashed: Inspection) -> Inspection:
-    """Apply what building a pack found out about films, as if each had been decoded.
+def inspected(cache: ImageCache, hashed: Inspection) -> Inspection:
+    """Apply what building a cache found out about images, as if each had been decoded.
 
     Args:
-        pack: Of these films.
-        hashed: The films with their digests, and those of which not even the bytes can be read.
+        cache: Of these images.
+        hashed: The images with their digests, and those of which not even the bytes can be read.
     """
-    reasons = pack.unreadable
-    good = [film for film in hashed.films if film.sha256 not in reasons]
+    reasons = cache.unreadable
+    good = [record for record in hashed.records if record.sha256 not in reasons]
     bad = [
-        UnreadableImageError(film.path, reasons[film.sha256])
-        for film in hashed.films
-        if film.sha256 in reasons
+        UnreadableImageError(record.path, reasons[record.sha256])
+        for record in hashed.records
+        if record.sha256 in reasons
     ]
-    blank = [film.name for film in good if film.sha256 in pack.nearly_blank]
+    blank = [record.name for record in good if record.sha256 in cache.nearly_blank]
     return Inspection(good, [*hashed.unreadable, *bad], blank)
 
 
-def _true_pack(
-    path: Path, digests: NDArray[np.bytes_], films: Sequence[Film], pipeline: Pipeline
-) -> Pack | None:
-    """The pack in `path`, if it can be trusted."""
+def _true_cache(
+    path: Path, digests: NDArray[np.bytes_], records: Sequence[ImageRecord], pipeline: Pipeline
+) -> ImageCache | None:
+    """The cache in `path`, if it can be trusted."""
     if not has_manifest(path):
         return None
     try:
-        pack = read_pack(path, digests)
-        readable = [film for film in films if film.sha256 not in pack.unreadable]
-        for film in readable[:: max(1, -(-len(readable) // _NUM_PROBES))]:
+        cache = read_cache(path, digests)
+        readable = [record for record in records if record.sha256 not in cache.unreadable]
+        for record in readable[:: max(1, -(-len(readable) // _NUM_PROBES))]:
             # The key knows the code only as far as it can be seen from here.
-            if not torch.equal(pack.image(film), pipeline.read(film.path)):
-                raise DataError(f"{path} holds another image of {film.name} than is read now")
-        for film in films:
-            # A disk may have failed for a moment while the pack was built.
-            if film.sha256 in pack.unreadable and _is_readable(film, pipeline):
-                raise DataError(f"{path} lacks {film.name}, which can be read now")
+            if not torch.equal(cache.image(record), pipeline.read(record.path)):
+                raise DataError(f"{path} holds another image of {record.name} than is read now")
+        for record in records:
+            # A disk may have failed for a moment while the cache was built.
+            if record.sha256 in cache.unreadable and _is_readable(record, pipeline):
+                raise DataError(f"{path} lacks {record.name}, which can be read now")
     except DataError as error:
-        logger.warning("pack built anew: %s", error)
+        logger.warning("cache built anew: %s", error)
         return None
     logger.info(
-        "%d images of %d x %d from %s; delete it to have the films read again",
-        *(len(films), *pack.image_size, path),
+        "%d images of %d x %d from %s; delete it to have the images read again",
+        *(len(records), *cache.image_size, path),
     )
-    return pack
+    return cache
 
 
-def _is_readable(film: Film, pipeline: Pipeline) -> bool:
+def _is_readable(record: ImageRecord, pipeline: Pipeline) -> bool:
     try:
-        pipeline.read(film.path)
+        pipeline.read(record.path)
     except UnreadableImageError:
         return False
     return True
@@ -153,33 +153,33 @@ def _is_readable(film: Film, pipeline: Pipeline) -> bool:
 
 def _build(
     path: Path,
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     pipeline: Pipeline,
     workers: tuple[int, float | None],
     progress: bool,
 ) -> tuple[dict[str, str], list[str]]:
     """Write the images; give digest and reason of the unreadable, digests of the nearly blank."""
-    height, width = _image_size(films, pipeline)
-    shape = (len(films), height, width)
-    num_bytes = len(films) * height * width
+    height, width = _image_size(records, pipeline)
+    shape = (len(records), height, width)
+    num_bytes = len(records) * height * width
     free = shutil.disk_usage(path.parent).free
     if free < num_bytes + RESERVED_BYTES:
-        raise PackError(
-            f"cannot keep a pack in {path.parent}: it takes {num_bytes:,} bytes beside the "
+        raise CacheError(
+            f"cannot keep a cache in {path.parent}: it takes {num_bytes:,} bytes beside the "
             f"{RESERVED_BYTES:,} that stay free, and {free:,} are free"
         )
     # Nodes that share the folder may not see each other's locks, nor each other's processes.
     host = f"{path.stem}.{socket.gethostname()}"
     sweep_temporaries(path.parent, f"{host}.npy")
     temporary = temporary_path(path.with_name(f"{host}.npy"))
-    logger.info("packing %d images of %d x %d into %s", *shape, path)
+    logger.info("caching %d images of %d x %d into %s", *shape, path)
     try:
         np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with temporary.open("rb+") as file:
             if hasattr(os, "posix_fallocate"):
                 # A disk that is full is an error here, and a crash (SIGBUS) in a memory map.
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            found = _fill(temporary, films, pipeline, workers, progress)
+            found = _fill(temporary, records, pipeline, workers, progress)
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -189,27 +189,27 @@ def _build(
     return found
 
 
-def _image_size(films: Sequence[Film], pipeline: Pipeline) -> tuple[int, int]:
+def _image_size(records: Sequence[ImageRecord], pipeline: Pipeline) -> tuple[int, int]:
     failure = None
-    for film in films:
+    for record in records:
         try:
-            height, width = pipeline.read(film.path).shape[-2:]
+            height, width = pipeline.read(record.path).shape[-2:]
         except UnreadableImageError as error:
             failure = failure or error
         else:
             return height, width
-    raise failure or DataError("a pack needs at least one film, got 0")
+    raise failure or DataError("a cache needs at least one image, got 0")
 
 
 def _fill(
     path: Path,
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     pipeline: Pipeline,
     workers: tuple[int, float | None],
     progress: bool,
 ) -> tuple[dict[str, str], list[str]]:
     loader = WorkerLoader(
-        _Rows(path, FilmTable(films), pipeline),
+        _Rows(path, RecordTable(records), pipeline),
         batch_size=_BATCH_SIZE,
         num_workers=available_workers(workers[0]),
         worker_timeout=workers[1],
@@ -221,14 +221,14 @@ def _fill(
     disable = None if progress else True
     with (
         closing(loader),
-        tqdm(total=len(films), desc="packing", unit="img", leave=False, disable=disable) as bar,
+        tqdm(total=len(records), desc="caching", unit="img", leave=False, disable=disable) as bar,
     ):
         for outcomes in loader:
             for row, reason, is_blank in outcomes:
                 if reason is not None:
-                    unreadable[films[row].sha256] = reason
+                    unreadable[records[row].sha256] = reason
                 elif is_blank:
-                    nearly_blank.append(films[row].sha256)
+                    nearly_blank.append(records[row].sha256)
             bar.update(len(outcomes))
     return unreadable, nearly_blank
 
@@ -237,9 +237,9 @@ _Outcomes = list[tuple[int, str | None, bool]]
 
 
 class _Rows(Dataset[_Outcomes]):
-    """Fills rows of the pack where it is asked for them, and tells which could not be read."""
+    """Fills rows of the cache where it is asked for them, and tells which could not be read."""
 
-    def __init__(self, path: Path, table: FilmTable, pipeline: Pipeline) -> None:
+    def __init__(self, path: Path, table: RecordTable, pipeline: Pipeline) -> None:
         self._path, self._table, self._pipeline = path, table, pipeline
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from cxrignite.data import XrayData
 from cxrignite.durable_write import write_durably
-from cxrignite.handlers import BoardWriter, ScoreCollector
+from cxrignite.handlers import ScoreCollector, TensorBoardWriter
 from cxrignite.handlers.map_picture import as_png
 from cxrignite.output_marker import mark_output
 from cxrignite.reporting.plots import run_figures as figures
@@ -33,14 +33,14 @@ _LAST_OF_DATA = "class_distribution"
 _BEST = "with_best_weights"
 
 
-def illustrate_recipe(folder: RunFolder, board: BoardWriter, step: int) -> None:
+def log_recipe(folder: RunFolder, board: TensorBoardWriter, step: int) -> None:
     """Show the recipe as it is from this step on: a run that goes on may have more epochs."""
     recipe = folder.recipe_path.read_text(encoding="utf-8")
     board.add_text("recipe", f"```yaml\n{recipe}```", step)
 
 
-def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> Iterator[None]:
-    """Show how many films each class and split has, and what some of them look like.
+def plot_data(folder: RunFolder, data: XrayData, board: TensorBoardWriter) -> Iterator[None]:
+    """Show how many images each class and split has, and what some of them look like.
 
     Yields:
         After each figure, so that the caller can stop between two; a figure takes about a second.
@@ -58,21 +58,23 @@ def illustrate_data(folder: RunFolder, data: XrayData, board: BoardWriter) -> It
             for label in (0, 1)
             for index in _spread(np.flatnonzero(labels == label), _SAMPLES_PER_CLASS)
         ]
-        films = data.films(split)
-        images = [data.pipeline(films[index].path)[0].numpy() for index in chosen]
-        titles = [f"{data.classes[films[index].label]}\n{films[index].patient}" for index in chosen]
-        keep_figure(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
+        records = data.records(split)
+        images = [data.pipeline(records[index].path)[0].numpy() for index in chosen]
+        titles = [
+            f"{data.classes[records[index].label]}\n{records[index].patient}" for index in chosen
+        ]
+        save_figure(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
         yield
-    keep_figure(folder, board, _LAST_OF_DATA, figures.class_distribution(counts), 0)
+    save_figure(folder, board, _LAST_OF_DATA, figures.class_distribution(counts), 0)
     yield
 
 
 def shows_data(folder: RunFolder) -> bool:
-    """Whether `illustrate_data` has been there."""
+    """Whether `plot_data` has been there."""
     return (folder.figures_dir / f"{_LAST_OF_DATA}.png").is_file()
 
 
-def illustrate_validations(validator: Engine, trainer: Engine, board: BoardWriter) -> None:
+def plot_validations(validator: Engine, trainer: Engine, board: TensorBoardWriter) -> None:
     """Show the precision-recall curve of every validation from now on.
 
     Args:
@@ -90,12 +92,12 @@ def illustrate_validations(validator: Engine, trainer: Engine, board: BoardWrite
     validator.add_event_handler(Events.COMPLETED, show)
 
 
-def illustrate_scores(
+def plot_scores(
     folder: RunFolder,
     name: str,
     scores: SplitScores,
     evaluation: Evaluation,
-    board: BoardWriter,
+    board: TensorBoardWriter,
     step: int,
 ) -> None:
     """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
@@ -115,26 +117,26 @@ def illustrate_scores(
     if point is not None:
         cells = scores.confusion(0.5), scores.confusion(point.threshold)
         pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)
-        keep_figure(folder, board, f"confusion_{name}", pair, step)
+        save_figure(folder, board, f"confusion_{name}", pair, step)
     if not scores.has_both_classes:
         return
     area = evaluation.roc_auc.interval
     roc = score_figures.roc_curve(*arrays, point, split=name, interval=area)
-    keep_figure(folder, board, f"roc_{name}", roc, step)
+    save_figure(folder, board, f"roc_{name}", roc, step)
     area = evaluation.average_precision.by_patient
     curve = score_figures.precision_recall_curve(*arrays, point, split=name, interval=area)
-    keep_figure(folder, board, f"precision_recall_{name}", curve, step)
-    natural = rule.imbalance.natural(scores.y_score)
-    reliability = score_figures.reliability(*arrays, split=name, natural_score=natural)
-    keep_figure(folder, board, f"reliability_{name}", reliability, step)
+    save_figure(folder, board, f"precision_recall_{name}", curve, step)
+    probability = rule.prior_shift.probability(scores.y_score)
+    reliability = score_figures.reliability(*arrays, split=name, probability=probability)
+    save_figure(folder, board, f"reliability_{name}", reliability, step)
 
 
-def illustrate_training(folder: RunFolder, board: BoardWriter) -> None:
+def plot_training(folder: RunFolder, board: TensorBoardWriter) -> None:
     """Show losses and AUC by epoch, and where the time went."""
     rows = folder.read_history()
-    keep_figure(folder, board, "learning_curves", figures.learning_curves(rows), len(rows))
+    save_figure(folder, board, "learning_curves", figures.learning_curves(rows), len(rows))
     if rows and "epoch_seconds" in rows[0]:
-        keep_figure(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
+        save_figure(folder, board, "epoch_times", figures.epoch_times(rows), len(rows))
 
 
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
@@ -143,8 +145,8 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     return np.take(indices, places)
 
 
-def keep_figure(
-    folder: RunFolder, board: BoardWriter, name: str, figure: Figure, step: int
+def save_figure(
+    folder: RunFolder, board: TensorBoardWriter, name: str, figure: Figure, step: int
 ) -> None:
     """Keep a figure in the run folder and show it in TensorBoard.
 

@@ -7,20 +7,20 @@ import torch
 from messages import line_with
 from PIL import Image
 
-from cxrignite.data import Film, Pipeline
-from cxrignite.data.film_stream import FilmStream
+from cxrignite.data import ImageRecord, Pipeline
+from cxrignite.data.image_stream import ImageStream
 from cxrignite.data.transforms import Transform
 
 
 @pytest.fixture
-def films(tmp_path):
+def records(tmp_path):
     """Ten images, of which 2 is empty, 5 is missing, 6 is larger, and 8 and 9 are no images."""
     found = []
     for number in range(10):
         path = tmp_path / f"{number}.png"
         side = 12 if number == 6 else 8
         Image.fromarray(np.full((side, side), 20 * number, np.uint8)).save(path)
-        found.append(Film(str(path), str(number), -1, "", "test"))
+        found.append(ImageRecord(str(path), str(number), -1, "", "test"))
     found[2].path.write_bytes(b"")
     found[5].path.unlink()
     for number in (8, 9):
@@ -29,8 +29,8 @@ def films(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_film_has_its_outcome_in_its_place(films, num_workers):
-    stream = FilmStream(films, Pipeline(), (8, 8), batch_size=4, num_workers=num_workers)
+def test_every_image_has_its_outcome_in_its_place(records, num_workers):
+    stream = ImageStream(records, Pipeline(), (8, 8), batch_size=4, num_workers=num_workers)
     assert len(stream) == 3
     batches = list(stream)
     stream.close()
@@ -58,16 +58,16 @@ class Refusing(Transform):
         return image
 
 
-def test_a_transform_that_fails_costs_its_film_alone(films):
-    stream = FilmStream(films[:5], Pipeline([Refusing()]), (8, 8), batch_size=5)
+def test_a_transform_that_fails_costs_its_image_alone(records):
+    stream = ImageStream(records[:5], Pipeline([Refusing()]), (8, 8), batch_size=5)
     (batch,) = stream
     assert batch.positions == [0, 1]
     assert list(batch.failures) == [2, 3, 4]
-    line_with(batch.failures[3], "Refusing", films[3].path, "too bright")
+    line_with(batch.failures[3], "Refusing", records[3].path, "too bright")
 
 
-def test_closed_it_leaves_no_process(films):
-    stream = FilmStream(films, Pipeline(), (8, 8), batch_size=2, num_workers=2)
+def test_closed_it_leaves_no_process(records):
+    stream = ImageStream(records, Pipeline(), (8, 8), batch_size=2, num_workers=2)
     next(iter(stream))
     workers = stream._loader._iterator._workers
     assert all(worker.is_alive() for worker in workers)

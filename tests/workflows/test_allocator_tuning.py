@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxrignite.workflows.kept_memory import _glibc, kept_memory
+from cxrignite.workflows.allocator_tuning import _glibc, allocator_tuning
 
 CPU = torch.device("cpu")
 needs_glibc = pytest.mark.skipif(
@@ -20,7 +20,7 @@ needs_glibc = pytest.mark.skipif(
 IN_A_PROCESS_OF_ITS_OWN = """
 import json, resource
 import torch
-from cxrignite.workflows.kept_memory import kept_memory
+from cxrignite.workflows.allocator_tuning import allocator_tuning
 
 def page_faults_of_a_step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -28,9 +28,9 @@ def page_faults_of_a_step():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults = {"before": page_faults_of_a_step()}
-with kept_memory(torch.device("cuda")):
+with allocator_tuning(torch.device("cuda")):
     faults["gpu"] = page_faults_of_a_step()
-with kept_memory(torch.device("cpu")):
+with allocator_tuning(torch.device("cpu")):
     # A hole takes the next tensor in once it has merged with its neighbour.
     faults["kept"] = min([page_faults_of_a_step() for _ in range(24)][12:])
 faults["after"] = page_faults_of_a_step()
@@ -56,7 +56,7 @@ def test_after_a_few_steps_no_page_is_faulted_in_but_for_a_gpu_that_has_its_own_
 
 @needs_glibc
 def test_what_was_kept_is_given_back():
-    with kept_memory(CPU):
+    with allocator_tuning(CPU):
         torch.ones(2**25)
         kept = resident_bytes()
     assert kept - resident_bytes() > 100 * 2**20

@@ -16,7 +16,7 @@ _KEPT = {_M_TRIM_THRESHOLD: -1, _M_MMAP_MAX: 0}  # never trim, and never map
 
 
 @contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
+def allocator_tuning(device: torch.device) -> Iterator[None]:
     """On a CPU under glibc, keep freed memory while entered; elsewhere do nothing.
 
     glibc maps each large activation afresh and unmaps it after the step, so the system hands out

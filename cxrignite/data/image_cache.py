@@ -1,7 +1,7 @@
-"""Preprocessed images in one memory-mapped file, found by the content of their films.
+"""Preprocessed images in one memory-mapped file, found by the content of their images.
 
-A pack is `<key>.npy`, the images, and `<key>.json`, its manifest: a pack is there if its manifest
-is. The key is a digest of what decides the images: the content of every film, and the pipeline.
+A cache is `<key>.npy`, the images, and `<key>.json`, its manifest: a cache is there if its manifest
+is. The key is a digest of what decides the images: the content of every image, and the pipeline.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrignite.data.reading import Size
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError
 
 MAX_CHECKED_BYTES = 2**32
-"""Up to here the checksum of a pack is worked out whenever it is opened: a second or two."""
+"""Up to here the checksum of a cache is worked out whenever it is opened: a second or two."""
 
 _BLOCK_BYTES = 2**24
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-class Pack:
-    """The preprocessed images of films.
+class ImageCache:
+    """The preprocessed images of images.
 
     Args:
         path: The images, a `.npy` file of shape `(N, H, W)` in 8 bits.
-        digests: The films' digests, shape `(N,)`, each once and sorted: row `i` is the image of
+        digests: The images' digests, shape `(N,)`, each once and sorted: row `i` is the image of
             `digests[i]`.
-        unreadable: From the digest of a film that cannot be read to the reason; its row is black.
-        nearly_blank: Digests of the films that use little of the grey range.
+        unreadable: From the digest of an image that cannot be read to the reason; its row is black.
+        nearly_blank: Digests of the images that use little of the grey range.
 
     Raises:
         DataError: If the file is not such an array.
@@ -77,40 +77,40 @@ class Pack:
             memory = min(memory, int(_CGROUP_LIMIT.read_text()))
         return 2 * self.num_bytes < memory
 
-    def split(self, films: Sequence[Film]) -> PackedSplit:
-        """The images of some of its films, in their order.
+    def split(self, records: Sequence[ImageRecord]) -> CachedSplit:
+        """The images of some of its images, in their order.
 
         Args:
-            films: Films with a digest.
+            records: Images with a digest.
 
         Raises:
             DataError: If it does not hold one of them.
         """
-        wanted = as_digests(films)
+        wanted = as_digests(records)
         rows = np.searchsorted(self._digests, wanted)
         found = self._digests[np.minimum(rows, len(self._digests) - 1)] == wanted
         if not found.all():
-            raise DataError(f"{self.path} does not hold {films[int(np.argmin(found))].name}")
-        return PackedSplit(self.path, torch.from_numpy(rows), self._images)
+            raise DataError(f"{self.path} does not hold {records[int(np.argmin(found))].name}")
+        return CachedSplit(self.path, torch.from_numpy(rows), self._images)
 
-    def image(self, film: Film) -> Tensor:
+    def image(self, record: ImageRecord) -> Tensor:
         """One image, shape `(1, H, W)`, uint8.
 
         Args:
-            film: A film with a digest.
+            record: An image with a digest.
 
         Raises:
-            DataError: If it does not hold the film.
+            DataError: If it does not hold the image.
         """
-        return self.split([film]).images(torch.tensor([0]))[0]
+        return self.split([record]).images(torch.tensor([0]))[0]
 
 
-class PackedSplit:
-    """The images of the films of one split; a worker process maps the file, and copies nothing.
+class CachedSplit:
+    """The images of the images of one split; a worker process maps the file, and copies nothing.
 
     Args:
-        path: The images of a pack.
-        rows: The row of each film, shape `(N,)`, int64.
+        path: The images of a cache.
+        rows: The row of each image, shape `(N,)`, int64.
         images: The file, mapped; `None` maps it when it is first asked for an image.
     """
 
@@ -135,9 +135,9 @@ class PackedSplit:
         return {**vars(self), "_images": None}
 
 
-def as_digests(films: Sequence[Film]) -> NDArray[np.bytes_]:
-    """The films' digests, shape `(N,)`."""
-    return np.array([film.sha256 for film in films], dtype="S64")
+def as_digests(records: Sequence[ImageRecord]) -> NDArray[np.bytes_]:
+    """The images' digests, shape `(N,)`."""
+    return np.array([record.sha256 for record in records], dtype="S64")
 
 
 def write_manifest(
@@ -157,38 +157,38 @@ def write_manifest(
     write_durably(_manifest_path(path), json.dumps(content, indent=1).encode())
 
 
-def read_pack(path: Path, digests: NDArray[np.bytes_]) -> Pack:
-    """Opens a pack that is whole.
+def read_cache(path: Path, digests: NDArray[np.bytes_]) -> ImageCache:
+    """Opens a cache that is whole.
 
     Args:
         path: Its images.
-        digests: As in `Pack`.
+        digests: As in `ImageCache`.
 
     Raises:
-        DataError: If it is cut, damaged, or not a pack.
+        DataError: If it is cut, damaged, or not a cache.
     """
     manifest = _manifest_path(path)
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        size, checksum, *films = (
+        size, checksum, *records = (
             content[key] for key in ("bytes", "crc32", "unreadable", "nearly_blank")
         )
         if path.stat().st_size != size:
             raise DataError(f"{path} must have {size} bytes, got {path.stat().st_size}")
         if size <= MAX_CHECKED_BYTES and _checksum(path) != checksum:
             raise DataError(f"{path} is damaged: its checksum is not that of its manifest")
-        return Pack(path, digests, *films)
+        return ImageCache(path, digests, *records)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no pack: {error}") from error
+        raise DataError(f"{path} is no cache: {error}") from error
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether a pack was completed here."""
+    """Whether a cache was completed here."""
     return _manifest_path(path).is_file()
 
 
-def remove_pack(path: Path) -> None:
-    """Removes a pack, its manifest first."""
+def remove_cache(path: Path) -> None:
+    """Removes a cache, its manifest first."""
     _manifest_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Splits carved out of the training films, whole patients at a time; folds by patient."""
+"""Splits carved out of the training images, whole patients at a time; folds by patient."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import DataError, RecipeError
 
 _logger = logging.getLogger(__name__)
 
-MAX_DEALT_PATIENTS = 5_000
+MAX_STRATIFIED_PATIENTS = 5_000
 """Up to here patients are dealt into even folds, which takes 2 s with 5,000 patients and 5 folds;
 of more they are drawn."""
 
 
-def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -> list[Film]:
-    """Moves a share of the training films to another split, whole patients at a time.
+def split_off(
+    records: Sequence[ImageRecord], split: str, fraction: float, seed: int
+) -> list[ImageRecord]:
+    """Moves a share of the training images to another split, whole patients at a time.
 
     The training patients are dealt into folds of like size and class balance
-    (`StratifiedGroupKFold`), some of which become the new split. More than `MAX_DEALT_PATIENTS` are
-    drawn by chance within each class, which is as even then. Patients who have a file in common, to
-    the byte, stay together: they may be one patient under two names, and one picture must not
-    stand on two sides.
+    (`StratifiedGroupKFold`), some of which become the new split. More than
+    `MAX_STRATIFIED_PATIENTS` are drawn by chance within each class, which is as even then. Patients
+    who have a file in common, to the byte, stay together: they may be one patient under two names,
+    and one picture must not stand on two sides.
 
     Args:
-        films: The films of every split; only those of `train` are moved.
-        split: `val`, `calibration` or `test`; no film may be in it yet.
-        fraction: Share of the films in `train`, in `(0, 0.5]`.
-        seed: Seed of the deal, at least 0; the same seed and films give the same split.
+        records: The images of every split; only those of `train` are moved.
+        split: `val`, `calibration` or `test`; no image may be in it yet.
+        fraction: Share of the images in `train`, in `(0, 0.5]`.
+        seed: Seed of the deal, at least 0; the same seed and images give the same split.
 
     Returns:
-        The films in the same order, each in one of `SPLITS`.
+        The images in the same order, each in one of `SPLITS`.
 
     Raises:
         RecipeError: If `fraction` or `seed` is out of range.
@@ -46,40 +48,42 @@ def carve_split(films: Sequence[Film], split: str, fraction: float, seed: int) -
     """
     if not 0.0 < fraction <= 0.5:
         raise RecipeError(f"the share of {split} must be in (0, 0.5], got {fraction}")
-    pool = _Pool.of(films, split, seed)
+    pool = _Pool.of(records, split, seed)
     what, (num_folds, num_taken) = f"a {split} split of {fraction:.3g}", _fold_counts(fraction)
     pool.check_enough(num_folds, what)
-    if pool.num_patients > MAX_DEALT_PATIENTS:
+    if pool.num_patients > MAX_STRATIFIED_PATIENTS:
         before, in_all = _queue(pool, seed)
         is_moved = (before < fraction * in_all)[pool.numbers]
     else:
         # The largest patients go to the first folds, so which folds to take is drawn too.
         taken = np.random.default_rng(seed).choice(num_folds, num_taken, replace=False)
-        is_moved = np.isin(_deal(pool, num_folds, seed), taken)
+        is_moved = np.isin(_stratify(pool, num_folds, seed), taken)
     achieved = float(is_moved.mean())
-    carved = _moved(films, is_moved, split, what)
+    assigned = _moved(records, is_moved, split, what)
     if abs(achieved - fraction) > 0.5 * fraction:
         raise DataError(
             f"the share of {split} must be near {fraction:.3g}, got {achieved:.3f}: "
             "some patients have too many images to be dealt evenly"
         )
-    return carved
+    return assigned
 
 
-def carve_fold(films: Sequence[Film], index: int, num_folds: int, seed: int) -> list[Film]:
-    """Moves one of several folds of the training films to `val`, whole patients at a time.
+def split_off_fold(
+    records: Sequence[ImageRecord], index: int, num_folds: int, seed: int
+) -> list[ImageRecord]:
+    """Moves one of several folds of the training images to `val`, whole patients at a time.
 
-    Over all indices each training film is validated exactly once. The folds are dealt as
-    `carve_split` deals them; where patients are drawn by chance, each is drawn into one fold.
+    Over all indices each training image is validated exactly once. The folds are dealt as
+    `split_off` deals them; where patients are drawn by chance, each is drawn into one fold.
 
     Args:
-        films: The films of every split; only those of `train` are moved, none may be in `val`.
+        records: The images of every split; only those of `train` are moved, none may be in `val`.
         index: Which fold, in `[0, num_folds)`.
         num_folds: How many folds there are, at least 2.
-        seed: Seed of the deal, at least 0; the same seed and films give the same folds.
+        seed: Seed of the deal, at least 0; the same seed and images give the same folds.
 
     Returns:
-        The films in the same order, each in one of `SPLITS`.
+        The images in the same order, each in one of `SPLITS`.
 
     Raises:
         RecipeError: If a number is out of range.
@@ -91,29 +95,29 @@ def carve_fold(films: Sequence[Film], index: int, num_folds: int, seed: int) -> 
         raise RecipeError(f"the number of folds must be at least 2, got {num_folds}")
     if not 0 <= index < num_folds:
         raise RecipeError(f"the fold's index must be in [0, {num_folds}), got {index}")
-    pool, what = _Pool.of(films, "val", seed), f"fold {index} of {num_folds}"
+    pool, what = _Pool.of(records, "val", seed), f"fold {index} of {num_folds}"
     pool.check_enough(num_folds, what)
-    if pool.num_patients > MAX_DEALT_PATIENTS:
+    if pool.num_patients > MAX_STRATIFIED_PATIENTS:
         before, in_all = _queue(pool, seed)
         folds = (before * num_folds // in_all)[pool.numbers]
     else:
-        folds = _deal(pool, num_folds, seed)
+        folds = _stratify(pool, num_folds, seed)
     achieved = float((folds == index).mean())
     if abs(achieved - 1 / num_folds) > 0.5 / num_folds:
         raise DataError(
-            f"{what} must have near {1 / num_folds:.3g} of the films, got {achieved:.3f}: "
+            f"{what} must have near {1 / num_folds:.3g} of the images, got {achieved:.3f}: "
             "some patients have too many images to be dealt evenly"
         )
-    return _moved(films, folds == index, "val", what)
+    return _moved(records, folds == index, "val", what)
 
 
 class _Pool(NamedTuple):
-    """The training films as arrays, `(N,)` each.
+    """The training images as arrays, `(N,)` each.
 
     Attributes:
-        labels: Of each film.
+        labels: Of each image.
         patients: Whom it stays with: its patient, or one of the patients joined to that.
-        numbers: The same as numbers from 0, in the order of the films.
+        numbers: The same as numbers from 0, in the order of the images.
         num_patients: How many of them there are.
     """
 
@@ -123,8 +127,8 @@ class _Pool(NamedTuple):
     num_patients: int
 
     @classmethod
-    def of(cls, films: Sequence[Film], split: str, seed: int) -> _Pool:
-        """The training films, from which `split` is to be carved.
+    def of(cls, records: Sequence[ImageRecord], split: str, seed: int) -> _Pool:
+        """The training images, from which `split` is to be carved.
 
         Raises:
             RecipeError: If `seed` is out of range.
@@ -132,11 +136,11 @@ class _Pool(NamedTuple):
         """
         if seed < 0:
             raise RecipeError(f"seed must be at least 0, got {seed}")
-        splits = [film.split for film in films]
+        splits = [record.split for record in records]
         if split in splits:
-            raise DataError(f"films must have no {split} split yet, got some with split '{split}'")
-        candidates = [film for film in films if film.split == "train"]
-        labels = np.array([film.label for film in candidates], dtype=np.int64)
+            raise DataError(f"images must have no {split} split yet, got some with split '{split}'")
+        candidates = [record for record in records if record.split == "train"]
+        labels = np.array([record.label for record in candidates], dtype=np.int64)
         patients = _joined_patients(candidates)
         numbers: dict[str, int] = {}
         each = [numbers.setdefault(patient, len(numbers)) for patient in patients]
@@ -157,15 +161,15 @@ class _Pool(NamedTuple):
                 )
 
 
-def _joined_patients(films: Sequence[Film]) -> list[str]:
-    """Whom each film stays with: its patient, or the first of the patients joined to that.
+def _joined_patients(records: Sequence[ImageRecord]) -> list[str]:
+    """Whom each image stays with: its patient, or the first of the patients joined to that.
 
     Patients are joined who share a file's content, and so on along a chain of such pairs.
     """
-    patients = [film.patient for film in films]
-    digests = [film.sha256 or film.name for film in films]
+    patients = [record.patient for record in records]
+    digests = [record.sha256 or record.name for record in records]
     if len(set(digests)) == len(digests):
-        return patients  # as a rule; the rest takes a second for a million films
+        return patients  # as a rule; the rest takes a second for a million images
     last = dict(zip(digests, patients, strict=True))
     owners = [last[digest] for digest in digests]
     parents: dict[str, str] = {}
@@ -190,30 +194,30 @@ def _joined_patients(films: Sequence[Film]) -> list[str]:
     return [first[root(each)] if each in involved else each for each in patients]
 
 
-def _deal(pool: _Pool, num_folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each film, `(N,)`: folds of like size and class balance."""
+def _stratify(pool: _Pool, num_folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each image, `(N,)`: folds of like size and class balance."""
     folds = np.zeros(len(pool.labels), dtype=np.int64)
-    dealer = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
-    dealt = dealer.split(np.zeros(len(folds)), pool.labels, pool.patients)
-    for fold, (_, indices) in enumerate(dealt):
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
+    stratified = splitter.split(np.zeros(len(folds)), pool.labels, pool.patients)
+    for fold, (_, indices) in enumerate(stratified):
         folds[indices] = fold
     return folds
 
 
 def _queue(pool: _Pool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Patients in a drawn order: how many films come before each, and how many there are in all.
+    """Patients in a drawn order: how many images come before each, and how many there are in all.
 
-    Drawn among patients with a positive film and among those without, a split is as even as a deal
+    Drawn among patients with a positive image and among those without, a split is as even as a deal
     where there are so many, and takes a second where that takes minutes.
     """
     random = np.random.default_rng(seed)
-    num_films = np.bincount(pool.numbers)
+    num_images = np.bincount(pool.numbers)
     has_positive = np.bincount(pool.numbers, weights=pool.labels) > 0
-    before, in_all = np.zeros_like(num_films), np.zeros_like(num_films)
+    before, in_all = np.zeros_like(num_images), np.zeros_like(num_images)
     for stratum in (np.flatnonzero(~has_positive), np.flatnonzero(has_positive)):
         order = random.permutation(stratum)
-        before[order] = np.cumsum(num_films[order]) - num_films[order]
-        in_all[order] = num_films[stratum].sum()
+        before[order] = np.cumsum(num_images[order]) - num_images[order]
+        in_all[order] = num_images[stratum].sum()
     return before, in_all
 
 
@@ -229,17 +233,20 @@ def _fold_counts(fraction: float) -> tuple[int, int]:
     raise AssertionError("unreachable: the shares k / n are dense")
 
 
-def _moved(films: Sequence[Film], is_moved: NDArray[np.bool_], split: str, what: str) -> list[Film]:
-    """The films with some of those of `train`, `(N,)`, in another split."""
+def _moved(
+    records: Sequence[ImageRecord], is_moved: NDArray[np.bool_], split: str, what: str
+) -> list[ImageRecord]:
+    """The images with some of those of `train`, `(N,)`, in another split."""
     moves = iter(is_moved.tolist())
-    carved = [
-        film.moved(split) if film.split == "train" and next(moves) else film for film in films
+    assigned = [
+        record.moved(split) if record.split == "train" and next(moves) else record
+        for record in records
     ]
     for each in ("train", split):
-        labels = {film.label for film in carved if film.split == each}
+        labels = {record.label for record in assigned if record.split == each}
         if labels != {0, 1}:
             raise DataError(
                 f"{what} must leave both classes in train and {split}, "
                 f"got classes {sorted(labels)} in {each}"
             )
-    return carved
+    return assigned

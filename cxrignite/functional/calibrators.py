@@ -3,7 +3,7 @@
 Every map here rises with the score, so it changes no AUC and, with the threshold mapped as well, no
 decision: `score >= threshold` is `map(score) >= map(threshold)` for all scores that float32 can
 tell apart, as long as the mapped probabilities can be told apart in float64 (logits up to about
-36). A decision is nevertheless made on the raw score, where nothing is rounded.
+36). A decision is nevertheless made on the score, where nothing is rounded.
 
 Scores of exactly 0 and 1 have infinite logits. The maps leave them where they are. Where logits or
 logarithms are summed, in a fit or in the log loss, scores are kept within `[2**-24, 1 - 2**-24]`,
@@ -28,7 +28,7 @@ _LARGEST_SHIFT = 700.0
 _TEMPERATURES = (0.05, 100.0)
 
 
-def natural_shift(pos_weight: float, sampled_prevalence: float, prevalence: float) -> float:
+def prior_logit_shift(pos_weight: float, sampled_prevalence: float, prevalence: float) -> float:
     """Return what a sampler and a loss weight have added to every logit.
 
     `log(pos_weight) + logit(sampled_prevalence) - logit(prevalence)` (Elkan 2001, "The foundations
@@ -50,7 +50,7 @@ def natural_shift(pos_weight: float, sampled_prevalence: float, prevalence: floa
     Examples:
         3883 positives and 1349 negatives, drawn evenly, weighed by the square root of the ratio:
 
-        >>> shift = natural_shift((1349 / 3883) ** 0.5, 0.5, 3883 / (3883 + 1349))
+        >>> shift = prior_logit_shift((1349 / 3883) ** 0.5, 0.5, 3883 / (3883 + 1349))
         >>> round(shift, 3), round(float(shift_logit([0.9], shift)[0]), 3)
         (-1.586, 0.978)
     """
@@ -73,7 +73,7 @@ def shift_logit(y_score: Numbers, shift: float) -> NDArray[np.float64]:
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
-        shift: In logits, in `[-700, 700]`; see `natural_shift`.
+        shift: In logits, in `[-700, 700]`; see `prior_logit_shift`.
 
     Returns:
         Probabilities, shape `(N,)`; 0 and 1 stay.

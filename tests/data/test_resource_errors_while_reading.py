@@ -10,18 +10,18 @@ from messages import refused
 from PIL import Image, PngImagePlugin
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
-from cxrignite.data import Film, Pipeline, dicom, dicom_pixels, reading
-from cxrignite.data.film_stream import FilmStream
-from cxrignite.data.inspection import inspect_films
-from cxrignite.data.survey import survey_films
+from cxrignite.data import ImageRecord, Pipeline, dicom, dicom_pixels, reading
+from cxrignite.data.image_stream import ImageStream
+from cxrignite.data.inspection import inspect_images
+from cxrignite.data.survey import survey_images
 from cxrignite.data.transforms import Transform
-from cxrignite.errors import CxrIgniteError, DataError, WorkerKilled, is_shortage
+from cxrignite.errors import CxrIgniteError, DataError, WorkerKilled, is_resource_error
 
 
 @pytest.fixture(params=["JPEG", "PNG", "DICOM", "JPEG-LS"])
 def failing(request, tmp_path, monkeypatch, make_dicom, dicom_bytes):
-    """A film of each format, and a decoder that raises."""
-    path, error = tmp_path / "film", []
+    """An image of each format, and a decoder that raises."""
+    path, error = tmp_path / "image", []
 
     def fail(*args, **options):
         raise error[0]
@@ -37,42 +37,42 @@ def failing(request, tmp_path, monkeypatch, make_dicom, dicom_bytes):
         monkeypatch.setattr(dicom, "grey_range", fail)
     codec = dicom_pixels.CODECS[JPEGLSLossless]._replace(decode=fail)
     monkeypatch.setitem(dicom_pixels.CODECS, JPEGLSLossless, codec)
-    return Film(str(path), "film", 0, "", "test"), error
+    return ImageRecord(str(path), "image", 0, "", "test"), error
 
 
 READERS = [
-    lambda film: reading.read_image(film.path),
-    lambda film: inspect_films([film], on_unreadable="skip"),
-    lambda film: survey_films([film]),
-    lambda film: list(FilmStream([film], Pipeline(), (16, 16), batch_size=1)),
+    lambda record: reading.read_image(record.path),
+    lambda record: inspect_images([record], on_unreadable="skip"),
+    lambda record: survey_images([record]),
+    lambda record: list(ImageStream([record], Pipeline(), (16, 16), batch_size=1)),
 ]
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_worker_that_was_killed_is_no_unreadable_image(failing, read):
-    film, error = failing
+    record, error = failing
     error.append(WorkerKilled("pid 12"))
     with pytest.raises(WorkerKilled) as caught:
-        read(film)
+        read(record)
     assert caught.value is error[0]
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_memory_that_ran_out_is_no_unreadable_image(failing, read):
-    film, error = failing
+    record, error = failing
     error.append(MemoryError())
-    with refused(CxrIgniteError, film.file, "memory") as caught:
-        read(film)
+    with refused(CxrIgniteError, record.file, "memory") as caught:
+        read(record)
     assert not isinstance(caught.value, DataError)
     assert caught.value.exit_code == 1
 
 
 @pytest.mark.integration
 def test_memory_that_ran_out_in_a_worker_is_one_line(failing):
-    film, error = failing
+    record, error = failing
     error.append(MemoryError())
-    stream = FilmStream([film], Pipeline(), (16, 16), batch_size=1, num_workers=1)
-    with refused(CxrIgniteError, film.file, "memory"):
+    stream = ImageStream([record], Pipeline(), (16, 16), batch_size=1, num_workers=1)
+    with refused(CxrIgniteError, record.file, "memory"):
         list(stream)
     stream.close()
 
@@ -110,8 +110,8 @@ def test_a_transform_without_memory_is_no_fault_of_the_data(tmp_path, error):
 def test_the_first_error_is_found_behind_those_that_were_raised_from_it():
     outer = RuntimeError("applying transform")
     outer.__cause__ = MemoryError()
-    assert is_shortage(outer)
-    assert not is_shortage(ValueError("the image"))
+    assert is_resource_error(outer)
+    assert not is_resource_error(ValueError("the image"))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])

@@ -14,11 +14,11 @@ from cxrignite.functional.calibration import (
     calibration_statistics,
     fit_platt,
     fit_temperature,
-    natural_shift,
+    prior_logit_shift,
     shift_logit,
 )
 
-CHEST_XRAY_2017 = natural_shift(math.sqrt(1349 / 3883), 0.5, 3883 / (3883 + 1349))
+CHEST_XRAY_2017 = prior_logit_shift(math.sqrt(1349 / 3883), 0.5, 3883 / (3883 + 1349))
 MAPS = {
     "prior": lambda scores: shift_logit(scores, CHEST_XRAY_2017),
     "prior, the other way": lambda scores: shift_logit(scores, 3.0),
@@ -47,37 +47,37 @@ def test_the_shift_of_chest_xray_2017_takes_090_to_0978():
 
 
 def test_without_sampler_and_weight_there_is_no_shift():
-    assert natural_shift(1.0, 0.3, 0.3) == 0
+    assert prior_logit_shift(1.0, 0.3, 0.3) == 0
 
 
 def test_the_shift_is_what_bayes_rule_says_of_the_odds():
     # A positive was weighed (odds seen) / (odds there are) times too high.
     odds_seen, odds = 0.7 * 0.4 / 0.6, 0.1 / 0.9
     score = 0.35
-    natural_odds = score / (1 - score) * odds / odds_seen
-    found = shift_logit([score], natural_shift(0.7, 0.4, 0.1))[0]
-    assert found == pytest.approx(natural_odds / (1 + natural_odds), rel=1e-12)
+    training_odds = score / (1 - score) * odds / odds_seen
+    found = shift_logit([score], prior_logit_shift(0.7, 0.4, 0.1))[0]
+    assert found == pytest.approx(training_odds / (1 + training_odds), rel=1e-12)
 
 
 @pytest.mark.parametrize("prevalence", [0.02, 0.1, 0.37, 0.742, 0.95])
 def test_a_model_trained_on_a_moved_prior_is_calibrated_again(prevalence):
     rng = np.random.default_rng(17)
 
-    def films(number):
+    def records(number):
         labels = rng.random(number) < prevalence
         return rng.normal(1.8 * labels, 1)[:, None], labels.astype(int)
 
-    predictor, labels = films(30_000)
+    predictor, labels = records(30_000)
     share = labels.mean()
     pos_weight = math.sqrt((1 - share) / share)
     drawn = np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
     weights = drawn * np.where(labels == 1, pos_weight, 1)
     model = LogisticRegression(C=np.inf).fit(predictor, labels, sample_weight=weights)
 
-    predictor, labels = films(100_000)
+    predictor, labels = records(100_000)
     raw = model.predict_proba(predictor)[:, 1]
-    natural = shift_logit(raw, natural_shift(pos_weight, 0.5, prevalence))
-    before, after = ece(raw, labels), ece(natural, labels)
+    probability = shift_logit(raw, prior_logit_shift(pos_weight, 0.5, prevalence))
+    before, after = ece(raw, labels), ece(probability, labels)
     assert before > 0.03, f"ECE {before:.3f} before"
     assert after < 0.01, f"ECE {before:.3f} before, {after:.4f} after"
 
@@ -95,7 +95,7 @@ def test_no_map_changes_a_decision_or_the_auc(name):
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_neighbours_in_float32_are_told_apart_at_both_ends(name):
+def test_neighbours_in_float32_are_reported_apart_at_both_ends(name):
     bits = np.array([1e-6, 0.01, 0.5, 0.99, 0.99999], np.float32)
     above = np.nextafter(bits, np.float32(1))
     assert (MAPS[name](above) > MAPS[name](bits)).all()
@@ -223,9 +223,9 @@ def test_a_single_score_has_no_platt_slope():
         (lambda: Platt(math.inf, 0.0), ["slope", "0", "inf"]),
         (lambda: Platt(1.0, math.nan), ["intercept", "nan"]),
         (lambda: Temperature(-1.0), ["temperature", "0", "-1.0"]),
-        (lambda: natural_shift(0.0, 0.5, 0.5), ["pos_weight", "0"]),
-        (lambda: natural_shift(1.0, 1.0, 0.5), ["sampled_prevalence", "(0, 1)", "1"]),
-        (lambda: natural_shift(1.0, 0.5, 0.0), ["prevalence", "(0, 1)", "0"]),
+        (lambda: prior_logit_shift(0.0, 0.5, 0.5), ["pos_weight", "0"]),
+        (lambda: prior_logit_shift(1.0, 1.0, 0.5), ["sampled_prevalence", "(0, 1)", "1"]),
+        (lambda: prior_logit_shift(1.0, 0.5, 0.0), ["prevalence", "(0, 1)", "0"]),
         (lambda: shift_logit([0.5], math.nan), ["shift", "[-700, 700]", "nan"]),
         (lambda: shift_logit([0.5], 701), ["shift", "[-700, 700]", "701"]),
     ],
@@ -237,6 +237,6 @@ def test_settings_out_of_range_are_refused(make, facts):
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("strange", [[1.5], [math.nan], [-0.1], [[0.5]]])
-def test_what_is_no_probability_is_not_mapped(name, strange):
+def test_what_is_no_probability_is_not_mapped(name, not_finite):
     with refused(ValueError, "y_score"):
-        MAPS[name](strange)
+        MAPS[name](not_finite)

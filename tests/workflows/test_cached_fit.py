@@ -1,4 +1,4 @@
-"""`fit` from a pack: the same bits as from the files, and nothing stale, whatever the folder."""
+"""`fit` from a cache: the same bits as from the files, and nothing stale, whatever the folder."""
 
 import os
 import subprocess
@@ -16,8 +16,8 @@ from cxrignite.cli import run
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.data import Phantom
 from cxrignite.handlers import load_checkpoint
-from cxrignite.workflows.films import read_and_pack
 from cxrignite.workflows.parts import build_pipeline
+from cxrignite.workflows.records import read_and_cache
 
 pytestmark = pytest.mark.integration
 
@@ -44,22 +44,22 @@ sys.exit(code or 99 * ("monai" in sys.modules or "torchvision" in sys.modules))
 """
 
 
-def make_films(folder: Path) -> Path:
-    """56 films, one of which cannot be read."""
-    Phantom(root=folder / "films", num_train=48, num_test=8, size=64).films()
-    broken = broken_film(folder / "films")
+def make_images(folder: Path) -> Path:
+    """56 images, one of which cannot be read."""
+    Phantom(root=folder / "images", num_train=48, num_test=8, size=64).records()
+    broken = broken_image(folder / "images")
     broken.write_bytes(broken.read_bytes()[:200])
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    return folder / "films"
+    return folder / "images"
 
 
-def broken_film(root: Path) -> Path:
+def broken_image(root: Path) -> Path:
     return sorted((root / "train" / "NORMAL").iterdir())[3]
 
 
 @pytest.fixture
 def root(tmp_path):
-    return make_films(tmp_path)
+    return make_images(tmp_path)
 
 
 @pytest.fixture
@@ -82,118 +82,120 @@ def fit(tmp_path, root):
     return lambda *settings: run(["fit", *fixed, *settings])
 
 
-def packs(folder: Path) -> list[str]:
+def caches(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.npy"))
 
 
 def read(recipe):
-    return read_and_pack(
-        recipe.data, recipe.data.source.films(), build_pipeline(recipe.data), recipe.run_dir
+    return read_and_cache(
+        recipe.data, recipe.data.source.records(), build_pipeline(recipe.data), recipe.run_dir
     )
 
 
-def assert_true(pack, films, pipeline):
+def assert_true(cache, records, pipeline):
     """It holds what the files hold now."""
-    for film in films:
-        assert torch.equal(pack.image(film), pipeline.read(film.path)), film.name
+    for record in records:
+        assert torch.equal(cache.image(record), pipeline.read(record.path)), record.name
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One run that can pack nowhere, and one from two packs; gives their folders."""
+    """One run that can cache nowhere, and one from two caches; gives their folders."""
     home = tmp_path_factory.mktemp("runs")
-    films = make_films(home)
-    fixed = ["fit", "--config", str(home / "recipe.yaml"), "--data.source.root", str(films)]
-    unpacked, packed = home / "no" / "run", home / "yes" / "run"
+    records = make_images(home)
+    fixed = ["fit", "--config", str(home / "recipe.yaml"), "--data.source.root", str(records)]
+    unpacked, cached = home / "no" / "run", home / "yes" / "run"
     (home / "no").mkdir()
-    (home / "no" / "packs").write_text("no folder")
+    (home / "no" / "caches").write_text("no folder")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     argv = [sys.executable, "-c", PROGRAM, *fixed, "--run_dir", str(unpacked)]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (home / "no" / "errors").write_text(done.stderr)
-    fixed += ["--run_dir", str(packed)]
+    fixed += ["--run_dir", str(cached)]
     assert run([*fixed, "--trainer.max_epochs", "1"]) == 0
-    elsewhere = ["--data.pack", str(home / "own"), "--data.num_workers", "1"]
+    elsewhere = ["--data.cache", str(home / "own"), "--data.num_workers", "1"]
     assert run([*fixed, "--resume", "auto", *elsewhere]) == 0
-    return unpacked, packed
+    return unpacked, cached
 
 
-def test_a_pack_changes_no_bit_whoever_keeps_it(runs):
-    unpacked, packed = runs
+def test_a_cache_changes_no_bit_whoever_keeps_it(runs):
+    unpacked, cached = runs
     states = [load_checkpoint(each / "checkpoints" / "last.pt")["model"] for each in runs]
     assert list(states[0]) == list(states[1])
     for name, tensor in states[0].items():
         assert tensor.numpy().tobytes() == states[1][name].numpy().tobytes(), name
     for name in ("split.csv", "predictions/val.csv", "metrics/val.json"):
-        assert (unpacked / name).read_text() == (packed / name).read_text(), name
-    (name,) = packs(packed.parent / "packs")
-    assert packs(packed.parent.parent / "own") == [name]
+        assert (unpacked / name).read_text() == (cached / name).read_text(), name
+    (name,) = caches(cached.parent / "caches")
+    assert caches(cached.parent.parent / "own") == [name]
 
 
-def test_a_folder_that_can_keep_no_pack_is_a_warning_where_nobody_named_it(runs):
-    told = (runs[0].parent / "errors").read_text()
-    line_with(told, runs[0].parent / "packs")
-    assert (runs[0].parent / "packs").read_text() == "no folder"
+def test_a_folder_that_can_keep_no_cache_is_a_warning_where_nobody_named_it(runs):
+    printed = (runs[0].parent / "errors").read_text()
+    line_with(printed, runs[0].parent / "caches")
+    assert (runs[0].parent / "caches").read_text() == "no folder"
 
 
-def test_unreadable_films_are_left_out_of_pack_and_run(runs):
+def test_unreadable_images_are_left_out_of_cache_and_run(runs):
     for run_dir in runs:
         split = (run_dir / "split.csv").read_text()
         assert len(split.splitlines()) == 56
-        assert broken_film(run_dir.parent.parent / "films").name not in split
-        told = [each for each in (run_dir / "run.log").read_text().splitlines() if "WARN" in each]
-        assert any(not missing(each, ["1 of 56"]) for each in told)
+        assert broken_image(run_dir.parent.parent / "images").name not in split
+        printed = [
+            each for each in (run_dir / "run.log").read_text().splitlines() if "WARN" in each
+        ]
+        assert any(not missing(each, ["1 of 56"]) for each in printed)
 
 
 def test_what_cannot_be_had_ends_a_run_before_it_begins(fit, root, tmp_path, capsys):
     assert fit("--data.on_unreadable", "raise") == 3
-    error_line(capsys.readouterr().err, broken_film(root), "data.on_unreadable: skip")
+    error_line(capsys.readouterr().err, broken_image(root), "data.on_unreadable: skip")
     (tmp_path / "file").touch()
-    assert fit("--data.pack", str(tmp_path / "file")) == 1
+    assert fit("--data.cache", str(tmp_path / "file")) == 1
     error_line(capsys.readouterr().err, tmp_path / "file")
-    film = min((root / "train" / "NORMAL").iterdir())
-    Image.new("L", (30, 20)).save(film)
+    record = min((root / "train" / "NORMAL").iterdir())
+    Image.new("L", (30, 20)).save(record)
     assert fit("--data.image_size", "null") == 3
     error_line(capsys.readouterr().err, "20 x 30", "64 x 64", "data.image_size")
     assert not (tmp_path / "run" / "history.csv").exists()
 
 
-def test_an_edited_film_is_seen_by_the_next_run(parsed, root, tmp_path):
+def test_an_edited_image_is_seen_by_the_next_run(parsed, root, tmp_path):
     recipe, _ = parsed()
     first = read(recipe)
-    assert_true(first.pack, first.films, build_pipeline(recipe.data))
-    film = min((root / "train" / "NORMAL").iterdir())
-    film.write_bytes(min((root / "train" / "PNEUMONIA").iterdir()).read_bytes())
+    assert_true(first.cache, first.records, build_pipeline(recipe.data))
+    record = min((root / "train" / "NORMAL").iterdir())
+    record.write_bytes(min((root / "train" / "PNEUMONIA").iterdir()).read_bytes())
     second = read(recipe)
-    assert second.pack.path != first.pack.path
-    assert_true(second.pack, second.films, build_pipeline(recipe.data))
-    assert packs(tmp_path / "packs") == sorted([first.pack.path.name, second.pack.path.name])
+    assert second.cache.path != first.cache.path
+    assert_true(second.cache, second.records, build_pipeline(recipe.data))
+    assert caches(tmp_path / "caches") == sorted([first.cache.path.name, second.cache.path.name])
 
 
 @pytest.mark.parametrize("text", ["off", "'off'", "false"])
 def test_off_is_off_however_yaml_takes_it(text, parsed, tmp_path):
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(f"data: {{pack: {text}}}\n")
+    overlay.write_text(f"data: {{cache: {text}}}\n")
     recipe, kept = parsed("--config", str(overlay))
     found = read(recipe)
-    assert (found.pack, len(found.films)) == (None, 55)
-    assert not (tmp_path / "packs").exists()
-    assert yaml.safe_load(kept)["data"]["pack"] in ("off", False)
+    assert (found.cache, len(found.records)) == (None, 55)
+    assert not (tmp_path / "caches").exists()
+    assert yaml.safe_load(kept)["data"]["cache"] in ("off", False)
 
 
-@pytest.mark.parametrize("pack", ["auto", "off"])
-def test_films_that_are_nearly_blank_are_reported_in_one_line(parsed, root, caplog, pack):
-    films = sorted((root / "train" / "PNEUMONIA").iterdir())[:5]
-    for number, film in enumerate(films):
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_images_that_are_nearly_blank_are_reported_in_one_line(parsed, root, caplog, cache):
+    records = sorted((root / "train" / "PNEUMONIA").iterdir())[:5]
+    for number, record in enumerate(records):
         values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) // 2 + number
-        Image.fromarray(values).save(film)
+        Image.fromarray(values).save(record)
     for scaling, num_blank in (("stored", 5), ("file", 0)):
         caplog.clear()
-        read(parsed("--data.pack", pack, "--data.grey_scaling", scaling)[0])
+        read(parsed("--data.cache", cache, "--data.grey_scaling", scaling)[0])
         lines = [line for line in caplog.messages if "nearly blank" in line]
         assert len(lines) == bool(num_blank)
         if lines:
-            first = [film.relative_to(root).as_posix() for film in films[:3]]
+            first = [record.relative_to(root).as_posix() for record in records[:3]]
             line_with(lines[0], "5 of 55", "5 %", *first, "data.grey_scaling", "stored")
-            assert films[3].name not in lines[0]
+            assert records[3].name not in lines[0]

@@ -1,4 +1,4 @@
-"""Films read once, in their order, with an outcome for each: an image, or why there is none."""
+"""Images read once, in their order, with an outcome for each: an image, or why there is none."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cxrignite.data.loading import FilmTable, available_workers
+from cxrignite.data.loading import RecordTable, available_workers
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
-from cxrignite.data.sources import Film
+from cxrignite.data.sources import ImageRecord
 from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.errors import CxrIgniteError, DataError, UnreadableImageError
 
 
 class ReadBatch(NamedTuple):
-    """What became of the films of a batch.
+    """What became of the images of a batch.
 
     Attributes:
         images: Of those that were read, shape `(n, 1, H, W)`, uint8; `n` may be 0.
-        positions: Which films they are, `n` positions in the stream's films.
-        failures: From the position of every other film to why it has no image.
+        positions: Which images they are, `n` positions in the stream's images.
+        failures: From the position of every other image to why it has no image.
         nearly_blank: Positions of those that use little of the grey range.
     """
 
@@ -33,16 +33,16 @@ class ReadBatch(NamedTuple):
     nearly_blank: list[int]
 
 
-class FilmStream:
-    """Batches of new films in their order; a film that cannot be read costs no other its place.
+class ImageStream:
+    """Batches of new images in their order; an image that cannot be read costs no other its place.
 
-    No more images are in memory than a few batches a worker process, however many films there are.
+    No more images are in memory than a few batches a worker process, however many images there are.
 
     Args:
-        films: At least one.
+        records: At least one.
         pipeline: How each is read and preprocessed.
         image_size: Rows and columns that an image must come out with.
-        batch_size: Films of each batch but the last.
+        batch_size: Images of each batch but the last.
         num_workers: Processes that read, one a core at most; 0 reads in this one.
         prefetch_factor: Batches that each worker keeps ready.
         worker_timeout: As of `WorkerLoader`.
@@ -50,7 +50,7 @@ class FilmStream:
 
     def __init__(
         self,
-        films: Sequence[Film],
+        records: Sequence[ImageRecord],
         pipeline: Pipeline,
         image_size: Size,
         *,
@@ -60,9 +60,9 @@ class FilmStream:
         worker_timeout: float | None = None,
     ) -> None:
         # No worker is started that would have no batch to read.
-        num_workers = min(available_workers(num_workers), -(-len(films) // batch_size))
+        num_workers = min(available_workers(num_workers), -(-len(records) // batch_size))
         self._loader = WorkerLoader(
-            _Outcomes(FilmTable(films), pipeline, image_size),
+            _Outcomes(RecordTable(records), pipeline, image_size),
             batch_size=batch_size,
             num_workers=num_workers,
             prefetch_factor=prefetch_factor,
@@ -76,7 +76,7 @@ class FilmStream:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[ReadBatch]:
-        """Reads the films from the first on."""
+        """Reads the images from the first on."""
         return iter(self._loader)
 
     def close(self) -> None:
@@ -85,9 +85,9 @@ class FilmStream:
 
 
 class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
-    """Whole batches; what fails is told of its film and not raised, which would end the worker."""
+    """Whole batches; what fails is told of its image and not raised, which would end the worker."""
 
-    def __init__(self, table: FilmTable, pipeline: Pipeline, image_size: Size) -> None:
+    def __init__(self, table: RecordTable, pipeline: Pipeline, image_size: Size) -> None:
         self._table, self._pipeline, self._image_size = table, pipeline, image_size
 
     def __len__(self) -> int:
@@ -101,9 +101,9 @@ class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
                 nearly_blank += [position] * is_blank
             except UnreadableImageError as error:
                 failures[position] = error.reason
-            except DataError as error:  # of a transform, which this film does not suit
+            except DataError as error:  # of a transform, which this image does not suit
                 failures[position] = str(error)
-            except CxrIgniteError as error:  # of this process, whatever the film
+            except CxrIgniteError as error:  # of this process, whatever the image
                 return error
         empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
         stacked = torch.stack(list(images.values())) if images else empty
@@ -117,6 +117,6 @@ class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
             raise UnreadableImageError(
                 path,
                 f"it must be {wanted_rows} x {wanted_columns} pixels after preprocessing, as the "
-                f"run's films, got {rows} x {columns}",
+                f"run's images, got {rows} x {columns}",
             )
         return image, is_blank

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _SPLITS = ("train", "val", "calibration", "test")
 
 
-class BoardWriter(Attachable):
+class TensorBoardWriter(Attachable):
     """Writes scalar metrics and learning rates to TensorBoard, an epoch a step.
 
     `val_roc_auc` becomes `val/roc_auc`; a metric that names no split becomes `train/<name>`. NaN
@@ -55,7 +55,7 @@ class BoardWriter(Attachable):
         >>> from tempfile import TemporaryDirectory
         >>> trainer = Engine(lambda engine, batch: engine.state.metrics.update(val_loss=0.5))
         >>> with TemporaryDirectory() as folder:
-        ...     BoardWriter(folder).attach(trainer)
+        ...     TensorBoardWriter(folder).attach(trainer)
         ...     state = trainer.run([1, 2])
         ...     [path.name.split(".")[0] for path in Path(folder).iterdir()]
         ['events']
