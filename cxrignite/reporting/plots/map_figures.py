@@ -82,7 +82,7 @@ def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, st
         axes.set(ylim=(-0.02, 1.02), ylabel=f"mean score for {scored}")
         axes.set_xlabel(f"% of the pixels {'gone' if is_deletion else 'put in'}")
         way = "Deletion: the lower" if is_deletion else "Insertion: the higher"
-        axes.set_title(f"{way}, the better\nfilms called {scored}, maps for it", fontsize=10)
+        axes.set_title(f"{way}, the better\nimages called {scored}, maps for it", fontsize=10)
         axes.legend(frameon=False)
         make_plain(axes)
     return figure
