@@ -33,8 +33,8 @@ def resource_errors_in_one_line() -> Iterator[None]:
             yield
         except torch.OutOfMemoryError as error:
             raise CxrIgniteError(
-                f"{_printed(error)}; lower data.batch_size (trainer.accumulation_steps makes up for "
-                "it) or data.eval_batch_size; a new run with a smaller data.image_size takes less"
+                f"{_printed(error)}; lower data.batch_size (trainer.accumulation_steps makes up "
+                "for it) or data.eval_batch_size; or begin a run with a smaller data.image_size"
             ) from error
         except (MemoryError, RuntimeError, OSError, WorkerKilled) as error:
             text = str(error)
