@@ -236,7 +236,7 @@ def test_settings_out_of_range_are_refused(make, facts):
 
 
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("strange", [[1.5], [math.nan], [-0.1], [[0.5]]])
+@pytest.mark.parametrize("not_finite", [[1.5], [math.nan], [-0.1], [[0.5]]])
 def test_what_is_no_probability_is_not_mapped(name, not_finite):
     with refused(ValueError, "y_score"):
         MAPS[name](not_finite)

@@ -17,7 +17,7 @@ class PublicData:
         size: The archive's bytes.
         sha256: The archive's digest in lower-case hexadecimal.
         folder: The one folder at the archive's top, and the name that it keeps.
-        records: From each folder below it, such as `train/NORMAL`, to the number of its images.
+        num_images: From each folder below it, such as `train/NORMAL`, to the number of its images.
         max_unpacked_bytes: More than the images take; what claims more is refused.
         licence: Its name and its address.
         citation: What a work that uses the data has to cite.
@@ -30,7 +30,7 @@ class PublicData:
     size: int
     sha256: str
     folder: str
-    records: Mapping[str, int]
+    num_images: Mapping[str, int]
     max_unpacked_bytes: int
     licence: str
     citation: str
@@ -47,7 +47,7 @@ _CHEST_XRAY_2017 = PublicData(
     size=1_235_512_464,
     sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
     folder="chest_xray",
-    records={
+    num_images={
         "train/NORMAL": 1_349,
         "train/PNEUMONIA": 3_883,
         "test/NORMAL": 234,

@@ -54,7 +54,7 @@ def download(
             if not is_whole(target, data):
                 _bring(data, target, archive, keep_archive, patience or Patience())
     about = {"licence": data.licence, "citation": data.citation, "doi": data.doi}
-    sys.stdout.write(download_text(target, data.records, **about))
+    sys.stdout.write(download_text(target, data.num_images, **about))
 
 
 def _bring(

@@ -38,7 +38,7 @@ def unpack(archive: Path, data: PublicData, target: Path) -> None:
     """Unpack an archive into a folder that appears when it is whole.
 
     All is judged by the archive's own list before anything is written, and again by what comes out.
-    What is not listed by `data.records` is refused, except for what macOS adds to an archive.
+    What is not listed by `data.num_images` is refused, except for what macOS adds to an archive.
 
     Args:
         archive: A zip file.
@@ -91,7 +91,7 @@ def _records(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[Z
     """
     folders = {
         "/".join((data.folder, *parts[:depth], ""))
-        for parts in (name.split("/") for name in data.records)
+        for parts in (name.split("/") for name in data.num_images)
         for depth in range(len(parts) + 1)
     }
     records: list[tuple[ZipInfo, str]] = []
@@ -105,7 +105,7 @@ def _records(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[Z
         folder, _, record = path.rpartition("/")
         if name in folders:
             reason = "" if _is_kind(info, stat.S_IFDIR) else "is no folder, by its mode"
-        elif path == name or folder not in data.records or not _IMAGE_NAME.fullmatch(record):
+        elif path == name or folder not in data.num_images or not _IMAGE_NAME.fullmatch(record):
             reason = f"is no image of {data.name}"
         else:
             reason = "stands twice" if path.casefold() in seen else _image_trouble(info)
@@ -120,7 +120,7 @@ def _records(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[Z
             f"got {claimed:,}"
         )
     counts = Counter(path.rpartition("/")[0] for _, path in records)
-    for folder, number in data.records.items():
+    for folder, number in data.num_images.items():
         if counts[folder] != number:
             raise DataError(
                 f"{archive} is refused: {folder} must have {number:,} images, "
@@ -238,7 +238,7 @@ def is_whole(folder: Path, data: PublicData) -> bool:
 def _measure(folder: Path, data: PublicData) -> tuple[int, int]:
     """The number of files in the folders of images, and their bytes."""
     num_files = num_bytes = 0
-    for name in data.records:
+    for name in data.num_images:
         if (folder / name).is_dir():
             with os.scandir(folder / name) as entries:
                 for entry in entries:
