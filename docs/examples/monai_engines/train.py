@@ -76,7 +76,7 @@ def main() -> None:
     )
     trainer.run()
     point = search.operating_point
-    print(f"trained on {timer.epochs[-1].num_images} images an epoch")
+    print(f"trained on {timer.epochs[-1].num_images} images per epoch")
     print(f"validation: roc_auc {validator.state.metrics['roc_auc']:.3f}, {describe_point(point)}")
 
     rows = [{"path": f"test/{index}.png"} for index in range(len(test))]
