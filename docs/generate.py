@@ -1,7 +1,7 @@
-"""Pages of the reference that are written from the code: the command line, the recipe, its schema.
+"""Generator of the reference pages: the command line, the recipe, its schema.
 
 MkDocs calls `on_pre_build` before it reads the pages (`hooks` in `mkdocs.yml`). For a builder
-without hooks: `python docs/generate.py`. The pages are never committed.
+without hooks, run `python docs/generate.py`. The pages are not committed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cxrignite.cli.parsing import recipe_json_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 _HELP_WIDTH = "84"  # columns that fit beside the navigation
-# Where the help of a command that takes a whole recipe begins to name its keys.
-_KEYS_BEGIN = re.compile(r"^(One experiment|What is learnt from):$", re.M)
+# Title of the first group after the command's own options: the keys of the recipe begin here.
+_KEYS_BEGIN = re.compile(r"^(?!options:)\S.*:$", re.M)
 _TAKE_RECIPE = ("audit", "fit", "benchmark")
-_HIDDEN = "+"  # `handlers+` appends to `handlers`: told once, in the page's first lines
-# From a base to what it is called in the page, and the keys that take it.
+_HIDDEN = "+"  # `handlers+` appends to `handlers`; the top of the page explains this once
+# From a base class to its title on the page.
 _TITLES = {
     "Source": "Sources of images",
     "Transform": "Transforms",
@@ -41,13 +41,13 @@ _TITLES = {
 
 
 def on_pre_build(config: Any) -> None:
-    """MkDocs asks for the pages before it looks which there are."""
+    """Write the pages before MkDocs lists them."""
     logging.getLogger("mkdocs.plugins.cxrignite").info("Writing the reference from the code")
     write_reference(REFERENCE)
 
 
 def write_reference(folder: Path) -> None:
-    """Write the pages; one that would be the same stays, so that a server does not build again."""
+    """Write the pages; an unchanged one is not touched, so `mkdocs serve` does not rebuild."""
     schema = recipe_json_schema()
     pages = {
         "cli.md": cli_page(),
@@ -61,24 +61,24 @@ def write_reference(folder: Path) -> None:
 
 
 def cli_page() -> str:
-    """What `--help` says of each command."""
+    """Return the page with the `--help` of each command."""
     lines = [
         "# The command line",
         "",
-        "`cxrignite VERB ...` and `python -m cxrignite VERB ...` are the same. What follows is "
-        "what `--help` says of each command, written by the parser. Any key of a recipe may be an "
-        "option, such as `--trainer.max_epochs 3`; [The recipe](recipe.md) has them all. What "
-        "the codes mean to a script is in [Exit codes](exit-codes.md).",
+        "`cxrignite COMMAND ...` and `python -m cxrignite COMMAND ...` are the same. This page "
+        "shows the `--help` of each command. Any key of a recipe may be an option, such as "
+        "`--trainer.max_epochs 3`; [The recipe](recipe.md) lists them. [Exit codes](exit-codes.md) "
+        "are for scripts.",
         "",
-        "| command | does |",
+        "| command | purpose |",
         "| --- | --- |",
-        *(f"| [`{command}`](#{command}) | {_cell(what)} |" for command, what in COMMANDS.items()),
+        *(f"| [`{command}`](#{command}) | {_cell(text)} |" for command, text in COMMANDS.items()),
     ]
     for command in COMMANDS:
         text = _help_of(command)
         if command in _TAKE_RECIPE:
-            found = _KEYS_BEGIN.search(text)
-            assert found is not None, f"the help of {command} names no key of a recipe"
+            found = _KEYS_BEGIN.search(text, text.index("\noptions:\n"))
+            assert found is not None, f"the help of {command} must list the keys of a recipe"
             keys, epilog = "... and the keys of a recipe\n", text[text.index("\nexit codes:") :]
             text = text[: found.start()] + keys + epilog
         lines += ["", f"## {command}", "", "```text", text.rstrip(), "```"]
@@ -89,26 +89,25 @@ def _help_of(command: str) -> str:
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = _HELP_WIDTH
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = cli.run([command, "--help"])
     finally:
         if before is None:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
-    assert code == 0, f"`{command} --help` ended with {code}"
-    return said.getvalue()
+    assert code == 0, f"`{command} --help` ended with exit code {code}"
+    return printed.getvalue()
 
 
 def recipe_page(schema: Mapping[str, Any]) -> str:
-    """Every key of a recipe, and every class of this package that a key may name."""
+    """Return the page with every key of a recipe, and every class of this package for a key."""
     lines = [
         "# The recipe",
         "",
-        "Every key, written from the types that read it. [Write a recipe](../guides/recipes.md) "
-        "says how they are used. A key of a list may have a `+` behind its name, and then appends "
-        "to the list of an earlier recipe. The same as a JSON schema, for editors: "
-        "[`recipe.schema.json`](recipe.schema.json).",
+        "Every key, generated from the code. [Write a recipe](../guides/recipes.md) explains their "
+        "use. A `+` after the key of a list appends to the list of an earlier recipe. Editors can "
+        "use the JSON schema, [`recipe.schema.json`](recipe.schema.json).",
     ]
     groups: list[tuple[str, Mapping[str, Any]]] = [("", schema)]
     for key, value in schema["properties"].items():
@@ -116,7 +115,7 @@ def recipe_page(schema: Mapping[str, Any]) -> str:
             groups.append((key, value))
     inner = {key for key, _ in groups}
     for prefix, group in groups:
-        lines += ["", f"## `{prefix}`" if prefix else "## The recipe's own keys", ""]
+        lines += ["", f"## `{prefix}`" if prefix else "## Top-level keys", ""]
         lines += [group["description"], ""] if prefix else []
         keys = [key for key in group["properties"] if prefix or key not in inner]
         lines += _table(
@@ -129,12 +128,13 @@ def recipe_page(schema: Mapping[str, Any]) -> str:
 
 
 def _about_classes(bases: Mapping[str, Any]) -> Iterator[str]:
-    assert set(bases) == set(_TITLES), f"a base without a title: {set(bases) ^ set(_TITLES)}"
+    difference = set(bases) ^ set(_TITLES)
+    assert not difference, f"_TITLES must have the bases of the schema, difference: {difference}"
     yield (
-        "What a key with a `class_path` may name; a function that one of them asks for goes by its "
-        "import path, too. Classes of this package stand here with their "
-        "settings; of those of torch and MONAI `cxrignite fit --optimizer.help AdamW` tells more. "
-        "A class of your own goes by its import path, `package.module.Class`."
+        "Values of the keys with a `class_path`. Classes of this package are listed with their "
+        "settings. For those of PyTorch and MONAI use `cxrignite fit --optimizer.help AdamW`. "
+        "Your own class is named by its import path, `package.module.Class`; so is a function "
+        "that a class needs."
     )
 
 
@@ -150,8 +150,8 @@ def _classes(base: Mapping[str, Any]) -> Iterator[str]:
             yield ""
     foreign = [f"`{name}`" for name in names["enum"] if name not in ours]
     if foreign:
-        beside = "Of torch: " if ours & set(names["enum"]) else ""
-        yield f"{beside}{', '.join(foreign)}."
+        prefix = "From PyTorch: " if ours & set(names["enum"]) else ""
+        yield f"{prefix}{', '.join(foreign)}."
 
 
 def _our_classes() -> Iterator[type]:
@@ -159,13 +159,13 @@ def _our_classes() -> Iterator[type]:
     import cxrignite.handlers
     import cxrignite.nn
 
-    for room in (cxrignite.data, cxrignite.handlers, cxrignite.nn):
-        yield from (kind for kind in vars(room).values() if isinstance(kind, type))
+    for package in (cxrignite.data, cxrignite.handlers, cxrignite.nn):
+        yield from (kind for kind in vars(package).values() if isinstance(kind, type))
 
 
 def _table(properties: Mapping[str, Any], prefix: str = "") -> list[str]:
     rows = list(_rows(properties, prefix))
-    return ["| key | value | default | |", "| --- | --- | --- | --- |", *rows]
+    return ["| key | value | default | meaning |", "| --- | --- | --- | --- |", *rows]
 
 
 def _rows(properties: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _rows(properties: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 def _values(schema: Mapping[str, Any]) -> str:
-    """What may be written there, in words."""
+    """Describe the values that a key accepts."""
     if "$ref" in schema:
         title = _TITLES[schema["$ref"].rpartition("/")[2]]
         return f"one of [{title.lower()}](#{title.lower().replace(' ', '-')})"

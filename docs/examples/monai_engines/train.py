@@ -1,4 +1,4 @@
-"""MONAI's own trainer and evaluator, with handlers of cxrignite beside MONAI's."""
+"""MONAI's own trainer and evaluator, with handlers of cxrignite beside MONAI's own."""
 
 import torch
 from monai.data import DataLoader, Dataset
@@ -22,7 +22,7 @@ from cxrignite.reporting.wording import describe_point
 
 
 def make_images(num_negative: int, num_positive: int) -> Dataset:
-    """Noise, with a brighter square in the positives; `index` says which image each is."""
+    """Make noise, with a brighter square in the positives; `index` is the number of the image."""
     items = []
     for index in range(num_negative + num_positive):
         image, label = torch.randn(1, 32, 32), float(index >= num_negative)
@@ -34,10 +34,10 @@ def make_images(num_negative: int, num_positive: int) -> Dataset:
 
 
 def make_evaluator(network: nn.Module, images: Dataset, handlers: list) -> SupervisedEvaluator:
-    """MONAI's evaluator, whose `pred` are probabilities.
+    """Make MONAI's evaluator, whose `pred` are probabilities.
 
-    MONAI's engines leave a list of dictionaries, one an image. A `ScoreCollector` is told how to
-    read it, in MONAI's own words; the handlers behind it that need scores or images ask it.
+    MONAI's engines return a list of dictionaries, one per image. A `ScoreCollector` converts it,
+    with MONAI's own `from_engine`. The handlers after it get scores and images from it.
     """
     scores = from_engine(["pred", "label"])
     collector = ScoreCollector(
@@ -76,7 +76,7 @@ def main() -> None:
     )
     trainer.run()
     point = search.operating_point
-    print(f"trained on {timer.epochs[-1].num_images} images an epoch")
+    print(f"trained on {timer.epochs[-1].num_images} images per epoch")
     print(f"validation: roc_auc {validator.state.metrics['roc_auc']:.3f}, {describe_point(point)}")
 
     rows = [{"path": f"test/{index}.png"} for index in range(len(test))]

@@ -1,4 +1,4 @@
-"""A model and a loss of one's own, for a recipe to name as `my_parts.TwoScaleNet` and so on."""
+"""Your own model and loss, which a recipe names `my_parts.TwoScaleNet` and `my_parts.FocalLoss`."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from cxrignite.nn import BinaryClassifier, ImageNormalizer
 
 
 class TwoScales(nn.Module):
-    """Looks at the image with small and with large kernels at once.
+    """Convolution of the image with small and with large kernels at once.
 
     Args:
         width: Channels of each scale.
@@ -20,12 +20,12 @@ class TwoScales(nn.Module):
         self.large = nn.Conv2d(1, width, 9, stride=2, padding=4)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """From shape `(N, 1, H, W)` to `(N, 2 * width, H / 2, W / 2)`."""
+        """Map shape `(N, 1, H, W)` to `(N, 2 * width, H / 2, W / 2)`."""
         return torch.cat([self.small(pixels), self.large(pixels)], dim=1)
 
 
 class TwoScaleNet(BinaryClassifier):
-    """A normaliser, a backbone and a head: what every classifier of a recipe is made of.
+    """Classifier of a normaliser, a backbone and a head, as every classifier of a recipe.
 
     The arguments of the constructor are the keys that a recipe may set under `init_args`.
 
@@ -55,7 +55,7 @@ class FocalLoss(nn.modules.loss._Loss):
     """Binary cross-entropy that counts easy images less (Lin et al. 2017, arXiv:1708.02002).
 
     Args:
-        gamma: 0 is the plain cross-entropy; the higher, the less an easy image counts.
+        gamma: 0 is the plain cross-entropy; with a higher value easy images count less.
     """
 
     def __init__(self, gamma: float = 2.0) -> None:
@@ -63,6 +63,6 @@ class FocalLoss(nn.modules.loss._Loss):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """From logits and labels, both of shape `(N,)`, to their mean loss."""
+        """Return the mean loss of logits and labels, both of shape `(N,)`."""
         loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         return (loss * (1 - torch.exp(-loss)) ** self.gamma).mean()

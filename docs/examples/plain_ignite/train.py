@@ -1,4 +1,4 @@
-"""A plain Ignite loop, with three parts of cxrignite added: see the lines marked with an arrow."""
+"""A plain Ignite loop with three parts of cxrignite, in the lines marked with an arrow."""
 
 import torch
 from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
@@ -13,7 +13,7 @@ NUM_EPOCHS = 4
 
 
 def make_images(num_negative: int, num_positive: int) -> TensorDataset:
-    """Noise of the shape of CIFAR's images; a positive has a brighter square somewhere."""
+    """Make noise in the shape of CIFAR's images; a positive has a brighter square somewhere."""
     labels = torch.cat([torch.zeros(num_negative), torch.ones(num_positive)])
     images = torch.randn(len(labels), 3, 32, 32)
     for number in range(num_negative, len(labels)):
@@ -23,7 +23,7 @@ def make_images(num_negative: int, num_positive: int) -> TensorDataset:
 
 
 def make_model() -> nn.Module:
-    """A small network: images `(N, 3, 32, 32)` in, one logit an image `(N,)` out."""
+    """Make a small network: images `(N, 3, 32, 32)` in, one logit per image `(N,)` out."""
     return nn.Sequential(
         *(nn.Conv2d(3, 16, 5, stride=2), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU()),
@@ -46,13 +46,13 @@ def main() -> None:
         model, output_transform=lambda x, y, logits: (torch.sigmoid(logits), y)
     )
 
-    timer = EpochTimer(num_warmup_epochs=1)  # <- how long an epoch takes, and how it waits for data
+    timer = EpochTimer(num_warmup_epochs=1)  # <- times each epoch and its waits for data
     timer.attach(trainer)
-    search = ThresholdSearch(min_tnr=0.9, min_threshold=0.5)  # <- wants (y_score, y_true)
+    search = ThresholdSearch(min_tnr=0.9, min_threshold=0.5)  # <- needs (y_score, y_true)
     search.attach(evaluator)
 
     @trainer.on(Events.EPOCH_STARTED)
-    def draw_anew() -> None:
+    def draw_again() -> None:
         sampler.set_epoch(trainer.state.epoch)
 
     @trainer.on(Events.EPOCH_COMPLETED)

@@ -1,4 +1,4 @@
-"""A certified threshold for the scores of a scikit-learn classifier, held against the rest."""
+"""A certified threshold for the scores of a scikit-learn classifier, checked on other patients."""
 
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -18,7 +18,7 @@ MIN_TNR, CONFIDENCE = 0.95, 0.95
 
 
 def main() -> None:
-    """Fit on a quarter, choose the threshold on one half of the rest, look at the other half."""
+    """Fit on a quarter, choose the threshold on one half of the rest, check it on the other."""
     x, y = load_breast_cancer(return_X_y=True)
     y = 1 - y  # scikit-learn has benign as 1; here the disease is the positive class
     x_train, x_rest, y_train, y_rest = train_test_split(
@@ -31,10 +31,10 @@ def main() -> None:
 
     needed = num_negatives_needed(MIN_TNR, CONFIDENCE)
     print(
-        f"a TNR of {MIN_TNR} can be certified from {needed} negatives on, without a false "
-        f"positive; there are {sum(y_choose == 0)}"
+        f"to certify a TNR of {MIN_TNR}: at least {needed} negatives, none of them a false "
+        f"positive; available: {sum(y_choose == 0)}"
     )
-    # Neither half was seen in training: that is what makes a certificate possible.
+    # A certificate needs patients that were not used in training; neither half was.
     point = select_operating_point(
         classifier.predict_proba(x_choose)[:, 1],
         y_choose,
@@ -49,11 +49,11 @@ def main() -> None:
     low, high = clopper_pearson(found.tn, num_negative)
     print(
         f"observed: TNR {found.tnr:.3f} (95 % interval {low:.3f} to {high:.3f}), "
-        f"TPR {found.tpr:.3f} on {num_negative} negatives and {found.tp + found.fn} positives "
-        "that chose nothing"
+        f"TPR {found.tpr:.3f} on {num_negative} other negatives and {found.tp + found.fn} other "
+        "positives"
     )
     usual = confusion_at(classifier.predict_proba(x_test)[:, 1], y_test, 0.5)
-    print(f"at 0.5:   TNR {usual.tnr:.3f}, TPR {usual.tpr:.3f}, certified by nothing")
+    print(f"at 0.5:   TNR {usual.tnr:.3f}, TPR {usual.tpr:.3f}, not certified")
 
 
 if __name__ == "__main__":
