@@ -89,7 +89,7 @@ def measure_steps(case: Case, repeats: int) -> None:
             recipe.data, read_records(recipe.data, recipe.data.source.records()), recipe.seed
         )
         pipeline = build_pipeline(recipe.data)
-        cache = open_cache(folder / "caches", records, pipeline)
+        cache = open_cache(folder / "cache", records, pipeline)
         computing = choose_computing(recipe.trainer, session)
         model, precision = build_model(recipe.model, computing), computing.precision
         runner = VariantRunner(

@@ -165,7 +165,7 @@ def furnished(tmp_path_factory):
         # One run of a light network is as good to compare as another.
         shutil.copytree("runs/baseline_cnn", "runs/resnet50")
         (home / "runs").rename(home / "finished")
-        shutil.move(home / "finished" / "caches", home / "runs" / "caches")
+        shutil.move(home / "finished" / "cache", home / "runs" / "cache")
         new = sorted((home / "data/phantom/test").rglob("*.png"))
         with (home / "ward.csv").open("w", newline="") as file:
             rows = [[path.relative_to(home), path.stem] for path in new]

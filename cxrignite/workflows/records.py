@@ -131,7 +131,7 @@ def _settled(data: DataRecipe, inspection: Inspection) -> list[ImageRecord]:
 def _cache_folder(cache: str | bool | Path, run_dir: Path) -> Path | None:
     if isinstance(cache, Path):
         return cache
-    return run_dir.parent / "caches" if cache == "auto" else None
+    return run_dir.parent / "cache" if cache == "auto" else None
 
 
 def check_no_second_test(data: DataRecipe, records: list[ImageRecord]) -> None:

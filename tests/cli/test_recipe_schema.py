@@ -72,7 +72,7 @@ def test_it_takes_every_recipe_of_the_pages(block, problems):
         ("optimizer", "SGD"),
         ("data.fold", {"index": 0, "count": 5}),
         ("data.cache", False),
-        ("data.cache", "caches"),
+        ("data.cache", "cache"),
         ("data.image_size", [224, 224]),
         ("trainer.handlers+", ["EpochTimer"]),
         ("lr_scheduler", None),

@@ -50,10 +50,10 @@ def caches_in(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_cache_holds_what_the_pipeline_gives(records, tmp_path, num_workers):
-    cache = open_cache(tmp_path / "caches", records, PIPELINE, num_workers=num_workers)
+    cache = open_cache(tmp_path / "cache", records, PIPELINE, num_workers=num_workers)
     assert cache.image_size == (16, 20)
     assert_true(cache, records)
-    names = {path.name for path in (tmp_path / "caches").iterdir()}
+    names = {path.name for path in (tmp_path / "cache").iterdir()}
     stem = cache.path.stem
     assert names == {f"{stem}.npy", f"{stem}.json", "caches.lock"}
 
@@ -69,7 +69,7 @@ def test_a_second_opening_reads_the_same_file(records, tmp_path):
 def test_images_of_the_same_content_share_an_image(records, tmp_path):
     twin = records[0]._replace(file=str(tmp_path / "twin.png"), name="twin.png")
     twin.path.write_bytes(records[0].path.read_bytes())
-    cache = open_cache(tmp_path / "caches", [*records, twin], PIPELINE)
+    cache = open_cache(tmp_path / "cache", [*records, twin], PIPELINE)
     assert cache.num_bytes == len({record.sha256 for record in records}) * 16 * 20
     assert torch.equal(cache.image(twin), cache.image(records[0]))
 
@@ -104,14 +104,14 @@ def test_a_strange_image_is_refused_by_name(records, tmp_path):
 
 
 def test_an_edited_image_makes_another_cache(records, tmp_path):
-    first = open_cache(tmp_path / "caches", records, PIPELINE)
+    first = open_cache(tmp_path / "cache", records, PIPELINE)
     pixels = np.array(Image.open(records[0].path))
     pixels[3, 4] ^= 1
     before = records[0].path.stat()
     Image.fromarray(pixels).save(records[0].path)
     os.utime(records[0].path, ns=(before.st_atime_ns, before.st_mtime_ns))
     records = hashed(records)
-    second = open_cache(tmp_path / "caches", records, PIPELINE)
+    second = open_cache(tmp_path / "cache", records, PIPELINE)
     assert second.path != first.path
     assert_true(second, records)
 
@@ -271,7 +271,7 @@ def test_unreadable_images_are_named_and_the_others_cached(records, tmp_path):
     records[2].path.write_bytes(records[2].path.read_bytes()[:60])
     records = hashed(records)
     for _ in range(2):  # built, opened
-        cache = open_cache(tmp_path / "caches", records, PIPELINE)
+        cache = open_cache(tmp_path / "cache", records, PIPELINE)
         assert list(cache.unreadable) == [records[2].sha256]
         assert_true(cache, [record for record in records if record is not records[2]])
 
@@ -286,27 +286,27 @@ def test_a_cache_obeys_the_grey_scaling_and_names_images_that_are_nearly_blank(
     for scaling, blank in (("file", []), ("stored", [records[2].sha256]), ("percentiles", [])):
         pipeline = Pipeline(grey_scaling=scaling)
         for _ in range(2):  # built, opened
-            cache = open_cache(tmp_path / "caches", records, pipeline, num_workers=num_workers)
+            cache = open_cache(tmp_path / "cache", records, pipeline, num_workers=num_workers)
             assert sorted(cache.nearly_blank) == blank
             assert_true(cache, records, pipeline)
-    assert len(caches_in(tmp_path / "caches")) >= 3
+    assert len(caches_in(tmp_path / "cache")) >= 3
 
 
 def test_no_readable_image_is_an_error_that_leaves_nothing(records, tmp_path):
     for number, record in enumerate(records):
         record.path.write_bytes(b"no image %d" % number)
     with refused(UnreadableImageError, "JPEG", "PNG", "DICOM") as caught:
-        open_cache(tmp_path / "caches", hashed(records), PIPELINE)
+        open_cache(tmp_path / "cache", hashed(records), PIPELINE)
     assert caught.value.path in [record.path for record in records]
-    assert caches_in(tmp_path / "caches") == []
+    assert caches_in(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_images_of_several_sizes_are_refused_with_the_remedy(records, tmp_path, num_workers):
     Image.new("L", (30, 40)).save(records[3].path)
     with refused(DataError, 24, 32, 40, 30, records[3].path, "data.image_size"):
-        open_cache(tmp_path / "caches", hashed(records), Pipeline(), num_workers=num_workers)
-    assert [path.name for path in (tmp_path / "caches").iterdir()] == ["caches.lock"]
+        open_cache(tmp_path / "cache", hashed(records), Pipeline(), num_workers=num_workers)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["caches.lock"]
 
 
 # Folders that cannot keep a cache.
@@ -320,13 +320,13 @@ def test_a_transform_that_cannot_be_written_down_is_refused(records, tmp_path):
 
 
 def test_a_folder_that_is_a_file_is_refused(records, tmp_path):
-    (tmp_path / "caches").write_text("")
-    with refused(CacheError, tmp_path / "caches"):
-        open_cache(tmp_path / "caches", records, PIPELINE)
+    (tmp_path / "cache").write_text("")
+    with refused(CacheError, tmp_path / "cache"):
+        open_cache(tmp_path / "cache", records, PIPELINE)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(records, tmp_path, monkeypatch):
-    caches, needed = tmp_path / "caches", len(records) * 16 * 20 + RESERVED_BYTES
+    caches, needed = tmp_path / "cache", len(records) * 16 * 20 + RESERVED_BYTES
     free = {caches: needed - 1}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
     with refused(CacheError, caches, "4,800", "1,073,741,824", "1,073,746,623"):
@@ -363,7 +363,7 @@ print(cache.path, cache.path.stat().st_mtime_ns, cache.path.stat().st_ino)
 
 @pytest.mark.integration
 def test_two_processes_at_once_build_one_cache(records, tmp_path, start):
-    program = ["-c", BUILDER, records[0].path.parents[2], tmp_path / "caches", tmp_path / "go"]
+    program = ["-c", BUILDER, records[0].path.parents[2], tmp_path / "cache", tmp_path / "go"]
     both = [start(program, cwd=tmp_path) for _ in range(2)]
     for process in both:
         process.wait_for_output("ready")
@@ -371,13 +371,13 @@ def test_two_processes_at_once_build_one_cache(records, tmp_path, start):
     assert [process.wait() for process in both] == [0, 0], both[0].errors + both[1].errors
     files = [process.output.splitlines()[1] for process in both]
     assert files[0] == files[1]  # the same file, written once
-    assert len(caches_in(tmp_path / "caches")) == 1
-    assert not list((tmp_path / "caches").glob(".*"))
+    assert len(caches_in(tmp_path / "cache")) == 1
+    assert not list((tmp_path / "cache").glob(".*"))
 
 
 @pytest.mark.integration
 def test_a_builder_that_was_killed_leaves_nothing_for_long(records, tmp_path, start):
-    root, caches = records[0].path.parents[2], tmp_path / "caches"
+    root, caches = records[0].path.parents[2], tmp_path / "cache"
     process = start(["-c", BUILDER, root, caches, root], cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(caches.glob(".*.tmp")) and time.monotonic() < deadline:
@@ -445,7 +445,7 @@ def test_a_deleted_cache_is_read_to_the_end(records, tmp_path):
 
 
 def test_a_limit_of_memory_counts(records, tmp_path, monkeypatch):
-    cache = open_cache(tmp_path / "caches", records, PIPELINE)
+    cache = open_cache(tmp_path / "cache", records, PIPELINE)
     limit = tmp_path / "memory.max"
     monkeypatch.setattr("cxrignite.data.image_cache._CGROUP_LIMIT", limit)
     for text, fits in (("max\n", True), (f"{3 * cache.num_bytes}\n", True), ("1000\n", False)):

@@ -106,7 +106,7 @@ def runs(tmp_path_factory):
     fixed = ["fit", "--config", str(home / "recipe.yaml"), "--data.source.root", str(records)]
     unpacked, cached = home / "no" / "run", home / "yes" / "run"
     (home / "no").mkdir()
-    (home / "no" / "caches").write_text("no folder")
+    (home / "no" / "cache").write_text("no folder")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     argv = [sys.executable, "-c", PROGRAM, *fixed, "--run_dir", str(unpacked)]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
@@ -127,14 +127,14 @@ def test_a_cache_changes_no_bit_whoever_keeps_it(runs):
         assert tensor.numpy().tobytes() == states[1][name].numpy().tobytes(), name
     for name in ("split.csv", "predictions/val.csv", "metrics/val.json"):
         assert (unpacked / name).read_text() == (cached / name).read_text(), name
-    (name,) = caches(cached.parent / "caches")
+    (name,) = caches(cached.parent / "cache")
     assert caches(cached.parent.parent / "own") == [name]
 
 
 def test_a_folder_that_can_keep_no_cache_is_a_warning_where_nobody_named_it(runs):
     printed = (runs[0].parent / "errors").read_text()
-    line_with(printed, runs[0].parent / "caches")
-    assert (runs[0].parent / "caches").read_text() == "no folder"
+    line_with(printed, runs[0].parent / "cache")
+    assert (runs[0].parent / "cache").read_text() == "no folder"
 
 
 def test_unreadable_images_are_left_out_of_cache_and_run(runs):
@@ -170,7 +170,7 @@ def test_an_edited_image_is_seen_by_the_next_run(parsed, root, tmp_path):
     second = read(recipe)
     assert second.cache.path != first.cache.path
     assert_true(second.cache, second.records, build_pipeline(recipe.data))
-    assert caches(tmp_path / "caches") == sorted([first.cache.path.name, second.cache.path.name])
+    assert caches(tmp_path / "cache") == sorted([first.cache.path.name, second.cache.path.name])
 
 
 @pytest.mark.parametrize("text", ["off", "'off'", "false"])
@@ -180,7 +180,7 @@ def test_off_is_off_however_yaml_takes_it(text, parsed, tmp_path):
     recipe, kept = parsed("--config", str(overlay))
     found = read(recipe)
     assert (found.cache, len(found.records)) == (None, 55)
-    assert not (tmp_path / "caches").exists()
+    assert not (tmp_path / "cache").exists()
     assert yaml.safe_load(kept)["data"]["cache"] in ("off", False)
 
 

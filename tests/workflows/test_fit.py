@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 def arguments(trained):
     """Of a `fit` with the recipe of the shared run."""
     home = trained.parent
-    return ["fit", "--config", str(home / "recipe.yaml"), "--data.cache", str(home / "caches")]
+    return ["fit", "--config", str(home / "recipe.yaml"), "--data.cache", str(home / "cache")]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_run_folder_holds_what_the_documentation_says(trained):
 
 def test_the_recipe_left_behind_repeats_the_run(trained, tmp_path):
     argv = ["fit", "--config", str(trained / "recipe.yaml"), "--run_dir", str(tmp_path / "again")]
-    assert run([*argv, "--data.cache", str(trained.parent / "caches")]) == 0
+    assert run([*argv, "--data.cache", str(trained.parent / "cache")]) == 0
     assert_same_run(trained, tmp_path / "again")
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 def resume(trained, run_dir):
     """Resume a copy of the shared run for one more epoch; gives the exit code."""
     home = trained.parent
-    caches = ["--data.cache", str(home / "caches"), "--trainer.max_epochs", "5"]
+    caches = ["--data.cache", str(home / "cache"), "--trainer.max_epochs", "5"]
     argv = ["fit", "--config", str(home / "recipe.yaml"), "--run_dir", str(run_dir), *caches]
     return lambda *more: run([*argv, "--resume", "auto", *more])
 
@@ -142,7 +142,7 @@ def test_run_and_images_may_be_moved_and_the_lock_may_be_lost(
     advice = (
         error_line(capsys.readouterr().err, moved).partition("`cxrignite ")[2].partition("`")[0]
     )
-    more = ["--data.source.root", str(images), "--data.cache", str(trained.parent / "caches")]
+    more = ["--data.source.root", str(images), "--data.cache", str(trained.parent / "cache")]
     assert run([*shlex.split(advice), *more]) == 0
     first, second = (each / "operating_point.json" for each in (trained, moved))
     assert first.read_bytes() == second.read_bytes()

@@ -80,7 +80,7 @@ def test_a_fit_stops_at_each_of_twelve_stages_and_is_resumed_exactly(
     recipe = str(trained.parent / "recipe.yaml")
 
     def argv(folder):
-        workers = ("--data.num_workers", "2", "--data.cache", str(folder / "caches"))
+        workers = ("--data.num_workers", "2", "--data.cache", str(folder / "cache"))
         return ["fit", "--config", recipe, *workers, "--run_dir", str(folder / "run")]
 
     (tmp_path / "whole").mkdir()
