@@ -222,7 +222,7 @@ def _certificate_text(outlook: CertificateOutlook) -> str:
     can = (
         f"cannot certify (at least {outlook.num_needed} needed)"
         if outlook.num_allowed is None
-        else f"can certify, with {outlook.num_allowed} false positives"
+        else f"can certify, with at most {counted(outlook.num_allowed, 'false positive')}"
     )
     return (
         f"the {outlook.num_negative_patients} negative patients of {outlook.split} {can}, "

@@ -22,7 +22,7 @@ NOT_USABLE = "not usable"
 
 _SPLITS = {"val": "validation", "train": "training"}
 _TITLES = {
-    "certified": "Certified",
+    "certified": "Certified specificity",
     "empirical": "Not certified: specificity reached on the sample only",
     "infeasible": "Requested specificity not reached",
 }
@@ -64,7 +64,7 @@ class RuleStatement:
     title: str
     text: str
     remarks: tuple[str, ...] = ()
-    guarantee: str = "nothing"
+    guarantee: str = "none"
     terms: str = ""
     alarms: tuple[str, ...] = ()
 
@@ -241,7 +241,7 @@ def state_rule(
             "threshold was chosen on"
         )
     else:
-        guarantee, terms = "nothing", f"requested: {requested}"
+        guarantee, terms = "none", f"requested: {requested}"
     remarks = tuple(_remarks(point, negative))
     return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms)
 

@@ -109,12 +109,12 @@ class Page(HTMLParser):
     @property
     def warnings(self):
         """The boxes of what a reader has to know before any figure."""
-        return [words(box) for box in of_class(self.root, "caution")]
+        return [words(box) for box in of_class(self.root, "warning")]
 
     @property
     def problems(self):
         """Boxes of what is not there, a list of lines each."""
-        return [[words(line) for line in box] for box in of_class(self.root, "complaint")]
+        return [[words(line) for line in box] for box in of_class(self.root, "note")]
 
     @property
     def notes(self):
@@ -392,7 +392,13 @@ def test_each_state_of_the_threshold_has_a_title_of_its_own(run):
     run.decide(point=None)
     pages.append(run.page())
     states, titles = zip(*(page.state for page in pages), strict=True)
-    assert states == ({"certified"}, {"certified", "void"}, {"empirical"}, {"infeasible"}, {"none"})
+    assert states == (
+        {"certified"},
+        {"certified", "invalid"},
+        {"empirical"},
+        {"infeasible"},
+        {"none"},
+    )
     assert len(set(titles)) == len(titles)
     for title in titles:
         line_with(title)
@@ -470,12 +476,12 @@ def test_a_contradicted_certificate_is_reported_before_any_figure(run):
     limits = run.page().limits
     evaluation = run.evaluate(certificate=INVALID)
     page = run.page()
-    assert page.state[0] == {"certified", "void"}
+    assert page.state[0] == {"certified", "invalid"}
     (warning,) = page.warnings
     line_with(warning, "certificate", "test", "0.710 (0.560 to 0.830)", "0.940", "0.93", "95 %")
     assert missing(warning, warning_of("test", evaluation)) == []
     boxes = [element.get("class") for element in page.root.find("body/main")]
-    assert boxes.index("caution") < boxes.index("tiles")
+    assert boxes.index("warning") < boxes.index("tiles")
     line_with(page.observations["test"][-1], "certificate")
     assert page.limits[:-1] == limits
     line_with(page.limits[-1], "certificate")
@@ -484,7 +490,7 @@ def test_a_contradicted_certificate_is_reported_before_any_figure(run):
 def test_a_certificate_is_invalid_for_images_of_another_kind_without_being_contradicted(run):
     run.evaluate(certificate=SHIFTED, shift=SHIFT)
     page = run.page()
-    assert page.state[0] == {"certified", "void"}
+    assert page.state[0] == {"certified", "invalid"}
     (warning,) = page.warnings
     line_with(warning, "certificate", "test", "0.93", "AUC", "0.887", "0.850 to 0.918")
     line_with(page.observations["test"][-1])
@@ -558,7 +564,7 @@ def test_an_untested_run_shows_validation_and_says_so(run):
     size, *rates, reading = page.observations["test"]
     assert (size, rates) == ("6 NORMAL, 6 PNEUMONIA, 6 patients", ["\N{EN DASH}"] * 3)
     line_with(reading)
-    for name in ("decisions", "wrong_decisions"):
+    for name in ("decisions", "errors"):
         line_with(words(page.section(name).find("h2")), "validation")
     assert list(page.gallery) == [run.scored[1][0]]
 
@@ -1185,7 +1191,7 @@ def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run
         assert problems == []
         assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("[...document.images].every(image => image.trainingWidth > 0)")
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         page.close()
     assert min(seconds) < 1
 
