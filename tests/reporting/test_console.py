@@ -1,4 +1,4 @@
-"""What `fit` tells; `tests/test_terminal.py` looks at how it looks."""
+"""Lines that `fit` logs; `tests/test_terminal.py` tests their layout."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ METRICS = {"loss": 0.5, "val_loss": 0.25, "val_roc_auc": 0.875, "epoch_seconds":
 
 @pytest.fixture
 def printed(caplog):
-    """The lines that were logged since they were last asked for."""
+    """The lines that were logged since the last call."""
     caplog.set_level(logging.INFO, logger="cxrignite")
 
     def lines() -> list[str]:

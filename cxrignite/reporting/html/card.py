@@ -142,7 +142,7 @@ def prior_shift_sentences(rule: DecisionRule | None) -> list[str]:
             f"read a score as a ranking of images, not as a probability of {positive}.",
         ]
     first += (
-        f". The loss counted each {positive} image {prior_shift.pos_weight:.3g} times, so scores "
+        f". The loss weights each {positive} image by {prior_shift.pos_weight:.3g}, so scores "
         f"behave as if {percent(seen)} of the images were {positive}"
     )
     second = f"Probabilities correct for that (a shift of {decimal(shift)} on the logit scale)"

@@ -34,7 +34,7 @@ CALIBRATION_SCALES = {
 class Cell(NamedTuple):
     """Cell of a confusion matrix: number of images, and their share of its row."""
 
-    count: str
+    num_images: str
     share: Figure
     is_right: bool
 
