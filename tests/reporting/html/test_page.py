@@ -123,7 +123,7 @@ class Page(HTMLParser):
 
     @property
     def tiles(self):
-        """The figures at the top and their terms: threshold, guaranteed TNR, observed TNR and TPR."""
+        """The tiles: threshold, guaranteed TNR, observed TNR, observed TPR, each with its terms."""
         return [
             (words(of_class(tile, "figure")[0]), " ".join(map(words, of_class(tile, "terms"))))
             for tile in self.root.findall(".//dl[@class='tiles']/div")
@@ -665,7 +665,7 @@ def test_one_missing_image_leaves_a_gap_and_the_others_their_pictures(run):
     (run.images_root / "test" / "NORMAL" / "image 5.png").unlink()
     (run.images_root / "test" / "NORMAL" / "image 1.png").write_bytes(b"no picture")
     page = run.page()
-    assert [name for name, (record,) in page.gallery.items() if record is None] == [
+    assert [name for name, (image,) in page.gallery.items() if image is None] == [
         "test/NORMAL/image 5.png",
         "test/NORMAL/image 1.png",
     ]
@@ -893,9 +893,9 @@ def test_the_page_stays_under_its_size_whatever_the_number_of_wrong_decisions(ru
     line_with(words(heading), "false negatives", MAX_WRONG_DECISIONS + 15)
 
 
-def map_of(page, record):
+def map_of(page, name):
     """The picture of an image's map; None where there is none, or where it is empty."""
-    _, *maps = page.gallery[record]
+    _, *maps = page.gallery[name]
     return maps[0] if maps else None
 
 
@@ -914,14 +914,14 @@ def test_each_wrong_decision_has_its_map_right_beside_its_image(run):
     run.explain()
     run.overlay("10.png", (20, 20, 250))  # that of `SUREST`
     page = run.page()
-    records = list(page.gallery)
-    assert records[0] == SUREST
-    assert page.num_jpegs == 2 * len(records) == 12
-    for record in records:
-        assert "PNEUMONIA" in map_of(page, record).get("alt").replace(record, "")
-        red, _, blue = picture_of(map_of(page, record)).getpixel((9, 9))
-        assert (red < 60 and blue > 200) if record == SUREST else (red > 200 and blue < 60)
-        assert picture_of(page.gallery[record][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
+    names = list(page.gallery)
+    assert names[0] == SUREST
+    assert page.num_jpegs == 2 * len(names) == 12
+    for name in names:
+        assert "PNEUMONIA" in map_of(page, name).get("alt").replace(name, "")
+        red, _, blue = picture_of(map_of(page, name)).getpixel((9, 9))
+        assert (red < 60 and blue > 200) if name == SUREST else (red > 200 and blue < 60)
+        assert picture_of(page.gallery[name][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
     said = sentence_with(maps_hint(page), "PNEUMONIA", "Grad-CAM", "backbone.4")
     assert "NORMAL" not in said
     sentence_with(maps_hint(page), "6 of the 6")
@@ -950,8 +950,8 @@ def test_without_maps_the_page_says_nothing_of_them(run):
 def test_a_wrong_decision_without_a_map_shows_its_image_alone(run):
     run.explain([row for row in run.map_rows() if row["path"] != SUREST])
     page = run.page()
-    (record,) = page.gallery[SUREST]
-    assert record is not None
+    (image,) = page.gallery[SUREST]
+    assert image is not None
     sentence_with(maps_hint(page), "5 of the 6")
     assert page.num_jpegs == 11
     assert len(of_class(page.root, "mapped")) == 5
@@ -968,7 +968,7 @@ def test_maps_of_other_images_than_the_wrong_decisions_are_not_shown(run):
 def test_a_map_that_is_empty_is_called_empty_and_not_shown_in_colours(run):
     run.explain(run.map_rows(raw_max=0.0))
     page = run.page()
-    assert [record for record, places in page.gallery.items() if None in places] == [SUREST]
+    assert [name for name, places in page.gallery.items() if None in places] == [SUREST]
     assert map_of(page, SUREST) is None
     surest = page.section("errors").find("ul/li/div")
     assert "mapped" in page.section("errors").find("ul/li").get("class")
@@ -989,9 +989,9 @@ def test_where_no_image_is_found_the_maps_are_shown_all_the_same(run):
     run.write_recipe()
     page = run.page()
     assert page.num_jpegs == 6
-    for record, (picture, overlay) in page.gallery.items():
+    for name, (picture, overlay) in page.gallery.items():
         assert picture is None
-        assert overlay is not None, record
+        assert overlay is not None, name
 
 
 def test_the_maps_are_those_of_the_images_that_the_page_shows(run):
