@@ -1,1 +1,1 @@
-"""Everything that a person reads: the console, plots and HTML pages."""
+"""Output for people: the console, plots and HTML pages."""

@@ -1,4 +1,4 @@
-"""An audit in words: its findings with advice, its tables, and its lists as CSV."""
+"""Text of an audit: its findings with advice, its tables, and its lists as CSV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "patient_leakage": (
         "Patients in more than one split",
-        "move each patient to one split, or remove the split and have it made by patient",
+        "move each patient to one split, or remove the split so that fit splits by patient",
     ),
     "content_leakage": (
         "Identical files in more than one split",
@@ -34,71 +34,70 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "near_leakage": (
         "Nearly identical images in more than one split",
-        "look at the pairs; remove one of each, or give both the same patient",
+        "check the pairs; remove one image of each, or give both the same patient",
     ),
     "label_conflict": (
         "The same picture with both labels",
-        "have the label decided, and keep one",
+        "have a reader decide on the label, and keep one file",
     ),
     "cannot_split": (
-        "Splits of the recipe that these images cannot give",
-        "take other shares, or more patients",
+        "The recipe's splits cannot be made from these images",
+        "change the shares of the splits, or add patients",
     ),
     "too_few_negatives": (
         "Too few negative patients for the certificate",
-        "take a larger data.calibration_fraction, a lower min_tnr or confidence, or more images",
+        "raise data.calibration_fraction, lower min_tnr or confidence, or add patients",
     ),
     "duplicate": (
         "Identical files within a split",
-        "each counts as often as it is there; keep one of each",
+        "each copy counts as an image; keep one of each",
     ),
     "near_duplicate": (
         "Nearly identical images within a split",
-        "look at the pairs; if the patients differ, a patient may have two keys",
+        "check the pairs; if the patients differ, one patient may have two keys",
     ),
     "not_compared": (
         "No search for near duplicates",
-        "audit parts of the data set by themselves",
+        "audit parts of the data set separately",
     ),
     "unknown_patient": (
         "Images of unknown patients",
-        "name the patients' column or pattern: each image counts as a patient of its own",
+        "each counts as a patient of its own; set the patients' column or pattern",
     ),
-    "blank": ("Images without a picture", "remove them"),
+    "blank": ("Blank images", "remove them"),
     "narrow_range": (
         "Images that use few of the grey levels",
-        "look at them: a window that does not fit, or a wrong exposure; data.grey_scaling"
-        " may spread them",
+        "check window and exposure; data.grey_scaling may spread the grey levels",
     ),
     "colour": (
         "Images in colour",
-        "look at them: annotations, or no X-ray at all; they are read as grey",
+        "check for annotations and images that are no X-rays; all are read as grey",
     ),
     "odd_size": (
         "Images of unusual size or shape",
-        "look at them: a cut-out, a screenshot, or another view",
+        "check for cut-outs, screenshots and other views",
     ),
     "wrong_suffix": (
         "Wrong file extension",
-        "they are read by their content; other programs may fail",
+        "rename them; they are read correctly here, but other programs may fail",
     ),
     "shortcut": (
         "Labels predictable from acquisition artefacts (shortcuts)",
-        "resize all images to one size, augment acquisition, evaluate on images of another origin",
+        "resize all images to one size, augment acquisition, evaluate on images of another site",
     ),
     "shift": (
         "Test images that differ from the other images",
-        "a certificate will not hold there: choose the threshold on images like the test images",
+        "a certificate may not hold for them: choose the threshold on images like the test images",
     ),
     "corrected_twice": (
         "Class balance corrected by both sampler and loss",
-        "drop one of the two, or read probability",
+        "remove one of the two, or use the column probability",
     ),
 }
-"""From each kind of finding to its title and what to do about it."""
+"""Title of each kind of finding, and what to do about it."""
 
-SHORTCUT_TITLE = "Classes told apart by"
-SHIFT_TITLE = "Test images told from the others by thumbnails"
+SHORTCUT_TITLE = "Separation of the classes (shortcuts)"
+SHIFT_TITLE = "Separation of test and other images (shift)"
 _MARKS = {"problem": "!!", "warning": " !"}
 _SCORE = 0.9
 
@@ -108,7 +107,7 @@ def finding_text(finding: Finding) -> str:
     if finding.error is not None:
         return finding.error
     if finding.kind == "corrected_twice":
-        return "the sampler balances the classes, and the loss weighs them too"
+        return "the sampler balances the classes, and the loss weights them too"
     if finding.kind == "not_compared":
         return f"{finding.count:,} different files, at most {MAX_COMPARED:,} are compared"
     if finding.probes:
@@ -120,14 +119,14 @@ def finding_text(finding: Finding) -> str:
 
 
 def list_csv(finding: Finding) -> bytes:
-    """The list of a finding as CSV."""
+    """Write the list of a finding as CSV."""
     rows = [
         _pair_cells(row)
         if isinstance(row, ListedPair)
         else {**_cells(row.record), "group": row.group, "reason": _reason(finding, row)}
         for row in finding.rows
     ]
-    # A list has all cells of a column or none.
+    # In a list, a column is filled in every row or in none.
     return dict_rows(rows, [name for name, cell in rows[0].items() if cell is not None])
 
 
@@ -154,12 +153,12 @@ def audit_text(result: AuditResult) -> str:
         lines += [f"{mark} {title} ({finding.kind})", wrapped(finding_text(finding), "     ")]
         lines.append(wrapped(advice, "     -> "))
     if not result.findings:
-        lines.append("nothing was found to be wrong")
+        lines.append("no problems found")
     return "\n".join(lines)
 
 
 def split_rows(result: AuditResult) -> list[list[str]]:
-    """Images and patients of each split, below a header; none if no image can be read."""
+    """Count images and patients of each split, below a header; no rows if no image can be read."""
     # A class's patients stand beside its images, so that the table fits 80 columns.
     head = ["split", "images", "patients", *(f"{name} (patients)" for name in result.classes)]
     rows = [
@@ -182,7 +181,7 @@ def file_sentences(result: AuditResult) -> list[str]:
 
 
 def plan_sentences(result: AuditResult) -> list[str]:
-    """Describe what `fit` would make of the images: the prior it sees, its certificates."""
+    """Describe what `fit` would do with the images: the prior in training, the certificates."""
     sentences = []
     if result.prior_shift is not None:
         sentences.append(
@@ -193,37 +192,37 @@ def plan_sentences(result: AuditResult) -> list[str]:
             result.prior_shift.seen_prevalence,
         )
         sentences.append(
-            "the effect of the loss on that is not known: scores are a ranking only"
+            "the effect of the loss on that is not known: read scores as a ranking only"
             if probability is None or seen is None
-            else f"after sampler and loss training sees {seen:.1%}: a score of {_SCORE:.3f} stands "
-            f"for {probability[0]:.3f} if as many are positive as in training"
+            else f"sampler and loss change that to {seen:.1%}: a score of {_SCORE:.3f} is a "
+            f"probability of {probability[0]:.3f} at the training prevalence"
         )
     sentences += map(_certificate_text, result.certificates)
     if any(each.split == "val" for each in result.certificates):
         sentences.append(
-            "val picks the checkpoint too, so nothing chosen on it is certified: "
+            "val also selects the checkpoint, so no threshold chosen on it is certified: "
             "set data.calibration_fraction"
         )
     return sentences
 
 
 def auc_text(probe: Probe) -> str:
-    """A probe's area with its interval, and if that is more than chance."""
+    """Return a probe's AUC with its interval, marked if it is a finding."""
     check = probe.check
     if check is None:
-        return "0.5, they do not differ in it"
+        return "0.5, no difference"
     if check.roc_auc is None or check.interval is None:
         return "too few patients"
     interval = f"({check.interval.low:.3f} to {check.interval.high:.3f})"
-    # What is marked is a finding below; a difference in greys may be the disease itself.
+    # Only findings are marked: a difference in grey levels may be the disease itself.
     return f"{check.roc_auc:.3f} {interval}{'  !' if probe.is_finding else ''}"
 
 
 def _certificate_text(outlook: CertificateOutlook) -> str:
     can = (
-        f"cannot certify (it takes {outlook.num_needed})"
+        f"cannot certify (at least {outlook.num_needed} needed)"
         if outlook.num_allowed is None
-        else f"can certify, with {outlook.num_allowed} false positives"
+        else f"can certify, with at most {counted(outlook.num_allowed, 'false positive')}"
     )
     return (
         f"the {outlook.num_negative_patients} negative patients of {outlook.split} {can}, "
@@ -235,61 +234,64 @@ def _probes_text(finding: Finding) -> str:
     areas = [f"{each.name} (AUC {each.check.roc_auc:.3f})" for each in finding.probes if each.check]
     if finding.image_size is not None:
         rows, columns = finding.image_size
-        areas.append(f"read at {rows} x {columns} in grey, only what stretching leaves is seen")
+        areas.append(f"resizing to {rows} x {columns} in grey hides all of it but the distortion")
     return "; ".join(areas)
 
 
-def _images_text(finding: Finding, records: Sequence[ListedImage]) -> str:
+def _images_text(finding: Finding, images: Sequence[ListedImage]) -> str:
     if finding.kind == "unreadable":
-        errors = Counter(each.error for each in records)
+        errors = Counter(each.error for each in images)
         most = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
         more = f"; {len(errors) - 3} more reasons" if len(errors) > 3 else ""
-        return f"{counted(len(records), 'file')}: {most}{more}"
-    if records[0].group is None:
-        reasons = [(each.record.name, _reason(finding, each)) for each in records]
+        return f"{counted(len(images), 'file')}: {most}{more}"
+    if images[0].group is None:
+        reasons = [(each.record.name, _reason(finding, each)) for each in images]
         names = [f"{name} ({reason})" if reason else name for name, reason in reasons]
-        return f"{counted(len(records), 'image')}: {_examples(names)}"
+        return f"{counted(len(images), 'image')}: {_examples(names)}"
     groups: dict[int | None, list[str]] = {}
-    for each in records:
+    for each in images:
         groups.setdefault(each.group, []).append(each.record.name)
     if finding.kind == "label_conflict":
         named = _examples([" and ".join(names) for names in groups.values()])
         return f"{counted(len(groups), 'picture')}: {named}"
     num_pairs = sum(len(names) * (len(names) - 1) // 2 for names in groups.values())
     return (
-        f"{counted(len(groups), 'group')} of identical files: {counted(len(records), 'file')}, "
+        f"{counted(len(groups), 'group')} of identical files: {counted(len(images), 'file')}, "
         f"{counted(num_pairs, 'pair')}"
     )
 
 
 def _reason(finding: Finding, listed: ListedImage) -> str | None:
-    """Say why an image is listed; None if the finding's kind says it."""
+    """Return why an image is listed; None if the kind of the finding is reason enough."""
     facts, (rows, columns) = listed.facts, finding.image_size or (0, 0)
     if facts is None:
         return listed.error
     is_small = facts.height < rows or facts.width < columns
-    size = f"under {rows} x {columns}" if is_small else "unlike the others"
+    size = f"smaller than {rows} x {columns}" if is_small else "unlike the others"
     return {
-        "blank": f"its grey levels deviate by {facts.deviation:.1f}",
+        "blank": f"standard deviation of the grey levels {facts.deviation:.1f}",
         "narrow_range": (
-            f"98 % of it lies between {facts.quantiles[0]:.0f} and {facts.quantiles[-1]:.0f}"
+            f"98 % of the pixels lie between {facts.quantiles[0]:.0f} and {facts.quantiles[-1]:.0f}"
         ),
-        "colour": f"its channels differ by {facts.colour:.1f} levels",
+        "colour": f"its channels differ by {facts.colour:.1f} grey levels",
         "odd_size": f"{facts.height} x {facts.width} is {size}",
-        "wrong_suffix": f"holds {facts.format}",
+        "wrong_suffix": f"is {facts.format}",
     }[finding.kind]
 
 
 def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
     if kind.startswith("near_"):
-        strangers = sum(pair.first.patient != pair.second.patient for pair in pairs)
+        num_two_patients = sum(pair.first.patient != pair.second.patient for pair in pairs)
         named = _examples([f"{pair.first.name} and {pair.second.name}" for pair in pairs])
-        return f"{counted(len(pairs), 'pair')}, {strangers} of them of different patients: {named}"
+        return (
+            f"{counted(len(pairs), 'pair')}, {num_two_patients} of them of different patients: "
+            f"{named}"
+        )
     by_patient = kind == "patient_leakage"
     keys = {pair.first.patient if by_patient else pair.first.name for pair in pairs}
     also = counted(len(keys), "patient" if by_patient else "picture")
     return (
-        f"{counted(len(pairs), 'image')} outside of train, {also} also in another split: "
+        f"{counted(len(pairs), 'image')} outside train, {also} also in another split: "
         f"{_examples(sorted(keys), 2)}"
     )
 

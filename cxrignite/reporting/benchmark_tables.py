@@ -1,4 +1,4 @@
-"""A benchmark as Markdown and as CSV."""
+"""Tables of a benchmark, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = (
 
 
 def benchmark_csv(result: BenchmarkResult) -> bytes:
-    """Everything, one row each, with empty cells where a column does not apply."""
+    """Write one row per measurement as CSV; a cell is empty if its column does not apply."""
     rows = [
         {
             "part": "input",
@@ -56,15 +56,15 @@ def benchmark_csv(result: BenchmarkResult) -> bytes:
 
 
 def benchmark_markdown(result: BenchmarkResult) -> str:
-    """The same for people."""
-    stages = [["", "plain", "cxrignite", "times", "measured on"]]
+    """Write the same as Markdown tables."""
+    stages = [["", "plain loop", "cxrignite", "ratio", "measured on"]]
     for stage in result.stages:
         rates = (number_text(stage.plain), number_text(stage.ours), times_text(stage.ratio))
         stages.append([stage.name, *rates, stage.note])
     variants = [
         [
-            *("", "images/s", "times plain", "own share", "ms a step", "waits for data"),
-            *(f"s an epoch of {result.num_images:,}", "peak MB"),
+            *("", "images/s", "vs plain loop", "own factor", "ms per step", "waits for data"),
+            *(f"s per epoch of {result.num_images:,}", "peak MB"),
         ]
     ]
     first = result.variants[0].images_per_second
@@ -86,8 +86,8 @@ def benchmark_markdown(result: BenchmarkResult) -> str:
             ]
         )
     lines = ["# Benchmark", "", *(f"- {line}" for line in _setup_lines(result))]
-    lines += ["", "## Input, images a second", "", *table_lines(stages, "<>", markdown=True)]
-    lines += ["", "## Training", "", "Each row adds one thing to the row above it.", ""]
+    lines += ["", "## Input, images per second", "", *table_lines(stages, "<>", markdown=True)]
+    lines += ["", "## Training", "", "Each row adds one change to the row above it.", ""]
     return "\n".join([*lines, *table_lines(variants, "<>", markdown=True), ""])
 
 

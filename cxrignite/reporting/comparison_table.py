@@ -1,4 +1,4 @@
-"""A comparison of runs as text and as CSV."""
+"""Tables of a comparison of runs, as text and as CSV."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def comparison_table(result: ComparisonResult) -> str:
     intervals = [row for row in result.differences if not math.isnan(row.interval.low)]
     marked = sum(row.excludes_zero for row in intervals)
     notes = [
-        f"* excludes 0: {marked} of {len(intervals)} comparisons made. "
-        "Where nothing differs, one in twenty excludes 0 by chance.",
-        "DeLong takes images as independent, and is too narrow if patients have several; the "
-        "bootstrap draws patients. tnr, tpr and balanced_accuracy are at the threshold that "
-        "decided.",
+        f"* the interval excludes 0: {marked} of {len(intervals)} comparisons. "
+        "If runs do not differ, one in twenty excludes 0 by chance.",
+        "DeLong treats images as independent: its interval is too narrow if patients have several. "
+        "The bootstrap resamples patients. tnr, tpr and balanced_accuracy are at each run's own "
+        "threshold.",
         *(
-            f"No tnr, tpr and balanced_accuracy with {_fitted(run)}: it has no threshold."
+            f"No tnr, tpr and balanced_accuracy for {_fitted(run)}: it has no threshold."
             for run in result.without_threshold
         ),
         *(
-            f"No brier with {_fitted(run)}: it has no probabilities."
+            f"No brier for {_fitted(run)}: it has no probabilities."
             for run in result.without_probability
         ),
     ]
@@ -47,7 +47,7 @@ def comparison_table(result: ComparisonResult) -> str:
         [
             *(line for warning in result.warnings for line in alarm(warning)),
             f"{result.name}: {counted(result.num_images, 'image')} of "
-            f"{counted(result.num_patients, 'patient')}, each run against the baseline",
+            f"{counted(result.num_patients, 'patient')}; each run is compared with the baseline",
             f"baseline  {_fitted(result.baseline)}",
             *table_lines(rows, "<>>><<", indent="  "),
             "",
@@ -57,7 +57,7 @@ def comparison_table(result: ComparisonResult) -> str:
 
 
 def comparison_csv(result: ComparisonResult) -> bytes:
-    """One row a difference, in full precision; an undefined figure is an empty cell."""
+    """Write one row per difference, in full precision; an undefined figure is an empty cell."""
     rows: list[tuple[object, ...]] = [_COLUMNS]
     for row in result.differences:
         figures = (row.value, row.baseline_value, row.difference, *row.interval)
@@ -80,5 +80,5 @@ def _number(value: float, sign: str = "") -> str:
 
 
 def _fitted(run: str) -> str:
-    """The end of a long path, which says more than its beginning."""
+    """Shorten a long path to its end, which identifies it better than its beginning."""
     return run if len(run) <= _MAX_PATH else f"...{run[3 - _MAX_PATH :]}"

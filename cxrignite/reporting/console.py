@@ -21,7 +21,7 @@ from cxrignite.runs.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 
-# A metric, its title and its form; a column is as wide as its title, and six at least.
+# A metric, its title and its format; a column is as wide as its title, at least six characters.
 _COLUMNS = (
     ("loss", "loss", ".4f"),
     ("val_loss", "val loss", ".4f"),
@@ -31,22 +31,22 @@ _COLUMNS = (
     ("epoch_seconds", "seconds", ".1f"),
     ("images_per_second", "images/s", ",.0f"),
 )
-_NUM_TIMES = 2  # of them, last
+_NUM_TIMES = 2  # the last columns
 _TITLES = {"val_average_precision": "AP"}
 _MAX_TITLE = 14
 
 
 def print_data(source: Source, run_dir: Path, seed: int) -> None:
-    """Print what is read, before it is: that may take minutes.
+    """Print the source of the images before it is read, which may take minutes.
 
     Args:
-        source: Of the images.
+        source: Source of the images.
         run_dir: The run folder.
-        seed: The run's.
+        seed: Seed of the run.
     """
     negative, positive = source.classes
-    _say("run", f"{run_dir}, seed {seed}")
-    _say(
+    _log_line("run", f"{run_dir}, seed {seed}")
+    _log_line(
         "data",
         f"{type(source).__name__} in {source.root}: {negative} (negative), {positive} (positive)",
     )
@@ -55,14 +55,14 @@ def print_data(source: Source, run_dir: Path, seed: int) -> None:
 def print_split(
     settings: DataRecipe, seed: int, listed: Sequence[ImageRecord], data: XrayData, *, frozen: bool
 ) -> None:
-    """Print the splits, and what they were made by.
+    """Print the splits and their origin.
 
     Args:
         settings: Shares of the splits, and the fold.
-        seed: Of the draw.
+        seed: Seed of the draw.
         listed: The images with the splits of their source.
         data: The images in the run's splits.
-        frozen: Whether a resumed run has taken them from its `split.csv`.
+        frozen: True if a resumed run took the splits from its `split.csv`.
     """
     own = {record.split for record in listed} - {"train"}
     assigned = {
@@ -80,13 +80,13 @@ def print_split(
     parts = [f"by patient, seed {seed}: {', '.join(shares)}"] if shares else []
     if owned:
         parts.append(f"from the source: {', '.join(owned)}")
-    _say("splits", "as this run's split.csv has them" if frozen else "; ".join(parts))
+    _log_line("splits", "from this run's split.csv" if frozen else "; ".join(parts))
     for line in split_lines(data):
         _logger.info("%s", line)
 
 
 def split_lines(data: XrayData) -> list[str]:
-    """A table of images by split and class, and of patients; empty splits are left out."""
+    """Count images and patients of each split in a table; empty splits are left out."""
     rows = [["split", *data.classes, "images", "patients"]]
     for split in data.splits:
         records = data.records(split)
@@ -105,39 +105,40 @@ def print_training(
     arch: object,
     batches: tuple[int, int],
 ) -> None:
-    """Print what is trained, how, and on which device, with the reasons.
+    """Print model, device and training settings, with the reason for each choice.
 
     Args:
-        recipe: Of the trainer.
-        monitor: What picks the best epoch.
+        recipe: Settings of the trainer.
+        monitor: Rule that selects the best epoch.
         session: The device and why it was chosen.
         precision: The arithmetic and why it was chosen.
         model: The classifier.
         arch: The recipe's name of its backbone, if it has one.
-        batches: How many an epoch has, and of how many images.
+        batches: Number of batches in an epoch, and of images in a batch.
     """
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     named = f" {arch}" if isinstance(arch, str) else ""
-    _say("model", f"{type(model).__name__}{named}, {num_parameters:,} parameters")
+    _log_line("model", f"{type(model).__name__}{named}, {num_parameters:,} parameters")
     processes = f"{session.world_size} processes, " if session.world_size > 1 else ""
     device, reason = session.device, session.reason
-    _say("device", f"{processes}{device}: {reason}; {precision.name}: {precision.reason}")
-    patience = f", stops after {monitor.patience} without a better one" if monitor.patience else ""
+    _log_line("device", f"{processes}{device}: {reason}; {precision.name}: {precision.reason}")
+    patience = f"; stops after {monitor.patience} epochs without a better one"
+    patience = patience if monitor.patience else ""
     epochs = "1 epoch" if recipe.max_epochs == 1 else f"{recipe.max_epochs} epochs"
-    _say(
+    _log_line(
         "training",
         f"{epochs} of {batches[0]} batches of {batches[1]} images; "
-        f"the best has the {'highest' if monitor.mode == 'max' else 'lowest'} "
+        f"best epoch: {'highest' if monitor.mode == 'max' else 'lowest'} "
         f"{monitor.metric} of val{patience}",
     )
 
 
 class EpochLines:
-    """One line an epoch, below titles that come with the first.
+    """Log of one line per epoch, with the column titles above the first.
 
     Args:
-        max_epochs: Epochs in all.
-        metric: What picks the best epoch, by its key in the metrics; it gets a column, too.
+        max_epochs: Total number of epochs.
+        metric: Key of the metric that selects the best epoch; it has a column, too.
     """
 
     def __init__(self, max_epochs: int, metric: str) -> None:
@@ -145,19 +146,19 @@ class EpochLines:
         self._metric = metric
         self._columns: list[tuple[str, str, str]] = []
 
-    def tell(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
+    def log(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
         """Log the line of an epoch.
 
         Args:
-            epoch: From 1.
-            metrics: The figures of its training and validation.
-            is_best: Whether it is the best until now.
+            epoch: Number of the epoch, from 1.
+            metrics: Metrics of its training and validation.
+            is_best: True if it is the best so far.
         """
         counted = f"{epoch}/{self._max_epochs}"
         is_first = not self._columns
         if is_first:
             self._columns = self._choose(metrics)
-        # Six characters wide at least, and as wide as the last epoch's number.
+        # As wide as the last epoch's number.
         head = ["epoch".rjust(2 * len(str(self._max_epochs)) + 1)]
         head += [title.rjust(6) for _, title, _ in self._columns]
         cells = [
@@ -178,13 +179,13 @@ class EpochLines:
 def print_end(
     folder: RunFolder, rule: DecisionRule, best: tuple[int, str, float], data: XrayData
 ) -> None:
-    """Print the threshold, what it guarantees, and where everything is.
+    """Print the threshold, its guarantee, and the files of the run.
 
     Args:
         folder: The finished run.
         rule: Its operating point.
         best: The best epoch, its metric and that metric's value.
-        data: Tells whether there is a test split.
+        data: Images of the run; `test` is suggested next if there is a test split.
     """
     epoch, metric, value = best
     point = rule.point
@@ -196,20 +197,20 @@ def print_end(
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)
     _logger.info("written to %s:", root)
-    left = [
-        ["checkpoints", "best.pt, the weights; last.pt, the state to go on from"],
-        ["operating_point.json", "the threshold, its status and what it was chosen by"],
-        ["metrics, predictions", "every figure with its interval, every image's score"],
-        ["figures, tensorboard", f"pictures; `tensorboard --logdir {run}`"],
-        ["recipe.yaml, split.csv", "what it takes to repeat the run"],
-        ["history.csv, run.log", "each epoch's figures, these lines"],
+    files = [
+        ["checkpoints", "best.pt: the best weights; last.pt: the state to resume from"],
+        ["operating_point.json", "the threshold, its status and the images it was chosen on"],
+        ["metrics, predictions", "metrics with intervals; the score of every image"],
+        ["figures, tensorboard", f"plots; open with `tensorboard --logdir {run}`"],
+        ["recipe.yaml, split.csv", "everything needed to repeat the run"],
+        ["history.csv, run.log", "metrics of each epoch; this log"],
     ]
-    for line in table_lines(left, indent="  "):
+    for line in table_lines(files, indent="  "):
         _logger.info("%s", line)
     after = ["test"] if "test" in data.splits else []
     for command in (*after, "report"):
         _logger.info("next: cxrignite %s --run %s", command, run)
 
 
-def _say(label: str, text: str) -> None:
+def _log_line(label: str, text: str) -> None:
     _logger.info("%-10s%s", label, text)

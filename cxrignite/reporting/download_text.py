@@ -1,4 +1,4 @@
-"""A downloaded data set in words."""
+"""Summary of a downloaded data set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cxrignite.reporting.text_table import table_lines
 def download_text(
     folder: Path, num_images: Mapping[str, int], *, licence: str, citation: str, doi: str
 ) -> str:
-    """Describe what there is, what may be done with it, and what to do next.
+    """Describe the images, their licence and citation, and the next command.
 
     Args:
-        folder: Where the images are.
-        num_images: From `<split>/<class>` to the number of images.
-        licence: Its name and its address.
-        citation: What a work that uses the data has to cite.
-        doi: Of the data set.
+        folder: Folder of the images.
+        num_images: Number of images by `<split>/<class>`.
+        licence: Name and address of the licence.
+        citation: Reference to cite.
+        doi: DOI of the data set.
     """
     splits, classes = (
         list(dict.fromkeys(name.split("/")[place] for name in num_images)) for place in (0, 1)

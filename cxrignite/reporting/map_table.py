@@ -1,4 +1,4 @@
-"""An evaluation of maps as a table for the terminal."""
+"""Table of an evaluation of maps for the terminal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
     """Lay out an evaluation of maps.
 
     Args:
-        name: Of the images.
+        name: Name of the images.
         explained: The images that were drawn.
-        evaluation: Of their maps.
+        evaluation: Evaluation of their maps.
     """
     positive, checks = evaluation.target_class, evaluation.checks
     num_empty = sum(each.raw_max <= 0 for each in explained)
     empty = f", {num_empty} of them empty" if num_empty else ""
-    title = f"{name}: {counted(len(explained), 'map')} of what speaks for {positive}{empty}"
+    title = f"{name}: {counted(len(explained), 'map')} of evidence for {positive}{empty}"
     about = f"{evaluation.method} at {evaluation.target_layer}"
     rows = [[title], [f"  {about}, threshold {evaluation.threshold:.4f}"]]
     if checks is None:
-        rows.append(["  whether the maps mean anything was not measured"])
+        rows.append(["  the maps were not checked"])
         return "\n".join(table_lines(rows))
     correlation = checks.rank_correlation
     rows += [[], *_curves(checks.positive, positive)]
@@ -34,7 +34,7 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
             "random weights",
             "rank correlation with their maps "
             f"{'undefined' if correlation is None else f'{correlation:+.3f}'}, "
-            f"mean of {checks.num_random_models} random models; near 0 is good",
+            f"mean over {checks.num_random_models} random models; near 0 is good",
         ]
     )
     if checks.negative is not None:
@@ -44,7 +44,7 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
         low, high = masks.pointing_game_interval
         rows += [
             [],
-            [f"  do the maps lie in the masks? ({counted(masks.num_images, 'image')} with a mask)"],
+            [f"  maps compared with masks ({counted(masks.num_images, 'image')} with a mask)"],
             [
                 "pointing game",
                 f"{masks.pointing_game:.3f} ({low:.3f} to {high:.3f}), "
@@ -61,19 +61,19 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
 
 
 def _curves(checks: PerturbationChecks, scored: str) -> list[list[str]]:
-    question = (
-        f"does the score for {scored} rest on what maps for {scored} show? "
-        f"({counted(checks.num_images, 'image')}, called {scored} where any is)"
+    heading = (
+        f"effect of the mapped places on the score for {scored} "
+        f"({counted(checks.num_images, 'image')}, called {scored} if any is)"
     )
     return [
-        [wrapped(question, "  ")],
+        [wrapped(heading, "  ")],
         *_curve("deletion, lower is better", checks.deletion, below=True),
         *_curve("insertion, higher is better", checks.insertion, below=False),
     ]
 
 
 def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[list[str]]:
-    interval, reading = "no interval", "not told from random maps"
+    interval, reading = "no interval", "NOT SHOWN TO BE BETTER THAN RANDOM MAPS"
     if check.difference.by_patient is not None:
         low, high = check.difference.by_patient
         is_better = high < 0 if below else low > 0
@@ -85,6 +85,6 @@ def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[list[st
     )
     rows = [[label, text]]
     if below and check.blank >= check.by_map:
-        blank = f"images without a pixel score {check.blank:.3f}: deletion cannot tell here"
+        blank = f"a blank image scores {check.blank:.3f}: deletion is not informative here"
         rows.append(["", blank])
     return rows

@@ -1,4 +1,4 @@
-"""Numbers as text: a rounded number never says more than the number."""
+"""Numbers as text; rounding never turns a number into 0 or 1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
 
 def percent(share: float | None, places: int = 1) -> str:
-    """A share in `[0, 1]` as a percentage.
+    """Write a share in `[0, 1]` as a percentage.
 
     Args:
         share: The share; None is undefined.
@@ -40,7 +40,7 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def plain_percent(share: float | None) -> str:
-    """A share that somebody chose, such as 0.93, without digits that nobody wrote.
+    """Write a share from the recipe, such as 0.93, without further digits.
 
     Examples:
         >>> plain_percent(0.93), plain_percent(0.975)
@@ -50,7 +50,7 @@ def plain_percent(share: float | None) -> str:
 
 
 def decimal(value: float | None, places: int = 3) -> str:
-    """A number with a fixed count of digits.
+    """Write a number with a fixed count of digits.
 
     Args:
         value: The number; None is undefined.
@@ -64,7 +64,7 @@ def decimal(value: float | None, places: int = 3) -> str:
 
 
 def score_text(score: float | None) -> str:
-    """A score or a threshold in `[0, 1]`: four digits, or as many as tell it from 0 and 1.
+    """Write a score or a threshold in `[0, 1]` with four digits, or more if it is close to 0 or 1.
 
     Examples:
         >>> score_text(0.90015), score_text(0.99999994), score_text(1.0)
@@ -79,7 +79,7 @@ def score_text(score: float | None) -> str:
 
 
 def count_text(count: int | None) -> str:
-    """A count with its thousands apart."""
+    """Write a count with a thousands separator."""
     return UNDEFINED if count is None else f"{count:,}"
 
 
@@ -89,7 +89,7 @@ def share_text(estimate: Estimate) -> Figure:
 
 
 def share_estimate(share: float | None, ends: Ends | None) -> Figure:
-    """A share with its interval, in percent."""
+    """Write a share with its interval, in percent."""
     if share is None or ends is None:
         return Figure(percent(share))
     low, high = (percent(end).removesuffix(" %") for end in ends)
@@ -97,14 +97,14 @@ def share_estimate(share: float | None, ends: Ends | None) -> Figure:
 
 
 def decimal_estimate(value: float | None, ends: Ends | None, places: int = 3) -> Figure:
-    """A number with its interval."""
+    """Write a number with its interval."""
     if value is None or ends is None:
         return Figure(decimal(value, places))
     return Figure(decimal(value, places), " to ".join(decimal(end, places) for end in ends))
 
 
 def observed_share(successes: int | None, failures: int | None) -> Figure:
-    """A share of counts with its Clopper-Pearson interval; undefined without any."""
+    """Write a share of counts with its Clopper-Pearson interval; undefined if there are none."""
     if successes is None or failures is None or not successes + failures:
         return Figure()
     number = successes + failures
@@ -112,7 +112,7 @@ def observed_share(successes: int | None, failures: int | None) -> Figure:
 
 
 def _rounded(value: float, whole: float, places: int) -> str:
-    """Rounded, but never to 0 or to `whole` unless it is exactly that."""
+    """Round, but never to 0 or to `whole` unless the value is exactly that."""
     text, step = f"{value:.{places}f}", 10.0**-places
     if value < whole and float(text) == whole:
         text = f"> {whole - step:.{places}f}"

@@ -1,4 +1,4 @@
-"""The figures of a split as a person reads them in a terminal."""
+"""Tables of a split's metrics for the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
     """Lay out an evaluation, every metric with its 95 % interval.
 
     Args:
-        name: Of the images.
+        name: Name of the images.
         classes: The negative and the positive class.
         evaluation: The metrics.
     """
@@ -47,11 +47,11 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
         titles.append(f"at the threshold {evaluation.at_threshold.threshold:.4f}")
     rows = [["", *titles]]
     rows += [[label, *(_cell(getattr(each, key)) for each in columns)] for label, key in _RATES]
-    rows.append(["missed", *(f"{each.fn} of {positives}" for each in columns)])
-    rows.append(["false alarms", *(f"{each.fp} of {negatives}" for each in columns)])
+    rows.append(["false negatives", *(f"{each.fn} of {positives}" for each in columns)])
+    rows.append(["false positives", *(f"{each.fp} of {negatives}" for each in columns)])
     scales = evaluation.calibration
     shown = [scales[scale] for scale in ("score", "probability") if scale in scales]
-    titles = ["of the score", "of the probability"][: len(shown)]
+    titles = ["score", "probability"][: len(shown)]
     rows += [[], ["", *titles]]
     for label, key in _CALIBRATION:
         rows.append([label, *(_cell(getattr(each, key)) for each in shown)])
@@ -60,7 +60,7 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
         rows.append(["", *(_FITTED[name] for name in fitted)])
         rows.append(["calibration error (ECE)", *(_cell(scales[name].ece) for name in fitted)])
     lines += table_lines(rows, indent="  ")
-    # Three figures with their intervals in 80 columns leave no room for a label.
+    # Three figures with their intervals fill 80 columns, so the label has a line of its own.
     groups = [["  ", "TNR", "TPR", "AUC"]] if evaluation.subgroups else []
     for group in evaluation.subgroups:
         groups.append([f"  {group.attribute} {group.value} ({group.num_images})"])
@@ -77,16 +77,16 @@ def statement_lines(statement: Statement | None) -> list[str]:
 
 
 def alarm(text: str) -> list[str]:
-    """A warning as it stands before everything else; no line where there is nothing to say."""
+    """Lay out an alarm, which is printed before everything else; no line without one."""
     return [indented(text, "!! ")] if text else []
 
 
 def indented(text: str, first: str = "  ") -> str:
-    """A remark in lines that fit the terminal.
+    """Wrap a remark into lines that fit the terminal.
 
     Args:
         text: One line.
-        first: How the first line begins; the others begin further in.
+        first: Start of the first line; the others are indented further.
     """
     return wrapped(text, first, " " * len(first) + "  ")
 

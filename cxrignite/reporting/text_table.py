@@ -1,4 +1,4 @@
-"""Rows of cells as a table, for the terminal and for Markdown."""
+"""Layout of rows of cells as a table, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def table_lines(
     """Lay out rows in columns that are as wide as their widest cell.
 
     Args:
-        rows: The cells of each row. A row of one cell is a heading, which stays as it is; a row
+        rows: The cells of each row. A row of one cell is a heading, which is not aligned; a row
             without cells is a blank line.
-        align: `<` or `>` of each column; the last one holds for all further columns.
-        indent: Precedes every row that is no heading.
+        align: `<` or `>` for each column; the last one applies to all further columns.
+        indent: Prefix of every row that is not a heading.
         wrap: Wrap the last column to the terminal's width.
-        markdown: Write a Markdown table, whose head is the first row.
+        markdown: Write a Markdown table with the first row as its head.
 
     Examples:
         >>> for line in table_lines([["", "images"], ["train", "7"]], "<>"):

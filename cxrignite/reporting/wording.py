@@ -1,6 +1,6 @@
-"""Every sentence about a threshold, a certificate, a shift or a warning, for console, log and HTML.
+"""Sentences about thresholds, certificates, shifts and warnings, for console, log and HTML.
 
-A sentence that is read in two places is written here once, from typed results.
+A sentence that is shown in two places is written here once, from typed results.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NOT_USABLE = "not usable"
 
 _SPLITS = {"val": "validation", "train": "training"}
 _TITLES = {
-    "certified": "Certified",
-    "empirical": "Not certified: met on the sample only",
-    "infeasible": "Not met",
+    "certified": "Certified specificity",
+    "empirical": "Not certified: specificity reached on the sample only",
+    "infeasible": "Requested specificity not reached",
 }
 _USUAL_CONFIDENCE = 0.95
 
@@ -34,10 +34,10 @@ class Statement:
     """A statement for a reader.
 
     Attributes:
-        title: In a few words, without a full stop.
+        title: A few words, without a full stop.
         text: One or two sentences.
         reasons: Further lines.
-        level: How loud it is.
+        level: Severity.
     """
 
     title: str
@@ -54,9 +54,9 @@ class RuleStatement:
         kind: `certified`, `empirical`, `infeasible` or `none`.
         title: The status in a few words.
         text: What is guaranteed or was observed, and on which images.
-        remarks: Why it is not more, and what more would need.
+        remarks: Why no more is guaranteed, and what that would need.
         guarantee: The guaranteed specificity in a few words.
-        terms: Of the guarantee.
+        terms: Terms of the guarantee.
         alarms: Why the threshold is not usable, one line for each set of images that shows it.
     """
 
@@ -64,25 +64,25 @@ class RuleStatement:
     title: str
     text: str
     remarks: tuple[str, ...] = ()
-    guarantee: str = "nothing"
+    guarantee: str = "none"
     terms: str = ""
     alarms: tuple[str, ...] = ()
 
 
 def split_name(name: str) -> str:
-    """Name a set of images: `val` is the validation split, a site keeps its name."""
+    """Name a set of images: `val` becomes "validation", a site keeps its name."""
     return _SPLITS.get(name, name)
 
 
 def chosen_images(chosen_on: str) -> str:
-    """Name the images that chose a threshold."""
+    """Name the images that a threshold was chosen on."""
     return {"val": "the validation split", "calibration": "the calibration split"}.get(
         chosen_on, chosen_on
     )
 
 
 def status(rule: DecisionRule) -> str:
-    """Name the status of a rule, first that it is not usable; empty without a threshold."""
+    """Return the status of a rule, marked if it is not usable; empty without a threshold."""
     status = rule.point.status if rule.point else ""
     return status if rule.is_usable or not status else f"{NOT_USABLE} ({status})"
 
@@ -91,7 +91,7 @@ def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[
     """List why images do not show that a threshold is better than chance; empty if they do.
 
     Args:
-        measured: On these images.
+        measured: Measured on these images; None if nothing was measured.
         positive: The positive class.
     """
     if measured is None or measured.is_informative:
@@ -99,7 +99,7 @@ def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[
     reasons = []
     low, high = measured.youden_interval
     if not measured.num_found:
-        reasons.append(f"none of {measured.num_positive} {positive} images is found")
+        reasons.append(f"none of {measured.num_positive} {positive} images is called {positive}")
     elif low <= 0:
         reasons.append(
             f"Youden's J (TPR + TNR - 1) is {measured.youden:.3f} ({low:.3f} to {high:.3f}), "
@@ -114,21 +114,21 @@ def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[
 
 
 def alarm_of_rule(rule: DecisionRule) -> str:
-    """Say that the images which chose a threshold do not show that it is usable; else empty."""
+    """Return the alarm if a threshold is not usable on the images it was chosen on; else empty."""
     reasons = reasons_not_usable(rule.informativeness, rule.finding)
     return _alarm(reasons, chosen_images(rule.chosen_on))
 
 
 def alarm_of_evaluation(name: str, evaluation: Evaluation) -> str:
-    """Say that evaluated images do not show that the threshold is usable; else empty."""
+    """Return the alarm if the threshold is not usable on evaluated images; else empty."""
     reasons = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
     return _alarm(reasons, f"the {split_name(name)} images")
 
 
 def _alarm(reasons: list[str], images: str) -> str:
-    return f"THE THRESHOLD IS {NOT_USABLE.upper()}: on {images} {'; '.join(reasons)}" * bool(
-        reasons
-    )
+    if not reasons:
+        return ""
+    return f"THE THRESHOLD IS {NOT_USABLE.upper()}: on {images}, {'; '.join(reasons)}"
 
 
 def describe_point(point: OperatingPoint) -> str:
@@ -159,7 +159,7 @@ def _what_is_missing(point: OperatingPoint) -> str:
     if needed is None:
         return "no number of negatives certifies a TNR of 1"
     if needed <= have:
-        return "by patient there are enough negatives, but a few patients have many images"
+        return "there are enough negative patients, but a few of them have many images"
     return (
         f"a certificate at {100 * (point.confidence or _USUAL_CONFIDENCE):g} % needs at least "
         f"{needed} independent negatives with no more false positives, there are {have}"
@@ -171,7 +171,9 @@ def describe_rule(rule: DecisionRule) -> str:
     if rule.point is None:
         return "no operating point was chosen"
     probability = rule.threshold_probability
-    scale = f" ({probability:.4f} at the training prevalence)" if probability is not None else ""
+    scale = ""
+    if probability is not None:
+        scale = f" (as a probability at the training prevalence: {probability:.4f})"
     return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
 
 
@@ -182,13 +184,13 @@ def describe_shift(check: ShiftCheck) -> str:
         f"{check.num_reference} of {check.num_reference_patients}"
     )
     if check.roc_auc is None or check.interval is None:
-        return f"shift not decidable: it needs {MIN_PATIENTS} patients a side, got {sides}"
+        return f"shift not decidable: each side needs {MIN_PATIENTS} patients, got {sides}"
     found = "shift detected" if check.is_detected else "no shift detected"
     return f"{found}: a classifier separates the images from the reference, {_auc(check)}; {sides}"
 
 
 def describe_repetition(evaluation: Evaluation) -> str:
-    """Say that images were evaluated before; empty at the first time."""
+    """Return a warning if images were evaluated before; empty at the first time."""
     number = evaluation.num_evaluations
     if number is None or number < 2:
         return ""
@@ -206,9 +208,9 @@ def state_rule(
     """State what a decision rule guarantees.
 
     Args:
-        rule: None before one is chosen.
+        rule: The rule; None before one is chosen.
         classes: The negative and the positive class.
-        evaluations: At its threshold, by the name of their images.
+        evaluations: Evaluations at its threshold, by the name of their images.
     """
     if rule is None or rule.point is None:
         text = "This run has no threshold of its own; decisions are shown at 0.5 only."
@@ -221,8 +223,9 @@ def state_rule(
     )
     alarms = tuple(filter(None, (alarm_of_rule(rule), *later)))
     title = _TITLES[point.status]
-    if rule.is_certified and any(each.is_invalid for each in evaluations.values()):
-        title = "Certified for the images that chose it, not valid for images evaluated since"
+    invalid = [split_name(name) for name, each in evaluations.items() if each.is_invalid]
+    if rule.is_certified and invalid:
+        title = f"The specificity guarantee does not hold for the {' and '.join(invalid)} images"
     if alarms:
         title = f"{NOT_USABLE.capitalize()} ({title[0].lower()}{title[1:]})"
     text = {
@@ -234,45 +237,41 @@ def state_rule(
     if rule.is_certified:
         guarantee = f"at least {requested}"
         terms = (
-            f"with {plain_percent(point.confidence)} confidence, for images like those that "
-            "chose the threshold"
+            f"with {plain_percent(point.confidence)} confidence, for images like those the "
+            "threshold was chosen on"
         )
     else:
-        guarantee, terms = "nothing", f"requested: {requested}"
+        guarantee, terms = "none", f"requested: {requested}"
     remarks = tuple(_remarks(point, negative))
     return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms)
 
 
 def _certified_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
     requested, confidence = plain_percent(point.min_tnr), plain_percent(point.confidence)
-    if _is_by_patient(point):
-        return (
-            f"With {confidence} confidence, at least {requested} of {negative} patients have "
-            "every image below the threshold, if their images are like those that chose it."
-        )
+    whose = "patients have all their images" if _is_by_patient(point) else "images are"
     return (
-        f"With {confidence} confidence, at least {requested} of {negative} images like those that "
-        "chose it stay below the threshold."
+        f"With {confidence} confidence, at least {requested} of {negative} {whose} below the "
+        "threshold. This holds for images like those it was chosen on."
     )
 
 
 def _empirical_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
     return (
-        f"{percent(point.tnr)} of the {_sample(rule, point, negative)} stayed below the threshold "
-        f"({plain_percent(point.min_tnr)} was requested). That is an observation on the images "
-        "that the threshold was fitted to, and no guarantee for others."
+        f"{percent(point.tnr)} of the {_sample(rule, point, negative)} are below the threshold "
+        f"({plain_percent(point.min_tnr)} was requested). The threshold was chosen on these "
+        "images, so this is no guarantee for others."
     )
 
 
 def _infeasible_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
     with_confidence = (
-        "" if point.confidence is None else f" with {plain_percent(point.confidence)} confidence"
+        "" if point.confidence is None else f", with {plain_percent(point.confidence)} confidence"
     )
     return (
-        f"No threshold of at least {score_text(point.min_threshold)} could be shown to keep "
-        f"{plain_percent(point.min_tnr)} of {negative} images below it{with_confidence}, on the "
-        f"{_sample(rule, point, negative)}. The threshold shown here is the one with the highest "
-        "specificity found. Do not rely on it."
+        f"The recipe requests that {plain_percent(point.min_tnr)} of {negative} images are below "
+        f"the threshold, which is at least {score_text(point.min_threshold)}{with_confidence}. "
+        f"The {_sample(rule, point, negative)} do not support that at any threshold. The threshold "
+        "shown has the highest specificity found; do not rely on it."
     )
 
 
@@ -306,16 +305,16 @@ def _sample(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
 
 
 def _is_by_patient(point: OperatingPoint) -> bool:
-    """True if negatives were counted by patient; with one image a patient that is the same."""
+    """True if counting negatives by patient differs from counting them by image."""
     return point.num_negative_patients != point.num_negative
 
 
 def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
-    """State that evaluated images contradict a threshold or differ from those that chose it.
+    """State that evaluated images contradict a threshold or differ from those it was chosen on.
 
     Args:
-        name: Of the images.
-        evaluation: Of them.
+        name: Name of the images.
+        evaluation: Their evaluation.
     """
     rule, check = evaluation.rule, evaluation.certificate
     images = f"{split_name(name)} images"
@@ -334,19 +333,19 @@ def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
         )
     if check.is_shifted and evaluation.shift is not None:
         reasons.append(
-            "these images differ from those that chose the threshold: a classifier separates the "
-            f"negative images of the two, {_auc(evaluation.shift)}; 0.5 is no difference"
+            "these images differ from those the threshold was chosen on: a classifier separates "
+            f"the negative images of the two, {_auc(evaluation.shift)}; 0.5 means no difference"
         )
     if check.is_invalid:
         title = f"The certificate is not valid for the {images}"
         text = (
-            f"Guaranteed was a TNR of at least {point.min_tnr:g} with "
-            f"{100 * (point.confidence or 0):g} % confidence, for images like those that chose "
-            "the threshold."
+            f"It guaranteed a TNR of at least {point.min_tnr:g} with "
+            f"{100 * (point.confidence or 0):g} % confidence, for images like those the threshold "
+            "was chosen on."
         )
     elif check.is_contradicted:
         title = f"The TNR of the {images} is lower than requested"
-        text = f"Requested was a TNR of at least {point.min_tnr:g}."
+        text = f"A TNR of at least {point.min_tnr:g} was requested."
     else:
         title, text = "The threshold was chosen on different data", ""
     if rule.is_of_site:
@@ -363,8 +362,8 @@ def read_evaluation(name: str, evaluation: Evaluation) -> str:
     """Compare what was observed on images with what was guaranteed, in a few words.
 
     Args:
-        name: Of the images.
-        evaluation: Of them.
+        name: Name of the images.
+        evaluation: Their evaluation.
     """
     parts = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
     parts = [f"{NOT_USABLE}: {'; '.join(parts)}"] if parts else []
@@ -375,7 +374,7 @@ def read_evaluation(name: str, evaluation: Evaluation) -> str:
             parts.append(f"threshold of {evaluation.rule.chosen_on}")
         parts.append(_observed(evaluation))
     if name == "val":
-        # The best weights were chosen on these images: the luckiest of many results.
+        # The best epoch was chosen by its result on these images.
         parts.append("the weights were chosen here too, so the results are optimistic")
     number = evaluation.num_evaluations
     if number is not None and number > 1:
@@ -412,9 +411,9 @@ def _observed(evaluation: Evaluation) -> str:
     kind = "guaranteed" if evaluation.rule.is_certified else "requested"
     limit = f"the {kind} {plain_percent(point.min_tnr)}"
     if interval.high < point.min_tnr:
-        return f"below {limit}, with its whole interval"
+        return f"below {limit}, as is its whole interval"
     if tnr < point.min_tnr:
-        return f"below {limit}, which its interval reaches"
+        return f"below {limit}, which its interval includes"
     return f"agrees with {limit}"
 
 
@@ -424,28 +423,31 @@ def check_freshness(
     """State that images were evaluated at another threshold than the run has now.
 
     Args:
-        name: Of the images.
-        evaluation: Of them.
-        rule: The run's own.
+        name: Name of the images.
+        evaluation: Their evaluation.
+        rule: The run's own rule.
     """
     theirs = evaluation.rule
-    # A site's threshold is another one on purpose.
+    # A site's threshold differs on purpose.
     if rule is None or theirs.chosen_on != rule.chosen_on:
         return None
     if (theirs.threshold, theirs.weights_sha256) == (rule.threshold, rule.weights_sha256):
         return None
     text = (
-        f"They were evaluated at {score_text(theirs.threshold)}; the threshold of this run is "
-        f"{score_text(rule.threshold)} now, or the weights are others. Evaluate the images again."
+        f"They belong to the threshold {score_text(theirs.threshold)} and the weights of that "
+        f"time; the run's threshold is now {score_text(rule.threshold)}, or its weights have "
+        "changed. Evaluate the images again."
     )
-    return Statement(f"The results of the {split_name(name)} images are out of date", text)
+    return Statement(f"The results on the {split_name(name)} images are out of date", text)
 
 
 def check_weights(rule: DecisionRule | None, weights_sha256: str) -> Statement | None:
-    """State that a threshold was chosen by scores of other weights than the run has."""
+    """State that a threshold was chosen on scores of other weights than the run has."""
     if rule is None or rule.weights_sha256 == weights_sha256:
         return None
-    text = "A threshold means nothing for scores that did not choose it: choose it again."
+    text = (
+        "A threshold is valid only for the weights whose scores it was chosen on. Choose it again."
+    )
     return Statement("The threshold belongs to other weights than this run has", text)
 
 

@@ -338,7 +338,7 @@ class Training:
 
     def _log(self, trainer: Engine) -> None:
         epoch = trainer.state.epoch
-        self._lines.tell(epoch, trainer.state.metrics, is_best=self.best.best_epoch == epoch)
+        self._lines.log(epoch, trainer.state.metrics, is_best=self.best.best_epoch == epoch)
         if self.is_finished and epoch < self.settings.max_epochs:
             patience, metric = self.monitor.patience, self.monitor.metric
             _logger.info("stopped early: %d epochs without a better %s", patience, metric)

@@ -1,4 +1,4 @@
-"""What `fit` tells; `tests/test_terminal.py` looks at how it looks."""
+"""Lines that `fit` logs; `tests/test_terminal.py` tests their layout."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ METRICS = {"loss": 0.5, "val_loss": 0.25, "val_roc_auc": 0.875, "epoch_seconds":
 
 @pytest.fixture
 def printed(caplog):
-    """The lines that were logged since they were last asked for."""
+    """The lines that were logged since the last call."""
     caplog.set_level(logging.INFO, logger="cxrignite")
 
     def lines() -> list[str]:
@@ -29,8 +29,8 @@ def printed(caplog):
 
 def test_titles_come_once_and_each_figure_stands_below_its_own(printed):
     lines = EpochLines(100, "val_roc_auc")
-    lines.tell(1, METRICS, is_best=True)
-    lines.tell(2, METRICS, is_best=False)
+    lines.log(1, METRICS, is_best=True)
+    lines.log(2, METRICS, is_best=False)
     head, best, row = printed()
     titles = re.split(r"\s{2,}", line_with(head, "loss", "AUC").strip())
     figures = ["2/100", "0.5000", "0.2500", "0.8750", "1234.5"]
@@ -45,7 +45,7 @@ def test_titles_come_once_and_each_figure_stands_below_its_own(printed):
     [("val_average_precision", "AP"), ("val_my_own_metric_of_old_images", "my_own_metric_")],
 )
 def test_what_picks_the_best_has_a_column(printed, metric, title):
-    EpochLines(9, metric).tell(1, {**METRICS, metric: 0.75}, is_best=False)
+    EpochLines(9, metric).log(1, {**METRICS, metric: 0.75}, is_best=False)
     head, row = printed()
     assert title in head.split()
     assert head.index(title) < head.index("seconds")
@@ -54,8 +54,8 @@ def test_what_picks_the_best_has_a_column(printed, metric, title):
 
 def test_a_metric_that_is_gone_leaves_its_place_empty(printed):
     lines = EpochLines(9, "val_roc_auc")
-    lines.tell(1, METRICS, is_best=False)
-    lines.tell(2, {"loss": 0.5, "epoch_seconds": 2.0}, is_best=False)
+    lines.log(1, METRICS, is_best=False)
+    lines.log(2, {"loss": 0.5, "epoch_seconds": 2.0}, is_best=False)
     assert printed()[-1].split() == ["2/9", "0.5000", "2.0"]
 
 

@@ -8,8 +8,8 @@ ROWS = [["", "images"], ["train", "1,200"], ["test", "7"]]
 def test_columns_are_as_wide_as_their_widest_cell_and_aligned():
     assert table_lines(ROWS, "<>", indent=". ") == [
         ".        images",
-        ". train  1,200",
-        ". test       7",
+        ". train   1,200",
+        ". test        7",
     ]
 
 
@@ -28,7 +28,7 @@ def test_the_last_column_is_wrapped_below_its_beginning():
 def test_a_markdown_table_has_a_rule_that_aligns():
     assert table_lines(ROWS, "<>", markdown=True) == [
         "|       | images |",
-        "| :---- | ----: |",
-        "| train | 1,200 |",
-        "| test  |     7 |",
+        "| :---- | -----: |",
+        "| train |  1,200 |",
+        "| test  |      7 |",
     ]

@@ -222,13 +222,13 @@ def headline_of(warning):
         (25, SHIFTED, True, True),
     ],
 )
-def test_a_certificate_is_invalid_where_the_tnr_or_the_images_speak_against_it(
+def test_a_certificate_is_invalid_if_the_tnr_or_the_images_contradict_it(
     num_false_positive, shift, contradicted, invalid
 ):
     rule = certified()
     check, statement, warning = checked(at_site(num_false_positive), rule, shift)
     assert (check.is_contradicted, check.is_invalid) == (contradicted, invalid)
-    # By image below what was asked for, by patient below what is certified.
+    # By image below the requested TNR, by patient below the certified one.
     assert len(statement.reasons if statement else ()) == 2 * contradicted + (shift is SHIFTED)
     assert bool(warning) == invalid
     if invalid:
@@ -279,7 +279,7 @@ def test_the_threshold_of_a_site_that_fails_is_not_answered_with_the_same_advice
     line_with(warning, "site-a")
 
 
-def test_a_shift_alone_does_not_speak_of_the_tnr():
+def test_a_shift_alone_does_not_mention_the_tnr():
     point = certified().point.without_certificate("chosen on the validation split")
     _, _, warning = checked(at_site(5), rule_of(point), SHIFTED)
     line_with(headline_of(warning))

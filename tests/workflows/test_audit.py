@@ -43,9 +43,9 @@ def opened(path):
 
 
 @pytest.fixture(scope="module")
-def sound_root(tmp_path_factory):
+def clean_root(tmp_path_factory):
     """A data set with nothing wrong in it; two images a patient now and then."""
-    root = tmp_path_factory.mktemp("sound")
+    root = tmp_path_factory.mktemp("clean")
     seed = 0
     for split, number in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         for class_name, stem in (
@@ -63,14 +63,14 @@ def sound_root(tmp_path_factory):
 
 
 @pytest.fixture
-def root(sound_root, tmp_path):
+def root(clean_root, tmp_path):
     """The same, to be spoilt."""
-    return shutil.copytree(sound_root, tmp_path / "images")
+    return shutil.copytree(clean_root, tmp_path / "images")
 
 
 @pytest.fixture
 def without_page(monkeypatch):
-    """Where nobody looks at the page: its figures take half of the time."""
+    """Leave out the page, whose figures take half of the time."""
     monkeypatch.setattr("cxrignite.workflows.audit.audit.audit_page", lambda *_: b"")
 
 
@@ -88,8 +88,8 @@ def files(root):
     return found(root, lambda survey: check_files(survey, None))
 
 
-def test_a_sound_data_set_gives_no_finding(sound_root, tmp_path, capsys):
-    assert audit(recipe_of(sound_root), tmp_path) == ()
+def test_a_clean_data_set_gives_no_finding(clean_root, tmp_path, capsys):
+    assert audit(recipe_of(clean_root), tmp_path) == ()
     table = capsys.readouterr().out
     line_with(table)  # that nothing is wrong
     assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.html", "audit.json"]
@@ -194,7 +194,7 @@ def test_files_that_cannot_be_read_are_listed_with_their_reasons(root):
         ("odd_size", lambda image: image.resize((40, 40)), ["40 x 40", "64 x 64"]),
     ],
 )
-def test_a_image_that_looks_like_no_other_is_found(root, kind, spoil, facts):
+def test_an_image_that_looks_like_no_other_is_found(root, kind, spoil, facts):
     path = root / "train/NORMAL/IM-0004-0-1.png"
     spoil(opened(path)).save(path)
     findings = files(root)
@@ -213,19 +213,19 @@ def test_a_file_called_what_it_is_not_is_found(root):
     line_with(finding_text(finding), 1, "train/NORMAL/IM-0004-0-1.png", "JPEG")
 
 
-def test_images_smaller_than_they_will_be_read_at_are_found(sound_root):
-    survey = survey_images(ClassFolders(sound_root).records())
+def test_images_smaller_than_they_will_be_read_at_are_found(clean_root):
+    survey = survey_images(ClassFolders(clean_root).records())
     assert check_files(survey, (SIDE, SIDE)) == []
     finding = check_files(survey, (SIDE + 1, SIDE))[0]
     line_with(finding_text(finding), "96 x 96", "97 x 96")
     assert (finding.kind, finding.count) == ("odd_size", len(survey.records))
 
 
-def test_unknown_patients_are_a_finding(sound_root):
+def test_unknown_patients_are_a_finding(clean_root):
     pattern = "no such name"
-    survey = survey_images(ClassFolders(sound_root, patient_pattern=pattern).records())
+    survey = survey_images(ClassFolders(clean_root, patient_pattern=pattern).records())
     assert [finding.kind for finding in check_patients(survey)] == ["unknown_patient"]
-    assert check_patients(survey_images(ClassFolders(sound_root).records())) == []
+    assert check_patients(survey_images(ClassFolders(clean_root).records())) == []
 
 
 def test_of_many_images_those_without_a_patient_are_counted(root):
@@ -252,9 +252,9 @@ def test_a_data_set_with_nothing_to_learn_from_is_reported_without_a_traceback(
         assert findings["unreadable"].count == 162
 
 
-def test_two_hundred_planted_faults_are_all_found(sound_root, tmp_path):
+def test_two_hundred_planted_faults_are_all_found(clean_root, tmp_path):
     """Promises 12, 13 and 22: leaks, copies and broken files, each at a random place."""
-    root = shutil.copytree(sound_root, tmp_path / "images")
+    root = shutil.copytree(clean_root, tmp_path / "images")
     rng = np.random.default_rng(7)
     sources = sorted((root / "train").rglob("*.png"))
     expected = {
@@ -325,10 +325,10 @@ def test_what_is_not_on_the_list_does_not_end_it_and_old_lists_go(root, tmp_path
     findings = audit(recipe_of(root), out, ["unreadable", "blank"])
     assert [finding.kind for finding in findings] == ["content_leakage"]
     copy.unlink()
-    (out / "blank.csv").write_text("somebody's own")
+    (out / "blank.csv").write_text("a file of the user")
     audit(recipe_of(root), out, [])
     assert not (out / "content_leakage.csv").exists()
-    assert (out / "blank.csv").read_text() == "somebody's own"
+    assert (out / "blank.csv").read_text() == "a file of the user"
 
 
 def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_read(tmp_path):
@@ -343,9 +343,9 @@ def test_an_unknown_kind_is_refused_before_anything_is_read(tmp_path):
 
 
 @pytest.mark.usefixtures("without_page")
-def test_what_sampler_loss_and_certificate_make_of_it_is_reported(sound_root, tmp_path, capsys):
+def test_what_sampler_loss_and_certificate_make_of_it_is_reported(clean_root, tmp_path, capsys):
     recipe = recipe_of(
-        sound_root,
+        clean_root,
         *("--data.sampler", "BalancedSampler", "--loss", "SoftPosWeightBCE"),
         "--validator.handlers+={class_path: ThresholdSearch, "
         "init_args: {min_tnr: 0.93, confidence: 0.95}}",

@@ -287,9 +287,9 @@ def test_other_images_are_counted_and_the_first_is_named(make_run, tmp_path):
         {**row, "label": 1 - row["label"]} if k in (7, 9) else row for k, row in enumerate(rows)
     ]
     for changed, facts in (
-        (rows[:-2], [2, "film158.png", "only in", baseline]),
+        (rows[:-2], [2, "image158.png", "only in", baseline]),
         ([*rows, {**rows[0], "path": "a.png"}], [1, "a.png", "only in", tmp_path / "b"]),
-        (relabelled, [2, "film007.png", "label 0", tmp_path / "b", 1, baseline]),
+        (relabelled, [2, "image007.png", "label 0", tmp_path / "b", 1, baseline]),
     ):
         with refused(DataError, *facts) as caught:
             compare_runs([baseline, make_run("b", changed)])
@@ -341,7 +341,7 @@ def test_a_folder_without_a_finished_run_is_refused(make_run, tmp_path):
         ({"score": "nan"}, ["score", "[0, 1]", "nan"]),
         ({"probability": "1.5"}, ["score", "[0, 1]", "1.5"]),
         ({"probability": ""}, ["''"]),
-        ({"path": "film001.png"}, ["film001.png"]),
+        ({"path": "image001.png"}, ["image001.png"]),
     ],
 )
 def test_a_damaged_predictions_file_is_refused(make_run, change, facts):
@@ -381,5 +381,5 @@ def test_images_whose_names_are_not_utf_8_are_compared(make_run):
     runs = [make_run("a", records(1)), make_run("b", records(2))]
     for run in runs:
         path = run / "predictions" / "test.csv"
-        path.write_bytes(path.read_bytes().replace(b"film001", b"image\xff"))
+        path.write_bytes(path.read_bytes().replace(b"image001", b"image\xff"))
     assert compare_runs(runs).num_images == NUM_IMAGES

@@ -1,4 +1,4 @@
-"""The command `report`: a run folder to one HTML page; `page.py` puts it together."""
+"""HTML report of a run folder; `page.py` assembles it."""
 
 from cxrignite.reporting.html.page import MAX_PAGE_BYTES, write_report
 

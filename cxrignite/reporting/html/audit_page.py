@@ -1,4 +1,4 @@
-"""An audit as one HTML page of figures and pictures."""
+"""HTML page of an audit, with figures and pictures."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PICTURED = 12
-"""Groups of images that are shown of each kind of finding."""
+"""Maximum number of image groups shown for each kind of finding."""
 
 _MAX_IN_GROUP = 2
 _SIDE = 240
 
 _SHORTCUT_MEANING = (
-    "How well a classifier that sees nothing else tells the classes apart, of images outside "
-    "of the test split. Size, colour mode and format are no signs of disease: what they give "
-    "away a network may learn instead. Grey levels and bytes a pixel are partly the disease "
-    "and partly the device: a network that is no better than they are has learnt little."
+    "How well a classifier separates the classes by one property alone, on images outside the "
+    "test split. Size, colour mode and format are no signs of disease: if they separate the "
+    "classes, a network may learn them instead. Grey levels and bytes per pixel reflect partly "
+    "the disease and partly the device: a network that is no better has learnt little."
 )
 _SHIFT_MEANING = (
-    "How well a classifier tells the test images of a class from its other images. Above the "
-    "random halves, the test images are of another kind: a threshold certified on images like "
-    "the others has no guarantee there."
+    "How well a classifier separates the test images of a class from its other images, by "
+    "thumbnails. If the AUC is above that of the random halves, the test images differ: a "
+    "threshold certified on the other images has no guarantee for them."
 )
 
 
@@ -55,8 +55,8 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
     """Render the page.
 
     Args:
-        result: What it shows.
-        survey: Of the images, for the pictures.
+        result: The audit.
+        survey: Survey of the images, for the pictures.
     """
     classes = result.classes
     num_sizes = len({(facts.height, facts.width) for facts in survey.facts})
@@ -102,7 +102,7 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
 def _gallery(
     finding: Finding, scaling: GreyScaling, classes: tuple[str, str]
 ) -> list[list[dict[str, str]]]:
-    """The first groups of a finding's images, each image with its picture."""
+    """Return the first groups of a finding's images, each image with its picture."""
     return [
         [
             {
@@ -119,7 +119,7 @@ def _gallery(
 def _picture_uri(record: ImageRecord, grey_scaling: GreyScaling) -> str:
     try:
         image = Image.fromarray(read_image(record.path, None, grey_scaling))
-    except UnreadableImageError:  # it could be read a moment ago
+    except UnreadableImageError:  # the file has changed since the survey
         return "data:,"
     image.thumbnail((_SIDE, _SIDE))
     data = io.BytesIO()

@@ -26,13 +26,13 @@ BLANKS = (
     "ethics approval or waiver, and the data's consent and licence for this use",
     "how the reference labels were made, by whom, and how often readers disagree",
     "what happens to an image on which model and reader disagree",
-    "how its figures are watched after a change of scanner, site or season, and how often",
+    "how performance is monitored after a change of scanner, site or season, and how often",
 )
-"""What no run folder knows; each follows the words "To be filled in:"."""
+"""Information that no run folder contains; each follows the words "To be filled in:"."""
 
 
 class SplitRow(NamedTuple):
-    """A split and how many images and patients it has, by class."""
+    """Number of images by class, and of patients, in a split."""
 
     name: str
     num_negative: int
@@ -41,14 +41,14 @@ class SplitRow(NamedTuple):
 
 
 class SplitSummary(NamedTuple):
-    """Who stands on which side.
+    """Summary of the splits.
 
     Attributes:
-        rows: One a split.
+        rows: One per split.
         num_shared_patients: Patients with images in more than one split.
-        num_shared_files: Files whose content stands in more than one split.
+        num_shared_files: Files whose content is in more than one split.
         digest: SHA-256 of `split.csv`.
-        patients_from: Where it was read who is one patient.
+        patients_from: How patients were identified.
     """
 
     rows: Sequence[SplitRow]
@@ -59,20 +59,20 @@ class SplitSummary(NamedTuple):
 
 
 class CardGroup(NamedTuple):
-    """A heading of the model card and its filled lines."""
+    """Heading of the model card with its filled lines."""
 
     title: str
     lines: Sequence[tuple[str, str]]
 
 
 def summarize_split(results: RunResults) -> SplitSummary | None:
-    """Count the splits, and look for patients and files on two sides.
+    """Count images and patients of each split, and those in more than one split.
 
     Args:
         results: The run.
 
     Returns:
-        The passport; None where there is no split to read.
+        The summary; None if there is no split to read.
     """
     records = results.records
     if not records:
@@ -100,7 +100,7 @@ def summarize_split(results: RunResults) -> SplitSummary | None:
 
 
 def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
-    """State that images were evaluated that an earlier split knows, which flatters the results.
+    """State that splits share patients or images, which makes the results optimistic.
 
     Args:
         records: The images of every split.
@@ -114,52 +114,52 @@ def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
         for (first, second), number in splits.items()
     )
     text = (
-        f"The splits share {describe_leaks(pairs)}; leakage.csv names them. The results of the "
-        "later split are optimistic, and nothing is certified if the threshold was chosen on it."
+        f"The splits share {describe_leaks(pairs)}; leakage.csv lists them. The results of the "
+        "later split are optimistic, and a threshold chosen on it is not certified."
     )
     return Statement("Patients or images are in more than one split", text, reasons)
 
 
 def prior_shift_sentences(rule: DecisionRule | None) -> list[str]:
-    """Describe what sampling and loss did to the prior, and how a probability takes it back.
+    """Describe how sampling and loss changed the prior, and how probabilities correct for it.
 
     Args:
-        rule: It keeps the prior shift; without one there is no sentence.
+        rule: Decision rule with the prior shift; without one there is no sentence.
     """
     if rule is None:
         return []
     prior_shift, positive = rule.prior_shift, rule.finding
     share = prior_shift.prevalence
     first = (
-        f"Of the training images {percent(share)} are {positive}; sampling showed the model "
-        f"{percent(prior_shift.sampled_prevalence)}"
+        f"{percent(share)} of the training images are {positive}, and "
+        f"{percent(prior_shift.sampled_prevalence)} of those drawn by the sampler"
     )
     seen, shift = prior_shift.seen_prevalence, prior_shift.logit_shift
     if seen is None or shift is None:
         return [
             f"{first}.",
-            "The effect of the loss on top of that is not known, so the score is given alone: "
-            f"read it as a ranking of images, not as a probability of {positive}.",
+            "The effect of the loss on the scores is not known, so there are no probabilities: "
+            f"read a score as a ranking of images, not as a probability of {positive}.",
         ]
     first += (
-        f", and the loss counted each {positive} image {prior_shift.pos_weight:.3g} times, so the "
-        f"score behaves as if {percent(seen)} were {positive}"
+        f". The loss weights each {positive} image by {prior_shift.pos_weight:.3g}, so scores "
+        f"behave as if {percent(seen)} of the images were {positive}"
     )
-    second = f"The probability takes that back (a shift of {decimal(shift)} on the logit scale)"
+    second = f"Probabilities correct for that (a shift of {decimal(shift)} on the logit scale)"
     if rule.threshold_probability is not None:
         second += (
-            f": a score of {score_text(rule.threshold)} becomes "
+            f": a score of {score_text(rule.threshold)} is a probability of "
             f"{score_text(rule.threshold_probability)}"
         )
     return [
         f"{first}.",
-        f"{second}. No decision changes by it, and it is a probability only if about "
+        f"{second}. This changes no decision. The probabilities hold only if about "
         f"{percent(share)} of the images are {positive}.",
     ]
 
 
 def model_card(results: RunResults) -> list[CardGroup]:
-    """Fill in the parts of a model card that a run folder knows; no line names a folder.
+    """Fill in the parts of a model card that a run folder contains; no line names a folder.
 
     Args:
         results: The run.
@@ -168,7 +168,7 @@ def model_card(results: RunResults) -> list[CardGroup]:
     trainer, data = recipe.child("trainer"), recipe.child("data")
     packages = starts[-1].packages if starts else {}
     num_processes = starts[-1].num_processes if starts else None
-    done = f"{len(results.history)} of {say(trainer.get('max_epochs'))}"
+    done = f"{len(results.history)} of {text_of(trainer.get('max_epochs'))}"
     groups = (
         CardGroup(
             "Data",
@@ -178,22 +178,22 @@ def model_card(results: RunResults) -> list[CardGroup]:
                 ("Images", images_of_splits(results)),
                 ("Validation", fold_words(data)),
                 ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
-                ("Preprocessing", say(data.get("preprocess"))),
-                ("Augmentation, training only", say(data.get("augment"))),
-                ("Batch augmentation, training only", say(data.get("batch_augment"))),
-                ("Sampler", say(data.get("sampler"))),
+                ("Preprocessing", text_of(data.get("preprocess"))),
+                ("Augmentation, training only", text_of(data.get("augment"))),
+                ("Batch augmentation, training only", text_of(data.get("batch_augment"))),
+                ("Sampler", text_of(data.get("sampler"))),
             ],
         ),
-        CardGroup("Model", [("Class and parameters", say(recipe.get("model")))]),
+        CardGroup("Model", [("Class and parameters", text_of(recipe.get("model")))]),
         CardGroup(
             "Training",
             [
-                ("Loss", say(recipe.get("loss"))),
-                ("Optimizer", say(recipe.get("optimizer"))),
-                ("Schedule", say(recipe.get("lr_scheduler"))),
+                ("Loss", text_of(recipe.get("loss"))),
+                ("Optimizer", text_of(recipe.get("optimizer"))),
+                ("Schedule", text_of(recipe.get("lr_scheduler"))),
                 ("Batch size", batch_words(data, trainer, num_processes)),
                 ("Epochs", done if results.history else ""),
-                ("Seed", say(recipe.get("seed"))),
+                ("Seed", text_of(recipe.get("seed"))),
                 ("Device", of_starts(start.device for start in starts)),
                 ("Precision", of_starts(start.precision for start in starts)),
                 ("Processes", of_starts(start.num_processes for start in starts)),
@@ -202,12 +202,15 @@ def model_card(results: RunResults) -> list[CardGroup]:
         CardGroup(
             "Weights and threshold",
             [
-                ("Epoch of the weights", say(best and best.epoch)),
-                ("Chosen by", _chosen_by(best)),
-                ("SHA-256 of the checkpoint", say(best and best.sha256)),
+                ("Epoch of the weights", text_of(best and best.epoch)),
+                ("Selected by", _selected_by(best)),
+                ("SHA-256 of the checkpoint", text_of(best and best.sha256)),
                 ("Status", status(rule) if rule else ""),
-                ("Threshold, in full", say(rule and rule.threshold)),
-                ("SHA-256 it belongs to", say(rule and rule.weights_sha256)),
+                ("Threshold, all digits", text_of(rule and rule.threshold)),
+                (
+                    "SHA-256 of its checkpoint",
+                    text_of(rule and rule.weights_sha256),
+                ),
             ],
         ),
         CardGroup(
@@ -230,66 +233,71 @@ def model_card(results: RunResults) -> list[CardGroup]:
     return [group for group in kept if group.lines]
 
 
-def _chosen_by(best: BestWeights | None) -> str:
+def _selected_by(best: BestWeights | None) -> str:
     if best is None or best.score is None:
         return ""
     return f"{best.metric} {decimal(best.score, 4)}"
 
 
 def limits_of_use(results: RunResults, *, is_invalid: bool, is_usable: bool) -> list[str]:
-    """What the model must not be used for.
+    """List what the model must not be used for.
 
     Args:
         results: The run.
-        is_invalid: Whether some images contradict the certificate or are of another kind.
-        is_usable: Whether the threshold was shown to be better than chance.
+        is_invalid: True if some evaluated images contradict the certificate or differ from those
+            the threshold was chosen on.
+        is_usable: True if the threshold was shown to be better than chance.
     """
     negative, positive = results.classes
     limits = [
-        "Not for the care of patients. This is a research model and no medical device; nobody has "
-        "reviewed or cleared it for clinical use.",
-        "Not for images of other kinds than it was trained on: other ages, views (lateral or "
-        "supine), scanners or processing, adults where it learnt from children, photographs of "
-        "images.",
-        f"Not for any finding but {positive}: an image called {negative} may show anything else.",
-        f"Not as the only reader, and not to rule {positive} out: it misses some of it.",
-        "Not at another site before its own labelled images have been scored, and the threshold "
-        "chosen again where they differ.",
+        "Not for patient care. This is a research model, not a medical device; it has not been "
+        "reviewed or cleared for clinical use.",
+        "Not for images unlike the training images: other ages (adults if it was trained on "
+        "children), views (lateral or supine), scanners or processing, photographs of images.",
+        f"Not for any finding but {positive}: an image called {negative} may show other disease.",
+        f"Not as the only reader, and not to rule out {positive}: some {positive} images are "
+        f"called {negative}.",
+        "Not at another site before it was evaluated on labelled images of that site. If they "
+        "differ, choose the threshold again.",
     ]
     if class_name(results.recipe.text("data.source.class_path")) == "Phantom":
-        limits.insert(0, "Not for anything real: it was trained on synthetic images.")
+        limits.insert(0, "Not for real images: the model was trained on synthetic images.")
     if not is_usable:
         limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
     if is_invalid:
-        limits.append("Not on images like those for which the certificate is void (see the top).")
+        limits.append(
+            "Not on images like those for which the certificate is not valid (see the top)."
+        )
     elif results.rule is None or not results.rule.is_certified:
-        limits.append("Not where a specificity has to be guaranteed: nothing is certified here.")
+        limits.append(
+            "Not if a specificity has to be guaranteed: no certificate covers this threshold."
+        )
     return limits
 
 
 def class_name(class_path: str) -> str:
-    """The last part of an import path."""
+    """Return the last part of an import path."""
     return class_path.rpartition(".")[2]
 
 
-def say(value: object) -> str:
-    """A recipe's value in a few words, without folders.
+def text_of(value: object) -> str:
+    """Describe a value of the recipe in a few words, without folders.
 
     Args:
         value: A class with its settings, a list of them, or a plain value.
 
     Returns:
-        One line, cut where it is very long; empty for None.
+        One line, cut if it is very long; empty for None.
 
     Examples:
-        >>> say({"class_path": "nn.LightCNN", "init_args": {"width": 32, "weights": "/a/b.pt"}})
+        >>> text_of({"class_path": "nn.LightCNN", "init_args": {"width": 32, "weights": "/a/b.pt"}})
         'LightCNN (width 32, weights b.pt)'
     """
-    text = _say(value)
+    text = _describe(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
-def _say(value: Any, depth: int = 6) -> str:
+def _describe(value: Any, depth: int = 6) -> str:
     if value is None or not depth:
         return ""
     if isinstance(value, str):
@@ -299,16 +307,16 @@ def _say(value: Any, depth: int = 6) -> str:
     if isinstance(value, Mapping):
         if isinstance(value.get("class_path"), str):
             arguments = value.get("init_args")
-            settings = _say(arguments, depth - 1) if isinstance(arguments, Mapping) else ""
+            settings = _describe(arguments, depth - 1) if isinstance(arguments, Mapping) else ""
             return f"{class_name(value['class_path'])} ({settings})".removesuffix(" ()")
-        parts = ((key, _say(setting, depth - 1)) for key, setting in value.items())
+        parts = ((key, _describe(setting, depth - 1)) for key, setting in value.items())
         return ", ".join(f"{key} {setting}" for key, setting in parts if setting)
     if isinstance(value, list):
-        parts_said = [_say(item, depth - 1) for item in value]
+        items = [_describe(item, depth - 1) for item in value]
         is_plain = not any(isinstance(item, Mapping) for item in value)
         if not value:
             return "none"
-        return f"[{', '.join(parts_said)}]" if is_plain else "; ".join(parts_said)
+        return f"[{', '.join(items)}]" if is_plain else "; ".join(items)
     return str(value)
 
 
@@ -319,7 +327,7 @@ def _without_folders(text: str) -> str:
 
 
 def patient_origin(source: Tree, records: Sequence[ImageRecord]) -> str:
-    """Describe how patients were identified, and count the images that counted as one each.
+    """Describe how patients were identified, and count the images without a known patient.
 
     Args:
         source: The recipe's `data.source`.
@@ -331,7 +339,7 @@ def patient_origin(source: Tree, records: Sequence[ImageRecord]) -> str:
     if kind in _BY_NAME:
         where = "the file names"
     elif kind != "Manifest":
-        where = f"what {kind} says" if kind else "a source that is not known"
+        where = f"the source {kind}" if kind else "an unknown source"
     elif settings.flag("patients.from_header"):
         where = "the DICOM headers"
     elif settings.text("patients.pattern"):
@@ -340,20 +348,18 @@ def patient_origin(source: Tree, records: Sequence[ImageRecord]) -> str:
         column = settings.text("columns.patient") or "patient"
         where = f"the column '{column}' of the manifest"
     if records and alone == len(records):
-        return "No image names a patient, so each counts as a patient of its own."
-    own = (
-        f"; {counted(alone, 'image')} without one counted as patients of their own" if alone else ""
-    )
-    return f"Who is one patient was read from {where}{own}."
+        return "No image has a known patient, so each counts as a patient of its own."
+    own = f"; {counted(alone, 'image')} without one count as one patient each" if alone else ""
+    return f"Patients were identified by {where}{own}."
 
 
 def batch_words(data: Tree, trainer: Tree, num_processes: int | None) -> str:
-    """Count the images of one step of the optimizer.
+    """Describe how many images make one step of the optimizer.
 
     Args:
         data: The recipe's `data`.
         trainer: The recipe's `trainer`.
-        num_processes: Processes that trained; null where that is not known.
+        num_processes: Processes that trained; null if not known.
     """
     size = data.count("batch_size")
     if size is None:
@@ -390,7 +396,7 @@ def fold_words(data: Tree) -> str:
 
 
 def of_starts(values: Iterable[object]) -> str:
-    """List a property of each start of a run in order, once if all have the same."""
+    """List a property of each start of a run in order; equal values are listed once."""
     return ", then ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 

@@ -1,4 +1,4 @@
-"""HTML pages that hold everything they show: they ask for nothing and run no script."""
+"""Self-contained HTML pages: they load nothing and run no script."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def render_page(template: str, **content: object) -> bytes:
     """Fill in a template.
 
     Args:
-        template: The name of its file, in this folder.
-        content: Shown in it, beside the `style` that all pages share.
+        template: Name of its file, in this folder.
+        content: Variables of the template; `style`, which all pages share, is added.
     """
     page = _template(template).render(content, style=Markup(_content("page_style.css")))
     # File names that are not UTF-8 hold surrogates, which cannot be written.
@@ -27,10 +27,10 @@ def render_page(template: str, **content: object) -> bytes:
 
 
 def to_data_uri(image: bytes | memoryview, kind: str = "png") -> str:
-    """A picture as a URI that holds it.
+    """Encode a picture as a data URI.
 
     Args:
-        image: The content of its file.
+        image: Content of its file.
         kind: `png` or `jpeg`.
     """
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
@@ -50,7 +50,7 @@ def _template(name: str) -> Template:
 
 def _typeset(value: Any) -> Any:
     """Keep a number and its sign or unit on one line."""
-    # Markup, which is a class of its own, is whole already.
+    # Markup, a subclass of str, stays as it is.
     return _LOOSE.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 

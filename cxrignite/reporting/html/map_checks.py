@@ -1,4 +1,4 @@
-"""Checks of class activation maps, as `explain` measured them, for a reader of the report."""
+"""Checks of class activation maps, measured by `explain`, for the report."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from cxrignite.reporting.numbers import (
 from cxrignite.runs.map_evaluation import MapChecks, MaskCheck, PerturbationCheck
 from cxrignite.terminal import counted
 
-# A rank correlation below it is called weak by most; nobody has an interval for it here.
+# A rank correlation below it is usually called weak; no interval is computed for it.
 _ALIKE = 0.3
 
 _NOT_MEASURED = "Not measured."
-_NO_INTERVAL = "Failed: without an interval, chance is not ruled out."
+_NO_INTERVAL = "Failed: there is no interval, so chance is not ruled out."
 
 
 class MapCheck(NamedTuple):
     """One check of the maps.
 
     Attributes:
-        name: Of the check.
-        meaning: What is done, and what would be good.
-        maps: What the maps got.
-        comparison: What maps got that know nothing of the image.
-        reading: What that says.
-        is_passed: None where it was not measured.
+        name: Name of the check.
+        meaning: The measurement, and which direction is good.
+        maps: Result of the maps.
+        comparison: Result of random or shuffled maps.
+        reading: Interpretation.
+        is_passed: None if it was not measured.
     """
 
     name: str
@@ -44,22 +44,22 @@ class MapCheck(NamedTuple):
 
 
 def map_checks(checks: MapChecks) -> list[MapCheck]:
-    """List every check of the maps, those that could not be made included.
+    """List every check of the maps, including those that were not measured.
 
     Args:
-        checks: What was measured.
+        checks: The measurements.
     """
     return [
         _against_random(
             "Deletion",
-            "the model's score while the places that the map calls important are removed from the "
-            "image, the most important first; lower is better",
+            "mean score of the model while the places that the map marks as important are removed "
+            "from the image, the most important first; lower is better",
             checks.positive.deletion,
             better=-1,
         ),
         _against_random(
             "Insertion",
-            "the model's score while they are put back into an empty image; higher is better",
+            "mean score while the same places are inserted into a blank image; higher is better",
             checks.positive.insertion,
             better=1,
         ),
@@ -74,32 +74,30 @@ def checks_summary(checks: Sequence[MapCheck]) -> str:
     failed = [check.name.lower() for check in checks if check.is_passed is False]
     passed = [check for check in checks if check.is_passed]
     if failed:
-        return f"Failed: {', '.join(failed)}. Take none of these maps as a reason for a score."
-    made = "every check" if len(passed) == len(checks) else "every check that was made"
+        return f"Failed: {', '.join(failed)}. Do not use these maps to explain a score."
+    measured = "every check" if len(passed) == len(checks) else "every check that was measured"
     return (
-        f"The maps passed {made}: on the whole they show what moved the score. "
-        "That does not make a score, or a finding, right."
+        f"The maps passed {measured}: overall, they show which places affect the score. "
+        "They do not show that a score or a decision is right."
     )
 
 
 def checks_size(checks: MapChecks) -> str:
-    """Return on how many images the checks were made."""
+    """Describe the number of images in the checks."""
     size = f"Measured on {counted(checks.positive.num_images, 'image')}"
     if checks.masks is None:
         return f"{size}."
     return (
-        f"{size} and, for the last two, on {counted(checks.masks.num_images, 'image')} whose "
-        "finding is marked."
+        f"{size} and, for the last two checks, on {counted(checks.masks.num_images, 'image')} with "
+        "a marked finding."
     )
 
 
 def _against_random(name: str, meaning: str, check: PerturbationCheck, *, better: int) -> MapCheck:
-    """Args: better: The sign of a difference, maps less random maps, that speaks for the maps."""
+    """Compare a score with that of random maps; `better` is the sign of a good difference."""
     reading, is_passed = _difference_reading(check, better)
     if better < 0 and not is_passed and check.blank >= check.by_map:
-        reading = (
-            f"{reading} An image without a pixel scores {decimal(check.blank)}: no map could pass."
-        )
+        reading = f"{reading} A blank image scores {decimal(check.blank)}, so no map could pass."
     comparison = f"{decimal(check.by_chance)} with random maps"
     return MapCheck(name, meaning, Figure(decimal(check.by_map)), comparison, reading, is_passed)
 
@@ -109,14 +107,14 @@ def _difference_reading(check: PerturbationCheck, better: int) -> tuple[str, boo
     if ends is None:
         return _NO_INTERVAL, False
     text = decimal_estimate(check.difference.value, ends)
-    figures = f"the difference is {text.value} (95 % interval {text.interval})"
-    # The end that is nearest to no difference, and the one that is farthest.
+    figures = f"difference {text.value} (95 % interval {text.interval})"
+    # The least and the most favourable end.
     worst, best = sorted(better * end for end in ends)
     if worst > 0:
         return f"Passed: better than random maps; {figures}.", True
     if best < 0:
         return f"Failed: worse than random maps; {figures}.", False
-    return f"Failed: no better than random maps; {figures}, which holds 0.", False
+    return f"Failed: no better than random maps; {figures}, which includes 0.", False
 
 
 def _randomization(checks: MapChecks) -> MapCheck:
@@ -125,14 +123,14 @@ def _randomization(checks: MapChecks) -> MapCheck:
     if correlation is not None:
         is_passed = correlation < _ALIKE
         reading = (
-            "Passed: the maps depend on what the model has learned."
+            "Passed: the maps depend on the trained weights."
             if is_passed
-            else "Failed: a model that has learned nothing gives much the same maps."
+            else "Failed: an untrained model gives similar maps."
         )
     return MapCheck(
         "Randomised weights",
-        "how alike the maps are to those of the same model with its weights shuffled, as a rank "
-        f"correlation: 1 is the same, 0 unlike; below {_ALIKE} is good",
+        "rank correlation of the maps with those of the same model with shuffled weights: "
+        f"1 is identical, 0 unrelated; below {_ALIKE} is good",
         Figure(decimal(correlation, 2)),
         f"mean over {counted(checks.num_random_models, 'shuffled model')}",
         reading,
@@ -150,14 +148,14 @@ def _pointing_game(masks: MaskCheck | None) -> MapCheck:
         )
         is_passed = masks.pointing_game_interval.low > max(masks.area, masks.random_pointing_game)
         reading = (
-            "Passed: the maps point at the finding, beyond chance."
+            "Passed: the maps point at the finding more often than by chance."
             if is_passed
-            else "Failed: no better than chance or than shuffled weights."
+            else "Failed: not better than chance and shuffled weights."
         )
     return MapCheck(
         "Pointing game",
-        "in how many images the warmest place lies on the finding, if that is marked; higher is "
-        "better",
+        "share of images with a marked finding in which the maximum of the map is on the finding; "
+        "higher is better",
         maps,
         comparison,
         reading,
@@ -173,18 +171,18 @@ def _energy(masks: MaskCheck | None) -> MapCheck:
         comparison = f"1 for an even map, {shuffled} with shuffled weights"
         is_passed = False
         if masks.energy_ratio <= 1:
-            reading = "Failed: no more on the finding than an even map has."
+            reading = "Failed: no more of the map is on the finding than of an even map."
         elif masks.energy_ratio <= masks.random_energy_ratio:
-            reading = "Failed: no more on the finding than with shuffled weights."
+            reading = "Failed: no more of the map is on the finding than with shuffled weights."
         else:
             is_passed = True
             reading = (
-                f"Passed: {percent(masks.energy)} of the map lies on the finding, which covers "
+                f"Passed: {percent(masks.energy)} of the map is on the finding, which covers "
                 f"{percent(masks.area)} of the image."
             )
     return MapCheck(
         "Energy on the finding",
-        "how many times more of the map lies on the finding than its area accounts for; higher is "
+        "share of the map on the finding, divided by the finding's share of the image; higher is "
         "better",
         maps,
         comparison,

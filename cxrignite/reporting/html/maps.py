@@ -1,4 +1,4 @@
-"""Class activation maps of the misses, as `explain` left them in the run folder."""
+"""Class activation maps of wrong decisions, read from the output of `explain`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cxrignite.runs.map_evaluation import MapChecks
 from cxrignite.runs.run_results import RunResults, check_columns
 from cxrignite.terminal import counted
 
-# An overlay is as large as what the model gets; a header that claims more is not believed.
+# An overlay has the size of the model's input; a larger one is not read.
 _MAX_SIDE = 4096
 
 _METHODS = {
@@ -32,13 +32,13 @@ class ScoreMaps:
     """The maps of one set of images.
 
     Attributes:
-        method: By which they were made.
-        layer: Of the model, at which.
-        target: The class they speak for.
-        folder: Where all of them lie, inside the run folder.
-        overlays: The map over an image, by the image's name; None is a map that is empty.
-        checks: What was measured of them; None if nothing was.
-        notes: What is missing of them, a line each.
+        method: Method that made them.
+        layer: Layer of the model.
+        target: The class whose evidence they show.
+        folder: Their folder, relative to the run folder.
+        overlays: The map over an image, by the image's name; None is an empty map.
+        checks: Results of their checks; None if they were not checked.
+        notes: One line for each kind of missing maps.
     """
 
     method: str
@@ -50,16 +50,16 @@ class ScoreMaps:
     notes: tuple[str, ...] = ()
 
 
-def read_maps(results: RunResults, name: str, records: Collection[str]) -> ScoreMaps | None:
+def read_maps(results: RunResults, name: str, image_names: Collection[str]) -> ScoreMaps | None:
     """Read the maps of some images.
 
     Args:
         results: The run.
-        name: Of the set of images, as in `predictions/<name>.csv`.
-        records: The names of those whose maps are shown.
+        name: Name of the set of images, as in `predictions/<name>.csv`.
+        image_names: Names of the images whose maps are shown.
 
     Returns:
-        The maps; None if there are none. Those of other weights than the run has are left out.
+        The maps; None if there are none. Maps of other weights than the run has are left out.
 
     Raises:
         DamagedRunError: Their list or their evaluation is damaged.
@@ -72,14 +72,15 @@ def read_maps(results: RunResults, name: str, records: Collection[str]) -> Score
     notes = []
     if results.rule is None or evaluation.weights_sha256 != results.rule.weights_sha256:
         notes.append(
-            f"The maps of explain/{name} are of other weights than operating_point.json: they are "
-            "left out until `explain` is run again."
+            f"The maps in explain/{name} belong to other weights than operating_point.json and are "
+            "not shown. Run `explain` again."
         )
     else:
-        overlays, num_missing = _overlays(results, folder, records)
+        overlays, num_missing = _overlays(results, folder, image_names)
         if num_missing:
             notes.append(
-                f"{counted(num_missing, 'map')} of explain/{name} cannot be read or lie elsewhere."
+                f"{counted(num_missing, 'map')} in explain/{name} missing, not readable or outside "
+                "that folder. Run `explain` again."
             )
     return ScoreMaps(
         _METHODS.get(evaluation.method, evaluation.method),
@@ -93,13 +94,13 @@ def read_maps(results: RunResults, name: str, records: Collection[str]) -> Score
 
 
 def _overlays(
-    results: RunResults, folder: Path, records: Collection[str]
+    results: RunResults, folder: Path, image_names: Collection[str]
 ) -> tuple[dict[str, Image.Image | None], int]:
     """Read the overlays of some images, and count those that cannot be read."""
     path = folder / "explain.csv"
     results.folder.files.check(path)
     overlays: dict[str, Image.Image | None] = {}
-    num_missing, shown = 0, set(records)
+    num_missing, shown = 0, set(image_names)
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = CsvReader(file)

@@ -1,7 +1,7 @@
-"""The command `report`: a run folder to one HTML page that a clinician can read.
+"""Report of a run: one HTML page for clinicians and engineers.
 
-The page holds everything it shows: it asks for nothing, runs no script and prints well. It reads
-what other commands left behind and chooses, scores and measures nothing of its own.
+The page is self-contained: it loads nothing, runs no script and prints well. It shows results of
+other commands, and chooses, scores and measures nothing of its own.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted
 
 MAX_PAGE_BYTES = 5_000_000
-"""No page is larger: pictures of misses shrink until it fits."""
+"""Maximum size of a page: pictures of wrong decisions are reduced until it fits."""
 
 _TEMPLATE = "report_template.html"
 _MAX_FIGURE_BYTES = 2_000_000
-# A gallery takes other markup than the list that the first rendering holds.
+# A gallery needs more markup than the list in the first rendering.
 _GALLERY_MARKUP_BYTES = 150_000
 
 
@@ -42,7 +42,8 @@ def write_report(
     Args:
         run_dir: The run folder; nothing in it is changed but the report.
         output: The HTML file; null takes `report.html` in the run folder.
-        source_root: The data set's folder, for the pictures of misses; null takes the recipe's.
+        source_root: The data set's folder, for pictures of wrong decisions; null takes the
+            recipe's.
 
     Returns:
         The file, of at most `MAX_PAGE_BYTES`.
@@ -57,13 +58,13 @@ def write_report(
     if not folder.holds_run:
         raise RunFolderError(f"{run_dir} holds no run: {folder.why_no_run()}")
     folder.files.warn_if_unchecked()
-    # Whether it is shown or not; maps may have been removed, since they are large.
+    # Check all files but maps, which may have been removed since they are large.
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
     results = RunResults.read(folder)
     content, kinds, mapped = _content(results)
-    # First without pictures: what is left of the page's size is theirs.
-    page = render_page(_TEMPLATE, **content, wrong_decisions=kinds)
+    # First without pictures, which share the rest of the page's size.
+    page = render_page(_TEMPLATE, **content, errors=kinds)
     root = source_root or _source_root(results)
     overlays = mapped.overlays if mapped else {}
     num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
@@ -71,7 +72,7 @@ def write_report(
     choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
     known: GreyScaling = next((each for each in choices if each == scaling), "file")
     gallery = wrong_decisions.draw_wrong_decisions(kinds, root, known, overlays, num_bytes)
-    pictured = render_page(_TEMPLATE, **content, wrong_decisions=gallery)
+    pictured = render_page(_TEMPLATE, **content, errors=gallery)
     page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
@@ -81,14 +82,14 @@ def write_report(
 def _content(
     results: RunResults,
 ) -> tuple[dict[str, object], list[wrong_decisions.ErrorKind], maps.ScoreMaps | None]:
-    """Collect what the template shows, its errors apart, and their maps.
+    """Collect the variables of the template, the wrong decisions, and their maps.
 
-    It is of validation if the test split was not evaluated.
+    They describe the validation images if the test split was not evaluated.
     """
     classes, evaluations, rule = results.classes, results.evaluations, results.rule
     shown = next((name for name in ("test", "val", "calibration") if name in evaluations), "val")
     evaluation = evaluations.get(shown)
-    # A site's certificate says nothing of the run's own.
+    # Evaluations at a site's threshold do not affect the run's own certificate.
     own = {
         name: each
         for name, each in evaluations.items()
@@ -103,7 +104,7 @@ def _content(
     ]
     decisions = evaluation.at_threshold if evaluation else None
     chosen = (decisions.threshold if decisions else None, rule.threshold if rule else None)
-    threshold = next((each for each in chosen if each is not None), 0.5)  # which may be 0
+    threshold = next((each for each in chosen if each is not None), 0.5)  # 0 is a threshold
     scored = results.scored_records(shown)
     kinds = wrong_decisions.find_wrong_decisions(scored, threshold, results.records, classes)
     mapped = maps.read_maps(
@@ -181,12 +182,12 @@ def _training(results: RunResults) -> str:
     device = of_starts(start.device for start in results.starts)
     return (
         f"{counted(len(results.history), 'epoch')} on {device}, {statistics.median(seconds):.3g} "
-        f"seconds each (median), {sum(seconds) / 60:.3g} minutes in all, validation not counted."
+        f"seconds per epoch (median), {sum(seconds) / 60:.3g} minutes in total, without validation."
     )
 
 
 def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
-    """The run's figures by their name, as data URIs; those of the images shown without that."""
+    """Return the run's figures by name, as data URIs; names omit the set of images."""
     by_images = {kind: f"{kind}_{shown}" for kind in ("roc", "precision_recall", "reliability")}
     of_run = ("learning_curves", "epoch_times", "class_distribution", "samples_train")
     uris: dict[str, str] = {}
@@ -206,5 +207,6 @@ def _source_root(results: RunResults) -> Path | None:
     root = results.recipe.text("data.source.init_args.root")
     if root:
         return Path(root)
-    manifest = results.recipe.text("data.source.init_args.path")  # paths begin where it lies
+    # Paths of a manifest are relative to its folder.
+    manifest = results.recipe.text("data.source.init_args.path")
     return Path(manifest).parent if manifest else None

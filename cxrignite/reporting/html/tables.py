@@ -1,4 +1,4 @@
-"""The tables of a report: decisions, areas, calibration, subgroups."""
+"""Tables of a report: decisions, ranking, calibration, subgroups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted
 
 MAX_SUBGROUPS = 60
-"""Rows of the subgroup table; an attribute may have a value for each patient."""
+"""Maximum number of rows of the subgroup table; an attribute may have many values."""
 
 CALIBRATION_SCALES = {
     "score": "Score",
@@ -32,9 +32,9 @@ CALIBRATION_SCALES = {
 
 
 class Cell(NamedTuple):
-    """One cell of a confusion matrix: how many images, and which share of its row."""
+    """Cell of a confusion matrix: number of images, and their share of its row."""
 
-    records: str
+    num_images: str
     share: Figure
     is_right: bool
 
@@ -43,7 +43,7 @@ class ConfusionTable(NamedTuple):
     """Decisions at one threshold.
 
     Attributes:
-        title: Names the threshold.
+        title: Name of the threshold.
         rows: A class and its two cells: called negative, called positive.
     """
 
@@ -52,7 +52,7 @@ class ConfusionTable(NamedTuple):
 
 
 class RateRow(NamedTuple):
-    """One figure, at two thresholds or on several sets of images, with both its intervals."""
+    """Figure at two thresholds or on several sets of images, with both its intervals."""
 
     name: str
     meaning: str
@@ -61,7 +61,7 @@ class RateRow(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A named figure on several scales."""
+    """Named figure on several scales."""
 
     name: str
     meaning: str
@@ -82,15 +82,15 @@ class Observation(NamedTuple):
     """Rates of a set of images at the threshold.
 
     Attributes:
-        records: Which images.
-        size: How many of which class, of how many patients.
-        threshold: As text.
+        images: Name of the images.
+        size: Number of images by class, and of patients.
+        threshold: The threshold as text.
         tnr: Specificity.
         tpr: Sensitivity.
-        reading: Comparison with what is guaranteed.
+        reading: Comparison with the guarantee.
     """
 
-    records: str
+    images: str
     size: str
     threshold: str = UNDEFINED
     tnr: Figure = Figure()
@@ -138,12 +138,20 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
     """
     negative, positive = classes
     meanings = (
-        ("tnr", "Specificity (TNR)", f"of the {negative} images, called {negative}"),
-        ("tpr", "Sensitivity (TPR)", f"of the {positive} images, called {positive}"),
-        ("ppv", "Positive predictive value", f"of the images called {positive}, truly so"),
-        ("npv", "Negative predictive value", f"of the images called {negative}, truly so"),
+        ("tnr", "Specificity (TNR)", f"share of {negative} images called {negative}"),
+        ("tpr", "Sensitivity (TPR)", f"share of {positive} images called {positive}"),
+        (
+            "ppv",
+            "Positive predictive value",
+            f"share of images called {positive} that are {positive}",
+        ),
+        (
+            "npv",
+            "Negative predictive value",
+            f"share of images called {negative} that are {negative}",
+        ),
         ("balanced_accuracy", "Balanced accuracy", "mean of specificity and sensitivity"),
-        ("accuracy", "Accuracy", "of all images, called rightly"),
+        ("accuracy", "Accuracy", "share of all images called correctly"),
     )
     rows = []
     for key, name, meaning in meanings:
@@ -161,14 +169,14 @@ def ranking_rows(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list
         evaluations: By the name of the images.
 
     Returns:
-        The names of the images, and a row a measure with a figure for each of them.
+        The names of the images, and one row per measure with a figure for each of them.
     """
     usual = [name for name in ("val", "calibration", "test") if name in evaluations]
     names = [*usual, *sorted(evaluations.keys() - set(usual))]
     rows = (
         (
             "AUC",
-            "chance that a positive image scores above a negative one; 0.5 is guessing",
+            "probability that a positive image scores above a negative one; 0.5 is guessing",
             [evaluations[name].roc_auc for name in names],
         ),
         (
@@ -189,24 +197,24 @@ def ranking_rows(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list
 
 
 def calibration_rows(evaluation: Evaluation) -> tuple[list[str], list[Measure]]:
-    """Lay out how well the scores do as probabilities.
+    """Lay out the calibration of scores and probabilities.
 
     Args:
         evaluation: Of one set of images.
 
     Returns:
-        The names of the scales, and a row a measure with a figure on each of them.
+        The names of the scales, and one row per measure with a figure on each of them.
     """
     scales = [each for each in CALIBRATION_SCALES if each in evaluation.calibration]
     rows = (
-        ("brier", "Brier score", "mean squared error of the probability; 0 is best"),
+        ("brier", "Brier score", "mean squared difference from the label; 0 is best"),
         (
             "ece",
             "Expected calibration error",
-            "typical gap between expected and true share; 0 is best",
+            "mean gap between the value and the observed share of positives; 0 is best",
         ),
-        ("calibration_slope", "Calibration slope", "below 1: too extreme; 1 is best"),
-        ("calibration_intercept", "Calibration intercept", "below 0: scores too high; 0 is best"),
+        ("calibration_slope", "Calibration slope", "below 1: values too extreme; 1 is best"),
+        ("calibration_intercept", "Calibration intercept", "below 0: values too high; 0 is best"),
     )
     measures = []
     for key, name, meaning in rows:
@@ -228,7 +236,7 @@ def subgroup_rows(
         classes: The negative and the positive class.
 
     Returns:
-        The first `MAX_SUBGROUPS` rows, and how many more there are.
+        The first `MAX_SUBGROUPS` rows, and the number of further subgroups.
     """
     rows = []
     for group in evaluation.subgroups[:MAX_SUBGROUPS]:
@@ -245,7 +253,7 @@ def subgroup_rows(
 
 
 def observation_rows(results: RunResults) -> list[Observation]:
-    """Lay out what each set of images got at the threshold, those that chose it first."""
+    """Lay out the rates of each set of images, first of those the threshold was chosen on."""
     evaluations, classes = results.evaluations, results.classes
     chosen_on = results.rule.chosen_on if results.rule else "val"
     usual = [chosen_on, "val", "calibration", "test"]

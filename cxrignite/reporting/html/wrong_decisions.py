@@ -1,4 +1,4 @@
-"""The images that the model called wrongly, as a gallery that fits into a page of bounded size."""
+"""Wrong decisions of the model, as a gallery that fits into a page of bounded size."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from cxrignite.reporting.numbers import MINUS, score_text
 from cxrignite.runs.run_results import ScoredImage
 
 MAX_WRONG_DECISIONS = 100
-"""Misses of each kind that are shown, the farthest from the threshold; the others are counted."""
+"""Maximum number shown of each kind, the farthest from the threshold; the others are counted."""
 
 LARGEST_SIDE = 320
-"""Pixels of the longest side of a picture, where there is room for all of them."""
+"""Pixels of the longest side of a picture, if all pictures fit."""
 
-# Longest side in pixels, and JPEG quality: the first that fits is taken.
+# Longest side in pixels, and JPEG quality; the first that fits is used.
 _SIZES = ((LARGEST_SIDE, 80), (256, 75), (192, 70), (128, 60), (96, 40))
 
 
 class WrongDecision(NamedTuple):
-    """An image called wrongly.
+    """Image called wrongly.
 
     Attributes:
-        name: Its path inside the data set.
-        patient: The patient's key.
-        truth: The class it belongs to.
-        score: Raw, as text.
-        distance: From the threshold to the score, with its sign, as text.
-        attributes: What else is known of the image.
+        name: Path inside the data set.
+        patient: Key of the patient.
+        label: Name of the labelled class.
+        score: Score, as text.
+        distance: Score minus threshold, with its sign, as text.
+        attributes: Further attributes of the image.
     """
 
     name: str
     patient: str
-    truth: str
+    label: str
     score: str
     distance: str
     attributes: str
 
 
 class Picture(NamedTuple):
-    """A picture as the page holds it.
+    """Picture in the page.
 
     Attributes:
         uri: A data URI.
-        aspect: Its width by its height, above 0.
+        aspect: Width divided by height, above 0.
     """
 
     uri: str
@@ -61,14 +61,14 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """The misses of one kind.
+    """Wrong decisions of one kind.
 
     Attributes:
-        title: What happened to them.
+        title: Name of the kind.
         wrong_decisions: The farthest from the threshold first, at most `MAX_WRONG_DECISIONS`.
-        num_left_out: How many more there are.
-        pictures: Of the images that were found, by name.
-        maps: The map over an image, by the image's name; None is a map that is empty.
+        num_left_out: Number of further wrong decisions.
+        pictures: Pictures of the images that were found, by name.
+        maps: The map over an image, by the image's name; None is an empty map.
     """
 
     title: str
@@ -80,7 +80,7 @@ class ErrorKind:
     def pictured(
         self, pictures: Mapping[str, Picture], maps: Mapping[str, Picture | None]
     ) -> ErrorKind:
-        """The same with those of the pictures and maps that are of its images."""
+        """Return a copy with the pictures and maps of its images."""
         names = [wrong.name for wrong in self.wrong_decisions]
         return replace(
             self,
@@ -106,28 +106,28 @@ def find_wrong_decisions(
     attributes = {record.name: record.attributes for record in records}
     kinds = []
     for label, title in (
-        (1, f"Missed: {classes[1]} images called {classes[0]} (false negatives)"),
-        (0, f"False alarms: {classes[0]} images called {classes[1]} (false positives)"),
+        (1, f"{classes[1]} images called {classes[0]} (false negatives)"),
+        (0, f"{classes[0]} images called {classes[1]} (false positives)"),
     ):
         wrong = [
-            record
-            for record in scored
-            if record.label == label and label != (record.score >= threshold)
+            image
+            for image in scored
+            if image.label == label and label != (image.score >= threshold)
         ]
-        # By name where they tie, so that the page is the same whatever the order of the rows.
-        wrong.sort(key=lambda record: (-abs(record.score - threshold), record.name))
+        # Ties are sorted by name, so that the page does not depend on the order of the rows.
+        wrong.sort(key=lambda image: (-abs(image.score - threshold), image.name))
         wrong_decisions = [
             WrongDecision(
-                record.name,
-                record.patient,
+                image.name,
+                image.patient,
                 classes[label],
-                score_text(record.score),
-                f"{record.score - threshold:+.4f}".replace("-", MINUS),
+                score_text(image.score),
+                f"{image.score - threshold:+.4f}".replace("-", MINUS),
                 ", ".join(
-                    f"{key}: {value}" for key, value in attributes.get(record.name, {}).items()
+                    f"{key}: {value}" for key, value in attributes.get(image.name, {}).items()
                 ),
             )
-            for record in wrong[:MAX_WRONG_DECISIONS]
+            for image in wrong[:MAX_WRONG_DECISIONS]
         ]
         kinds.append(ErrorKind(title, wrong_decisions, len(wrong) - len(wrong_decisions)))
     return kinds
@@ -140,34 +140,32 @@ def draw_wrong_decisions(
     overlays: Mapping[str, Image.Image | None],
     num_bytes: int,
 ) -> list[ErrorKind]:
-    """Add a picture to each wrong whose image can be read, and its map, all of one size.
+    """Add a picture to each wrong decision whose image can be read, and its map, all of one size.
 
     Args:
-        kinds: The misses.
-        root: The data set's folder, which the names are relative to; None where it is not known.
-        grey_scaling: As the run read them.
-        overlays: The map over an image, by the image's name; None is a map that is empty.
-        num_bytes: What all pictures together may take in the page; the size falls until they do.
-            Where not even the smallest does there are no maps, and then no images either.
+        kinds: The wrong decisions.
+        root: The data set's folder, which the names are relative to; None if it is not known.
+        grey_scaling: Grey scaling of the run.
+        overlays: The map over an image, by the image's name; None is an empty map.
+        num_bytes: Maximum size of all pictures in the page; they are reduced until they fit. If
+            the smallest do not fit, maps are left out, and then images, too.
 
     Returns:
-        The misses with what pictures there are.
+        The wrong decisions with the available pictures.
     """
     names = [wrong.name for kind in kinds for wrong in kind.wrong_decisions]
     images = {} if root is None else {name: _read_small(root, name, grey_scaling) for name in names}
-    records = {name: image for name, image in images.items() if image is not None}
+    found = {name: image for name, image in images.items() if image is not None}
     for shown in (overlays, {}):
-        # Of one size: an image and its map are there to be compared.
+        # All of one size: an image is compared with its map.
         for side, quality in _SIZES:
-            pictures = {
-                name: _to_picture(record, side, quality) for name, record in records.items()
-            }
+            pictures = {name: _to_picture(image, side, quality) for name, image in found.items()}
             maps = {
                 name: None if overlay is None else _to_picture(overlay, side, quality)
                 for name, overlay in shown.items()
             }
-            taken = [*pictures.values(), *filter(None, maps.values())]
-            if sum(len(picture.uri) for picture in taken) <= num_bytes:
+            drawn = [*pictures.values(), *filter(None, maps.values())]
+            if sum(len(picture.uri) for picture in drawn) <= num_bytes:
                 return [kind.pictured(pictures, maps) for kind in kinds]
     return list(kinds)
 

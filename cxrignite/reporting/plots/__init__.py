@@ -1,1 +1,1 @@
-"""Figures of data, scores and training, as matplotlib draws them."""
+"""Figures of data, scores and training, drawn with matplotlib."""

@@ -1,4 +1,4 @@
-"""The figures of an audit."""
+"""Figures of an audit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from cxrignite.runs.audit_result import Probe
 
 _COLOURS = (BLUE, ORANGE)
 _CHANCE = 0.5
+_GREY_TITLES = ("Mean of the grey levels", "Standard deviation of the grey levels")
 
 
 def sizes(survey: Survey, classes: Sequence[str]) -> Figure:
-    """Rows and columns of every image, by class."""
-    figure, axes = single_chart("Size of the images, as their files have it")
+    """Draw rows and columns of every image, by class."""
+    figure, axes = single_chart("Size of the image files")
     for label, (name, colour) in enumerate(zip(classes, _COLOURS, strict=True)):
         ours = [
             each
@@ -41,7 +42,7 @@ def sizes(survey: Survey, classes: Sequence[str]) -> Figure:
             linewidths=0,
             label=f"{name} ({len(ours):,})",
         )
-    axes.set(xlabel="columns", ylabel="rows")
+    axes.set(xlabel="width (pixels)", ylabel="height (pixels)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -49,10 +50,10 @@ def sizes(survey: Survey, classes: Sequence[str]) -> Figure:
 
 
 def greys(survey: Survey, classes: Sequence[str]) -> Figure:
-    """Mean grey level and contrast of the images, by class, test images apart."""
+    """Draw mean and standard deviation of the grey levels, by class, test images separately."""
     figure = blank_figure(width=8.4, height=4.2)
     for axes, title, name in zip(
-        figure.subplots(1, 2), ("Mean grey level", "Deviation"), ("mean", "deviation"), strict=True
+        figure.subplots(1, 2), _GREY_TITLES, ("mean", "deviation"), strict=True
     ):
         values = np.array([getattr(each, name) for each in survey.facts])
         edges = np.linspace(values.min(initial=0), max(values.max(initial=1), 1), 40)
@@ -74,15 +75,15 @@ def greys(survey: Survey, classes: Sequence[str]) -> Figure:
                         label=f"{class_name}{', test' if is_test else ''}",
                     )
         axes.set_title(title, fontsize=12)
-        axes.set(xlabel="grey levels", yticks=[])
+        axes.set(xlabel="grey level", yticks=[])
         make_plain(axes)
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.axes[0].set_ylabel("share of images")
+    figure.axes[0].set_ylabel("density of images")
     return figure
 
 
 def areas(probes: Sequence[Probe], title: str) -> Figure:
-    """The area under the curve of each probe with its interval."""
+    """Draw the AUC of each probe with its interval."""
     figure = blank_figure(width=8.4, height=1.2 + 0.42 * len(probes))
     axes = figure.subplots()
     axes.set_title(title, fontsize=12)

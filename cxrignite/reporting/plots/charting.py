@@ -1,4 +1,4 @@
-"""What the figures of a run share: size, colours, plain axes, and the marks drawn on them."""
+"""Elements that all figures share: size, colours, plain axes, and marks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cxrignite.functional import Confusion
 from cxrignite.functional.intervals import clopper_pearson
 from cxrignite.terminal import printable
 
-# Okabe and Ito's palette, told apart in every common form of colour blindness (2008,
+# Okabe and Ito's palette, distinguishable in every common form of colour blindness (2008,
 # https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#6F6F6F"
 
@@ -25,10 +25,10 @@ DPI = 120
 
 
 class _PlainRenderer(RendererAgg):
-    """Draws every text as it stands.
+    """Renderer that draws every text literally.
 
     Class, patient and file names come from the user: two `$` in one would be read as mathematics,
-    and a name that is not UTF-8 could not be drawn at all. Whoever makes a text, it passes here.
+    and a name that is not UTF-8 could not be drawn at all. All texts of a figure pass here.
     """
 
     def get_text_width_height_descent(self, s: str, prop: Any, ismath: Any) -> Any:
@@ -51,7 +51,7 @@ class _PlainRenderer(RendererAgg):
 
 
 class _Canvas(FigureCanvasAgg):
-    """The canvas of that renderer, which also measures texts for the layout."""
+    """Canvas with that renderer, which also measures texts for the layout."""
 
     renderer: _PlainRenderer | None = None
 
@@ -64,13 +64,13 @@ class _Canvas(FigureCanvasAgg):
 
 
 def blank_figure(*, width: float, height: float, top: float | None = None) -> Figure:
-    """Makes an empty figure.
+    """Make an empty figure.
 
     Args:
         width: In inches.
         height: In inches.
-        top: Inches for titles, where the other margins have the labels of numbers alone and none
-            need be measured: to measure them takes longer than to draw.
+        top: Inches for titles. If given, margins are fixed, with room for labels of numbers only;
+            else texts are measured, which takes longer than drawing.
     """
     if top is None:
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
@@ -96,10 +96,10 @@ def draw(figure: Figure) -> NDArray[np.uint8]:
 
 
 def single_chart(title: str, *, width: float = 8.4) -> tuple[Figure, Axes]:
-    """Makes a figure with one plain set of axes.
+    """Make a figure with one plain set of axes.
 
     Args:
-        title: Stands above it.
+        title: Title above it.
         width: In inches.
     """
     figure = blank_figure(width=width, height=5.4, top=0.45)
@@ -110,22 +110,22 @@ def single_chart(title: str, *, width: float = 8.4) -> tuple[Figure, Axes]:
 
 
 def unit_square(title: str) -> tuple[Figure, Axes]:
-    """Makes a figure for two rates in `[0, 1]` on equal scales.
+    """Make a figure for two rates in `[0, 1]` on equal scales.
 
     Args:
-        title: Stands above it.
+        title: Title above it.
     """
     figure, axes = single_chart(title, width=5.8)
-    # A margin: a curve along the border stays visible.
+    # With a margin, a curve along the border stays visible.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     return figure, axes
 
 
 def make_plain(axes: Axes) -> None:
-    """Takes away what carries no data and puts a faint grid behind what does.
+    """Remove decoration from axes and put a faint grid behind the data.
 
     Args:
-        axes: To be changed.
+        axes: Axes to change.
     """
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#DDDDDD", linewidth=0.8)
@@ -133,28 +133,28 @@ def make_plain(axes: Axes) -> None:
 
 
 def count_epochs(axes: Axes, epochs: NDArray[np.float64]) -> None:
-    """Gives the horizontal axis whole epochs, with room where there are few.
+    """Give the horizontal axis whole epochs, with a wide margin if there are few.
 
     Args:
-        axes: To be changed.
-        epochs: Their numbers, shape `(N,)`; `N` may be 0.
+        axes: Axes to change.
+        epochs: Numbers of the epochs, shape `(N,)`; `N` may be 0.
     """
     first, last = (epochs[0], epochs[-1]) if len(epochs) else (1, 1)
-    room = 0.6 if last - first > 2 else 0.9
-    axes.set(xlabel="epoch", xlim=(first - room, last + room))
+    margin = 0.6 if last - first > 2 else 0.9
+    axes.set(xlabel="epoch", xlim=(first - margin, last + margin))
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
 
 
-def say_undefined(axes: Axes) -> None:
-    """Says on the axes why they show no curve.
+def mark_undefined(axes: Axes) -> None:
+    """Write on axes that the curve is undefined because there is one class only.
 
     Args:
-        axes: To be written on.
+        axes: Axes to write on.
     """
     axes.text(
         0.5,
         0.5,
-        "undefined: these images are all of one class",
+        "undefined: all images belong to one class",
         ha="center",
         transform=axes.transAxes,
         backgroundcolor="white",
@@ -162,12 +162,12 @@ def say_undefined(axes: Axes) -> None:
 
 
 def mark_point(axes: Axes, place: tuple[float, float], label: str) -> None:
-    """Marks one point, the operating point, so that it stands out.
+    """Mark the operating point.
 
     Args:
-        axes: To be drawn on.
-        place: In data coordinates.
-        label: For the legend.
+        axes: Axes to draw on.
+        place: The point, in data coordinates.
+        label: Text for the legend.
     """
     axes.plot(
         *place,
@@ -182,15 +182,15 @@ def mark_point(axes: Axes, place: tuple[float, float], label: str) -> None:
 
 
 def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], title: str) -> None:
-    """Draws counts and the share of each true class; the shade is the share.
+    """Draw a confusion matrix: counts, and shares of each true class as shades.
 
-    The two rates stand above with their 95 % Clopper-Pearson intervals.
+    The title shows the two rates with their 95 % Clopper-Pearson intervals.
 
     Args:
-        axes: To be drawn on.
+        axes: Axes to draw on.
         confusion: The counts.
         classes: The negative and the positive class.
-        title: Stands above the two rates.
+        title: Title above the two rates.
     """
     counts = np.array([[confusion.tn, confusion.fp], [confusion.fn, confusion.tp]])
     totals = counts.sum(axis=1, keepdims=True)
@@ -209,7 +209,7 @@ def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], tit
         )
     axes.set_xticks([0, 1], classes)
     axes.set_yticks([0, 1], classes, rotation=90, va="center")
-    axes.set(xlabel="decision", ylabel="truth")
+    axes.set(xlabel="decision", ylabel="reference label")
     axes.tick_params(length=0)
     specificity = _rate(confusion.tn, confusion.tn + confusion.fp)
     sensitivity = _rate(confusion.tp, confusion.fn + confusion.tp)

@@ -1,4 +1,4 @@
-"""The figures of class activation maps: one of each outcome, and the curves that measure them."""
+"""Figures of class activation maps: one map per outcome, and the curves that check them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ _OUTCOMES = {
 
 
 def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) -> Figure:
-    """Two by two: truth by row, decision by column, the surest image of each with its map.
+    """Draw one map per outcome: rows are labels, columns decisions.
+
+    Of each outcome, the image farthest from the threshold is shown.
 
     Args:
-        explanations: To choose from.
+        explanations: Explanations to choose from.
         classes: The negative and the positive class.
     """
     figure = blank_figure(width=7.6, height=9.4)
@@ -36,18 +38,20 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         of_kind = [each for each in explanations if each.outcome == outcome]
-        truth, decision = (classes[label] for label in outcome)
-        text = textwrap.fill(f"truth {truth}, called {decision}", _LINE)
+        label, decision = (classes[each] for each in outcome)
+        text = textwrap.fill(f"label {label}, called {decision}", _LINE)
         title = f"{name}\n{text}"
         if not of_kind:
             axes.set_title(title, fontsize=9)
-            axes.text(0.5, 0.5, "no such image\nwas chosen", ha="center", va="center", color=GREY)
+            axes.text(
+                0.5, 0.5, "none among the\nimages shown", ha="center", va="center", color=GREY
+            )
             continue
-        surest = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
-        picture = overlay(surest.image[None], surest.importance[None], opacity=surest.opacity)[0]
+        shown = max(of_kind, key=lambda each: abs(each.y_score - each.threshold))
+        picture = overlay(shown.image[None], shown.importance[None], opacity=shown.opacity)[0]
         axes.imshow(picture.permute(1, 2, 0).numpy())
-        words = f"score {surest.y_score:.4f}"
-        axes.set_title(f"{title}\n{words}\nmap {surest.describe_strength()}", fontsize=9)
+        score = f"score {shown.y_score:.4f}"
+        axes.set_title(f"{title}\n{score}\nmap {shown.describe_strength()}", fontsize=9)
     threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
     colours = ListedColormap(colour_scale(256, 1)[:, 0].T.numpy() / 255)
     bar = figure.colorbar(
@@ -58,16 +62,16 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         aspect=40,
         ticks=[0, 1],
     )
-    bar.set_ticklabels(["0", "highest of a map"])
-    figure.suptitle(f"Where it looks: what speaks for {classes[1]}{threshold}", fontsize=12)
+    bar.set_ticklabels(["0", "maximum of the map"])
+    figure.suptitle(f"Class activation maps: evidence for {classes[1]}{threshold}", fontsize=12)
     return figure
 
 
 def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, str]) -> Figure:
-    """The mean score while pixels go, or come, by importance and by chance.
+    """Draw the mean score while pixels are removed or inserted, by importance and at random.
 
     Args:
-        curves: By name, as `check_maps` gives them.
+        curves: Curves by name, as returned by `check_maps`.
         classes: The negative and the positive class.
     """
     num_rows = len(curves) // 2
@@ -77,12 +81,12 @@ def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, st
         is_deletion = name.endswith("deletion")
         scored = classes[0] if name.startswith("against") else classes[1]
         percent = 100 * np.asarray(curve.fraction)
-        axes.plot(percent, curve.by_map, color=BLUE, label="by the map")
-        axes.plot(percent, curve.by_chance, "--", color=GREY, label="by random maps")
+        axes.plot(percent, curve.by_map, color=BLUE, label="order of the map")
+        axes.plot(percent, curve.by_chance, "--", color=GREY, label="order of random maps")
         axes.set(ylim=(-0.02, 1.02), ylabel=f"mean score for {scored}")
-        axes.set_xlabel(f"% of the pixels {'gone' if is_deletion else 'put in'}")
-        way = "Deletion: the lower" if is_deletion else "Insertion: the higher"
-        axes.set_title(f"{way}, the better\nimages called {scored}, maps for it", fontsize=10)
+        axes.set_xlabel(f"pixels {'removed' if is_deletion else 'inserted'} (%)")
+        better = "Deletion (lower is better)" if is_deletion else "Insertion (higher is better)"
+        axes.set_title(f"{better}\nimages called {scored}, maps for {scored}", fontsize=10)
         axes.legend(frameon=False)
         make_plain(axes)
     return figure

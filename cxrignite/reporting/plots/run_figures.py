@@ -1,8 +1,7 @@
-"""The figures of a run's data and its training, drawn from plain numbers.
+"""Figures of a run's data and training; `score_figures.py` draws those of its scores.
 
-No file is written and no style set here; `score_figures.py` draws what the scores are worth.
-
-Figures are made without pyplot: no global state, no window, nothing to close.
+Figures are made without pyplot: no global state, no window, nothing to close. No file is written
+and no style set here.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from cxrignite.reporting.plots.charting import (
 
 
 def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """How many images of each class every split has.
+    """Draw the number of images of each class in each split.
 
     Args:
-        counts: Split to class to count; every split names the same classes.
+        counts: Number of images by split and class; every split has the same classes.
     """
     figure, axes = single_chart("Images in each split")
     classes = list(next(iter(counts.values()), {}))
@@ -57,11 +56,11 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure:
-    """Images side by side, on one grey scale.
+    """Draw images side by side, on one grey scale.
 
     Args:
         images: Each of shape `(H, W)`, uint8 or floating point in `[0, 1]`.
-        titles: One an image.
+        titles: One per image.
 
     Raises:
         ValueError: If the lengths differ.
@@ -72,14 +71,14 @@ def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure
     num_rows = max(1, math.ceil(len(images) / num_columns))
     width, height = 1.4 * num_columns, 1.75 * num_rows
     figure = Figure(figsize=(width, height), dpi=DPI)
-    # One pair of axes, in inches: to lay out a pair an image takes most of a second.
+    # One pair of axes, in inches: laying out a pair for each image takes most of a second.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for number, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(number, num_columns)
         rows, columns = np.multiply(image.shape, 1.3 / max(image.shape))
         middle, bottom = 1.4 * (column + 0.5), 1.75 * (row + 1) - 0.05
-        # A fixed range: stretched to its own extremes, each image would look equally exposed.
+        # With a range of its own, each image would look equally exposed.
         axes.imshow(
             image,
             cmap="gray",
@@ -87,7 +86,7 @@ def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure
             vmax=255 if image.dtype == np.uint8 else 1,
             extent=(middle - columns / 2, middle + columns / 2, bottom, bottom - rows),
         )
-        # About what fits; identifiers differ at their ends.
+        # Cut to what fits, in the middle: identifiers differ at their ends.
         lines = [x if len(x) < 21 else f"{x[:9]}…{x[-9:]}" for x in title.splitlines()]
         axes.text(middle, bottom - rows - 0.04, "\n".join(lines), fontsize=8, ha="center")
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
@@ -95,13 +94,13 @@ def sample_grid(images: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure
 
 
 def epoch_times(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Seconds a training epoch takes, computing and waiting for data.
+    """Draw the seconds of each training epoch, computing and waiting for data.
 
     Args:
-        rows: One an epoch, with `epoch`, `epoch_seconds` and, where they were measured,
-            `data_wait_seconds` and `images_per_second`.
+        rows: One per epoch, with `epoch`, `epoch_seconds` and, if measured, `data_wait_seconds`
+            and `images_per_second`.
     """
-    figure, axes = single_chart("Seconds a training epoch")
+    figure, axes = single_chart("Seconds per training epoch")
     epochs = _column(rows, "epoch")
     seconds = np.nan_to_num(_column(rows, "epoch_seconds"))
     waited = np.minimum(np.nan_to_num(_column(rows, "data_wait_seconds")), seconds)
@@ -110,7 +109,7 @@ def epoch_times(rows: Sequence[Mapping[str, float]]) -> Figure:
     speeds = _column(rows, "images_per_second")
     if np.isfinite(speeds).any():
         speed = np.nanmedian(speeds)
-        title = f"Seconds a training epoch: median {np.median(seconds):.3g} s"
+        title = f"Seconds per training epoch: median {np.median(seconds):.3g} s"
         axes.set_title(f"{title}, {speed:,.0f} images/s", fontsize=12)
     axes.set_ylabel("seconds")
     count_epochs(axes, epochs)
@@ -121,10 +120,10 @@ def epoch_times(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Training and validation loss, and validation AUC, by epoch.
+    """Draw training and validation loss, and validation AUC, by epoch.
 
     Args:
-        rows: One an epoch, with `epoch` and, where there are any, `loss`, `val_loss` and
+        rows: One per epoch, with `epoch` and, if there are any, `loss`, `val_loss` and
             `val_roc_auc`; NaN leaves a gap.
     """
     figure = blank_figure(width=8.8, height=4.2, top=0.45)
@@ -139,7 +138,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     auc = _column(rows, "val_roc_auc")
     right.plot(epochs, auc, "s--", color=ORANGE)
     right.set_title("Validation AUC", fontsize=12)
-    right.set_ylabel("area under the ROC curve")
+    right.set_ylabel("AUC (area under the ROC curve)")
     if np.isfinite(auc).any():
         best = int(np.nanargmax(auc))
         right.plot(epochs[best], auc[best], "D", color=GREEN, markersize=9)
@@ -151,5 +150,5 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def _column(rows: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
-    """One value a row, NaN where a row has none."""
+    """Return one value per row, NaN if a row has none."""
     return np.array([row.get(key, math.nan) for row in rows], np.float64)

@@ -1,6 +1,6 @@
-"""The figures of one split's scores: what was decided, what was ranked, and what a score promises.
+"""Figures of one split's scores: decisions, ranking and reliability.
 
-As in `figures.py`, no file is written and no style set here.
+As in `run_figures.py`, no file is written and no style set here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cxrignite.reporting.plots.charting import (
     draw_confusion,
     make_plain,
     mark_point,
-    say_undefined,
+    mark_undefined,
     unit_square,
 )
 
@@ -35,12 +35,12 @@ from cxrignite.reporting.plots.charting import (
 def confusion_pair(
     at_half: Confusion, at_threshold: Confusion, threshold: float, classes: Sequence[str]
 ) -> Figure:
-    """The decisions at 0.5 and at the chosen threshold.
+    """Draw the decisions at 0.5 and at the chosen threshold.
 
     Args:
         at_half: Decisions at 0.5.
         at_threshold: Decisions at `threshold`.
-        threshold: The chosen one, in `[0, 1]`.
+        threshold: The chosen threshold, in `[0, 1]`.
         classes: The negative and the positive class.
     """
     figure = blank_figure(width=9.4, height=5.3, top=0.8)
@@ -59,13 +59,13 @@ def roc_curve(
     split: str = "",
     interval: tuple[float, float] | None = None,
 ) -> Figure:
-    """The true positive rate against the false positive rate, for every threshold.
+    """Draw the true positive rate against the false positive rate, for every threshold.
 
     Args:
-        y_score: Probabilities of the positive class, shape `(N,)`.
+        y_score: Scores, shape `(N,)`.
         y_true: 0 or 1, shape `(N,)`.
-        operating_point: Marks what these images get at its threshold.
-        split: Which images they are, for the title.
+        operating_point: Its threshold is marked with the rates of these images.
+        split: Name of the images, for the title.
         interval: The 95 % interval of the area; one with NaN is left out.
     """
     figure, axes = unit_square(_titled("ROC curve", split))
@@ -73,7 +73,7 @@ def roc_curve(
     axes.set_ylabel("true positive rate (sensitivity)")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
     if not _has_both_classes(y_true):
-        say_undefined(axes)
+        mark_undefined(axes)
     else:
         fpr, tpr, _ = metrics.roc_curve(y_true, y_score)
         auc = metrics.roc_auc_score(y_true, y_score)
@@ -96,20 +96,20 @@ def precision_recall_curve(
     split: str = "",
     interval: tuple[float, float] | None = None,
 ) -> Figure:
-    """Precision against recall, for every threshold.
+    """Draw precision against recall, for every threshold.
 
     Args:
-        y_score: Probabilities of the positive class, shape `(N,)`.
+        y_score: Scores, shape `(N,)`.
         y_true: 0 or 1, shape `(N,)`.
-        operating_point: Marks what these images get at its threshold.
-        split: Which images they are, for the title.
+        operating_point: Its threshold is marked with the rates of these images.
+        split: Name of the images, for the title.
         interval: The 95 % interval of the average precision; one with NaN is left out.
     """
     figure, axes = unit_square(_titled("Precision-recall curve", split))
     axes.set_xlabel("recall (sensitivity)")
     axes.set_ylabel("precision (positive predictive value)")
     if not _has_both_classes(y_true):
-        say_undefined(axes)
+        mark_undefined(axes)
     else:
         prevalence = float(np.mean(y_true))
         axes.axhline(prevalence, color=GREY, linestyle=":", label=f"chance {prevalence:.3f}")
@@ -119,7 +119,7 @@ def precision_recall_curve(
         axes.plot(recall, precision, color=BLUE, linewidth=2, drawstyle="steps-pre", label=label)
         if operating_point is not None:
             called, positive = _decide(y_score, y_true, operating_point)
-            # Where nothing is called positive there is no precision to mark.
+            # If no image is called positive, there is no precision to mark.
             if called.any():
                 point = called[positive].mean(), positive[called].mean()
                 label = f"threshold {operating_point.threshold:.4f}: PPV {point[1]:.3f}, "
@@ -136,36 +136,37 @@ def reliability(
     split: str = "",
     probability: NDArray[Any] | None = None,
 ) -> Figure:
-    """How often images of a given score are positive, and how many images have that score.
+    """Draw the share of positive images by score, and the number of images by score.
 
     The thin bar of a point is the 95 % Clopper-Pearson interval of its share.
 
     Args:
-        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+        y_score: Scores, shape `(N,)`, in `[0, 1]`.
         y_true: 0 or 1, shape `(N,)`.
-        num_bins: Bins of equal width over `[0, 1]`.
-        split: Which images they are, for the title.
-        probability: The same images' probabilities at the natural prevalence, shape `(N,)`, in
-            `[0, 1]`; shown beside `y_score`.
+        num_bins: Number of bins of equal width over `[0, 1]`.
+        split: Name of the images, for the title.
+        probability: Probabilities of the same images at the training prevalence, shape `(N,)`, in
+            `[0, 1]`; drawn as a second curve.
     """
     figure = blank_figure(width=8.4, height=6.4, top=0.75)
     grid = {"height_ratios": [3, 1], "hspace": 0.08}
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
-    top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="what the score promises")
+    top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect calibration")
     bins = reliability_bins(y_score, y_true, num_bins)
     if probability is None:
-        _draw_reliability(top, bins, BLUE, "o-", "images of that score")
+        _draw_reliability(top, bins, BLUE, "o-", "score")
         _draw_counts(bottom, bins, BLUE, place=0.5, width=0.9)
     else:
         corrected = reliability_bins(probability, y_true, num_bins)
-        _draw_reliability(top, bins, BLUE, "o-", "score as the model gives it")
-        label = "probability"
+        _draw_reliability(top, bins, BLUE, "o-", "score")
+        label = "probability at the training prevalence"
         # Broader and below, so that neither of two bars at one place hides the other.
         _draw_reliability(top, corrected, ORANGE, "s--", label, bar_width=2.2, zorder=2)
         _draw_counts(bottom, bins, BLUE, place=0.29, width=0.42)
         _draw_counts(bottom, corrected, ORANGE, place=0.71, width=0.42)
-    top.set(ylabel="share that is positive\n(bars: 95 % interval)", ylim=(-0.03, 1.03))
-    bottom.set(xlabel="score", ylabel="images")
+    top.set(ylabel="share of positive images\n(bars: 95 % interval)", ylim=(-0.03, 1.03))
+    scales = "score" if probability is None else "score, or probability at the training prevalence"
+    bottom.set(xlabel=scales, ylabel="images")
     bottom.set(xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 11))
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     bottom.margins(y=0.25)
@@ -195,7 +196,7 @@ def _draw_reliability(
         clopper_pearson(round(entry.positive_share * entry.num_images), entry.num_images)
         for entry in filled
     ]
-    # An end may differ from the share it equals by a rounding, and a bar has no negative length.
+    # Rounding may put an end beyond the share it equals, and a bar has no negative length.
     below = np.maximum(shares - [low for low, _ in ends], 0)
     above = np.maximum([high for _, high in ends] - shares, 0)
     axes.errorbar(
@@ -217,7 +218,7 @@ def _draw_reliability(
 def _draw_counts(
     axes: Axes, bins: Sequence[ReliabilityBin], colour: str, *, place: float, width: float
 ) -> None:
-    """Draw a bar a bin; `place` (its middle) and `width` are shares of the bin."""
+    """Draw one bar per bin; `place` (its middle) and `width` are shares of the bin."""
     size = 1 / len(bins)
     middles = [entry.low + place * size for entry in bins]
     heights = [entry.num_images for entry in bins]
@@ -243,5 +244,5 @@ def _titled(title: str, split: str) -> str:
 def _decide(
     y_score: NDArray[Any], y_true: NDArray[Any], point: OperatingPoint
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which images are called positive, and which are."""
+    """Return which images are called positive, and which are positive."""
     return np.asarray(y_score, np.float64) >= point.threshold, np.asarray(y_true) > 0.5

@@ -46,13 +46,13 @@ from cxrignite.runs.map_evaluation import (
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 SUREST = "test/PNEUMONIA/image 4.png"
-"""The miss that lies farthest from the threshold."""
+"""The false negative farthest from the threshold."""
 
 VOID_TAGS = {"meta", "link", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its elements, rightly nested, and what they say."""
+    """What a browser makes of a page: its elements, correctly nested, and their text."""
 
     def __init__(self, path):
         super().__init__()
@@ -98,7 +98,7 @@ class Page(HTMLParser):
 
     @property
     def sentence(self):
-        """What the first box says of the threshold."""
+        """The sentence of the first box on the threshold."""
         return words(of_class(of_class(self.root, "status")[0], "sentence")[0])
 
     @property
@@ -108,22 +108,22 @@ class Page(HTMLParser):
 
     @property
     def warnings(self):
-        """The boxes of what a reader has to know before any figure."""
-        return [words(box) for box in of_class(self.root, "caution")]
+        """The boxes that come before any figure."""
+        return [words(box) for box in of_class(self.root, "warning")]
 
     @property
     def problems(self):
-        """Boxes of what is not there, a list of lines each."""
-        return [[words(line) for line in box] for box in of_class(self.root, "complaint")]
+        """The boxes on missing parts, a list of lines each."""
+        return [[words(line) for line in box] for box in of_class(self.root, "note")]
 
     @property
     def notes(self):
-        """What stands between the tables at the top, in no box."""
+        """The paragraphs between the tables at the top, outside boxes."""
         return [words(line) for line in self.root.findall("body/main/p") if not line.keys()]
 
     @property
     def tiles(self):
-        """The figures at the top and their terms: threshold, promised and seen TNR, seen TPR."""
+        """The tiles: threshold, guaranteed TNR, observed TNR, observed TPR, each with its terms."""
         return [
             (words(of_class(tile, "figure")[0]), " ".join(map(words, of_class(tile, "terms"))))
             for tile in self.root.findall(".//dl[@class='tiles']/div")
@@ -131,7 +131,7 @@ class Page(HTMLParser):
 
     @property
     def observations(self):
-        """What each set of images got, by its name: size, threshold, TNR, TPR, reading."""
+        """The rates of each set of images, by its name: size, threshold, TNR, TPR, reading."""
         table = self.root.find("body/main/table")
         rows = [] if table is None else table.findall("tbody/tr")
         return {row[0].text: [words(row[0][0]), *map(words, row[1:])] for row in rows}
@@ -157,11 +157,11 @@ class Page(HTMLParser):
 
     @property
     def gallery(self):
-        """The places of each miss, its image and then its map; None is a place with no picture."""
+        """The pictures of each wrong decision, image and then map; None is a missing picture."""
         found = {}
-        for miss in self.root.findall(".//ul/li[div]"):
-            name = words(of_class(miss, "soft")[-1])
-            found[name] = [place.find("img") for place in miss[0]]
+        for wrong in self.root.findall(".//ul/li[div]"):
+            name = words(of_class(wrong, "soft")[-1])
+            found[name] = [place.find("img") for place in wrong[0]]
             assert all(name in image.get("alt") for image in found[name] if image is not None)
         return found
 
@@ -361,7 +361,7 @@ class Run:
         self.picture(self.root / "explain" / name / file, np.full((32, 32, 3), colour, np.uint8))
 
     def map_rows(self, **changes):
-        """The rows of `explain.csv`; `changes` are of the first miss, the surest one."""
+        """The rows of `explain.csv`; `changes` apply to `SUREST`."""
         rows = []
         for number, (path, patient, label, score, *_) in enumerate(self.scored):
             row = {"path": path, "patient": patient, "label": label, "score": score}
@@ -392,7 +392,13 @@ def test_each_state_of_the_threshold_has_a_title_of_its_own(run):
     run.decide(point=None)
     pages.append(run.page())
     states, titles = zip(*(page.state for page in pages), strict=True)
-    assert states == ({"certified"}, {"certified", "void"}, {"empirical"}, {"infeasible"}, {"none"})
+    assert states == (
+        {"certified"},
+        {"certified", "invalid"},
+        {"empirical"},
+        {"infeasible"},
+        {"none"},
+    )
     assert len(set(titles)) == len(titles)
     for title in titles:
         line_with(title)
@@ -403,29 +409,29 @@ def test_a_certified_threshold_says_what_is_certified_for_whom_and_how_surely(ru
     line_with(page.sentence, "95 %", "93 %", "NORMAL", "patients")
     line_with(page.remarks, "94.0 %", "patient")
     assert [figure for figure, _ in page.tiles] == ["0.9000", "at least 93 %", "96.0 %", "90.0 %"]
-    _, (_, promised), _, (_, of_sensitivity) = page.tiles
-    line_with(promised, "95 %")
+    _, (_, guaranteed), _, (_, of_sensitivity) = page.tiles
+    line_with(guaranteed, "95 %")
     assert of_sensitivity
     assert not re.search(r"\d", line_with(of_sensitivity))
     line_with(page.tiles[0][1], f"{RULE.threshold_probability:.4f}")
     assert page.warnings == page.problems == page.notes == []
 
 
-def test_a_certificate_by_image_does_not_speak_of_patients(run):
+def test_a_certificate_by_image_does_not_mention_patients(run):
     run.decide(num_negative_patients=80)
     page = run.page()
     assert "patient" not in line_with(page.sentence, "95 %", "93 %", "NORMAL")
     assert "patient" not in line_with(page.remarks, "94.0 %")
 
 
-def test_an_empirical_threshold_promises_nothing_and_says_why(run):
+def test_an_empirical_threshold_guarantees_nothing_and_gives_the_reason(run):
     limits = run.page().limits
     run.decide(status="empirical", note="no CALIBRATION split")
     page = run.page()
     line_with(page.sentence, "97.5 %", "80", "NORMAL", "70", "patients", "calibration", "93 %")
     line_with(page.remarks, "no CALIBRATION split")
-    promised, terms = page.tiles[1]
-    assert not re.search(r"\d", line_with(promised))
+    guaranteed, terms = page.tiles[1]
+    assert not re.search(r"\d", line_with(guaranteed))
     line_with(terms, "93 %")
     assert page.limits[:-1] == limits
     line_with(page.limits[-1], "specificity")
@@ -454,7 +460,7 @@ def test_without_a_threshold_only_decisions_at_one_half_are_shown(run):
 
 
 def warning_of(name, evaluation):
-    """The words of the page on an evaluation that speaks against the threshold."""
+    """The words of the page on an evaluation that contradicts the threshold."""
     statement = check_rule(name, evaluation)
     return [statement.title, *statement.text.split(". "), *statement.reasons]
 
@@ -470,12 +476,12 @@ def test_a_contradicted_certificate_is_reported_before_any_figure(run):
     limits = run.page().limits
     evaluation = run.evaluate(certificate=INVALID)
     page = run.page()
-    assert page.state[0] == {"certified", "void"}
+    assert page.state[0] == {"certified", "invalid"}
     (warning,) = page.warnings
     line_with(warning, "certificate", "test", "0.710 (0.560 to 0.830)", "0.940", "0.93", "95 %")
     assert missing(warning, warning_of("test", evaluation)) == []
     boxes = [element.get("class") for element in page.root.find("body/main")]
-    assert boxes.index("caution") < boxes.index("tiles")
+    assert boxes.index("warning") < boxes.index("tiles")
     line_with(page.observations["test"][-1], "certificate")
     assert page.limits[:-1] == limits
     line_with(page.limits[-1], "certificate")
@@ -484,7 +490,7 @@ def test_a_contradicted_certificate_is_reported_before_any_figure(run):
 def test_a_certificate_is_invalid_for_images_of_another_kind_without_being_contradicted(run):
     run.evaluate(certificate=SHIFTED, shift=SHIFT)
     page = run.page()
-    assert page.state[0] == {"certified", "void"}
+    assert page.state[0] == {"certified", "invalid"}
     (warning,) = page.warnings
     line_with(warning, "certificate", "test", "0.93", "AUC", "0.887", "0.850 to 0.918")
     line_with(page.observations["test"][-1])
@@ -532,7 +538,7 @@ def test_a_shift_alone_is_a_warning_of_its_own(run):
     assert run.page().warnings == []
 
 
-def test_less_than_was_asked_for_is_read_by_its_interval(run):
+def test_less_than_was_requested_is_read_by_its_interval(run):
     run.decide(status="empirical", confidence=None)
     readings = []
     for tnr, *ends in ((0.85, 0.70, 0.9299), (0.85, 0.70, 0.93), (0.93, 0.70, 0.96)):
@@ -558,7 +564,7 @@ def test_an_untested_run_shows_validation_and_says_so(run):
     size, *rates, reading = page.observations["test"]
     assert (size, rates) == ("6 NORMAL, 6 PNEUMONIA, 6 patients", ["\N{EN DASH}"] * 3)
     line_with(reading)
-    for name in ("decisions", "wrong_decisions"):
+    for name in ("decisions", "errors"):
         line_with(words(page.section(name).find("h2")), "validation")
     assert list(page.gallery) == [run.scored[1][0]]
 
@@ -659,7 +665,7 @@ def test_one_missing_image_leaves_a_gap_and_the_others_their_pictures(run):
     (run.images_root / "test" / "NORMAL" / "image 5.png").unlink()
     (run.images_root / "test" / "NORMAL" / "image 1.png").write_bytes(b"no picture")
     page = run.page()
-    assert [name for name, (record,) in page.gallery.items() if record is None] == [
+    assert [name for name, (image,) in page.gallery.items() if image is None] == [
         "test/NORMAL/image 5.png",
         "test/NORMAL/image 1.png",
     ]
@@ -680,7 +686,7 @@ def test_no_picture_from_outside_the_data_set_is_shown(run, tmp_path, name):
     assert run.page().num_jpegs == 0
 
 
-def test_the_passport_counts_patients_and_finds_those_on_two_sides(run):
+def test_the_split_summary_counts_patients_and_those_in_two_splits(run):
     page = run.page()
     table = page.section("split").find("table")
     assert rows_of(table)[1:] == [["training", "4", "4", "4"], ["test", "6", "6", "6"]]
@@ -887,9 +893,9 @@ def test_the_page_stays_under_its_size_whatever_the_number_of_wrong_decisions(ru
     line_with(words(heading), "false negatives", MAX_WRONG_DECISIONS + 15)
 
 
-def map_of(page, record):
+def map_of(page, name):
     """The picture of an image's map; None where there is none, or where it is empty."""
-    _, *maps = page.gallery[record]
+    _, *maps = page.gallery[name]
     return maps[0] if maps else None
 
 
@@ -904,25 +910,25 @@ def checks_of(page):
     return page.section("errors").find("table")
 
 
-def test_each_miss_has_its_map_right_beside_its_image(run):
+def test_each_wrong_decision_has_its_map_right_beside_its_image(run):
     run.explain()
-    run.overlay("10.png", (20, 20, 250))  # that of the surest miss
+    run.overlay("10.png", (20, 20, 250))  # that of `SUREST`
     page = run.page()
-    records = list(page.gallery)
-    assert records[0] == SUREST
-    assert page.num_jpegs == 2 * len(records) == 12
-    for record in records:
-        assert "PNEUMONIA" in map_of(page, record).get("alt").replace(record, "")
-        red, _, blue = picture_of(map_of(page, record)).getpixel((9, 9))
-        assert (red < 60 and blue > 200) if record == SUREST else (red > 200 and blue < 60)
-        assert picture_of(page.gallery[record][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
+    names = list(page.gallery)
+    assert names[0] == SUREST
+    assert page.num_jpegs == 2 * len(names) == 12
+    for name in names:
+        assert "PNEUMONIA" in map_of(page, name).get("alt").replace(name, "")
+        red, _, blue = picture_of(map_of(page, name)).getpixel((9, 9))
+        assert (red < 60 and blue > 200) if name == SUREST else (red > 200 and blue < 60)
+        assert picture_of(page.gallery[name][0]).getpixel((9, 9)) == pytest.approx(90, abs=5)
     said = sentence_with(maps_hint(page), "PNEUMONIA", "Grad-CAM", "backbone.4")
     assert "NORMAL" not in said
     sentence_with(maps_hint(page), "6 of the 6")
     assert page.problems == []
 
 
-def test_a_image_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
+def test_an_image_and_its_map_are_as_wide_as_the_same_height_asks_for(run):
     run.explain()
     shapes = [value for key, value in run.page().attributes if key == "style"]
     assert shapes == ["flex: 1.250", "flex: 1.000"] * 6
@@ -941,11 +947,11 @@ def test_without_maps_the_page_says_nothing_of_them(run):
     assert len(of_class(page.root, "mapped")) == 6
 
 
-def test_a_miss_without_a_map_shows_its_image_alone(run):
+def test_a_wrong_decision_without_a_map_shows_its_image_alone(run):
     run.explain([row for row in run.map_rows() if row["path"] != SUREST])
     page = run.page()
-    (record,) = page.gallery[SUREST]
-    assert record is not None
+    (image,) = page.gallery[SUREST]
+    assert image is not None
     sentence_with(maps_hint(page), "5 of the 6")
     assert page.num_jpegs == 11
     assert len(of_class(page.root, "mapped")) == 5
@@ -962,7 +968,7 @@ def test_maps_of_other_images_than_the_wrong_decisions_are_not_shown(run):
 def test_a_map_that_is_empty_is_called_empty_and_not_shown_in_colours(run):
     run.explain(run.map_rows(raw_max=0.0))
     page = run.page()
-    assert [record for record, places in page.gallery.items() if None in places] == [SUREST]
+    assert [name for name, places in page.gallery.items() if None in places] == [SUREST]
     assert map_of(page, SUREST) is None
     surest = page.section("errors").find("ul/li/div")
     assert "mapped" in page.section("errors").find("ul/li").get("class")
@@ -983,9 +989,9 @@ def test_where_no_image_is_found_the_maps_are_shown_all_the_same(run):
     run.write_recipe()
     page = run.page()
     assert page.num_jpegs == 6
-    for record, (picture, overlay) in page.gallery.items():
+    for name, (picture, overlay) in page.gallery.items():
         assert picture is None
-        assert overlay is not None, record
+        assert overlay is not None, name
 
 
 def test_the_maps_are_those_of_the_images_that_the_page_shows(run):
@@ -1009,7 +1015,7 @@ def test_maps_of_other_weights_are_left_out_until_they_are_made_again(run):
     assert run.page().num_jpegs == 6
 
 
-def assert_that_the_surest_miss_lost_its_map(page):
+def assert_that_the_surest_wrong_decision_lost_its_map(page):
     """And that this is said, and no other did."""
     assert len(page.gallery[SUREST]) == 1
     assert page.num_jpegs == 11
@@ -1030,8 +1036,8 @@ def test_no_overlay_from_outside_its_folder_is_shown(run, name):
     for secret in (folder / "deep" / "map.png", folder.parent / "secret.png"):
         run.picture(secret, np.full((32, 32, 3), 7, np.uint8))
     (folder / "link.png").symlink_to(folder.parent / "secret.png")
-    os.mkfifo(folder / "pipe.png")  # whoever opens it waits for ever
-    assert_that_the_surest_miss_lost_its_map(run.page())
+    os.mkfifo(folder / "pipe.png")  # opening it would block for ever
+    assert_that_the_surest_wrong_decision_lost_its_map(run.page())
 
 
 def damaged_png(kind):
@@ -1045,10 +1051,10 @@ def damaged_png(kind):
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut short", "text", "another format", "too large"])
-def test_a_damaged_overlay_costs_itself_and_is_complained_of(run, kind):
+def test_a_damaged_overlay_is_left_out_and_reported(run, kind):
     run.explain()
     (run.root / "explain" / "test" / "10.png").write_bytes(damaged_png(kind))
-    assert_that_the_surest_miss_lost_its_map(run.page())
+    assert_that_the_surest_wrong_decision_lost_its_map(run.page())
 
 
 @pytest.mark.parametrize("raw_max", ["", "warm"])
@@ -1079,7 +1085,7 @@ def test_whether_the_maps_mean_anything_is_reported_before_the_first_of_them(run
     assert missing(checks[0][2], ["0.620"]) == []
 
 
-def test_maps_that_nobody_measured_are_said_to_be_so(run):
+def test_maps_that_were_not_checked_are_reported(run):
     run.explain(checks=None)
     page = run.page()
     assert checks_of(page) is None
@@ -1088,7 +1094,7 @@ def test_maps_that_nobody_measured_are_said_to_be_so(run):
 
 
 @pytest.mark.usefixtures("_equal_pictures_are_made_once")
-def test_the_page_stays_under_its_size_with_a_map_beside_each_miss(run):
+def test_the_page_stays_under_its_size_with_a_map_beside_each_wrong_decision(run):
     names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_WRONG_DECISIONS)]
     run.scored = [(n, "p", k % 2, 0.99 - 0.98 * (k % 2), "", "") for k, n in enumerate(names)]
     run.write_predictions("test", run.scored)
@@ -1146,7 +1152,7 @@ def test_a_page_that_cannot_be_written_is_one_clear_error(run):
         write_report(run.root, path)
 
 
-def test_a_run_that_is_still_training_says_so(run):
+def test_a_run_that_is_still_training_is_marked_so(run):
     (run.root / "operating_point.json").unlink()
     page = run.page()
     ((problem,),) = page.problems
@@ -1169,7 +1175,7 @@ def browser():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run, browser, width):
+def test_a_browser_opens_it_within_a_second_without_an_error_or_a_request(run, browser, width):
     run.explain(run.map_rows(raw_max=0), checks=MAP_CHECKS)
     path = write_report(run.root)
     seconds = []
@@ -1185,7 +1191,7 @@ def test_a_browser_opens_it_within_a_second_without_a_complaint_or_a_request(run
         assert problems == []
         assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("[...document.images].every(image => image.trainingWidth > 0)")
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         page.close()
     assert min(seconds) < 1
 
