@@ -97,9 +97,9 @@ class Manifest(Source):
         """Return the records in the order of the manifest.
 
         Raises:
-            DataError: If the manifest cannot be read or lacks a column; if a row names no image or
-                has a label that a policy rejects (the message gives the line); if it has one class
-                only, or none of its images exists.
+            DataError: If the manifest cannot be read, lacks a column or a class, or none of its
+                images exists. Also if a row names no image or has a label that a policy rejects;
+                the message gives the line.
             RecipeError: If it is Parquet and pyarrow is missing, or the salt cannot be used.
         """
         table = open_table(self.path)

@@ -110,8 +110,8 @@ def name_of_new(path: Path, root: Path) -> str:
     """Return the part of an image's path that its patient is searched in.
 
     Inside of the root this is the path relative to the root. Outside it is the path below the last
-    folder shared with the root, with a slash before it: the folders above identify no patient, and
-    the slash keeps the path from looking like one inside of the root.
+    folder shared with the root, with a slash before it. The folders above identify no patient,
+    and the slash distinguishes the path from one inside of the root.
     """
     roots, file = _written_and_real(root), os.path.abspath(path)
     for each in roots:

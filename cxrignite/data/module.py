@@ -32,8 +32,8 @@ from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_
 class XrayData:
     """Images, their splits and their loaders.
 
-    A training epoch depends on `(seed, epoch)` only: it has the same images with the same
-    augmentation in the same order, for any number of workers and after any earlier epoch.
+    A training epoch depends on `(seed, epoch)` only. Images, augmentation and order are the same
+    for any number of workers and after any earlier epoch.
 
     Attributes:
         num_workers: Number of worker processes per loader, at most one per core. A loader without

@@ -191,9 +191,9 @@ def _read_marker(root: Path) -> dict[str, Any] | None:
         marker = json.loads((root / _MARKER).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(marker, dict) and marker.get("format") == _FORMAT
-    whole = ours and marker.keys() >= {"renderer", "settings", "sizes"}
-    return marker if whole else None
+    is_phantom = isinstance(marker, dict) and marker.get("format") == _FORMAT
+    is_complete = is_phantom and marker.keys() >= {"renderer", "settings", "sizes"}
+    return marker if is_complete else None
 
 
 def _is_complete(root: Path, settings: dict[str, Any]) -> bool:

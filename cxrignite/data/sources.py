@@ -57,7 +57,7 @@ class _RecordFields(NamedTuple):
 class ImageRecord(_RecordFields):
     """One image of a data set.
 
-    It is a tuple of plain text and numbers, since a data set may have a million images: an object
+    It is a tuple of plain text and numbers, since a data set may have a million images. An object
     takes three times as long to make, and a `Path` longer than all the rest.
 
     Attributes:

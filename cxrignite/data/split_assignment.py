@@ -44,8 +44,8 @@ def split_off(
 
     Raises:
         RecipeError: If `fraction` or `seed` is out of range.
-        DataError: If the split exists already, a class has too few patients, a split would lack a
-            class, or the share would deviate from `fraction` by more than half of it.
+        DataError: If the split exists already, a class has too few patients, or a split would lack
+            a class. Also if the share would deviate from `fraction` by more than half of it.
     """
     if not 0.0 < fraction <= 0.5:
         raise RecipeError(f"the share of {split} must be in (0, 0.5], got {fraction}")
@@ -89,7 +89,7 @@ def split_off_fold(
     Raises:
         RecipeError: If a number is out of range.
         DataError: If a `val` split exists already, a class has fewer patients than there are folds,
-            this fold or the rest would lack a class, or the fold's share would deviate from
+            or this fold or the rest would lack a class. Also if the fold's share would deviate from
             `1 / num_folds` by more than half of it.
     """
     if num_folds < 2:
