@@ -1,4 +1,4 @@
-"""The data room: from files to batches of X-ray images."""
+"""The data package: sources, splits, reading, caching and batches of X-ray images."""
 
 from cxrignite.data.batch_augment import BatchAugment, augment_batch
 from cxrignite.data.batch_transforms import (

@@ -1,6 +1,6 @@
-"""Random changes of whole batches: fast on one core, right on a GPU, repeatable by seed.
+"""Random augmentation of whole batches: fast on one core, correct on a GPU, repeatable by seed.
 
-A change is a plan by the images' seeds, then one pass of tensors.
+A transform first draws a plan from the images' seeds, then changes the tensors in one pass.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cxrignite.data.reading import Size
 from cxrignite.errors import DataError, RecipeError
 
 Uniforms: TypeAlias = NDArray[np.float64]
-"""Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`: for one transform, a row an image."""
+"""Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`: the numbers of one transform, one row per image."""
 
 NUM_UNIFORMS = 8
-"""Numbers that a transform gets for an image."""
+"""Number of uniforms that a transform gets for each image."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIXERS = (
@@ -31,15 +31,15 @@ _MIXERS = (
 
 
 def seeded_uniforms(seeds: NDArray[np.integer], num_transforms: int) -> list[Uniforms]:
-    """Draws for each image and transform, as a pure function of `(seed, transform, number)`.
+    """Draw numbers for each image and transform, a pure function of `(seed, transform, number)`.
 
-    The function is SplitMix64 (Steele, Lea and Flood, 2014, https://doi.org/10.1145/2714064.2660195),
-    each image and transform with a start of its own: the mixed 64-bit word of the two. A word is
-    mixed by a bijection, so that no two of them start alike.
+    The function is SplitMix64 (Steele, Lea and Flood, 2014, https://doi.org/10.1145/2714064.2660195).
+    Each image and transform starts at its own state: the mixed 64-bit word of seed and transform.
+    The mixing is a bijection, so that no two states are equal.
 
     Args:
         seeds: Shape `(N,)`, in `[0, 2**32)`.
-        num_transforms: How many transforms draw.
+        num_transforms: Number of transforms.
 
     Returns:
         Uniforms for each transform.
@@ -47,38 +47,38 @@ def seeded_uniforms(seeds: NDArray[np.integer], num_transforms: int) -> list[Uni
     words = seeds.astype(np.uint64) << np.uint64(32)
     starts = _mix(words | np.arange(num_transforms, dtype=np.uint64)[:, None])
     steps = np.arange(1, NUM_UNIFORMS + 1, dtype=np.uint64) * _GOLDEN
-    # The 53 high bits: what a float64 below 1 can hold.
+    # The 53 high bits, as many as a float64 below 1 can hold.
     return list((_mix(starts[:, :, None] + steps) >> np.uint64(11)) * 2.0**-53)
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # On arrays alone: numpy wraps round in silence there, and warns of it on single numbers.
+    # Arrays only: numpy warns of an overflow for scalars, but not for arrays.
     for shift, factor in _MIXERS:
         words = (words ^ (words >> shift)) * factor
     return words ^ (words >> np.uint64(31))
 
 
 class Plan(NamedTuple):
-    """Draws of a transform, one for each image of a batch.
+    """The draws of a transform for the images of a batch.
 
     Attributes:
-        chosen: Shape `(N,)`, bool: which images it changes.
-        settings: Shape `(N, S)`, float64: how.
+        chosen: Shape `(N,)`, bool: True for the images to change.
+        settings: Shape `(N, S)`, float64: parameters of the change.
     """
 
     chosen: NDArray[np.bool_]
     settings: NDArray[np.float64]
 
     def of(self, index: slice | NDArray[np.intp]) -> Plan:
-        """The plan of some of the images."""
+        """Return the plan of some of the images."""
         return Plan(self.chosen[index], self.settings[index])
 
 
 class BatchAugment(ABC):
-    """One random change of a batch of images.
+    """A random transform of a batch of images.
 
-    A subclass says what it draws (`settings`) and what it does (`change`). It must not look from
-    one image at another, nor use random numbers but its own.
+    A subclass defines the parameters it draws (`settings`) and the change (`change`). Each image
+    must be changed independently of the others, with the given random numbers only.
 
     Args:
         prob: Probability that an image is changed, in `[0, 1]`.
@@ -88,27 +88,28 @@ class BatchAugment(ABC):
     """
 
     reads_bytes: ClassVar[bool] = False
-    """True if `change` takes uint8 images too: those that nothing has changed yet."""
+    """True if `change` also accepts uint8 images, which no transform has changed yet."""
 
     def __init__(self, prob: float) -> None:
         require(0 <= prob <= 1, "prob", "in [0, 1]", prob)
         self.prob = prob
 
     def __call__(self, images: Tensor, random: Uniforms) -> Tensor:
-        """Changes some images of a batch.
+        """Change some images of a batch.
 
         Args:
-            images: Shape `(N, 1, H, W)`, float32 in `[0, 1]`; left as they are.
-            random: Shape `(N, NUM_UNIFORMS)`: the first decides whether, the others how.
+            images: Shape `(N, 1, H, W)`, float32 in `[0, 1]`; not modified.
+            random: Shape `(N, NUM_UNIFORMS)`: the first number selects the image, the others set
+                the change.
 
         Returns:
-            Images of the same shape and type; the very same tensor where nothing is changed.
+            Images of the same shape and type; the same tensor if no image is changed.
         """
         height, width = images.shape[-2:]
         return self.apply(images, self.plan(random, (height, width)))
 
     def plan(self, random: Uniforms, sides: Size) -> Plan:
-        """Decides for each image of a batch whether and how it is changed.
+        """Choose the images of a batch to change, and the settings of each.
 
         Args:
             random: Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`.
@@ -120,14 +121,14 @@ class BatchAugment(ABC):
         return Plan(random[:, 0] < self.prob, self.settings(random[:, 1:], sides))
 
     def apply(self, images: Tensor, plan: Plan) -> Tensor:
-        """Carries a plan out; uint8 images that it leaves alone may stay uint8.
+        """Apply a plan; uint8 images that are not changed may stay uint8.
 
         Args:
-            images: Shape `(N, 1, H, W)`, uint8, or float32 in `[0, 1]`; not written into.
-            plan: Of the N images.
+            images: Shape `(N, 1, H, W)`, uint8, or float32 in `[0, 1]`; not modified.
+            plan: The plan of the N images.
 
         Returns:
-            Images of shape `(N, 1, H, W)`; the very same tensor where nothing is changed.
+            Images of shape `(N, 1, H, W)`; the same tensor if no image is changed.
         """
         chosen = plan.chosen.nonzero()[0]
         if len(chosen) == 0:
@@ -142,60 +143,60 @@ class BatchAugment(ABC):
 
     @abstractmethod
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Decides how images are changed, for a whole batch at once.
+        """Compute the parameters of the change for a whole batch.
 
         Args:
             random: Shape `(N, NUM_UNIFORMS - 1)`, each in `[0, 1)`.
             sides: Rows and columns of the images.
 
         Returns:
-            Shape `(N, S)`, with the meaning that `change` gives them.
+            Shape `(N, S)`; the S parameters are those of `change`.
         """
 
     @abstractmethod
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Changes every image.
+        """Change every image.
 
         Args:
-            images: Shape `(N, 1, H, W)`, at least one, float32 in `[0, 1]` (uint8 too where
-                `reads_bytes`); not to be written into.
+            images: Shape `(N, 1, H, W)`, at least one, float32 in `[0, 1]` (also uint8 if
+                `reads_bytes`); must not be modified.
             settings: Shape `(N, S)`.
 
         Returns:
-            Float32 of the same shape, in `[0, 1]` but for rounding.
+            Float32 of the same shape, in `[0, 1]` except for rounding.
         """
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Float32 images in `[0, 1]`: uint8 ones divided by 255, others as they are."""
+    """Return float32 images in `[0, 1]`: uint8 ones divided by 255, others unchanged."""
     return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
 
 
 def to_device(values: NDArray[np.generic], images: Tensor) -> Tensor:
-    """Numbers beside images, as integers or float32, without waiting for a GPU."""
+    """Copy numbers to the images' device, as integers or float32, without waiting for a GPU."""
     numbers = torch.from_numpy(values)
     dtype = torch.float32 if numbers.is_floating_point() else numbers.dtype
     return numbers.to(dtype).to(images.device, non_blocking=True)
 
 
 def within(random: Uniforms, bounds: tuple[float, float]) -> Uniforms:
-    """Stretches uniforms over a range."""
+    """Scale uniforms to a range."""
     low, high = bounds
     return low + (high - low) * random
 
 
 def require(condition: bool, name: str, rule: str, value: object) -> None:
-    """Refuses a setting.
+    """Check a setting.
 
     Raises:
-        RecipeError: If the condition does not hold.
+        RecipeError: If the condition is false.
     """
     if not condition:
         raise RecipeError(f"{name} must be {rule}, got {value}")
 
 
 def require_range(name: str, bounds: tuple[float, float], rule: str, *, high: float = 1e9) -> None:
-    """Refuses a range that is no pair of numbers above 0, in order and up to `high`.
+    """Check that a range is a pair of numbers above 0, in order and up to `high`.
 
     Raises:
         RecipeError: If it is not.
@@ -205,17 +206,17 @@ def require_range(name: str, bounds: tuple[float, float], rule: str, *, high: fl
 
 
 def augment_batch(transforms: Sequence[BatchAugment], images: Tensor, seeds: Tensor) -> Tensor:
-    """Changes each image of a batch by its own seed.
+    """Change each image of a batch by its own seed.
 
-    What becomes of an image depends on its pixels, its seed and the list alone: not on the batch,
-    its place there, global random state or the number of threads and workers, to the last bit on
-    the CPU. A GPU makes the same draws; its pixels differ by rounding, and by the noise of
-    `RandomNoise`, which is another of the same deviation.
+    The result for an image depends only on its pixels, its seed and the list of transforms. On the
+    CPU it is bit-identical for any batch, position, global random state and number of threads or
+    workers. A GPU makes the same draws. Its pixels differ by rounding, and `RandomNoise` draws
+    other noise of the same deviation.
 
     Args:
-        transforms: In this order; each one's draws depend on its place.
+        transforms: Applied in this order; the draws of a transform depend on its position.
         images: Shape `(N, 1, H, W)`, uint8, or float32 in `[0, 1]`; on any device.
-        seeds: Shape `(N,)`, int64 in `[0, 2**32)`; where they are on a GPU, it is waited for.
+        seeds: Shape `(N,)`, int64 in `[0, 2**32)`; seeds on a GPU make the call wait for it.
 
     Returns:
         Float32 in `[0, 1]`, shape `(N, 1, H, W)`, on the images' device, with its own memory.
@@ -235,7 +236,7 @@ def augment_batch(transforms: Sequence[BatchAugment], images: Tensor, seeds: Ten
     ]
     images = images.contiguous()
     done = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-    # One by one they stay in a core's cache, and no batch can change how they are rounded.
+    # One image at a time fits in a core's cache, and its rounding does not depend on the batch.
     step = 1 if images.device.type == "cpu" else max(len(images), 1)
     for start in range(0, len(images), step):
         part = slice(start, start + step)
@@ -254,5 +255,6 @@ def _check(images: Tensor, seeds: Tensor) -> None:
         raise DataError(f"images must be uint8 or float32, got {images.dtype}")
     if tuple(seeds.shape) != shape[:1] or seeds.dtype != torch.int64:
         raise DataError(
-            f"seeds must be int64 of shape ({shape[0]},), got {seeds.dtype} of {tuple(seeds.shape)}"
+            f"seeds must be int64 of shape ({shape[0]},), "
+            f"got {seeds.dtype} of shape {tuple(seeds.shape)}"
         )

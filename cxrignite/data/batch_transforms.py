@@ -1,4 +1,4 @@
-"""Random changes of images: framing, grey values, noise, sharpness, and a part that is hidden."""
+"""Random transforms of images: geometry, grey values, noise, sharpness and erasing."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from cxrignite.data.reading import Size
 
 
 class RandomAffine(BatchAugment):
-    """Magnifies an image about its centre, turns it and moves it, in one resampling.
+    """A random magnification about the centre, rotation and shift, in one resampling.
 
-    What comes from outside the image is 0, as an image beside its field is black; in between pixels
-    it is bilinear. Each setting is drawn on its own. Rows and columns are magnified each by its
-    own: chests differ in breadth for their height. Drawn evenly is 1 / magnification, the step from
-    one pixel that is read to the next.
+    Pixels from outside of the image are 0, since X-rays are black outside of their field.
+    Interpolation is bilinear. Each setting is drawn independently. Rows and columns are magnified
+    separately, since chests differ in the ratio of width to height. The uniform draw is of
+    1 / magnification, the step from one sampled pixel to the next.
 
     Args:
         prob: Probability that an image is changed, in `[0, 1]`.
-        rotate: Largest angle in radians, either way, in `[0, pi]`.
+        rotate: Largest angle in radians, in either direction, in `[0, pi]`.
         scale: Lowest and highest magnification, above 0; 1 keeps the size, 2 shows half the chest
             at twice its size.
-        shift: Largest move as a share of the image's side, either way, in `[0, 1]`.
+        shift: Largest shift as a share of the image's side, in either direction, in `[0, 1]`.
 
     Raises:
         RecipeError: If a setting is out of range.
@@ -59,27 +59,27 @@ class RandomAffine(BatchAugment):
         self.shift = shift
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Places to read: for column and row, the step a row, the step a column, and the start.
+        """Return the sampling grid: for column and row, the step per row and column, and the start.
 
-        Positions count in half sides from the centre.
+        Positions are in half sides from the centre.
         """
         low, high = self.scale
         angle = within(random[:, 0], (-self.rotate, self.rotate))
         step_row, step_column = within(random[:, 1:3], (1 / high, 1 / low)).T
         moved = within(random[:, 3:5], (-2 * self.shift, 2 * self.shift)).T
         aspect = sides[0] / sides[1]
-        # Back out of the shift, against an anticlockwise turn, out of the magnification.
+        # The inverse of shift, anticlockwise rotation and magnification.
         column = np.stack([-np.sin(angle) * aspect, np.cos(angle)]) * step_column
         row = np.stack([np.cos(angle), np.sin(angle) / aspect]) * step_row
         starts = [-(part * moved).sum(axis=0) for part in (column, row)]
         return np.stack([*column, starts[0], *row, starts[1]], axis=1)
 
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Resamples every image."""
+        """Resample every image."""
         steps = to_device(settings, images).view(-1, 2, 3, 1, 1)
-        # Pixel centres, where -1 and 1 are the edges: right for a side of one pixel too. Both
-        # planes of the grid lie whole in memory, which `grid_sample` reads as fast and which is
-        # written six times as fast as `affine_grid` writes its own.
+        # Pixel centres; the edges are -1 and 1, so a side of one pixel works too. Each plane of the
+        # grid is contiguous: `grid_sample` reads it as fast, and it is written six times as fast as
+        # the grid of `affine_grid`.
         rows, columns = (_centres(side, images) for side in images.shape[-2:])
         grid = (steps[:, :, 0] * rows[:, None] + steps[:, :, 2]) + steps[:, :, 1] * columns
         return functional.grid_sample(
@@ -96,22 +96,22 @@ def _centres(side: int, images: Tensor) -> Tensor:
     return torch.linspace(-edge, edge, side, device=images.device)
 
 
-# torch hands longer runs to several threads, and a power's last bit depends on where they are cut.
+# torch divides longer runs among threads, and the last bit of a power depends on the division.
 _SERIAL_RUN = 2**14
 
 
 class RandomIntensity(BatchAugment):
-    """Gamma, then contrast about the image's mean, then an offset, clamped to `[0, 1]`.
+    """A random gamma, then contrast about the image's mean, then an offset, clamped to `[0, 1]`.
 
-    Each of the three is drawn, and left out, on its own. First in a list it is fastest: gamma is
-    then looked up for 256 grey levels.
+    Each of the three is drawn, and left out, independently. It is fastest as the first transform of
+    a list: gamma is then a lookup table of 256 grey levels.
 
     Args:
         prob: Probability of each of the three, in `[0, 1]`.
         gamma: Lowest and highest exponent of the grey value, above 0; above 1 darkens.
-        contrast: Largest change of the contrast, either way, in `[0, 1]`: 0.4 draws factors from
+        contrast: Largest change of the contrast, up or down, in `[0, 1]`: 0.4 draws factors from
             0.6 to 1.4.
-        brightness: Largest offset, either way, as a share of full white, in `[0, 1]`.
+        brightness: Largest offset, up or down, as a share of full white, in `[0, 1]`.
 
     Raises:
         RecipeError: If a setting is out of range.
@@ -135,34 +135,35 @@ class RandomIntensity(BatchAugment):
         self.brightness = brightness
 
     def plan(self, random: Uniforms, sides: Size) -> Plan:
-        """Chooses images that at least one of the three changes.
+        """Choose the images that at least one of the three changes.
 
         Args:
-            random: Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`: the first three decide, one each.
+            random: Shape `(N, NUM_UNIFORMS)`, each in `[0, 1)`: the first three numbers select the
+                three changes.
             sides: Rows and columns of the images.
 
         Returns:
-            The plan of N images, where what is left out has no effect.
+            The plan of N images; a change that is left out has neutral settings.
         """
         drawn: NDArray[np.bool_] = random[:, :3] < self.prob
         settings = np.where(drawn, self.settings(random[:, 3:], sides), [1.0, 1.0, 0.0])
         return Plan(np.logical_or.reduce(drawn, axis=1), settings)
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Exponent, factor of the contrast, offset."""
+        """Return the exponent, the factor of the contrast and the offset."""
         contrast, brightness = self.contrast, self.brightness
         ranges = [self.gamma, (1 - contrast, 1 + contrast), (-brightness, brightness)]
         return np.stack([within(random[:, each], ranges[each]) for each in range(3)], axis=1)
 
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Changes the grey values of every image."""
+        """Change the grey values of every image."""
         pixels = self._powers(images, settings[:, 0])
         if (settings[:, 1:] == [1.0, 0.0]).all():
             return pixels
         factor, offset = (
             to_device(settings[:, each], images)[:, None, None, None] for each in (1, 2)
         )
-        # Row by row: the sum of a whole image would be cut by the number of threads.
+        # Row by row: the sum of a whole image would depend on the number of threads.
         mean = pixels.mean(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
         return (pixels * factor).add_(mean * (1 - factor) + offset).clamp_(0.0, 1.0)
 
@@ -188,12 +189,12 @@ class RandomIntensity(BatchAugment):
 
 
 class RandomNoise(BatchAugment):
-    """Adds Gaussian noise to every pixel, as a low dose does, and clamps to `[0, 1]`.
+    """Gaussian noise on every pixel, as from a low dose, clamped to `[0, 1]`.
 
     Args:
         prob: Probability that an image is changed, in `[0, 1]`.
-        std: Largest deviation of the noise as a share of full white, in `[0, 1]`; an image's own is
-            drawn evenly from 0 to it.
+        std: Largest deviation of the noise as a share of full white, in `[0, 1]`; that of an image
+            is drawn uniformly from 0 to `std`.
 
     Raises:
         RecipeError: If a setting is out of range.
@@ -205,11 +206,11 @@ class RandomNoise(BatchAugment):
         self.std = std
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Deviation, and the seed of the pixels' noise, an integer below 2**53."""
+        """Return the deviation, and the seed of the pixels' noise, an integer below 2**53."""
         return np.stack([random[:, 0] * self.std, random[:, 1] * 2**53], axis=1)
 
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Makes every image noisy."""
+        """Add noise to every image."""
         noisy = torch.empty_like(images)
         generator = torch.Generator(images.device)
         for noise, (std, seed) in zip(noisy, settings.tolist(), strict=True):
@@ -218,13 +219,13 @@ class RandomNoise(BatchAugment):
 
 
 class RandomErase(BatchAugment):
-    """Paints one rectangle over, so that no single place decides.
+    """A random rectangle of one grey value, so that the model does not rely on a single region.
 
     Args:
         prob: Probability that an image is changed, in `[0, 1]`.
         size: Lowest and highest side of the rectangle as a share of the image's, in `(0, 1]`;
-            height and width are drawn each on its own, and the rectangle lies inside the image.
-        value: What it is painted with, in `[0, 1]`.
+            height and width are drawn independently, and the rectangle is inside the image.
+        value: Grey value of the rectangle, in `[0, 1]`.
 
     Raises:
         RecipeError: If a setting is out of range.
@@ -240,13 +241,13 @@ class RandomErase(BatchAugment):
         self.value = value
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """The rectangle: first row and column, and those just beyond it."""
+        """Return the rectangle: first row and column, and those just beyond it."""
         sizes = np.maximum(np.rint(within(random[:, :2], self.size) * sides), 1)
         starts = np.floor(random[:, 2:4] * (np.array(sides) - sizes + 1))
         return np.hstack([starts, starts + sizes])
 
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Paints a rectangle over in every image."""
+        """Fill a rectangle in every image."""
         erased = images.clone()
         boxes = settings.astype(int).tolist()
         for image, (top, left, bottom, right) in zip(erased, boxes, strict=True):
@@ -254,14 +255,14 @@ class RandomErase(BatchAugment):
         return erased
 
 
-_TRUNCATE = 4.0  # deviations after which the kernel ends, as scipy's and MONAI's
+_TRUNCATE = 4.0  # deviations after which the kernel ends, as in scipy and MONAI
 
 
 class RandomBlur(BatchAugment):
-    """Blurs by a Gaussian, rows and columns alike; beyond its edge an image goes on as it ends.
+    """A Gaussian blur, the same for rows and columns; edge pixels are repeated outwards.
 
-    A weight is the Gaussian's share of a pixel's breadth, not its value at the centre, so that a
-    narrow one blurs by what it should.
+    A weight is the integral of the Gaussian over a pixel, not its value at the centre, so that a
+    narrow Gaussian blurs by the right amount.
 
     Args:
         prob: Probability that an image is changed, in `[0, 1]`.
@@ -277,20 +278,20 @@ class RandomBlur(BatchAugment):
         self.sigma = (sigma[0], sigma[1])
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Weights of the pixels at each distance from 0 on, as far as the widest blur goes."""
+        """Return the weights of pixels at each distance, from 0 to the reach of the widest blur."""
         sigma = within(random[:, :1], self.sigma)
         radii = (_TRUNCATE * sigma + 0.5).astype(int)
         distances = np.arange(int(_TRUNCATE * self.sigma[1] + 0.5) + 1)
         ends = ndtr((distances + 0.5) / sigma), ndtr((distances - 0.5) / sigma)
         weights: NDArray[np.float64] = np.where(distances <= radii, ends[0] - ends[1], 0.0)
-        # Both sides together sum to 1.
+        # The weights of both sides together sum to 1.
         weights /= 2 * weights.sum(axis=1, keepdims=True) - weights[:, :1]
         return weights
 
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Blurs every image."""
-        # Sums of shifted images: a convolution of one channel is slower on the CPU, and is rounded
-        # to TF32 on a GPU.
+        """Blur every image."""
+        # Sums of shifted images: a convolution of one channel is slower on the CPU and rounds to
+        # TF32 on a GPU.
         widest = settings[:, settings.any(axis=0)]
         weights = to_device(widest.T.copy(), images)[..., None, None, None]
         radius = len(weights) - 1
@@ -301,14 +302,14 @@ class RandomBlur(BatchAugment):
 
 
 class RandomLowResolution(BatchAugment):
-    """Shrinks an image, smoothly, and magnifies it again; both bilinear.
+    """A reduction to a lower resolution and back, both bilinear, the first with antialiasing.
 
-    It is antialiased: means of areas, which are uneven where a share is not 1 / 2 or 1 / 3, blur at
-    0.9 nearly as at 0.7.
+    Means of areas are not used: for shares other than 1 / 2 or 1 / 3 their areas are uneven, and
+    0.9 blurs nearly as much as 0.7.
 
     Args:
         prob: Probability that an image is changed, in `[0, 1]`.
-        zoom: Lowest and highest share of the image's sides that it is shrunk to, in `(0, 1]`.
+        zoom: Lowest and highest share of the image's sides to reduce to, in `(0, 1]`.
 
     Raises:
         RecipeError: If a setting is out of range.
@@ -320,11 +321,11 @@ class RandomLowResolution(BatchAugment):
         self.zoom = (zoom[0], zoom[1])
 
     def settings(self, random: Uniforms, sides: Size) -> NDArray[np.float64]:
-        """Rows and columns of the small image."""
+        """Return the rows and columns of the small image."""
         return np.maximum(np.rint(within(random[:, :1], self.zoom) * sides), 1)
 
     def change(self, images: Tensor, settings: NDArray[np.float64]) -> Tensor:
-        """Takes fine detail from every image."""
+        """Remove fine detail from every image."""
         sides = images.shape[-2:]
         done = []
         for image, size in zip(images, settings.astype(int).tolist(), strict=True):
@@ -334,7 +335,7 @@ class RandomLowResolution(BatchAugment):
 
 
 def _weighted_sum(images: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Sums neighbours along a dimension, which gets shorter by the radius at either end."""
+    """Sum weighted neighbours along a dimension, which gets shorter by the radius at both ends."""
     radius = len(weights) - 1
     length = images.shape[dim] - 2 * radius
     total = images.narrow(dim, radius, length) * weights[0]

@@ -1,4 +1,4 @@
-"""Caches on demand: opened where there is a true one, built where there is none."""
+"""Caches on demand: a valid cache is opened, a missing one is built."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from cxrignite.locks import hold_lock
 logger = logging.getLogger(__name__)
 
 RESERVED_BYTES = 2**30
-"""Left free on the disk for checkpoints."""
+"""Number of bytes left free on the disk for checkpoints."""
 
 _NUM_PROBES = 8
 _BATCH_SIZE = 16
@@ -52,58 +52,58 @@ def open_cache(
     *,
     progress: bool = False,
 ) -> ImageCache:
-    """The cache of these images: opened if there is a true one, else built.
+    """Open the cache of these images if a valid one exists, else build it.
 
-    A cache is taken only if the content of every image and the pipeline are the same, it is whole,
-    and a few images that are read afresh give what it holds. Several processes may ask at once: one
-    builds, the others wait.
+    A cache is valid if every file's content and the pipeline are unchanged, the cache is complete,
+    and a few images read again equal those in it. If several processes call this at the same time,
+    one builds and the others wait.
 
     Args:
-        folder: Where caches are kept; made if it is missing.
-        records: With their digests.
-        pipeline: Reads and preprocesses.
-        num_workers: Processes that build; 0 builds in this one.
-        worker_timeout: As of `WorkerLoader`.
-        progress: Show a progress bar on stderr where that is a terminal.
+        folder: The folder of caches; created if it is missing.
+        records: The images, with their digests.
+        pipeline: Reads and preprocesses the images.
+        num_workers: Number of worker processes; 0 builds in this process.
+        worker_timeout: As in `WorkerLoader`.
+        progress: Show a progress bar on stderr if that is a terminal.
 
     Returns:
-        The cache. It names the images that cannot be read.
+        The cache. It lists the images that cannot be read.
 
     Raises:
-        DataError: If the pipeline fails, or gives images of several sizes.
+        DataError: If the pipeline fails, or returns images of several sizes.
         UnreadableImageError: If none of the images can be read.
-        CacheError: If the folder cannot be written to or lacks the room, or the pipeline cannot be
-            written down.
+        CacheError: If the folder cannot be written to or the disk lacks space, or the pipeline has
+            no fingerprint.
     """
     workers = num_workers, worker_timeout
     digests, first = np.unique(as_digests(records), return_index=True)
     distinct = [records[index] for index in first]
     key = hashlib.sha256(pipeline.fingerprint().encode() + digests.tobytes()).hexdigest()[:32]
     path = folder / f"{key}.npy"
-    cache = _true_cache(path, digests, distinct, pipeline)
+    cache = _valid_cache(path, digests, distinct, pipeline)
     if cache is not None:
         return cache
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / "caches.lock", wait=True, is_required=False):
             # Another process may have built it while this one waited.
-            cache = _true_cache(path, digests, distinct, pipeline)
+            cache = _valid_cache(path, digests, distinct, pipeline)
             if cache is None:
                 remove_cache(path)
                 unreadable, blank = _build(path, distinct, pipeline, workers, progress)
                 write_manifest(path, unreadable, blank)
                 cache = ImageCache(path, digests, unreadable, blank)
     except OSError as error:
-        raise CacheError(f"cannot keep a cache in {folder}: {error.strerror or error}") from error
+        raise CacheError(f"cannot write a cache to {folder}: {error.strerror or error}") from error
     return cache
 
 
 def inspected(cache: ImageCache, hashed: Inspection) -> Inspection:
-    """Apply what building a cache found out about images, as if each had been decoded.
+    """Return the inspection with what the cache knows, as if each image had been decoded.
 
     Args:
-        cache: Of these images.
-        hashed: The images with their digests, and those of which not even the bytes can be read.
+        cache: The cache of these images.
+        hashed: The images with their digests, and those whose bytes cannot be read.
     """
     reasons = cache.unreadable
     good = [record for record in hashed.records if record.sha256 not in reasons]
@@ -116,28 +116,28 @@ def inspected(cache: ImageCache, hashed: Inspection) -> Inspection:
     return Inspection(good, [*hashed.unreadable, *bad], blank)
 
 
-def _true_cache(
+def _valid_cache(
     path: Path, digests: NDArray[np.bytes_], records: Sequence[ImageRecord], pipeline: Pipeline
 ) -> ImageCache | None:
-    """The cache in `path`, if it can be trusted."""
+    """Return the cache in `path` if it is valid, else `None`."""
     if not has_manifest(path):
         return None
     try:
         cache = read_cache(path, digests)
         readable = [record for record in records if record.sha256 not in cache.unreadable]
         for record in readable[:: max(1, -(-len(readable) // _NUM_PROBES))]:
-            # The key knows the code only as far as it can be seen from here.
+            # The key covers the user's code only in part: it may call code that changed.
             if not torch.equal(cache.image(record), pipeline.read(record.path)):
-                raise DataError(f"{path} holds another image of {record.name} than is read now")
+                raise DataError(f"{path}: the image of {record.name} differs from the file")
         for record in records:
-            # A disk may have failed for a moment while the cache was built.
+            # Reading may have failed for a moment while the cache was built.
             if record.sha256 in cache.unreadable and _is_readable(record, pipeline):
-                raise DataError(f"{path} lacks {record.name}, which can be read now")
+                raise DataError(f"{path} lacks {record.name}, which is readable now")
     except DataError as error:
-        logger.warning("cache built anew: %s", error)
+        logger.warning("the cache is built again: %s", error)
         return None
     logger.info(
-        "%d images of %d x %d from %s; delete it to have the images read again",
+        "%d images of %d x %d read from the cache %s; delete it to read the files again",
         *(len(records), *cache.image_size, path),
     )
     return cache
@@ -158,17 +158,17 @@ def _build(
     workers: tuple[int, float | None],
     progress: bool,
 ) -> tuple[dict[str, str], list[str]]:
-    """Write the images; give digest and reason of the unreadable, digests of the nearly blank."""
+    """Write the images; return the unreadable ones with reasons, and the nearly blank ones."""
     height, width = _image_size(records, pipeline)
     shape = (len(records), height, width)
     num_bytes = len(records) * height * width
     free = shutil.disk_usage(path.parent).free
     if free < num_bytes + RESERVED_BYTES:
         raise CacheError(
-            f"cannot keep a cache in {path.parent}: it takes {num_bytes:,} bytes beside the "
-            f"{RESERVED_BYTES:,} that stay free, and {free:,} are free"
+            f"cannot write a cache to {path.parent}: it needs {num_bytes:,} bytes plus a reserve "
+            f"of {RESERVED_BYTES:,}, got {free:,} free; free some space or set data.cache: off"
         )
-    # Nodes that share the folder may not see each other's locks, nor each other's processes.
+    # Nodes that share the folder may see neither each other's locks nor each other's processes.
     host = f"{path.stem}.{socket.gethostname()}"
     sweep_temporaries(path.parent, f"{host}.npy")
     temporary = temporary_path(path.with_name(f"{host}.npy"))
@@ -177,7 +177,7 @@ def _build(
         np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with temporary.open("rb+") as file:
             if hasattr(os, "posix_fallocate"):
-                # A disk that is full is an error here, and a crash (SIGBUS) in a memory map.
+                # A full disk raises an error here; a memory map would crash with SIGBUS.
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
             found = _fill(temporary, records, pipeline, workers, progress)
             os.fsync(file.fileno())
@@ -213,11 +213,11 @@ def _fill(
         batch_size=_BATCH_SIZE,
         num_workers=available_workers(workers[0]),
         worker_timeout=workers[1],
-        # Without it the pass draws from the global generator, and shifts dropout.
+        # Without it the pass draws from the global generator, which changes dropout.
         generator=torch.Generator(),
     )
     unreadable, nearly_blank = {}, []
-    # `disable=None` keeps the bar off where stderr is not a terminal.
+    # `disable=None` shows no bar if stderr is not a terminal.
     disable = None if progress else True
     with (
         closing(loader),
@@ -237,7 +237,7 @@ _Outcomes = list[tuple[int, str | None, bool]]
 
 
 class _Rows(Dataset[_Outcomes]):
-    """Fills rows of the cache where it is asked for them, and tells which could not be read."""
+    """A data set whose items fill rows of the cache; each reports if it could not be read."""
 
     def __init__(self, path: Path, table: RecordTable, pipeline: Pipeline) -> None:
         self._path, self._table, self._pipeline = path, table, pipeline
@@ -260,7 +260,7 @@ class _Rows(Dataset[_Outcomes]):
                 return error
             if image.shape != images.shape[1:]:
                 return DataError(
-                    "images must have one size, got {} x {} and {} x {} ({}): "
+                    "images must have one size, got {} x {} and {} x {} ({}); "
                     "set data.image_size".format(*images.shape[1:], *image.shape, path)
                 )
             images[row] = image

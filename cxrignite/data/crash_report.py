@@ -1,8 +1,8 @@
-"""A decoder that crashes names the file it was reading, in threads and worker processes too.
+"""The name of the image file in the report of a decoder's crash, also in threads and workers.
 
-A decoder is native code, and a fault in it ends the process. Nothing can be done then but to print
-what was running. `faulthandler`, which the command line turns on, prints only the names of code: so
-the call that reads a file is code that is named after the file.
+A decoder is native code, and a fault in it ends the process. All that can be done then is to print
+the running code. `faulthandler`, which the command line enables, prints only the names of code.
+Therefore the code that calls the decoder is named after the file.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _STDERR = 2
 
 
 def report_crashes_of_worker() -> None:
-    """Reports a crash of a worker process if the main process does: torch has its own handler."""
+    """Report a crash of a worker process if the main process does: torch has its own handler."""
     if faulthandler.is_enabled():
         faulthandler.disable()
         faulthandler.enable(_STDERR, all_threads=False)
 
 
 def call_named(path: Path | str, function: Callable[..., T], *args: Any) -> T:
-    """Calls a function from code that is named after the file that it reads; takes microseconds.
+    """Call a function from code that is named after the file that it reads; takes microseconds.
 
     Args:
         path: The file.
-        function: What reads it.
+        function: The function that reads it.
         *args: Its arguments.
 
     Returns:
-        What it gives.
+        The function's result.
 
     Raises:
-        CxrIgniteError: If memory ran out, which is no fault of the file.
+        CxrIgniteError: If memory runs out, for which the file is not to blame.
     """
     code = _call.__code__.replace(co_filename=str(path), co_name="read_this_image")
     try:
         result: T = FunctionType(code, {})(function, args)
     except MemoryError as error:
         raise CxrIgniteError(
-            f"out of memory while {path} was read; lower data.num_workers or data.prefetch_factor"
+            f"out of memory while reading {path}; lower data.num_workers or data.prefetch_factor"
         ) from error
     return result
 

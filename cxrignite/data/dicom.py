@@ -1,4 +1,4 @@
-"""A DICOM file to one grey image, and to the patient it is of."""
+"""Reading of a DICOM file: a grey image, and the patient's number."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SAMPLES, _PHOTOMETRIC, _NUM_FRAMES = 0x0028_0002, 0x0028_0004, 0x0028_0008
 _ROWS, _COLUMNS = 0x0028_0010, 0x0028_0011
 _ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x0028_0100, 0x0028_0101, 0x0028_0102, 0x0028_0103
 
-# All that is ever read of an image: nothing here is about the person.
-_WANTED = VALUE_TAGS | {
+# The only elements that are read from an image; none is about the person.
+_IMAGE_TAGS = VALUE_TAGS | {
     *(_SAMPLES, _PHOTOMETRIC, _NUM_FRAMES, _ROWS, _COLUMNS),
     *(_ALLOCATED, _STORED, _HIGH_BIT, _SIGNED),
     *(*FLOAT_PIXEL_DATA, PIXEL_DATA),
 }
-# PS3.3, C.7.6.3.1.2. What else may stand there is not repeated in an error.
+# PS3.3, C.7.6.3.1.2. Errors do not quote any other value.
 _COLOURS = {
     *("PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422"),
     *("YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB"),
@@ -44,10 +44,10 @@ _COLOURS = {
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file's content begins as DICOM does: `DICM` after 128 bytes.
+    """True if a file's content begins like DICOM: `DICM` after 128 bytes.
 
     Args:
-        data: The file's first 132 bytes, or more of them.
+        data: At least the first 132 bytes of the file.
     """
     return data[128:132] == b"DICM"
 
@@ -55,29 +55,28 @@ def is_dicom(data: bytes) -> bool:
 def decode_dicom(
     data: bytes, path: Path | str, grey_scaling: GreyScaling = "file"
 ) -> NDArray[np.uint8]:
-    """Decodes the content of a DICOM file to a grey image.
+    """Decode the content of a DICOM file to a grey image.
 
-    The modality LUT or rescale, then the VOI LUT or else the window, the first where there are
-    several; the whole nominal range of what they give becomes `[0, 255]`, rounded. Where there is
-    neither it is the range of the pixels, if they have more than 8 bits. MONOCHROME1 is inverted
-    last, so that white is always where less radiation came through.
+    First the modality LUT or rescale is applied, then the VOI LUT or else the window; of several,
+    the first. The whole nominal range of the result becomes `[0, 255]`, rounded. Without VOI LUT
+    and window, the range of the pixels is used if they have more than 8 bits. MONOCHROME1 is
+    inverted last, so that white always means less radiation.
 
     Args:
-        data: The file's content, with a preamble or without.
-        path: The file, named in errors.
-        grey_scaling: Which values become black and white, see `GreyScaling`.
+        data: The file's content, with or without a preamble.
+        path: The file, for errors.
+        grey_scaling: Rule for the values that become black and white, see `GreyScaling`.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`.
 
     Raises:
-        UnreadableImageError: If it is not one whole monochrome image of at most 16 bits and
-            `MAX_PIXELS` pixels (by its header, before anything is decoded), or its header asks for
-            something that cannot be done as it stands, such as a window without a width, or it is
-            compressed and the decoder is not installed.
+        UnreadableImageError: If it is not one complete monochrome image of at most 16 bits and
+            `MAX_PIXELS` pixels (by its header, before decoding). Also if a setting of the header is
+            not valid, such as a window without a width, or a decoder is not installed.
     """
     try:
-        syntax, header = find_elements(data, frozenset(_WANTED))
+        syntax, header = find_elements(data, frozenset(_IMAGE_TAGS))
         pixels, is_inverted = _pixel_format(header, path)
         steps = grey_range(header, pixels.bits_stored, pixels.is_signed, grey_scaling)
         bits = stored_bits(header, syntax, pixels)
@@ -90,27 +89,26 @@ def decode_dicom(
     except Exception as error:
         if is_resource_error(error):
             raise
-        # A damaged header leads anywhere, and what it holds must not get into a message.
+        # A damaged header can raise anything, and its content must not be in a message.
         reason = f"its header or its pixel data is damaged ({type(error).__name__})"
         raise UnreadableImageError(path, reason) from None
 
 
 def patient_id(path: Path | str) -> str | None:
-    """The PatientID that a DICOM file names, to be hashed and never to be shown.
+    """Return the PatientID of a DICOM file, which must be hashed and never shown.
 
-    The issuer of the number is left out: where some files of a patient name it and others do not,
-    the patient would become two, one of them in training and one in the test.
+    The issuer of the number is ignored: if only some files of a patient have it, the patient would
+    count as two, possibly in different splits.
 
     Args:
-        path: The file. Its header is stepped over until the number is found, which may stand out
-            of order.
+        path: The file. Its header is searched up to the number, even if that is out of order.
 
     Returns:
-        The number; `None` where it is empty, or the file is no DICOM file.
+        The number; `None` if it is empty, or the file is not DICOM.
 
     Raises:
-        UnreadableImageError: If the file cannot be read, or is damaged before where a PatientID
-            belongs.
+        UnreadableImageError: If the file cannot be read, or is damaged before the position of a
+            PatientID.
     """
     try:
         with open(path, "rb") as file, contextlib.ExitStack() as stack:
@@ -121,7 +119,7 @@ def patient_id(path: Path | str) -> str | None:
             raw = header.raw(_PATIENT_ID)
     except DicomRefusal as refusal:
         raise UnreadableImageError(path, str(refusal)) from None
-    except (OSError, ValueError) as error:  # a ValueError is an empty file's
+    except (OSError, ValueError) as error:  # an empty file raises ValueError
         reason = getattr(error, "strerror", None) or "the file is empty"
         raise UnreadableImageError(path, reason) from None
     try:
@@ -132,11 +130,11 @@ def patient_id(path: Path | str) -> str | None:
 
 
 def _pixel_format(header: Elements, path: Path | str) -> tuple[PixelFormat, bool]:
-    """What the header says of the pixels, and whether the least value is white."""
+    """Return the pixel format in the header, and True if the lowest value is white."""
     if any(tag in header for tag in FLOAT_PIXEL_DATA):
         raise DicomRefusal("its pixels are floating point numbers, which is not supported")
     if PIXEL_DATA not in header:
-        raise DicomRefusal("it holds no pixel data")
+        raise DicomRefusal("it has no pixel data")
     photometric = header.text(_PHOTOMETRIC)
     if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
         found = (
@@ -147,16 +145,16 @@ def _pixel_format(header: Elements, path: Path | str) -> tuple[PixelFormat, bool
         )
     samples = header.number(_SAMPLES)
     if samples not in (None, 1):
-        raise DicomRefusal(f"it has {samples} samples a pixel, must have 1")
+        raise DicomRefusal(f"it must have 1 sample per pixel, got {samples}")
     frames = header.text(_NUM_FRAMES)
     try:
-        num_frames = float(frames or 1)  # "01" and "1.0" are written, too
+        num_frames = float(frames or 1)  # some files have "01" or "1.0"
     except ValueError:
         num_frames = math.nan
     if num_frames not in (0, 1):
         is_number = math.isfinite(num_frames)
-        count = f"{num_frames:g} frames" if is_number else "a number of frames that is none"
-        raise DicomRefusal(f"it has {count}, must have 1")
+        count = f"{num_frames:g}" if is_number else "a text that is not a number"
+        raise DicomRefusal(f"it must have 1 frame, got {count}")
     rows, columns = header.number(_ROWS) or 0, header.number(_COLUMNS) or 0
     if min(rows, columns) < 1:
         raise DicomRefusal(f"its header claims {columns} x {rows} pixels")

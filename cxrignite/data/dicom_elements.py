@@ -1,10 +1,9 @@
-"""The elements of a DICOM file: found by walking over lengths, read only when asked for.
+"""The elements of a DICOM file: found by their lengths, read only on demand.
 
-`pydicom.dcmread` would do, were it not for three things. It converts what it finds, and its
-warnings quote values that it could not convert. It inflates a deflated file before anyone can
-refuse to. And it always reads the character set, and sequences of undefined length with all that is
-in them. An image needs two dozen elements, none of them about a person: here no other element's
-value is ever touched.
+`pydicom.dcmread` is not used for three reasons. It converts values, and its warnings quote those
+that it cannot convert. It inflates a deflated file before its size can be checked. And it always
+reads the character set, and complete sequences of undefined length. An image needs two dozen
+elements, none of them about a person: no other element's value is read here.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_ELEMENTS = 1_000_000
-"""Images have a few hundred. A file made of empty elements would keep us busy for minutes."""
+"""Limit of elements per file. Images have a few hundred; empty elements could take minutes."""
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -30,7 +29,7 @@ PIXEL_DATA = 0x7FE0_0010
 FLOAT_PIXEL_DATA = (0x7FE0_0008, 0x7FE0_0009)
 
 UNDEFINED = 0xFFFF_FFFF
-_SWAPPED_8 = 0x0800  # how group 8, the first one, looks in big endian
+_SWAPPED_8 = 0x0800  # the first group, 8, in big endian
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 
 # PS3.5, tables 7.1-1 and 7.1-2: the length has four bytes after two reserved ones, or two.
@@ -42,16 +41,16 @@ Content = bytes | mmap.mmap
 
 
 class DicomRefusal(Exception):
-    """Why a file is not read, in words that hold nothing of what its header holds."""
+    """The reason why a file is not read, without any content of its header."""
 
 
 class Element(NamedTuple):
-    """Where a value lies.
+    """The position of a value.
 
     Attributes:
-        vr: Its value representation, empty where the file does not say.
+        vr: Its value representation, empty if the file does not give it.
         start: The value's first byte.
-        length: In bytes as the header claims, perhaps beyond the file's end; or `UNDEFINED`.
+        length: Bytes that the header claims, perhaps beyond the file's end; or `UNDEFINED`.
     """
 
     vr: bytes
@@ -64,10 +63,10 @@ class Elements:
 
     Args:
         data: The whole file.
-        found: Where each element's value lies.
-        implicit: Whether the value representations are left out.
+        found: Position of each element's value.
+        implicit: True if the file has no value representations.
         order: `<` for little endian, `>` for big.
-        end: Where the walk over them ended.
+        end: Position of the end of the search.
     """
 
     def __init__(
@@ -86,29 +85,29 @@ class Elements:
         return self._found[tag]
 
     def raw(self, tag: int) -> bytes:
-        """The bytes of a value, empty where there is none."""
+        """Return the bytes of a value, empty if there is none."""
         element = self._found.get(tag)
         return b"" if element is None else self.data[element.start : element.start + element.length]
 
     def words(self, tag: int) -> NDArray[np.uint16]:
-        """A value's 16-bit words, taken as unsigned."""
+        """Return a value's 16-bit words, taken as unsigned."""
         raw = self.raw(tag)
         return np.frombuffer(raw[: len(raw) // 2 * 2], f"{self.order}u2")
 
     def number(self, tag: int) -> int | None:
-        """A value's first 16-bit word, `None` where it has none."""
+        """Return a value's first 16-bit word, `None` if it has none."""
         words = self.words(tag)
         return int(words[0]) if len(words) else None
 
     def text(self, tag: int) -> str:
-        """A value's text without its padding, `?` for what is not ASCII."""
+        """Return a value's text without padding; `?` replaces what is not ASCII."""
         return self.raw(tag).decode("ascii", "replace").replace("\ufffd", "?").strip(" \0")
 
-    def first_item(self, tag: int, wanted: frozenset[int]) -> Elements | None:
-        """The first item of a sequence, `None` where it has none.
+    def first_item(self, tag: int, tags: frozenset[int]) -> Elements | None:
+        """Return some elements of the first item of a sequence, `None` if it has no item.
 
         Raises:
-            DicomRefusal: If what the tag has is no sequence.
+            DicomRefusal: If the tag's value is not a sequence.
         """
         element = self._found.get(tag)
         if element is None or element.length == 0:
@@ -120,35 +119,36 @@ class Elements:
             return None
         start, length = head[2:]
         end = len(self.data) if length == UNDEFINED else start + length
-        return _walk(self.data, start, end, self._implicit, self.order, wanted)
+        return _walk(self.data, start, end, self._implicit, self.order, tags)
 
 
-def find_elements(data: Content, wanted: frozenset[int]) -> tuple[str, Elements]:
-    """Finds some elements of a DICOM file's top level.
+def find_elements(data: Content, tags: frozenset[int]) -> tuple[str, Elements]:
+    """Find some elements of a DICOM file's top level.
 
     Args:
-        data: The file, with its preamble or without.
-        wanted: Their tags. The walk ends once all of them are found, or at the file's end: elements
-            may be out of order. Damage behind the greatest of them is not an error.
+        data: The file, with or without its preamble.
+        tags: Their tags. The search ends once all of them are found, or at the file's end, since
+            elements may be out of order. Damage behind the highest tag is not an error.
 
     Returns:
-        The transfer syntax's UID, guessed where the file does not give it, and the elements.
+        The transfer syntax's UID, guessed if the file does not give it, and the elements.
 
     Raises:
-        DicomRefusal: If it is no DICOM file, is damaged or cut within its header, or is deflated.
+        DicomRefusal: If it is not a DICOM file, its header is damaged or truncated, or it is
+            deflated.
     """
     start = 132 if data[128:132] == b"DICM" else 0
     first = _head(data, start, False, "<")
     if first is None or (start == 0 and first[0] >> 16 not in (2, 8, _SWAPPED_8)):
         raise DicomRefusal("not a DICOM file")
-    # The group that says how the others are written is always written this way itself.
+    # The group that gives the encoding of the others always has this encoding.
     about = _walk(data, start, len(data), False, "<", frozenset({TRANSFER_SYNTAX_UID}), group=2)
     start = about.end
     syntax = about.text(TRANSFER_SYNTAX_UID)
     if syntax == DEFLATED:
         raise DicomRefusal(
-            "its transfer syntax is Deflated Explicit VR Little Endian, which is not inflated: "
-            "a small file may claim any size"
+            "its transfer syntax is Deflated Explicit VR Little Endian, which is not supported: "
+            "a small file may inflate to any size"
         )
     is_explicit = data[start + 4 : start + 6] in _VRS
     if not syntax and is_explicit and data[start : start + 2] == b"\0\x08":
@@ -156,15 +156,15 @@ def find_elements(data: Content, wanted: frozenset[int]) -> tuple[str, Elements]
     elif not syntax:
         syntax = EXPLICIT_LITTLE if is_explicit else IMPLICIT_LITTLE
     order = ">" if syntax == EXPLICIT_BIG else "<"
-    implicit = syntax == IMPLICIT_LITTLE and not is_explicit  # some that say so are not
-    return syntax, _walk(data, start, len(data), implicit, order, wanted)
+    implicit = syntax == IMPLICIT_LITTLE and not is_explicit  # some files claim it wrongly
+    return syntax, _walk(data, start, len(data), implicit, order, tags)
 
 
 def fragments(data: Content, start: int, order: str) -> Iterator[memoryview]:
-    """The pieces of encapsulated pixel data, without the offset table that is the first one.
+    """Yield the fragments of encapsulated pixel data, without the offset table, which is first.
 
     Raises:
-        DicomRefusal: If one is longer than the file, or something else stands between them.
+        DicomRefusal: If one is longer than the file, or there is other data between them.
     """
     view = memoryview(data)
     is_table = True
@@ -187,25 +187,25 @@ def _walk(
     end: int,
     implicit: bool,
     order: str,
-    wanted: frozenset[int],
+    tags: frozenset[int],
     group: int | None = None,
 ) -> Elements:
-    """Steps from element to element, over what is in sequences without a length too.
+    """Step from element to element, also through sequences without a length.
 
-    A loop and not a recursion: how deep sequences nest is up to whoever wrote the file.
+    This is a loop, not a recursion, since a file may nest sequences to any depth.
     """
     found: dict[int, Element] = {}
-    depth, last, has_passed_last = 0, max(wanted), False
+    depth, last, has_passed_last = 0, max(tags), False
     for _ in range(MAX_ELEMENTS):
         head = _head(data, start, implicit, order) if start < end else None
         if head is None:
             return Elements(data, found, implicit, order, start)
         tag, vr, value, length = head
         if depth == 0:
-            if tag in wanted:
+            if tag in tags:
                 found.setdefault(tag, Element(vr, value, length))
             has_passed_last = has_passed_last or tag >= last
-            if len(found) == len(wanted) if group is None else tag >> 16 != group:
+            if len(found) == len(tags) if group is None else tag >> 16 != group:
                 return Elements(data, found, implicit, order, start)
         if tag in (_ITEM_END, _SEQUENCE_END):
             depth -= 1
@@ -218,20 +218,20 @@ def _walk(
         else:
             value += length
         start = value
-    if has_passed_last:  # nothing but an element out of order could be missing
+    if has_passed_last:  # only elements out of order could be missing
         return Elements(data, found, implicit, order, start)
-    raise DicomRefusal("its header is damaged, or the file is cut")
+    raise DicomRefusal("its header is damaged or truncated")
 
 
 def _head(
     data: Content, start: int, implicit: bool, order: str
 ) -> tuple[int, bytes, int, int] | None:
-    """Tag, value representation, where the value starts, its length; `None` at the file's end."""
+    """Return tag, value representation, start and length of a value; `None` at the file's end."""
     if start + 8 > len(data):
         return None
     group, number, length = struct.unpack_from(order + "HHI", data, start)
     vr = b"" if implicit or group == 0xFFFE else data[start + 4 : start + 6]
-    # Within an explicit file, a sequence of unknown representation is written implicitly.
+    # In an explicit file, a sequence of unknown representation has implicit encoding.
     if vr not in _VRS:
         return group << 16 | number, b"", start + 8, length
     if vr in _SHORT_VRS:

@@ -1,7 +1,7 @@
-"""The stored values of a DICOM image: its pixel data, decoded where it is compressed.
+"""The stored values of a DICOM image: its pixel data, decoded if compressed.
 
-The decoders are called themselves and not by way of pydicom, which takes others where one is not
-installed, warns and goes on where one gives too much, and logs a traceback where one fails.
+The decoders are called directly, not through pydicom: it uses another decoder if one is not
+installed, only warns if one returns too much data, and logs a traceback if one fails.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _BLOCK_PIXELS = 64 * 64
 
 
 class Codec(NamedTuple):
-    """Decoding of a transfer syntax.
+    """The decoder of a transfer syntax.
 
     Attributes:
-        stream: What the streams look like, for `checked_stream`.
-        decode: Gives the values, of any type, `(rows, columns)`.
+        stream: Kind of the streams, for `checked_stream`.
+        decode: Function that returns the values, of any type, `(rows, columns)`.
     """
 
     stream: str
@@ -48,12 +48,12 @@ class Codec(NamedTuple):
 
 
 def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
-    """Decodes a stream whose own header was checked.
+    """Decode a stream whose own header was checked.
 
     Args:
         frame: The whole stream.
         syntax: The transfer syntax's UID, one in `CODECS`.
-        pixels: What the DICOM header says of the pixels.
+        pixels: The pixel format in the DICOM header.
 
     Returns:
         Shape `(rows, columns)`: signed values, or their bits.
@@ -67,34 +67,33 @@ def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
         raise
     except ImportError as error:
         raise DicomRefusal(
-            f"its transfer syntax is {syntax_name(syntax)}, whose decoder is not installed: "
+            f"its transfer syntax is {syntax_name(syntax)}, whose decoder is not installed; "
             "in a checkout, pip install '.[dicom]'"
         ) from error
     except Exception as error:
         if is_resource_error(error):
             raise
-        # What they raise has no form that could be relied on, nor words that help.
+        # The decoders raise exceptions of any type, whose texts do not help.
         raise DicomRefusal(
             f"its pixel data is damaged, or a kind of {syntax_name(syntax)} that is not supported"
         ) from error
 
 
 def syntax_name(syntax: str) -> str:
-    """A transfer syntax in words; what is no known one is not repeated."""
+    """Return the name of a transfer syntax; an unknown UID is not quoted."""
     from pydicom._uid_dict import UID_dictionary
 
-    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a known one"
+    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "unknown"
 
 
 def _jpeg(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
     eight, precision = as_eight_bits(frame)
     if precision:
-        # Unless it is strict it gives garbage for damaged streams without a word, and imagecodecs
-        # cannot be.
+        # Without `strict` it returns garbage for damaged streams and no error, as imagecodecs does.
         plain: NDArray[np.uint8] = simplejpeg.decode_jpeg(eight, "GRAY", strict=True)
         if precision == 8:
             return plain
-    # gdcm ends the process at some damaged files.
+    # gdcm crashes on some damaged files.
     import imagecodecs
 
     values: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
@@ -116,20 +115,20 @@ def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
     while frame[at + 1] != _CODING_STYLE:
         at += 2 + int.from_bytes(frame[at + 2 : at + 4])
     style = at + 12
-    # With a flag that code blocks end in a predictable way, OpenJPEG decodes the same and warns of
-    # each whose coded data is used up too early or too late: of damaged ones, and of no others.
+    # With a flag for a predictable end of code blocks, OpenJPEG decodes the same values. It
+    # then warns of each block whose coded data ends too early or too late: only damaged ones do.
     marked[style] |= 0 if frame[style] & _HIGH_THROUGHPUT else _PREDICTABLE_END
     with _ODD_ENDS as odd:
         values: NDArray[Any] = imagecodecs.jpeg2k_decode(bytes(marked), verbose=2)
         num_odd = odd.count
-    # An encoder that ends nearly all of them in another way has damaged none.
+    # If nearly all blocks end in another way, the encoder is the reason, not damage.
     if 0 < num_odd <= max(4, values.size // _BLOCK_PIXELS // 4):
         raise DicomRefusal(f"its JPEG 2000 stream is damaged, in {num_odd} of its code blocks")
     return values
 
 
 class _OddEnds(logging.Filter, threading.local):
-    """Counts what OpenJPEG warns of in this thread while we decode, and keeps it out of the log."""
+    """A filter that counts OpenJPEG's warnings in this thread and keeps them out of the log."""
 
     _is_decoding = False
     count = 0
@@ -151,10 +150,10 @@ logging.getLogger("imagecodecs").addFilter(_ODD_ENDS)
 
 
 def _rle(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
-    """Bytes by run lengths, the high ones of all pixels before the low ones (PS3.5, annex G)."""
+    """Decode run lengths; the high bytes of all pixels precede the low ones (PS3.5, annex G)."""
     num_segments, size = pixels.bits_allocated // 8, pixels.rows * pixels.columns
     starts = [*struct.unpack_from(f"<{num_segments}I", frame, 4), len(frame)]
-    planes = [_unpacked(frame[each:end], size) for each, end in pairwise(starts)]
+    planes = [_expanded(frame[each:end], size) for each, end in pairwise(starts)]
     return (
         np.frombuffer(b"".join(planes), np.uint8)
         .reshape(num_segments, -1)
@@ -164,12 +163,12 @@ def _rle(frame: bytes, pixels: PixelFormat) -> NDArray[Any]:
     )
 
 
-def _unpacked(segment: bytes, size: int) -> bytes:
-    """Exactly `size` bytes: a damaged run length changes their number."""
+def _expanded(segment: bytes, size: int) -> bytes:
+    """Return exactly `size` bytes; another number means that a run length is damaged."""
     parts, at, left = [], 0, size
     while left > 0:
         header = segment[at]
-        if header == 128:  # stands for nothing
+        if header == 128:  # no data
             at += 1
             continue
         if header < 128:
@@ -181,7 +180,7 @@ def _unpacked(segment: bytes, size: int) -> bytes:
         parts.append(part)
         left, at = left - len(part), end
     if left or segment[at:].strip(b"\0\x80"):
-        raise DicomRefusal("its RLE stream is damaged: it does not hold as many bytes as pixels")
+        raise DicomRefusal("its RLE stream is damaged: its number of bytes differs from its pixels")
     return b"".join(parts)
 
 
@@ -189,7 +188,7 @@ _JPEG = Codec("JPEG", _jpeg)
 _JPEG_LS = Codec("JPEG-LS", _jpeg_ls)
 _JPEG_2000 = Codec("JPEG 2000", _jpeg_2000)
 
-# One for each, so that an image does not depend on what else is installed.
+# One decoder each, so that an image does not depend on the other installed packages.
 CODECS = {
     "1.2.840.10008.1.2.4.50": _JPEG,
     "1.2.840.10008.1.2.4.51": _JPEG,
@@ -210,24 +209,24 @@ Bits = NDArray[np.unsignedinteger[Any]]
 
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG)
 
-# Some writers fill the last block up.
+# Some writers fill the last block.
 _PADDING = 512
 
 
 def stored_bits(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
-    """Each pixel's stored bits, taken as unsigned.
+    """Return each pixel's stored bits, taken as unsigned.
 
     Args:
-        header: The file's elements, its pixel data among them.
+        header: The file's elements, including its pixel data.
         syntax: The transfer syntax's UID.
-        pixels: What the header says of the pixels.
+        pixels: The pixel format in the header.
 
     Returns:
         Shape `(rows, columns)`, below `2**bits_stored`; may be the file's own memory.
 
     Raises:
         DicomRefusal: If the transfer syntax is unknown or its decoder is not installed, or the
-            pixel data is cut, damaged, or not what the header says.
+            pixel data is truncated, damaged, or differs from the header.
     """
     if syntax in _NATIVE:
         return _native(header, syntax, pixels)
@@ -241,16 +240,17 @@ def _native(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
     num_pixels = pixels.rows * pixels.columns
     num_bytes = num_pixels * pixels.bits_allocated // 8
     if element.length == UNDEFINED:
-        raise DicomRefusal("its pixel data is compressed, which its transfer syntax denies")
+        raise DicomRefusal("its pixel data is compressed, but its transfer syntax is not")
     present = min(element.length, len(header.data) - element.start)
     if present < num_bytes:
-        raise DicomRefusal(f"its pixel data is truncated: {present:,} of {num_bytes:,} bytes")
+        raise DicomRefusal(f"its pixel data is truncated: got {present:,} of {num_bytes:,} bytes")
     if element.length - num_bytes > max(_PADDING, num_bytes // pixels.rows - 1):
         raise DicomRefusal(
-            f"its pixel data has {element.length:,} bytes, {num_bytes:,} by its rows and columns"
+            f"its pixel data has {element.length:,} bytes, "
+            f"but its rows and columns need {num_bytes:,}"
         )
     if syntax == EXPLICIT_BIG and pixels.bits_allocated == 8 and element.vr == b"OW":
-        # Two pixels to a word, the second one first.
+        # Two pixels per word, the second one first.
         words = np.frombuffer(header.data, ">u2", present // 2, element.start).astype("<u2")
         bits: Bits = words.view(np.uint8)[:num_pixels]
     else:
@@ -265,17 +265,17 @@ def _native(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
 def _decompressed(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
     element = header[PIXEL_DATA]
     if element.length != UNDEFINED:
-        raise DicomRefusal("its pixel data is not encapsulated, which its transfer syntax asks for")
+        raise DicomRefusal("its pixel data must be encapsulated for its transfer syntax, it is not")
     frame = b"".join(fragments(header.data, element.start, header.order))
     frame = checked_stream(CODECS[syntax].stream, frame, pixels)
     values = decoded(frame, syntax, pixels)
-    if values.itemsize * 8 < pixels.bits_stored:  # by the stream, which may be of fewer bits
+    if values.itemsize * 8 < pixels.bits_stored:  # the stream may have fewer bits
         values = values.astype(f"{values.dtype.kind}2")
     if values.dtype.kind == "i":
         low, high = -(2 ** (pixels.bits_stored - 1)), 2 ** (pixels.bits_stored - 1) - 1
         is_within = low <= values.min() and values.max() <= high
     else:
-        # Of a signed value, the bits above may repeat its sign.
+        # The bits above a signed value may repeat its sign.
         is_within = pixels.is_signed or values.max() < 2**pixels.bits_stored
     if not is_within:
         raise DicomRefusal(f"its pixel data has values of more than {pixels.bits_stored} bits")
@@ -283,7 +283,7 @@ def _decompressed(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
 
 
 def _lowest(bits: Bits, pixels: PixelFormat) -> Bits:
-    """The bits of the value; overlays and signs may lie above."""
+    """Return the bits of the value; the bits above may be overlays or signs."""
     if bits.itemsize * 8 == pixels.bits_stored:
         return bits
     return np.bitwise_and(bits, bits.dtype.type(2**pixels.bits_stored - 1))

@@ -1,4 +1,4 @@
-"""What a compressed stream says of itself, before a decoder believes it and takes the memory."""
+"""Checks of a compressed stream's own header, before a decoder allocates memory for it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 
 from cxrignite.data.dicom_elements import DicomRefusal
 
-# Start of frame of every kind, 0xF7 that of JPEG-LS.
+# Start of frame of every kind; 0xF7 is that of JPEG-LS.
 _FRAME_MARKERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_CODED, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2
 _SCAN, _END, _TILE_PART = 0xDA, 0xD9, 0x90
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _MAX_TILES = 2**14
-_NO_END = "its pixel data is truncated or damaged: the stream does not lead to its end"
+_NO_END = "its pixel data is truncated or damaged: the stream has no end marker"
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How pixels are stored.
+    """The storage format of pixels.
 
     Attributes:
         rows: Rows of the image, at least 1.
         columns: Columns of the image, at least 1.
-        bits_allocated: Bits a pixel takes, 8 or 16.
-        bits_stored: Bits of them that are its value.
-        high_bit: The highest of those.
-        is_signed: Whether a value is two's complement.
+        bits_allocated: Bits per pixel, 8 or 16.
+        bits_stored: Number of these bits that hold the value.
+        high_bit: Position of the value's highest bit.
+        is_signed: True if a value is two's complement.
     """
 
     rows: int
@@ -40,28 +40,28 @@ class PixelFormat:
 
 
 def checked_stream(kind: str, frame: bytes, pixels: PixelFormat) -> bytes:
-    """Refuses a stream that is not the image that its DICOM header describes.
+    """Check that a stream is the image that its DICOM header describes.
 
     Args:
         kind: `JPEG`, `JPEG-LS`, `JPEG 2000` or `RLE`.
-        frame: The whole stream, and perhaps padding behind it.
-        pixels: What the DICOM header says of the pixels.
+        frame: The whole stream, perhaps with padding behind it.
+        pixels: The pixel format in the DICOM header.
 
     Returns:
-        The stream from its start to its end: without a file format around it, nor padding.
+        The stream from its start to its end, without a file format around it or padding.
 
     Raises:
-        DicomRefusal: If the stream's own header says otherwise, its end is missing, or its parts
-            do not follow each other.
+        DicomRefusal: If the stream's own header differs, its end is missing, or its parts are not
+            contiguous.
     """
     return _CHECKS[kind](frame, pixels)
 
 
 def as_eight_bits(frame: bytes) -> tuple[bytes, int]:
-    """A JPEG that says that it has 8 bits, and how many it has; 0 where its coding is another.
+    """Return a JPEG whose header claims 8 bits, and its true bits; 0 if it is not Huffman coded.
 
-    Of 12 bits the coded data is of the same form: what comes out of it is no image, but a decoder
-    of 8 bits notices the same damage.
+    Coded data of 12 bits has the same form. Decoded as 8 bits it is not an image, but the decoder
+    finds the same damage.
 
     Args:
         frame: A stream that was checked.
@@ -75,16 +75,16 @@ def as_eight_bits(frame: bytes) -> tuple[bytes, int]:
     eight = bytearray(frame)
     eight[size_at + 4] = 8
     if frame[size_at + 1] != _PROGRESSIVE:
-        # It has one scan, of everything; some writers claim another, which nobody minds.
+        # It has one scan, with all coefficients; some writers claim otherwise, which is harmless.
         eight[at + 7 : at + 10] = b"\0\x3f\0"
     return bytes(eight), frame[size_at + 4]
 
 
 def _jpeg(next_marker: re.Pattern[bytes]) -> Callable[[bytes, PixelFormat], bytes]:
-    """Walks over a JPEG's segments and scans up to its end.
+    """Return a check that steps over a JPEG's segments and scans up to its end.
 
     Args:
-        next_marker: Finds what ends a scan's coded data, in which some bytes follow an 0xFF.
+        next_marker: Pattern of the marker that ends a scan's coded data, which may contain 0xFF.
     """
 
     def check(frame: bytes, pixels: PixelFormat) -> bytes:
@@ -108,14 +108,14 @@ def _jpeg(next_marker: re.Pattern[bytes]) -> Callable[[bytes, PixelFormat], byte
         if frame[at : at + 2] != bytes([0xFF, _END]):
             raise DicomRefusal(_NO_END)
         if not has_size:
-            raise DicomRefusal("its JPEG stream does not say how large it is")
+            raise DicomRefusal("its JPEG stream must give the image's size, it does not")
         return frame[: at + 2]
 
     return check
 
 
 def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> bytes:
-    """Walks over the tile parts, each of which says how long it is."""
+    """Step over the tile parts by their lengths."""
     frame = _code_stream(frame)
     _check_start(frame, b"\xff\x4f\xff\x51")
     right, bottom, left, top, *tile, samples = struct.unpack_from(">8IH", frame, 8)
@@ -124,58 +124,60 @@ def _jpeg_2000(frame: bytes, pixels: PixelFormat) -> bytes:
         raise DicomRefusal("its JPEG 2000 stream is subsampled or damaged")
     _check_size(bottom - top, right - left, samples, (precision & 0x7F) + 1, pixels)
     num_tiles = -(-(right - tile[2]) // tile[0]) * -(-(bottom - tile[3]) // tile[1])
-    if num_tiles > _MAX_TILES:  # each takes kilobytes, however small it is
-        raise DicomRefusal(f"its JPEG 2000 stream has {num_tiles:,} tiles")
+    if num_tiles > _MAX_TILES:  # even a small tile takes kilobytes
+        raise DicomRefusal(
+            f"its JPEG 2000 stream has {num_tiles:,} tiles, at most {_MAX_TILES:,} are allowed"
+        )
     at, tiles = 2, set()
     while at + 12 <= len(frame) and frame[at] == 0xFF and frame[at + 1] not in (_TILE_PART, _END):
         at += 2 + int.from_bytes(frame[at + 2 : at + 4])
     while at + 12 <= len(frame) and frame[at : at + 2] == bytes([0xFF, _TILE_PART]):
         number, length = struct.unpack_from(">HI", frame, at + 4)
         tiles.add(number)
-        # No length: the last one, up to the end.
+        # Length 0 means the last tile part, up to the end.
         at = at + length if length else max(at + 12, frame.rfind(bytes([0xFF, _END])))
         if 0 < length < 14:
             break
     if frame[at : at + 2] != bytes([0xFF, _END]):
         raise DicomRefusal(_NO_END)
     if tiles != set(range(num_tiles)):
-        raise DicomRefusal(f"its JPEG 2000 stream must hold {num_tiles} tiles, and lacks some")
+        raise DicomRefusal(f"its JPEG 2000 stream must have {num_tiles} tiles, some are missing")
     return frame[: at + 2]
 
 
 def _code_stream(frame: bytes) -> bytes:
-    """Extract the code stream from the boxes of a JP2 file; other streams stay unchanged."""
+    """Return the code stream from the boxes of a JP2 file; other streams are not changed."""
     if not frame.startswith(_JP2):
         return frame
     at = 0
     while at + 16 <= len(frame):
         length, kind = struct.unpack_from(">I4s", frame, at)
         start = at + 8
-        if length == 1:  # it follows, in eight bytes
+        if length == 1:  # the length follows, in eight bytes
             (length,), start = struct.unpack_from(">Q", frame, start), at + 16
         if kind == b"jp2c":
             return frame[start : at + length if length else len(frame)]
         if length < 8:
             break
         at += length
-    raise DicomRefusal("its JPEG 2000 file holds no code stream")
+    raise DicomRefusal("its JPEG 2000 file has no code stream")
 
 
 def _rle(frame: bytes, pixels: PixelFormat) -> bytes:
     if len(frame) < 64 or int.from_bytes(frame[:4], "little") != pixels.bits_allocated // 8:
-        raise DicomRefusal("its RLE stream is damaged, or has other bits than its header says")
+        raise DicomRefusal("its RLE stream is damaged, or its bits differ from its header")
     return frame
 
 
 def _check_start(frame: bytes, start: bytes) -> None:
     if not frame.startswith(start):
-        raise DicomRefusal("its pixel data is not the stream that its transfer syntax asks for")
+        raise DicomRefusal("its pixel data does not match its transfer syntax")
 
 
 def _check_size(rows: int, columns: int, samples: int, precision: int, pixels: PixelFormat) -> None:
-    """Before a decoder believes its stream, and takes the memory that it claims to need."""
+    """Check the size in a stream's header, before a decoder allocates memory for it."""
     if samples != 1:
-        raise DicomRefusal(f"its compressed stream has {samples} samples a pixel, must have 1")
+        raise DicomRefusal(f"its compressed stream must have 1 sample per pixel, got {samples}")
     if (rows, columns) != (pixels.rows, pixels.columns):
         raise DicomRefusal(
             f"its compressed stream claims {columns} x {rows} pixels, "
@@ -183,12 +185,12 @@ def _check_size(rows: int, columns: int, samples: int, precision: int, pixels: P
         )
     if precision > 16:
         raise DicomRefusal(
-            f"its compressed stream has {precision} bits a pixel, at most 16 allowed"
+            f"its compressed stream must have at most 16 bits per pixel, got {precision}"
         )
 
 
 _CHECKS = {
-    # A zero follows an 0xFF of a JPEG's coded data; in JPEG-LS it is a byte below 0x80.
+    # In coded data, 0xFF is followed by a zero in JPEG, and by a byte below 0x80 in JPEG-LS.
     "JPEG": _jpeg(re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")),
     "JPEG-LS": _jpeg(re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")),
     "JPEG 2000": _jpeg_2000,

@@ -1,13 +1,12 @@
-"""What a DICOM's stored values mean: one table from each value that can be stored to a grey level.
+"""Conversion of a DICOM's stored values to grey levels, by a table of all possible values.
 
 The header's steps (modality, value of interest, photometric interpretation; PS3.3, C.11.1 and
-C.11.2) treat pixels one by one, so they are computed once for each of at most 65,536 values and
-looked up for each pixel. That is exact, and the float64 images that the steps would make are never
-there.
+C.11.2) treat pixels independently. They are computed once for each of at most 65,536 values and
+looked up for each pixel. This is exact and needs no float64 images.
 
-Not by pydicom's `apply_modality_lut` and `apply_voi_lut` (3.0.2): over falling values they turn a
-window around, of a table of 4,096 entries of 8 bits they take 3,840 wrong ones, and they do not say
-which results are black and white. Where they are right, the tests hold us to them.
+pydicom's `apply_modality_lut` and `apply_voi_lut` (3.0.2) are not used. They reverse a window over
+falling values, take 3,840 wrong entries of an 8-bit table of 4,096, and do not return which values
+are black and white. The tests compare with them in the cases that they handle correctly.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ VALUE_TAGS = frozenset(
     | {MODALITY_LUT, VOI_LUT}
 )
 
-# Beyond it whole numbers are no longer told apart.
+# Above it, float64 cannot represent every whole number.
 _LARGEST = 2.0**53
 
 
 @dataclass(frozen=True)
 class GreyRange:
-    """Map every value that can be stored, and find which results are black and white.
+    """The result of the header's steps for every possible value, and its range.
 
     Attributes:
-        values: Shape `(2**bits_stored,)`, by the stored bits taken as unsigned.
-        low: The lowest that there could nominally be.
-        high: The highest.
-        scaling: Which of them become black and white; `stored` takes `low` and `high`.
+        values: Shape `(2**bits_stored,)`, indexed by the stored bits taken as unsigned.
+        low: The lowest nominal value.
+        high: The highest nominal value.
+        scaling: Rule for the values that become black and white; `stored` takes `low` and `high`.
     """
 
     values: Values
@@ -52,10 +51,10 @@ class GreyRange:
     scaling: GreyScaling = "stored"
 
     def levels(self, bits: Bits) -> NDArray[np.uint8]:
-        """The grey level of each of `values`.
+        """Return the grey level of each of `values`.
 
         Args:
-            bits: The pixels, which say what is black and white where the file does not.
+            bits: The pixels, which set black and white under `minmax` and `percentiles`.
         """
         low, high = self.low, self.high
         if self.scaling in ("minmax", "percentiles"):
@@ -66,33 +65,34 @@ class GreyRange:
 def grey_range(
     header: Elements, bits_stored: int, is_signed: bool, scaling: GreyScaling = "file"
 ) -> GreyRange:
-    """The steps of a header, for every value that can be stored.
+    """Compute the steps of a header for every possible value.
 
     Args:
-        header: The elements `VALUE_TAGS`, as far as the file has them.
+        header: The elements `VALUE_TAGS` that the file has.
         bits_stored: Bits of a value, 1 to 16.
-        is_signed: Whether they are two's complement.
-        scaling: Which values become black and white; only `file` takes the window or VOI LUT.
+        is_signed: True if values are two's complement.
+        scaling: Rule for the values that become black and white; only `file` applies the window or
+            VOI LUT.
 
     Raises:
-        DicomRefusal: If the header asks for a step that cannot be done as it stands.
+        DicomRefusal: If a step of the header is not valid.
     """
     bits = np.arange(2**bits_stored)
     stored = np.where(bits >= 2 ** (bits_stored - 1), bits - 2**bits_stored, bits)
     values = (stored if is_signed else bits).astype(np.float64)
     with np.errstate(over="ignore"):  # a value far from a narrow window
         modality, has_table = _modality(header, values, is_signed)
-        seen = _voi(header, modality) if scaling == "file" else None
+        displayed = _voi(header, modality) if scaling == "file" else None
     if scaling != "file":
         return replace(modality, scaling=scaling)
-    # Of 8 bits all are shown, as of a JPEG: they were written to be looked at as they are.
-    return seen or replace(
+    # 8-bit values are shown in full, like a JPEG: they were written for display.
+    return displayed or replace(
         modality, scaling="stored" if bits_stored <= 8 and not has_table else "minmax"
     )
 
 
 def _modality(header: Elements, values: Values, is_signed: bool) -> tuple[GreyRange, bool]:
-    """Modality LUT or rescale, and if it is a LUT; without either, the values and their range."""
+    """Apply the modality LUT or rescale, or neither; also return True if it is a LUT."""
     table = _looked_up(header, MODALITY_LUT, "Modality LUT", values, is_signed)
     if table is not None:
         return table, True
@@ -103,12 +103,12 @@ def _modality(header: Elements, values: Values, is_signed: bool) -> tuple[GreyRa
         if not np.abs(values).max() < _LARGEST:
             raise DicomRefusal("its RescaleSlope or RescaleIntercept is too large")
         if not values.min() < values.max():
-            raise DicomRefusal(f"its RescaleSlope makes all values one, got {slope:g}")
+            raise DicomRefusal(f"its RescaleSlope makes all values equal, got {slope:g}")
     return GreyRange(values, values.min(), values.max()), False
 
 
 def _voi(header: Elements, modality: GreyRange) -> GreyRange | None:
-    """VOI LUT, else window, the first where there are several; `None` where there is neither."""
+    """Apply the first VOI LUT, else the first window; return `None` if there is neither."""
     is_signed = modality.low < 0
     table = _looked_up(header, VOI_LUT, "VOI LUT", modality.values, is_signed)
     if table is not None:
@@ -120,13 +120,13 @@ def _voi(header: Elements, modality: GreyRange) -> GreyRange | None:
     function = header.text(WINDOW_FUNCTION) or "LINEAR"
     if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
         raise DicomRefusal(
-            "its VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID, and is something else"
+            "its VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID, got something else"
         )
     least = "at least 1" if function == "LINEAR" else "above 0"
     if width < 1 if function == "LINEAR" else width <= 0:
         raise DicomRefusal(f"its WindowWidth must be {least} for {function}, got {width:g}")
     if function == "SIGMOID":
-        # Its ends are infinitely far away: within [0, 1] without reaching either.
+        # Its ends are infinitely far away: values are in (0, 1).
         power = np.clip(-4 * (modality.values - center) / width, -700, 700)
         return GreyRange(1 / (1 + np.exp(power)), 0, 1)
     if function == "LINEAR":
@@ -139,29 +139,30 @@ def _voi(header: Elements, modality: GreyRange) -> GreyRange | None:
 def _looked_up(
     header: Elements, tag: int, name: str, values: Values, is_signed: bool
 ) -> GreyRange | None:
-    """Values through a lookup table of the header's, `None` where it has none or an empty one.
+    """Apply a lookup table of the header; return `None` if it has none or an empty one.
 
-    Its nominal range is that of its bits. Some tables hold more than their descriptor says: then
-    it ends at the greatest entry.
+    The nominal range is that of the table's bits. Some tables have larger entries than their
+    descriptor allows: then the range ends at the largest entry.
     """
     item = header.first_item(tag, frozenset({_LUT_DESCRIPTOR, _LUT_DATA}))
     if item is None:
         return None
     if not item.raw(_LUT_DESCRIPTOR) and not item.raw(_LUT_DATA):
-        return None  # an empty item, as an empty value, asks for nothing
+        return None  # an empty item has no effect, like an empty value
     descriptor = item.words(_LUT_DESCRIPTOR)
     if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
-        raise DicomRefusal(f"its {name} has a descriptor that makes no sense")
+        raise DicomRefusal(f"its {name} has a descriptor that is not valid")
     num_entries, first, bits = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
-    if first >= 2**15 and (item[_LUT_DESCRIPTOR].vr == b"SS" or (is_signed and not _says_us(item))):
+    vr = item[_LUT_DESCRIPTOR].vr
+    if first >= 2**15 and (vr == b"SS" or (is_signed and vr != b"US")):
         first -= 2**16
     raw = item.raw(_LUT_DATA)
-    # Entries of 8 bits may be cached, two in a word.
-    is_cached = bits == 8 and len(raw) in (num_entries, num_entries + 1) and num_entries > 1
-    entries = np.frombuffer(raw, np.uint8) if is_cached else item.words(_LUT_DATA)
+    # Entries of 8 bits may be stored as two per word.
+    has_bytes = bits == 8 and len(raw) in (num_entries, num_entries + 1) and num_entries > 1
+    entries = np.frombuffer(raw, np.uint8) if has_bytes else item.words(_LUT_DATA)
     if len(entries) < num_entries:
         raise DicomRefusal(
-            f"its {name} has {len(entries)} entries, {num_entries} by its descriptor"
+            f"its {name} must have {num_entries} entries by its descriptor, got {len(entries)}"
         )
     entries = entries[:num_entries]
     index = np.clip(np.floor(values) - first, 0, num_entries - 1).astype(np.int64)
@@ -169,12 +170,8 @@ def _looked_up(
     return GreyRange(entries[index].astype(np.float64), 0, high)
 
 
-def _says_us(item: Elements) -> bool:
-    return item[_LUT_DESCRIPTOR].vr == b"US"
-
-
 def _pair(header: Elements, first: int, second: int, names: str) -> tuple[float, float] | None:
-    """Two numbers that only mean something together, the first of several each."""
+    """Return two numbers that must be given together; of several, the first of each."""
     values = [_first_number(header, tag, names) for tag in (first, second)]
     if values[0] is None and values[1] is None:
         return None
@@ -192,5 +189,5 @@ def _first_number(header: Elements, tag: int, names: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DicomRefusal(f"one of {names} is not a number")
+        raise DicomRefusal(f"{names} must be numbers, got one that is not")
     return number

@@ -1,7 +1,7 @@
-"""The orientation that EXIF names, and nothing else of it.
+"""The orientation in EXIF data; all other EXIF data are ignored.
 
-Pillow reads all of it, raises for some damage and warns of other; a warning cannot be silenced in
-one thread alone.
+Pillow reads all of it, raises for some damage and warns of other. A warning cannot be silenced in
+one thread only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _ORIENTATION = 0x0112
 
 
 def orientation(exif: bytes) -> int:
-    """Finds the orientation in the content of an EXIF segment or chunk.
+    """Return the orientation in the content of an EXIF segment or chunk.
 
     Args:
-        exif: From its TIFF header on.
+        exif: The content, from its TIFF header on.
 
     Returns:
-        1 to 8; 1, as stored, if there is none or EXIF is damaged before it.
+        1 to 8; 1, as stored, if there is none or the EXIF data before it are damaged.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
@@ -30,6 +30,6 @@ def orientation(exif: bytes) -> int:
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at)
             if tag == _ORIENTATION:
                 return value if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:  # it ends before
+    except struct.error:  # the data end too early
         pass
     return 1

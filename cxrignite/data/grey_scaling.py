@@ -1,4 +1,4 @@
-"""From stored values to grey levels: which value becomes black, and which white."""
+"""Scaling of stored values to grey levels between black and white."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 GreyScaling = Literal["file", "stored", "minmax", "percentiles"]
 """The rule for which values become black and white.
 
-`file`: what the file says, by a window or a VOI LUT; a file of more than 8 bits that says nothing
-is scaled as common viewers do, from the least to the greatest value of its pixels. The others
-ignore windows and VOI LUTs. `stored`: all that could be stored. `minmax`: the least and the
-greatest value of the pixels. `percentiles`: their 1st and 99th percentile, the rest is clipped.
+`file`: the window or VOI LUT in the file. A file of more than 8 bits without either is scaled as in
+common viewers, from the lowest to the highest value of its pixels. The other rules ignore windows
+and VOI LUTs. `stored`: the full range that the file format can store. `minmax`: the lowest and the
+highest value of the pixels. `percentiles`: their 1st and 99th percentile; the rest is clipped.
 """
 
 MIN_SHARE = 0.05
-"""Share of the grey range that the middle 98 % of an image's pixels have to use."""
+"""Smallest share of the grey range that the middle 98 % of an image's pixels must use."""
 
 _SHARES = {"minmax": (0.0, 1.0), "percentiles": (0.01, 0.99)}
 _BLOCK = 2**20
@@ -27,12 +27,12 @@ Bits = NDArray[np.unsignedinteger[Any]]
 
 
 def grey_levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
-    """Scales values to `[0, 255]`, rounded; what lies beyond `low` and `high` is clipped.
+    """Scale values to `[0, 255]`, rounded; values outside of `low` and `high` are clipped.
 
     Args:
-        values: Of any shape.
-        low: Becomes 0.
-        high: Becomes 255; all is 0 where it is no more than `low`.
+        values: Any shape.
+        low: The value that becomes 0.
+        high: The value that becomes 255; if it is not above `low`, the result is 0 everywhere.
     """
     if not low < high:
         return np.zeros(values.shape, np.uint8)
@@ -42,23 +42,23 @@ def grey_levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
 def used_range(
     bits: Bits, values: Values, scaling: Literal["minmax", "percentiles"]
 ) -> tuple[float, float]:
-    """The values that become black and white by the pixels of an image.
+    """Return the values of an image that become black and white.
 
     Args:
         bits: The pixels, as indices into `values`.
-        values: Shape `(V,)`, what each stands for.
-        scaling: By which of them; where both percentiles are one value, by all.
+        values: Shape `(V,)`, the value of each index.
+        scaling: The rule; if both percentiles are equal, minimum and maximum are used.
     """
     low, high = _at_shares(bits, values, *_SHARES[scaling])
     return _at_shares(bits, values, 0, 1) if low == high else (low, high)
 
 
 def rescaled(pixels: Bits, scaling: GreyScaling) -> NDArray[np.uint8]:
-    """The grey levels of an image that says nothing of its range, such as a PNG.
+    """Return the grey levels of an image in a format without a window, such as PNG.
 
     Args:
         pixels: Unsigned, of 8 or 16 bits.
-        scaling: How. Under `file` 8 bits stay as they are.
+        scaling: The rule. Under `file`, 8-bit pixels are not changed.
     """
     if pixels.itemsize == 1 and scaling in ("file", "stored"):
         return pixels.astype(np.uint8, copy=False)
@@ -80,10 +80,10 @@ def is_nearly_blank(grey: NDArray[np.uint8]) -> bool:
 
 
 def _at_shares(bits: Bits, values: Values, first: float, second: float) -> tuple[float, float]:
-    """The values below which these shares of the pixels lie."""
+    """Return the values at these shares of the sorted pixels."""
     counts = np.zeros(len(values), np.int64)
     flat = bits.reshape(-1)
-    for start in range(0, flat.size, _BLOCK):  # counting takes eight bytes a pixel
+    for start in range(0, flat.size, _BLOCK):  # counting takes eight bytes per pixel
         counts += np.bincount(flat[start : start + _BLOCK], minlength=len(values))
     order = np.argsort(values, kind="stable")
     ranks = np.maximum(1, np.ceil(np.array([first, second]) * flat.size))

@@ -1,7 +1,7 @@
-"""Preprocessed images in one memory-mapped file, found by the content of their images.
+"""A cache of preprocessed images in one memory-mapped file, found by the content of the files.
 
-A cache is `<key>.npy`, the images, and `<key>.json`, its manifest: a cache is there if its manifest
-is. The key is a digest of what decides the images: the content of every image, and the pipeline.
+A cache is `<key>.npy`, the images, and `<key>.json`, its manifest. It exists if its manifest does.
+The key is a digest of the content of every image file and of the pipeline.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from cxrignite.durable_write import write_durably
 from cxrignite.errors import DataError
 
 MAX_CHECKED_BYTES = 2**32
-"""Up to here the checksum of a cache is worked out whenever it is opened: a second or two."""
+"""Largest size of a cache whose checksum is verified at each opening; it takes 1 to 2 seconds."""
 
 _BLOCK_BYTES = 2**24
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class ImageCache:
-    """The preprocessed images of images.
+    """A cache of preprocessed images.
 
     Args:
         path: The images, a `.npy` file of shape `(N, H, W)` in 8 bits.
-        digests: The images' digests, shape `(N,)`, each once and sorted: row `i` is the image of
+        digests: The files' digests, shape `(N,)`, each once and sorted: row `i` is the image of
             `digests[i]`.
-        unreadable: From the digest of an image that cannot be read to the reason; its row is black.
+        unreadable: Reason by digest for each image that cannot be read; its row is black.
         nearly_blank: Digests of the images that use little of the grey range.
 
     Raises:
@@ -56,62 +56,62 @@ class ImageCache:
         self.unreadable = dict(unreadable)
         self.nearly_blank = frozenset(nearly_blank)
         self._digests = digests
-        # Mapped once and for all: the folder may be deleted while a run reads from it.
+        # Mapped once and kept: the folder may be deleted while a run reads from it.
         self._images = _mapped(path)
         shape = self._images.shape
         if len(shape) != 3 or shape[0] != len(digests):
-            raise DataError(f"{path} must hold {len(digests)} images, got shape {shape}")
+            raise DataError(f"{path} must have {len(digests)} images, got shape {shape}")
         self.image_size: Size = (int(shape[1]), int(shape[2]))
 
     @property
     def num_bytes(self) -> int:
-        """Size of the images."""
+        """Size of the images in bytes."""
         height, width = self.image_size
         return len(self._digests) * height * width
 
     @property
     def fits_in_memory(self) -> bool:
-        """Whether it takes less than half of the memory at hand, and so is read from there."""
+        """True if it takes less than half of the memory, so that reads come from memory."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         with suppress(OSError, ValueError):  # no such group, or `max`
             memory = min(memory, int(_CGROUP_LIMIT.read_text()))
         return 2 * self.num_bytes < memory
 
     def split(self, records: Sequence[ImageRecord]) -> CachedSplit:
-        """The images of some of its images, in their order.
+        """Return the cached images of some records, in their order.
 
         Args:
-            records: Images with a digest.
+            records: Records with a digest.
 
         Raises:
-            DataError: If it does not hold one of them.
+            DataError: If the cache lacks one of them.
         """
-        wanted = as_digests(records)
-        rows = np.searchsorted(self._digests, wanted)
-        found = self._digests[np.minimum(rows, len(self._digests) - 1)] == wanted
+        digests = as_digests(records)
+        rows = np.searchsorted(self._digests, digests)
+        found = self._digests[np.minimum(rows, len(self._digests) - 1)] == digests
         if not found.all():
-            raise DataError(f"{self.path} does not hold {records[int(np.argmin(found))].name}")
+            raise DataError(f"{self.path} lacks {records[int(np.argmin(found))].name}")
         return CachedSplit(self.path, torch.from_numpy(rows), self._images)
 
     def image(self, record: ImageRecord) -> Tensor:
-        """One image, shape `(1, H, W)`, uint8.
+        """Return one image, shape `(1, H, W)`, uint8.
 
         Args:
-            record: An image with a digest.
+            record: A record with a digest.
 
         Raises:
-            DataError: If it does not hold the image.
+            DataError: If the cache lacks the image.
         """
         return self.split([record]).images(torch.tensor([0]))[0]
 
 
 class CachedSplit:
-    """The images of the images of one split; a worker process maps the file, and copies nothing.
+    """The cached images of one split; a worker process maps the file and copies nothing.
 
     Args:
-        path: The images of a cache.
+        path: The file of a cache's images.
         rows: The row of each image, shape `(N,)`, int64.
-        images: The file, mapped; `None` maps it when it is first asked for an image.
+        images: The file, mapped; `None` maps it at the first read.
     """
 
     def __init__(self, path: Path, rows: Tensor, images: NDArray[np.uint8] | None = None) -> None:
@@ -120,7 +120,7 @@ class CachedSplit:
         self._images = images
 
     def images(self, index: Tensor) -> Tensor:
-        """Images of the split, shape `(len(index), 1, H, W)`, uint8, with their own memory.
+        """Return images of the split, shape `(len(index), 1, H, W)`, uint8, copied.
 
         Args:
             index: Positions in the split, int64.
@@ -131,19 +131,19 @@ class CachedSplit:
         return torch.from_numpy(taken).unsqueeze(1)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickled, a memory map would be its content.
+        # Pickling a memory map would copy its content.
         return {**vars(self), "_images": None}
 
 
 def as_digests(records: Sequence[ImageRecord]) -> NDArray[np.bytes_]:
-    """The images' digests, shape `(N,)`."""
+    """Return the records' digests, shape `(N,)`."""
     return np.array([record.sha256 for record in records], dtype="S64")
 
 
 def write_manifest(
     path: Path, unreadable: Mapping[str, str], nearly_blank: Collection[str]
 ) -> None:
-    """Says that the images in `path` are whole.
+    """Write the manifest, which marks the images in `path` as complete.
 
     Raises:
         CxrIgniteError: If it cannot be written.
@@ -158,37 +158,37 @@ def write_manifest(
 
 
 def read_cache(path: Path, digests: NDArray[np.bytes_]) -> ImageCache:
-    """Opens a cache that is whole.
+    """Open a complete cache.
 
     Args:
-        path: Its images.
+        path: The file of its images.
         digests: As in `ImageCache`.
 
     Raises:
-        DataError: If it is cut, damaged, or not a cache.
+        DataError: If it is truncated, damaged, or not a cache.
     """
     manifest = _manifest_path(path)
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        size, checksum, *records = (
+        size, checksum, *findings = (
             content[key] for key in ("bytes", "crc32", "unreadable", "nearly_blank")
         )
         if path.stat().st_size != size:
             raise DataError(f"{path} must have {size} bytes, got {path.stat().st_size}")
         if size <= MAX_CHECKED_BYTES and _checksum(path) != checksum:
-            raise DataError(f"{path} is damaged: its checksum is not that of its manifest")
-        return ImageCache(path, digests, *records)
+            raise DataError(f"{path} is damaged: its checksum differs from its manifest")
+        return ImageCache(path, digests, *findings)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no cache: {error}") from error
+        raise DataError(f"{path} is not a cache: {error}") from error
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether a cache was completed here."""
+    """True if `path` is a complete cache."""
     return _manifest_path(path).is_file()
 
 
 def remove_cache(path: Path) -> None:
-    """Removes a cache, its manifest first."""
+    """Remove a cache, its manifest first."""
     _manifest_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
@@ -200,8 +200,10 @@ def _manifest_path(path: Path) -> Path:
 def _mapped(path: Path) -> NDArray[np.uint8]:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(mapped, np.ndarray) or mapped.dtype != np.uint8:
-        raise DataError(f"{path} must hold 8-bit images")
-    # A plain view of the same memory: indexing `memmap` itself costs more.
+        raise DataError(
+            f"{path} must hold 8-bit images, got {getattr(mapped, 'dtype', type(mapped).__name__)}"
+        )
+    # A plain view of the same memory: indexing a `memmap` is slower.
     return mapped.view(np.ndarray)
 
 

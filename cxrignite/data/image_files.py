@@ -1,4 +1,4 @@
-"""The image files below folders, and what of them is not taken, with its reason."""
+"""Search for image files in folders; files left out are listed with the reason."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from cxrignite.output_marker import OUTPUT_MARKER
 _logger = logging.getLogger(__name__)
 
 _NUM_NAMED = 3
-_DICOM_DIRECTORY = "DICOMDIR"  # lists the files of a medium, and holds no image
+_DICOM_DIRECTORY = "DICOMDIR"  # lists the files of a medium and has no image
 _WRITTEN = "written by cxrignite"
-_HIDDEN = "hidden, by a dot before the name"
+_HIDDEN = "hidden (the name starts with a dot)"
 
 
 class LeftOut(NamedTuple):
-    """Something that looks like an image, or may hold some, and is not taken.
+    """A file or folder that looks like images and is left out.
 
     Attributes:
         path: The file or folder.
-        reason: Why, in a few words.
+        reason: The reason, in a few words.
     """
 
     path: str
@@ -43,24 +43,24 @@ class LeftOut(NamedTuple):
 
 
 def find_images(folder: Path | str) -> tuple[list[str], list[LeftOut]]:
-    """Lists the images of a folder and of all folders below it, linked ones too.
+    """List the images of a folder and of all folders below it, linked ones too.
 
-    A dead link and a folder that cannot be read are listed as files, so that whoever reads them
-    reports them as every other file that cannot be read. A folder that several links lead to is
-    listed once, by its own name if it has one here.
+    A dead link and a folder that cannot be read are listed as files, so that reading them reports
+    them like any other unreadable file. A folder that several links lead to is listed once, by its
+    own name if that is below `folder`.
 
     Args:
-        folder: An existing one.
+        folder: An existing folder.
 
     Returns:
-        The paths of the images by name, and what was left out.
+        The paths of the images, sorted by name, and the files left out.
     """
     files: list[str] = []
     left_out: list[LeftOut] = []
     folders, linked = [str(folder)], list[str]()
     seen: set[tuple[int, int]] = set()
     while folders or linked:
-        # Links last, since what they lead to may have a name of its own here.
+        # Links last, since the folder they lead to may itself be below `folder`.
         here = folders.pop() if folders else linked.pop(0)
         try:
             status = os.stat(here)
@@ -77,7 +77,7 @@ def find_images(folder: Path | str) -> tuple[list[str], list[LeftOut]]:
             continue
         for entry in entries:
             if not _is_folder(entry):
-                reason = _refusal(entry)
+                reason = _reason_to_skip(entry)
                 if reason is None:
                     files.append(entry.path)
                 elif reason:
@@ -90,23 +90,23 @@ def find_images(folder: Path | str) -> tuple[list[str], list[LeftOut]]:
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The images that paths name: files as they are, folders by the images below them.
+    """List the image files that paths name; a folder stands for the images below it.
 
-    What is left out of the folders is logged as a warning, counted and with its reason.
+    Files in folders that are left out are logged as a warning, with their number and the reason.
 
     Args:
-        paths: Files, folders and patterns of either. A file that is missing is listed, since those
-            beside it can be read.
+        paths: Files, folders and patterns of either. A missing file is listed too, so that the
+            others can still be read.
 
     Returns:
-        Each file once, those of a folder by name.
+        Each file once, those of a folder sorted by name.
 
     Raises:
-        DataError: If a folder has no image, a pattern fits none, or all that is named was written
-            by a command.
+        DataError: If a folder has no image, a pattern matches none, or cxrignite itself wrote all
+            the files.
     """
     files: dict[str, None] = {}
-    left_out: dict[LeftOut, None] = {}  # each once, as the files
+    left_out: dict[LeftOut, None] = {}  # each once, like the files
     for path in map(str, paths):
         found: dict[str, None] = {}
         is_pattern = not os.path.exists(path) and glob.has_magic(path)
@@ -120,21 +120,21 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
             else:
                 found[each] = None
         if not found and (is_pattern or os.path.isdir(path)):
-            what = f"the pattern {path} must fit" if is_pattern else f"{path} must hold"
+            what = f"the pattern {path} must match" if is_pattern else f"{path} must contain"
             why = f"; {_summary(left_out)}" if left_out else ""
-            raise DataError(f"{what} an image ({READ_FORMATS}), found none{why}")
+            raise DataError(f"{what} at least one image ({READ_FORMATS}), found none{why}")
         files |= found
     if left_out and not files:
-        raise DataError(f"there must be an image to be read, found none; {_summary(left_out)}")
+        raise DataError(f"the paths must name at least one image, found none; {_summary(left_out)}")
     report_left_out(left_out)
     return [Path(each) for each in files]
 
 
 def report_left_out(left_out: Collection[LeftOut]) -> None:
-    """Logs what was not taken in one line, with its count, its reasons and the first of each.
+    """Log the files left out in one line: their number, the reasons, and the first of each.
 
     Args:
-        left_out: Nothing is logged if it is empty.
+        left_out: The files; nothing is logged if there are none.
     """
     if left_out:
         _logger.warning("%s", _summary(left_out))
@@ -156,10 +156,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _refusal(entry: os.DirEntry[str]) -> str | None:
-    """Reason to leave a file out: `None` if it is an image, empty if it does not look like one."""
+def _reason_to_skip(entry: os.DirEntry[str]) -> str | None:
+    """Return why a file is left out: `None` if it is an image, empty if it looks like no image."""
     name = entry.name
-    # `._person1.jpeg` is what macOS keeps beside a file, and no image.
+    # macOS writes `._person1.jpeg` beside a file; it is not an image.
     if name.startswith("._") or name == _DICOM_DIRECTORY:
         return ""
     if name.startswith("."):
@@ -174,24 +174,24 @@ def _refusal(entry: os.DirEntry[str]) -> str | None:
         return None
     if names_image(name):
         return "of a format that is not read"
-    # PACS name their exports `IM000001` or `1.2.840.10008.5`: only the content tells.
+    # PACS name exported files `IM000001` or `1.2.840.10008.5`: only the content identifies them.
     try:
         with open(entry.path, "rb", buffering=0) as file:
             head = file.read(132)
     except OSError:
-        return "" if names_other(name) else None  # an image that cannot be read, for all we know
+        return "" if names_other(name) else None  # possibly an image that cannot be read
     if is_dicom(head):
         return None
     known = format_of(head)
-    return f"{known} by content and not by name" if known else ""
+    return f"{known} by content but not by name" if known else ""
 
 
 def images_outside(folder: Path, kept: Sequence[str]) -> Iterator[LeftOut]:
-    """The images in a folder that are in none of the folders that are taken.
+    """Yield the images in a folder that are outside of the folders that are read.
 
     Args:
-        folder: An existing one.
-        kept: The names of the folders in it that are taken.
+        folder: An existing folder.
+        kept: Names of the folders in it that are read.
     """
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
@@ -200,7 +200,7 @@ def images_outside(folder: Path, kept: Sequence[str]) -> Iterator[LeftOut]:
     for entry in entries:
         if _is_folder(entry):
             if entry.name not in kept and not entry.name.startswith("."):
-                reason = f"in the folder '{entry.name}', which is none of {', '.join(kept)}"
+                reason = f"in the folder '{entry.name}', not in {', '.join(kept)}"
                 yield from (LeftOut(path, reason) for path in find_images(entry.path)[0])
-        elif _refusal(entry) is None:
+        elif _reason_to_skip(entry) is None:
             yield LeftOut(entry.path, f"in none of the folders {', '.join(kept)}")

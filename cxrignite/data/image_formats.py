@@ -1,4 +1,4 @@
-"""The image formats that are read, and what their files are called."""
+"""The supported image formats, with their suffixes and signatures."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SUFFIXES = {
     "JPEG2000": (".jp2", ".j2k"),
     "DICOM": (".dcm", ".dicom"),
 }
-"""From a format to the suffixes of its files, in lower case; all but DICOM are Pillow's names."""
+"""Suffixes by format, in lower case; the names are Pillow's, except for DICOM."""
 
 IMAGE_SUFFIXES = frozenset(suffix for known in SUFFIXES.values() for suffix in known)
 
 DICOM_SUFFIXES = frozenset(SUFFIXES["DICOM"])
 
 READ_FORMATS = ", ".join(SUFFIXES)
-"""For messages."""
+"""The supported formats as text, for messages."""
 
 PILLOW_FORMATS = tuple(name for name in SUFFIXES if name not in {"JPEG", "PNG", "DICOM"})
-"""The only decoders that Pillow may choose from: the others have stricter ones."""
+"""The formats decoded by Pillow; the others have stricter decoders."""
 
-# Images that `mimetypes` does not know by their names, or not in every version.
+# Suffixes of images that some versions of `mimetypes` do not know.
 _OTHER_SUFFIXES = frozenset(
     (".avif", ".exr", ".fits", ".heic", ".heif", ".hdr", ".jpf", ".jpx", ".jxl", ".mha", ".mhd")
 ) | frozenset((".mrc", ".nii", ".nrrd", ".pgm", ".ppm", ".psd", ".pnm", ".tga", ".dib", ".j2c"))
@@ -42,13 +42,13 @@ _SIGNATURES = {
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case; that of `lung.nii.gz` is `.nii`."""
+    """Return the suffix of a file's name in lower case; that of `lung.nii.gz` is `.nii`."""
     stem, suffix = os.path.splitext(name.lower())
     return os.path.splitext(stem)[1] if suffix in {".gz", ".bz2", ".xz"} else suffix
 
 
 def names_image(name: str) -> bool:
-    """True if a file is called as an image, of whatever format."""
+    """True if a file name is that of an image in any format."""
     suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES or suffix in _OTHER_SUFFIXES:
         return True
@@ -56,12 +56,12 @@ def names_image(name: str) -> bool:
 
 
 def names_other(name: str) -> bool:
-    """True if a file is called as something that is no image, such as `notes.txt`."""
+    """True if a file name is that of something else than an image, such as `notes.txt`."""
     return mimetypes.guess_type(name)[0] is not None and not names_image(name)
 
 
 def format_of(head: bytes) -> str | None:
-    """The format of a file that is no DICOM by its first bytes, `None` if it is none of these."""
+    """Return the format of a file by its first bytes, `None` if unknown; DICOM is not detected."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     return next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)

@@ -1,4 +1,4 @@
-"""Images read once, in their order, with an outcome for each: an image, or why there is none."""
+"""A stream of images, each read once and in order; the result is an image or an error text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cxrignite.errors import CxrIgniteError, DataError, UnreadableImageError
 
 
 class ReadBatch(NamedTuple):
-    """What became of the images of a batch.
+    """A batch of images, with the errors of those that could not be read.
 
     Attributes:
-        images: Of those that were read, shape `(n, 1, H, W)`, uint8; `n` may be 0.
-        positions: Which images they are, `n` positions in the stream's images.
-        failures: From the position of every other image to why it has no image.
-        nearly_blank: Positions of those that use little of the grey range.
+        images: The images that were read, shape `(n, 1, H, W)`, uint8; `n` may be 0.
+        positions: Their `n` positions among the stream's records.
+        failures: Error text by position, for all other images of the batch.
+        nearly_blank: Positions of the images that use little of the grey range.
     """
 
     images: Tensor
@@ -34,18 +34,18 @@ class ReadBatch(NamedTuple):
 
 
 class ImageStream:
-    """Batches of new images in their order; an image that cannot be read costs no other its place.
+    """Batches of new images in their order; an unreadable image does not affect the others.
 
-    No more images are in memory than a few batches a worker process, however many images there are.
+    Memory holds only a few batches per worker process, for any number of images.
 
     Args:
-        records: At least one.
-        pipeline: How each is read and preprocessed.
-        image_size: Rows and columns that an image must come out with.
-        batch_size: Images of each batch but the last.
-        num_workers: Processes that read, one a core at most; 0 reads in this one.
-        prefetch_factor: Batches that each worker keeps ready.
-        worker_timeout: As of `WorkerLoader`.
+        records: At least one record.
+        pipeline: Reads and preprocesses the images.
+        image_size: Rows and columns that an image must have after preprocessing.
+        batch_size: Images per batch; the last one may have fewer.
+        num_workers: Worker processes, at most one per core; 0 reads in this process.
+        prefetch_factor: Batches that each worker prepares ahead.
+        worker_timeout: As in `WorkerLoader`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageStream:
         prefetch_factor: int = 2,
         worker_timeout: float | None = None,
     ) -> None:
-        # No worker is started that would have no batch to read.
+        # No more workers than batches.
         num_workers = min(available_workers(num_workers), -(-len(records) // batch_size))
         self._loader = WorkerLoader(
             _Outcomes(RecordTable(records), pipeline, image_size),
@@ -72,20 +72,20 @@ class ImageStream:
         )
 
     def __len__(self) -> int:
-        """Batches in all."""
+        """Return the number of batches."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[ReadBatch]:
-        """Reads the images from the first on."""
+        """Return an iterator over the batches, from the first."""
         return iter(self._loader)
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """End the worker processes."""
         self._loader.close()
 
 
 class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
-    """Whole batches; what fails is told of its image and not raised, which would end the worker."""
+    """A data set of whole batches; an image's error is returned, since raising ends the worker."""
 
     def __init__(self, table: RecordTable, pipeline: Pipeline, image_size: Size) -> None:
         self._table, self._pipeline, self._image_size = table, pipeline, image_size
@@ -101,9 +101,9 @@ class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
                 nearly_blank += [position] * is_blank
             except UnreadableImageError as error:
                 failures[position] = error.reason
-            except DataError as error:  # of a transform, which this image does not suit
+            except DataError as error:  # a transform cannot handle this image
                 failures[position] = str(error)
-            except CxrIgniteError as error:  # of this process, whatever the image
+            except CxrIgniteError as error:  # the process has a problem, not the image
                 return error
         empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
         stacked = torch.stack(list(images.values())) if images else empty
@@ -113,10 +113,10 @@ class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
         image, is_blank = self._pipeline.read_and_judge(path)
         rows, columns = image.shape[-2:]
         if (rows, columns) != self._image_size:
-            wanted_rows, wanted_columns = self._image_size
+            expected_rows, expected_columns = self._image_size
             raise UnreadableImageError(
                 path,
-                f"it must be {wanted_rows} x {wanted_columns} pixels after preprocessing, as the "
-                f"run's images, got {rows} x {columns}",
+                f"it must have {expected_rows} x {expected_columns} pixels after preprocessing, "
+                f"like the run's images, got {rows} x {columns}",
             )
         return image, is_blank

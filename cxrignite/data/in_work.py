@@ -1,4 +1,4 @@
-"""The file that a worker process is at, for a message should it never answer."""
+"""Notes of the file that each worker process reads, for the message if it hangs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 
 NOTE_BYTES = 4096
-"""Of one worker: as long as a path may be."""
+"""Size of a worker's note, the largest length of a path."""
 
 _kept: tuple[mmap.mmap, int] | None = None
 
 
 def keep_notes(notes: mmap.mmap, worker_id: int) -> None:
-    """Keep the notes of this process from now on.
+    """Set the memory for the notes of this process.
 
     Args:
-        notes: Shared with the main process, `NOTE_BYTES` for each worker.
+        notes: Memory shared with the main process, `NOTE_BYTES` for each worker.
         worker_id: From 0.
     """
     global _kept
@@ -24,7 +24,7 @@ def keep_notes(notes: mmap.mmap, worker_id: int) -> None:
 
 
 def note(path: Path | str) -> None:
-    """Note that this process is at a file; where none keeps notes, nothing.
+    """Note the file that this process reads; do nothing without memory for notes.
 
     Args:
         path: The file.
@@ -36,10 +36,10 @@ def note(path: Path | str) -> None:
 
 
 def read_note(notes: mmap.mmap, worker_id: int) -> str:
-    """The file that a worker noted last; empty where there is none.
+    """Return the file that a worker noted last, empty if there is none.
 
     Args:
-        notes: Shared with the workers.
+        notes: Memory shared with the workers.
         worker_id: From 0.
     """
     start = worker_id * NOTE_BYTES

@@ -1,4 +1,4 @@
-"""Every file read once: is it a whole image, and what is its digest."""
+"""Inspection of image files: each is read once, hashed and checked for completeness."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_images` found.
+    """The result of `inspect_images`.
 
     Attributes:
-        records: The readable images with their `sha256`, in the order they were given.
-        unreadable: An error for each image left out, in that order too.
+        records: The records of readable images with their `sha256`, in the given order.
+        unreadable: An error for each image left out, in the same order.
         nearly_blank: Names of the images that use little of the grey range, see `is_nearly_blank`.
     """
 
@@ -42,11 +42,10 @@ class Inspection:
     nearly_blank: list[str] = field(default_factory=list)
 
     def check_all_readable(self) -> None:
-        """Refuses unreadable images.
+        """Check that all images are readable.
 
         Raises:
-            UnreadableImageError: For the first one; its reason counts the others, so that all can
-                be mended at once.
+            UnreadableImageError: For the first unreadable image, with the number of others.
         """
         if not self.unreadable:
             return
@@ -56,10 +55,10 @@ class Inspection:
         raise first
 
     def log_unreadable(self) -> None:
-        """Log how many images were left out in one line, with the first; the log file has all."""
+        """Log the number of images left out and the first of them; the log file lists all."""
         if not self.unreadable:
             return
-        # A download that is not whole may lack most of them.
+        # An interrupted download may lack most of the images.
         for error in self.unreadable:
             _logger.warning("left out: %s", error, extra=IN_FILE_ONLY)
         first = "; ".join(map(str, self.unreadable[:_NUM_NAMED]))
@@ -81,18 +80,17 @@ def inspect_images(
     grey_scaling: GreyScaling = "file",
     progress: bool = False,
 ) -> Inspection:
-    """Reads each file once, in threads: hashes it and decodes it.
+    """Read, hash and decode each file once, in threads.
 
-    No more images are in memory at a time than there are threads. A file that several images name
-    is read once.
+    Memory holds at most one image per thread. A file that several records name is read once.
 
     Args:
         records: The images to inspect.
         on_unreadable: `raise` stops at the end of the pass, `skip` leaves unreadable images out.
-        decode: Whether to decode too; else a file is unreadable only if its bytes are.
-        size: Rows and columns that they will be read at, which is faster; see `decode_image`.
-        grey_scaling: As they will be read.
-        progress: Show a progress bar on stderr where that is a terminal.
+        decode: Decode the images too. If false, a file is unreadable only if its bytes are.
+        size: Rows and columns that training reads them at, which is faster; see `decode_image`.
+        grey_scaling: The grey scaling that training uses.
+        progress: Show a progress bar on stderr if that is a terminal.
 
     Returns:
         The readable images and the errors of the others.
@@ -123,19 +121,19 @@ def inspect_images(
 def outcomes_of(
     records: Sequence[ImageRecord], read: Callable[[str], T], what: str, *, progress: bool
 ) -> list[T]:
-    """Reads each file once, in a thread a core.
+    """Read each file once, with one thread per core, at most `MAX_THREADS`.
 
     Args:
-        records: Images; a file that several of them name is read once.
-        read: Reads a file.
-        what: What that is, for the progress bar.
-        progress: Show a progress bar on stderr where that is a terminal.
+        records: The images; a file that several of them name is read once.
+        read: Function that reads a file.
+        what: Name of the task, for the progress bar.
+        progress: Show a progress bar on stderr if that is a terminal.
 
     Returns:
-        What `read` gives, for each image.
+        The result of `read` for each record.
     """
     paths = list(dict.fromkeys(record.file for record in records))
-    # Several files a task: to hand a task over takes as long as to hash a small file.
+    # Several files per task: submitting a task takes as long as hashing a small file.
     tasks = [paths[start : start + _TASK_FILES] for start in range(0, len(paths), _TASK_FILES)]
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix=what)
     try:
@@ -143,13 +141,13 @@ def outcomes_of(
         if progress:
             from tqdm import tqdm
 
-            # `disable=None` keeps the bar off where stderr is not a terminal.
+            # `disable=None` shows no bar if stderr is not a terminal.
             results = tqdm(
                 results, total=len(paths), desc=what, unit="img", leave=False, disable=None
             )
         found = dict(zip(paths, results, strict=True))
     finally:
-        # Ended by a signal, the loop has handed over files by the thousand.
+        # If a signal ends the loop, thousands of files may still be queued.
         pool.shutdown(cancel_futures=True)
     return [found[record.file] for record in records]
 

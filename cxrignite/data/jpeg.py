@@ -1,9 +1,9 @@
-"""A JPEG's header, and its pixels from a decoder that takes no damage for an image.
+"""Reading of JPEG headers, and strict decoding of the pixels.
 
 libjpeg warns of damaged pixel data and fills in what is missing; Pillow, OpenCV and imagecodecs
-pass over its warnings. `simplejpeg` makes each an error. It does so for faults of the metadata too
-(a colour profile, the version of JFIF), which it is therefore not given. What it does not notice is
-looked for here: a lost scan, a quantization table that was zeroed.
+ignore its warnings. `simplejpeg` raises an error for each, also for errors in the metadata (a
+colour profile, the version of JFIF), which are therefore removed first. This module checks what
+`simplejpeg` does not: a lost scan and a zeroed quantization table.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cxrignite.errors import UnreadableImageError
 SIGNATURE = b"\xff\xd8"
 
 MAX_SCANS = 100
-"""Encoders make about 10. Each is a pass over the image, and may take only a dozen bytes."""
+"""Limit of scans; encoders make about 10. A scan of a dozen bytes is a pass over the image."""
 
 MAX_SCANNED = 10**9
-"""Pixels times scans: a few seconds of decoding. Leaves 50 scans to 20 megapixels."""
+"""Limit of pixels times scans, a few seconds of decoding: 50 scans for 20 megapixels."""
 
 _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
@@ -52,11 +52,11 @@ class Jpeg(NamedTuple):
     Attributes:
         width: Columns as stored.
         height: Rows as stored.
-        mode: Pillow's word for its pixels: `L`, `RGB` or `CMYK`.
-        orientation: EXIF's, 1 to 8; 1 where EXIF is missing or damaged.
+        mode: Pillow's name of the pixel format: `L`, `RGB` or `CMYK`.
+        orientation: EXIF orientation, 1 to 8; 1 if EXIF is missing or damaged.
         is_lossless: True if it is coded without a transform, and so has no reduced sizes.
         content: The file without its metadata.
-        path: The file, named in errors.
+        path: The file, for errors.
     """
 
     width: int
@@ -73,13 +73,13 @@ class Jpeg(NamedTuple):
         rows: int | None = None,
         columns: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Decodes the pixels as stored, not turned.
+        """Decode the pixels as stored, not rotated.
 
         Args:
-            colours: `CMYK` only for that mode, and then inverted, as Adobe stores it.
-            rows: Decode at the smallest eighth of the size that still has as many rows; `None`
-                takes all.
-            columns: The same of columns.
+            colours: `CMYK` only for that mode; it is inverted, as Adobe stores it.
+            rows: Decode at the smallest multiple of 1/8 of the size that has at least these rows;
+                `None` decodes all.
+            columns: The same for columns.
 
         Returns:
             Shape `(H, W, channels)`; H and W are rounded up to whole pixels.
@@ -89,7 +89,7 @@ class Jpeg(NamedTuple):
             MemoryError: If there is too little memory.
         """
         if self.is_lossless:
-            # At a reduced size the decoder writes past its buffer and ends the process.
+            # At a reduced size the decoder writes past its buffer and crashes.
             rows = columns = None
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
@@ -110,11 +110,14 @@ class Jpeg(NamedTuple):
 
 
 def open_jpeg(data: bytes, path: Path | str) -> Jpeg:
-    """Reads a JPEG's header and checks what it claims.
+    """Read and check a JPEG's header.
 
     Args:
         data: The file's content, which begins with `SIGNATURE`.
-        path: The file, named in errors.
+        path: The file, for errors.
+
+    Returns:
+        The header and the content to decode.
 
     Raises:
         UnreadableImageError: If the header is damaged, claims too much (pixels, memory, scans) or
@@ -151,7 +154,7 @@ def open_jpeg(data: bytes, path: Path | str) -> Jpeg:
         limit = min(MAX_SCANS, MAX_SCANNED // (width * height))
         scans = _check_scans(data, start - 4, kind, components, limit, path)
     if kind in _HUFFMAN:
-        # No code is shorter than a bit; a transform codes 8 x 8 pixels at once.
+        # The shortest code has one bit; a transform codes 8 x 8 pixels at once.
         codes = width * height if kind in _LOSSLESS else -(-width // 8) * -(-height // 8)
         check_content(codes // 8, len(data) - start, path)
     is_lossless = kind in _LOSSLESS
@@ -161,7 +164,7 @@ def open_jpeg(data: bytes, path: Path | str) -> Jpeg:
 
 
 def _segments(data: bytes, at: int, path: Path | str) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment's content, up to the image's end or a scan's data."""
+    """Yield marker, start and end of each segment's content, up to the image's or header's end."""
     while data[at : at + 1] == b"\xff":
         marker = data[at + 1 : at + 2]
         if marker == b"\xff":  # filling
@@ -181,31 +184,31 @@ def _frame(kind: int, body: bytes, path: Path | str) -> tuple[int, int, list[_Co
     if kind & 7 > 4:
         raise UnreadableImageError(path, "it is a hierarchical JPEG, which is not supported")
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
-        raise UnreadableImageError(path, "its JPEG header is damaged: its frame has another length")
+        raise UnreadableImageError(path, "its JPEG header is damaged: its frame has a wrong length")
     precision, height, width, num_components = struct.unpack_from(">BHHB", body)
     check_pixels(width, height, path)
     if precision != 8:
-        raise UnreadableImageError(path, f"its JPEG has {precision} bits a sample, must have 8")
+        raise UnreadableImageError(path, f"its JPEG must have 8 bits per sample, got {precision}")
     if num_components not in _MODES:
         raise UnreadableImageError(
-            path, f"its JPEG has {num_components} samples a pixel, must have 1, 3 or 4"
+            path, f"its JPEG must have 1, 3 or 4 samples per pixel, got {num_components}"
         )
     components = [
         _Component(body[at], body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, len(body), 3)
     ]
     if not all(1 <= each.across <= 4 and 1 <= each.down <= 4 for each in components):
-        raise UnreadableImageError(path, "its JPEG header is damaged: its sampling is none")
+        raise UnreadableImageError(path, "its JPEG header is damaged: its sampling is not valid")
     return height, width, components
 
 
 def _check_quantization(body: bytes, path: Path | str) -> None:
-    """A step of 0 is not allowed, and what a decoder makes of it is grey."""
+    """Check that a quantization table has no step of 0, which decodes to plain grey."""
     at = 0
     while at < len(body):
         end = at + (129 if body[at] >> 4 else 65)
         if end > len(body):
             raise UnreadableImageError(path, "its JPEG quantization table is damaged")
-        # Two bytes a step where it is wide, of which 0 is the usual high one.
+        # A wide table has two bytes per step, the high one usually 0.
         steps = np.frombuffer(body[at + 1 : end], np.uint8).reshape(-1, 2 if body[at] >> 4 else 1)
         if not steps.any(axis=1).all():
             raise UnreadableImageError(path, "its JPEG quantization table is damaged")
@@ -215,8 +218,8 @@ def _check_quantization(body: bytes, path: Path | str) -> None:
 def _check_scans(
     data: bytes, at: int, kind: int, components: list[_Component], limit: int, path: Path | str
 ) -> int:
-    """Counts the scans, and refuses an image that lacks one: a decoder gives it without details."""
-    # Of each component and coefficient, the bits that are still to come.
+    """Count the scans, and check that none is missing: decoders return such images blurred."""
+    # The bits of each component and coefficient that are still missing.
     missing = {each.number: np.full(64, 15) for each in components}
     num_scans = 0
     while True:
@@ -226,7 +229,7 @@ def _check_scans(
         if num_scans > limit:
             raise UnreadableImageError(path, f"its JPEG has more than {limit} scans")
         if len(body) < 6 or len(body) != 4 + 2 * body[0]:
-            raise UnreadableImageError(path, "its JPEG is damaged: a scan has another length")
+            raise UnreadableImageError(path, "its JPEG is damaged: a scan has a wrong length")
         first, last, bits = body[-3:]
         coded = slice(first, last + 1) if kind in _PROGRESSIVE else slice(None)
         for number in body[1:-3:2]:
@@ -248,13 +251,13 @@ def _memory(
     has_scans: bool,
     is_lossless: bool,
 ) -> int:
-    """Bytes that are taken at once to decode an image at its full size to grey."""
-    a_pixel = 2
+    """Return the peak number of bytes for decoding an image at full size to grey."""
+    bytes_per_pixel = 2
     if len(components) == 4:
-        a_pixel = 13  # CMYK twice, RGB in four bytes, grey
+        bytes_per_pixel = 13  # CMYK twice, RGB in four bytes, grey
     elif is_lossless and len(components) == 3:
-        a_pixel = 8
-    total = width * height * a_pixel
+        bytes_per_pixel = 8
+    total = width * height * bytes_per_pixel
     if has_scans:  # all coefficients are kept until the last scan
         across = max(each.across for each in components)
         down = max(each.down for each in components)

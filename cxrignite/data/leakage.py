@@ -1,4 +1,4 @@
-"""Images that stand on both sides of two splits: by their patient, and by their content."""
+"""Leakage between splits: images in different splits that share the patient or the content."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ COLUMNS = ("reason", "first", "first_split", "second", "second_split", "patient"
 
 
 class LeakedPair(NamedTuple):
-    """Two images of different splits that are of one patient, or one picture.
+    """Two images of different splits that share the patient, or whose files are identical.
 
     Attributes:
-        reason: `patient` where they share the patient, `content` where their files are the same.
-        first: Of the split that comes first in `SPLITS`.
-        second: Of the later split: the one whose figures are flattered.
+        reason: `patient` if they share the patient, `content` if their files are identical.
+        first: The image in the split that comes first in `SPLITS`.
+        second: The image in the later split, whose metrics the leak makes too good.
     """
 
     reason: Literal["patient", "content"]
@@ -29,17 +29,17 @@ class LeakedPair(NamedTuple):
 
 
 def leaked_pairs(records: Sequence[ImageRecord]) -> list[LeakedPair]:
-    """Finds every image that an earlier split knows already.
+    """Find every image whose patient or content is also in an earlier split.
 
     Each image outside of `train` is paired with one image of an earlier split that shares its
-    patient, and with one that shares its content: the number of pairs grows with the images, and
-    not with the product of two splits, however many images a patient has.
+    patient, and with one that shares its content. The number of pairs thus grows with the number of
+    images, not with the product of two splits.
 
     Args:
-        records: The images of every split. Those without a digest are compared by patient alone.
+        records: The records of every split. Those without a digest are compared by patient only.
 
     Returns:
-        The pairs, by the split of the second image, then in the order of the images.
+        The pairs, by the split of the second image, then in the order of the records.
     """
     members: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
     for record in records:
@@ -48,7 +48,7 @@ def leaked_pairs(records: Sequence[ImageRecord]) -> list[LeakedPair]:
     contents: dict[str, ImageRecord] = {}
     pairs: list[LeakedPair] = []
     for split in filter(members.__getitem__, SPLITS):
-        # Looked up before any image of this split is known: its own images are no leak.
+        # Looked up before the images of this split are added: they are no leak among themselves.
         for record in members[split] if patients else ():
             if record.patient in patients:
                 pairs.append(LeakedPair("patient", patients[record.patient], record))
@@ -62,7 +62,7 @@ def leaked_pairs(records: Sequence[ImageRecord]) -> list[LeakedPair]:
 
 
 def describe_leaks(pairs: Sequence[LeakedPair]) -> str:
-    """How many pairs there are, and of which kind, in a few words.
+    """Return the number of pairs by reason, as a phrase.
 
     Examples:
         >>> record = ImageRecord("a.png", "a.png", 0, "p1", "train", {}, "ab")
@@ -77,13 +77,13 @@ def describe_leaks(pairs: Sequence[LeakedPair]) -> str:
 
 
 def write_leaks(pairs: Sequence[LeakedPair], path: Path) -> None:
-    """Writes the pairs as a CSV file, whole or not at all.
+    """Write the pairs to a CSV file, completely or not at all.
 
     Columns: `reason`, `first` and `second` (the images' names) with `first_split` and
     `second_split`, and `patient` and `sha256` of the second image.
 
     Args:
-        pairs: What `leaked_pairs` found.
+        pairs: The result of `leaked_pairs`.
         path: The file; replaced if it exists.
 
     Raises:

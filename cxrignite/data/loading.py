@@ -1,4 +1,4 @@
-"""Batches of images: what they are, and the datasets and draws that a loader reads them by."""
+"""Batches of images, with the data sets and samplers that a loader reads them with."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cxrignite.errors import CxrIgniteError, RecipeError
 
 
 class RecordTable:
-    """Paths and labels of images.
+    """A table of the paths and labels of images.
 
-    A list of a million objects would be copied by every worker process, page by page, since Python
-    counts references inside the objects. These arrays are shared: after a fork they are never
-    written to, and torch sends tensors to a process that is started afresh by shared memory.
+    Every worker process would copy a list of a million objects, page by page, since Python counts
+    references inside the objects. These tensors are shared: they are not written to after a fork,
+    and torch passes tensors to a spawned process through shared memory.
 
     Args:
-        records: The images, of which it keeps none.
+        records: The images; no reference to them is kept.
 
     Attributes:
         labels: Shape `(N,)`, float32, 0 or 1.
@@ -38,14 +38,14 @@ class RecordTable:
         paths = [record.file.encode("utf-8", "surrogateescape") for record in records]
         self.labels = torch.tensor([record.label for record in records], dtype=torch.float32)
         self._ends = torch.tensor(list(accumulate(map(len, paths), initial=0)), dtype=torch.int64)
-        # A copy, since torch takes writable memory only.
+        # A copy, since torch needs writable memory.
         self._text = torch.from_numpy(np.frombuffer(b"".join(paths), dtype=np.uint8).copy())
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """The file of an image.
+        """Return the file of an image.
 
         Args:
             index: Its position, from 0.
@@ -63,35 +63,35 @@ NO_SEED = -1
 
 
 class Batch(NamedTuple):
-    """What a loader gives.
+    """A batch from a loader.
 
     Attributes:
-        image: Shape `(N, 1, H, W)`; uint8, or float32 in `[0, 1]` where augmented.
+        image: Shape `(N, 1, H, W)`; uint8, or float32 in `[0, 1]` if augmented.
         label: Shape `(N,)`, float32, 0 or 1.
         index: Shape `(N,)`, int64: positions in `XrayData.records` of that split.
-        seed: Shape `(N,)`, int64: of the augmentation; `NO_SEED` where there is none.
+        seed: Shape `(N,)`, int64: seeds of the augmentation, `NO_SEED` without augmentation.
     """
 
     image: Tensor
     label: Tensor
-    index: Tensor  # type: ignore[assignment]  # It hides `tuple.index`, which nobody needs here.
+    index: Tensor  # type: ignore[assignment]  # It hides `tuple.index`, which is not used.
     seed: Tensor
 
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How batches are loaded.
+    """Settings of the loaders.
 
     Args:
-        batch_size: Images a batch and process, in training.
-        num_workers: Worker processes a loader; 0 loads in the main process. A loader that has
-            nothing to do but to copy images from a cache in memory uses none.
-        prefetch_factor: Batches that each worker keeps ready.
-        eval_batch_size: Images a batch in evaluation, which keeps no activations; `None` takes
+        batch_size: Images per batch and process in training.
+        num_workers: Worker processes per loader; 0 loads in the main process. A loader that only
+            copies images from a cache in memory uses none.
+        prefetch_factor: Batches that each worker prepares ahead.
+        eval_batch_size: Images per batch in evaluation, which keeps no activations; `None` takes
             twice `batch_size`.
-        augment_on_device: Leave `Pipeline.batch_augment` to the trainer, who has a GPU for it.
-        worker_timeout: Seconds without an answer after which a worker counts as hung; `None` waits
-            for ever.
+        augment_on_device: Leave `Pipeline.batch_augment` to the trainer, which can use a GPU.
+        worker_timeout: Seconds without a response after which a worker counts as hung; `None` waits
+            without limit.
 
     Raises:
         RecipeError: If a number is out of range.
@@ -119,22 +119,22 @@ class LoaderSettings:
 
     @property
     def eval_size(self) -> int:
-        """Images a batch in evaluation."""
+        """Images per batch in evaluation."""
         return 2 * self.batch_size if self.eval_batch_size is None else self.eval_batch_size
 
 
 class PlainDraws(Sampler[Draw]):
-    """The images in their order, unaugmented: every `step`-th from `start` on.
+    """A sampler of the images in order, not augmented: every `step`-th, beginning with `start`.
 
     Args:
-        num_images: Images in all.
-        start: This process.
-        step: Processes in all.
+        num_images: Number of images.
+        start: Rank of this process.
+        step: Number of processes.
     """
 
     def __init__(self, num_images: int, start: int = 0, step: int = 1) -> None:
-        # Of more processes than images some score the first image too, which counts once: an engine
-        # refuses a loader without a batch, and the others would wait for it.
+        # With more processes than images, some also load the first image, which counts once: an
+        # engine rejects a loader without a batch, and the other processes would wait.
         self._indices = range(start, num_images, step) or range(min(1, num_images))
 
     def __len__(self) -> int:
@@ -145,11 +145,11 @@ class PlainDraws(Sampler[Draw]):
 
 
 class ImageBatches(Dataset[Batch]):
-    """Whole batches of the images of a split; a failure is returned, not raised.
+    """A data set of whole batches of a split; an error is returned, not raised.
 
     Args:
-        table: The images.
-        pipeline: How each is read and augmented.
+        table: Paths and labels of the images.
+        pipeline: Reads and augments the images.
         cached: The same images preprocessed; `None` reads the files.
         augment_on_device: Leave `pipeline.batch_augment` out.
     """
@@ -180,7 +180,7 @@ class ImageBatches(Dataset[Batch]):
         seeds = [NO_SEED if seed is None else seed for _, seed in draws]
         images = self._images(index)
         if seeds[0] != NO_SEED:
-            # Named in the errors of MONAI's; to look them up takes as long as a cached image.
+            # Only errors of MONAI transforms need them, and a lookup takes as long as an image.
             paths = self._paths(index) if self.pipeline.augment else []
             as_batch = not self.augment_on_device
             images = self.pipeline.augmented(images, seeds, paths, as_batch=as_batch)
@@ -197,9 +197,9 @@ class ImageBatches(Dataset[Batch]):
 
 
 def available_workers(num_workers: int) -> int:
-    """Caps `num_workers` to the cores that this process may use, and logs it where it does."""
+    """Return `num_workers`, at most one per core of this process; log it if there are fewer."""
     affinity = getattr(os, "sched_getaffinity", None)
     num_cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     if num_workers > num_cores:
-        logger.info("num_workers: %d asked, %d used (one a core)", num_workers, num_cores)
+        logger.info("num_workers: %d requested, %d used (one per core)", num_workers, num_cores)
     return min(num_workers, num_cores)

@@ -1,4 +1,4 @@
-"""Images as a table names them, each with its label and what else is known of it."""
+"""A source of images listed in a table, with labels, patients, splits and attributes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _HEADER_THREADS = 8
 
 @dataclass(frozen=True)
 class ManifestColumns:
-    """Which columns of a manifest say what.
+    """Names of a manifest's columns.
 
     Attributes:
         path: The column of the image's path, or a template of columns: `images/{patientId}.dcm`.
         label: The column of the label.
-        patient: The column of the patient; null takes `patient` where there is one.
-        split: The column of the split; null takes `split` where there is one. Without one all
-            images are `train`.
-        attributes: Columns that go with each image, to be told apart in the results.
+        patient: The column of the patient; null takes the column `patient`, if there is one.
+        split: The column of the split; null takes the column `split`, if there is one. Without a
+            split column all images are `train`.
+        attributes: Columns whose values define subgroups in the results.
     """
 
     path: str = "path"
@@ -48,23 +48,23 @@ class ManifestColumns:
 
 
 class Manifest(Source):
-    """A table with a row an image: CSV, or Parquet with the extra `parquet`.
+    """A table with one row per image: CSV, or Parquet with the extra `parquet`.
 
-    Several rows may name one image, with the same label, patient and split; its attributes are
-    those of the first. Everything that is left out is logged with its count.
+    Several rows may name one image if label, patient and split agree; the attributes are those of
+    the first row. Rows that are left out are logged with their count.
 
     Args:
         path: The table; read by `records()`, not by the constructor.
         classes: The two classes; the last one is positive.
-        columns: Which columns say what.
-        labels: What labels mean, and what is done with those that are not clear.
-        where: From a column to values: only rows that have one of them count.
-        root: The folder that paths are relative to; null takes the table's own.
-        patients: Whose the images are, where no column tells.
+        columns: Names of the columns.
+        labels: Meaning of the labels, and the handling of unclear ones.
+        where: Values by column: only rows that have one of the values in each column are used.
+        root: The folder that paths are relative to; null takes the table's own folder.
+        patients: Source of the patient keys, if no column holds them.
 
     Raises:
-        RecipeError: If the settings contradict each other, or `labels` names a class that is not
-            there.
+        RecipeError: If the settings contradict each other, or `labels` names a class that does not
+            exist.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Manifest(Source):
         check_template(columns.path)
         if columns.patient is not None and (patients.pattern is not None or patients.from_header):
             raise RecipeError(
-                "columns.patient and patients both tell the patient, choose one, "
-                f"got column {columns.patient!r}"
+                "columns.patient and patients both name the patient, "
+                f"got column {columns.patient!r}; remove one of them"
             )
-        LabelReader(self.classes, labels)  # refuses what it cannot honour
+        LabelReader(self.classes, labels)  # raises if the settings are not valid
         self.path = Path(path)
         self.root = self.path.parent if root is None else Path(root)
         self.columns = columns
@@ -94,13 +94,12 @@ class Manifest(Source):
         self._patient_reader = PatientReader(patients)  # kept, so that the salt is read once
 
     def records(self) -> list[ImageRecord]:
-        """The images in the order of the manifest.
+        """Return the records in the order of the manifest.
 
         Raises:
-            DataError: If the manifest cannot be read, lacks a column, has a row that is not an
-            image
-                or a label that a policy refuses (it names the line), holds one class only, or none
-                of its images exists.
+            DataError: If the manifest cannot be read, lacks a column or a class, or none of its
+                images exists. Also if a row names no image or has a label that a policy rejects;
+                the message gives the line.
             RecipeError: If it is Parquet and pyarrow is missing, or the salt cannot be used.
         """
         table = open_table(self.path)
@@ -111,14 +110,14 @@ class Manifest(Source):
         return join_small_validation(self._with_patients(records))
 
     def patient_of(self, path: Path) -> str:
-        """Tells the patient of an image that is not of the source, by its path or its header.
+        """Return the patient of an image outside of the source, by its path or its header.
 
         Args:
-            path: The image's file.
+            path: The image file.
 
         Returns:
-            The patient's key as `records()` would give it; empty where a column tells the patient,
-            or nothing does. Of a path outside of `root`, what lies above both tells nothing.
+            The patient's key as in `records()`; empty if it is unknown or comes from a column. Of a
+            path outside of `root`, the folders above both are ignored.
 
         Raises:
             RecipeError: If the salt cannot be used.
@@ -128,13 +127,13 @@ class Manifest(Source):
         return self._patient_reader.of_name(name_of_new(path, self.root))
 
     def patient_key(self, cell: str) -> str:
-        """Tells the key of the patient that a table of new images names, as `records()` would.
+        """Return the key of a patient named in a table of new images, as in `records()`.
 
         Args:
-            cell: What the table says, empty where it says nothing.
+            cell: The table's cell, which may be empty.
 
         Returns:
-            The key; the hash of it where there is a salt.
+            The key; its hash if there is a salt.
 
         Raises:
             RecipeError: If the salt cannot be used.
@@ -142,14 +141,14 @@ class Manifest(Source):
         return self._patient_reader.of_cell(cell)
 
     def _listed(self, table: Table) -> list[ImageRecord]:
-        """The records of the rows that count; the patient is empty if no cell or path names it."""
+        """Return the records of the selected rows; the patient is empty if unknown so far."""
         names = ImageNames(table, self.columns.path, self.root)
         selection = RowSelection(table, self.columns.label, self.classes, self.labels, self.where)
         others = _OtherCells(table, self.columns, self._patient_reader)
         at_label = len(names.columns)
         at_others = at_label + len(selection.columns)
         columns = [*names.columns, *selection.columns, *others.columns]
-        # Text, and as `Path` writes it.
+        # As text in the form that `Path` writes: making a `Path` for each image would be slow.
         before = str(self.root / "name").removesuffix("name")
         records: dict[str, ImageRecord] = {}
         lines = array("q")
@@ -167,17 +166,17 @@ class Manifest(Source):
                 lines.append(line)
             elif first[2:5] != facts[:3]:
                 first_line = lines[list(records).index(name)]
-                raise _another(table, line, first_line, first, facts)
+                raise _contradiction(table, line, first_line, first, facts)
         selection.check(list(records.values()))
         if num_rows > len(records):
             _logger.info(
-                "%s: an image is named again in %s of the rows",
+                "%s: %s rows name an image that an earlier row names",
                 *(table.path, f"{num_rows - len(records):,}"),
             )
         return list(records.values())
 
     def _with_patients(self, records: list[ImageRecord]) -> list[ImageRecord]:
-        """Reads patients from headers where asked to; an image without one is its own patient."""
+        """Read patients from headers if requested; an image without one is its own patient."""
         if self.patients.from_header:
             reader = self._patient_reader
             with ThreadPoolExecutor(_HEADER_THREADS, thread_name_prefix="headers") as pool:
@@ -190,8 +189,8 @@ class Manifest(Source):
         if not num_nameless:
             return records
         _logger.warning(
-            "%s: %s of %s images name no patient: each counts as a patient of its own, so images "
-            "of one patient in two splits cannot be found",
+            "%s: %s of %s images have no patient: each counts as a separate patient, so a patient "
+            "with images in two splits cannot be detected",
             *(self.path, f"{num_nameless:,}", f"{len(records):,}"),
         )
         return [
@@ -200,7 +199,7 @@ class Manifest(Source):
 
 
 class _OtherCells:
-    """Reads patient, split and attributes of a row."""
+    """Reader of a row's patient, split and attributes."""
 
     def __init__(self, table: Table, columns: ManifestColumns, reader: PatientReader) -> None:
         self.columns: list[int] = []
@@ -214,13 +213,13 @@ class _OtherCells:
         attributes = [table.column(name, "columns.attributes") for name in columns.attributes]
         self._rest_from = len(self.columns) - has_split
         self.columns += attributes
-        # Images that have the same share them: a million dictionaries are hundreds of megabytes.
+        # Images with equal attributes share one dictionary: a million take hundreds of megabytes.
         self._rest = Memo(partial(_split_and_attributes, has_split, columns.attributes))
 
     def read(
         self, line: int, name: str, cells: Sequence[str]
     ) -> tuple[str, str, Mapping[str, str]]:
-        """Patient (empty where it cannot be told), split and attributes."""
+        """Return patient (empty if unknown), split and attributes."""
         patient = ""
         if self._patient_at is not None:
             patient = self._patients[cells[self._patient_at]]
@@ -234,7 +233,7 @@ class _OtherCells:
         return patient, split, attributes
 
     def _position(self, usual: str, column: str | None) -> int | None:
-        """Where among the cells a column is that may be left unnamed."""
+        """Return the position among the cells of an optional column, `None` if there is none."""
         if column is not None:
             position: int | None = self._table.column(column, f"columns.{usual}")
         else:
@@ -248,7 +247,7 @@ class _OtherCells:
 def _split_and_attributes(
     has_split: bool, names: Sequence[str], cells: Sequence[str]
 ) -> tuple[str, Mapping[str, str]]:
-    """Of the cells of split (where there is one) and attributes; an unknown split stays."""
+    """Return the split and the attributes of a row; keep an unknown split as it is."""
     split, values = (cells[0].strip(), cells[1:]) if has_split else ("train", cells)
     attributes = {name: cell.strip() for name, cell in zip(names, values, strict=True)}
     return (
@@ -257,12 +256,12 @@ def _split_and_attributes(
     )
 
 
-def _another(
+def _contradiction(
     table: Table, line: int, first_line: int, first: ImageRecord, facts: Sequence[object]
 ) -> DataError:
-    """Tells of an image of which two rows tell different things; attributes may differ."""
+    """Return the error for two rows that disagree about one image; attributes may differ."""
     pairs = zip(("label", "patient", "split"), first[2:], facts, strict=False)
     what = next(what for what, before, now in pairs if before != now)
     return DataError(
-        f"{table.at(line)}: '{first.name}' has another {what} than in {table.unit} {first_line}"
+        f"{table.at(line)}: the {what} of '{first.name}' differs from {table.unit} {first_line}"
     )

@@ -1,4 +1,4 @@
-"""Meaning of a manifest's label cells, and of its rows: what counts as what, with counts."""
+"""Reading of a manifest's label cells, selection of its rows, and counts of both."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ Value = bool | int | float | str
 Unclear = Literal["uncertain", "missing", "other"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
-# Long numbers of images or patients differ in their last digits, which floats would lose.
+# Long numbers of images or patients may differ in the last digits only, which floats would lose.
 _EXACT = Context(prec=1000)
-# Around and between the parts of a list as Python prints it.
+# Characters around and between the parts of a list as Python prints it.
 _LIST_MARKS = " \t\r\n[](){}'\""
-# YAML reads these words as booleans, whichever of them the manifest has.
+# YAML reads each of these words as a boolean; the manifest may have any of them.
 _BOOLEANS = {True: ("true", "yes", "on"), False: ("false", "no", "off")}
 
 
 @dataclass(frozen=True)
 class ManifestLabels:
-    """What the cells of a manifest's label column mean.
+    """Meaning of the cells in a manifest's label column.
 
     Attributes:
-        values: From a class to its labels; a class that is not named has its own name, and where
-            none is named, 0 and 1 count too. Case does not matter, and `1` is `1.0`.
-        separator: Between several labels in a cell; null takes the cell as one label. Among
-            several, positive goes before uncertain, uncertain before negative, all before others.
-        uncertain: Labels that leave it open which class an image is of.
-        on_uncertain: What to do with those: stop, leave the image out, or count it as a class.
-        on_missing: What to do where there is no label.
-        on_other: What to do with a label that none of the above names.
+        values: Labels of each class. A class that is not listed has its own name as label; if none
+            is listed, 0 and 1 count too. Case is ignored, and `1` equals `1.0`.
+        separator: Text between several labels in a cell; null takes the cell as one label. Among
+            several, positive counts before uncertain, uncertain before negative, all before others.
+        uncertain: Labels that leave the class of an image open.
+        on_uncertain: Handling of uncertain labels: stop, leave the image out, or count it as a
+            class.
+        on_missing: Handling of an empty label.
+        on_other: Handling of a label that is not listed above.
     """
 
     values: dict[str, list[Value]] | None = None
@@ -51,19 +52,19 @@ class ManifestLabels:
 
 
 class LabelReader:
-    """Reads label cells.
+    """Reader of label cells.
 
     Args:
         classes: The two class names; the last one is positive.
-        settings: What the labels mean.
+        settings: Meaning of the labels.
 
     Raises:
-        RecipeError: If `settings` name a class that is not there, or a label means two things.
+        RecipeError: If `settings` name a class that does not exist, or a label has two meanings.
     """
 
     def __init__(self, classes: tuple[str, str], settings: ManifestLabels) -> None:
         if settings.separator == "":
-            raise RecipeError("labels.separator must be a text between labels or null, got ''")
+            raise RecipeError("labels.separator must be a text or null, got ''")
         self._separator = settings.separator
         self._meanings: dict[str, int | Unclear] = {}
         for label, values in enumerate(_class_values(classes, settings.values)):
@@ -71,7 +72,7 @@ class LabelReader:
         self._add(settings.uncertain, "uncertain", "labels.uncertain")
 
     def read(self, cell: str) -> int | Unclear:
-        """The meaning of a cell: 1 positive, 0 negative, or in which way it is not clear."""
+        """Return the meaning of a cell: 1 positive, 0 negative, or the kind of unclear label."""
         parts = [cell.strip()]
         if self._separator is not None:
             parts = [part.strip(_LIST_MARKS) for part in cell.split(self._separator)]
@@ -83,7 +84,7 @@ class LabelReader:
         for value in values:
             for text in comparables(value):
                 if self._meanings.setdefault(text, meaning) != meaning:
-                    raise RecipeError(f"{key} must be labels of their own, got {value!r} twice")
+                    raise RecipeError(f"{key} must differ from the other labels, got {value!r}")
 
 
 def _class_values(
@@ -93,12 +94,14 @@ def _class_values(
         return [[name, label] for label, name in enumerate(classes)]
     for name in values:
         if name not in classes:
-            raise RecipeError(f"labels.values: no class '{name}'{suggestion(name, classes)}")
+            raise RecipeError(
+                f"labels.values must name a class, got '{name}'{suggestion(name, classes)}"
+            )
     return [values.get(name, [name]) for name in classes]
 
 
 def comparable(value: Value) -> str:
-    """A label in the form that labels are compared in: no case, numbers by their value.
+    """Return a label in the form used for comparison: lower case, numbers by value.
 
     Examples:
         >>> comparable(" Pneumonia ")
@@ -113,17 +116,17 @@ def comparable(value: Value) -> str:
 
 
 def comparables(value: Value) -> tuple[str, ...]:
-    """All that a recipe's value may be in a manifest."""
+    """Return all texts that a recipe's value may be in a manifest."""
     return _BOOLEANS[value] if isinstance(value, bool) else (comparable(value),)
 
 
 _logger = logging.getLogger(__name__)
 
 _NUM_NAMED = 5
-# A column that was named by mistake may hold patients' names: only what looks like kinds is told.
-_MAX_KINDS = 12
-_MAX_KIND_LENGTH = 40
-_ROWS_A_KIND = 2
+# A column named by mistake may hold patients' names: messages show only what looks like categories.
+_MAX_CATEGORIES = 12
+_MAX_CATEGORY_LENGTH = 40
+_ROWS_PER_CATEGORY = 2
 _LABELS = {"negative": 0, "positive": 1}
 
 K = TypeVar("K")
@@ -131,7 +134,7 @@ T = TypeVar("T")
 
 
 class Memo(dict[K, T]):
-    """A function of cells, asked once for each that differs: a million rows have few."""
+    """A cache of a function of cells: a million rows have few different ones."""
 
     def __init__(self, function: Callable[[K], T]) -> None:
         super().__init__()
@@ -143,17 +146,17 @@ class Memo(dict[K, T]):
 
 
 class RowSelection:
-    """Chooses rows by `where` and by their labels, and counts.
+    """Selection of rows by `where` and by their labels, with counts.
 
     Args:
         table: The manifest.
         label: The column of the label.
         classes: The two class names; the last one is positive.
-        labels: What labels mean, and the policies for those that are not clear.
-        where: From a column to the values that count.
+        labels: Meaning of the labels, and the policies for unclear ones.
+        where: The accepted values of each column.
 
     Attributes:
-        columns: Positions of the cells that it needs, the label's first.
+        columns: Positions of the cells it needs, the label's first.
 
     Raises:
         DataError: If the manifest lacks a column.
@@ -193,11 +196,11 @@ class RowSelection:
         self._num_rows = self._num_elsewhere = 0
 
     def label(self, line: int, cells: Sequence[str]) -> int | None:
-        """The label that a row counts as, `None` where it is left out.
+        """Return the label that a row counts as, `None` if it is left out.
 
         Args:
-            line: Where it stands.
-            cells: Those of `columns`.
+            line: The row's line.
+            cells: The cells at `columns`.
         """
         self._num_rows += 1
         key = tuple(cells)
@@ -213,20 +216,20 @@ class RowSelection:
         return _LABELS.get(self._policies[meaning])
 
     def check(self, records: Sequence[ImageRecord]) -> None:
-        """Refuses labels that a policy refuses, and images of one class; tells what was decided.
+        """Check the labels and that both classes have images; log the rows left out.
 
         Args:
-            records: Those of all rows that count.
+            records: The records of all selected rows.
 
         Raises:
-            DataError: If a label is refused (it counts all and names the first), or a class has no
-                image.
+            DataError: If a policy rejects a label (the message counts all and names the first), or
+                a class has no image.
         """
-        refused = [kind for kind in self._first if self._policies[kind] == "raise"]
-        if refused:
-            self._refuse(min(refused, key=self._first.__getitem__))
+        rejected = [kind for kind in self._first if self._policies[kind] == "raise"]
+        if rejected:
+            self._reject(min(rejected, key=self._first.__getitem__))
         if not self._num_rows:
-            raise DataError(f"{self._table.path} must have a row an image, it has only a header")
+            raise DataError(f"{self._table.path} must have one row per image, it has only a header")
         num_positive = sum(record.label for record in records)
         counts = (len(records) - num_positive, num_positive)
         if not all(counts):
@@ -239,7 +242,7 @@ class RowSelection:
         self._log()
 
     def _left_out(self) -> str:
-        """Rows that were left out, counted by reason; empty if none was."""
+        """Return the counts of rows left out, by reason; empty if there are none."""
         reasons = {"by where": self._num_elsewhere}
         for kind, cells in self._unclear.items():
             if self._policies[kind] == "skip":
@@ -249,7 +252,7 @@ class RowSelection:
         return f"{total:,} of {self._num_rows:,} rows left out: {text}" if total else ""
 
     def _log(self) -> None:
-        """Logs what was left out, and what was counted as a class by a policy."""
+        """Log the rows left out, and those that a policy counted as a class."""
         if self._left_out():
             _logger.info("%s: %s", self._table.path, self._left_out())
         for kind, cells in self._unclear.items():
@@ -262,7 +265,7 @@ class RowSelection:
                 )
 
     def _found(self) -> str:
-        """The values of the columns and of the labels that no row got past, for messages."""
+        """Return the values of the first column that excludes every row, for messages."""
         for at, (name, allowed) in enumerate(zip(self._where, self._allowed, strict=True), 1):
             cells = self._column(at)
             if not any(comparable(cell) in allowed for cell in cells):
@@ -270,7 +273,7 @@ class RowSelection:
         return f"the labels are {_some(self._column(0))}"
 
     def _column(self, at: int) -> Counter[str]:
-        """Counts of the values of one of the columns."""
+        """Return the number of rows by value of one of the columns."""
         found: Counter[str] = Counter()
         for cells, num in self._counts.items():
             found[cells[at].strip()] += num
@@ -283,27 +286,27 @@ class RowSelection:
                 return "elsewhere"
         return self._reader.read(label)
 
-    def _refuse(self, kind: Unclear) -> None:
+    def _reject(self, kind: Unclear) -> None:
         cells, place = self._unclear[kind], self._table.at(self._first[kind])
         first, num = next(iter(cells)), cells.total()
-        rows = f"{num:,} row{'s' if num > 1 else ''} like it"
+        rows = f"{num:,} such row{'s' if num > 1 else ''}"
         if kind == "missing":
             raise DataError(
-                f"{place}: the row has no label ({rows}); labels.on_missing may be skip or negative"
+                f"{place}: the row has no label ({rows}); set labels.on_missing to skip or negative"
             )
-        text = _are_kinds(self._column(0))
+        text = _are_categories(self._column(0))
         label = f"label '{first}'" if text or comparable(first) in self._uncertain else "the label"
         if kind == "uncertain":
             raise DataError(
                 f"{place}: {label} is uncertain ({rows}); "
-                "labels.on_uncertain may be skip, negative or positive"
+                "set labels.on_uncertain to skip, negative or positive"
             )
         if text:
             common = [f"'{cell}' {num:,}" for cell, num in cells.most_common(_NUM_NAMED)]
             rows += f": {', '.join(common)}{', ...' if len(cells) > _NUM_NAMED else ''}"
         raise DataError(
-            f"{place}: {label} is of neither class, {' or '.join(self._classes)} ({rows}); "
-            "labels.values may name it, labels.on_other may be skip or negative"
+            f"{place}: {label} belongs to neither class, {' or '.join(self._classes)} ({rows}); "
+            "add it to labels.values, or set labels.on_other to skip or negative"
         )
 
 
@@ -315,20 +318,20 @@ def _plural(kind: Unclear) -> str:
     }[kind]
 
 
-def _are_kinds(cells: Counter[str]) -> bool:
-    """True if a column's cells are few, short and often the same, and so no names of patients."""
-    kinds = {cell: num for cell, num in cells.items() if cell}
+def _are_categories(cells: Counter[str]) -> bool:
+    """True if a column's values are few, short and repeated, and so not names of patients."""
+    found = {cell: num for cell, num in cells.items() if cell}
     return (
-        len(kinds) <= _MAX_KINDS
-        and all(len(cell) <= _MAX_KIND_LENGTH for cell in kinds)
-        and sum(kinds.values()) >= _ROWS_A_KIND * len(kinds)
+        len(found) <= _MAX_CATEGORIES
+        and all(len(cell) <= _MAX_CATEGORY_LENGTH for cell in found)
+        and sum(found.values()) >= _ROWS_PER_CATEGORY * len(found)
     )
 
 
 def _some(cells: Counter[str]) -> str:
-    """The cells of a column, or where they may be names how many there are."""
-    if not _are_kinds(cells):
+    """Return the values of a column, or only their number if they may be names."""
+    if not _are_categories(cells):
         values, rows = counted(len(cells), "value"), counted(cells.total(), "row")
-        return f"{values} in {rows}, not shown since they may be names"
+        return f"{values} in {rows}, not shown because they may be names"
     names = [f"'{cell}'" for cell in cells]
     return ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])

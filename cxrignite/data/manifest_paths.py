@@ -1,4 +1,4 @@
-"""From the cells of a manifest to the images' names inside a root."""
+"""Names of a manifest's images: paths relative to the root, made from the cells of a row."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import DataError, RecipeError
 
 NUM_TRIED = 32
-"""Images that are looked for when a manifest is read; reading them finds the others."""
+"""Number of images whose existence is checked when a manifest is read."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def check_template(text: str) -> None:
-    """Refuses a text that is neither a column's name nor a template of columns in braces.
+    """Check that a text is a column's name or a template of columns in braces.
 
     Raises:
-        RecipeError: If a brace has no partner or nothing in it.
+        RecipeError: If a brace has no partner or a pair of braces is empty.
     """
     if any(brace in _FIELD.sub("", text) for brace in "{}") or "" in _FIELD.findall(text):
         raise RecipeError(
@@ -32,7 +32,7 @@ def check_template(text: str) -> None:
 
 
 class ImageNames:
-    """Makes an image's name from the cells that tell its path.
+    """Maker of an image's name from the cells that hold its path.
 
     Args:
         table: The manifest.
@@ -40,7 +40,7 @@ class ImageNames:
         root: The folder that names are relative to.
 
     Attributes:
-        columns: Positions of the cells that it needs.
+        columns: Positions of the cells it needs.
 
     Raises:
         DataError: If the manifest lacks a column.
@@ -51,15 +51,15 @@ class ImageNames:
         self.columns = [table.column(name, "columns.path") for name in fields or [path]]
         self._template = _FIELD.sub("{}", path) if fields else ""
         self._table, self._root = table, root
-        # As it is written, and with links followed: either may stand in the manifest.
+        # As written and with links followed: the manifest may have either.
         self._roots = _written_and_real(root)
 
     def name(self, line: int, cells: Sequence[str]) -> str:
-        """The path relative to the root, with forward slashes.
+        """Return the path relative to the root, with forward slashes.
 
         Args:
-            line: Where the row stands.
-            cells: Those of `columns`.
+            line: The row's line in the manifest.
+            cells: The cells at `columns`.
 
         Raises:
             DataError: If a cell is empty, or the path leads out of the root.
@@ -67,9 +67,9 @@ class ImageNames:
         stripped = [cell.strip() for cell in cells]
         if "" in stripped:
             column = self._table.header[self.columns[stripped.index("")]]
-            raise DataError(f"{self._table.at(line)}: '{column}' is empty, it tells the path")
+            raise DataError(f"{self._table.at(line)}: '{column}' must hold the path, it is empty")
         name = self._template.format(*stripped) if self._template else stripped[0]
-        # Nearly every name is plain, and looking is ten times as fast as `normpath`.
+        # Nearly every name is plain, and this check is ten times as fast as `normpath`.
         if (
             "./" in name
             or "\\" in name
@@ -83,7 +83,7 @@ class ImageNames:
         return name
 
     def _plain(self, line: int, given: str) -> str:
-        # A table made on Windows has backslashes; file names on Unix have none worth keeping.
+        # A table made on Windows has backslashes, which file names on Unix hardly ever contain.
         name = given.replace("\\", "/")
         place = self._table.at(line)
         if os.path.isabs(name) or _DRIVE.match(given):
@@ -92,54 +92,56 @@ class ImageNames:
             if root is None:
                 raise DataError(
                     f"{place}: path must be inside {self._root}, got '{given}'; "
-                    "source.root names another folder"
+                    "set source.root to change the folder"
                 )
             return name.removeprefix(root)
         name = posixpath.normpath(name)
         if name == ".." or name.startswith("../"):
             raise DataError(
-                f"{place}: path must stay inside {self._root}, got '{given}'; "
-                "source.root names another folder"
+                f"{place}: path must be inside {self._root}, got '{given}'; "
+                "set source.root to change the folder"
             )
         if name == "." or "\0" in name or given.endswith(("/", "\\")):
-            raise DataError(f"{place}: path must be a file's, got {given!r}")
+            raise DataError(f"{place}: path must name a file, got {given!r}")
         return name
 
 
 def name_of_new(path: Path, root: Path) -> str:
-    """An image's path as its patient is searched in: relative to the root, if it is inside.
+    """Return the part of an image's path that its patient is searched in.
 
-    Of any other it is what follows the folder that holds it and the root, with a slash before it:
-    what lies above is no patient's, and nothing there stands where the root's own folders begin.
+    Inside of the root this is the path relative to the root. Outside it is the path below the last
+    folder shared with the root, with a slash before it. The folders above identify no patient,
+    and the slash distinguishes the path from one inside of the root.
     """
-    roots, record = _written_and_real(root), os.path.abspath(path)
+    roots, file = _written_and_real(root), os.path.abspath(path)
     for each in roots:
-        if record.startswith(each):
-            return record.removeprefix(each)
-    shared = max((os.path.commonpath([each, record]) for each in roots), key=len)
-    return posixpath.join("/", record.removeprefix(shared))
+        if file.startswith(each):
+            return file.removeprefix(each)
+    shared = max((os.path.commonpath([each, file]) for each in roots), key=len)
+    return posixpath.join("/", file.removeprefix(shared))
 
 
 def _written_and_real(root: Path) -> list[str]:
-    """A folder's path as it is written and with links followed, with a slash at the end."""
+    """Return a folder's path as written and with links followed, each with a slash at the end."""
     return [posixpath.join(each(root), "") for each in (os.path.abspath, os.path.realpath)]
 
 
 def check_some_exist(records: Sequence[ImageRecord], root: Path) -> None:
-    """Refuses images of which none is there, as where the root is another folder.
+    """Check that some of the images exist; none does if the root is the wrong folder.
 
-    To look for each of a million takes minutes on a network disk, and reading them will tell.
+    Only `NUM_TRIED` are checked: checking a million takes minutes on a network disk, and reading
+    them later finds the missing ones anyway.
 
     Args:
-        records: At least one.
-        root: Where they were looked for.
+        records: At least one record.
+        root: The folder that the names are relative to.
 
     Raises:
-        DataError: If none of some, evenly spread, exists.
+        DataError: If none of a sample, evenly spread over the records, exists.
     """
     tried = records[:: -(-len(records) // NUM_TRIED)]
     if not any(record.path.exists() for record in tried):
         raise DataError(
-            f"none of {len(tried)} images tried exists, the first is {tried[0].path}; paths are "
-            f"relative to {root}, unless source.root names another folder"
+            f"at least one image must exist, but none of the {len(tried)} checked does, the first "
+            f"is {tried[0].path}; paths are relative to {root}, set source.root to change it"
         )

@@ -1,4 +1,4 @@
-"""Whose the images of a manifest are: by a column, by their paths, or by their DICOM headers."""
+"""Patients of a manifest's images: from a column, from the paths, or from the DICOM headers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cxrignite.data.patients import PATTERNS, hashed_patient, patient_in_path
 from cxrignite.errors import RecipeError, UnreadableImageError
 
 MIN_SALT = 16
-"""Bytes of a salt, so that nobody finds it by trying."""
+"""Least number of bytes of a salt, so that it cannot be guessed."""
 
-# What programs write where there is nothing; all the images of such a cell were one patient.
+# Texts that programs write for an empty cell; taken as a key, all such images would be one patient.
 _GAPS = frozenset(
     ("", "-", "--", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "nil", "null", "none")
 )
@@ -23,7 +23,7 @@ _WHOLE_FLOAT = re.compile(r"([1-9][0-9]*|0)\.0+")
 
 @dataclass(frozen=True)
 class ManifestPatients:
-    """Whose a manifest's images are, where no column tells; and whether their keys are hashed.
+    """Source of a manifest's patients if no column holds them, and the hashing of their keys.
 
     Attributes:
         pattern: Reads the patient from the path: `chest-xray-2017`, or a regular expression whose
@@ -42,11 +42,13 @@ class ManifestPatients:
 
     def __post_init__(self) -> None:
         if self.from_header and self.pattern is not None:
-            raise RecipeError("patients: pattern and from_header both tell the patient, choose one")
+            raise RecipeError(
+                "patients: pattern and from_header both name the patient; remove one of them"
+            )
         if self.from_header and self.salt_file is None:
             raise RecipeError(
-                "patients.from_header must have a salt_file, so that no number from a header "
-                "gets into the run folder"
+                "patients.from_header must have a salt_file, got none; it hashes the patients' "
+                "numbers, so that the run folder contains none"
             )
         try:
             re.compile(PATTERNS.get(self.pattern or "", self.pattern or ""))
@@ -59,16 +61,16 @@ class ManifestPatients:
 
 @dataclass
 class PatientReader:
-    """Makes patient keys, each empty where the patient cannot be told.
+    """Reader of patient keys; a key is empty if the patient is unknown.
 
     Attributes:
-        settings: Where they come from, and the salt.
+        settings: The source of the keys, and the salt.
     """
 
     settings: ManifestPatients
 
     def of_cell(self, cell: str) -> str:
-        """The key of the patient that a cell names: `12.0` is `12`, and `NaN` or `N/A` nobody.
+        """Return the key of the patient in a cell: `12.0` is `12`; `NaN` or `N/A` is unknown.
 
         Raises:
             RecipeError: If the salt cannot be used, as in the other methods.
@@ -80,7 +82,7 @@ class PatientReader:
         return self._secret(whole[1] if whole else key)
 
     def of_name(self, name: str) -> str:
-        """The key of the patient that an image's path names."""
+        """Return the key of the patient in an image's path."""
         pattern = self.settings.pattern
         if pattern is None:
             return ""
@@ -88,11 +90,11 @@ class PatientReader:
         return self._secret(patient_in_path(name, pattern).strip())
 
     def of_header(self, path: Path) -> str:
-        """The key of the patient that a DICOM file names.
+        """Return the key of the patient in a DICOM header.
 
-        A file that cannot be read tells nothing; that it cannot is told when the images are read.
+        It is empty for a file that cannot be read; the error is reported when the image is read.
         """
-        # Only here, since few manifests name DICOM files by nothing else.
+        # Imported here, since few manifests need it.
         from cxrignite.data.dicom import patient_id
 
         self._check_salt()
@@ -102,12 +104,12 @@ class PatientReader:
             return ""
 
     def _check_salt(self) -> None:
-        """Tells at the first image that the salt cannot be used, be its patient known or not."""
+        """Raise at the first image if the salt cannot be used, even if its patient is unknown."""
         if self.settings.salt_file is not None:
             len(self._salt)
 
     def _secret(self, key: str) -> str:
-        """The key, hashed where there is a salt."""
+        """Return the key, hashed if there is a salt."""
         if not key or self.settings.salt_file is None:
             return key
         return hashed_patient(key, self._salt)
@@ -123,7 +125,7 @@ class PatientReader:
             ) from error
         if len(salt) < MIN_SALT:
             raise RecipeError(
-                f"patients.salt_file must hold at least {MIN_SALT} characters, "
+                f"patients.salt_file must have at least {MIN_SALT} characters, "
                 f"got {len(salt)} in {path}"
             )
         return salt

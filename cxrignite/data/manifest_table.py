@@ -1,4 +1,4 @@
-"""A manifest's rows as text, from CSV or Parquet, each with the line it stands in."""
+"""A manifest's rows as text, from CSV or Parquet, each with its line number."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class Table:
     Attributes:
         path: The file.
         header: The names of its columns.
-        read: From column positions, two or more, to the rows: line and cells, as they are written.
-        unit: What a row's number counts: `line` or `row`.
+        read: Function from two or more column positions to the rows, each a line number and the
+            cells as written.
+        unit: The unit of a row's number: `line` or `row`.
     """
 
     path: Path
@@ -45,30 +46,30 @@ class Table:
     unit: str = "line"
 
     def find(self, name: str) -> int | None:
-        """The position of a column, `None` where there is none of this name.
+        """Return the position of a column, `None` if there is none of this name.
 
         Raises:
             DataError: If there are several.
         """
-        for wanted, names in (
+        for key, names in (
             (name, self.header),
             (name.strip().casefold(), [each.casefold() for each in self.header]),
         ):
-            if names.count(wanted) > 1:
+            if names.count(key) > 1:
                 raise DataError(f"{self.path} must have one column '{name}', got several")
-            if wanted in names:
-                return names.index(wanted)
+            if key in names:
+                return names.index(key)
         return None
 
     def column(self, name: str, setting: str) -> int:
-        """The position of a column that a recipe names.
+        """Return the position of a column that a recipe names.
 
         Args:
-            name: The column; case does not matter where only one fits.
-            setting: The recipe's key, named in the error.
+            name: The column; case is ignored if only one matches.
+            setting: The recipe's key, for the error.
 
         Raises:
-            DataError: If there is none or several; it names the nearest.
+            DataError: If there is none (the message names the nearest) or several.
         """
         position = self.find(name)
         if position is None:
@@ -77,22 +78,22 @@ class Table:
         return position
 
     def at(self, number: int) -> str:
-        """The place of a row, for messages."""
+        """Return the place of a row, for messages."""
         return f"{self.path}, {self.unit} {number}"
 
 
 def open_table(path: Path) -> Table:
-    """Opens a table by its suffix: `.parquet` and `.pq` are Parquet, all else is CSV.
+    """Open a table by its suffix: `.parquet` and `.pq` are Parquet, all else is CSV.
 
-    CSV is UTF-8, or UTF-16 with its mark, and has a header. Its cells are separated by a comma,
-    semicolon, tab or bar: by what Excel's line `sep=;` says, else by what suits the first lines
-    best. `.gz` is unpacked.
+    CSV is UTF-8, or UTF-16 with a byte order mark, and has a header. Its cells are separated by a
+    comma, semicolon, tab or bar: the one that Excel's line `sep=;` names, else the one that fits
+    the first lines best. `.gz` is decompressed.
 
     Args:
         path: The file.
 
     Returns:
-        The table; its rows are read when they are asked for.
+        The table; its rows are read on demand.
 
     Raises:
         DataError: If it cannot be read or has no header.
@@ -111,7 +112,7 @@ def open_table(path: Path) -> Table:
     first, *others = rows_by[delimiter] or [[]]
     header = [name.strip() for name in first]
     if not any(header):
-        raise DataError(f"{path} must have a header line and a row an image, it is empty")
+        raise DataError(f"{path} must have a header line and one row per image, it is empty")
     # `write.table` of R numbers the rows, in a column that its header leaves out.
     if others and all(
         len(row) == len(first) + 1 and row[0] == str(number) for number, row in enumerate(others, 1)
@@ -130,22 +131,22 @@ def _read_csv(
     path: Path, delimiter: str, header: list[str], width: int, columns: Sequence[int]
 ) -> Rows:
     rows = _csv_rows(path, delimiter)
-    next((row for _, row in rows if row == header), None)  # and what stands before it
-    wanted = itemgetter(*columns)
+    next((row for _, row in rows if row == header), None)  # skips the header and all before it
+    cells_of = itemgetter(*columns)
     for line, row in rows:
         if len(row) == width and row[columns[0]]:
-            yield line, wanted(row)
-        elif any(map(str.strip, row)):  # else it is blank, as spreadsheets leave some at the end
+            yield line, cells_of(row)
+        elif any(map(str.strip, row)):  # spreadsheets leave blank rows at the end
             if len(row) < width or any(map(str.strip, row[width:])):
                 raise DataError(
-                    f"{path}, line {line}: the row must have {width} cells as the header has, "
+                    f"{path}, line {line}: the row must have {width} cells like the header, "
                     f"got {len(row)}"
                 )
-            yield line, wanted(row)
+            yield line, cells_of(row)
 
 
 def _csv_rows(path: Path, delimiter: str) -> Rows:
-    """Every row that is not blank, the header first."""
+    """Yield every row that is not blank, the header first."""
     line = 0
     with _readable(path), _open_text(path) as file:
         reader = _reader(file, delimiter, strict=True)
@@ -167,7 +168,7 @@ def _reader(lines: Iterable[str], delimiter: str, **options: Any) -> Any:
 def _open_text(path: Path) -> io.TextIOWrapper:
     with _open_bytes(path) as file:
         is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    # `utf-8-sig` drops the mark that Excel puts first.
+    # `utf-8-sig` drops the byte order mark that Excel writes.
     encoding = "utf-16" if is_wide else "utf-8-sig"
     return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="")
 
@@ -178,7 +179,7 @@ def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
 
 @contextmanager
 def _readable(path: Path, *damage: type[Exception]) -> Iterator[None]:
-    """Refuses a file that cannot be read, is no text, or is damaged as Parquet can be."""
+    """Raise a `DataError` for a file that cannot be read, is not text, or is damaged Parquet."""
     try:
         yield
     except UnicodeDecodeError:
@@ -204,7 +205,7 @@ def _open_parquet(path: Path) -> Table:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise RecipeError(
-            f"{path}: Parquet needs pyarrow: in a checkout, pip install '.[parquet]'"
+            f"{path}: reading Parquet needs pyarrow; in a checkout, pip install '.[parquet]'"
         ) from error
     with _readable(path, ArrowException), path.open("rb") as raw, ParquetFile(raw) as file:
         header = list(file.schema_arrow.names)
@@ -225,8 +226,11 @@ def _read_parquet(path: Path, header: list[str], columns: Sequence[int]) -> Rows
 
 
 def _text(value: Any) -> str:
-    """A cell as CSV would have it; whole numbers become floats in a column that has gaps."""
-    if value is None or value != value:  # NaN, which pandas writes for a gap
+    """Return a cell as CSV would have it; floats become whole numbers again.
+
+    pandas stores whole numbers as floats in a column with empty cells.
+    """
+    if value is None or value != value:  # NaN, which pandas writes for an empty cell
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

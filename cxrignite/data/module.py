@@ -32,23 +32,24 @@ from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_
 class XrayData:
     """Images, their splits and their loaders.
 
-    A training epoch is a function of `(seed, epoch)`: the same images with the same augmentation in
-    the same order, whatever the number of workers and whatever ran before.
+    A training epoch depends on `(seed, epoch)` only. Images, augmentation and order are the same
+    for any number of workers and after any earlier epoch.
 
     Attributes:
-        num_workers: Worker processes of a loader that has work for them: one a core at most.
+        num_workers: Number of worker processes per loader, at most one per core. A loader without
+            work for them uses none.
 
     Args:
-        records: The images of every split.
+        records: The records of every split.
         classes: The two class names; the last one is positive.
-        pipeline: How an image is read, preprocessed and augmented.
-        cache: The images preprocessed; `None` reads their files, epoch by epoch.
+        pipeline: Reads, preprocesses and augments an image.
+        cache: The preprocessed images; `None` reads the files in every epoch.
         sampler: Makes the training sampler, `sampler(labels, seed=seed)`; `None` shuffles.
-        loader: How batches are loaded.
+        loader: Settings of the loaders.
         seed: Seed of the training order and of the augmentation, at least 0.
 
     Raises:
-        DataError: If an image's split is none of `SPLITS`.
+        DataError: If a record's split is not in `SPLITS`.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class XrayData:
 
     @property
     def image_size(self) -> Size:
-        """Rows and columns of the images, as the first image has them.
+        """Rows and columns of the images, taken from the first one.
 
         Raises:
             DataError: If it cannot be read.
@@ -94,13 +95,13 @@ class XrayData:
 
     @property
     def device_augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """What the trainer has to do to images and their seeds; `None` where loaders do it."""
+        """Augmentation of images by their seeds for the trainer; `None` if the loaders do it."""
         if not (self.loader.augment_on_device and self.pipeline.batch_augment):
             return None
         return partial(augment_batch, self.pipeline.batch_augment)
 
     def records(self, split: str) -> list[ImageRecord]:
-        """The images of a split, in the order that `Batch.index` counts.
+        """Return the records of a split, in the order that `Batch.index` refers to.
 
         Args:
             split: One of `SPLITS`.
@@ -111,7 +112,7 @@ class XrayData:
         return list(self._of(split))
 
     def labels(self, split: str) -> list[int]:
-        """The labels of a split, 0 or 1, in the order of its images.
+        """Return the labels of a split, 0 or 1, in the order of its records.
 
         Args:
             split: One of `SPLITS`.
@@ -122,7 +123,7 @@ class XrayData:
         return [record.label for record in self._of(split)]
 
     def class_counts(self, split: str) -> ClassCounts:
-        """How many negatives and positives a split has.
+        """Return the number of negatives and positives of a split.
 
         Args:
             split: One of `SPLITS`.
@@ -133,12 +134,12 @@ class XrayData:
         return class_counts(self.labels(split))
 
     def drawn_prevalence(self) -> float:
-        """Share of positives among the training images as the sampler draws them, in `[0, 1]`.
+        """Return the share of positives among the images that the sampler draws, in `[0, 1]`.
 
-        A sampler without `weights` is asked for one pass, and what it draws is counted.
+        For a sampler without `weights`, the images drawn in one pass are counted.
 
         Raises:
-            DataError: If the sampler refuses the labels.
+            DataError: If the sampler does not accept the labels.
         """
         labels = self.labels("train")
         if self._sampler is None:
@@ -147,12 +148,12 @@ class XrayData:
         weights = getattr(sampler, "weights", None)
         if weights is not None and len(weights) == len(labels):
             return drawn_share(labels, weights)
-        # A sampler may go on for ever; its length is what an epoch draws.
+        # A sampler may be endless; an epoch draws as many as its length.
         drawn = islice(sampler, len(sampler))  # type: ignore[arg-type]  # as in SeededDraws
         return drawn_share([labels[index] for index in drawn], None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next pass over the train loader gives.
+        """Set the epoch of the next pass over the train loader.
 
         Args:
             epoch: At least 0.
@@ -162,18 +163,22 @@ class XrayData:
             self._draws.set_epoch(epoch)
 
     def train_loader(self) -> DataLoader[Batch]:
-        """Batches of the training split, sampled and augmented; none is a single image.
+        """Return the loader of the training split, sampled and augmented.
+
+        Every batch has at least two images.
 
         Raises:
-            DataError: If the training split has fewer than two images, or the sampler refuses its
-                labels.
+            DataError: If the training split has fewer than two images, or the sampler does not
+                accept its labels.
         """
         if len(self._of("train")) < 2:
             raise DataError(f"training needs at least 2 images, got {len(self._of('train'))}")
         return self._loader_of("train", self._draws)
 
     def eval_loader(self, split: str) -> DataLoader[Batch]:
-        """Batches of a split in its order, not augmented; each image once over all processes.
+        """Return the loader of a split in its order, not augmented.
+
+        All processes together load each image once.
 
         Args:
             split: One of `SPLITS`.
@@ -188,7 +193,7 @@ class XrayData:
         return self._loader_of(split, draws)
 
     def eval_batch_size(self, split: str) -> int:
-        """Images of a full batch of `eval_loader(split)`, however many processes share the split.
+        """Return the images per full batch of `eval_loader(split)`, for any number of processes.
 
         Args:
             split: One of `SPLITS`.
@@ -199,7 +204,7 @@ class XrayData:
         return min(self.loader.eval_size, len(self._of(split)))
 
     def close(self) -> None:
-        """Ends all worker processes; a loader asked for later starts new ones."""
+        """End all worker processes; a later loader starts new ones."""
         for loader in self._loaders.values():
             loader.close()
         self._loaders.clear()
@@ -211,7 +216,7 @@ class XrayData:
             self._sampler(labels, seed=self.seed)
             if self._sampler is not None
             else DistributedSampler(
-                labels,  # type: ignore[arg-type]  # Only its length is asked for.
+                labels,  # type: ignore[arg-type]  # Only its length is used.
                 num_replicas=world_size(),
                 rank=process_rank(),
                 seed=self.seed,
@@ -227,8 +232,8 @@ class XrayData:
         return self._records[split]
 
     def _loader_of(self, split: str, draws: PlainDraws | SeededDraws) -> DataLoader[Batch]:
-        """The one loader of a split and purpose, whose workers stay from epoch to epoch."""
-        # The train split can be evaluated too, in order and not augmented.
+        """Return the loader of a split and purpose; its workers are kept between epochs."""
+        # The train split can also be evaluated, in order and not augmented.
         trains = isinstance(draws, SeededDraws)
         key = (split, trains)
         if key not in self._loaders:
@@ -246,15 +251,15 @@ class XrayData:
                 num_workers=num_workers,
                 prefetch_factor=settings.prefetch_factor,
                 worker_timeout=settings.worker_timeout,
-                # Without it each pass draws from the global generator, and shifts dropout.
+                # Without it each pass draws from the global generator, which changes dropout.
                 generator=torch.Generator().manual_seed(self.seed),
             )
         return self._loaders[key]
 
     def _has_work(self, trains: bool) -> bool:
-        """Whether more is to be done for a batch than to copy it from memory.
+        """True if a batch needs more than a copy from memory.
 
-        To send a batch from a worker takes ten times as long as that.
+        Sending a batch from a worker takes ten times as long as that copy.
         """
         if self.cache is None or not self.cache.fits_in_memory:
             return True

@@ -1,6 +1,6 @@
-"""The code of a user's own transform: its file, and what that imports from the user's folders.
+"""The code of a user's own transform: its file, and its imports from the user's folders.
 
-A library is known by its version; a module of one's own is known by its text alone.
+A library is identified by its version; a module of the user only by its text.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _OURS = Path(__file__).resolve().parents[1]
 
 
 def named_modules(thing: object) -> set[str]:
-    """The modules of all classes and functions that an object holds, whatever lies around them.
+    """Return the modules of all classes and functions that an object contains, at any depth.
 
     Args:
-        thing: Can be pickled.
+        thing: A picklable object.
 
     Raises:
-        Exception: Whatever pickle raises for one that cannot.
+        Exception: The exception of pickle, if it cannot be pickled.
     """
     recorder = _Recorder(io.BytesIO(), protocol=5)
     recorder.dump(thing)
@@ -37,7 +37,7 @@ def named_modules(thing: object) -> set[str]:
 
 
 class _Recorder(pickle.Pickler):
-    """Notes where everything comes from that is pickled by its name."""
+    """A pickler that notes the module of everything that is pickled by its name."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -50,13 +50,13 @@ class _Recorder(pickle.Pickler):
 
 
 def own_sources(modules: Iterable[str]) -> dict[str, bytes]:
-    """The files of modules outside of libraries, and of all that these import, in turn.
+    """Return the files of modules outside of libraries, and of their imports, recursively.
 
-    Imports inside of functions count too. Code that is found in another way, by a name that is put
-    together or read from a file, is not seen, and neither is a file of data.
+    Imports inside of functions count too. Code that is loaded by a computed name or a name from a
+    file is not found, and neither are data files.
 
     Args:
-        modules: By their full names.
+        modules: Full names of the modules.
 
     Returns:
         Each module's name and its file's content, sorted by name.
@@ -79,8 +79,8 @@ def own_sources(modules: Iterable[str]) -> dict[str, bytes]:
 
 
 def _file_of(name: str) -> tuple[Path | None, str]:
-    """The file of a module of the user's own, and its package; no file for any other."""
-    # Whatever importing a package on the way may raise: the transform's own import tells it.
+    """Return the file of a user's own module and its package; no file for any other module."""
+    # Importing a parent package may raise anything; the import of the transform reports it.
     with contextlib.suppress(Exception):
         module = sys.modules.get(name)
         spec = getattr(module, "__spec__", None) or importlib.util.find_spec(name)
@@ -101,7 +101,7 @@ def _is_own(file: Path) -> bool:
 def _imports(source: bytes, package: str) -> Iterator[str]:
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # compiled code, say
+    except (SyntaxError, ValueError):  # such as compiled code
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -111,5 +111,5 @@ def _imports(source: bytes, package: str) -> Iterator[str]:
             if node.level:
                 with contextlib.suppress(ImportError):
                     base = importlib.util.resolve_name("." * node.level + base, package)
-            # A name that is imported from a package may be a module.
+            # A name imported from a package may be a module.
             yield from (base, *(f"{base}.{alias.name}" for alias in node.names))

@@ -1,4 +1,4 @@
-"""Which patient an image shows, read from its file name."""
+"""The patient of an image, read from its file name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import hmac
 import posixpath
 import re
 
-# ChestXRay2017 counts its bacteria and its virus patients independently: `person12_virus` and
-# `person12_bacteria` are two children, so the key is the number and the type.
+# ChestXRay2017 numbers its bacteria and virus patients independently: `person12_virus` and
+# `person12_bacteria` are two children, so the key includes the type.
 PATTERNS: dict[str, str] = {
     "chest-xray-2017": r"^(person\d+)_(bacteria|virus)_|^((?:NORMAL2-)?IM-\d+)-",
 }
@@ -19,7 +19,7 @@ SUBGROUPS: dict[str, str] = {
 
 
 def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
-    r"""Reads a patient's key from an image's name.
+    r"""Read a patient's key from an image's name.
 
     Args:
         name: The image's path relative to its source, or its file name. The pattern is searched in
@@ -27,8 +27,8 @@ def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
         pattern: A name in `PATTERNS`, or a regular expression.
 
     Returns:
-        The pattern's groups that matched, joined by `_` (the whole match where it has no groups).
-        A name that does not match is a patient of its own: the name without its suffix.
+        The pattern's groups that matched, joined by `_` (the whole match if it has no groups). A
+        name that does not match counts as a separate patient: the name without its suffix.
 
     Raises:
         re.error: If `pattern` is not a regular expression.
@@ -46,7 +46,7 @@ def patient_key(name: str, pattern: str = "chest-xray-2017") -> str:
 
 
 def patient_in_path(name: str, pattern: str) -> str:
-    r"""Reads a patient's key from an image's whole path, where its folder may say whose it is.
+    r"""Read a patient's key from an image's whole path, since a folder may name the patient.
 
     Args:
         name: The image's path relative to its source.
@@ -54,8 +54,8 @@ def patient_in_path(name: str, pattern: str) -> str:
             in the whole path.
 
     Returns:
-        The pattern's groups that matched, joined by `_` (the whole match where it has no groups),
-        or an empty string.
+        The pattern's groups that matched, joined by `_` (the whole match if it has no groups), or
+        an empty string.
 
     Examples:
         >>> patient_in_path("train/patient00042/study1/view1_frontal.jpg", r"patient\d+")
@@ -67,21 +67,21 @@ def patient_in_path(name: str, pattern: str) -> str:
 
 
 def hashed_patient(key: str, salt: bytes) -> str:
-    """A patient's key that tells nothing of the patient to those who do not have the salt.
+    """Return a patient's key that does not identify the patient without the salt.
 
     Args:
-        key: As the hospital knows the patient.
-        salt: The secret; the same one gives the same keys.
+        key: The hospital's key of the patient.
+        salt: The secret; the same salt gives the same keys.
 
     Returns:
-        The first 16 hexadecimal digits of their HMAC-SHA256: 64 bits, in which two of a million
-        patients share a key with a probability of 3e-8.
+        The first 16 hexadecimal digits of the HMAC-SHA256. With 64 bits, the probability that any
+        two of a million patients share a key is 3e-8.
     """
     return hmac.digest(salt, key.encode("utf-8", "surrogateescape"), hashlib.sha256).hex()[:16]
 
 
 def is_patient_name(name: str, pattern: str = "chest-xray-2017") -> bool:
-    """Tells whether an image's name says whose it is, so that a source can count those that do not.
+    """True if an image's name identifies the patient; a source counts those that do not.
 
     Args:
         name: The image's path relative to its source, or its file name.
@@ -94,11 +94,11 @@ def is_patient_name(name: str, pattern: str = "chest-xray-2017") -> bool:
 
 
 def image_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
-    """Reads the subgroup from an image's name, such as `bacteria` or `virus`.
+    """Read the subgroup from an image's name, such as `bacteria` or `virus`.
 
     Args:
         name: The image's path relative to its source, or its file name.
-        pattern: A name in `SUBGROUPS`; any other pattern knows no subgroups.
+        pattern: A name in `SUBGROUPS`; other patterns have no subgroups.
 
     Returns:
         The subgroup, or an empty string.
@@ -114,5 +114,5 @@ def _key(match: re.Match[str]) -> str:
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
-    # Not by pathlib, which takes five times as long: sources can have a million images.
+    # Without pathlib, which takes five times as long: sources can have a million images.
     return re.search(pattern, name.rpartition("/")[2])

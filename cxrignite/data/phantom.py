@@ -1,4 +1,4 @@
-"""A synthetic chest X-ray data set with known lesion masks, made on the spot."""
+"""A synthetic chest X-ray data set with known lesion masks, rendered on first use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cxrignite.locks import hold_lock
 
 _logger = logging.getLogger(__name__)
 
-# Raise it whenever the same settings give other bytes, so that no folder mixes two renderers.
+# Increase it if the same settings give other bytes, so that no folder mixes two renderers.
 RENDERER_VERSION = 1
 
 _MARKER = "phantom.json"
@@ -32,22 +32,22 @@ _FORMAT = "cxrignite phantom"
 class Phantom(Source):
     """Rendered chest images, some of them with opacities in the lungs.
 
-    The files are made on the first call of `records()` and used again while the settings stay the
-    same: `<root>/<train|test>/<class>/<patient>_<k>.png`, and for each positive image a mask of its
-    opacities (255 inside), `<root>/masks/<train|test>/<class>/<patient>_<k>.png`. Every image of a
-    patient shows the same anatomy and has the same label.
+    The files are rendered on the first call of `records()` and reused while the settings stay the
+    same. An image is `<root>/<train|test>/<class>/<patient>_<k>.png`. Each positive image has a
+    mask of its opacities (255 inside), `<root>/masks/<train|test>/<class>/<patient>_<k>.png`. All
+    images of a patient show the same anatomy and have the same label.
 
     Args:
-        root: The folder to make; it must be new, empty or a phantom's already.
-        num_train: Images for training, from which validation is carved.
-        num_test: Images for testing, of other patients.
+        root: The folder to write; it must be new, empty or written by a phantom.
+        num_train: Number of training images, from which other splits are taken.
+        num_test: Number of test images, of other patients.
         size: Side of the square images in pixels, at least 32.
         positive_fraction: Share of images with disease in each split, in `(0, 1)`.
-        images_per_patient: Most images of one patient.
+        images_per_patient: Largest number of images of one patient.
         seed: The same seed gives the same images, byte for byte.
 
     Raises:
-        ValueError: If a number is out of its range, or a split would miss a class.
+        ValueError: If a number is out of range, or a split would lack a class.
     """
 
     classes = ("NORMAL", "PNEUMONIA")
@@ -72,7 +72,7 @@ class Phantom(Source):
             raise ValueError(f"seed must be at least 0, got {seed}")
         for name, count in (("num_train", num_train), ("num_test", num_test)):
             if not 0 < round(count * positive_fraction) < count:
-                raise ValueError(f"{name} must leave an image for each class, got {count}")
+                raise ValueError(f"{name} must be enough for an image of each class, got {count}")
         self.root = Path(root)
         self.num_images = {"train": num_train, "test": num_test}
         self.size = size
@@ -81,10 +81,10 @@ class Phantom(Source):
         self.seed = seed
 
     def records(self) -> list[ImageRecord]:
-        """The images of train, then of test; their files are made where they are not there yet.
+        """Return the records of train, then of test; render the files if they do not exist.
 
         Raises:
-            DataError: If `root` holds anything that no phantom put there.
+            DataError: If `root` has files that no phantom wrote.
             CxrIgniteError: If the files cannot be written.
         """
         records = self._plan()
@@ -106,7 +106,7 @@ class Phantom(Source):
         }
 
     def _plan(self) -> list[ImageRecord]:
-        """Which patients there are and which images each has; touches no file."""
+        """Return the records of all patients; no file is read or written."""
         rng = np.random.default_rng(self.seed)
         records: list[ImageRecord] = []
         number = 0
@@ -133,18 +133,18 @@ class Phantom(Source):
         )
 
     def _build(self, records: list[ImageRecord], settings: dict[str, Any]) -> None:
-        """Render into a sibling folder, then rename it into place; one process at a time."""
+        """Render into a sibling folder, then rename it; one process does so at a time."""
         home = self.root.resolve()
         home.parent.mkdir(parents=True, exist_ok=True)
         lock_path, built = (home.with_name(f".{home.name}.{end}") for end in ("lock", "tmp"))
         with hold_lock(lock_path, wait=True, is_required=False) as lock:
             lock.callback(lock_path.unlink, missing_ok=True)
             if _is_complete(home, settings):
-                return  # by the process that was waited for
-            shutil.rmtree(built, ignore_errors=True)  # of a killed process
+                return  # another process rendered it meanwhile
+            shutil.rmtree(built, ignore_errors=True)  # left by a killed process
             lock.callback(shutil.rmtree, built, ignore_errors=True)
             sizes: dict[str, int] = {}
-            # `disable=None` keeps quiet where stderr is no terminal.
+            # `disable=None` shows no bar if stderr is not a terminal.
             for record in tqdm(
                 records, desc="rendering phantom images", leave=False, disable=None, delay=2
             ):
@@ -172,7 +172,7 @@ class Phantom(Source):
 
 
 def _seed_of(seed: int, name: str) -> int:
-    """A seed of its own for each image and patient, whatever the others are."""
+    """Return the seed of one image or patient, independent of all others."""
     sequence = np.random.SeedSequence([seed, *name.encode()])
     return int(sequence.generate_state(1, np.uint64)[0])
 
@@ -180,24 +180,24 @@ def _seed_of(seed: int, name: str) -> int:
 def _save(path: Path, pixels: NDArray[np.uint8]) -> int:
     """Write a PNG and return its size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Noise does not compress: a higher level takes four times as long for a few per cent.
+    # Noise hardly compresses: a higher level saves a few per cent and takes four times as long.
     Image.fromarray(pixels).save(path, compress_level=1)
     return path.stat().st_size
 
 
 def _read_marker(root: Path) -> dict[str, Any] | None:
-    """Read the marker of a phantom folder; None without one of ours."""
+    """Return the marker of a phantom folder, `None` if it has none."""
     try:
         marker = json.loads((root / _MARKER).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(marker, dict) and marker.get("format") == _FORMAT
-    whole = ours and marker.keys() >= {"renderer", "settings", "sizes"}
-    return marker if whole else None
+    is_phantom = isinstance(marker, dict) and marker.get("format") == _FORMAT
+    is_complete = is_phantom and marker.keys() >= {"renderer", "settings", "sizes"}
+    return marker if is_complete else None
 
 
 def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds every file of these settings, each of the size it was written."""
+    """True if the folder has every file of these settings, each with the size written."""
     marker = _read_marker(root)
     if marker is None or marker["renderer"] != RENDERER_VERSION:
         return False
@@ -210,32 +210,32 @@ def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
 
 
 def _refuse_foreign(root: Path) -> None:
-    """Nothing that a phantom did not make is ever removed."""
+    """Check that the folder has no other files, since rendering replaces it."""
     if root.exists() and not root.is_dir():
-        raise DataError(f"phantom root {root} is not a folder")
+        raise DataError(f"phantom root must be a folder, {root} is a file")
     visible = [path for path in root.rglob("*") if not path.name.startswith(".")]
     found = {path.relative_to(root).as_posix() for path in visible if not path.is_dir()}
     marker = _read_marker(root)
     foreign = found if marker is None else found - {_MARKER, *marker["sizes"]}
     if foreign:
         raise DataError(
-            f"phantom root {root} must be new, empty or a phantom's own, "
-            f"found {len(foreign)} other files, such as {min(foreign)}"
+            f"phantom root {root} must be new, empty or written by a phantom, "
+            f"found {len(foreign)} other files, such as {min(foreign)}; choose another root"
         )
 
 
 def _warn_of_other(root: Path, settings: dict[str, Any]) -> None:
-    """Say that other images take the place of those that are there, which runs may be of."""
+    """Warn that the existing images, which earlier runs may have used, are replaced."""
     marker = _read_marker(root)
     before = settings if marker is None else marker["settings"]
     differing = [
-        f"{name} {before.get(name)} before, {value} now"
+        f"{name}: {before.get(name)} before, {value} now"
         for name, value in settings.items()
         if before.get(name) != value
     ]
     if differing:
         _logger.warning(
-            "%s is drawn again, with other settings (%s): runs of the images before cannot be "
-            "scored again; data.source.root may name another folder",
+            "%s is rendered again with other settings (%s): runs that used the previous images "
+            "cannot be scored again; set data.source.root to keep them",
             *(root, "; ".join(differing)),
         )

@@ -1,10 +1,10 @@
-"""The healthy chest of a phantom image: its build, where each tissue lies, how much it attenuates.
+"""The healthy chest of a phantom image: the patient's build, and the attenuation of each tissue.
 
-All of it is ours: made to resemble a frontal image, not to teach anatomy. Everything is a smooth
-function of two body coordinates, so an image costs a few milliseconds at any size. `u` runs to the
-right of the image (the patient's left), `v` downwards; both are in units of half the image's side,
-with the origin between the lungs. A rib cage is a stack of tilted hoops: their far and near halves
-project to the posterior and the anterior ribs.
+The model only resembles a frontal image; it is not an anatomical model. Everything is a smooth
+function of two body coordinates, so an image takes a few milliseconds at any size. `u` increases to
+the right of the image (the patient's left), `v` downwards. Both are in units of half the image's
+side, with the origin between the lungs. A rib cage is a stack of tilted hoops: their far and near
+halves project to the posterior and the anterior ribs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FloatImage = NDArray[np.floating[Any]]
 
 
 class Coordinates(NamedTuple):
-    """Body coordinates of each pixel, and the way back.
+    """Body coordinates of each pixel, and the inverse map.
 
     Args:
-        u: Shape `(size, size)`, growing to the image's right.
-        v: Shape `(size, size)`, growing downwards.
+        u: Shape `(size, size)`, increasing to the image's right.
+        v: Shape `(size, size)`, increasing downwards.
         pixel: The width of a pixel in body units.
         to_pixels: Shape `(2, 3)`: maps `(u, v, 1)` to `(row, column)`.
     """
@@ -38,7 +38,7 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class Build:
-    """Differences between two patients; lengths in body units, angles in radians."""
+    """The properties that differ between patients; lengths in body units, angles in radians."""
 
     half_width: float
     top: float
@@ -56,10 +56,10 @@ class Build:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Build:
-        """Draws one patient's build.
+        """Draw one patient's build.
 
         Args:
-            rng: The patient's own stream.
+            rng: The patient's own random stream.
         """
         base = rng.uniform(0.40, 0.58)
         return cls(
@@ -82,7 +82,7 @@ class Build:
 def body_coordinates(
     size: int, *, angle: float, shift: tuple[float, float], zoom: float
 ) -> Coordinates:
-    """Places the patient in front of the detector.
+    """Place the patient in front of the detector.
 
     Args:
         size: Side of the square image in pixels.
@@ -109,15 +109,15 @@ def body_coordinates(
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> FloatImage:
-    """Noise with one random value at each corner of a cell, smooth between.
+    """Draw noise with one random value at each corner of a cell, smooth in between.
 
     Args:
-        rng: Where the values come from.
+        rng: The random stream.
         size: Side of the result in pixels.
         cells: Cells along a side.
 
     Returns:
-        Shape `(size, size)`, of mean 0; of deviation 1 at the corners, less between.
+        Shape `(size, size)`, of mean 0; of deviation 1 at the corners, less in between.
     """
     corners = rng.standard_normal((cells + 1, cells + 1), dtype=np.float32)
     place = (np.arange(size) + 0.5) * (cells / size)
@@ -128,19 +128,19 @@ def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> FloatImage:
 
 
 def soft_step(x: FloatImage, softness: float) -> FloatImage:
-    """A soft edge: 0 far below zero, 1 far above, over about four times `softness`."""
+    """Return a soft edge: 0 far below zero, 1 far above, over about four times `softness`."""
     ramp = np.clip(x / (4 * softness) + 0.5, 0, 1)
     smooth: FloatImage = ramp * ramp * (3 - 2 * ramp)
     return smooth
 
 
 def by_side(on_right: NDArray[np.bool_], values: tuple[float, float]) -> FloatImage:
-    """The first value on the image's left half, the second on its right half."""
+    """Return the first value on the image's left half, the second on its right half."""
     return np.where(on_right, np.float32(values[1]), np.float32(values[0]))
 
 
 def tube_path(distance: FloatImage, radius: float) -> FloatImage:
-    """Path through a hollow bone at `distance` from its axis: brightest at the cortical edges."""
+    """Return the path length through a hollow bone at `distance` from its axis."""
     squared = (distance / radius) ** 2
     path: FloatImage = np.sqrt(np.clip(1 - squared, 0, 1)) - 0.6 * np.sqrt(
         np.clip(1 - squared / 0.55, 0, 1)
@@ -167,12 +167,12 @@ class Chest(NamedTuple):
 
 
 def draw_chest(build: Build, rng: np.random.Generator, at: Coordinates) -> Chest:
-    """Adds up the attenuation of a healthy chest.
+    """Compute the attenuation of a healthy chest.
 
     Args:
-        build: The patient.
-        rng: The patient's own stream, for the vessels and the grain of the lungs.
-        at: Where each pixel lies in the body.
+        build: The patient's build.
+        rng: The patient's own random stream, for the vessels and the grain of the lungs.
+        at: Body coordinates of each pixel.
 
     Returns:
         The attenuation and the lungs.
@@ -206,7 +206,7 @@ def draw_chest(build: Build, rng: np.random.Generator, at: Coordinates) -> Chest
 
 
 def _diaphragm(build: Build, u: FloatImage) -> FloatImage:
-    """Height of the diaphragm: a dome under each lung, falling into the costophrenic angles."""
+    """Return the height of the diaphragm: a dome under each lung, low in the costophrenic angle."""
     height = by_side(u > 0, build.dome)
     centre = 0.42 * build.half_width
     offset = (np.abs(u) - centre) / build.half_width
@@ -215,7 +215,7 @@ def _diaphragm(build: Build, u: FloatImage) -> FloatImage:
 
 
 def _heart(build: Build, at: Coordinates) -> FloatImage:
-    """The heart's and the great vessels' shadow, two thirds of it on the patient's left."""
+    """Return the shadow of heart and great vessels, two thirds of it on the patient's left."""
     u, v = at.u, at.v
     cos, sin = math.cos(build.heart_angle), math.sin(build.heart_angle)
     low = build.dome[1]
@@ -233,7 +233,7 @@ def _heart(build: Build, at: Coordinates) -> FloatImage:
 
 
 def _body(build: Build, at: Coordinates) -> FloatImage:
-    """Thickness of soft tissue in `[0, 1]`: head, neck, shoulders, trunk."""
+    """Return the thickness of soft tissue in `[0, 1]`: head, neck, shoulders, trunk."""
     fat = 0.06 * build.fat
     width = build.half_width
     heights = np.array([-1.6, -1.15, -1.0, -0.88, -0.80, -0.66, -0.45, -0.1, 0.4, 1.0, 1.6])
@@ -247,7 +247,7 @@ def _body(build: Build, at: Coordinates) -> FloatImage:
 
 
 def _vessels(rng: np.random.Generator, at: Coordinates) -> FloatImage:
-    """Trees of vessels that leave the hila and thin out at each fork."""
+    """Draw trees of vessels that leave the hila and become thinner at each fork."""
     starts = np.repeat([[-0.15, -0.02], [0.17, -0.06]], _FIRST_BRANCHES, axis=0)
     fan = np.linspace(-1.35, 1.35, _FIRST_BRANCHES)
     angles = np.concatenate([np.pi + fan, fan]) + rng.normal(0, 0.12, len(starts))
@@ -272,12 +272,12 @@ def _vessels(rng: np.random.Generator, at: Coordinates) -> FloatImage:
 def _density(
     paths: NDArray[np.float64], mass: NDArray[np.float64], at: Coordinates, *, blur: float
 ) -> FloatImage:
-    """Mass at points `(K, 2, P)` on curves as a density on the image, blurred in body units."""
+    """Return mass at points `(K, 2, P)` on curves as a blurred density on the image."""
     size = len(at.u)
     points = np.concatenate([paths, np.ones_like(paths[:, :1])], axis=1)
     rows, columns = np.einsum("ij,kjp->ikp", at.to_pixels, points).reshape(2, -1)
     total = np.zeros(size * size)
-    # Bilinear shares: nearest pixels would make staircases of thin vessels.
+    # Bilinear shares: nearest pixels would give thin vessels jagged edges.
     for row in (np.floor(rows), np.floor(rows) + 1):
         for column in (np.floor(columns), np.floor(columns) + 1):
             share = (1 - np.abs(rows - row)) * (1 - np.abs(columns - column))
@@ -295,10 +295,10 @@ _NUM_RIBS = 10
 
 
 def cage_half_width(build: Build, v: FloatImage) -> FloatImage:
-    """Half width of the rib cage, a blunt cone.
+    """Return the half width of the rib cage, a blunt cone.
 
     Args:
-        build: The patient.
+        build: The patient's build.
         v: Heights, any shape.
     """
     below_top = np.clip((v - build.top) / 1.25, 0, 1)
@@ -307,11 +307,11 @@ def cage_half_width(build: Build, v: FloatImage) -> FloatImage:
 
 
 def ribs(build: Build, at: Coordinates, cage: FloatImage) -> FloatImage:
-    """Attenuation of both halves of the rib hoops, the anterior fading towards the sternum.
+    """Return the attenuation of both halves of the rib hoops; the anterior fades to the sternum.
 
     Args:
-        build: The patient.
-        at: Where each pixel lies in the body.
+        build: The patient's build.
+        at: Body coordinates of each pixel.
         cage: Half width of the rib cage at each pixel, shape `(size, size)`.
     """
     u, v = at.u, at.v
@@ -325,23 +325,23 @@ def ribs(build: Build, at: Coordinates, cage: FloatImage) -> FloatImage:
         height = v - first - _DEPTH_OF_RIB_CAGE * (1 + direction * depth)
         number = np.round(height / build.rib_spacing)
         distance = (height - number * build.rib_spacing) / np.sqrt(1 + slope**2)
-        seen = (number >= 0) & (number < _NUM_RIBS)
+        exists = (number >= 0) & (number < _NUM_RIBS)
         if direction > 0:
             fade = soft_step(across - 0.42, 0.05)
         else:
             fade = soft_step(np.abs(u) - 0.08, 0.02)
-        # Where the hoop turns, the ray runs along the bone.
-        total += seen * fade * strength * (1 + 0.5 * across**4) * tube_path(distance, radius)
+        # At the side of the hoop, the ray runs along the bone.
+        total += exists * fade * strength * (1 + 0.5 * across**4) * tube_path(distance, radius)
     attenuation: FloatImage = build.bone * total * inside
     return attenuation
 
 
 def spine(build: Build, at: Coordinates) -> FloatImage:
-    """Attenuation of the vertebrae, brighter at edges and pedicles, with dark discs between.
+    """Return the attenuation of the vertebrae, brighter at edges and pedicles, with dark discs.
 
     Args:
-        build: The patient.
-        at: Where each pixel lies in the body.
+        build: The patient's build.
+        at: Body coordinates of each pixel.
     """
     half = 0.075 + 0.02 * np.clip(at.v + 0.5, 0, 1)
     side = np.abs(at.u)
@@ -355,11 +355,11 @@ def spine(build: Build, at: Coordinates) -> FloatImage:
 
 
 def shoulders(build: Build, at: Coordinates) -> FloatImage:
-    """Attenuation of clavicles, shoulder blades, and upper arms with their bones.
+    """Return the attenuation of clavicles, shoulder blades, and upper arms with their bones.
 
     Args:
-        build: The patient.
-        at: Where each pixel lies in the body.
+        build: The patient's build.
+        at: Body coordinates of each pixel.
     """
     v, side, on_right = at.v, np.abs(at.u), at.u > 0
     width = build.half_width

@@ -1,8 +1,8 @@
-"""One synthetic chest X-ray from a seed: the chest, its opacities, and the X-ray machine.
+"""Rendering of one synthetic chest X-ray from a seed: chest, opacities and X-ray machine.
 
-Patient, machine and disease draw from streams of their own, so that the label can change nothing
-but the opacities: the same seed with and without disease differs only under the lesion mask, and by
-the blur of the image just around it.
+Patient, machine and disease have separate random streams, so that the label changes only the
+opacities. Images of the same seed with and without disease differ only inside of the lesion mask,
+and by the blur just around it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cxrignite.data.phantom_anatomy import (
 )
 
 _FULL_LUNG = 0.75  # attenuation that a filled lung adds
-_LUNG_SHARE = 0.25  # from here on a pixel counts as lung
+_LUNG_SHARE = 0.25  # least share of a pixel that counts as lung
 _LETTERS = {
     "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
     "R": ("11110", "10001", "10001", "11110", "10100", "10010", "10001"),
@@ -32,12 +32,12 @@ _LETTERS = {
 
 
 class Rendering(NamedTuple):
-    """An image, and where its opacities and its lungs are.
+    """An image, with masks of its opacities and its lungs.
 
     Args:
-        image: uint8, shape `(size, size)`, bright where the patient attenuates.
+        image: uint8, shape `(size, size)`; high attenuation is bright.
         lesion: bool, same shape; all False on a normal image.
-        lungs: bool, same shape: the lungs, as far as heart and diaphragm leave them free.
+        lungs: bool, same shape: the lungs without the parts behind heart and diaphragm.
     """
 
     image: NDArray[np.uint8]
@@ -48,16 +48,16 @@ class Rendering(NamedTuple):
 def render_phantom(
     seed: int, *, size: int, positive: bool, patient_seed: int | None = None
 ) -> Rendering:
-    """Renders one image.
+    """Render one image.
 
     Args:
-        seed: Decides pose, exposure, noise and opacities.
+        seed: Seed of pose, exposure, noise and opacities.
         size: Side of the square image in pixels, at least 32.
-        positive: Whether the lungs hold opacities.
-        patient_seed: Decides the anatomy, so that two images can show one patient; `seed` if None.
+        positive: True adds opacities to the lungs.
+        patient_seed: Seed of the anatomy, so that images can show one patient; `seed` if None.
 
     Returns:
-        The image and its lesion mask.
+        The image and its masks.
 
     Raises:
         ValueError: If `size` is below 32.
@@ -82,9 +82,9 @@ def render_phantom(
 
 
 def _opacities(rng: np.random.Generator, chest: Chest, at: Coordinates) -> FloatImage:
-    """One to three patches of consolidation: ragged, mottled, some of them barely visible."""
-    room = ndimage.uniform_filter(chest.lungs, max(3, int(0.12 / at.pixel)))
-    places = np.flatnonzero(room >= min(0.8, room.max()))
+    """Draw one to three patches of consolidation: ragged, mottled, some barely visible."""
+    local_share = ndimage.uniform_filter(chest.lungs, max(3, int(0.12 / at.pixel)))
+    places = np.flatnonzero(local_share >= min(0.8, local_share.max()))
     total = np.zeros_like(chest.lungs)
     for _ in range(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15])):
         place = places[rng.integers(len(places))]
@@ -99,17 +99,17 @@ def _opacities(rng: np.random.Generator, chest: Chest, at: Coordinates) -> Float
         patch *= np.sign(at.u) == np.sign(at.u.flat[place])
         strength = np.exp(rng.uniform(np.log(0.6), np.log(2.6)))
         total += strength * patch
-    # Full lung attenuates as soft tissue does and no more.
+    # A completely filled lung attenuates like soft tissue, not more.
     total = _FULL_LUNG * (1 - np.exp(-total / _FULL_LUNG)) * chest.lungs
     mottled = 0.22 * smooth_noise(rng, len(total), 22) + 0.15 * smooth_noise(rng, len(total), 40)
     total *= np.clip(1 + mottled, 0.4, 1.6)
-    # A border below what the image can show would only blow up the mask.
+    # A border too faint for the image would only enlarge the mask.
     opacity: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.01), total, 0)
     return opacity
 
 
 def _faint_spots(rng: np.random.Generator, at: Coordinates) -> FloatImage:
-    """Distractors that both classes have: the round shadows of nipples."""
+    """Draw distractors for both classes: the round shadows of nipples."""
     spots = np.zeros_like(at.u)
     for side in (-1, 1):
         strength = rng.uniform(0.04, 0.12) * (rng.uniform() < 0.35)
@@ -121,10 +121,10 @@ def _faint_spots(rng: np.random.Generator, at: Coordinates) -> FloatImage:
 def _expose(
     rng: np.random.Generator, attenuation: FloatImage, opacity: FloatImage, at: Coordinates
 ) -> NDArray[np.uint8]:
-    """Image the attenuation: beam profile, blur, quantum noise, window, gamma, collimation, marker.
+    """Expose the attenuation: beam profile, blur, noise, window, gamma, collimation, marker.
 
-    The window is set from the chest without its opacities: an image that is darker elsewhere
-    because of a lesion would give the label away.
+    The window is set from the chest without opacities: otherwise a lesion would darken the rest of
+    the image, and the label could be predicted from that.
     """
     size = len(attenuation)
     low, high = np.percentile(attenuation, [3, 99])
@@ -146,7 +146,7 @@ def _expose(
 
 
 def _collimate(rng: np.random.Generator, grey: FloatImage) -> FloatImage:
-    """Sometimes a dark frame that the shutters leave, wider on one side than on another."""
+    """Draw the dark frame of the shutters, with random margins, for some images."""
     size = len(grey)
     margins = (rng.uniform(0, 0.05, 4) * size * (rng.uniform(size=4) < 0.3)).astype(int)
     framed = np.zeros_like(grey) + rng.uniform(0, 0.04)
@@ -156,7 +156,7 @@ def _collimate(rng: np.random.Generator, grey: FloatImage) -> FloatImage:
 
 
 def _stamp(rng: np.random.Generator, grey: FloatImage) -> FloatImage:
-    """A lead letter at the patient's side it names: R on the image's left, L on its right."""
+    """Draw a lead letter on the patient's side: R on the image's left, L on its right."""
     letter = "R" if rng.uniform() < 0.7 else "L"
     present = rng.uniform() < 0.6
     size = len(grey)

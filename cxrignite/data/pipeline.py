@@ -1,4 +1,4 @@
-"""From a file to an image, and to what the model learns from: read, preprocess, augment."""
+"""The pipeline from an image file to the model's input: read, preprocess, augment."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ _FILES = (exif, grey_scaling, jpeg, pillow_formats, pixel_limit, png)
 
 
 class Pipeline:
-    """Reads an image, preprocesses it and, in training, augments it.
+    """A pipeline that reads, preprocesses and, in training, augments an image.
 
-    Reading and preprocessing give 8-bit images in every split, so that an image kept after them is
-    the image that is served. MONAI's transforms receive float32 tensors of shape `(1, H, W)` in
-    `[0, 1]`, and have to keep to that scale: normalisation belongs to the classifier.
+    Reading and preprocessing return 8-bit images in every split, so that a cached image is exactly
+    the image that the model gets. MONAI transforms receive float32 tensors of shape `(1, H, W)` in
+    `[0, 1]` and must keep this scale: normalisation is part of the classifier.
 
     Args:
         preprocess: Deterministic MONAI transforms, for every split.
-        augment: MONAI transforms for training, random or not, of single images.
-        image_size: Rows and columns that each image is read at; `None` keeps the file's own.
-        batch_augment: Transforms for training, of whole batches, after `augment`.
-        grey_scaling: Which values become black and white, see `GreyScaling`.
+        augment: MONAI transforms of single images for training, random or not.
+        image_size: Rows and columns that each image is resized to; `None` keeps the file's own.
+        batch_augment: Transforms of whole batches for training, after `augment`.
+        grey_scaling: Rule for the values that become black and white, see `GreyScaling`.
 
     Raises:
         RecipeError: If a size is below 1, a transform in `preprocess` is random, or one in
@@ -83,27 +83,27 @@ class Pipeline:
             transforms.check_randomness(self.preprocess, self.augment)
 
     def __call__(self, path: Path | str, seed: int | None = None) -> Tensor:
-        """Gives one image.
+        """Return one image.
 
         Args:
             path: The file.
-            seed: Seed of the augmentation, at least 0; the same seed gives the same image, whatever
-                was drawn before. `None` does not augment.
+            seed: Seed of the augmentation, at least 0; the same seed always gives the same image.
+                `None` does not augment.
 
         Returns:
             Shape `(1, H, W)`, a plain contiguous tensor with its own memory: uint8, or float32 in
             `[0, 1]` if augmented.
 
         Raises:
-            UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
-            DataError: If a transform fails, or gives another shape than `(1, H, W)` or another
+            UnreadableImageError: If the file is not a complete image of a supported format.
+            DataError: If a transform fails, or returns another shape than `(1, H, W)` or another
                 scale than `[0, 1]`.
         """
         image = self.read(path)
         return image if seed is None else self.augmented(image[None], [seed], [path])[0]
 
     def read(self, path: Path | str) -> Tensor:
-        """Gives one image as it is before augmentation: what a cache keeps.
+        """Return one image before augmentation, as a cache stores it.
 
         Args:
             path: The file.
@@ -112,23 +112,23 @@ class Pipeline:
             Shape `(1, H, W)`, uint8.
 
         Raises:
-            UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
+            UnreadableImageError: If the file is not a complete image of a supported format.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
         return self.read_and_judge(path)[0]
 
     def read_and_judge(self, path: Path | str) -> tuple[Tensor, bool]:
-        """Reads as `read` does, and judges the image before it is preprocessed.
+        """Read like `read`, and check if the image is nearly blank before preprocessing.
 
         Args:
             path: The file.
 
         Returns:
-            The image, shape `(1, H, W)`, uint8; and True if it used little of the grey range before
-            it was preprocessed, see `is_nearly_blank`.
+            The image, shape `(1, H, W)`, uint8; and True if it uses little of the grey range before
+            preprocessing, see `is_nearly_blank`.
 
         Raises:
-            UnreadableImageError: If the file is not a whole JPEG, PNG or DICOM image.
+            UnreadableImageError: If the file is not a complete image of a supported format.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
         in_work.note(path)
@@ -146,20 +146,19 @@ class Pipeline:
         *,
         as_batch: bool = True,
     ) -> Tensor:
-        """Augments a batch: image by image by MONAI's transforms, then as a whole by ours.
+        """Augment a batch: each image with the MONAI transforms, then the whole batch with ours.
 
         Args:
             images: Shape `(N, 1, H, W)`, uint8.
-            seeds: One an image, at least 0.
-            paths: Their files, named in errors; may be empty where `augment` is.
-            as_batch: Apply `batch_augment` too; a device may do that faster.
+            seeds: One per image, at least 0.
+            paths: Their files, for errors; may be empty if `augment` is.
+            as_batch: Apply `batch_augment` too; a GPU may do that faster.
 
         Returns:
-            Shape `(N, 1, H, W)`, float32 in `[0, 1]`; the images themselves where there is nothing
-            to do.
+            Shape `(N, 1, H, W)`, float32 in `[0, 1]`; the given images if there are no transforms.
 
         Raises:
-            DataError: If a transform fails, breaks the rules for shape and scale, or gives images
+            DataError: If a transform fails, breaks the rules for shape and scale, or returns images
                 of several sizes.
         """
         if self.augment:
@@ -174,16 +173,16 @@ class Pipeline:
         return images
 
     def fingerprint(self) -> str:
-        """A digest of all that decides what `read` gives, other than the file.
+        """Return a digest of everything except the file that determines the result of `read`.
 
-        That is the settings, the code of the transforms' own files and of what these import from
-        the user's folders (`own_code.py`), and the versions of the libraries at work.
+        This includes the settings, the code of the transforms and of their imports from the user's
+        folders (`own_code.py`), and the versions of the libraries.
 
         Raises:
-            CacheError: If a transform cannot be written down, as one around a lambda.
+            CacheError: If a transform cannot be pickled, such as one with a lambda.
         """
         versions = [np.__version__, torch.__version__, PIL.__version__, simplejpeg.__version__]
-        versions.append(importlib.metadata.version("pydicom"))  # not imported where not needed
+        versions.append(importlib.metadata.version("pydicom"))  # avoids importing it
         code = [reading, *_FILES, *_DICOM, transforms, sys.modules[__name__]]
         settings, named = [], set[str]()
         if self.preprocess:
@@ -198,26 +197,27 @@ class Pipeline:
                 if is_resource_error(error):
                     raise
                 raise CacheError(
-                    f"transform {type(transform).__name__} cannot be written down: {error}"
+                    f"transform {type(transform).__name__} must be picklable for the cache, "
+                    f"got: {error}; use a named function, or set data.cache: off"
                 ) from error
         digest = hashlib.sha256(
             repr((self.image_size, self.grey_scaling, versions, settings)).encode()
         )
         for module in code:
-            with contextlib.suppress(OSError, TypeError):  # built-in, or typed in
+            with contextlib.suppress(OSError, TypeError):  # no source, such as built-in code
                 digest.update(inspect.getsource(module).encode())
-        # Those of libraries are known by their version.
+        # The versions stand for the code of libraries.
         for name, source in own_sources(named).items():
             digest.update(name.encode() + b"\0" + source)
         return digest.hexdigest()
 
 
 def stack_images(images: Sequence[Tensor], paths: Sequence[Path | str]) -> Tensor:
-    """Stacks the images of a batch.
+    """Stack the images of a batch.
 
     Args:
         images: Each of shape `(1, H, W)`.
-        paths: Their files, named in errors.
+        paths: Their files, for errors.
 
     Returns:
         Shape `(N, 1, H, W)`.
@@ -229,7 +229,7 @@ def stack_images(images: Sequence[Tensor], paths: Sequence[Path | str]) -> Tenso
         if image.shape != images[0].shape:
             raise DataError(
                 "images of a batch must have one size, got "
-                f"{_size(images[0])} ({paths[0]}) and {_size(image)} ({path}): set data.image_size"
+                f"{_size(images[0])} ({paths[0]}) and {_size(image)} ({path}); set data.image_size"
             )
     return torch.stack(list(images))
 

@@ -1,7 +1,7 @@
 """A PNG's header and pixels, without its metadata.
 
-A reader may pass over any chunk that is not critical; Pillow reads them all, and refuses an image
-for a wrong checksum, a damaged colour profile or a long text.
+A reader may ignore any chunk that is not critical. Pillow reads them all, and rejects an image for
+a wrong checksum, a damaged colour profile or a long text.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PALETTE = 3
 _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-# Of deflate; a file that claims more holds no whole image.
+# The highest ratio of deflate; a file that claims more cannot have a complete image.
 _MAX_RATIO = 1032
 
 
 def open_png(data: bytes, path: Path | str) -> tuple[Image.Image, int]:
-    """Decodes a PNG, and gives it as stored with the orientation that its EXIF names.
+    """Decode a PNG; return it as stored, with its EXIF orientation.
 
     Args:
         data: The file's content, which begins with `SIGNATURE`.
-        path: The file, named in errors.
+        path: The file, for errors.
 
     Returns:
-        The image, loaded, and 1 to 8, 1 where EXIF is missing or damaged.
+        The image, loaded, and the orientation 1 to 8; 1 if EXIF is missing or damaged.
 
     Raises:
         UnreadableImageError: If a critical chunk is damaged or missing, or the header claims more
@@ -45,18 +45,18 @@ def open_png(data: bytes, path: Path | str) -> tuple[Image.Image, int]:
     try:
         image = Image.open(BytesIO(content), formats=("PNG",))
         image.load()
-    except UnidentifiedImageError as error:  # its text has an address in memory
+    except UnidentifiedImageError as error:  # its text contains a memory address
         raise UnreadableImageError(path, "its PNG header is damaged") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        # What Pillow raises for damage. Not `Exception`: a loader's signal handler raises a
-        # RuntimeError in whatever code is running, and too little memory is no fault of the file.
+        # The errors that Pillow raises for damage. Not `Exception`: a loader's signal handler
+        # raises a RuntimeError in any running code, and a MemoryError is not the file's fault.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableImageError(path, f"its PNG pixel data is damaged: {reason}") from error
     return image, turned
 
 
 def _critical_chunks(data: bytes, path: Path | str) -> tuple[bytes, int]:
-    """The file without any chunk that its pixels do not need, checked; and the orientation."""
+    """Return the checked file with only the chunks that its pixels need, and the orientation."""
     kept, turned, at, num_coded = [SIGNATURE], 1, len(SIGNATURE), 0
     kinds: set[bytes] = set()
     while at + 12 <= len(data):
@@ -85,12 +85,12 @@ def _critical_chunks(data: bytes, path: Path | str) -> tuple[bytes, int]:
 def _check_chunk(kind: bytes, is_whole: bool, is_first: bool, path: Path | str) -> None:
     name = kind.decode("ascii", "replace")
     if not is_whole:
-        what = f"chunk {name} has another checksum" if kind.isalpha() else "a chunk has no name"
+        what = f"chunk {name} has a wrong checksum" if kind.isalpha() else "a chunk has no name"
         raise UnreadableImageError(path, f"its PNG is damaged: {what}")
     if is_first != (kind == b"IHDR"):
         raise UnreadableImageError(path, "its PNG is damaged: IHDR must be the first chunk")
     if kind not in {b"IHDR", b"PLTE", b"IDAT"}:
-        raise UnreadableImageError(path, f"its PNG has a chunk that is not known, {name}")
+        raise UnreadableImageError(path, f"its PNG has an unknown chunk, {name}")
 
 
 def _check_header(header: bytes, kinds: set[bytes], num_coded: int, path: Path | str) -> None:

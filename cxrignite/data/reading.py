@@ -1,4 +1,4 @@
-"""One image file to one grey image, rows by columns."""
+"""Reading of an image file as a grey image, rows by columns."""
 
 from __future__ import annotations
 
@@ -33,44 +33,47 @@ __all__ = [
 Size = tuple[int, int]
 """Rows and columns."""
 
-# EXIF orientations whose rows are the image's columns.
-_TURNED_ASIDE = {5, 6, 7, 8}
+# EXIF orientations that swap rows and columns.
+_TRANSPOSED = {5, 6, 7, 8}
 
 
 def read_image(
     path: Path | str, size: Size | None = None, grey_scaling: GreyScaling = "file"
 ) -> NDArray[np.uint8]:
-    """Reads a file of an image as a grey image.
+    """Read an image file as a grey image.
 
     Args:
         path: The file.
         size: Rows and columns to resize to, each at least 1; `None` keeps the file's own.
-        grey_scaling: Which values become black and white, see `GreyScaling`.
+        grey_scaling: Rule for the values that become black and white, see `GreyScaling`.
 
     Returns:
-        Shape `(H, W)`, in `[0, 255]`, rows by columns, turned as its EXIF orientation says; its
-        memory is its own. See `decode_image` for how colours, depths and sizes change.
+        Shape `(H, W)`, in `[0, 255]`, rows by columns, rotated by its EXIF orientation, with its
+        own memory. See `decode_image` for the handling of colours, depths and sizes.
 
     Raises:
-        UnreadableImageError: If the file cannot be opened or is not a whole JPEG, PNG or
-            DICOM image.
+        UnreadableImageError: If the file cannot be opened or is not a complete image of a supported
+            format.
     """
     return decode_image(read_bytes(path), path, size, grey_scaling)
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Reads a file's content.
+    """Read a file's content.
 
     Args:
         path: The file.
 
+    Returns:
+        The bytes.
+
     Raises:
         UnreadableImageError: If the file cannot be opened or read.
-        CxrIgniteError: If this process or machine can open no file at all.
+        CxrIgniteError: If this process or machine cannot open any file.
     """
     if "\0" in str(path):
-        # A damaged manifest can hold one, and `open` has a ValueError for it.
-        raise UnreadableImageError(path, "its name holds a NUL")
+        # A damaged manifest can contain one, and `open` raises a ValueError for it.
+        raise UnreadableImageError(path, "its name contains a NUL character")
     try:
         # `Path.read_bytes` takes twice as long for a small file.
         with open(path, "rb", buffering=0) as file:
@@ -87,33 +90,33 @@ def decode_image(
     size: Size | None = None,
     grey_scaling: GreyScaling = "file",
 ) -> NDArray[np.uint8]:
-    """Decodes the content of a JPEG, PNG or DICOM file to a grey image.
+    """Decode the content of an image file to a grey image.
 
-    Colours become ITU-R 601 luma and transparency is ignored. Of 16 bits the least value of the
-    image becomes 0 and the greatest 255, unless `grey_scaling` says otherwise. What is done to a
-    DICOM says `decode_dicom`. Of the metadata of a JPEG or PNG only the EXIF orientation counts,
-    and faults in it do not.
+    Colours become ITU-R 601 luma and transparency is ignored. In 16-bit images the lowest value
+    becomes 0 and the highest 255, unless `grey_scaling` sets another rule. For DICOM files see
+    `decode_dicom`. Of the metadata of a JPEG or PNG only the EXIF orientation is used; damage in it
+    is ignored.
 
-    With a `size`, a JPEG is decoded at the smallest eighth of its size that still covers it, which
-    takes a quarter of the time, and resized from there. The result is less than one grey level
-    away, on average over an image, from that of a full decode and the same resize.
+    With a `size`, a JPEG is decoded at the smallest multiple of 1/8 of its size that covers `size`,
+    which takes a quarter of the time, and is then resized. On average over an image, the result
+    differs by less than one grey level from a full decode and the same resize.
 
     Args:
         data: The file's content.
-        path: The file, named in errors.
-        size: Rows and columns to resize to, bilinear with antialiasing, whatever the aspect; `None`
-            keeps the file's own.
-        grey_scaling: Which values become black and white, see `GreyScaling`; it is applied before
-            an image is resized.
+        path: The file, for errors.
+        size: Rows and columns to resize to, bilinear with antialiasing, ignoring the aspect ratio;
+            `None` keeps the file's own.
+        grey_scaling: Rule for the values that become black and white, see `GreyScaling`; it is
+            applied before resizing.
 
     Returns:
         Shape `(H, W)`, in `[0, 255]`.
 
     Raises:
-        UnreadableImageError: If the content is not a whole JPEG, PNG or DICOM image, or its header
-            claims more than `MAX_PIXELS` pixels, more memory than `MAX_MEMORY`, more scans than
-            `MAX_SCANS` or more than the file can hold (which is found before anything is decoded).
-        CxrIgniteError: If memory ran out.
+        UnreadableImageError: If the content is not a complete image of a supported format. Also,
+            before decoding, if its header claims more than `MAX_PIXELS` pixels, `MAX_MEMORY` bytes,
+            `MAX_SCANS` scans or more than the file can hold.
+        CxrIgniteError: If memory runs out.
     """
     return call_named(path, _decode, data, path, size, grey_scaling)
 
@@ -139,8 +142,8 @@ def _decode(
 def _decode_jpeg(
     image: jpeg.Jpeg, size: Size | None, grey_scaling: GreyScaling
 ) -> NDArray[np.uint8]:
-    """Decodes a JPEG straight to grey, at a fraction of its size, where the decoder can do it."""
-    if size is not None and image.orientation in _TURNED_ASIDE:
+    """Decode a JPEG directly to grey and at a fraction of its size, if the decoder supports it."""
+    if size is not None and image.orientation in _TRANSPOSED:
         size = (size[1], size[0])
     height, width = image.height, image.width
     if image.mode == "CMYK" or (image.mode == "RGB" and image.is_lossless):
@@ -152,8 +155,8 @@ def _decode_jpeg(
         levels = image.decode("GRAY", *(size or ()))[..., 0]
     grey = rescaled(levels, grey_scaling)
     if size is not None:
-        # The decoder rounds up to whole pixels: without the part that is padding the image would
-        # be stretched by up to a pixel, and twice as far from a full decode.
+        # The decoder rounds up to whole pixels. The padding is left out, else the image would be
+        # stretched by up to a pixel and differ twice as much from a full decode.
         eighths = next(
             n for n in range(1, 9) if grey.shape == (-(-height * n // 8), -(-width * n // 8))
         )
@@ -163,8 +166,8 @@ def _decode_jpeg(
 
 
 def _turned(grey: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turns an image that is stored in one of EXIF's orientations upright."""
-    if orientation in _TURNED_ASIDE:
+    """Rotate an image upright from its EXIF orientation."""
+    if orientation in _TRANSPOSED:
         grey = grey.T
     if orientation in {3, 4, 7, 8}:
         grey = grey[::-1]
@@ -174,7 +177,7 @@ def _turned(grey: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def holds_dicom(data: bytes, path: Path | str) -> bool:
-    """Whether a file is to be read as DICOM: by its preamble or, where it has none, by its name.
+    """True if a file is DICOM, by its preamble or, if it has none, by its name.
 
     Args:
         data: The file's content.
@@ -187,24 +190,27 @@ def holds_dicom(data: bytes, path: Path | str) -> bool:
 
 
 def resize_image(grey: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Resizes a grey image as `decode_image` does.
+    """Resize a grey image as in `decode_image`.
 
     Args:
         grey: Shape `(H, W)`.
         size: Rows and columns, each at least 1.
+
+    Returns:
+        The image, of shape `(*size,)`.
     """
     return _resized(Image.fromarray(grey), size, (grey.shape[1], grey.shape[0]))
 
 
 def _resized(image: Image.Image, size: Size, covered: tuple[float, float]) -> NDArray[np.uint8]:
-    """Resizes the part of an image that it `covers`, columns by rows, from the top left."""
+    """Resize the part of an image from the top left to `covered`, columns by rows."""
     box = (0.0, 0.0, *covered)
     return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8 | np.uint16]:
     if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)  # `convert("L")` would clip at 255
+        return np.asarray(image).astype(np.uint16)  # `convert("L")` clips at 255
     if image.mode in {"CMYK", "PA"}:
         image = image.convert("RGB")
     return np.array(image.convert("L"))

@@ -1,4 +1,4 @@
-"""In which order training images are drawn: reproducible, and right on many processes."""
+"""Samplers of training images, reproducible for any number of processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cxrignite.functional.class_balance import balanced_weights, class_counts
 
 
 class BalancedSampler(Sampler[int]):
-    """Draws with replacement so that each class comes up equally often.
+    """A sampler that draws with replacement, both classes equally often.
 
-    The draw is a function of `(seed, epoch)`, and the same whatever the number of processes: it is
-    made over the whole set, then dealt out as `draw[rank::num_replicas]`. Where it does not divide
-    evenly it goes round again, so that each process has equally many. Global random state is
-    neither read nor changed.
+    The draw depends on `(seed, epoch)` only, for any number of processes: it is made over the whole
+    set, and each process takes `draw[rank::num_replicas]`. If it does not divide evenly, the first
+    draws are repeated, so that all processes have the same number. Global random state is neither
+    read nor changed.
 
     Args:
         labels: 0 or 1 for each image, shape `(N,)`.
         seed: At least 0.
-        num_samples: Draws an epoch over all processes; `None` takes as many as there are labels.
-        num_replicas: Number of processes; `None` asks `torch.distributed`.
-        rank: This process, from 0; `None` asks `torch.distributed`.
+        num_samples: Draws per epoch over all processes; `None` takes the number of labels.
+        num_replicas: Number of processes; `None` takes that of `torch.distributed`.
+        rank: Rank of this process, from 0; `None` takes that of `torch.distributed`.
 
     Raises:
         DataError: If a class has no image.
@@ -62,13 +62,13 @@ class BalancedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next pass draws.
+        """Set the epoch that the next pass draws.
 
         Args:
             epoch: At least 0.
 
         Raises:
-            RecipeError: If it is below.
+            RecipeError: If it is negative.
         """
         if epoch < 0:
             raise RecipeError(f"epoch must be at least 0, got {epoch}")
@@ -83,7 +83,7 @@ class BalancedSampler(Sampler[int]):
         draw = torch.multinomial(
             self.weights, self.num_samples, replacement=True, generator=generator
         )
-        # Repeated as a whole first: there may be more processes than draws.
+        # The whole draw is repeated, since there may be more processes than draws.
         total = len(self) * self.num_replicas
         draw = draw.repeat(-(-total // self.num_samples))[:total]
         return iter(draw[self.rank :: self.num_replicas].tolist())
@@ -97,14 +97,14 @@ def balanced_sampler(
     num_replicas: int | None = None,
     rank: int | None = None,
 ) -> BalancedSampler:
-    """Makes a `BalancedSampler`; for calls that do not go through a recipe.
+    """Make a `BalancedSampler` without a recipe.
 
     Args:
         labels: 0 or 1 for each image, shape `(N,)`.
         seed: At least 0.
-        num_samples: Draws an epoch over all processes; `None` takes as many as there are labels.
-        num_replicas: Number of processes; `None` asks `torch.distributed`.
-        rank: This process, from 0; `None` asks `torch.distributed`.
+        num_samples: Draws per epoch over all processes; `None` takes the number of labels.
+        num_replicas: Number of processes; `None` takes that of `torch.distributed`.
+        rank: Rank of this process, from 0; `None` takes that of `torch.distributed`.
 
     Returns:
         The sampler.
@@ -124,16 +124,16 @@ def balanced_sampler(
 
 
 class SeededDraws(Sampler[tuple[int, int]]):
-    """Gives each draw of a sampler a seed of its own, so that no worker's history matters.
+    """A sampler that adds a seed to each draw, so that no result depends on a worker's history.
 
-    Seeds are 32-bit words of a `numpy.random.SeedSequence` over `(seed, epoch, rank)`, one a
+    Seeds are 32-bit words of a `numpy.random.SeedSequence` over `(seed, epoch, rank)`, one per
     position.
 
     Args:
-        sampler: Gives indices; its `set_epoch`, where it has one, is called by ours.
+        sampler: The sampler of indices; its `set_epoch`, if it has one, is called too.
         seed: At least 0.
-        batch_size: Where the last batch would be a single image, on which batch normalisation
-            fails, the first draw's index is drawn once more to keep it company.
+        batch_size: Size of a batch. If the last batch would have a single image, on which batch
+            normalisation fails, the first draw's index is added to it.
 
     Raises:
         RecipeError: If `seed` is negative.
@@ -146,14 +146,14 @@ class SeededDraws(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass, here and in the sampler."""
+        """Set the epoch of the next pass, here and in the sampler."""
         self.epoch = epoch
         set_epoch = getattr(self.sampler, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
 
     def __len__(self) -> int:
-        num_draws = len(self.sampler)  # type: ignore[arg-type]  # Sampler leaves `__len__` open.
+        num_draws = len(self.sampler)  # type: ignore[arg-type]  # `Sampler` lacks `__len__`.
         return num_draws + int(self.batch_size > 1 and num_draws % self.batch_size == 1)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -161,17 +161,17 @@ class SeededDraws(Sampler[tuple[int, int]]):
         indices += indices[: len(self) - len(indices)]
         sequence = np.random.SeedSequence([self.seed, self.epoch, process_rank()])
         seeds = sequence.generate_state(len(indices), np.uint32).tolist()
-        # One by one: a list of a million pairs takes seconds, most of them garbage collection.
+        # Lazily: a list of a million pairs takes seconds, mostly for garbage collection.
         return zip(indices, seeds, strict=True)
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 without `torch.distributed`."""
+    """Return the number of processes that train together; 1 without `torch.distributed`."""
     return distributed.get_world_size() if _is_distributed() else 1
 
 
 def process_rank() -> int:
-    """This process among those that train together, from 0; 0 without `torch.distributed`."""
+    """Return the rank of this process, from 0; 0 without `torch.distributed`."""
     return distributed.get_rank() if _is_distributed() else 0
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: each source gives one table of path, label, patient and split."""
+"""Sources of images: each lists its images with path, label, patient and split."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MIN_VAL_IMAGES = 50
-"""Kaggle's variant of ChestXRay2017 has 16; a threshold needs at least 42 negatives."""
+"""Kaggle's variant of ChestXRay2017 has 16 images; a threshold needs at least 42 negatives."""
 
 SPLITS = ("train", "val", "calibration", "test")
-"""Learn the weights, pick the checkpoint, choose the threshold, judge all three."""
+"""Train the weights, select the checkpoint, choose the threshold, evaluate the result."""
 
 _FOLDERS = ("train", "val", "test")
 
 
 class _RecordFields(NamedTuple):
-    """What a `ImageRecord` holds."""
+    """The fields of an `ImageRecord`."""
 
     file: str
     name: str
@@ -57,16 +57,16 @@ class _RecordFields(NamedTuple):
 class ImageRecord(_RecordFields):
     """One image of a data set.
 
-    A tuple of plain text and numbers, since a data set may have a million: an object takes three
-    times as long to make, and a `Path` more than all the rest.
+    It is a tuple of plain text and numbers, since a data set may have a million images. An object
+    takes three times as long to make, and a `Path` longer than all the rest.
 
     Attributes:
         file: The path of its file.
-        name: The path relative to the source's root, with forward slashes: the stable identity.
+        name: The path relative to the source's root, with forward slashes. It identifies the image.
         label: 0 for the first class, 1 for the last (positive) one.
         patient: The patient's key; images of one patient share it.
         split: One of `SPLITS`.
-        attributes: What else is known of the image, such as its subgroup.
+        attributes: Further properties of the image, such as its subgroup.
         sha256: The file's digest in lower-case hexadecimal, or empty before inspection.
     """
 
@@ -74,11 +74,11 @@ class ImageRecord(_RecordFields):
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """Path of the image file."""
         return Path(self.file)
 
     def moved(self, split: str) -> ImageRecord:
-        """The same image in another split.
+        """Return the same record in another split.
 
         Args:
             split: One of `SPLITS`.
@@ -87,10 +87,10 @@ class ImageRecord(_RecordFields):
         return ImageRecord(*self[:4], split, *self[5:])
 
     def hashed(self, sha256: str) -> ImageRecord:
-        """The same image with its digest.
+        """Return the same record with the file's digest.
 
         Args:
-            sha256: In lower-case hexadecimal.
+            sha256: The digest in lower-case hexadecimal.
         """
         return ImageRecord(*self[:6], sha256)
 
@@ -108,28 +108,28 @@ class Source(ABC):
 
     @abstractmethod
     def records(self) -> list[ImageRecord]:
-        """The images of the source, each once, in an order that is always the same.
+        """Return the records of the source, each image once, always in the same order.
 
         Raises:
             DataError: If a folder is missing or a class has no image.
         """
 
     def patient_of(self, path: Path) -> str:
-        """Tells the patient of an image that is not of the source.
+        """Return the patient of an image that is not part of the source.
 
         Args:
-            path: The image's file.
+            path: The image file.
 
         Returns:
-            The patient's key, empty where it cannot be told.
+            The patient's key, empty if it is unknown.
         """
         return ""
 
     def patient_key(self, cell: str) -> str:
-        """The key of the patient that a table of new images names, as `records()` would give it.
+        """Return the key of a patient named in a table of new images, as in `records()`.
 
         Args:
-            cell: What the table says, empty where it says nothing.
+            cell: The table's cell, which may be empty.
         """
         return cell
 
@@ -137,11 +137,11 @@ class Source(ABC):
 class ClassFolders(Source):
     """A folder for each class: `<root>/{train,test}/<class>/**/*.jpeg`.
 
-    JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 and DICOM files count, DICOM by its content where the
-    name does not tell; those in folders of a class count too. Whatever else looks like an image is
-    logged with its count and reason. A `val` folder is joined to `train`: the one that Kaggle's
-    variant of ChestXRay2017 brings holds 16 images, which can validate nothing. `test` may be
-    absent.
+    JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000 and DICOM files are read, also in subfolders of a
+    class folder. DICOM files without a suffix are detected by their content. Other files that look
+    like images are logged with their count and the reason. A `val` folder with fewer than 50 images
+    is joined to `train`: that of Kaggle's variant of ChestXRay2017 has 16, too few to validate
+    with. `test` may be absent.
 
     Args:
         root: The data set's folder; read by `records()`, not by the constructor.
@@ -172,7 +172,7 @@ class ClassFolders(Source):
         self.patient_pattern = patient_pattern
 
     def records(self) -> list[ImageRecord]:
-        """The images of train, then of test; by class, then by name.
+        """Return the records of train, then of test, sorted by class, then by name.
 
         Raises:
             DataError: If the root, `train` or a class folder is missing, or a class has no image.
@@ -190,8 +190,8 @@ class ClassFolders(Source):
         nameless = sum(not is_patient_name(record.name, self.patient_pattern) for record in records)
         if nameless:
             logger.warning(
-                "%d of %d file names do not match patient_pattern %r: each counts as a patient "
-                "of its own",
+                "%d of %d file names do not match patient_pattern %r: each of these images counts "
+                "as a separate patient",
                 nameless,
                 len(records),
                 self.patient_pattern,
@@ -199,7 +199,7 @@ class ClassFolders(Source):
         return records
 
     def patient_of(self, path: Path) -> str:
-        """The patient of an image outside of the source; empty if its name does not match."""
+        """Return the patient of an image outside of the source, empty if its name has none."""
         if not is_patient_name(path.name, self.patient_pattern):
             return ""
         return patient_key(path.name, self.patient_pattern)
@@ -207,7 +207,7 @@ class ClassFolders(Source):
     def _records_in(
         self, split_dir: Path, split: str, left_out: list[LeftOut]
     ) -> Iterator[ImageRecord]:
-        """The images of a split; what is not taken is added to `left_out`."""
+        """Yield the records of a split; add the files that are not read to `left_out`."""
         left_out += images_outside(split_dir, self.classes)
         for label, class_name in enumerate(self.classes):
             class_dir = check_class_dir(split_dir, class_name)
@@ -215,7 +215,7 @@ class ClassFolders(Source):
             left_out += without
             if not files:
                 raise DataError(
-                    f"{class_dir} must hold at least one image ({READ_FORMATS}), found none"
+                    f"{class_dir} must contain at least one image ({READ_FORMATS}), found none"
                 )
             for file in files:
                 name = f"{split}/{class_name}{file.removeprefix(str(class_dir))}"
@@ -231,30 +231,40 @@ class ClassFolders(Source):
 
 
 def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
-    """The two classes of a source, as a recipe lists them.
+    """Return the two classes of a source.
 
     Args:
-        classes: The negative and the positive one.
-        what: What they are, for the error.
+        classes: The negative and the positive class, as a recipe lists them.
+        what: The kind of names, for the error.
 
     Raises:
         RecipeError: If they are not two different names.
     """
     if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
-        raise RecipeError(f"classes must be two different {what}, got {list(classes)}")
+        raise RecipeError(
+            f"classes must be two different {what}, got {list(classes)}; "
+            "only two classes are supported, merge further ones into these"
+        )
     return classes[0], classes[1]
 
 
 def join_small_validation(records: list[ImageRecord]) -> list[ImageRecord]:
-    """Joins a validation split that is too small to choose anything by to train.
+    """Join a validation split of fewer than `MIN_VAL_IMAGES` to train.
 
     Args:
-        records: The images of every split.
+        records: The records of every split.
+
+    Returns:
+        The records, in the same order.
     """
     num_val = sum(record.split == "val" for record in records)
     if not 0 < num_val < MIN_VAL_IMAGES:
         return records
-    logger.info("val joined to train: its %d images can choose nothing", num_val)
+    logger.info(
+        "val joined to train: it has %d images, and at least %d are needed to validate",
+        num_val,
+        MIN_VAL_IMAGES,
+    )
     return [record.moved("train") if record.split == "val" else record for record in records]
 
 
@@ -262,55 +272,55 @@ _SPLIT_DIRS = ("train", "test")
 
 
 def check_root(root: Path) -> None:
-    """Refuse a root that holds neither `train` nor `test`.
+    """Check that a root has a folder `train` or `test`.
 
     Args:
         root: `<root>/{train,test}/<class>/...`.
 
     Raises:
-        DataError: Naming where it was looked for, or the folder that was meant.
+        DataError: If it has neither; the message names the folder searched or the likely root.
     """
     if not root.is_dir():
-        where = "" if root.is_absolute() else f", looked for in {Path.cwd()}"
-        raise DataError(f"data root must be an existing folder, got {root}{where}")
-    if not _holds_splits(root):
+        base = "" if root.is_absolute() else f" (relative to {Path.cwd()})"
+        raise DataError(f"data root must be an existing folder, got {root}{base}")
+    if not _has_splits(root):
         below = sorted(path for path in root.iterdir() if path.is_dir())
-        meant = next((path for path in (root.parent, *below) if _holds_splits(path)), None)
-        hint = f"; did you mean {meant}?" if meant else ""
+        likely = next((path for path in (root.parent, *below) if _has_splits(path)), None)
+        hint = f"; did you mean {likely}?" if likely else ""
         raise DataError(
-            f"data root {root} must hold a folder 'train' or 'test', "
+            f"data root {root} must have a folder 'train' or 'test', "
             f"found {folder_names(root)}{hint}"
         )
 
 
 def check_class_dir(split_dir: Path, class_name: str) -> Path:
-    """The folder of a class in a split.
+    """Return the folder of a class in a split.
 
     Args:
         split_dir: The split's folder.
         class_name: The class.
 
     Raises:
-        DataError: There is none, naming those that there are.
+        DataError: If it does not exist; the message lists the folders that do.
     """
     class_dir = split_dir / class_name
     if not class_dir.is_dir():
         raise DataError(
-            f"{split_dir} must hold a folder for class '{class_name}', "
+            f"{split_dir} must have a folder for class '{class_name}', "
             f"found {folder_names(split_dir)}"
         )
     return class_dir
 
 
 def folder_names(folder: Path) -> str:
-    """The folders in a folder, for a message.
+    """Return the names of the folders in a folder, for a message.
 
     Args:
-        folder: An existing one.
+        folder: An existing folder.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return ", ".join(f"'{name}'" for name in names) or "no folder"
 
 
-def _holds_splits(folder: Path) -> bool:
+def _has_splits(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in _SPLIT_DIRS)

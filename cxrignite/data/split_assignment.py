@@ -1,4 +1,4 @@
-"""Splits carved out of the training images, whole patients at a time; folds by patient."""
+"""Assignment of training images to new splits and folds; a patient is never divided."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from cxrignite.errors import DataError, RecipeError
 _logger = logging.getLogger(__name__)
 
 MAX_STRATIFIED_PATIENTS = 5_000
-"""Up to here patients are dealt into even folds, which takes 2 s with 5,000 patients and 5 folds;
-of more they are drawn."""
+"""Largest number of patients assigned by `StratifiedGroupKFold`, which takes 2 s with 5 folds.
+
+More patients are drawn at random within each class."""
 
 
 def split_off(
     records: Sequence[ImageRecord], split: str, fraction: float, seed: int
 ) -> list[ImageRecord]:
-    """Moves a share of the training images to another split, whole patients at a time.
+    """Move a share of the training images to another split; each patient stays in one split.
 
-    The training patients are dealt into folds of like size and class balance
+    The training patients are divided into folds of similar size and class balance
     (`StratifiedGroupKFold`), some of which become the new split. More than
-    `MAX_STRATIFIED_PATIENTS` are drawn by chance within each class, which is as even then. Patients
-    who have a file in common, to the byte, stay together: they may be one patient under two names,
-    and one picture must not stand on two sides.
+    `MAX_STRATIFIED_PATIENTS` patients are drawn at random within each class, which is then equally
+    balanced. Patients with an identical file stay together: they may be one patient under two
+    names, and one image must not be in two splits.
 
     Args:
-        records: The images of every split; only those of `train` are moved.
-        split: `val`, `calibration` or `test`; no image may be in it yet.
+        records: The records of every split; only those of `train` are moved.
+        split: `val`, `calibration` or `test`; no record may be in it yet.
         fraction: Share of the images in `train`, in `(0, 0.5]`.
-        seed: Seed of the deal, at least 0; the same seed and images give the same split.
+        seed: Seed of the assignment, at least 0; the same seed and records give the same split.
 
     Returns:
-        The images in the same order, each in one of `SPLITS`.
+        The records in the same order, each in one of `SPLITS`.
 
     Raises:
         RecipeError: If `fraction` or `seed` is out of range.
-        DataError: If there is such a split already, a class has too few patients, a split would
-            lack a class, or the share cannot be met to within a half of itself.
+        DataError: If the split exists already, a class has too few patients, or a split would lack
+            a class. Also if the share would deviate from `fraction` by more than half of it.
     """
     if not 0.0 < fraction <= 0.5:
         raise RecipeError(f"the share of {split} must be in (0, 0.5], got {fraction}")
@@ -55,7 +56,7 @@ def split_off(
         before, in_all = _queue(pool, seed)
         is_moved = (before < fraction * in_all)[pool.numbers]
     else:
-        # The largest patients go to the first folds, so which folds to take is drawn too.
+        # The first folds get the patients with most images, so the folds to take are drawn too.
         taken = np.random.default_rng(seed).choice(num_folds, num_taken, replace=False)
         is_moved = np.isin(_stratify(pool, num_folds, seed), taken)
     achieved = float(is_moved.mean())
@@ -63,7 +64,7 @@ def split_off(
     if abs(achieved - fraction) > 0.5 * fraction:
         raise DataError(
             f"the share of {split} must be near {fraction:.3g}, got {achieved:.3f}: "
-            "some patients have too many images to be dealt evenly"
+            "some patients have too many images for an even split"
         )
     return assigned
 
@@ -71,25 +72,25 @@ def split_off(
 def split_off_fold(
     records: Sequence[ImageRecord], index: int, num_folds: int, seed: int
 ) -> list[ImageRecord]:
-    """Moves one of several folds of the training images to `val`, whole patients at a time.
+    """Move one of several folds of the training images to `val`; each patient is in one fold.
 
-    Over all indices each training image is validated exactly once. The folds are dealt as
-    `split_off` deals them; where patients are drawn by chance, each is drawn into one fold.
+    Over all indices each training image is validated exactly once. Patients are assigned to folds
+    as in `split_off`; if they are drawn at random, each is still in exactly one fold.
 
     Args:
-        records: The images of every split; only those of `train` are moved, none may be in `val`.
-        index: Which fold, in `[0, num_folds)`.
-        num_folds: How many folds there are, at least 2.
-        seed: Seed of the deal, at least 0; the same seed and images give the same folds.
+        records: The records of every split; only those of `train` are moved, none may be in `val`.
+        index: The fold's index, in `[0, num_folds)`.
+        num_folds: The number of folds, at least 2.
+        seed: Seed of the assignment, at least 0; the same seed and records give the same folds.
 
     Returns:
-        The images in the same order, each in one of `SPLITS`.
+        The records in the same order, each in one of `SPLITS`.
 
     Raises:
         RecipeError: If a number is out of range.
-        DataError: If there is a `val` split already, a class has fewer patients than there are
-            folds, this fold or the rest would lack a class, or the fold's share cannot be met to
-            within a half of itself.
+        DataError: If a `val` split exists already, a class has fewer patients than there are folds,
+            or this fold or the rest would lack a class. Also if the fold's share would deviate from
+            `1 / num_folds` by more than half of it.
     """
     if num_folds < 2:
         raise RecipeError(f"the number of folds must be at least 2, got {num_folds}")
@@ -105,8 +106,8 @@ def split_off_fold(
     achieved = float((folds == index).mean())
     if abs(achieved - 1 / num_folds) > 0.5 / num_folds:
         raise DataError(
-            f"{what} must have near {1 / num_folds:.3g} of the images, got {achieved:.3f}: "
-            "some patients have too many images to be dealt evenly"
+            f"the share of {what} must be near {1 / num_folds:.3g}, got {achieved:.3f}: "
+            "some patients have too many images for even folds"
         )
     return _moved(records, folds == index, "val", what)
 
@@ -115,10 +116,10 @@ class _Pool(NamedTuple):
     """The training images as arrays, `(N,)` each.
 
     Attributes:
-        labels: Of each image.
-        patients: Whom it stays with: its patient, or one of the patients joined to that.
-        numbers: The same as numbers from 0, in the order of the images.
-        num_patients: How many of them there are.
+        labels: Label of each image.
+        patients: Group of each image: its patient, or the first of several joined patients.
+        numbers: Number of each image's group, from 0, in the order of the images.
+        num_patients: Number of groups.
     """
 
     labels: NDArray[np.int64]
@@ -128,17 +129,19 @@ class _Pool(NamedTuple):
 
     @classmethod
     def of(cls, records: Sequence[ImageRecord], split: str, seed: int) -> _Pool:
-        """The training images, from which `split` is to be carved.
+        """Return the training images, of which some are to be moved to `split`.
 
         Raises:
             RecipeError: If `seed` is out of range.
-            DataError: If there is such a split already.
+            DataError: If the split exists already.
         """
         if seed < 0:
             raise RecipeError(f"seed must be at least 0, got {seed}")
         splits = [record.split for record in records]
         if split in splits:
-            raise DataError(f"images must have no {split} split yet, got some with split '{split}'")
+            raise DataError(
+                f"split '{split}' must not exist yet, got {splits.count(split)} images in it"
+            )
         candidates = [record for record in records if record.split == "train"]
         labels = np.array([record.label for record in candidates], dtype=np.int64)
         patients = _joined_patients(candidates)
@@ -150,26 +153,26 @@ class _Pool(NamedTuple):
         """Check that each fold can have a patient of each class.
 
         Raises:
-            DataError: It cannot.
+            DataError: If it cannot.
         """
         for label in (0, 1):
             num_patients = np.count_nonzero(np.bincount(self.numbers[self.labels == label]))
             if num_patients < num_folds:
                 raise DataError(
                     f"{what} needs at least {num_folds} patients of each class, "
-                    f"got {num_patients} of the {('negative', 'positive')[label]} one"
+                    f"got {num_patients} of the {('negative', 'positive')[label]} class"
                 )
 
 
 def _joined_patients(records: Sequence[ImageRecord]) -> list[str]:
-    """Whom each image stays with: its patient, or the first of the patients joined to that.
+    """Return the group of each image: its patient, or the first of the patients joined to it.
 
-    Patients are joined who share a file's content, and so on along a chain of such pairs.
+    Patients with identical files are joined, also through a chain of such pairs.
     """
     patients = [record.patient for record in records]
     digests = [record.sha256 or record.name for record in records]
     if len(set(digests)) == len(digests):
-        return patients  # as a rule; the rest takes a second for a million images
+        return patients  # the usual case; the rest takes a second for a million images
     last = dict(zip(digests, patients, strict=True))
     owners = [last[digest] for digest in digests]
     parents: dict[str, str] = {}
@@ -185,8 +188,8 @@ def _joined_patients(records: Sequence[ImageRecord]) -> list[str]:
     if not parents:
         return patients
     involved = {*parents, *parents.values()}
-    _logger.info("%d patients have files in common: they stay together", len(involved))
-    # Named by whoever comes first, so that the name does not depend on how they were joined.
+    _logger.info("%d patients share identical files and stay in one split", len(involved))
+    # The first patient names the group, so that the name does not depend on the joining order.
     first: dict[str, str] = {}
     for patient in patients:
         if patient in involved:
@@ -195,7 +198,7 @@ def _joined_patients(records: Sequence[ImageRecord]) -> list[str]:
 
 
 def _stratify(pool: _Pool, num_folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each image, `(N,)`: folds of like size and class balance."""
+    """Return the fold of each image, `(N,)`; folds have similar size and class balance."""
     folds = np.zeros(len(pool.labels), dtype=np.int64)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
     stratified = splitter.split(np.zeros(len(folds)), pool.labels, pool.patients)
@@ -205,10 +208,10 @@ def _stratify(pool: _Pool, num_folds: int, seed: int) -> NDArray[np.int64]:
 
 
 def _queue(pool: _Pool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Patients in a drawn order: how many images come before each, and how many there are in all.
+    """Draw an order of the patients; return the images before each patient, and all images.
 
-    Drawn among patients with a positive image and among those without, a split is as even as a deal
-    where there are so many, and takes a second where that takes minutes.
+    Patients with a positive image and those without are drawn separately. With many patients this
+    is as balanced as `_stratify`, and takes a second instead of minutes.
     """
     random = np.random.default_rng(seed)
     num_images = np.bincount(pool.numbers)
@@ -222,9 +225,9 @@ def _queue(pool: _Pool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def _fold_counts(fraction: float) -> tuple[int, int]:
-    """How many folds to deal, and how many of them to take, for a share within 5 % of `fraction`.
+    """Return the number of folds, and how many of them give a share within 5 % of `fraction`.
 
-    For the usual shares that is 1 of `round(1 / fraction)`; 0.4 takes 2 of 5.
+    For the usual shares this is 1 of `round(1 / fraction)`; 0.4 takes 2 of 5.
     """
     for num_folds in count(2):
         num_taken = round(fraction * num_folds)
@@ -236,7 +239,7 @@ def _fold_counts(fraction: float) -> tuple[int, int]:
 def _moved(
     records: Sequence[ImageRecord], is_moved: NDArray[np.bool_], split: str, what: str
 ) -> list[ImageRecord]:
-    """The images with some of those of `train`, `(N,)`, in another split."""
+    """Return the records with some of those of `train`, a mask `(N,)`, moved to another split."""
     moves = iter(is_moved.tolist())
     assigned = [
         record.moved(split) if record.split == "train" and next(moves) else record

@@ -1,4 +1,4 @@
-"""Who is in which split: kept in a file, and checked."""
+"""The split file: writing, reading and checking which image is in which split."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ ATTRIBUTE_PREFIX = "attr_"
 
 
 def check_same_records(frozen: Sequence[ImageRecord], current: Sequence[ImageRecord]) -> None:
-    """Checks that a source still holds the images that a split was made of.
+    """Check that a source still has the images that a split was made from.
 
     Args:
-        frozen: The images of the split, with their digests.
-        current: The images of the source now, with their digests.
+        frozen: The records of the split, with their digests.
+        current: The records of the source now, with their digests.
 
     Raises:
-        DataError: If a file is missing, new or changed; it counts them and names the first.
+        DataError: If a file is missing, new or changed; the message gives their numbers and the
+            first name.
     """
     before = {record.name: record.sha256 for record in frozen}
     now = {record.name: record.sha256 for record in current}
@@ -38,7 +39,7 @@ def check_same_records(frozen: Sequence[ImageRecord], current: Sequence[ImageRec
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in differences.items())
         kind, names = next((kind, names) for kind, names in differences.items() if names)
         raise DataError(
-            f"the data must be the {len(before)} files that the split was made of, got {counts}; "
+            f"the data must be the {len(before)} files that the split was made from, got {counts}; "
             f"first {kind}: {names[0]}"
         )
 
@@ -48,19 +49,18 @@ def write_split(
     path: Path | str,
     write: Callable[[Path, bytes], None] = write_durably,
 ) -> None:
-    """Writes the split as a CSV file, whole or not at all.
+    """Write the split to a CSV file, completely or not at all.
 
     Columns: `path` (the image's name), `label`, `patient`, `split`, `sha256`, then `attr_<name>`
-    for each attribute that some image has; an empty cell is an attribute that the image does not
-    have.
+    for each attribute of any image. An empty cell means that the image does not have the attribute.
 
     Args:
-        records: The images of every split.
+        records: The records of every split.
         path: The file; replaced if it exists.
-        write: Writes a file by its path and content, whole or not at all.
+        write: Function of path and content that writes a file, completely or not at all.
 
     Raises:
-        CxrIgniteError: If the file cannot be written; what stood there before is then untouched.
+        CxrIgniteError: If the file cannot be written; an existing file is then unchanged.
     """
     path = Path(path)
     attributes = sorted({name for record in records for name in record.attributes})
@@ -76,17 +76,18 @@ def write_split(
 
 
 def read_split(path: Path | str, source_root: Path | str) -> list[ImageRecord]:
-    """Reads what `write_split` wrote.
+    """Read a file written by `write_split`.
 
     Args:
         path: The CSV file.
         source_root: The folder that the names are relative to.
 
     Returns:
-        The images in the file's order. Whether they exist is not checked.
+        The records in the file's order. The existence of the images is not checked.
 
     Raises:
-        DataError: If the file cannot be read, or a row is not an image; it names the line.
+        DataError: If the file cannot be read, or a row is not a valid record; the message gives the
+            line.
     """
     path, source_root = Path(path), Path(source_root)
     try:
@@ -117,7 +118,7 @@ def _row_problem(row: dict[str, str | None]) -> str | None:
         return "the row must have as many cells as the header"
     name = PurePosixPath(row["path"] or "")
     if not name.parts or name.is_absolute() or ".." in name.parts:
-        return f"path must stay inside the source's root, got {row['path']!r}"
+        return f"path must be inside the source's root, got {row['path']!r}"
     if row["label"] not in {"0", "1"}:
         return f"label must be 0 or 1, got {row['label']!r}"
     if row["split"] not in SPLITS:

@@ -1,4 +1,4 @@
-"""What can be known of every image without a model: its file, its size, its greys, a thumbnail."""
+"""A survey of images without a model: file format, size, grey levels and a thumbnail."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ THUMBNAIL_SIDE = 32
 """Rows and columns of a thumbnail."""
 
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-# Greys and colours are looked at in an image of about this size.
+# Side of the reduced image from which grey levels and colours are computed.
 _SIDE = 2 * THUMBNAIL_SIDE
 
 
 class ImageFacts(NamedTuple):
-    """What one file says of its image.
+    """Properties of an image file.
 
     Attributes:
-        format: A key of `image_formats.SUFFIXES`, by its content.
-        height: Rows, as its header says.
-        width: Columns.
-        mode: Pillow's word for its pixels: `L`, `RGB`, `I;16`, ...; `L` for a DICOM.
+        format: A key of `image_formats.SUFFIXES`, detected by the content.
+        height: Rows, from the header.
+        width: Columns, from the header.
+        mode: Pillow's name of the pixel format: `L`, `RGB`, `I;16`, ...; `L` for DICOM.
         colour: Mean difference of a pixel's largest and smallest channel, in grey levels; 0 for a
-            grey image, whatever its mode.
+            grey image in any mode.
         mean: Mean grey level of the image at 64 x 64, in `[0, 255]`.
-        deviation: Standard deviation of the same.
-        quantiles: Its grey levels at 1, 25, 50, 75 and 99 %.
-        num_bytes: Of the file.
+        deviation: Standard deviation of the grey levels.
+        quantiles: Quantiles of the grey levels at 1, 25, 50, 75 and 99 %.
+        num_bytes: Size of the file.
     """
 
     format: str
@@ -58,14 +58,14 @@ class ImageFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What `survey_images` found.
+    """The result of `survey_images`.
 
     Attributes:
-        records: The readable images with their digests, in the order they were given.
-        facts: One of each of them.
-        thumbnails: Of each of them, shape `(N, 32, 32)`, uint8.
+        records: The records of readable images with their digests, in the given order.
+        facts: The properties of each.
+        thumbnails: The thumbnail of each, shape `(N, 32, 32)`, uint8.
         unreadable: The images that cannot be read, each with the error.
-        grey_scaling: As they were read.
+        grey_scaling: The grey scaling used.
     """
 
     records: list[ImageRecord]
@@ -78,15 +78,18 @@ class Survey:
 def survey_images(
     records: Sequence[ImageRecord], *, grey_scaling: GreyScaling = "file", progress: bool = False
 ) -> Survey:
-    """Reads each file once, in threads, and keeps a few numbers and a thumbnail of it.
+    """Read each file once, in threads, and keep its properties and a thumbnail.
 
     Args:
-        records: The images of every split.
-        grey_scaling: As they will be read.
-        progress: Show a progress bar on stderr where that is a terminal.
+        records: The records of every split.
+        grey_scaling: The grey scaling that training uses.
+        progress: Show a progress bar on stderr if that is a terminal.
+
+    Returns:
+        The survey.
     """
-    look_at = partial(_inspect, grey_scaling=grey_scaling)
-    outcomes = outcomes_of(records, look_at, "surveying", progress=progress)
+    inspect = partial(_inspect, grey_scaling=grey_scaling)
+    outcomes = outcomes_of(records, inspect, "surveying", progress=progress)
     readable, facts, thumbnails, unreadable = [], [], [], []
     for record, outcome in zip(records, outcomes, strict=True):
         if isinstance(outcome, UnreadableImageError):
@@ -127,13 +130,13 @@ def _inspect(path: str, grey_scaling: GreyScaling) -> _Inspected | UnreadableIma
 
 
 _Kind = tuple[str, int, int, str, float]
-"""Format, rows, columns, mode and colour, as `ImageFacts` has them."""
+"""Format, rows, columns, mode and colour, as in `ImageFacts`."""
 
 
 def _decoded(data: bytes, path: str, grey_scaling: GreyScaling) -> tuple[NDArray[np.uint8], _Kind]:
-    """A small grey image, and what kind of file it is from."""
+    """Return a small grey image, and the kind of file it is from."""
     if holds_dicom(data, path):
-        # Decoded whole in any case, and then its size is known.
+        # DICOM is always decoded at full size, which also gives its size.
         whole = decode_image(data, path, None, grey_scaling)
         kind = ("DICOM", whole.shape[0], whole.shape[1], "L", 0.0)
         return resize_image(whole, (_SIDE, _SIDE)), kind
@@ -157,7 +160,7 @@ def _decoded(data: bytes, path: str, grey_scaling: GreyScaling) -> tuple[NDArray
 
 
 def _colour(image: Image.Image) -> float:
-    """Mean distance between the channels of an image, in grey levels."""
+    """Return the mean difference between the channels of an image, in grey levels."""
     small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     channels = np.asarray(small).astype(np.int16)
     return float((channels.max(axis=2) - channels.min(axis=2)).mean())

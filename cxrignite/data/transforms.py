@@ -1,6 +1,6 @@
-"""MONAI's transforms, and the only file that imports MONAI.
+"""MONAI transforms; this is the only file that imports MONAI.
 
-It does so once a transform is asked for: MONAI takes seconds and 300 MB to import.
+It imports MONAI on first use, since that takes seconds and 300 MB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
 
     class _MonaiTransforms(ABCMeta):
-        """Makes MONAI's transforms subclasses without importing MONAI before one is asked for."""
+        """A metaclass that accepts MONAI transforms as subclasses without importing MONAI."""
 
         def __subclasses__(cls) -> list[type]:
             from monai.transforms.transform import Transform as MonaiTransform
@@ -32,7 +32,7 @@ else:
             return [MonaiTransform]
 
         def __subclasscheck__(cls, other: type) -> bool:
-            # Whoever has a subclass of it has imported it.
+            # If a subclass exists, MONAI has been imported.
             module = sys.modules.get("monai.transforms.transform")
             return other is cls or (module is not None and issubclass(other, module.Transform))
 
@@ -40,18 +40,18 @@ else:
             return cls.__subclasscheck__(type(instance))
 
     class Transform(metaclass=_MonaiTransforms):
-        """A MONAI transform, for annotations that are looked at while a program runs."""
+        """A MONAI transform, for annotations that are evaluated at run time."""
 
 
 def check_randomness(preprocess: Sequence[Transform], augment: Sequence[Transform]) -> None:
-    """Refuses transforms that no seed could repeat, and those of dictionaries.
+    """Check that transforms are repeatable by a seed and take arrays, not dictionaries.
 
     Args:
-        preprocess: Have to be deterministic.
-        augment: May be random, with a random state of their own.
+        preprocess: Transforms that must be deterministic.
+        augment: Transforms that may be random, with their own random state.
 
     Raises:
-        RecipeError: If one is not.
+        RecipeError: If one of them breaks these rules.
     """
     from monai.transforms.traits import RandomizableTrait
     from monai.transforms.transform import MapTransform, Randomizable
@@ -60,29 +60,29 @@ def check_randomness(preprocess: Sequence[Transform], augment: Sequence[Transfor
         if isinstance(transform, MapTransform):
             name = type(transform).__name__
             raise RecipeError(
-                f"transforms must be of arrays, got {name}, which takes a dictionary by its keys: "
-                f"take {re.sub(r'(d|D|Dict)$', '', name)}"
+                f"transforms must take arrays, got {name}, which takes dictionaries; "
+                f"use {re.sub(r'(d|D|Dict)$', '', name)}"
             )
     for transform in _flatten(preprocess):
         if isinstance(transform, RandomizableTrait):
             raise RecipeError(
-                f"preprocess must be deterministic, got {type(transform).__name__}: "
+                f"preprocess must be deterministic, got {type(transform).__name__}; "
                 "move it to augment"
             )
     for transform in _flatten(augment):
         settable = isinstance(transform, Randomizable)
         if isinstance(transform, RandomizableTrait) and not settable:
             raise RecipeError(
-                "augment must hold transforms whose random state can be set, "
+                "augment must contain transforms whose random state can be set, "
                 f"got {type(transform).__name__}"
             )
 
 
 def seed_each(transforms: Sequence[Transform], seed: int) -> None:
-    """Gives each random transform a state of its own, all from one seed.
+    """Set the random state of each random transform, all from one seed.
 
     Args:
-        transforms: Random ones, and others that are left alone.
+        transforms: Random transforms, and others that are not affected.
         seed: At least 0.
     """
     from monai.transforms.transform import Randomizable
@@ -94,18 +94,18 @@ def seed_each(transforms: Sequence[Transform], seed: int) -> None:
 
 
 def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path | str) -> Tensor:
-    """Applies transforms to one image.
+    """Apply transforms to one image.
 
     Args:
-        transforms: At least one.
+        transforms: At least one transform.
         image: Shape `(1, H, W)`, uint8.
-        path: Its file, named in errors.
+        path: Its file, for errors.
 
     Returns:
         Shape `(1, H, W)`, float32 in `[0, 1]`, a plain tensor with its own memory.
 
     Raises:
-        DataError: If a transform fails, or gives another shape than `(1, H, W)` or another scale
+        DataError: If a transform fails, or returns another shape than `(1, H, W)` or another scale
             than `[0, 1]`.
     """
     from monai.utils.type_conversion import convert_to_tensor
@@ -123,18 +123,20 @@ def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path 
                     f"transform {type(transform).__name__} failed on {path}: {reason}"
                 ) from error
     name = type(transforms[-1]).__name__
-    # Some transforms give a list of samples.
+    # Some transforms return a list of samples.
     shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
     if len(shape) != 3 or shape[0] != 1 or 0 in shape:
-        raise DataError(f"transforms must give shape (1, H, W), got {shape} after {name} on {path}")
+        raise DataError(
+            f"transforms must return shape (1, H, W), got {shape} after {name} on {path}"
+        )
     low, high = (float(bound) for bound in torch.aminmax(image))
-    # Interpolation and brightness overshoot a little; NaN fails both comparisons.
+    # Interpolation and brightness may overshoot a little; NaN fails both comparisons.
     if not (low >= -1.0 and high <= 2.0):
         raise DataError(
             f"transforms must keep images in [0, 1], got [{low:.3g}, {high:.3g}] "
             f"after {name} on {path}"
         )
-    # `clamp` copies, so that a view into a larger image keeps none of it alive.
+    # `clamp` copies, so that a view does not keep a larger image in memory.
     return image.to(torch.float32).clamp(0.0, 1.0).contiguous()
 
 
@@ -150,7 +152,7 @@ def _flatten(transforms: Sequence[Transform]) -> Iterator[Any]:
 
 @contextmanager
 def _plain_tensors() -> Iterator[None]:
-    # Images carry no metadata here, and MONAI spends a third of RandAffine's time on keeping it.
+    # Images have no metadata here, and MONAI spends a third of RandAffine's time on keeping it.
     from monai.data.meta_obj import get_track_meta, set_track_meta
 
     before = get_track_meta()

@@ -1,4 +1,4 @@
-"""A `DataLoader` whose workers end with it, answer in time, and need no shared memory."""
+"""A `DataLoader` with a time limit for its workers, which end with it and use no shared memory."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from cxrignite.stops import held_signals
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 5
-_SAID_AFTER = 60  # seconds, long before the limit
-# Of `sys/prctl.h`.
+_WARN_SECONDS = 60  # long before the limit
+# From `sys/prctl.h`.
 _PR_SET_PDEATHSIG = 1
 
 
 class WorkerLoader(DataLoader[Any]):
-    """Gives whole batches, and raises the failures that come in their place.
+    """A loader of whole batches that raises the errors which the data set returns.
 
-    torch raises a worker's exception again from its text alone, which makes a RuntimeError of
-    every exception with two arguments. Returned, it arrives whole (pytorch `ExceptionWrapper`).
+    torch raises a worker's exception again from its text only (pytorch `ExceptionWrapper`): an
+    exception with two arguments becomes a RuntimeError. A returned exception arrives unchanged.
 
-    A worker sends its tensors as arrays, through the pipe of its queue. Torch's own ways need
-    shared memory, of which a container has 64 MB, a descriptor a tensor, and sockets in TMPDIR,
-    whose names have a limit; without one of them the batch is lost and the main process waits for
-    ever. For a batch of 32 images of 224 x 224 the pipe takes no longer.
+    A worker sends its tensors as arrays, through the pipe of its queue. Torch's own methods need
+    shared memory (64 MB in a container), one descriptor per tensor, and sockets in TMPDIR, whose
+    names have a limited length. If one of them is missing, the batch is lost and the main process
+    waits forever. For a batch of 32 images of 224 x 224 the pipe is as fast.
 
     Args:
-        dataset: Its `__getitems__` gives a whole batch (tensors, plain values, and tuples of
+        dataset: Its `__getitems__` returns a whole batch (tensors, plain values, and tuples of
             either), or a `CxrIgniteError`.
         num_workers: Worker processes; 0 loads in the main process.
-        prefetch_factor: Batches that each worker keeps ready.
-        worker_timeout: Seconds without an answer after which a worker counts as hung; `None`
-            waits for ever.
-        **settings: Of `DataLoader`: how batches are drawn.
+        prefetch_factor: Batches that each worker prepares ahead.
+        worker_timeout: Seconds without a response after which a worker counts as hung; `None`
+            waits without limit.
+        **settings: Arguments of `DataLoader` that define the batches.
 
     Raises:
-        CxrIgniteError: While it is iterated: a worker hangs, none can be started, or the dataset
-            has given it.
+        CxrIgniteError: During iteration, if a worker hangs, none can be started, or the data set
+            returned the error.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WorkerLoader(DataLoader[Any]):
             num_workers=num_workers,
             prefetch_factor=prefetch_factor if num_workers else None,
             persistent_workers=num_workers > 0,  # until `close`
-            # Torch notices a worker that has ended in silence when this is over.
+            # Torch notices a worker that ended without a message only after this time.
             timeout=min(_POLL_SECONDS, worker_timeout or _POLL_SECONDS) if num_workers else 0,
             **settings,
         )
@@ -81,7 +81,11 @@ class WorkerLoader(DataLoader[Any]):
         self._notes = mmap.mmap(-1, max(1, num_workers) * in_work.NOTE_BYTES)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Starts the workers, or a new pass with those that are there."""
+        """Start the workers, or a new pass with the existing ones.
+
+        Returns:
+            An iterator over the batches.
+        """
         try:
             if self._iterator is None and self.num_workers:
                 of_main = threading.current_thread() is threading.main_thread()
@@ -90,7 +94,7 @@ class WorkerLoader(DataLoader[Any]):
                 with held_signals():
                     batches: Any = super().__iter__()
             elif self.num_workers:
-                # What is left of the pass before is waited for, without a way to wait again.
+                # Torch waits here for the rest of the previous pass, once and with its own timeout.
                 batches = self._iterator
                 batches._timeout = self.worker_timeout or 0
                 batches = super().__iter__()
@@ -100,8 +104,8 @@ class WorkerLoader(DataLoader[Any]):
         except OSError as error:
             raise CxrIgniteError(
                 f"cannot start {self.num_workers} workers of a data loader: "
-                f"{error.strerror or error}; lower data.num_workers, or raise the limit (of open "
-                "files: ulimit -n; of a full /dev/shm in a container: --shm-size)"
+                f"{error.strerror or error}; lower data.num_workers, or raise the limit (open "
+                "files: ulimit -n; /dev/shm of a container: --shm-size)"
             ) from error
         except BaseException as error:
             self._end(error)
@@ -109,13 +113,13 @@ class WorkerLoader(DataLoader[Any]):
         return self._received(batches)
 
     def close(self) -> None:
-        """Ends the worker processes, which otherwise wait for another pass."""
+        """End the worker processes, which otherwise wait for another pass."""
         iterator: Any = self._iterator
         self._iterator = None
         if iterator is None:
             return
-        # Politely it takes five seconds for each that hangs, and they have nothing to lose. Torch's
-        # own shutdown would set an event whose lock a killed worker may have held, and wait for it.
+        # Killed, since a regular shutdown takes five seconds per hung worker, and no work is lost.
+        # Torch's own shutdown may block on the lock of an event that a killed worker held.
         signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
         iterator._worker_pids_set, iterator._shutdown = False, True
         for worker in iterator._workers:
@@ -136,7 +140,7 @@ class WorkerLoader(DataLoader[Any]):
             except BaseException as error:
                 if _is_timeout(error):
                     waited += self.timeout
-                    if waited == _SAID_AFTER:
+                    if waited == _WARN_SECONDS:
                         logger.warning("%s", self._silent_worker(batches, waited))
                     if self.worker_timeout is None or waited < self.worker_timeout:
                         continue
@@ -149,50 +153,50 @@ class WorkerLoader(DataLoader[Any]):
         return _of_each(batch, Tensor, Tensor.pin_memory) if torch.cuda.is_available() else batch
 
     def _end(self, error: BaseException) -> None:
-        """End the workers, of which half a batch may be in the pipe, and name one that hangs."""
+        """End the workers, since part of a batch may be in the pipe; name one that hangs."""
         iterator: Any = self._iterator
         self.close()
         if _is_timeout(error):
             raise CxrIgniteError(
-                f"{self._silent_worker(iterator, self.worker_timeout or 0)}; see why (a stalled "
-                "disk, a transform), or raise data.worker_timeout"
+                f"{self._silent_worker(iterator, self.worker_timeout or 0)}; check the disk and "
+                "the transforms, or raise data.worker_timeout"
             ) from error
 
     def _silent_worker(self, iterator: Any, seconds: float) -> str:
-        # A worker that waits for work has cleared its note.
+        # A worker without work has an empty note.
         paths = [in_work.read_note(self._notes, each) for each in range(self.num_workers)]
         number = next((each for each, path in enumerate(paths) if path), 0)
         return (
             f"worker {number} (pid {iterator._workers[number].pid}) of the data loader has not "
-            f"answered for {seconds:g} s, at {paths[number] or 'no file'}"
+            f"responded for {seconds:g} s, its file is {paths[number] or 'unknown'}"
         )
 
 
 def init_worker(
     worker_id: int, *, notes: mmap.mmap | None = None, parent: int | None = None
 ) -> None:
-    """Sets a worker process up: it leaves stopping to the main process, and uses one thread.
+    """Set up a worker process: it ignores Ctrl-C and uses one thread.
 
     Args:
         worker_id: From 0.
-        notes: Where it notes which file it is at.
+        notes: Memory in which it notes the file that it reads.
         parent: The process that it must not outlive; `None` leaves that to torch.
     """
-    # Ctrl-C reaches the whole process group, and the main process has to stop in its own time;
-    # it may have a SIGTERM handler that means nothing in a worker.
+    # Ctrl-C reaches the whole process group, and the main process must be able to stop in order.
+    # A SIGTERM handler of the main process has no use in a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     report_crashes_of_worker()
     if parent is not None and sys.platform == "linux":
-        # A worker that hangs never notices by itself. The signal comes when the *thread* ends that
-        # has forked it, so only the main thread's workers ask for it.
+        # A hung worker never notices that its parent has ended. The signal comes when the *thread*
+        # that forked it ends, so only workers of the main thread request it.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
     if notes is not None:
         in_work.keep_notes(notes, worker_id)
     torch.set_num_threads(1)
-    # A collection writes into every object it looks at, and so copies the main process's memory.
+    # A garbage collection writes into every object, and so copies the main process's memory.
     gc.freeze()
 
 

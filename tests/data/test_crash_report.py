@@ -7,7 +7,7 @@ import contextlib, ctypes, sys
 import simplejpeg
 from PIL import Image
 from cxrignite.__main__ import main
-from cxrignite.data import Image, Pipeline
+from cxrignite.data import ImageRecord, Pipeline
 from cxrignite.data.image_stream import ImageStream
 from cxrignite.data.inspection import inspect_images
 
@@ -16,11 +16,11 @@ Image.new("L", (8, 8)).save("an image.jpeg")
 how, sys.argv[1:] = sys.argv[1], ["--version"]
 with contextlib.suppress(SystemExit):
     main()
-images = [Image("an image.jpeg", "a", 0, "", "test")]
+records = [ImageRecord("an image.jpeg", "a", 0, "", "test")]
 if how == "thread":
-    inspect_images(images)
+    inspect_images(records)
 with contextlib.suppress(RuntimeError):  # the worker is killed
-    list(ImageStream(images, Pipeline(), (8, 8), batch_size=1, num_workers=1))
+    list(ImageStream(records, Pipeline(), (8, 8), batch_size=1, num_workers=1))
 """
 
 

@@ -16,19 +16,19 @@ FILES = Path(pydicom.__path__[0]) / "data" / "test_files"
 
 # From what a refusal says to whether it is so, by pydicom's own reading of the file.
 TRUE_REASONS: dict[str, Callable[[Dataset], bool]] = {
-    "of no format that is read": lambda file: "SOPClassUID" not in file,
+    "its format must be one of": lambda file: "SOPClassUID" not in file,
     "not a DICOM file": lambda file: "SOPClassUID" not in file,
-    "it holds no pixel data": lambda file: "PixelData" not in file,
+    "it has no pixel data": lambda file: "PixelData" not in file,
     "got none": lambda file: "PhotometricInterpretation" not in file,
     "MONOCHROME1 or MONOCHROME2, got ": lambda file: "MONO" not in file.PhotometricInterpretation,
-    "frames, must have 1": lambda file: file.NumberOfFrames > 1,
+    "must have 1 frame, got": lambda file: file.NumberOfFrames > 1,
     "BitsAllocated must be 8 or 16": lambda file: file.BitsAllocated not in (8, 16),
     "Deflated Explicit VR Little Endian": lambda file: file.file_meta.TransferSyntaxUID.is_deflated,
 }
 # What pydicom cannot read either.
 DAMAGED = {
-    "badVR.dcm": "number of frames",  # 1A
-    "rtplan_truncated.dcm": "cut",
+    "badVR.dcm": "must have 1 frame",  # 1A
+    "rtplan_truncated.dcm": "truncated",
     "MR_truncated.dcm": "truncated",
     "JPEG2000-embedded-sequence-delimiter.dcm": "stream claims",
 }

@@ -88,8 +88,8 @@ def refuse(data, *facts):
         ({"PhotometricInterpretation": "RGB"}, ["MONOCHROME1", "MONOCHROME2", "RGB"]),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, ["MONOCHROME1", "PALETTE COLOR"]),
         ({"PhotometricInterpretation": None}, ["MONOCHROME1", "MONOCHROME2"]),
-        ({"SamplesPerPixel": 3}, ["samples", 3, 1]),
-        ({"NumberOfFrames": 2}, ["frames", 2, 1]),
+        ({"SamplesPerPixel": 3}, ["1 sample per pixel", 3]),
+        ({"NumberOfFrames": 2}, ["1 frame", 2]),
         ({"PixelData": None}, ["pixel data"]),
         ({"Rows": 0}, [80, 0]),
         ({"Columns": 0}, [0, 96]),
@@ -277,16 +277,16 @@ def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path, pytho
         "from cxrignite.data.inspection import inspect_images\n"
         "from cxrignite.data.dicom import patient_id\n"
         "from cxrignite.data.reading import read_image\n"
-        "from cxrignite.data.sources import Image, image_files\n"
+        "from cxrignite.data.sources import ImageRecord, image_files\n"
         "paths = image_files([Path(sys.argv[1])])\n"
         "for path in paths:\n"
         "    try:\n"
         "        patient_id(path); read_image(path); print('read')\n"
         "    except Exception:\n"
         "        traceback.print_exc()\n"
-        "images = [Image(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
-        "found = inspect_images(images, on_unreadable='skip')\n"
-        "print(len(found.images), len(found.unreadable), found.unreadable)\n"
+        "records = [ImageRecord(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
+        "found = inspect_images(records, on_unreadable='skip')\n"
+        "print(len(found.records), len(found.unreadable), found.unreadable)\n"
     )
     done = python("-c", program, folder)
     assert done.returncode == 0, done.stderr

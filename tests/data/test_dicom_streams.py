@@ -151,7 +151,7 @@ def test_a_stream_of_colours_is_refused(record, encapsulated):
     buffer = io.BytesIO()
     Image.fromarray((record >> 4).astype(np.uint8)).convert("RGB").save(buffer, "JPEG")
     data = encapsulated(record >> 4, buffer.getvalue(), JPEGBaseline8Bit, bits=8)
-    refuse(data, 3, "samples")
+    refuse(data, 3, "1 sample per pixel")
 
 
 def test_a_stream_of_too_many_tiles_is_refused(record, make_dicom, dicom_bytes):

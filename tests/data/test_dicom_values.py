@@ -40,8 +40,8 @@ def table(descriptor, num_entries=16):
             {"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
             ["VOILUTFunction", "LINEAR", "LINEAR_EXACT", "SIGMOID"],
         ),
-        ({"WindowCenter": "wide", "WindowWidth": 9}, ["WindowCenter", "number"]),
-        ({"WindowCenter": "nan", "WindowWidth": 9}, ["WindowCenter", "number"]),
+        ({"WindowCenter": "wide", "WindowWidth": 9}, ["WindowCenter", "numbers"]),
+        ({"WindowCenter": "nan", "WindowWidth": 9}, ["WindowCenter", "numbers"]),
         ({"RescaleSlope": 2}, ["RescaleSlope", "RescaleIntercept"]),
         ({"RescaleSlope": 0, "RescaleIntercept": 5}, ["RescaleSlope", "0"]),
         (

@@ -352,11 +352,11 @@ class Slow(Pipeline):
         return super().read(path)
 
 root, caches, start = map(Path, sys.argv[1:])
-images = inspect_images(ClassFolders(root).images(), decode=False).images
+records = inspect_images(ClassFolders(root).records(), decode=False).records
 print("ready", flush=True)
 while not start.exists():
     time.sleep(0.001)
-cache = open_cache(caches, images, Slow(image_size=(16, 20)))
+cache = open_cache(caches, records, Slow(image_size=(16, 20)))
 print(cache.path, cache.path.stat().st_mtime_ns, cache.path.stat().st_ino)
 """
 

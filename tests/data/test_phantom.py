@@ -293,7 +293,7 @@ def test_two_processes_at_once_leave_one_whole_folder(tmp_path, start):
     Phantom(root, **SMALL, seed=1).records()  # both have to replace it
     code = (
         "from cxrignite.data.phantom import Phantom\n"
-        f"images = Phantom({str(root)!r}, num_train=30, num_test=10, size=48).images()\n"
+        f"images = Phantom({str(root)!r}, num_train=30, num_test=10, size=48).records()\n"
         "assert all(image.path.is_file() for image in images)\n"
     )
     both = [start(["-c", code], cwd=tmp_path) for _ in range(2)]
