@@ -36,9 +36,10 @@ _CLASS_SETTINGS = {
     **dict.fromkeys(("arch", "weights", "dropout", "hidden", "width"), "model"),
 }
 _KINDS = {
-    **{"integer": "int", "number": "float", "string": "str", "boolean": "bool", "array": "list"},
-    "object": "a mapping",
+    **{"integer": "an integer", "number": "a number", "string": "text"},
+    **{"boolean": "true or false", "array": "a list", "object": "a mapping"},
 }
+_PLURALS = {"integer": "integers", "number": "numbers"}
 _EXAMPLES = {"integer": "224", "number": "0.5"}
 _MAX_LENGTH = 300
 
@@ -365,7 +366,7 @@ def _expected(schema: Schema) -> str:
         kind = schema["prefixItems"][0].get("type", "")
         items = ", ".join([_EXAMPLES.get(kind, "...")] * len(schema["prefixItems"]))
         number = {2: "two", 3: "three"}.get(schema["minItems"], str(schema["minItems"]))
-        return f"{number} {_KINDS.get(kind, 'values')}, as [{items}]"
+        return f"{number} {_PLURALS.get(kind, 'values')}, as [{items}]"
     if "properties" in schema:
         return f"a mapping of {', '.join(schema['properties'])}"
     values = schema.get("additionalProperties")
