@@ -188,5 +188,5 @@ def _refuse_other_keys(argv: list[str], command: str) -> None:
         ):
             options = ", ".join(f"--{each}" for each in allowed)
             raise RecipeError(
-                f"{command} uses the recipe of the run; --{key} must be one of {options}"
+                f"--{key} belongs to the run and cannot be changed; {command} accepts {options}"
             )
