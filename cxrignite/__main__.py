@@ -1,4 +1,4 @@
-"""`python -m cxrignite`, and the console script of the same name."""
+"""Entry point of `python -m cxrignite` and of the console script `cxrignite`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import NoReturn
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
-    # Before anything is imported, which takes a moment, and again when all is done.
+    """Run the command line and exit with its code."""
+    # Set before the slow imports; in force again after the command.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     from cxrignite.cli import run
 
-    # As `python -m` does, so that a recipe may name the user's own classes either way.
+    # `python -m` does the same: a recipe may name classes from the current folder.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
-    # In a file that takes both streams, results stand where they were written between log lines.
+    # If one file takes both streams, results and log lines keep their order.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names that are not UTF-8 hold surrogates, which are escaped as stderr does it.
+        # File names that are not UTF-8 hold surrogates: escape them as stderr does.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    # A crash of native code is printed, and with it the image that was read: data/crash_report.py.
+    # Report a crash of native code; data/crash_report.py adds the image that was being read.
     faulthandler.enable(2, all_threads=False)
-    # A class's help is printed by a parser that is named after this, `__main__.py` otherwise.
+    # The help of a class uses this name, which would be `__main__.py`.
     sys.argv[0] = "cxrignite"
     code = run(sys.argv[1:])
-    # The interpreter would look through a million objects of the imported libraries before it
-    # ends: a second and more, in which a scheduler waits for the process that it stopped.
+    # Otherwise the last garbage collection visits a million objects of the imported libraries:
+    # over a second, in which a scheduler waits for a process that it stopped.
     gc.freeze()
     sys.exit(code)
 

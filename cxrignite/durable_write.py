@@ -1,4 +1,4 @@
-"""Files that are the old one or the new one, and whole, whatever stops their writer."""
+"""Durable writes: after a crash a file has either its old or its new content, complete."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)\.tmp")
 def write_durably(path: Path, data: bytes | memoryview) -> None:
     """Replace `path` by `data` in one step that survives a crash and a power cut.
 
-    The bytes go to `.<name>.<pid>.tmp` in the same folder and to the disk; only then does the name
-    change hands. A failure removes the temporary file and leaves the old file as it was.
+    The bytes are written to `.<name>.<pid>.tmp` in the same folder and synced to the disk; then it
+    is renamed. A failure removes the temporary file and leaves the old file as it was.
 
     Args:
         path: The file to write; missing folders are made.
@@ -50,10 +50,10 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name what is written in the error of a full disk and the like, which name nothing.
+    """Name the file in errors such as a full disk, which name none.
 
     Args:
-        path: The file or folder that is written inside.
+        path: The file or folder that the block writes.
 
     Raises:
         CxrIgniteError: If it cannot be written; it names the path and the free bytes.
@@ -68,11 +68,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def duplicate_durably(source: Path, target: Path) -> None:
-    """Give a file a second name, in one step; a copy where the file system has no hard links.
+    """Give a file a second name in one step; copy it if the file system has no hard links.
 
     Args:
         source: The file.
-        target: Its other name, in the same folder; what has that name now is replaced.
+        target: Its second name, in the same folder; an existing file of that name is replaced.
 
     Raises:
         CxrIgniteError: If the copy cannot be written.
@@ -86,12 +86,12 @@ def duplicate_durably(source: Path, target: Path) -> None:
     except OSError:
         write_durably(target, source.read_bytes())
     finally:
-        # POSIX leaves both names in place where they are one file already.
+        # If both names are one file already, POSIX keeps both.
         temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
-    """Name the temporary file of this process for `path`: `.<name>.<pid>.tmp` beside it."""
+    """Return the temporary file of this process for `path`: `.<name>.<pid>.tmp` beside it."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -100,7 +100,7 @@ def sweep_temporaries(directory: Path, name: str = "*") -> list[Path]:
 
     Args:
         directory: The folder to sweep.
-        name: Glob of the file names whose temporaries are meant.
+        name: Glob of the file names whose temporary files are removed.
 
     Returns:
         The files that were removed.
@@ -115,9 +115,9 @@ def sweep_temporaries(directory: Path, name: str = "*") -> list[Path]:
 
 
 def sync_folder(directory: Path) -> None:
-    """Bring a folder's names to the disk, so that a rename survives a power cut."""
+    """Sync a folder to the disk, so that a rename survives a power cut."""
     if os.name != "posix":
-        return  # only POSIX opens folders
+        return  # only POSIX can open folders
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -126,11 +126,11 @@ def sync_folder(directory: Path) -> None:
 
 
 def _is_another_live_process(pid: int) -> bool:
-    # In a container the next process often gets the same number: our own means a predecessor's.
+    # In a container the next process often gets the same number, so ours may be a predecessor's.
     if pid == os.getpid():
         return False
     if os.name != "posix":
-        return True  # signal 0 is Ctrl-C elsewhere
+        return True  # on Windows, signal 0 is Ctrl-C
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -141,6 +141,6 @@ def _is_another_live_process(pid: int) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-    """The bytes that are free where `path` is, or would be."""
+    """Return the free bytes of the disk that holds `path`, or would hold it."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     return shutil.disk_usage(folder).free

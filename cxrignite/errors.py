@@ -1,4 +1,4 @@
-"""The library's own errors; each knows the exit code that the command line ends with."""
+"""Errors of the library, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# Of torch's allocators, of oneDNN, and of Python where it starts a thread or a process.
+# Messages of torch's allocators, of oneDNN, and of Python if it cannot start a thread or process.
 _RESOURCE_ERROR = re.compile(
     r"out of memory|not enough memory|DefaultCPUAllocator|Cannot allocate memory"
     r"|could not create a (memory object|primitive)\b(?! descriptor)"
@@ -21,25 +21,25 @@ class CxrIgniteError(Exception):
 
 
 class RecipeError(CxrIgniteError, ValueError):
-    """A recipe or argument that cannot be honoured: exit code 2."""
+    """A recipe or argument that is not valid: exit code 2."""
 
     exit_code = 2
 
 
 class RunFolderError(CxrIgniteError):
-    """A run folder that is in use, unfinished, or of another recipe: exit code 2."""
+    """A run folder that is in use, unfinished, or made by another recipe: exit code 2."""
 
     exit_code = 2
 
 
 class DamagedRunError(RunFolderError):
-    """A file of a run folder that is damaged or is not as it was written: exit code 3."""
+    """A file of a run folder that is damaged or was changed: exit code 3."""
 
     exit_code = 3
 
 
 class WeightsError(CxrIgniteError):
-    """Pretrained weights that cannot be had or do not fit the architecture: exit code 2."""
+    """Pretrained weights that are not available or do not fit the architecture: exit code 2."""
 
     exit_code = 2
 
@@ -55,7 +55,7 @@ class UnreadableImageError(DataError):
 
     Args:
         path: The file.
-        reason: Why, in a few words.
+        reason: The cause, in a few words.
     """
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -64,12 +64,12 @@ class UnreadableImageError(DataError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[Path, str]]:
-        # A loader worker pickles its exception; the default would replay the joined message.
+        # A loader worker pickles its exception; by default the message becomes `path`.
         return type(self), (self.path, self.reason)
 
 
 class CacheError(CxrIgniteError):
-    """A folder that cannot keep preprocessed images: exit code 1."""
+    """A folder that cannot hold an image cache: exit code 1."""
 
 
 class DownloadError(CxrIgniteError):
@@ -77,7 +77,7 @@ class DownloadError(CxrIgniteError):
 
 
 class CheckpointError(CxrIgniteError):
-    """A checkpoint that is missing, damaged or not ours: exit code 3."""
+    """A checkpoint that is missing, damaged or of another program: exit code 3."""
 
     exit_code = 3
 
@@ -93,26 +93,26 @@ class NonFiniteError(CxrIgniteError):
 
 
 class WorkerKilled(BaseException):
-    """The system, or a person, has ended a worker process of a data loader.
+    """Death of a worker process of a data loader, killed by the system or by a person.
 
-    It is raised wherever the main process happens to be, in the middle of decoding an image, say.
-    Hence it is no `Exception`: no code that blames what it works on for every error may take it.
+    It is raised at any point of the main process, for example while it decodes an image. Hence it
+    is no `Exception`: code that attributes every error to its input must not catch it.
     """
 
 
 def is_resource_error(error: BaseException) -> bool:
-    """Recognise memory that ran out, which says nothing against what was being computed.
+    """True if memory ran out, which is no fault of the file or the transform in use.
 
-    Code that blames a file or a transform for any error of its passes these on.
+    Code that attributes errors to a file or a transform raises these unchanged.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        Whether it is of memory.
+        True if it, or an exception behind it, is about memory.
     """
     each: BaseException | None = error
-    while each is not None:  # libraries quote it in errors of their own
+    while each is not None:  # libraries wrap it in errors of their own
         if isinstance(each, MemoryError):
             return True
         if isinstance(each, RuntimeError | OSError) and _RESOURCE_ERROR.search(str(each)):
@@ -122,13 +122,13 @@ def is_resource_error(error: BaseException) -> bool:
 
 
 def suggestion(name: str, names: Iterable[str], prefix: str = "", *, lists: bool = True) -> str:
-    """End an error about a name that does not exist with the nearest one that does.
+    """Return the end of an error about an unknown name: the nearest known one.
 
     Args:
-        name: The wrong name.
-        names: The right ones.
-        prefix: Stands before each of them.
-        lists: List them (but at most 12) if none is near.
+        name: The unknown name.
+        names: The known names.
+        prefix: Text before each known name.
+        lists: List the known names (at most 12) if none is near.
 
     Returns:
         The end of a sentence; empty if there is nothing to suggest.
@@ -138,20 +138,20 @@ def suggestion(name: str, names: Iterable[str], prefix: str = "", *, lists: bool
     if near is not None:
         return f"; did you mean '{prefix}{near}'?"
     shown = [f"{prefix}{each}" for each in names[:12]] + ["..."] * (len(names) > 12)
-    return f"; there are {', '.join(shown)}" if names and lists else ""
+    return f"; available: {', '.join(shown)}" if names and lists else ""
 
 
 def nearest(name: str, names: Sequence[str]) -> str | None:
-    """Find the name nearest to one that does not exist; case does not matter.
+    """Find the known name nearest to an unknown one; case does not matter.
 
     Args:
-        name: The wrong name.
-        names: The right ones; a dotted one is also found by its last part.
+        name: The unknown name.
+        names: The known names; a dotted one is also found by its last part.
 
     Returns:
         One of `names`; None if none is near.
     """
-    # Of several with one last part the first is found.
+    # If several have the same last part, the first is found.
     keys = {each.rpartition(".")[2].casefold(): each for each in reversed(names)}
     keys.update((each.casefold(), each) for each in reversed(names))
     near = difflib.get_close_matches(name.casefold(), keys, n=1)

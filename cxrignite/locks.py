@@ -1,4 +1,4 @@
-"""Locks of this process alone: its children do not hold them, and none outlives it."""
+"""File locks of one process: its children do not hold them, and they end with it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def hold_lock(path: Path, *, wait: bool = False, is_required: bool = True) -> ExitStack:
-    """Lock a file until the context ends or this process ends, however it ends.
+    """Lock a file until the context or this process ends, even if the process is killed.
 
     The file holds the number of this process. It stays, unless the caller removes it before the
     context ends, as with `lock.callback(path.unlink)`.
 
     Args:
-        path: A file that is there for this alone; its folder exists.
-        wait: Wait for a process that holds it, which is logged.
-        is_required: Raise an error on a file system without locks; otherwise that is logged.
+        path: A file used only as a lock; its folder exists.
+        wait: Wait for a process that holds it, and log that.
+        is_required: Raise an error on a file system without locks; otherwise log that.
 
     Returns:
-        The context that gives the lock back.
+        The context that releases the lock.
 
     Raises:
-        BlockingIOError: Another process holds it, which `strerror` names, and `wait` is not set.
+        BlockingIOError: Another process, named in `strerror`, holds it and `wait` is not set.
         OSError: The file cannot be locked.
     """
-    from filelock import FileLock, Timeout  # takes 100 ms, with asyncio
+    from filelock import FileLock, Timeout  # imports asyncio: 100 ms
 
-    # A soft lock would stay when its process is killed, and keep all later ones out.
+    # A soft lock would stay after its process is killed, and block all later processes.
     lock = FileLock(path, fallback_to_soft=False)
     with ExitStack() as held:
         try:
@@ -47,7 +47,10 @@ def hold_lock(path: Path, *, wait: bool = False, is_required: bool = True) -> Ex
         except OSError as error:
             if is_required or error.errno not in _NO_LOCKS:
                 raise
-            _logger.info("%s has no locks: other processes may write there too", path.parent)
+            _logger.info(
+                "%s: this file system has no locks, so other processes may write there too",
+                path.parent,
+            )
             return held.pop_all()
         path.write_text(str(os.getpid()), encoding="ascii")
         return held.pop_all()

@@ -1,4 +1,4 @@
-"""The mark on folders of pictures that a command wrote, which are never the input of another."""
+"""Marker file of folders with pictures that a command wrote; no command reads them as input."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from cxrignite.durable_write import write_durably
 
 OUTPUT_MARKER = ".cxrignite-output"
-"""The file that marks such a folder."""
+"""Name of the marker file."""
 
-_TEXT = b"Pictures that cxrignite wrote: no command takes them for images to be read.\n"
+_TEXT = b"cxrignite wrote the pictures in this folder. No command reads them as input images.\n"
 
 
 def mark_output(folder: Path) -> None:
-    """Mark a folder whose pictures a command writes; it is made if it is missing.
+    """Mark a folder for pictures that a command writes; make it if it is missing.
 
     Args:
-        folder: It holds no image of the user's.
+        folder: A folder without images of the user.
 
     Raises:
         CxrIgniteError: If it cannot be written.

@@ -1,9 +1,9 @@
-"""One experiment as plain typed dataclasses: what a recipe file says, after parsing.
+"""Recipe of one experiment: typed dataclasses that hold the content of a recipe file.
 
-Keys whose object needs something that is known only later are factories, so that nothing heavy is
-built while a recipe is read: `model()`, `optimizer(parameters)`, `lr_scheduler(optimizer)` and
-`data.sampler(labels, seed=seed)`. A class is such a factory already, so a `Recipe` can be
-written in Python too: `Recipe(model=LightCNN, ...)`.
+Reading a recipe builds nothing heavy. Keys whose object needs something that is known only later
+are factories: `model()`, `optimizer(parameters)`, `lr_scheduler(optimizer)` and
+`data.sampler(labels, seed=seed)`. A class is already such a factory, so a `Recipe` can also be
+written in Python: `Recipe(model=LightCNN, ...)`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ def _require(holds: bool, name: str, rule: str, value: object) -> None:
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Say which key a library's complaint is about."""
+    """Name the key in a library's error."""
     try:
         yield
     except RecipeError:
@@ -49,8 +49,8 @@ class Fold:
     """One of several folds of the training patients.
 
     Attributes:
-        index: Which, from 0.
-        count: Of how many, at least 2.
+        index: Number of the fold, from 0.
+        count: Number of folds, at least 2.
     """
 
     index: int
@@ -64,36 +64,38 @@ class Fold:
 
 @dataclass
 class DataRecipe:
-    """What is learnt from, and how it reaches the model.
+    """Data, and how they are loaded.
 
     Attributes:
-        source: Where the images come from.
-        val_fraction: Share of the source's `train` images, by whole patients, kept for validation,
-            in (0, 0.5].
-        calibration_fraction: Another share of the same, kept to choose the threshold, in [0, 0.4];
-            these images pick neither weights nor checkpoint, so it can be certified. 0 chooses it
-            on the validation split.
-        test_fraction: Share kept for the test, in [0, 0.5]; the source then has no test split.
-        fold: In place of `val_fraction`, the fold validated on: `{index: 0, count: 5}`.
-        allow_leakage: Train though a patient or a file is in several splits.
-        on_unreadable: `raise` stops at an image that cannot be read, `skip` leaves it out.
-        image_size: Rows and columns that each image is read at, a JPEG at a fraction of its size;
-            null keeps the file's own.
-        grey_scaling: Which values become black and white: of its window or VOI LUT (`file`; without
-            one as `minmax`, if it has more than 8 bits), all that could be, or some of the pixels'.
-        preprocess: MONAI transforms of every split, without randomness.
-        cache: Keep the preprocessed images in a memory-mapped file, and read epochs from there: in
-            this folder; `auto` takes `caches` beside the run folder, where there is room; `off`
-            reads the images every epoch. The results do not depend on it.
-        augment: MONAI transforms of the training split alone, image by image.
-        batch_augment: Faster transforms of the training split alone, on whole batches, after
-            `augment`; on the GPU where there is one.
-        sampler: Draws the training images; null is a plain shuffle.
-        batch_size: Images a training batch, of one process.
-        eval_batch_size: Images a batch in evaluation; null takes twice `batch_size`.
+        source: Source of the images and their labels.
+        val_fraction: Share of the source's `train` images used for validation, in (0, 0.5]. A
+            patient is never divided.
+        calibration_fraction: Share of the `train` images that only choose the threshold, in
+            [0, 0.4]. Such a threshold can be certified. 0 chooses it on the validation split.
+        test_fraction: Share of the images used for the test, in [0, 0.5]; only for a source without
+            a test split.
+        fold: Fold to validate on, in place of `val_fraction`, as `{index: 0, count: 5}`.
+        allow_leakage: Train even if a patient or a file is in several splits.
+        on_unreadable: `raise` stops at an image that cannot be read; `skip` leaves it out.
+        image_size: Rows and columns of each image, as `[224, 224]`; null keeps the file's own size.
+            A JPEG is decoded at a fraction of its size, which is faster.
+        grey_scaling: Values that become black and white. `file`: by the file's window or VOI LUT;
+            without one as `minmax`, if it has more than 8 bits. `stored`: all that can be stored.
+            `minmax`: the least and the greatest pixel. `percentiles`: the 1st and the 99th.
+        preprocess: MONAI transforms of all splits, without randomness.
+        cache: Folder that keeps the preprocessed images, so that later epochs load faster. `auto`:
+            `caches` beside the run folder, if the disk has room. `off`: read the images every
+            epoch. The results do not depend on it.
+        augment: MONAI transforms of the training images, one image at a time.
+        batch_augment: Faster transforms of the training images, on whole batches, after `augment`;
+            on the GPU if there is one.
+        sampler: Sampler of the training images; null shuffles them.
+        batch_size: Images in a training batch of one process.
+        eval_batch_size: Images in a batch of an evaluation; null is twice `batch_size`.
         num_workers: Loader processes; 0 loads in the main process. The results do not depend on it.
-        prefetch_factor: Batches each worker prepares ahead.
-        worker_timeout: Seconds after which a worker that does not answer ends the run; null: never.
+        prefetch_factor: Batches that each worker prepares ahead.
+        worker_timeout: Seconds to wait for a worker before the run ends with an error; null waits
+            forever.
     """
 
     source: Source
@@ -120,7 +122,7 @@ class DataRecipe:
         self._check_shares()
         _require(self.batch_size >= 2, "data.batch_size", "at least 2", self.batch_size)
         if self.cache is False:
-            self.cache = "off"  # which is what YAML takes it for
+            self.cache = "off"  # YAML reads `off` as false
         size, images = self.image_size, self.eval_batch_size
         _require(size is None or min(size) >= 1, "data.image_size", "at least 1 x 1", size)
         _require(images is None or images >= 1, "data.eval_batch_size", "at least 1", images)
@@ -132,7 +134,7 @@ class DataRecipe:
         _require(limit is None or limit > 0, "data.worker_timeout", "above 0", limit)
 
     def _check_shares(self) -> None:
-        """Each is carved of what the one before left: never more than a half of that."""
+        """Check that each split takes at most half of what the splits before it left."""
         test, val, share = self.test_fraction, self.val_fraction, self.calibration_fraction
         _require(0 <= test <= 0.5, "data.test_fraction", "in [0, 0.5]", test)
         _require(0 < val <= 0.5, "data.val_fraction", "in (0, 0.5]", val)
@@ -149,21 +151,22 @@ class DataRecipe:
 
 @dataclass
 class TrainerRecipe:
-    """How the model is trained.
+    """Training.
 
     Attributes:
-        max_epochs: Epochs in all; the one key that may grow when a run is resumed.
-        epoch_length: Batches an epoch; null takes the whole split.
-        device: `auto` takes CUDA where there is one.
-        precision: `auto` takes the fastest sound one of this device and says why in the log.
-        channels_last: Keep images and weights in the memory order that convolutions prefer.
-        compile: Compile the model for this machine; the first steps take minutes then.
-        profile: `fast` lets cuDNN choose kernels by trial, and on a CPU keeps the memory that steps
-            free; `reproducible` gives the same bits again.
-        max_grad_norm: Clip the gradient's norm to this; null does not clip.
-        accumulation_steps: Batches that make one optimizer step.
-        lr_step: When the learning-rate scheduler steps.
-        handlers: Attached to the trainer.
+        max_epochs: Number of epochs. A resumed run may have more, but not fewer.
+        epoch_length: Batches in an epoch; null is the whole training split.
+        device: `auto` uses CUDA if there is a GPU.
+        precision: `auto` chooses the fastest one that is safe on this device, and logs the reason.
+        channels_last: Store images and weights in the memory order that is fastest for
+            convolutions.
+        compile: Compile the model for this machine; the first steps then take minutes.
+        profile: `fast` lets cuDNN choose kernels by trial and keeps freed memory on a CPU.
+            `reproducible` gives bit-identical results.
+        max_grad_norm: Largest norm of the gradient, which is clipped to it; null does not clip.
+        accumulation_steps: Batches in one optimizer step.
+        lr_step: Step the learning-rate scheduler once an epoch or once an iteration.
+        handlers: Handlers attached to the trainer.
     """
 
     max_epochs: int = 10
@@ -188,10 +191,10 @@ class TrainerRecipe:
 
 @dataclass
 class ValidatorRecipe:
-    """What happens on the validation split after each epoch.
+    """Validation after each epoch.
 
     Attributes:
-        handlers: Attached to the validator; a `ThresholdSearch` here chooses the operating point.
+        handlers: Handlers attached to the validator; `ThresholdSearch` chooses the operating point.
     """
 
     handlers: list[Attachable] = field(default_factory=list)
@@ -199,12 +202,12 @@ class ValidatorRecipe:
 
 @dataclass
 class MonitorRecipe:
-    """The one validation metric that picks the best checkpoint and stops early.
+    """Validation metric that selects the best checkpoint and stops training early.
 
     Attributes:
         metric: A metric of the validator, such as `roc_auc` or `loss`.
-        mode: Whether more or less of it is better.
-        patience: Epochs without a better value before training stops; null never stops.
+        mode: `max` if a higher value is better, `min` if a lower one is.
+        patience: Epochs without a better value after which training stops; null never stops early.
     """
 
     metric: str = "roc_auc"
@@ -217,21 +220,21 @@ class MonitorRecipe:
         _require(
             self.metric != "loss" or self.mode == "min",
             "monitor.mode",
-            "min where monitor.metric is loss",
+            "min if monitor.metric is loss",
             self.mode,
         )
 
 
 @dataclass
 class ExplainRecipe:
-    """Which images the command `explain` draws maps of, and how.
+    """Class activation maps of the command `explain`.
 
     Attributes:
-        target_layer: A layer's name; null is the last before pooling.
-        method: How a map weighs activations and gradients.
-        select: Kinds of images.
-        max_images: Images of each kind at most.
-        num_measured: Images measured, or 0.
+        target_layer: Name of the layer to explain; null is the last one before the pooling.
+        method: Method that computes the maps.
+        select: Kinds of images to draw.
+        max_images: Largest number of images of each kind.
+        num_measured: Number of images on which the maps are checked; 0 skips the checks.
     """
 
     target_layer: str | None = None
@@ -251,18 +254,18 @@ class Recipe:
     """One experiment.
 
     Attributes:
-        data: What is learnt from.
-        model: The classifier, as a factory.
-        loss: Of logits and labels, both `(N,)`; one that `NeedsClassCounts` is told those of the
-            training split.
-        optimizer: From the model's parameters to an optimizer.
-        lr_scheduler: From the optimizer to a scheduler; null keeps the learning rate.
-        seed: Decides the split, the first weights, every draw and every augmentation.
-        run_dir: The folder this run leaves behind.
-        trainer: How the model is trained.
-        validator: What happens after each epoch.
-        monitor: What picks the best checkpoint.
-        explain: What the command `explain` shows.
+        data: Data and loading.
+        model: Class of the classifier.
+        loss: Loss of logits and labels, both `(N,)`. A loss that `NeedsClassCounts` gets the counts
+            of the training split.
+        optimizer: Class of the optimizer.
+        lr_scheduler: Class of the learning-rate scheduler; null keeps the learning rate.
+        seed: Seed of the split, the initial weights, the sampler and the augmentation.
+        run_dir: Folder for the results of this run.
+        trainer: Training.
+        validator: Validation after each epoch.
+        monitor: Selection of the best checkpoint.
+        explain: Class activation maps.
     """
 
     data: DataRecipe
@@ -282,7 +285,7 @@ class Recipe:
         self.loss = fitted_loss(self.loss)  # type: ignore[assignment]  # one, or a column of it
         self._try_factories()
         handlers = self.validator.handlers
-        # Somebody's own handler may publish anything; ours say what they do.
+        # A user's own handler may publish anything; ours list what they publish.
         if all(type(handler).__module__.startswith("cxrignite.") for handler in handlers):
             published = [name for handler in handlers for name in getattr(handler, "publishes", ())]
             known = [*EVALUATION_METRICS, *published]
@@ -290,7 +293,7 @@ class Recipe:
             _require(self.monitor.metric in known, "monitor.metric", rule, self.monitor.metric)
 
     def _try_factories(self) -> None:
-        """Use each light factory once on a stand-in: a wrong setting is found right away."""
+        """Call each light factory once on dummy input, so that a wrong setting fails at once."""
         with _named("optimizer"):
             optimizer = self.optimizer([nn.Parameter(torch.zeros(2, 2))])
         if self.lr_scheduler is not None:

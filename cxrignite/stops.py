@@ -1,4 +1,4 @@
-"""Signals that end a command, Ctrl-C and SIGTERM, wherever the process happens to be."""
+"""Signals that end a command at any point: Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask for the end."""
+"""Signals that request a stop."""
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal asked for the run to end.
+    """Stop of a run, requested by a signal.
 
     Args:
-        signal_number: The signal; a process that ends because of it exits with 128 more.
+        signal_number: The signal; the process then exits with 128 plus this number.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -31,31 +31,31 @@ class StopRequested(KeyboardInterrupt):
 
 
 class _Seen:
-    """The stop that is under way, in which process."""
+    """State of a stop: its signal, and the process that takes signals."""
 
     number: int | None = None
     process = os.getpid()
 
 
 def note_stop(number: int | None) -> None:
-    """Note that a signal asks for the end; `None` forgets it.
+    """Record that a signal requests a stop.
 
     Args:
-        number: The signal.
+        number: The signal; None clears the record.
     """
     _Seen.number = number
 
 
 def is_stopping() -> bool:
-    """Whether a signal has asked for the end: what ends from now on may end because of it."""
+    """True if a signal has requested a stop, which may be the cause of any later failure."""
     return _Seen.number is not None
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise `StopRequested` in the block, wherever the process is then.
+    """Let Ctrl-C and SIGTERM raise `StopRequested` at any point of the block.
 
-    Outside the main thread, where Python takes no signals, it does nothing.
+    It does nothing outside the main thread, because only that thread receives signals in Python.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -66,7 +66,7 @@ def stoppable() -> Iterator[None]:
     hook = sys.unraisablehook
 
     def send_again(lost: UnraisableHookArgs) -> None:
-        # It came while a destructor ran or a hook, whose errors Python prints and forgets.
+        # Python ignores errors of destructors and hooks, so a stop raised there is sent again.
         if isinstance(lost.exc_value, StopRequested) and (main := threading.main_thread().ident):
             number = lost.exc_value.signal_number
             threading.Timer(0.05, signal.pthread_kill, (main, number)).start()
@@ -79,7 +79,7 @@ def stoppable() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         for number, handler in former.items():
-            # None: it was not set from Python, so Python cannot set it back.
+            # None: it was not set from Python, so Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         note_stop(None)
 
@@ -88,18 +88,18 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if os.getpid() == _Seen.process:
         note_stop(number)
         raise StopRequested(number)
-    # A forked child leaves Ctrl-C, which reaches it too, to its parent.
+    # Ctrl-C also reaches a forked child, which leaves it to its parent.
     if number != signal.SIGINT:
         os._exit(128 + number)
 
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while processes are forked; they come when the block ends.
+    """Delay Ctrl-C and SIGTERM until the end of the block, while processes are forked.
 
-    One that comes in the middle of a fork is lost: Python runs its handler in a hook whose errors
-    are ignored. And a child would take it by its parent's handler; it has to set its own. Not by a
-    mask, since other threads would let the signal through.
+    A signal in the middle of a fork would be lost, because Python runs its handler in a hook whose
+    errors are ignored. A child would also use the handler of its parent before it sets its own. A
+    signal mask does not help: other threads would still receive the signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

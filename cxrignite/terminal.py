@@ -1,4 +1,4 @@
-"""How wide text may be where it is read, and log lines that keep to that width."""
+"""Text on the terminal: its width, wrapped log lines, safe characters."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import textwrap
 import unicodedata
 
 MAX_WIDTH = 100
-"""Columns of text at most: longer lines are harder to read, however wide the terminal is."""
+"""Largest number of columns; longer lines are hard to read on any terminal."""
 
 IN_FILE_ONLY = {"in_file_only": True}
-"""`extra` of a log line that is one of very many: it goes to the log file, not to the terminal."""
+"""`extra` of a log line that is one of very many: only the log file gets it."""
 
 _MIN_WIDTH = 40
 _LABEL = re.compile(r"\S+ {2,}(?=\S)")
 
 
 def text_width() -> int:
-    """Columns that a line of text may take, in `[40, 100]`.
+    """Return the columns that a line of text may take, in `[40, 100]`.
 
-    Those of the terminal that this process was started in, also where only one of its streams goes
-    there (`fit 2>&1 | tee log`); 100 where there is none.
+    It is the width of the terminal that any of the three standard streams is connected to, as in
+    `fit 2>&1 | tee log`; 100 without a terminal.
     """
     for stream in (sys.__stdout__, sys.__stderr__, sys.__stdin__):
         try:
             columns = os.get_terminal_size(stream.fileno()).columns  # type: ignore[union-attr]
-        except (AttributeError, ValueError, OSError):  # none, closed, or no terminal
+        except (AttributeError, ValueError, OSError):  # missing, closed, or not a terminal
             continue
-        # A terminal that does not know its width says 0.
+        # A terminal that does not know its width reports 0.
         return min(max(columns, _MIN_WIDTH), MAX_WIDTH) if columns else MAX_WIDTH
     return MAX_WIDTH
 
 
 def counted(count: int, noun: str) -> str:
-    """A count and its noun, with an s where they are not one.
+    """Return a count and its noun, with an s unless the count is 1.
 
     Examples:
         >>> counted(1, "image"), counted(1200, "image")
@@ -46,12 +46,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def wrapped(text: str, first: str = "", further: str | None = None) -> str:
-    """Text in lines that fit; a word that is longer, such as a path, stays whole.
+    """Return text wrapped to the width; a longer word, such as a path, stays whole.
 
     Args:
         text: One line.
-        first: How the first line begins.
-        further: How the others begin; as many spaces as `first` is long by default.
+        first: Beginning of the first line.
+        further: Beginning of the other lines; by default as many spaces as `first` is long.
     """
     return textwrap.fill(
         text,
@@ -63,11 +63,10 @@ def wrapped(text: str, first: str = "", further: str | None = None) -> str:
     )
 
 
-class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of the stderr of the moment
-    """Log lines on stderr: wrapped on a terminal, and whole in a file, where they are searched.
+class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of the current stderr
+    """Log lines on stderr: wrapped on a terminal, unwrapped in a file, where they are searched.
 
-    On a terminal a progress line may stand where the next line is to begin; it is wiped away first,
-    and draws itself anew.
+    On a terminal, a progress line is erased before a log line; the progress bar draws it again.
     """
 
     def __init__(self) -> None:
@@ -75,22 +74,22 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of th
         self.addFilter(lambda record: not getattr(record, "in_file_only", False))
 
     def format(self, record: logging.LogRecord) -> str:
-        """A record's text as it is to be shown.
+        """Return the text of a log record for stderr.
 
         Args:
-            record: What was logged.
+            record: The log record.
         """
         text = printable(super().format(record))
         return _shown(text) if self.stream.isatty() else text
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""A text whose control characters are written as `\x1b`: they would steer the terminal.
+    r"""Return a text with control characters escaped (`\x1b`), so that none acts on a terminal.
 
-    Names of files may hold any character but a slash and a NUL, and tables may hold that one.
+    File names may hold any character except a slash and a NUL, and tables may even hold a NUL.
 
     Args:
-        text: What is to be shown.
+        text: The text.
         keep: Control characters that stay.
     """
     return "".join(
@@ -100,18 +99,18 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def _is_control(character: str) -> bool:
-    # Cf holds marks that turn the direction of writing; Cs what is no UTF-8 in a file's name.
+    # Cf has marks that change the writing direction; Cs has bytes of file names that are not UTF-8.
     return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"  # a byte of a name
+        return f"\\x{ord(character) - 0xDC00:02x}"  # a byte of a file name
     return character.encode("unicode_escape").decode()
 
 
 def print_error(text: str) -> None:
-    """Write a last word to stderr: on a terminal wrapped, and over what is left of a progress line.
+    """Write an error to stderr: wrapped on a terminal, over what is left of a progress line.
 
     Args:
         text: One line.
@@ -126,7 +125,7 @@ def _shown(text: str) -> str:
 
 
 def _fitted(line: str) -> str:
-    """A line that is too long in several; what follows a label stands below its beginning."""
+    """Return a line, wrapped if it is too long; text after a label is aligned below it."""
     if len(line) <= text_width():
         return line
     label = _LABEL.match(line)

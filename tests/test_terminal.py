@@ -71,7 +71,7 @@ def on_terminal(argv: list[str], columns: int, cwd: Path) -> str:
     try:
         while part := os.read(ours, 65536):
             parts.append(part)
-    except OSError:  # how Linux says that nobody is on the other side any more
+    except OSError:  # on Linux, the other side is closed
         pass
     finally:
         os.close(ours)

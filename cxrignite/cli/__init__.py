@@ -1,4 +1,4 @@
-"""From a command line to an exit code: commands, options, recipe files and their validation."""
+"""Command line: commands, options, recipe files and their validation."""
 
 from cxrignite.cli.main import run
 

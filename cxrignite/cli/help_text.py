@@ -1,4 +1,4 @@
-"""The `--help` of a recipe's keys: only those that the command takes, and few of many classes."""
+"""Help text of recipe keys: only the keys that a command accepts, and a few of many classes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Collection
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-_NUM_NAMED, _MAX_NAMED = 3, 6  # of MONAI's hundreds of transforms
+_NUM_NAMED, _MAX_NAMED = 3, 6  # MONAI has hundreds of transforms
+_CLASS = re.compile(r"<class '(\w+)'>")
+_NO_DEFAULT = re.compile(r"\(required\) \(type: .*\)$", re.S)
 _RECIPES_DEFAULT = re.compile(r", default: .*(?=\)$)", re.S)
 
 
 class BriefFormatter(DefaultHelpFormatter):
-    """Names a few of many classes; `--KEY.help CLASS` describes each."""
+    """Formatter that names a few of many classes; `--KEY.help CLASS` describes each."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        text: str = super()._expand_help(action)
+        text: str = _CLASS.sub(r"\1", super()._expand_help(action))
+        if "default: " in (action.help or ""):  # in words
+            text = text.removesuffix(", default: null)") + ")" * text.endswith(", default: null)")
         before, marker, classes = text.partition("known subclasses: ")
         names = classes.rstrip(")").split(", ")
         few = ", ".join(names[:_NUM_NAMED])
@@ -24,10 +28,10 @@ class BriefFormatter(DefaultHelpFormatter):
 
 
 class OfRunFormatter(BriefFormatter):
-    """For commands that read a finished run, whose recipe gives the default of every key."""
+    """Formatter for commands that read a finished run, whose recipe gives all defaults."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        text = super()._expand_help(action)
+        text = _NO_DEFAULT.sub("(required)", super()._expand_help(action))
         if "." not in action.dest or ".help" in action.option_strings[0]:
             return text
         text = _RECIPES_DEFAULT.sub("", text.replace("(required, type: ", "(type: "))
@@ -35,11 +39,11 @@ class OfRunFormatter(BriefFormatter):
 
 
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:
-    """Leave out of the help what a command refuses.
+    """Hide keys that a command refuses from its help.
 
     Args:
-        parser: Of the command.
-        keys: How the recipe's keys begin that it takes.
+        parser: Parser of the command.
+        keys: Beginnings of the recipe keys that it accepts.
         options: Its own options.
     """
     for action in parser._actions:

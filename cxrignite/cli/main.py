@@ -1,4 +1,4 @@
-"""A command line: its command, and the exit code that it ends with."""
+"""Entry point of the command line: run a command and return its exit code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cxrignite.stops import stoppable
 from cxrignite.terminal import TerminalHandler, print_error, wrapped
 
 _AFTER_A_STOP = {
-    "fit": "; go on with --resume auto",
-    "predict": "; the same command goes on",
-    "download": "; the same command goes on",
+    "fit": "; resume with --resume auto",
+    "predict": "; run the same command again to resume",
+    "download": "; run the same command again to resume",
 }
 
 
@@ -28,8 +28,8 @@ def run(argv: list[str]) -> int:
         argv: The arguments without the program's name.
 
     Returns:
-        The exit code: 0 done, 1 it failed while running, 2 bad recipe or arguments, 3 a data
-        problem, 4 a constraint that cannot be met, 130 and 143 for signals.
+        The exit code: 0 success, 1 failure while running, 2 wrong recipe or arguments, 3 wrong
+        data, 4 a constraint that cannot be met, 130 and 143 for signals.
     """
     command = argv[0] if argv and argv[0] in COMMANDS else None
     name = f"cxrignite {command}" if command else "cxrignite"
@@ -49,18 +49,18 @@ def run(argv: list[str]) -> int:
         return 128 + number
     except BrokenPipeError:
         return 1
-    except OSError as error:  # a full disk, say, where no better message was found
+    except OSError as error:  # such as a full disk, if no better message is available
         file = f" {error.filename}" if error.filename else ""
         print_error(f"{name}: error: {error.strerror or error}{file}")
         return 1
-    except SystemExit as leaving:  # argparse's help and version leave this way
+    except SystemExit as leaving:  # argparse exits this way after help and version
         return leaving.code if isinstance(leaving.code, int) else 0
 
 
 @contextmanager
 def _log_to_terminal() -> Iterator[None]:
     logger, handler = logging.getLogger("cxrignite"), TerminalHandler()
-    # Ignite logs every exception that passes through an engine; here each is printed once.
+    # Ignite logs every exception that passes through an engine; `run` prints it once instead.
     levels = {logger: logging.INFO, logging.getLogger("ignite"): logging.CRITICAL}
     before = {each: each.level for each in levels}
     logger.addHandler(handler)
@@ -79,13 +79,14 @@ def _top_level(argv: list[str]) -> int:
         hint = suggestion(argv[0], COMMANDS)
         if argv[0].startswith("-"):
             hint = "; the command comes first, as in `cxrignite fit --config FILE`"
-        raise RecipeError(f"no command '{argv[0]}'{hint}")
+        raise RecipeError(f"unknown command '{argv[0]}'{hint}")
     width = max(map(len, COMMANDS))
-    lines = "\n".join(wrapped(what, f"  {name:<{width}}  ") for name, what in COMMANDS.items())
-    ending = f"commands:\n{lines}\n\n'cxrignite COMMAND --help' prints more.\n{wrapped(EXIT_CODES)}"
+    lines = "\n".join(wrapped(task, f"  {name:<{width}}  ") for name, task in COMMANDS.items())
+    more = "'cxrignite COMMAND --help' shows the options of a command."
+    ending = f"commands:\n{lines}\n\n{more}\n{wrapped(EXIT_CODES)}"
     parser = argparse.ArgumentParser(
         prog="cxrignite",
-        description="Train medical image classifiers from a recipe, with a threshold to trust.",
+        description="Train chest X-ray classifiers from a recipe, with a certifiable threshold.",
         epilog=ending,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""From recipe files and options to a `Recipe`; the only file that knows jsonargparse."""
+"""Parsing of recipe files and options into a `Recipe`, with jsonargparse."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cxrignite.recipe import Recipe
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed while running, 2 bad recipe or arguments, 3 a data problem, "
-    "4 a constraint that cannot be met"
+    "exit codes: 0 success, 1 failure while running, 2 wrong recipe or arguments, 3 wrong data, "
+    "4 a constraint cannot be met"
 )
 _COMPUTING_KEYS = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.prefetch_factor"),
@@ -29,7 +29,7 @@ _COMPUTING_KEYS = (
     *("trainer.device", "trainer.precision"),
 )
 _EVALUATION_KEYS = ("data.source", *_COMPUTING_KEYS)
-# What commands that take a finished run may change of the recipe they find in its folder.
+# Keys of a finished run's recipe that these commands may change.
 CHANGEABLE_KEYS = {
     "validate": _EVALUATION_KEYS,
     "test": _EVALUATION_KEYS,
@@ -37,20 +37,17 @@ CHANGEABLE_KEYS = {
     "explain": (*_EVALUATION_KEYS, "explain"),
     "predict": (*_COMPUTING_KEYS, "explain.method", "explain.target_layer"),
 }
-# What the recipe's groups are to them.
-_TITLES_OF_RUN = {
-    "What is learnt from": "What is scored, and how it is loaded",
-    "How the model is trained": "How it is computed",
-}
-# The loss of a recipe that names none: a class, since no object can be written into a run folder.
+# Titles of the recipe's groups in the help of these commands.
+_TITLES_OF_RUN = {"Data and loading": "Images to score", "Training": "Computation"}
+# Default loss: a class path, because a run folder cannot hold an object.
 _DEFAULT_LOSS = "torch.nn.BCEWithLogitsLoss"
-# What `audit` shows of a recipe, and the parts that it needs none of.
+# Keys in the help of `audit`, and defaults for the parts that it does not need.
 _AUDITED_KEYS = ("config", "data", "loss", "validator", "seed", "run_dir")
 _UNUSED_PARTS = {"model": "cxrignite.nn.LightCNN", "optimizer": "torch.optim.SGD"}
 
 
 class Option(NamedTuple):
-    """An option of a command, beside the keys of a recipe."""
+    """Option of a command that is no key of a recipe."""
 
     name: str
     type: Callable[[str], Any]
@@ -59,95 +56,99 @@ class Option(NamedTuple):
     default: Any = None
 
 
-_RUN = Option("run", Path, "The run folder that `fit` left. (required)")
-_NAME = Option("name", str, "Name of the results, where --data.source names other images.")
+_RUN = Option("run", Path, "Run folder made by `fit`. (required)")
+_NAME = Option("name", str, "Name of the results, if --data.source names other images.")
+_SITE = Option("operating_point", str, "Site whose threshold is used; default: the run's own.")
 _EVALUATION = (
     _RUN,
     _NAME,
-    Option("operating_point", str, "Decide by the operating point of this site."),
-    Option("subgroups", str, "A regular expression on file names; its named groups count."),
+    _SITE,
+    Option("subgroups", str, "Regular expression on file names; named groups define subgroups."),
 )
 OPTIONS = {
     "audit": (
-        Option("output_dir", Path, "Gets the lists and the page; `audit` in run_dir by default."),
+        Option("output_dir", Path, "Folder for lists and page; default: `audit` in run_dir."),
         Option(
             "fail_on",
             str,
-            "Kinds of findings that end it with exit code 3; `problem` is all that are grave, "
-            "`none` is none.",
+            "Kinds of findings that lead to exit code 3. `problem`: all that make results wrong; "
+            "`none`: no kind.",
             "+",
             ["problem"],
         ),
     ),
-    "fit": (Option("resume", str, "Go on from the newest valid checkpoint: `auto`, or its path."),),
+    "fit": (Option("resume", str, "Resume from a checkpoint: a path, or `auto` for the newest."),),
     "validate": _EVALUATION,
     "test": _EVALUATION,
     "explain": (
         _RUN,
-        Option("split", str, "Of the run's images: train, val, calibration, test.", default="test"),
-        Option("files", Path, "All of these images, or folders of images, instead.", "+"),
-        Option("name", str, "Name of the results, where --data.source or --files names images."),
-        Option("operating_point", str, "Decide by the operating point of this site."),
+        Option("split", str, "Split of the run: train, val, calibration or test.", default="test"),
+        Option("files", Path, "Images or folders to explain, in place of a split.", "+"),
+        Option("name", str, "Name of the results, if --data.source or --files names images."),
+        _SITE,
     ),
     "predict": (
         _RUN,
-        Option("files", Path, "Images, folders, quoted patterns as 'images/**/*.png'.", "+"),
-        Option("manifest", Path, "A CSV file that names the images, in place of --files."),
-        Option("path_column", str, "Its column of the images' names.", default="path"),
-        Option("patient_column", str, "Its column of patients; `patient` where there is one."),
-        Option("output", Path, "The table of scores.", default=Path("predictions.csv")),
-        Option("operating_point", str, "Decide by the operating point of this site."),
-        Option("maps", bool, "As --explain true: draw a map of every image, too.", default=False),
-        Option("overwrite", bool, "Begin again, whatever is there; false resumes.", default=False),
+        Option("files", Path, "Images, folders, or quoted patterns, as 'images/**/*.png'.", "+"),
+        Option("manifest", Path, "CSV file that lists the images, in place of --files."),
+        Option("path_column", str, "Column with the paths of the images.", default="path"),
+        Option("patient_column", str, "Column with the patients; default: `patient`, if present."),
+        Option("output", Path, "CSV file for the scores.", default=Path("predictions.csv")),
+        _SITE,
+        Option("maps", bool, "Draw a map of every image; also --explain true.", default=False),
+        Option("overwrite", bool, "Replace earlier output; false resumes it.", default=False),
     ),
     "recalibrate": (
         _RUN,
-        Option("name", str, "The site's name. (required)"),
+        Option("name", str, "Name of the site. (required)"),
         Option(
-            "share", float, "Share of the images that choose: in (0, 0.5], or all.", default=1.0
+            "share",
+            float,
+            "Share of the images that choose the threshold: in (0, 0.5], or 1 for all.",
+            default=1.0,
         ),
-        Option("min_tnr", float, "Lowest TNR; the run's own by default."),
-        Option("min_threshold", float, "Lowest threshold; the run's own by default."),
-        Option("confidence", float, "Of the certificate; the run's own by default, else 0.95."),
+        Option("min_tnr", float, "Lowest TNR (specificity); default: the run's own."),
+        Option("min_threshold", float, "Lowest threshold; default: the run's own."),
+        Option("confidence", float, "Confidence of the certificate; default: the run's, or 0.95."),
     ),
     "benchmark": (
-        Option("num_steps", int, "Batches that each variant trains.", default=12),
-        Option("repeats", int, "Times that everything is measured.", default=3),
-        Option("with_compile", bool, "Measure trainer.compile too.", default=False),
+        Option("num_steps", int, "Batches in a measurement of each variant.", default=12),
+        Option("repeats", int, "Repetitions of each measurement.", default=3),
+        Option("with_compile", bool, "Also measure trainer.compile.", default=False),
     ),
 }
 
 
-def parse_recipe(command: str, what: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
+def parse_recipe(command: str, task: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
     """Parse the arguments of a command that takes a recipe.
 
     Args:
         command: One of `OPTIONS`.
-        what: What the command does, for its help.
+        task: Task of the command, for its help.
         argv: The arguments after the command.
 
     Returns:
         The recipe, its resolved text (itself a recipe file), and the command's own options.
 
     Raises:
-        RecipeError: Whatever is wrong with it, in one line.
-        SystemExit: The help or the recipe was to be printed, and that is done.
+        RecipeError: The recipe or an argument is wrong; the message is one line.
+        SystemExit: The help or the recipe was requested and has been printed.
     """
     from cxrignite.cli.validation import error_of_parser
     from cxrignite.recipe import Recipe
 
     names = [field.name for field in dataclasses.fields(Recipe)]
     tree, argv, own_root = _validated(command, argv)
-    parser = _recipe_parser(command, what)
+    parser = _recipe_parser(command, task)
     try:
         config = parser.parse_args(argv)
         expand_paths(config)
         for name, value in own_root.items():
             config.data.source.init_args[name] = value
-        check_written_paths(config.as_dict())  # before a handler makes its folder
+        check_written_paths(config.as_dict())  # before a handler creates its folder
         objects = parser.instantiate(config)
         recipe = Recipe(**{name: objects[name] for name in names})
-    except Exception as error:  # a recipe may name a module of the user's, which may do anything
+    except Exception as error:  # a module of the user may raise anything
         raise error_of_parser(error, tree) from error
     options = {name: value for name, value in vars(objects).items() if name not in names}
     for name in options:
@@ -165,10 +166,10 @@ def _validated(command: str, argv: list[str]) -> tuple[Node, list[str], dict[str
 
     Returns:
         The merged recipe with its places, the arguments with `~` and variables of each `--config`
-        replaced, and the root that a source takes instead of an inherited one.
+        replaced, and the root that a source uses instead of an inherited one.
 
     Raises:
-        RecipeError: In one line.
+        RecipeError: The recipe or an argument is wrong.
     """
     from cxrignite.cli.recipe_tree import Node, lay_over, option_node, options_of, read_recipe_file
     from cxrignite.cli.validation import RecipeKeys, check_recipe, keys_below
@@ -203,40 +204,40 @@ def _validated(command: str, argv: list[str]) -> tuple[Node, list[str], dict[str
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe file, with the classes that may be named shortly."""
+    """Return the JSON schema of a recipe file, with all classes that have a short name."""
     from cxrignite.cli.recipe_schema import recipe_schema
     from cxrignite.recipe import Recipe
 
     return recipe_schema(Recipe, _bases())
 
 
-def _recipe_parser(command: str, what: str) -> ArgumentParser:
+def _recipe_parser(command: str, task: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but
     from cxrignite.cli.validation import DENIED_MODULES
     from cxrignite.recipe import Recipe
 
-    # Validation refuses these first; jsonargparse also meets class paths inside of settings, and
-    # only warns of some of them by default.
+    # Validation refuses these first. jsonargparse also sees class paths inside settings, and by
+    # default only warns of some of them.
     set_parsing_settings(import_path_denylist=list(DENIED_MODULES))
     takes_recipe = command not in CHANGEABLE_KEYS
     parser = ArgumentParser(
         prog=f"cxrignite {command}",
-        # Left to itself it names all keys, which stand below with what they mean.
+        # By default the usage would repeat all keys of the list below.
         usage=f"%(prog)s {'--config RECIPE' if takes_recipe else '--run RUN'} [--KEY VALUE ...]",
-        description=f"{what}.",
+        description=f"{task}.",
         epilog=EXIT_CODES,
         allow_abbrev=False,
         exit_on_error=False,
         formatter_class=BriefFormatter if takes_recipe else OfRunFormatter,
-        print_config=None,  # jsonargparse's own writes values of MONAI's that nobody can read
+        print_config=None,  # jsonargparse's own writes unreadable defaults of MONAI
     )
     parser.add_argument(
-        "--config", action="config", help="A recipe; a later --config or option wins over it."
+        "--config", action="config", help="Recipe file; a later --config or option overrides it."
     )
     if takes_recipe:
-        text = "Print what comes of it all, a recipe with every default, and stop."
+        text = "Print the resulting recipe with all defaults, and exit."
         parser.add_argument("--print_config", action="store_true", help=text)
     for option in OPTIONS[command]:
         name, *settings = option
@@ -260,7 +261,7 @@ def _default_parts(command: str) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Write MONAI's defaults as MONAI reads them, `area` for an enumeration and the like."""
+    """Return MONAI's defaults as MONAI reads them, such as `area` for an enumeration."""
     import torch
     from jsonargparse import Namespace
 
@@ -306,7 +307,7 @@ def _bases() -> dict[str, type]:
 
 
 def option_values(option: str, argv: list[str]) -> list[str]:
-    """The values of an option on a command line, as `--option VALUE` or `--option=VALUE`."""
+    """Return the values of an option, given as `--option VALUE` or `--option=VALUE`."""
     pairs = itertools.pairwise([*argv, ""])
     return [
         arg.partition("=")[2] if "=" in arg else following
@@ -316,11 +317,11 @@ def option_values(option: str, argv: list[str]) -> list[str]:
 
 
 def with_maps(argv: list[str]) -> list[str]:
-    """`--explain true` as `--maps true`: the recipe's group of that name would take a file."""
-    text = []
+    """Replace `--explain true` by `--maps true`; the recipe group `explain` expects a file."""
+    replaced = []
     for arg, following in itertools.pairwise([*argv, "--"]):
         name, equals, value = arg.partition("=")
-        text.append(f"--maps{equals}{value}" if name == "--explain" else arg)
+        replaced.append(f"--maps{equals}{value}" if name == "--explain" else arg)
         if arg == "--explain" and following.startswith("--"):
-            text.append("true")
-    return text
+            replaced.append("true")
+    return replaced

@@ -1,8 +1,8 @@
-"""What a recipe may hold, as a JSON schema: for editors, and for the reference of the site.
+"""JSON schema of a recipe, for validation, for editors and for the reference documentation.
 
-It is written from the types of `cxrignite.recipe` and from the constructors of the classes that a
-recipe may name, with their docstrings. jsonargparse's own schema follows every type of every
-transform of MONAI down to `io.BufferedIOBase`; this one stops at the constructors.
+It is made from the types of `cxrignite.recipe` and from the constructors and docstrings of the
+classes that a recipe may name. jsonargparse's own schema follows every type of every transform of
+MONAI down to `io.BufferedIOBase`; this one stops at the constructors.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _PLAIN: dict[Any, Schema] = {
     Path: {"type": "string"},
     type(None): {"type": "null"},
 }
-# What a factory is given when it is called, and no recipe says.
+# Arguments that a factory gets when it is called; a recipe does not set them.
 GIVEN = {"Optimizer": {"params"}, "LRScheduler": {"optimizer"}, "Sampler": {"labels", "seed"}}
-# Whose classes are listed. Others go by their import path.
+# Modules whose classes have short names; others need their import path.
 _LISTED = ("cxrignite.", "torch.", "monai.transforms.")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def recipe_schema(recipe_class: type, bases: Mapping[str, type]) -> Schema:
-    """The JSON schema of a recipe.
+    """Return the JSON schema of a recipe.
 
-    No key is required: a recipe may be one that is laid over another.
+    No key is required, because a recipe may overlay another one.
 
     Args:
         recipe_class: The dataclass of a whole recipe.
-        bases: From a recipe's dotted key to the class whose subclasses it takes.
+        bases: Base class of each dotted key that takes a class.
 
     Returns:
-        A schema of draft 2020-12. Classes stand in `$defs`, by their base.
+        A schema of draft 2020-12. `$defs` holds the classes by their base.
     """
     writer = SchemaWriter(bases)
     schema = writer.group(recipe_class, "")
@@ -55,10 +55,10 @@ def recipe_schema(recipe_class: type, bases: Mapping[str, type]) -> Schema:
 
 
 class SchemaWriter:
-    """Writes the schema of a recipe's groups and classes.
+    """Writer of the schemas of groups and classes of a recipe.
 
     Args:
-        bases: From a recipe's dotted key to the class whose subclasses it takes.
+        bases: Base class of each dotted key that takes a class.
     """
 
     def __init__(self, bases: Mapping[str, type]) -> None:
@@ -66,7 +66,7 @@ class SchemaWriter:
         self.defs: dict[str, Schema] = {}
 
     def group(self, group: type, prefix: str) -> Schema:
-        """A dataclass: its keys, and nothing else."""
+        """Return the schema of a dataclass, with its keys only."""
         hints, text = typing.get_type_hints(group), _described(group)
         properties: dict[str, Schema] = {}
         for field in dataclasses.fields(group):
@@ -85,7 +85,7 @@ class SchemaWriter:
         }
 
     def value(self, hint: Any, key: str) -> Schema:
-        """A type, or anything where it is none that YAML could hold."""
+        """Return the schema of a type; empty (anything is valid) if YAML cannot hold the type."""
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if hint in _PLAIN:
             return dict(_PLAIN[hint])
@@ -94,7 +94,7 @@ class SchemaWriter:
         if origin is Literal:
             return {"enum": list(arguments)}
         if _is_union(hint):
-            # No recipe can hold a tensor, which a learning rate may be.
+            # A learning rate may be a tensor, which YAML cannot hold.
             arguments = tuple(each for each in arguments if each is not torch.Tensor)
             return _any_of([self.value(argument, key) for argument in arguments])
         if origin in (list, Sequence):
@@ -110,10 +110,10 @@ class SchemaWriter:
         return {}
 
     def choice(self, base: type) -> Schema:
-        """A key with a class: its name, or a mapping with its settings."""
+        """Return the schema of a key with a class: its name, or a mapping with its settings."""
         name = base.__name__.lstrip("_")
         if name not in self.defs:
-            self.defs[name] = {}  # a class may take one of its own kind
+            self.defs[name] = {}  # ends the recursion: a class may take one of its own base
             given = GIVEN.get(name, set())
             classes = {kind.__name__: kind for kind in _choices(base, given)}
             written = {each: self.of_class(given, classes[each]) for each in sorted(classes)}
@@ -125,12 +125,12 @@ class SchemaWriter:
             path = {"type": "string", "pattern": r"\."}
             settings = {"class_path": path, "init_args": {"type": "object"}}
             own = {"type": "object", "properties": settings, "additionalProperties": False}
-            own["description"] = "A class by its import path, such as one of your own."
+            own["description"] = "A class by its import path, for example one of your own."
             self.defs[name]["anyOf"] = [{"enum": list(known)}, path, *known.values(), own]
         return {"$ref": f"#/$defs/{name}"}
 
     def of_class(self, given: set[str], kind: type) -> Schema:
-        """One class by its short name, with its settings."""
+        """Return the schema of one class, by its short name, with its settings."""
         text, hints, properties = _described(kind), _hints(kind), {}
         for parameter in parameters_of(kind)[0]:
             name = parameter.name
@@ -147,13 +147,13 @@ class SchemaWriter:
 
 
 def _choices(base: type, given: set[str]) -> Iterator[type]:
-    """The classes that may be named shortly: public ones that take what they will be given."""
+    """Yield the classes with short names: public ones that accept the given arguments."""
     for kind in subclasses(base):
         name, module = kind.__name__, kind.__module__
         if not module.startswith(_LISTED):
             continue
-        room = sys.modules.get(".".join(module.split(".")[:2]))
-        hidden = _is_ours(kind) and getattr(room, name, None) is not kind
+        package = sys.modules.get(".".join(module.split(".")[:2]))
+        hidden = _is_ours(kind) and getattr(package, name, None) is not kind
         of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
         made = not (name.startswith("_") or inspect.isabstract(kind) or of_dictionaries or hidden)
         takes = given <= {parameter.name for parameter in parameters_of(kind)[0]}
@@ -163,11 +163,11 @@ def _choices(base: type, given: set[str]) -> Iterator[type]:
 
 
 def _is_refused(kind: type) -> bool:
-    """A loss of torch's that is none of one logit and one label an image, as `CrossEntropyLoss`."""
+    """True if a loss of torch does not take one logit an image, such as `CrossEntropyLoss`."""
     from cxrignite.nn.losses import fitted_loss
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some are deprecated, and say so when they are made
+        warnings.simplefilter("ignore")  # some are deprecated and warn when constructed
         try:
             fitted_loss(kind())
         except (ValueError, TypeError):
@@ -180,9 +180,9 @@ def _is_ours(kind: type) -> bool:
 
 
 def _needs_object(schema: Schema) -> bool:
-    """Whether a class cannot do without something that YAML has no words for, such as a model.
+    """True if a class requires an object that YAML cannot hold, such as a model.
 
-    Of classes whose types are all known, that is: many of MONAI's have names for type checkers.
+    Only for classes with resolvable types; many of MONAI use names that only type checkers know.
     """
     settings = schema["properties"]["init_args"]["properties"].values()
     return any("default" not in each and _is_anything(each) for each in settings)
@@ -193,7 +193,7 @@ def _is_anything(schema: Schema) -> bool:
 
 
 def subclasses(base: type) -> Iterator[type]:
-    """Every subclass that has been imported, of subclasses too."""
+    """Yield all imported subclasses, also of subclasses."""
     child: type
     for child in base.__subclasses__():
         yield child
@@ -201,7 +201,7 @@ def subclasses(base: type) -> Iterator[type]:
 
 
 def parameters_of(kind: Any) -> tuple[list[inspect.Parameter], bool]:
-    """The parameters of a constructor that have names, and True if it takes others as well."""
+    """Return the named parameters of a constructor, and True if it accepts any others."""
     try:
         parameters = inspect.signature(kind).parameters.values()
     except ValueError:  # a constructor in C
@@ -212,23 +212,23 @@ def parameters_of(kind: Any) -> tuple[list[inspect.Parameter], bool]:
 
 
 def _constructor(kind: type) -> Any:
-    return kind.__init__  # type: ignore[misc]  # of the class itself, not of an instance
+    return kind.__init__  # type: ignore[misc]  # looked up on the class, not on an instance
 
 
 def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(_constructor(kind))
-    except (NameError, TypeError):  # a name for type checkers alone
+    except (NameError, TypeError):  # a name that only type checkers know
         return {}
 
 
 def _described(kind: type) -> dict[str, str]:
-    """From a parameter to what its docstring says of it, on one line."""
+    """Return the docstring of each parameter, on one line."""
     described = {}
     for text in (inspect.getdoc(kind), inspect.getdoc(_constructor(kind))):
         try:
             parameters = parse(text or "", style=DocstringStyle.GOOGLE).params
-        except ParseError:  # one of torch's or MONAI's own style
+        except ParseError:  # torch and MONAI use other styles
             continue
         for parameter in parameters:
             described[parameter.arg_name] = " ".join((parameter.description or "").split())
@@ -258,7 +258,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _any_of(schemas: list[Schema]) -> Schema:
-    """One of several, told shortly where that is possible; anything, where one is anything."""
+    """Return the schema of alternatives, in short form if possible; empty if one is empty."""
     if not (schemas and all(schemas)):
         return {}
     kinds = [schema.get("type") for schema in schemas if set(schema) == {"type"}]

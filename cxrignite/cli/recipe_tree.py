@@ -1,4 +1,4 @@
-"""The recipe of a command: files and options laid over each other, each value with its place."""
+"""Recipe of a command: merged files and options, each value with its file and line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from cxrignite.cli.shipped_recipes import recipe_names
 from cxrignite.errors import RecipeError, nearest, suggestion
 
-# A recipe is a page of text; far more nodes than this are an anchor bomb.
+# A recipe is a page of text; many more nodes come from expanded anchors (an anchor bomb).
 _MAX_NODES = 20_000
 _MAX_DEPTH = 20
 _MAX_BYTES = 1_000_000
@@ -21,29 +21,29 @@ _DATE = "tag:yaml.org,2002:timestamp"
 _TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 }
-# What YAML's own words mean to somebody who does not know how it is read.
+# Explanations of YAML's own messages.
 _YAML_HINTS = {
-    "U+0000": "a file in UTF-16, or none of text; save it as UTF-8",
+    "U+0000": "the file is UTF-16 or not text; save it as UTF-8",
     "mapping values are not allowed": (
-        "a space after a colon or a quote is missing above, or this line is indented too far"
+        "a space after a colon, or a quote, is missing above, or this line is indented too far"
     ),
-    "'\\t'": "this line is indented by a tab; take spaces",
-    "expected <block end>": "this line is indented otherwise than those it belongs to",
+    "'\\t'": "this line is indented with a tab; use spaces",
+    "expected <block end>": "the indentation of this line differs from the lines it belongs to",
     "could not find expected ':'": "a colon and a space are missing",
-    "unknown escape": "a backslash; write paths with / or in single quotes",
-    "expected ',' or": "a comma or a bracket is missing, here or above",
+    "unknown escape": "a backslash starts an escape; write paths with / or in single quotes",
+    "expected ',' or": "a comma or a bracket is missing here or above",
 }
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A value and its place.
+    """Value and its place.
 
     Attributes:
         value: A scalar, or a mapping or list of nodes.
-        place: What its error begins with: `recipe.yaml:3: `, or nothing for the command line.
-        inherited: True if it is a setting of another class than the one that it has come to.
+        place: Prefix of its errors, such as `recipe.yaml:3: `; empty for the command line.
+        inherited: True if an earlier recipe set it for another class.
     """
 
     value: Any
@@ -51,7 +51,7 @@ class Node:
     inherited: bool = False
 
     def plain(self) -> Any:
-        """The value without places."""
+        """Return the value without places."""
         if isinstance(self.value, dict):
             return {name: child.plain() for name, child in self.value.items()}
         if isinstance(self.value, list):
@@ -59,24 +59,24 @@ class Node:
         return self.value
 
     def error(self, text: str) -> RecipeError:
-        """An error at this place."""
+        """Return an error at this place."""
         return RecipeError(f"{self.place}{text}")
 
     def get(self, name: str) -> Node | None:
-        """The node of a key of a mapping."""
+        """Return the node of a key; None if there is none."""
         return self.value.get(name) if isinstance(self.value, dict) else None
 
     def below(self, key: str = "") -> Iterator[tuple[str, Node]]:
-        """Every node with its dotted key, this one first."""
+        """Yield every node with its dotted key, this one first."""
         yield key, self
         children = dict(enumerate(self.value)) if isinstance(self.value, list) else self.value
         for name, child in children.items() if isinstance(children, dict) else ():
             yield from child.below(f"{key}.{name}" if key else str(name))
 
     def place_of(self, name: str) -> str:
-        """The place of the last key that ends with `name`, or of its group.
+        """Return the place of the last key that ends with `name`, or of its group.
 
-        It is none if an option is a part of it.
+        It is empty if a part of the value comes from an option.
         """
         while name:
             found = [node for key, node in self.below() if f".{key}".endswith(f".{name}")]
@@ -88,11 +88,11 @@ class Node:
 
 
 def read_recipe_file(path: Path) -> Node:
-    """Read a recipe, and refuse what YAML would accept in silence.
+    """Read a recipe, and refuse mistakes that YAML accepts silently.
 
     Raises:
-        RecipeError: The file is missing, too large, no YAML, no mapping, carries a language tag, or
-            has a key twice.
+        RecipeError: The file is missing, too large, not valid YAML or not a mapping, or it has a
+            YAML tag, a date, or a key twice.
     """
     try:
         _check_size(path)
@@ -100,25 +100,25 @@ def read_recipe_file(path: Path) -> Node:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         if isinstance(error, FileNotFoundError):
-            reason = f"there is no such file{_intended(path)}"
+            reason = f"no such file{_intended(path)}"
         raise RecipeError(f"{path}: cannot read this recipe: {reason}") from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        place = f"{path}:{mark.line + 1}" if mark else f"{path}"
         problem = getattr(error, "problem", None) or "nested too deeply"
         if isinstance(error, yaml.reader.ReaderError):
             problem = f"the character U+{error.character:04X} is not allowed"
         hint = next((f"; {hint}" for words, hint in _YAML_HINTS.items() if words in problem), "")
-        raise RecipeError(f"{where}: not valid YAML: {problem}{hint}") from error
+        raise RecipeError(f"{place}: not valid YAML: {problem}{hint}") from error
     if not isinstance(node.value, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of keys to values")
     return node
 
 
 def read_text(text: str, place: str = "") -> Node:
-    """Read a mapping or a list that stands in one value, as in `--data.image_size '[64, 64]'`.
+    """Read a mapping or a list in one value, as in `--data.image_size '[64, 64]'`.
 
-    Text that is neither stays as it is.
+    Other text stays as it is.
     """
     try:
         return _read(text, place) if text.lstrip().startswith(("{", "[")) else Node(text, place)
@@ -127,7 +127,7 @@ def read_text(text: str, place: str = "") -> Node:
 
 
 def _read(text: str, path: Path | str) -> Node:
-    """Read YAML: of a file, or of a value whose place is given instead."""
+    """Read YAML from a file, or from one value, whose place is then given instead of a path."""
     loader = yaml.SafeLoader(text)
     num_nodes = 0
 
@@ -143,7 +143,7 @@ def _read(text: str, path: Path | str) -> Node:
         if node.tag == _DATE and isinstance(path, Path):
             raise made.error(f"YAML reads '{node.value}' as a date: put '{key[1:]}' in quotes")
         if node.tag not in {*_TAGS, _DATE}:
-            raise made.error(f"YAML tags are refused in a recipe, got '{node.tag}'")
+            raise made.error(f"a recipe must have no YAML tags, got '{node.tag}'")
         if isinstance(node, yaml.SequenceNode):
             items = enumerate(node.value)
             return Node([build(each, f"{key}.{i}", _line(each)) for i, each in items], place)
@@ -158,7 +158,7 @@ def _read(text: str, path: Path | str) -> Node:
             name, line = str(name_node.value), _line(name_node)
             inner = f"{key}.{name}"
             if name in lines:
-                again = f"key '{inner[1:]}' stands twice, first in line {lines[name]}"
+                again = f"duplicate key '{inner[1:]}', first in line {lines[name]}"
                 raise RecipeError(f"{path}:{line}: {again}")
             lines[name] = line
             children[name] = build(child, inner, line)
@@ -177,7 +177,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse to read as a recipe what may have no end."""
+    """Refuse a device, a pipe, or a file too large for a recipe."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise RecipeError(f"{path}: a recipe must be a regular file, got a device or a pipe")
@@ -188,20 +188,20 @@ def _check_size(path: Path) -> None:
 
 
 def _intended(path: Path) -> str:
-    """The file that was meant by a name that no file has."""
+    """Return a hint at the file that the user probably meant."""
     name = path.with_suffix("")
     if str(name) in recipe_names():
-        return f"; `cxrignite recipes copy {name}` makes {name.name}.yaml"
+        return f"; `cxrignite recipes copy {name}` creates {name.name}.yaml"
     others = {each.stem: each for each in path.parent.glob("*.y*ml")}
     near = nearest(path.stem, [*others])
     return f"; did you mean '{others[near]}'?" if near else ""
 
 
 def lay_over(base: Node | None, over: Node) -> Node:
-    """Lay one recipe, or a part of it, over another: as jsonargparse merges them.
+    """Merge a recipe, or a part of one, over another, by the rules of jsonargparse.
 
-    Mappings are merged key by key, a list replaces a list, `key+` appends to it, and settings of
-    an earlier class stay as inherited ones.
+    Mappings are merged key by key, a list replaces a list, and `key+` appends to it. Settings of an
+    earlier class are kept and marked as inherited.
     """
     if base is None or base.value is None:
         base = Node({}, over.place) if isinstance(over.value, dict) else over
@@ -239,7 +239,7 @@ def _names_another_class(lower: dict[str, Node], upper: dict[str, Node]) -> bool
 
 
 def option_node(name: str, text: str, class_keys: Iterable[str]) -> Node:
-    """An option as a part of a recipe; `--optimizer.lr` is a setting below `init_args`."""
+    """Return an option as part of a recipe; `--optimizer.lr` is a setting below `init_args`."""
     key = name.removesuffix("+")
     owner = next((each for each in class_keys if f"{key}.".startswith(f"{each}.")), None)
     parts = key.split(".")
@@ -263,14 +263,14 @@ def options_of(
     """Split a command line into its options, each with its values.
 
     Args:
-        argv: The words after the command.
+        argv: The arguments after the command.
         flags: Options without a value.
         listed: Options with one or more values.
-        known: All options, but for the settings of classes.
+        known: All options except the settings of classes.
         class_keys: Keys that take a class, whose settings may follow.
 
     Raises:
-        RecipeError: A word is no option, or an option has no value.
+        RecipeError: An argument is no option, or an option is unknown or has no value.
     """
     options: list[tuple[str, list[str]]] = []
     words = list(argv)
@@ -279,24 +279,24 @@ def options_of(
         name, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-"):
             is_recipe = word.endswith((".yaml", ".yml"))
-            hint = f"; name a recipe with --config {word}" if is_recipe else ""
-            raise RecipeError(f"'{word}' is no option{hint}")
+            hint = f"; give a recipe with --config {word}" if is_recipe else ""
+            raise RecipeError(f"'{word}' is not an option{hint}")
         is_known = word == "-h" or name.removesuffix("+") in known or name.endswith(".help")
         is_setting = any(name.startswith(f"{each}.") for each in class_keys)
         if not (word.startswith("--") or word == "-h") or not (is_known or is_setting):
             shown = word.partition("=")[0]
             near = suggestion(name.removesuffix("+"), known, "--", lists=False)
-            raise RecipeError(f"no option '{shown}'{near}")
+            raise RecipeError(f"unknown option '{shown}'{near}")
         values = [value] if equals else []
         if not equals and name not in (*flags, "h") and not name.endswith(".help"):
             if words[:1] == ["="]:
                 raise RecipeError(
-                    f"no space may stand around '=': write {word}={''.join(words[1:2])}"
+                    f"spaces around '=' are not allowed; write {word}={''.join(words[1:2])}"
                 )
             while words and not words[0].startswith("--") and (not values or name in listed):
                 values.append(words.pop(0))
             if not values:
-                hint = ": the file of a recipe" if name == "config" else ""
+                hint = ": a recipe file" if name == "config" else ""
                 raise RecipeError(f"{word} needs a value{hint}")
         elif name.endswith(".help") and words and not words[0].startswith("-"):
             words.pop(0)

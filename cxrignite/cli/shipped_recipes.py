@@ -1,4 +1,4 @@
-"""The recipes that ship with the package; light, so that `recipes list` answers at once."""
+"""Recipes that come with the package; imports little, so that `recipes list` is fast."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def recipes_dir() -> Path:
-    """Where the recipes lie: inside an installed package, or beside it in a checkout."""
+    """Return the folder of the recipes: inside an installed package, or beside it in a checkout."""
     installed = _PACKAGE / "_recipes"
     return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, overlays included (`overlays/smoke`), sorted."""
+    """Return the names of all recipes, sorted; overlays are included (`overlays/smoke`)."""
     root = recipes_dir()
     return sorted(
         path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")
@@ -26,7 +26,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a recipe.
+    """Return the file of a recipe.
 
     Raises:
         RecipeError: No recipe has this name.
@@ -34,12 +34,12 @@ def recipe_path(name: str) -> Path:
     names = recipe_names()
     stem = name.removesuffix(".yaml")
     if stem not in names:
-        raise RecipeError(f"no recipe '{name}'{suggestion(stem, names)}")
+        raise RecipeError(f"unknown recipe '{name}'{suggestion(stem, names)}")
     return recipes_dir() / f"{stem}.yaml"
 
 
 def describe_recipes() -> str:
-    """A line a recipe: its name and the first line of its opening comment."""
+    """Return a line for each recipe: its name and the first line of its opening comment."""
     names = recipe_names()
     width = max(map(len, names), default=0)
     texts = (recipe_path(name).read_text(encoding="utf-8") for name in names)
@@ -52,11 +52,11 @@ def copy_recipe(name: str, folder: Path) -> Path:
     """Copy a recipe into `folder`.
 
     Raises:
-        RecipeError: No recipe has this name, or the file is there already.
+        RecipeError: No recipe has this name, or the file exists already.
     """
     source = recipe_path(name)
     target = folder / source.name
     if target.exists():
-        raise RecipeError(f"{target} is there already; move it away first")
+        raise RecipeError(f"{target} exists already; move or rename it first")
     shutil.copyfile(source, target)
     return target

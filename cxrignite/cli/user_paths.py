@@ -1,4 +1,4 @@
-"""Paths as people write them, with `~` and variables of the environment."""
+"""Paths with `~` and environment variables, as users write them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Settings that take the path of a file or a word, so that their type does not tell.
+# Settings that take a path or a keyword, so that their type does not show which.
 _PATHS_OR_WORDS = frozenset({"weights", "resume"})
 
 
 def user_path(text: Path | str) -> Path:
-    """A path with its `~` and its `$NAME` replaced, as a shell would do it.
+    """Return a path with `~` and `$NAME` replaced, as in a shell.
 
     Args:
-        text: What was written. It stays where a file of this name exists, and an unknown variable
-            stays as it is: a name may hold a dollar.
+        text: The path. It is unchanged if a file of this name exists. An unknown variable stays as
+            it is, because a file name may hold a dollar sign.
     """
     return Path(_expanded_text(str(text)))
 
 
 def expand_paths(config: Any) -> None:
-    """Replaces `~` and variables in every path of a parsed command line, in place.
+    """Replace `~` and variables in every path of a parsed command line, in place.
 
     Args:
         config: A namespace or mapping with dotted keys, whose paths are `Path` objects.

@@ -1,7 +1,7 @@
-"""Validation of a recipe against its own JSON schema, before jsonargparse parses it.
+"""Validation of a recipe against its JSON schema, before jsonargparse parses it.
 
-The schema of a group comes from `cxrignite.recipe`, that of a class from its constructor, once a
-recipe names it. Each error is one line: the file and line, the key, the rule, the value.
+The schema of a group comes from `cxrignite.recipe`. The schema of a class comes from its
+constructor, when a recipe names it. Each error is one line: file and line, key, rule, value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DENIED_MODULES = (
     *sorted(name for name in sys.stdlib_module_names if name.isidentifier()),
     *("torch.hub", "torch.load", "torch.serialization", "torch.utils.cpp_extension"),
 )
-"""Modules that no `class_path` may name: a recipe takes classes of libraries and of the user."""
+"""Modules that no `class_path` may name; classes of libraries and of the user are allowed."""
 
 # The group or class that usually has a setting.
 _CLASS_SETTINGS = {
@@ -36,18 +36,19 @@ _CLASS_SETTINGS = {
     **dict.fromkeys(("arch", "weights", "dropout", "hidden", "width"), "model"),
 }
 _KINDS = {
-    **{"integer": "int", "number": "float", "string": "str", "boolean": "bool", "array": "list"},
-    "object": "a mapping",
+    **{"integer": "an integer", "number": "a number", "string": "text"},
+    **{"boolean": "true or false", "array": "a list", "object": "a mapping"},
 }
+_PLURALS = {"integer": "integers", "number": "numbers"}
 _EXAMPLES = {"integer": "224", "number": "0.5"}
 _MAX_LENGTH = 300
 
 
 class RecipeKeys(SchemaWriter):
-    """The schema of a whole recipe: with its required keys, and without every class there is."""
+    """Writer of the schema of a whole recipe, with required keys and without a list of classes."""
 
     def group(self, group: type, prefix: str) -> Schema:
-        """A dataclass, with the keys that have no default."""
+        """Return the schema of a dataclass; keys without a default are required."""
         none = dataclasses.MISSING
         required = [
             field.name
@@ -58,32 +59,32 @@ class RecipeKeys(SchemaWriter):
         return {**schema, "required": required}
 
     def choice(self, base: type) -> Schema:
-        """A key with a class, which is described once it is named."""
+        """Return a placeholder for a class, whose schema is made when a recipe names it."""
         return {"class": base}
 
 
 def check_recipe(recipe: Node, schema: Schema, keys: RecipeKeys, names: str) -> dict[str, Any]:
-    """Validate a recipe as it is merged from files and options.
+    """Validate a recipe that is merged from files and options.
 
     Args:
-        recipe: All of it.
-        schema: Of a recipe, with the options of the command.
-        keys: What wrote it.
-        names: The names of the recipe files.
+        recipe: The whole recipe.
+        schema: Schema of a recipe, with the options of the command.
+        keys: Writer of the schema.
+        names: Names of the recipe files.
 
     Returns:
-        The `root` of a source whose class has a default, if that of another class in an earlier
-        recipe would take its place; empty usually.
+        The default `root` of the source, if the `root` of another class in an earlier recipe would
+        replace it; usually empty.
 
     Raises:
-        RecipeError: Naming the file and line, the key, the rule and the value.
+        RecipeError: It names the file and line, the key, the rule and the value.
     """
     check = _Check(keys, keys_below(schema))
     check.group(recipe, schema, "")
     if check.missing:
-        several = "these keys are missing: " if check.missing[1:] else "no key "
+        several = "missing keys: " if check.missing[1:] else "missing key "
         text = ", ".join(check.missing if check.missing[1:] else map(repr, check.missing))
-        hint = "" if names else "; name a recipe with --config FILE"
+        hint = "" if names else "; give a recipe with --config FILE"
         raise RecipeError(f"{f'{names}: ' if names else ''}{several}{text}{hint}")
     return check.own_root
 
@@ -95,7 +96,7 @@ class _Check:
         self.own_root: dict[str, Any] = {}
 
     def value(self, node: Node, schema: Schema, key: str, owner: str = "") -> None:
-        """A value of any kind; `owner` is the key of the class that it is a setting of."""
+        """Check a value of any kind; `owner` is the key of the class if it is a setting."""
         kinds = schema.get("anyOf", [schema])
         if isinstance(node.value, str) and not any("string" in _types(kind) for kind in kinds):
             node = read_text(node.value, node.place)
@@ -119,12 +120,12 @@ class _Check:
         got = node.plain()
         got = "null" if got is None else got
         is_truth = isinstance(got, bool) and error.schema.get("type") == "string"
-        hint = "; quote what YAML takes for true or false: 'yes', 'no', 'on', 'off'"
+        hint = "; YAML reads yes, no, on and off as true or false: write 'yes', 'no', 'on', 'off'"
         rule = _expected(error.schema)
         raise node.error(f"{shown} must be {rule}, got {got}{hint if is_truth else ''}")
 
     def group(self, node: Node, schema: Schema, key: str, owner: str = "") -> None:
-        """A group of keys, or of settings of a class."""
+        """Check a group of keys, or of settings of a class."""
         prefix = f"{key}." if key else ""
         properties = schema["properties"]
         for name, child in node.value.items():
@@ -132,11 +133,11 @@ class _Check:
                 self.value(child, properties[name], f"{prefix}{name}", owner)
             elif owner:
                 near = suggestion(name, properties, prefix)
-                raise child.error(f"no setting '{prefix}{name}' of '{owner}'{near}")
+                raise child.error(f"unknown setting '{prefix}{name}' of '{owner}'{near}")
             else:
                 names = [each for each in properties if not each.endswith("+")]
                 near = self.elsewhere(name.removesuffix("+")) or suggestion(name, names, prefix)
-                raise child.error(f"no key '{prefix}{name}'{near}")
+                raise child.error(f"unknown key '{prefix}{name}'{near}")
         for name in schema.get("required", ()):
             if name not in node.value:
                 inner = properties[name]
@@ -146,7 +147,7 @@ class _Check:
                     self.missing.append(f"{prefix}{name}")
 
     def of_class(self, node: Node, base: type, key: str, at: str) -> None:
-        """A class: its name, or a mapping with its settings; `at` counts within a list."""
+        """Check a class: a name, or a mapping with settings; `at` is `key` with a list index."""
         if isinstance(node.value, str):
             node = Node({"class_path": node}, node.place)
         if not isinstance(node.value, dict):
@@ -155,8 +156,8 @@ class _Check:
         for name, child in node.value.items():
             if name not in CLASS_KEYS:
                 raise child.error(
-                    f"no key '{at}.{name}'; a setting stands below init_args, "
-                    f"'{at}.init_args.{name}', and its class in '{at}.class_path'"
+                    f"unknown key '{at}.{name}'; a setting belongs below init_args, "
+                    f"'{at}.init_args.{name}', and the class in '{at}.class_path'"
                 )
         path = node.get("class_path")
         if path is None or not isinstance(path.value, str):
@@ -170,11 +171,11 @@ class _Check:
         self.settings(settings, kind, base, key, path)
 
     def settings(self, settings: Node, kind: Any, base: type, key: str, path: Node) -> None:
-        """The settings of a class, held to the signature of its constructor."""
+        """Check the settings of a class against the signature of its constructor."""
         schema = self.keys.of_class(set(), kind)["properties"]["init_args"]["properties"]
         parameters, takes_others = parameters_of(kind)
         given = GIVEN.get(base.__name__, set())
-        if given:  # the first is given by position
+        if given:  # the first one is passed by position
             given = given | {parameter.name for parameter in parameters[:1]}
         for name, child in settings.value.items():
             if name in schema:
@@ -182,14 +183,14 @@ class _Check:
                     self.value(child, schema[name], name, key)
             elif not takes_others and not child.inherited:
                 near = suggestion(name, set(schema) - given)
-                raise child.error(f"no setting '{name}' of {kind.__name__}{near}")
+                raise child.error(f"unknown setting '{name}' of {kind.__name__}{near}")
         required = {each.name for each in parameters if each.default is each.empty} - given
         root = settings.get("root")
         if key == "data.source" and root is not None and root.inherited and "root" in schema:
             if "root" in required:
                 raise path.error(
-                    f"{key} {kind.__name__} must have a root of its own, got the one of another "
-                    "source in the recipe; name it: --data.source.root DIR"
+                    f"{key} {kind.__name__} must have its own root, got the root of another "
+                    "source in the recipe; set --data.source.root DIR"
                 )
             self.own_root = {each.name: each.default for each in parameters if each.name == "root"}
         missing = [each.name for each in parameters if each.name in required - {*settings.value}]
@@ -197,7 +198,7 @@ class _Check:
             raise path.error(f"'{key}' needs {', '.join(missing)}")
 
     def elsewhere(self, name: str) -> str:
-        """The key that is meant by one in the wrong group."""
+        """Suggest the right group for a key that is in the wrong one."""
         places = [key for key in self.known if key.endswith(f".{name}")]
         if name in _CLASS_SETTINGS:
             places.append(f"{_CLASS_SETTINGS[name]}.init_args.{name}")
@@ -209,23 +210,23 @@ def _names(base: type) -> list[str]:
 
 
 def find_class(path: Node, base: type, key: str) -> Any:
-    """The class, or function, that a recipe names.
+    """Return the class, or the function, that a recipe names.
 
     Args:
         path: Its short name or import path.
-        base: The class that it must be a subclass of.
-        key: Of the recipe.
+        base: Required base class.
+        key: Key of the recipe.
 
     Raises:
-        RecipeError: There is no such class, it may not be named, its module cannot be imported, or
-            it is of another kind.
+        RecipeError: The class does not exist, is not allowed, cannot be imported, or has another
+            base.
     """
     name = path.value
     if "." not in name:
         found = [kind for kind in (base, *subclasses(base)) if kind.__name__ == name]
         if found:
             return found[0]
-        raise path.error(f"no class '{name}' for '{key}'{suggestion(name, _names(base))}")
+        raise path.error(f"unknown class '{name}' for '{key}'{suggestion(name, _names(base))}")
     if not all(part.isidentifier() for part in name.split(".")):
         raise path.error(f"'{key}' must be a class, as Name or module.Name, got {name}")
     _check_allowed(name, path, key)
@@ -235,23 +236,23 @@ def find_class(path: Node, base: type, key: str) -> Any:
         raise
     except ModuleNotFoundError as error:
         by = "" if f"{name}.".startswith(f"{error.name}.") else f", which {name} imports"
-        where = "it is looked for in this folder and installed"
-        raise path.error(f"'{key}': no module '{error.name}'{by}; {where}") from error
-    except Exception as error:  # a module of the user's may do anything
+        way_out = "put it into this folder or install it"
+        raise path.error(f"'{key}': no module '{error.name}'{by}; {way_out}") from error
+    except Exception as error:  # a module of the user may raise anything
         raise RecipeError(_of_own_code(error)) from error
     defined = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
     _check_allowed(defined, path, key)
     if isinstance(kind, type) and not issubclass(kind, base):
         rule = f"a subclass of {base.__module__}.{base.__qualname__}"
         if base.__name__ == "Attachable":
-            rule = "a class whose attach(engine) needs no more than an engine"
+            rule = "a class whose attach(engine) takes only an engine"
         raise path.error(f"'{key}' must be {rule}, got {name}")
     return kind
 
 
 def _check_allowed(defined: str, path: Node, key: str) -> None:
     if any(f"{defined}.".startswith(f"{module}.") for module in DENIED_MODULES):
-        rule = "must name a class of a library or of your own"
+        rule = "must be a class of a library or one of your own"
         raise path.error(f"'{key}' {rule}, got {path.value}")
 
 
@@ -270,18 +271,18 @@ def _imported(name: str, path: Node, key: str) -> Any:
 
 
 def error_of_parser(error: Exception, recipe: Node) -> RecipeError:
-    """Make one line of what a constructor or jsonargparse raised.
+    """Return the error of a constructor or of jsonargparse as one line.
 
     Args:
-        error: Of jsonargparse, of a constructor, or of a module of the user's.
-        recipe: With the places of its keys.
+        error: Exception of jsonargparse, of a constructor, or of a module of the user.
+        recipe: The recipe, with the places of its keys.
     """
     chain: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in chain:
         chain.append(each)
         each = each.__cause__ or each.__context__
-    # A rule of a constructor, in jsonargparse's words about all that it tried.
+    # The broken rule of a constructor, which jsonargparse buries in a list of all its attempts.
     ruled = next((each for each in chain if isinstance(each, ValueError) and _is_rule(each)), error)
     if type(ruled).__module__ == "builtins" and not isinstance(ruled, ValueError | TypeError):
         return RecipeError(_of_own_code(error))
@@ -296,7 +297,7 @@ def _is_rule(error: BaseException) -> bool:
 
 
 def _of_own_code(error: Exception) -> str:
-    """Whatever a module of the user's raised while it was imported."""
+    """Describe an exception of a module of the user, with its file and line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     filename, line, text = last.filename, last.lineno, f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
@@ -307,14 +308,14 @@ def _of_own_code(error: Exception) -> str:
 
 
 def _reads_as(kinds: type | tuple[type, ...]) -> Any:
-    """A check of a type that text passes, too, if it reads as a value of that type."""
+    """Return a type check that also accepts text that reads as a value of the type."""
 
     def check(_checker: Any, value: Any) -> bool:
         if isinstance(value, str):
             try:
                 value = yaml.safe_load(value)
                 if isinstance(value, str) and kinds is numbers.Real:
-                    value = float(value)  # `1e-4`, which YAML takes for text
+                    value = float(value)  # YAML reads `1e-4` as text
             except (yaml.YAMLError, ValueError):
                 return False
         is_truth = isinstance(value, bool)
@@ -337,7 +338,7 @@ _VALIDATOR = extend(
 
 
 def _deepest(errors: Any) -> ValidationError | None:
-    """Of errors, and of those of their alternatives, the one that is furthest inside."""
+    """Return the error at the deepest key, alternatives included; None if there is none."""
     found: ValidationError | None = max(errors, key=lambda error: len(error.path), default=None)
     inner = [each for each in (found.context or () if found else ()) if each.path]
     return _deepest(inner) if inner else found
@@ -356,7 +357,7 @@ def _is_null(node: Node, kinds: list[Schema]) -> bool:
 
 
 def _expected(schema: Schema) -> str:
-    """The rule of a schema in words."""
+    """Return the rule of a schema in words."""
     if "anyOf" in schema:
         return " or ".join(_expected(each) for each in schema["anyOf"])
     if "enum" in schema:
@@ -365,7 +366,7 @@ def _expected(schema: Schema) -> str:
         kind = schema["prefixItems"][0].get("type", "")
         items = ", ".join([_EXAMPLES.get(kind, "...")] * len(schema["prefixItems"]))
         number = {2: "two", 3: "three"}.get(schema["minItems"], str(schema["minItems"]))
-        return f"{number} {_KINDS.get(kind, 'values')}, as [{items}]"
+        return f"{number} {_PLURALS.get(kind, 'values')}, as [{items}]"
     if "properties" in schema:
         return f"a mapping of {', '.join(schema['properties'])}"
     values = schema.get("additionalProperties")
@@ -375,7 +376,7 @@ def _expected(schema: Schema) -> str:
 
 
 def keys_below(schema: Schema, prefix: str = "") -> list[str]:
-    """The dotted keys of a recipe, groups included."""
+    """Return the dotted keys of a recipe, groups included."""
     keys = []
     for name, child in schema["properties"].items():
         keys.append(f"{prefix}{name}")

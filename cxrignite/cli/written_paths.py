@@ -1,9 +1,8 @@
-"""The rule that the parts of a recipe write below its run folder only.
+"""Check that the parts of a recipe write only below its run folder.
 
-A recipe comes from somebody else, or from an old file: it must not be able to write over any file
-of whoever runs it. Its handlers and transforms write where a setting of theirs says, so those
-settings are held to the run folder before any of them is made. More is allowed from outside of the
-recipe alone.
+A recipe may come from another person or from an old file. It must not be able to overwrite files of
+its user. Handlers and transforms write to paths in their settings, so these paths must lie in the
+run folder, which is checked before any object is made. Only the environment can allow more folders.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import Any
 from cxrignite.errors import RecipeError
 
 WRITABLE = "CXRIGNITE_WRITABLE"
-"""The environment variable that names further folders, as PATH does."""
+"""Environment variable with further folders, separated as in PATH."""
 
 _PLACES = (
     *("trainer.handlers", "validator.handlers"),
     *("data.preprocess", "data.augment", "data.batch_augment"),
 )
-# What a setting that names a place ends with: `path`, `log_dir`, `output_folder`.
+# Endings of settings that hold a path: `path`, `log_dir`, `output_folder`.
 _NAMES_PLACE = re.compile(
     r"(^|_)(paths?|dirs?|directory|directories|dirname|folder|files?|filename|fname|logdir)$"
 )
@@ -33,10 +32,10 @@ def check_written_paths(settings: Mapping[str, Any]) -> None:
     """Refuse a handler or a transform that would write outside of the run folder.
 
     Args:
-        settings: The parsed recipe as plain mappings and lists, without any object made.
+        settings: The parsed recipe as plain mappings and lists, before any object is made.
 
     Raises:
-        RecipeError: A setting that names a place lies elsewhere.
+        RecipeError: A path in a setting lies elsewhere.
     """
     run_dir = settings["run_dir"]
     further = filter(None, os.environ.get(WRITABLE, "").split(os.pathsep))
@@ -52,7 +51,7 @@ def check_written_paths(settings: Mapping[str, Any]) -> None:
 
 
 def _places_of(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """The values that name a place, with their dotted keys; a class's settings follow its key."""
+    """Yield the paths in settings, with their dotted keys without `init_args`."""
     if isinstance(value, list | tuple):
         for number, each in enumerate(value):
             yield from _places_of(each, f"{key}[{number}]")
@@ -71,7 +70,7 @@ def _is_place(name: str, value: str | Path) -> bool:
 
 
 def _is_bare(name: str, value: str | Path) -> bool:
-    """True if a file's name goes with a folder that stands beside it."""
+    """True if a bare file name belongs to a folder in the same settings."""
     return name in ("filename", "fname") and os.path.basename(value) == str(value) != ".."
 
 

@@ -1,1 +1,1 @@
-"""Results of a run, and the only code that opens the files of its folder."""
+"""Run folders: typed results of a run, and the only code that opens its files."""

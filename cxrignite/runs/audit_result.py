@@ -1,4 +1,4 @@
-"""Results of an audit: its findings, its probes, and what `fit` would make of the data."""
+"""Results of an audit: findings, probes, and the splits and certificates to expect from `fit`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cxrignite.functional import PriorShift
 from cxrignite.functional.shift import ShiftCheck
 
 Severity = Literal["problem", "warning"]
-"""A problem makes the result of training wrong; a warning may mislead."""
+"""Grade of a finding: a problem makes results wrong, a warning may mislead."""
 
 SEVERITIES: Mapping[str, Severity] = {
     **dict.fromkeys(("unreadable", "patient_leakage", "content_leakage"), "problem"),
@@ -24,10 +24,10 @@ SEVERITIES: Mapping[str, Severity] = {
     **dict.fromkeys(("blank", "narrow_range", "colour", "odd_size", "wrong_suffix"), "warning"),
     **dict.fromkeys(("shortcut", "shift", "corrected_twice"), "warning"),
 }
-"""From each kind of finding to its severity; the worst come first."""
+"""Severity of each kind of finding; the worst come first."""
 
 MAX_COMPARED = 100_000
-"""More images than this are not searched for near duplicates, which would take hours."""
+"""Largest number of images that are searched for near duplicates; more would take hours."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ListedImage:
 
     Attributes:
         record: The image.
-        group: Number of the group that it belongs to, from 1; null if the finding has no groups.
-        error: Why it cannot be read; null if it can.
-        facts: What was measured; null if the finding does not depend on that.
+        group: Number of its group, from 1; null if the finding has no groups.
+        error: Reason why it cannot be read; null if it can.
+        facts: Measurements of the image; null if the finding does not depend on them.
     """
 
     record: ImageRecord
@@ -54,8 +54,8 @@ class ListedPair:
     Attributes:
         first: One of them.
         second: The other.
-        likeness: How the pictures are alike; null if the images share their patient or all bytes.
-        correlation: Of the pictures' pixels; null as above.
+        likeness: Kind of similarity; null if the images share their patient or all bytes.
+        correlation: Correlation of their pixels; null as above.
     """
 
     first: ImageRecord
@@ -70,12 +70,12 @@ class Finding:
 
     Attributes:
         kind: A key of `SEVERITIES`.
-        count: Of what was found: files, pairs, groups, probes.
-        error: The exception with which `fit` would end; null if it is none of that.
-        image_size: Rows and columns that images are read at, if the finding depends on that.
-        list_file: Name of the CSV file with all of it; null if there is nothing to list.
-        rows: The lines of that file, which the JSON leaves out.
-        probes: Those that were found, which the JSON has elsewhere.
+        count: Number of files, pairs, groups or probes found.
+        error: Exception that `fit` would end with; null if it would not fail.
+        image_size: Rows and columns of the loaded images, if the finding depends on them.
+        list_file: Name of the CSV file that lists it; null if there is nothing to list.
+        rows: Lines of that file; the JSON leaves them out.
+        probes: Probes of the finding; the JSON has them elsewhere.
     """
 
     kind: str
@@ -90,12 +90,12 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """Its severity."""
+        """Severity of its kind."""
         return SEVERITIES[self.kind]
 
     @property
     def groups(self) -> list[list[ImageRecord]]:
-        """Listed images that are worth a look, those together that belong together."""
+        """Listed images to draw, in groups that belong together."""
         groups: dict[int, list[ImageRecord]] = {}
         for number, row in enumerate(self.rows, start=1):
             if isinstance(row, ListedPair):
@@ -107,14 +107,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """Separation of two kinds of images by a classifier that sees a few numbers of each.
+    """Separation of two kinds of images by a classifier of a few features.
 
     Attributes:
-        name: What the classifier sees, or whose images it compares.
-        check: Its area under the curve, of patients it was not fitted on; null if the two kinds do
-            not differ in it at all.
-        is_control: True if it compares what is known to be alike.
-        may_be_disease: True if a disease may show in what it sees.
+        name: Name of the features, or of the images that are compared.
+        check: Its area under the curve, on patients it was not fitted on; null if the features of
+            both kinds are equal.
+        is_control: True if it compares images that are known to be alike.
+        may_be_disease: True if a disease may show in the features.
     """
 
     name: str
@@ -124,12 +124,12 @@ class Probe:
 
     @property
     def is_detected(self) -> bool:
-        """True if it separates them for certain."""
+        """True if the two kinds are separated significantly."""
         return bool(self.check and self.check.is_detected)
 
     @property
     def is_finding(self) -> bool:
-        """True if it is marked, and listed among the findings."""
+        """True if it is one of the findings."""
         return self.is_detected and not self.is_control and not self.may_be_disease
 
 
@@ -154,7 +154,7 @@ class SplitSize:
 
 @dataclass(frozen=True)
 class ClassFiles:
-    """The files of one class: median columns and rows, and how many have each kind of pixels."""
+    """Files of one class: median columns and rows, and the number of files of each pixel mode."""
 
     name: str
     median_width: float
@@ -167,12 +167,12 @@ class CertificateOutlook:
     """Certificate that the negative patients of a split allow.
 
     Attributes:
-        split: The split that would choose the threshold.
+        split: Split that would choose the threshold.
         num_negative_patients: Its negative patients.
-        min_tnr: The TNR to certify.
-        confidence: The confidence to certify it with.
-        num_allowed: False positives that are allowed; null if no certificate is possible.
-        num_needed: Negative patients that it takes.
+        min_tnr: TNR to certify.
+        confidence: Confidence of the certificate.
+        num_allowed: Allowed false positives; null if no certificate is possible.
+        num_needed: Negative patients that a certificate needs.
     """
 
     split: str
@@ -185,21 +185,21 @@ class CertificateOutlook:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """A whole audit.
+    """Result of an audit.
 
     Attributes:
-        source: The data set's folder.
+        source: Folder of the data set.
         classes: The negative and the positive class.
         num_images: Images that the source lists.
-        num_unreadable: Those that cannot be read.
-        splits: The splits that `fit` would make.
-        files: The files of each class that has any.
-        prior_shift: What sampler and loss would do to the prior; null if it is not known.
-        certificates: What each threshold search of the recipe could certify.
-        shortcut_probes: Classes told apart by what the files are like.
-        shift_probes: Test images told from the others by their thumbnails.
-        findings: The worst first; their rows are in files of their own.
-        format: Of the file.
+        num_unreadable: Images that cannot be read.
+        splits: Splits that `fit` would make.
+        files: Files of each class that has any.
+        prior_shift: Change of the prior by sampler and loss; null if unknown.
+        certificates: Possible certificate of each threshold search of the recipe.
+        shortcut_probes: Separation of the classes by properties of the files.
+        shift_probes: Separation of the test images from the others by their thumbnails.
+        findings: Findings, the worst first; their rows are in separate files.
+        format: Format number of the file.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Results of a benchmark: parts of the input two ways, and training with more and more."""
+"""Results of a benchmark: stages of the input pipeline, and training with more optimisations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Steps(NamedTuple):
     """Duration of a few steps.
 
     Attributes:
-        num_images: Images in all.
-        seconds: In all.
-        wait_seconds: Of those, waiting for batches.
+        num_images: Number of images.
+        seconds: Duration.
+        wait_seconds: Part of the duration spent waiting for batches.
     """
 
     num_images: int
@@ -26,13 +26,13 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One part, two ways.
+    """Stage of the input pipeline, in plain code and in this library.
 
     Attributes:
-        name: What is done.
-        plain: Images a second the plain way.
-        ours: Images a second of this library's.
-        note: Under which settings.
+        name: Name of the stage.
+        plain: Images a second of the plain code.
+        ours: Images a second of this library.
+        note: Settings of the measurement.
     """
 
     name: str
@@ -42,23 +42,23 @@ class Stage:
 
     @property
     def ratio(self) -> float:
-        """Images a second by those of the plain way."""
+        """Speed divided by that of the plain code."""
         return self.ours / self.plain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Switches of a variant; the plain loop has none of it.
+    """Optimisations of a variant; the plain loop has none.
 
     Attributes:
-        scaled_decode: Images are read at a fraction of their size, as whole batches.
-        cache: They are read from a cache.
-        workers: Loader processes, as many as the recipe has.
-        channels_last: The recipe's memory order.
-        precision: The recipe's arithmetic.
-        allocator_tuning: On a CPU, what a step frees stays with the process.
-        compile: The model is compiled.
-        engine: Ignite's engine with the handlers of `fit`, instead of the loop by hand.
+        scaled_decode: Decode images at a fraction of their size, in whole batches.
+        cache: Read images from a cache.
+        workers: Use as many loader processes as the recipe.
+        channels_last: Use the memory order of the recipe.
+        precision: Use the precision of the recipe.
+        allocator_tuning: On a CPU, keep freed memory in the process.
+        compile: Compile the model.
+        engine: Use Ignite's engine with the handlers of `fit`, in place of a plain loop.
     """
 
     scaled_decode: bool = False
@@ -73,14 +73,14 @@ class Settings:
 
 @dataclass
 class Variant:
-    """One row of the table.
+    """Row of the table.
 
     Attributes:
-        name: The optimisation that it adds.
-        settings: Those that are on.
-        steps: What each repeat took.
-        memory_bytes: The most memory of this process and its workers, or of the GPU.
-        failure: Why it was not measured, or empty.
+        name: Optimisation that it adds.
+        settings: Optimisations that are on.
+        steps: Duration of each repeat.
+        memory_bytes: Peak memory of this process and its workers, or of the GPU.
+        failure: Reason why it was not measured; empty if it was.
     """
 
     name: str
@@ -91,34 +91,34 @@ class Variant:
 
     @property
     def images_per_second(self) -> float:
-        """The median over the repeats; NaN where it was not measured."""
+        """Images a second, the median over the repeats; NaN if it was not measured."""
         rates = [steps.num_images / steps.seconds for steps in self.steps]
         return median(rates) if rates else float("nan")
 
     @property
     def wait_share(self) -> float:
-        """Share of the time that waits for data, in `[0, 1]`."""
+        """Share of the time spent waiting for data, in `[0, 1]`."""
         shares = [steps.wait_seconds / steps.seconds for steps in self.steps]
         return median(shares) if shares else float("nan")
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A whole benchmark.
+    """Result of a benchmark.
 
     Attributes:
         start: Device, threads and versions.
         torch: Version of torch, with its build.
         gpu: Name of the GPU; None on another device.
-        num_cores: Processor cores; None if the system does not say.
-        precision: The recipe's arithmetic.
+        num_cores: Processor cores; None if unknown.
+        precision: Precision of the recipe.
         model: Class of the classifier, with its backbone if the recipe names one.
         image_size: Rows and columns of the images.
         num_workers: Loader processes.
         num_images: Images of a whole training epoch.
-        batch_size: Images a step.
-        variants: The plain loop and its optimisations.
-        stages: Parts of the input pipeline.
+        batch_size: Images in a step.
+        variants: The plain loop, then each optimisation.
+        stages: Stages of the input pipeline.
     """
 
     start: RunStart
@@ -136,9 +136,9 @@ class BenchmarkResult:
 
     @property
     def own_shares(self) -> list[float]:
-        """Compute the speed of each variant by that of the one before it; the first is 1.
+        """Speed of each variant divided by that of the one before it; the first is 1.
 
-        `compile` that the recipe does not ask for is not what the next row builds on.
+        If the recipe does not use `compile`, the row after it is divided by the row before it.
         """
         shares, before = [1.0], self.variants[0]
         following = [*self.variants[2:], None]

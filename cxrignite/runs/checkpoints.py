@@ -1,7 +1,7 @@
 """Validation of a checkpoint's content before it is used.
 
-Their digests say that the bytes are those that were saved, and nothing of whether they fit: the
-user's model may have changed since, and a file may come from anywhere.
+A digest shows that the bytes are those that were saved, but not that they fit: the model may have
+changed since, and the file may come from elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cxrignite.handlers import BestCheckpoint, load_checkpoint
 _NUM_NAMED = 3
 _NO_FIT = "the weights of the checkpoint do not fit the model"
 _WAY_OUT = "use the code that trained them, or train again"
-# What torch's optimizers keep in the shape of the parameter; other kinds keep other shapes.
+# State of torch's optimizers with the shape of the parameter; other state has other shapes.
 _LIKE_PARAMETER = frozenset(
     {
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
@@ -31,22 +31,22 @@ _LIKE_PARAMETER = frozenset(
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a training whose state a checkpoint has."""
+    """Part of a training whose state is in a checkpoint."""
 
     def state_dict(self) -> Any:
-        """The state."""
+        """Return the state."""
 
     def load_state_dict(self, state: Any, /) -> object:
-        """Take it over."""
+        """Load a state."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """The weights of the best epoch.
+    """Weights of the best epoch.
 
     Attributes:
-        epoch: From 1.
-        weights: By the names of parameters and buffers.
+        epoch: Number of the epoch, from 1.
+        weights: Tensors by the names of parameters and buffers.
     """
 
     epoch: int
@@ -55,16 +55,16 @@ class Best:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state that a run is resumed from.
+    """State from which a run is resumed.
 
     Attributes:
         recipe_hash: Digest of the run's recipe.
-        weights: By the names of parameters and buffers.
-        epoch: The last one that is complete.
-        epoch_length: Steps an epoch.
-        num_not_better: Epochs since early stopping saw a better one.
-        best_epoch: None if there is no best one yet.
-        parts: The state of each part of the training, by its name.
+        weights: Tensors by the names of parameters and buffers.
+        epoch: Last complete epoch.
+        epoch_length: Steps in an epoch.
+        num_not_better: Epochs since the last better one, for early stopping.
+        best_epoch: Best epoch; None if there is none yet.
+        parts: State of each part of the training, by its name.
     """
 
     recipe_hash: str
@@ -77,7 +77,7 @@ class TrainingState:
 
 
 def load_best(path: Path) -> Best:
-    """Load the weights that `fit` keeps as the best.
+    """Load the best weights of a run.
 
     Args:
         path: The checkpoint.
@@ -87,7 +87,7 @@ def load_best(path: Path) -> Best:
     """
     checkpoint = load_checkpoint(path)
     if type(checkpoint.get("epoch")) is not int:
-        raise CheckpointError(f"{path} must have a whole number as epoch")
+        raise CheckpointError(f"{path} must have an integer as epoch")
     return Best(checkpoint["epoch"], _weights(checkpoint, path))
 
 
@@ -98,11 +98,13 @@ def load_training_state(path: Path) -> TrainingState:
         path: The checkpoint.
 
     Raises:
-        CheckpointError: It is missing, damaged, or no training state.
+        CheckpointError: It is missing, damaged, or not a training state.
     """
     checkpoint = load_checkpoint(path)
     if "trainer" not in checkpoint:
-        raise CheckpointError(f"{path} holds no training state to go on with, as last.pt does")
+        raise CheckpointError(
+            f"{path} holds no training state to resume from; use a checkpoint such as last.pt"
+        )
     weights = _weights(checkpoint, path)
     iteration = _count(checkpoint, "trainer", "iteration", 0, path)
     epoch_length = _count(checkpoint, "trainer", "epoch_length", 1, path)
@@ -111,7 +113,7 @@ def load_training_state(path: Path) -> TrainingState:
         num_not_better = _count(checkpoint, "early_stopping", "counter", 0, path)
     best = checkpoint.get("best")
     if not isinstance(best, Mapping) or type(best.get("best_epoch", "")) not in (int, type(None)):
-        raise CheckpointError(f"{path} must have a whole number or null as best.best_epoch")
+        raise CheckpointError(f"{path} must have an integer or null as best.best_epoch")
     return TrainingState(
         recipe_hash=str(checkpoint.get("recipe_hash")),
         weights=weights,
@@ -126,7 +128,7 @@ def load_training_state(path: Path) -> TrainingState:
 def _weights(checkpoint: Mapping[str, object], path: Path) -> Mapping[str, Tensor]:
     weights = checkpoint.get("model")
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
-        rule = "must have weights by their names as model"
+        rule = "must have a mapping of weights by name as model"
         raise CheckpointError(f"{path} {rule}, got {type(weights).__name__}")
     return weights
 
@@ -136,17 +138,17 @@ def _count(checkpoint: Mapping[str, object], name: str, key: str, least: int, pa
     count = part.get(key) if isinstance(part, Mapping) else None
     if type(count) is not int or count < least:
         raise CheckpointError(
-            f"{path} must have a whole number of at least {least} as {name}.{key}, got {count!r}"
+            f"{path} must have an integer of at least {least} as {name}.{key}, got {count!r}"
         )
     return count
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a model the weights of a checkpoint.
+    """Load the weights of a checkpoint into a model.
 
     Args:
-        model: The recipe's.
-        weights: By the names of its parameters and buffers.
+        model: Model of the recipe.
+        weights: Tensors by the names of its parameters and buffers.
 
     Raises:
         CheckpointError: They do not fit.
@@ -154,16 +156,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     check_weights(model, weights)
     try:
         model.load_state_dict(weights)
-    except Exception as error:  # a user's model may have a loading of its own
+    except Exception as error:  # a model of the user may load weights in its own way
         raise CheckpointError(f"{_NO_FIT}: {_one_line(error)}; {_WAY_OUT}") from error
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that do not fit a model: its code or its packages are not those of then.
+    """Refuse weights that do not fit a model, whose code or packages have changed.
 
     Args:
-        model: The recipe's.
-        weights: By the names of its parameters and buffers.
+        model: Model of the recipe.
+        weights: Tensors by the names of its parameters and buffers.
 
     Raises:
         CheckpointError: They do not fit.
@@ -178,87 +180,87 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             if name in weights and _form(weights[name]) != _form(own[name])
         ],
     }
-    text = [f"{what} {_few(names)}" for what, names in misfits.items() if names]
+    text = [f"{kind} {_few(names)}" for kind, names in misfits.items() if names]
     if text:
         raise CheckpointError(f"{_NO_FIT}: {'; '.join(text)}; {_WAY_OUT}")
 
 
 def does_not_run(model: nn.Module, error: Exception) -> CheckpointError:
-    """Make the error of a model that took the weights of a checkpoint and takes no image.
+    """Return the error of a model that accepts the weights of a checkpoint but fails on an image.
 
     Args:
-        model: The recipe's.
-        error: What it raised for a blank image.
+        model: Model of the recipe.
+        error: Exception that it raised for a blank image.
     """
     name = type(model).__name__
-    return CheckpointError(f"{name} takes no image any more: {_one_line(error)}; {_WAY_OUT}")
+    return CheckpointError(f"{name} fails on an image: {_one_line(error)}; {_WAY_OUT}")
 
 
 def load_state(thing: Stateful, state: object, name: str) -> None:
-    """Give a part of a training the state that a checkpoint has of it.
+    """Load the state of a part of a training from a checkpoint.
 
     Args:
         thing: The part.
-        state: What the checkpoint holds.
-        name: Of the part, in the checkpoint.
+        state: Its state in the checkpoint.
+        name: Name of the part in the checkpoint.
 
     Raises:
         CheckpointError: It does not fit.
     """
-    what = f"{name} of the checkpoint does not fit"
+    misfit = f"{name} of the checkpoint does not fit"
     try:
         own = thing.state_dict()
         problem = _misfit(thing, own, state)
         if not problem:
             thing.load_state_dict(state)
             problem = _misfit_of_optimizer(thing, own)
-    except Exception as error:  # of torch, Ignite or a user's handler
-        raise CheckpointError(f"{what}: {_one_line(error)}") from error
+    except Exception as error:  # from torch, Ignite or a handler of the user
+        raise CheckpointError(f"{misfit}: {_one_line(error)}") from error
     if problem:
-        raise CheckpointError(f"{what}: {problem}")
+        raise CheckpointError(f"{misfit}: {problem}")
 
 
 def _misfit(thing: Any, own: Any, state: Any) -> str:
-    """Compare the form of a state with that of a fresh object; empty if it fits."""
+    """Describe how a state differs in form from that of a new object; empty if it fits."""
     if isinstance(own, Mapping) and not isinstance(state, Mapping):
         return f"it must be a mapping, got {type(state).__name__}"
-    # The state of a handler or of a user's schedule may grow; these keep the form of a fresh one.
+    # The state of a handler or of a user's schedule may grow; torch's and Ignite's keep their form.
     module = type(thing).__module__.partition(".")[0]
     keeps = module in ("torch", "ignite") or isinstance(thing, BestCheckpoint)
     if not keeps or isinstance(thing, torch.optim.Optimizer):
         return ""
     hiding = [key for key in state.keys() - own.keys() if hasattr(type(thing), str(key))]
-    return f"it has {hiding[0]}" if hiding else _difference(own, state, "")
+    return f"it must not have {hiding[0]}" if hiding else _difference(own, state, "")
 
 
 def _difference(own: Any, state: Any, key: str) -> str:
-    """Find the first place where a state has another form than a fresh one; empty if none has."""
-    where = f"{key} " if key else ""
+    """Describe the first difference in form from a new state; empty if there is none."""
+    prefix = f"{key} " if key else ""
     if isinstance(own, Mapping):
         if not isinstance(state, Mapping):
-            return f"{where}must be a mapping, got {type(state).__name__}"
+            return f"{prefix}must be a mapping, got {type(state).__name__}"
         pairs = [
             (f"{key}.{name}" if key else str(name), own[name], state[name])
             for name in own
-            if name in state  # else it is loaded by its default, or its loading fails
+            if name in state  # otherwise it keeps its default, or its loading fails
         ]
     elif isinstance(own, list | tuple):
         if not isinstance(state, list | tuple) or len(state) != len(own):
-            return f"{where}must be a list of {len(own)}"
+            return f"{prefix}must be a list of {len(own)}"
         pairs = [(f"{key}.{at}", *pair) for at, pair in enumerate(zip(own, state, strict=True))]
     else:
         is_number = isinstance(state, int | float)
-        # What is null at first becomes a number, if anything.
+        # A value that starts as null can only become a number.
         if own is None:
             fits, rule = state is None or is_number, "a number or null"
         else:
             fits, rule = _form(own) == _form(state), _form(own)
-        return "" if fits else f"{where}must be {rule}, got {_form(state)}"
+        return "" if fits else f"{prefix}must be {rule}, got {_form(state)}"
     return next((found for part in pairs if (found := _difference(part[1], part[2], part[0]))), "")
 
 
 def _misfit_of_optimizer(thing: Any, own: Any) -> str:
-    """Compare a loaded optimizer with its fresh groups and with its parameters."""
+    """Describe how a loaded optimizer differs from its new groups and its parameters."""
     if not isinstance(thing, torch.optim.Optimizer):
         return ""
     for fresh, group in zip(own["param_groups"], thing.param_groups, strict=True):
@@ -278,7 +280,7 @@ def _misfit_of_optimizer(thing: Any, own: Any) -> str:
 
 
 def _form(value: Any) -> str:
-    """The shape of a tensor, or the kind of another value."""
+    """Return the shape of a tensor, or the type of another value."""
     if isinstance(value, Tensor):
         kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
         return f"{list(value.shape)}{kind}"

@@ -1,4 +1,4 @@
-"""Results of a comparison: each figure of each run against the first run's."""
+"""Results of a comparison: each metric of each run minus that of the first run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cxrignite.functional.intervals import Interval
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of one run, set against the baseline's.
+    """Difference of one metric between a run and the baseline.
 
     Attributes:
         run: Folder of the run.
-        metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at the
-            threshold it decided by) or `brier` (of the probability).
-        value: The run's figure; NaN if it is undefined.
-        baseline_value: The baseline's.
+        metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at its
+            own threshold) or `brier` (of the probability).
+        value: Value of the run; NaN if it is undefined.
+        baseline_value: Value of the baseline.
         interval: 95 % interval of the difference; NaN if there is none.
         method: Method of the interval.
     """
@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """The run's figure minus the baseline's."""
+        """Value of the run minus that of the baseline."""
         return self.value - self.baseline_value
 
     @property
@@ -42,17 +42,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Every run against the first, on the same images.
+    """Comparison of every run with the first, on the same images.
 
     Attributes:
         name: Name of the images, a split or a given name.
         baseline: Folder of the first run.
-        num_images: Images.
-        num_patients: Patients, as the first run knows them.
-        differences: By run, then by method and metric.
+        num_images: Number of images.
+        num_patients: Number of patients, by the records of the first run.
+        differences: Differences by run, then by method and metric.
         without_threshold: Runs whose decisions cannot be compared.
         without_probability: Runs whose probabilities cannot be compared.
-        warnings: Run and reason of each threshold that is not usable.
+        warnings: Run and reason for each threshold that is not usable.
     """
 
     name: str

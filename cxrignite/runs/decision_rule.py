@@ -1,4 +1,4 @@
-"""Decision rules: how a run turns a score into a decision."""
+"""Decision rules, which turn a score into a decision."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cxrignite.runs.informativeness import Informativeness
 
 @dataclass(frozen=True)
 class Calibrators:
-    """Monotone maps that bring scores nearer to probabilities; none changes a decision.
+    """Monotone maps of scores to calibrated probabilities; they change no decision.
 
     Attributes:
-        platt: None if scores do not rise with the label.
-        temperature: One number for all scores.
+        platt: Platt scaling; None if the scores do not rise with the label.
+        temperature: Temperature scaling.
     """
 
     platt: Platt | None
@@ -27,7 +27,7 @@ class Calibrators:
 
     @classmethod
     def fit(cls, y_score: NDArray[np.float64], y_true: NDArray[np.int64]) -> Self:
-        """Fit both on a split that neither trained the weights nor reports on them.
+        """Fit both on a split that neither trained nor tests the weights.
 
         Raises:
             ValueError: A class is missing.
@@ -41,15 +41,15 @@ class Calibrators:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """The threshold of one finding, where it comes from, and what the scores mean.
+    """Threshold of one finding, with its origin and the scale of the scores.
 
     Attributes:
         finding: The positive class.
         point: The operating point; None if the recipe chooses none.
         chosen_on: `val`, `calibration`, or the name of the site whose images chose it.
-        prior_shift: What sampler and loss did to the prior.
-        weights_sha256: Digest of the weights' file that it belongs to.
-        calibrators: Fitted on the validation split; None if that has one class.
+        prior_shift: Change of the prior by sampler and loss.
+        weights_sha256: Digest of the file with its weights.
+        calibrators: Maps fitted on the validation split; None if that has one class.
         informativeness: Measured on the images that chose the threshold; None without a threshold.
     """
 
@@ -63,12 +63,12 @@ class DecisionRule:
 
     @property
     def threshold(self) -> float | None:
-        """A score at or above it is positive; None if none was chosen."""
+        """Threshold; a score at or above it is positive. None if none was chosen."""
         return self.point.threshold if self.point else None
 
     @property
     def threshold_probability(self) -> float | None:
-        """The threshold as a probability at the training prevalence; None if unknown."""
+        """Threshold as a probability at the training prevalence; None if unknown."""
         if self.point is None:
             return None
         probability = self.prior_shift.probability([self.point.threshold])
@@ -76,12 +76,12 @@ class DecisionRule:
 
     @property
     def is_usable(self) -> bool:
-        """True unless the images that chose the threshold do not show that it beats chance."""
+        """True if the threshold beats chance on the images that chose it, or was not tested."""
         return self.informativeness is None or self.informativeness.is_informative
 
     @property
     def is_certified(self) -> bool:
-        """True if the TNR is guaranteed, for images like those that chose the threshold."""
+        """True if the TNR is guaranteed for images like those that chose the threshold."""
         return self.point is not None and self.point.status == "certified"
 
     @property
@@ -103,7 +103,7 @@ class DecisionRule:
     def moved_to(
         self, site: str, point: OperatingPoint, informativeness: Informativeness | None
     ) -> Self:
-        """Return the same weights with another site's operating point."""
+        """Return this rule with the operating point of another site."""
         return replace(self, point=point, chosen_on=site, informativeness=informativeness)
 
 
@@ -112,8 +112,8 @@ class DecisionRules:
     """Content of `operating_point.json` and of `operating_points/SITE.json`.
 
     Attributes:
-        findings: A rule a finding.
-        format: Of the file.
+        findings: One rule for each finding.
+        format: Format number of the file.
     """
 
     findings: tuple[DecisionRule]

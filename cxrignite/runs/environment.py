@@ -1,4 +1,4 @@
-"""The environment of each start of a run: enough to repeat it."""
+"""Environment of each start of a run: enough to repeat it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ _PACKAGES = ("torch", "torchvision", "pytorch-ignite", "monai", "scikit-learn", 
 
 @dataclass(frozen=True)
 class RunStart:
-    """One start of a run.
+    """Start of a run.
 
     Attributes:
-        command: The command line.
+        command: Command line.
         cxrignite: Version of this package.
         python: Version of Python.
         platform: Operating system and processor.
         packages: Versions of other packages.
         num_threads: Threads of torch.
-        git_revision: Of the working folder, marked if files differ from it; None without one.
-        device: Where it trained.
-        precision: Of the arithmetic.
-        num_processes: Processes that trained together.
+        git_revision: Git revision of the working folder, with `-dirty` if files differ from it;
+            None without a repository.
+        device: Device of the training.
+        precision: Precision of the training.
+        num_processes: Number of training processes.
     """
 
     command: tuple[str, ...]
@@ -47,8 +48,8 @@ class RunStarts:
     """Content of `environment.json`.
 
     Attributes:
-        starts: The first one first.
-        format: Of the file.
+        starts: Starts of the run in order.
+        format: Format number of the file.
     """
 
     starts: tuple[RunStart, ...] = ()
@@ -58,13 +59,13 @@ class RunStarts:
 def describe_start(
     command: list[str], *, device: str, precision: str, num_processes: int
 ) -> RunStart:
-    """Describe this process.
+    """Return a description of this process.
 
     Args:
-        command: The arguments that started it.
-        device: Where it trains.
-        precision: Of the arithmetic.
-        num_processes: Processes that train together.
+        command: Arguments of the command line.
+        device: Device of the training.
+        precision: Precision of the training.
+        num_processes: Number of training processes.
     """
     import torch
 
@@ -91,7 +92,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Revision of the working folder's repository, marked where files differ from it."""
+    """Return the revision of the working folder, with `-dirty` if files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

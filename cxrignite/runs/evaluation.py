@@ -17,9 +17,9 @@ class Estimate:
     """A metric with its 95 % intervals.
 
     Attributes:
-        value: None if it is undefined.
-        interval: By image; None if there is none.
-        by_patient: By patient (bootstrap); None if there is none.
+        value: Value; None if it is undefined.
+        interval: Interval by image; None if there is none.
+        by_patient: Interval by patient (bootstrap); None if there is none.
     """
 
     value: float | None
@@ -42,7 +42,7 @@ class Decisions:
         ppv: Positive predictive value.
         npv: Negative predictive value.
         balanced_accuracy: Mean of `tnr` and `tpr`.
-        accuracy: Share of right decisions.
+        accuracy: Share of correct decisions.
     """
 
     threshold: float
@@ -66,9 +66,9 @@ class Calibration:
         brier: Brier score.
         log_loss: Mean negative log likelihood.
         ece: Expected calibration error.
-        calibration_slope: Below 1 the scores are too extreme.
-        calibration_intercept: Below 0 the scores are too high.
-        bins: The bins that have images.
+        calibration_slope: Slope; below 1 the scores are too extreme.
+        calibration_intercept: Intercept; below 0 the scores are too high.
+        bins: Bins that have images.
     """
 
     brier: Estimate
@@ -84,15 +84,16 @@ class Subgroup:
     """Metrics of the images with one value of one attribute.
 
     Attributes:
-        attribute: Its name.
-        value: Its value.
-        num_images: Images.
-        num_negative: Negative images.
-        num_positive: Positive images.
-        num_patients: Patients.
-        tnr: At the threshold.
-        tpr: At the threshold.
-        roc_auc: Against all images of the other class if it has only one.
+        attribute: Name of the attribute.
+        value: Value of the attribute.
+        num_images: Number of images.
+        num_negative: Number of negative images.
+        num_positive: Number of positive images.
+        num_patients: Number of patients.
+        tnr: Specificity at the threshold.
+        tpr: Sensitivity at the threshold.
+        roc_auc: Area under the ROC curve; if the subgroup has one class, against all images of
+            the other.
     """
 
     attribute: str
@@ -108,14 +109,14 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class CertificateCheck:
-    """Comparison of a threshold's limits with what images show that had no part in choosing it.
+    """Comparison of a threshold's limits with images that did not choose it.
 
-    A certificate is about the TNR by patient, so that is what it is compared with; the requested
-    TNR, by image.
+    A certificate is about the TNR by patient, so it is compared with the TNR by patient. The
+    requested TNR is compared with the TNR by image.
 
     Attributes:
-        tnr: By image, with its exact interval.
-        tnr_by_patient: By patient, with its exact interval.
+        tnr: TNR by image, with its exact interval.
+        tnr_by_patient: TNR by patient, with its exact interval.
         is_below_certificate: True if the whole interval by patient lies below the certified TNR.
         is_below_min_tnr: True if the whole interval by image lies below the requested TNR.
         is_shifted: True if these images differ from those that chose the threshold.
@@ -145,21 +146,22 @@ class Evaluation:
     """Metrics of one finding on one set of images.
 
     Attributes:
-        rule: The decision rule, with its finding.
-        num_images: Images.
-        num_negative: Negative images.
-        num_positive: Positive images.
-        num_patients: Patients.
+        rule: Decision rule, with its finding.
+        num_images: Number of images.
+        num_negative: Number of negative images.
+        num_positive: Number of positive images.
+        num_patients: Number of patients.
         roc_auc: Area under the ROC curve.
         average_precision: Area under the precision-recall curve.
         at_half: Decisions at 0.5.
         at_threshold: Decisions at the rule's threshold; None if it has none.
-        calibration: By scale: `score`, `probability`, `platt`, `temperature`, those that are known.
-        subgroups: By attribute, then by value.
-        informativeness: Of the threshold on these images; None without one, or without a class.
+        calibration: Calibration by scale: `score`, `probability`, `platt`, `temperature`, if known.
+        subgroups: Subgroups by attribute, then by value.
+        informativeness: Informativeness of the threshold on these images; None without a threshold
+            or if a class is missing.
         shift: Comparison with the images that chose the threshold; None if not checked.
         certificate: Comparison with the limits of the threshold; None if not checked.
-        num_evaluations: How often these images were evaluated with this run; None if not counted.
+        num_evaluations: Number of evaluations of these images with this run; None if not counted.
     """
 
     rule: DecisionRule
@@ -180,7 +182,7 @@ class Evaluation:
 
     @property
     def is_usable(self) -> bool:
-        """True unless these images do not show that the threshold beats chance."""
+        """True if the threshold beats chance on these images, or was not tested."""
         return self.informativeness is None or self.informativeness.is_informative
 
     @property
@@ -194,8 +196,8 @@ class Evaluations:
     """Content of `metrics/NAME.json`.
 
     Attributes:
-        findings: An evaluation a finding.
-        format: Of the file.
+        findings: One evaluation for each finding.
+        format: Format number of the file.
     """
 
     findings: tuple[Evaluation]

@@ -1,6 +1,6 @@
-"""Measurement of whether decisions at a threshold are better than chance.
+"""Test that decisions at a threshold are better than chance.
 
-No guarantee of a TNR answers that: a threshold that calls no image positive keeps every TNR.
+A guaranteed TNR does not show this: a threshold that calls no image positive has a TNR of 1.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from cxrignite.functional import (
 from cxrignite.functional.youden import youden_interval
 from cxrignite.runs.scores import SplitScores
 
-_MANY_IMAGES = 20_000  # need no finer interval than few resamples give
+_MANY_IMAGES = 20_000  # enough images for a fine interval from few resamples
 
 
 @dataclass(frozen=True)
 class Informativeness:
     """Evidence that a threshold separates the classes.
 
-    The intervals are those by image and by patient, whichever reaches lower: images of one patient
-    resemble each other, and where all resamples agree the bootstrap has no interval.
+    Each interval is the one by image or the one by patient, whichever has the lower end. Images of
+    one patient resemble each other, which the first ignores. If all resamples agree, the second
+    (a bootstrap) does not exist.
 
     Attributes:
-        num_positive: Positive images.
-        num_found: Positive images at or above the threshold.
+        num_positive: Number of positive images.
+        num_found: Number of positive images at or above the threshold.
         youden: Youden's J, TPR + TNR - 1; 0 is chance.
-        youden_interval: At 95 %.
-        roc_auc: 0.5 is chance.
-        roc_auc_interval: At 95 %.
+        youden_interval: Its 95 % interval.
+        roc_auc: Area under the ROC curve; 0.5 is chance.
+        roc_auc_interval: Its 95 % interval.
     """
 
     num_positive: int
@@ -49,7 +50,7 @@ class Informativeness:
 
     @property
     def is_informative(self) -> bool:
-        """True if a positive is found and neither interval reaches chance."""
+        """True if a positive image is found and both intervals lie above chance."""
         above_chance = self.youden_interval.low > 0 and self.roc_auc_interval.low > 0.5
         return self.num_found > 0 and above_chance
 
@@ -64,13 +65,13 @@ def measure_informativeness(
     threshold: float | None,
     by_patient: Mapping[str, Interval] | None = None,
 ) -> Informativeness | None:
-    """Measure whether decisions at a threshold are better than chance.
+    """Test that decisions at a threshold are better than chance.
 
     Args:
-        scores: The images and their scores.
-        threshold: A score at or above it is positive; None where none was chosen.
-        by_patient: Intervals of `roc_auc` and `balanced_accuracy` by patient, from resamples that
-            were drawn before; None draws them.
+        scores: Images and their scores.
+        threshold: A score at or above it is positive; None if none was chosen.
+        by_patient: Intervals of `roc_auc` and `balanced_accuracy` by patient, if known; None
+            computes them.
 
     Returns:
         The measurement; None without a threshold, or if a class is missing.

@@ -1,4 +1,4 @@
-"""Typed results as JSON and back; reading is strict, since a later command believes them."""
+"""Conversion of typed results to JSON and back; reading is strict, since commands rely on it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _T = TypeVar("_T")
 
 
 def to_json(result: object) -> bytes:
-    """Write a dataclass as JSON; NaN and infinity, which JSON does not know, become null.
+    """Return a dataclass as JSON; NaN and infinity, which JSON does not have, become null.
 
     Args:
-        result: Its fields are plain values, other dataclasses, or tuples and mappings of them.
+        result: A dataclass of plain values, other dataclasses, or tuples and mappings of them.
     """
     content: bytes = _adapter(cast("Any", type(result))).dump_json(result, indent=2)
     return content + b"\n"
 
 
 def from_json(kind: type[_T], content: bytes) -> _T:
-    """Read what `to_json` wrote.
+    """Return the dataclass that `to_json` wrote.
 
     Args:
         kind: The dataclass.

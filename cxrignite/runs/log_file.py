@@ -1,4 +1,4 @@
-"""What the library logs, kept in a file."""
+"""Log file of a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cxrignite.errors import CxrIgniteError, WorkerKilled
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Add what the library logs to a file, and how the block ended if by an exception.
+    """Append the log of the library to a file, and the exception that ends the block, if any.
 
     Args:
-        path: The file, in a folder that is there.
+        path: The file, in an existing folder.
 
     Yields:
-        Nothing, for the block whose lines are kept.
+        Nothing, for the block whose log is kept.
     """
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -28,21 +28,21 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # In the file alone: the terminal gets one line from the command line. A traceback is
-        # for what nobody foresaw.
-        foreseen = isinstance(error, (CxrIgniteError, KeyboardInterrupt, WorkerKilled))
-        info = None if foreseen else (type(error), error, error.__traceback__)
+        # Only in the file: the command line prints the error as one line. Only unexpected errors
+        # get a traceback.
+        is_expected = isinstance(error, (CxrIgniteError, KeyboardInterrupt, WorkerKilled))
+        info = None if is_expected else (type(error), error, error.__traceback__)
         text = f"ended by {type(error).__name__}: {error}"
         handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), info))
         raise
     finally:
         logger.removeHandler(handler)
-        with suppress(OSError):  # of a full disk, where it would hide what the block ended by
+        with suppress(OSError):  # a full disk must not hide the exception of the block
             handler.close()
 
 
 class _FileHandler(logging.FileHandler):
-    """Leaves lines out that a full disk does not take; the terminal has them all the same."""
+    """File handler that drops lines if the disk is full; the terminal still shows them."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

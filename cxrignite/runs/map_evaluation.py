@@ -1,4 +1,4 @@
-"""Evaluation of class activation maps: how they were made, and what the checks measured."""
+"""Evaluation of class activation maps: their settings, and the results of the checks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cxrignite.runs.evaluation import Estimate
 
 @dataclass(frozen=True)
 class PerturbationCheck:
-    """Area under a curve of deletion or insertion, against random maps.
+    """Area under a curve of deletion or insertion, compared with random maps.
 
     Attributes:
-        by_map: Of the maps.
-        by_chance: Of random maps.
-        difference: The one less the other, with its interval by patient.
-        blank: Score of an image without a pixel; if it is as high as that of the image, the curve
-            of deletion cannot fall, whatever the map.
+        by_map: Area with the maps.
+        by_chance: Area with random maps.
+        difference: `by_map` minus `by_chance`, with its interval by patient.
+        blank: Score of a blank image. If it is as high as that of the image, no map can make the
+            curve of deletion fall.
     """
 
     by_map: float
@@ -32,9 +32,9 @@ class PerturbationChecks:
     """Deletion and insertion on the same images.
 
     Attributes:
-        num_images: Images.
-        deletion: Lower is better.
-        insertion: Higher is better.
+        num_images: Number of images.
+        deletion: Deletion; lower is better.
+        insertion: Insertion; higher is better.
     """
 
     num_images: int
@@ -47,14 +47,14 @@ class MaskCheck:
     """Position of the maps relative to marked findings.
 
     Attributes:
-        num_images: Images with a mask.
-        pointing_game: Share of images whose highest place lies in the mask.
-        pointing_game_interval: At 95 %.
+        num_images: Number of images with a mask.
+        pointing_game: Share of images whose highest map value lies in the mask.
+        pointing_game_interval: Its 95 % interval.
         energy: Share of the map inside the mask.
         area: Share of the image inside the mask.
-        energy_ratio: `energy` by `area`.
-        random_pointing_game: The same of models with random weights.
-        random_energy_ratio: The same of models with random weights.
+        energy_ratio: `energy` divided by `area`.
+        random_pointing_game: `pointing_game` of models with random weights.
+        random_energy_ratio: `energy_ratio` of models with random weights.
     """
 
     num_images: int
@@ -69,14 +69,16 @@ class MaskCheck:
 
 @dataclass(frozen=True)
 class MapChecks:
-    """Checks of whether maps show what moves the score.
+    """Checks that maps show the regions that move the score.
 
     Attributes:
-        positive: Of maps for the positive class, on images called positive.
-        negative: Of maps for the negative class, on images called negative; None if there is none.
-        rank_correlation: With maps of models with random weights; None if undefined.
-        num_random_models: How many of those.
-        masks: None without masks.
+        positive: Checks of maps for the positive class, on images called positive.
+        negative: Checks of maps for the negative class, on images called negative; None without
+            such images.
+        rank_correlation: Rank correlation with maps of models with random weights; None if
+            undefined.
+        num_random_models: Number of models with random weights.
+        masks: Comparison with masks; None without masks.
     """
 
     positive: PerturbationChecks
@@ -91,14 +93,14 @@ class MapEvaluation:
     """Content of `explain/NAME/explain.json`.
 
     Attributes:
-        weights_sha256: Digest of the weights' file.
-        method: Such as `grad_cam`.
-        target_layer: Of the model.
-        target_class: The positive class, which the maps speak for.
+        weights_sha256: Digest of the file with the weights.
+        method: Method of the maps, such as `grad_cam`.
+        target_layer: Explained layer of the model.
+        target_class: The positive class, which the maps explain.
         other_class: The negative class.
         threshold: A score at or above it is called positive.
-        checks: None if not requested.
-        format: Of the file.
+        checks: Results of the checks; None if not requested.
+        format: Format number of the file.
     """
 
     weights_sha256: str

@@ -1,4 +1,4 @@
-"""The keys of a written recipe, and which of them belong to the run that it began."""
+"""Keys of a stored recipe, and the ones that must not change when a run is resumed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import yaml
 from cxrignite.errors import DamagedRunError, RunFolderError
 
 Leaves = Mapping[str, object]
-"""The values of a recipe, as YAML gives them, by their dotted keys."""
+"""Values of a recipe, as YAML gives them, by their dotted keys."""
 
 PLACES = ("data.source.init_args.root", "data.source.init_args.path")
-"""Keys for the place of the images of a run; `split.csv` identifies them by their digests."""
+"""Keys for the place of the images; `split.csv` identifies the images by their digests."""
 
 _MAY_CHANGE = (
-    "trainer.max_epochs",  # to go on for longer
+    "trainer.max_epochs",  # to train longer
     *("run_dir", "data.cache", *PLACES),  # folders and files, which may have moved
-    # On which no result depends.
+    # No result depends on these.
     *("data.num_workers", "data.prefetch_factor", "data.worker_timeout"),
-    "explain",  # which happens afterwards
+    "explain",  # used after training only
 )
 
 
 def may_change(key: str) -> bool:
-    """Whether a key may differ between a run and its resumption.
+    """True if a key may change when a run is resumed.
 
     Args:
         key: Dotted, such as `trainer.max_epochs`.
@@ -36,11 +36,11 @@ def may_change(key: str) -> bool:
 
 
 def flatten_recipe(value: object, prefix: str = "") -> Leaves:
-    """Every leaf of a recipe by its dotted key; list elements by their number.
+    """Return every leaf of a recipe by its dotted key; list elements by their index.
 
     Args:
         value: A recipe as YAML gives it, or a part of one.
-        prefix: The part's own key.
+        prefix: Key of the part.
 
     Examples:
         >>> flatten_recipe({"seed": 1, "trainer": {"handlers": ["EpochTimer"]}})
@@ -61,7 +61,7 @@ def flatten_recipe(value: object, prefix: str = "") -> Leaves:
 
 
 def read_recipe(path: Path) -> Leaves:
-    """Every leaf of a run's recipe by its dotted key.
+    """Read every leaf of a run's recipe by its dotted key.
 
     Args:
         path: The file in the run folder.
@@ -72,19 +72,19 @@ def read_recipe(path: Path) -> Leaves:
     try:
         leaves = flatten_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # of YAML it is several lines
+        reason = " ".join(str(error).split())  # YAML errors have several lines
         raise DamagedRunError(f"{path} is damaged: {reason}") from error
     if not isinstance(leaves.get("trainer.max_epochs"), int):
-        raise DamagedRunError(f"{path} is damaged: trainer.max_epochs must be a whole number")
+        raise DamagedRunError(f"{path} is damaged: trainer.max_epochs must be an integer")
     return leaves
 
 
 def changed_keys(ours: Leaves, theirs: Leaves) -> list[str]:
-    """The keys in which two recipes differ, other than those that may change.
+    """Return the keys in which two recipes differ, except those that may change.
 
     Args:
-        ours: Leaves by their dotted keys.
-        theirs: Of the other recipe.
+        ours: Leaves of one recipe by their dotted keys.
+        theirs: Leaves of the other recipe.
     """
     missing = object()
     return [
@@ -95,29 +95,27 @@ def changed_keys(ours: Leaves, theirs: Leaves) -> list[str]:
 
 
 def check_epochs(root: Path, ours: Leaves, theirs: Leaves) -> None:
-    """Refuse to resume a run for fewer epochs than it was begun for.
+    """Refuse to resume a run with fewer epochs than it was started with.
 
     Args:
         root: The run folder.
         ours: Leaves of its recipe by their dotted keys.
-        theirs: Of the recipe to resume it with.
+        theirs: Leaves of the recipe to resume it with.
 
     Raises:
-        RunFolderError: `trainer.max_epochs` would shrink.
+        RunFolderError: `trainer.max_epochs` is smaller.
     """
     key = "trainer.max_epochs"
     before, now = ours[key], theirs[key]
     if isinstance(before, int) and isinstance(now, int) and now < before:
-        raise RunFolderError(
-            f"{root}: {key} may grow when a run is resumed, not shrink from {before} to {now}"
-        )
+        raise RunFolderError(f"{root}: {key} of a resumed run must be at least {before}, got {now}")
 
 
 def recipe_hash(leaves: Leaves) -> str:
-    """A digest of a recipe, without the keys that may change.
+    """Return a digest of a recipe, without the keys that may change.
 
     Args:
-        leaves: By their dotted keys.
+        leaves: Leaves by their dotted keys.
     """
     fixed = {key: leaf for key, leaf in sorted(leaves.items()) if not may_change(key)}
     return hashlib.sha256(json.dumps(fixed, default=str).encode()).hexdigest()

@@ -23,8 +23,8 @@ class Reference:
     """Features of the negatives that chose a threshold.
 
     Attributes:
-        features: What the classifier's head saw, `(N, F)`.
-        patients: Whose each image is, `(N,)`.
+        features: Input of the classifier's head, `(N, F)`.
+        patients: Patient of each image, `(N,)`.
     """
 
     features: NDArray[np.float32]
@@ -32,7 +32,7 @@ class Reference:
 
     @classmethod
     def of(cls, scores: SplitScores) -> Self:
-        """The negatives of a split, at most 2,000 of them, evenly spread."""
+        """Return the reference of a split, with at most 2,000 negatives, evenly spread."""
         negatives = np.flatnonzero(scores.y_true == 0)
         places = np.linspace(0, len(negatives) - 1, min(len(negatives), _MAX_IMAGES))
         kept = negatives[places.round().astype(int)]
@@ -43,7 +43,7 @@ class Reference:
 
         Args:
             path: The file.
-            write: Writes a file by its path and content.
+            write: Function that writes content to a path.
 
         Raises:
             CxrIgniteError: If it cannot be written.
@@ -54,7 +54,7 @@ class Reference:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+        """Read the file that `write` wrote.
 
         Raises:
             DamagedRunError: If the file is damaged.
@@ -63,7 +63,7 @@ class Reference:
             with np.load(path, allow_pickle=False) as content:
                 features, patients = content["features"], content["patients"]
             if features.shape != (len(patients), *features.shape[1:2]):
-                raise ValueError(f"features of shape {features.shape} of {len(patients)} images")
+                raise ValueError(f"features of shape {features.shape} for {len(patients)} images")
             return cls(features.astype(np.float32, casting="same_kind"), patients.tolist())
         except Exception as error:  # zipfile, numpy and zlib raise errors of many kinds
             if is_resource_error(error):

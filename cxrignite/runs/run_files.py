@@ -1,8 +1,8 @@
-"""The files of a run folder that later commands believe, and their digests in `digests.json`.
+"""Files of a run folder that later commands rely on, and their digests in `digests.json`.
 
-Checkpoints have manifests of their own. Every other file that a later command believes is written
-by `RunFiles.write` and held against its digest before it is read. A process may be killed between
-or inside any of the steps of a write:
+Checkpoints have their own manifests. Every other file that a later command relies on is written by
+`RunFiles.write`, and its digest is checked before it is read. A process may be killed between or
+inside any of the steps of a write:
 
 | after the step | the file is | `digests.json` accepts |
 | --- | --- | --- |
@@ -11,8 +11,7 @@ or inside any of the steps of a write:
 | 2. the file is written | the new one | the old one and the new one |
 | 3. at the next write, or when the folder is released | the new one | the new one |
 
-So a killed run goes on, whichever step it was killed after. A file that does not exist has the
-digest null.
+So a run can be resumed after a kill at any step. A file that does not exist has the digest null.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from cxrignite.errors import DamagedRunError
 
 _logger = logging.getLogger(__name__)
 
-# What is believed of a run that was made before there were digests, once it gets some.
-_BELIEVED = (
+# Files of a run without digests (from an older version) that get one at the next write.
+_UNCHECKED = (
     *("recipe.yaml", "environment.json", "split.csv", "history.csv", "operating_point.json"),
     *("reference.npz", "evaluations.json", "operating_points/*", "metrics/*", "predictions/*"),
     *("explain/*/explain.json", "explain/*/explain.csv"),
@@ -40,7 +39,7 @@ Digests = dict[str, list[str | None]]
 
 
 class RunFiles:
-    """Writes and checks the files of a run folder by their digests.
+    """Writer and checker of the files of a run folder, by their digests.
 
     Args:
         root: The run folder.
@@ -51,7 +50,7 @@ class RunFiles:
         self.path = root / "digests.json"
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Write a file whole or not at all, and keep its digest.
+        """Write a file completely or not at all, and store its digest.
 
         Args:
             path: The file, in the run folder.
@@ -65,10 +64,10 @@ class RunFiles:
         write_durably(path, data)
 
     def expect(self, contents: Mapping[Path, bytes | memoryview]) -> None:
-        """Accept other contents of some files, beside those that they should have now.
+        """Accept new contents of files, in addition to their present ones.
 
         Args:
-            contents: What the files will hold, by their paths.
+            contents: Future contents of the files, by their paths.
 
         Raises:
             DamagedRunError: `digests.json` is damaged.
@@ -81,7 +80,7 @@ class RunFiles:
         self._save(digests)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, if it exists; its digest goes at the next write.
+        """Remove a file, if it exists; the next write removes its digest.
 
         Raises:
             DamagedRunError: `digests.json` is damaged.
@@ -92,15 +91,16 @@ class RunFiles:
         path.unlink(missing_ok=True)
 
     def check(self, *paths: Path) -> None:
-        """Refuse files that are not as they were written.
+        """Refuse files that have changed since they were written.
 
-        A folder that has no `digests.json` is believed; `warn_if_unchecked` says so.
+        A folder without `digests.json` is not checked; `warn_if_unchecked` logs that.
 
         Args:
-            paths: The files, in the run folder; one that was never written may be missing.
+            paths: Files in the run folder; a file that was never written may be missing.
 
         Raises:
-            DamagedRunError: One was changed, damaged, lost or added, or `digests.json` is damaged.
+            DamagedRunError: A file was changed, damaged, lost or added, or `digests.json` is
+                damaged.
         """
         digests = self._read()
         if digests is None:
@@ -109,37 +109,37 @@ class RunFiles:
             accepted, found = digests.get(self._name(path), [None]), _digest(path)
             if found in accepted:
                 continue
-            way_out = "put the original back"
+            way_out = "restore the original"
             if found is None:
-                what = "is missing"
+                fault = "is missing"
             elif accepted == [None]:
-                what, way_out = "was written by no command of this run", "remove it"
+                fault, way_out = "was not written by a command of this run", "remove it"
             else:
-                what = f"was changed: its sha256 must be {accepted[0]}, got {found}"
-            raise DamagedRunError(f"{path} {what}; {way_out}, or {self._trust()}")
+                fault = f"was changed: its sha256 must be {accepted[0]}, got {found}"
+            raise DamagedRunError(f"{path} {fault}; {way_out}, or {self._trust()}")
 
     def written_in(self, folder: Path) -> list[Path]:
-        """The files of a folder that there are or should be, sorted.
+        """Return the files that a folder has or should have, sorted.
 
         Args:
-            folder: In the run folder.
+            folder: A folder in the run folder.
         """
         listed = {path for path in self.listed() if path.parent == folder}
         return sorted(listed | {*folder.glob("*")})
 
     def listed(self) -> list[Path]:
-        """The files that have a digest."""
+        """Return the files that have a digest."""
         return [self.root / name for name in self._read() or ()]
 
     def warn_if_unchecked(self) -> None:
         """Log a warning if nothing in this folder can be checked."""
         if not self.path.exists():
             _logger.warning(
-                "%s has no %s, so its files are believed as they are", self.root, self.path.name
+                "%s has no %s, so its files are used without a check", self.root, self.path.name
             )
 
     def settle(self) -> None:
-        """Accept nothing but what was written last.
+        """Accept only the last written content of each file.
 
         Raises:
             DamagedRunError: `digests.json` is damaged.
@@ -150,10 +150,10 @@ class RunFiles:
             self._save(settled)
 
     def _settled(self) -> Digests:
-        """The digests, one a file; of a folder that has none, those of its files as they are."""
+        """Return one digest a file; a folder without digests gets those of its present files."""
         digests = self._read()
         if digests is None:
-            found = {path for pattern in _BELIEVED for path in self.root.glob(pattern)}
+            found = {path for pattern in _UNCHECKED for path in self.root.glob(pattern)}
             return {self._name(path): [_digest(path)] for path in sorted(found) if path.is_file()}
         for name, accepted in digests.items():
             if len(accepted) > 1 and (now := _digest(self.root / name)) in accepted:
@@ -176,7 +176,7 @@ class RunFiles:
         )
         if not is_valid:
             raise DamagedRunError(
-                f"{self.path} is damaged; put the original back, or {self._trust()}"
+                f"{self.path} is damaged; restore the original, or {self._trust()}"
             )
         return dict(digests)
 
@@ -184,14 +184,14 @@ class RunFiles:
         write_durably(self.path, f"{json.dumps(digests, indent=1, sort_keys=True)}\n".encode())
 
     def _trust(self) -> str:
-        return f"remove {self.path} to believe all files as they are"
+        return f"remove {self.path} to use all files without a check"
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
 
 def _digest(path: Path) -> str | None:
-    """The sha256 of a file; null if it does not exist.
+    """Return the SHA-256 of a file; None if it does not exist.
 
     Raises:
         DamagedRunError: It cannot be read.

@@ -1,7 +1,7 @@
-"""The folder of a run: its files, and the right to write there.
+"""Run folder: its files, and the lock for writing there.
 
-The folder holds all that is needed to repeat the run: the resolved recipe, the versions and the
-command, the split with its hashes, and the threshold beside the weights.
+The folder holds everything that is needed to repeat the run: the resolved recipe, the versions and
+the command, the split with its hashes, the weights and the threshold.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _T = TypeVar("_T")
 
 
 class RunFolder:
-    """The files of one run.
+    """Files of one run.
 
     Args:
-        root: The folder; nothing is made until something is written.
+        root: The folder; it is created by the first write.
 
     Attributes:
-        files: Writes the files that a later command believes, and checks them.
+        files: Writer and checker of the files that later commands rely on.
     """
 
     def __init__(self, root: Path) -> None:
@@ -77,52 +77,52 @@ class RunFolder:
         self._lock_path = root / "run.lock"
 
     def predictions_path(self, name: str) -> Path:
-        """The scores of the images of `name`, a split or a given name."""
+        """Return the file of scores of the images of `name`, a split or a given name."""
         return self.root / "predictions" / f"{name}.csv"
 
     def explain_dir(self, name: str) -> Path:
-        """The class activation maps of the images of `name`, a split or a given name."""
+        """Return the folder of maps of the images of `name`, a split or a given name."""
         return self.root / "explain" / name
 
     def metrics_path(self, name: str) -> Path:
-        """The figures of the images of `name`, a split or a given name."""
+        """Return the file of metrics of the images of `name`, a split or a given name."""
         return self.root / "metrics" / f"{name}.json"
 
     @property
     def holds_run(self) -> bool:
-        """True if an epoch was completed here; with less than that nothing is lost by beginning."""
+        """True if an epoch was completed here; before that, a new start loses nothing."""
         return self.history_path.is_file()
 
     @property
     def is_foreign(self) -> bool:
-        """True if there is something here that is no run."""
-        # An audit may have been here before the run.
+        """True if the folder holds files but no run."""
+        # An audit may come before the run.
         others = set(self.root.iterdir()) - {self.audit_dir} if self.root.is_dir() else ()
-        # The lock may not have come along when a run was copied.
+        # A copy of a run may lack the lock file.
         begun = self.recipe_path.is_file() and self.environment_path.is_file()
         return bool(others) and not (begun or self._lock_path.exists())
 
     @property
     def is_finished(self) -> bool:
-        """True if the run came to its end: the operating point is written last."""
+        """True if the run is finished; the operating point is its last file."""
         return self.operating_point_path.is_file()
 
     def site_path(self, site: str) -> Path:
-        """The operating point of a site."""
+        """Return the file of the operating point of a site."""
         return self.root / "operating_points" / f"{site}.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing here; the lock goes with this process, however it ends.
+        """Lock the folder against other writers until the block or this process ends.
 
         Raises:
-            RunFolderError: Another process holds the folder, or it belongs to something else.
+            RunFolderError: Another process holds the lock, or the folder is not a run folder.
         """
         if self.root.exists() and not self.root.is_dir():
             raise RunFolderError(f"run_dir must be a folder, got the file {self.root}")
         if self.is_foreign:
             raise RunFolderError(
-                f"{self.root} is not empty and no run folder; choose another run_dir"
+                f"{self.root} is not empty and not a run folder; choose another run_dir"
             )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -135,12 +135,12 @@ class RunFolder:
             try:
                 yield
             finally:
-                # Of a full or damaged folder the block has said so; a later write does it again.
+                # The block already failed if the disk is full; a later write settles again.
                 with suppress(CxrIgniteError):
                     self.files.settle()
 
     def begin(self, recipe_text: str, start: RunStart) -> None:
-        """Write the resolved recipe and the environment, and take back that the run is finished.
+        """Write the resolved recipe and the environment, and mark the run as not finished.
 
         Raises:
             DamagedRunError: The environment of an earlier start is damaged; nothing is changed.
@@ -154,26 +154,26 @@ class RunFolder:
         """Read the starts from `environment.json`; empty before the first.
 
         Raises:
-            DamagedRunError: The file is damaged, lost, or not as it was written.
+            DamagedRunError: The file is damaged or lost, or was changed.
         """
         return (self._find(RunStarts, self.environment_path) or RunStarts()).starts
 
     def changed_keys(self, recipe_text: str) -> list[str]:
-        """The keys in which a recipe differs from this run's, other than those that may change.
+        """Return the keys in which a recipe differs from this run's, except those that may change.
 
         Raises:
-            RunFolderError: `trainer.max_epochs` would shrink.
-            DamagedRunError: This run's recipe is damaged, or not as it was written.
+            RunFolderError: `trainer.max_epochs` is smaller.
+            DamagedRunError: This run's recipe is damaged or was changed.
         """
         ours, theirs = self._read_recipe(), flatten_recipe(yaml.safe_load(recipe_text))
         check_epochs(self.root, ours, theirs)
         return changed_keys(ours, theirs)
 
     def recipe_hash(self) -> str:
-        """A digest of this run's recipe, without the keys that may change.
+        """Return a digest of this run's recipe, without the keys that may change.
 
         Raises:
-            DamagedRunError: This run's recipe is damaged, or not as it was written.
+            DamagedRunError: This run's recipe is damaged or was changed.
         """
         return recipe_hash(self._read_recipe())
 
@@ -182,43 +182,45 @@ class RunFolder:
         return read_recipe(self.recipe_path)
 
     def finished_recipe(self) -> Path:
-        """The recipe of a run that has its best weights and its threshold.
+        """Return the recipe file of a finished run, with best weights and threshold.
 
         Raises:
             RunFolderError: There is no run, or it did not finish.
-            DamagedRunError: Its recipe or its history is not as it was written.
+            DamagedRunError: Its recipe or its history was changed.
         """
         self.files.check(self.history_path)
         if not self.holds_run:
-            raise RunFolderError(f"{self.root} holds no run: {self.why_no_run()}")
+            raise RunFolderError(f"{self.root} is not a run folder: {self.why_no_run()}")
         self.files.warn_if_unchecked()
         self.files.check(self.recipe_path)
         if not self.is_finished:
             raise RunFolderError(
-                f"the run in {self.root} did not finish: "
+                f"the run in {self.root} is not finished: "
                 f"it has no {self.operating_point_path.name}; "
-                f"go on with `cxrignite fit --config {shlex.quote(str(self.recipe_path))} "
+                f"resume it with `cxrignite fit --config {shlex.quote(str(self.recipe_path))} "
                 f"--run_dir {shlex.quote(str(self.root))} --resume auto`"
             )
         return self.recipe_path
 
     def why_no_run(self) -> str:
-        """Describe what is there instead of a run."""
+        """Return the reason why the folder holds no run."""
         if not self.root.exists():
-            return "there is no such folder; `cxrignite fit` makes it"
+            return "it does not exist; `cxrignite fit` creates it"
         runs = ", ".join(sorted(str(each.parent) for each in self.root.glob("*/history.csv")))
-        return f"it has no {self.history_path.name}" + (f", but these do: {runs}" if runs else "")
+        return f"it has no {self.history_path.name}" + (
+            f"; run folders in it: {runs}" if runs else ""
+        )
 
     def _find(self, kind: type[_T], path: Path, remedy: str = "") -> _T | None:
         """Read a typed result; None if no command has written it yet.
 
         Args:
-            kind: Its dataclass.
-            path: Its file.
-            remedy: Command that makes it again.
+            kind: Dataclass of the result.
+            path: File of the result.
+            remedy: Command that writes it again.
 
         Raises:
-            DamagedRunError: It is damaged, of another format, lost, or not as it was written.
+            DamagedRunError: The file is damaged, of another format, lost, or was changed.
         """
         self.files.check(path)
         try:
@@ -226,13 +228,13 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            again = f"; `cxrignite {remedy}` makes it again" if remedy else ""
+            again = f"; `cxrignite {remedy}` writes it again" if remedy else ""
             raise DamagedRunError(
                 f"{path} is damaged or of another version: {error}{again}"
             ) from error
 
     def weights_sha256(self) -> str:
-        """Digest of the best weights' file.
+        """Return the digest of the file with the best weights.
 
         Raises:
             CheckpointError: The file is missing or damaged.
@@ -240,15 +242,15 @@ class RunFolder:
         return str(verify_checkpoint(self.best_path)["sha256"])
 
     def write_rule(self, rule: DecisionRule) -> None:
-        """Write the run's own decision rule; this ends a run."""
+        """Write the run's own decision rule, which finishes the run."""
         self.files.write(self.operating_point_path, to_json(DecisionRules((rule,))))
 
     def write_site(
         self, rule: DecisionRule, records: list[ImageRecord], reference: Reference
     ) -> None:
-        """Keep a site's operating point, the images that chose it, and how they look to the model.
+        """Write a site's operating point, the records that chose it, and their features.
 
-        The operating point is written last: without it the other two are nothing.
+        The operating point is written last; without it, the other two files are ignored.
         """
         path = self.site_path(rule.chosen_on)
         write_split(records, path.with_suffix(".csv"), self.files.write)
@@ -256,7 +258,7 @@ class RunFolder:
         self.files.write(path, to_json(DecisionRules((rule,))))
 
     def read_site_records(self, site: str) -> list[ImageRecord]:
-        """The images that chose a site's operating point.
+        """Read the records that chose a site's operating point.
 
         Raises:
             DamagedRunError: The list is missing or damaged.
@@ -264,13 +266,13 @@ class RunFolder:
         return self._read_records(self.site_path(site).with_suffix(".csv"), "")
 
     def read_split(self, source_root: Path | str) -> list[ImageRecord]:
-        """The images of the run as they were divided when it began.
+        """Read the records of the run, in the splits that were made when it began.
 
         Args:
-            source_root: The folder that their paths are relative to.
+            source_root: Folder that their paths are relative to.
 
         Raises:
-            DamagedRunError: The list is missing, damaged, or not as it was written.
+            DamagedRunError: The list is missing or damaged, or was changed.
         """
         return self._read_records(self.split_path, source_root)
 
@@ -288,13 +290,13 @@ class RunFolder:
         return [path.stem for path in paths if path.suffix == ".json"]
 
     def find_rule(self, site: str | None = None) -> DecisionRule | None:
-        """Read a stored decision rule, whatever its weights; None if it was not written yet.
+        """Read a stored decision rule without a check of its weights; None if there is none yet.
 
         Args:
-            site: Whose; None is the run's own.
+            site: Name of the site; None is the run's own.
 
         Raises:
-            DamagedRunError: The file is damaged, of another format, or not as it was written.
+            DamagedRunError: The file is damaged, of another format, or was changed.
         """
         path = self.operating_point_path if site is None else self.site_path(site)
         command = "fit --resume auto" if site is None else f"recalibrate --name {site}"
@@ -302,28 +304,28 @@ class RunFolder:
         return stored.findings[0] if stored else None
 
     def read_rule(self, site: str | None = None) -> DecisionRule:
-        """Read a stored decision rule, which must be of these weights.
+        """Read a stored decision rule, which must belong to the best weights.
 
         Args:
-            site: Whose; None is the run's own.
+            site: Name of the site; None is the run's own.
 
         Raises:
             RunFolderError: There is none.
-            DamagedRunError: The file is damaged, of another format, or not as it was written.
+            DamagedRunError: The file is damaged, of another format, or was changed.
             CheckpointError: It belongs to other weights, or those are missing or damaged.
         """
         rule = self.find_rule(site)
         if rule is None:
             which = f" '{site}'" if site else ""
             raise RunFolderError(
-                f"{self.root} has no operating point{which}, "
-                f"it has {', '.join(self.sites) or 'only its own'}"
+                f"{self.root} has no operating point{which}; "
+                f"available: {', '.join(self.sites) or 'only its own'}"
             )
         if rule.weights_sha256 != self.weights_sha256():
             path = self.operating_point_path if site is None else self.site_path(site)
             raise CheckpointError(
-                f"{path} is the operating point of other weights than {self.best_path}: "
-                "a threshold means nothing for scores that did not choose it"
+                f"{path} must belong to the weights in {self.best_path}, but belongs to others: "
+                "a threshold is valid only for the scores that chose it"
             )
         return rule
 
@@ -335,16 +337,16 @@ class RunFolder:
         """Read the metrics of the images of `name`; None if they were not evaluated yet.
 
         Raises:
-            DamagedRunError: The file is damaged, of another format, or not as it was written.
+            DamagedRunError: The file is damaged, of another format, or was changed.
         """
         stored = self._find(Evaluations, self.metrics_path(name), how_to_evaluate(self.root, name))
         return stored.findings[0] if stored else None
 
     def read_evaluations(self) -> dict[str, Evaluation]:
-        """Read the metrics of all images that were evaluated, by their name.
+        """Read all stored evaluations, by the name of their images.
 
         Raises:
-            DamagedRunError: A file is damaged, of another format, or not as it was written.
+            DamagedRunError: A file is damaged, of another format, or was changed.
         """
         paths = self.files.written_in(self.metrics_path("any").parent)
         names = [path.stem for path in paths if path.suffix == ".json"]
@@ -352,10 +354,10 @@ class RunFolder:
         return {name: each for name, each in found.items() if each is not None}
 
     def find_map_evaluation(self, name: str) -> MapEvaluation | None:
-        """Read how the maps of the images of `name` were made; None if there are none.
+        """Read the evaluation of the maps of the images of `name`; None if there are none.
 
         Raises:
-            DamagedRunError: The file is damaged, of another format, or not as it was written.
+            DamagedRunError: The file is damaged, of another format, or was changed.
         """
         path = self.explain_dir(name) / "explain.json"
         return self._find(MapEvaluation, path, f"explain --run {self.root}")
@@ -364,20 +366,20 @@ class RunFolder:
         """Read the features of the negatives that chose an operating point; None without a file.
 
         Raises:
-            DamagedRunError: The file is damaged, lost, or not as it was written.
+            DamagedRunError: The file is damaged or lost, or was changed.
         """
         path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
         self.files.check(path)
         return Reference.read(path) if path.is_file() else None
 
     def record_evaluation(self, records: Sequence[ImageRecord]) -> int:
-        """Count one more scoring of images, told by their content, whatever they are called.
+        """Count one more evaluation of images, which their content identifies.
 
         Returns:
-            How often the one that was scored most often has been scored.
+            The largest number of evaluations of any of these images.
 
         Raises:
-            DamagedRunError: The count is damaged, lost, or not as it was written.
+            DamagedRunError: The count is damaged or lost, or was changed.
         """
         counts = self.read_evaluation_counts()
         digests = {record.sha256[:16] for record in records}
@@ -386,10 +388,10 @@ class RunFolder:
         return max(counts[digest] for digest in digests)
 
     def read_evaluation_counts(self) -> dict[str, int]:
-        """Read how often each image was scored, by the start of its digest.
+        """Read the number of evaluations of each image, by the start of its digest.
 
         Raises:
-            DamagedRunError: The count is damaged, lost, or not as it was written.
+            DamagedRunError: The count is damaged or lost, or was changed.
         """
         counts = self._find(dict[str, int], self.evaluation_counts_path) or {}
         if min(counts.values(), default=1) < 1:
@@ -399,10 +401,10 @@ class RunFolder:
         return counts
 
     def read_history(self) -> list[dict[str, float]]:
-        """The rows of `history.csv`; an empty cell is left out.
+        """Read the rows of `history.csv`, without empty cells.
 
         Raises:
-            DamagedRunError: The file is missing, damaged, or not as it was written.
+            DamagedRunError: The file is missing or damaged, or was changed.
         """
         self.files.check(self.history_path)
         try:
@@ -414,7 +416,7 @@ class RunFolder:
         return rows
 
     def logging(self) -> AbstractContextManager[None]:
-        """Keep what the library logs in `run.log`, tracebacks of failures included."""
+        """Log to `run.log` within the block, with tracebacks of unexpected errors."""
         return log_file(self.log_path)
 
 
@@ -423,7 +425,7 @@ def how_to_evaluate(run_dir: Path, name: str) -> str:
 
     Args:
         run_dir: The run folder.
-        name: A split or a given name, `@` and the site whose threshold decides.
+        name: A split or a given name; with the threshold of a site, `@` and the site.
     """
     if name == "calibration":
         return "fit --data.calibration_fraction ..."

@@ -1,4 +1,4 @@
-"""All results of a run, as a report shows them."""
+"""All results of a run, for a report."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cxrignite.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Tree:
-    """A recipe's YAML, whose values are read by kind.
+    """YAML of a recipe, with typed access to its values.
 
-    Keys are joined by dots. What is missing, or of another kind, is None or empty.
+    Keys are dotted. A value that is missing or of another type is None or empty.
 
     Args:
-        content: The tree.
+        content: Nested mappings.
     """
 
     content: Mapping[str, object] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Tree:
         return bool(self.content)
 
     def get(self, key: str) -> Any:
-        """The value under `key`, whatever it is; None where there is none."""
+        """Return the value of `key`, of any type; None if there is none."""
         value: Any = self.content
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
@@ -46,17 +46,17 @@ class Tree:
         return value
 
     def count(self, key: str) -> int | None:
-        """A whole number of at least 0."""
+        """Return an integer of at least 0."""
         value = self.get(key)
         return value if type(value) is int and value >= 0 else None
 
     def text(self, key: str) -> str:
-        """A string; empty where there is none."""
+        """Return a string; empty if there is none."""
         value = self.get(key)
         return value if isinstance(value, str) else ""
 
     def texts(self, key: str) -> list[str]:
-        """The strings of a list."""
+        """Return the strings of a list."""
         value = self.get(key)
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
@@ -65,13 +65,13 @@ class Tree:
         return self.get(key) is True
 
     def child(self, key: str) -> Tree:
-        """A tree below this one."""
+        """Return a subtree."""
         value = self.get(key)
         return Tree(value if isinstance(value, Mapping) else {})
 
 
 class ScoredImage(NamedTuple):
-    """A row of `predictions/*.csv`."""
+    """Row of `predictions/*.csv`."""
 
     name: str
     patient: str
@@ -90,18 +90,18 @@ class BestWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class RunResults:
-    """All results of a run; a result that no command has written yet is None, or absent.
+    """All results of a run; a result that no command has written yet is None or absent.
 
     Attributes:
-        folder: The run.
-        recipe: The resolved recipe.
-        starts: The first one first.
-        best: The best weights.
+        folder: Folder of the run.
+        recipe: Resolved recipe.
+        starts: Starts of the run in order.
+        best: Manifest of the best weights.
         rule: The run's own decision rule.
-        sites: The decision rules of sites, by name.
-        evaluations: By the name of their images.
-        history: A row an epoch.
-        records: The images of every split.
+        sites: Decision rules of sites, by name.
+        evaluations: Evaluations, by the name of their images.
+        history: One row for each epoch.
+        records: Records of all splits.
     """
 
     folder: RunFolder
@@ -116,13 +116,13 @@ class RunResults:
 
     @classmethod
     def read(cls, folder: RunFolder) -> RunResults:
-        """Read them.
+        """Read all results.
 
         Args:
-            folder: The run.
+            folder: Folder of the run.
 
         Raises:
-            DamagedRunError: A file is damaged, of another format, lost, or not as it was written.
+            DamagedRunError: A file is damaged, of another format, or lost, or was changed.
         """
         sites = {site: folder.find_rule(site) for site in folder.sites}
         return cls(
@@ -139,14 +139,14 @@ class RunResults:
 
     @property
     def split_names(self) -> list[str]:
-        """The splits that have images, in the order of their use."""
+        """Splits that have images, in the order of their use."""
         present = {record.split for record in self.records}
         usual = [name for name in ("train", "val", "calibration", "test") if name in present]
         return usual + sorted(present - set(usual))
 
     @property
     def classes(self) -> tuple[str, str]:
-        """The negative and the positive class, as the recipe or the folders name them."""
+        """Negative and positive class, by the recipe or by the names of the folders."""
         names = self.recipe.texts("data.source.init_args.classes")
         if len(names) == 2:
             return names[0], names[1]
@@ -162,7 +162,7 @@ class RunResults:
         """Read `predictions/<name>.csv`; empty if these images were not scored yet.
 
         Raises:
-            DamagedRunError: The file is damaged, lost, or not as it was written.
+            DamagedRunError: The file is damaged or lost, or was changed.
         """
         path = self.folder.predictions_path(name)
         self.folder.files.check(path)

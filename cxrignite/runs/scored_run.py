@@ -1,4 +1,4 @@
-"""The scores of a finished run, read back from its folder to be compared with another run's."""
+"""Scores of a finished run, read from its folder for a comparison with other runs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _COLUMNS = ["path", "patient", "label", "score", "probability", "decision"]
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """The images that a run scored, sorted by their paths.
+    """Scores of a set of images by a run, sorted by path.
 
     Attributes:
-        run: The run folder, as it was named.
-        paths: Of the images, relative to their source's root.
+        run: Run folder, as given.
+        paths: Paths of the images, relative to the root of their source.
         patients: Patient of each image.
         y_true: Labels 0 and 1, `(N,)`.
-        y_score: Probabilities of the positive class, `(N,)`.
-        probability: The same at the natural prevalence, `(N,)`; None if it is not known.
-        evaluation: Of these images, with the rule that decided.
+        y_score: Scores in [0, 1] of the positive class, `(N,)`.
+        probability: Probabilities at the training prevalence, `(N,)`; None if unknown.
+        evaluation: Evaluation of these images, with its decision rule.
     """
 
     run: str
@@ -43,23 +43,23 @@ class ScoredRun:
 
     @property
     def threshold(self) -> float | None:
-        """The one these scores were decided by; None if there was none."""
+        """Threshold of the decisions; None if there was none."""
         return self.evaluation.rule.threshold
 
 
 def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
-    """Read what a finished run scored under a name, and the threshold that decided there.
+    """Read the scores of a finished run on a set of images, with their evaluation.
 
     Args:
         run_dir: The run folder.
-        name: A split, or a given name.
+        name: A split or a given name.
 
     Returns:
         The scores.
 
     Raises:
-        RunFolderError: The run did not finish, or has not scored these images with its weights.
-        DamagedRunError: A file is damaged, lost, not as it was written, or of another form.
+        RunFolderError: The run is not finished, or has not scored these images with its weights.
+        DamagedRunError: A file is damaged, lost, or of another format, or was changed.
         CheckpointError: The best weights are missing or damaged.
     """
     folder = RunFolder(run_dir)
@@ -87,7 +87,7 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
 
 def _remedy(run_dir: Path, name: str) -> str:
     if name == "calibration":
-        return "`cxrignite fit` writes it where data.calibration_fraction is above 0"
+        return "`cxrignite fit` writes it if data.calibration_fraction is above 0"
     return f"`cxrignite {how_to_evaluate(run_dir, name)}` writes it"
 
 
@@ -103,7 +103,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise ValueError(f"each row must have {len(_COLUMNS)} cells")
     for row, following in itertools.pairwise(rows):
         if row["path"] == following["path"]:
-            raise ValueError(f"{row['path']} is there twice")
+            raise ValueError(f"duplicate row {row['path']}")
     return rows
 
 
@@ -122,16 +122,18 @@ def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _evaluation(folder: RunFolder, name: str) -> Evaluation:
-    """Read the evaluation of the same scoring.
+    """Read the evaluation of the same scores.
 
     Raises:
-        RunFolderError: There is none, or it is of other weights than the run has now.
-        DamagedRunError: It is damaged or of another form.
+        RunFolderError: There is none, or it belongs to other weights than the run has now.
+        DamagedRunError: It is damaged or of another format.
     """
     path, evaluation = folder.metrics_path(name), folder.find_evaluation(name)
     remedy = _remedy(folder.root, name)
     if evaluation is None:
         raise RunFolderError(f"{folder.root} has no {path.relative_to(folder.root)}; {remedy}")
     if evaluation.rule.weights_sha256 != folder.weights_sha256():
-        raise RunFolderError(f"{path} is of other weights than {folder.root} has now; {remedy}")
+        raise RunFolderError(
+            f"{path} belongs to other weights than {folder.root} has now; {remedy}"
+        )
     return evaluation

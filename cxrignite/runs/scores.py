@@ -1,4 +1,4 @@
-"""The scores of one split, each image once."""
+"""Scores of one split."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cxrignite.functional import Confusion, confusion_at
 
 @dataclass(frozen=True)
 class SplitScores:
-    """The scores of one split, each image once.
+    """Scores of one split, one for each image.
 
     Attributes:
-        records: The images of the split.
+        records: Records of the split.
         classes: Names of the negative and the positive class.
-        y_score: Probabilities of the positive class in the order of `records`, `(N,)`.
+        y_score: Scores in [0, 1] of the positive class in the order of `records`, `(N,)`.
         y_true: Labels 0 and 1, `(N,)`.
-        features: What the classifier's head saw of each image, `(N, F)`.
+        features: Input of the classifier's head for each image, `(N, F)`.
     """
 
     records: Sequence[ImageRecord]
@@ -32,24 +32,24 @@ class SplitScores:
 
     @property
     def patients(self) -> list[str]:
-        """Whose each image is."""
+        """Patient of each image."""
         return [record.patient for record in self.records]
 
     @property
     def num_images(self) -> int:
-        """Images in all."""
+        """Number of images."""
         return len(self.y_true)
 
     @property
     def num_positive(self) -> int:
-        """Images of the positive class."""
+        """Number of images of the positive class."""
         return int(self.y_true.sum())
 
     @property
     def has_both_classes(self) -> bool:
-        """Whether a threshold can be chosen and an area computed."""
+        """True if both classes are present, so that a threshold and an area can be computed."""
         return 0 < self.num_positive < self.num_images
 
     def confusion(self, threshold: float) -> Confusion:
-        """Decisions at a threshold."""
+        """Return the confusion counts at a threshold."""
         return confusion_at(self.y_score, self.y_true, threshold)

@@ -88,15 +88,15 @@ def empty_class() -> None:
     Path(NORMAL).mkdir()
 
 
-def a_image_in_two_splits() -> None:
+def an_image_in_two_splits() -> None:
     first = min(Path(NORMAL).iterdir())
     shutil.copy(first, "data/chest_xray/test/NORMAL/copy.png")
 
 
 def two_healthy_of_another_site() -> None:
     shutil.copytree("data/chest_xray/test", "site/test")
-    for record in sorted(Path("site/test/NORMAL").iterdir())[2:]:
-        record.unlink()
+    for path in sorted(Path("site/test/NORMAL").iterdir())[2:]:
+        path.unlink()
 
 
 def unfinished() -> None:
@@ -667,7 +667,7 @@ OF_DATA = [
         FIT,
         3,
         ["1 pair", "0 of", "1 of", "runs/mine/leakage.csv", "data.allow_leakage: true"],
-        prepare=a_image_in_two_splits,
+        prepare=an_image_in_two_splits,
     ),
     Mistake(
         "a promise that takes more images",
@@ -686,7 +686,7 @@ OF_RUN = [
         ["runs/done", "--resume auto", "run_dir"],
     ),
     Mistake(
-        "going on with another recipe",
+        "resuming with another recipe",
         f"{FIT} --run_dir runs/done --resume auto --optimizer.lr 0.1",
         2,
         ["runs/done", "optimizer.init_args.lr"],
@@ -722,7 +722,7 @@ OF_RUN = [
         ["run_dir", "recipe.yaml"],
     ),
     Mistake(
-        "a folder that nobody may write to",
+        "a folder without write permission",
         f"{FIT} --run_dir /proc/mine",
         2,
         ["/proc/mine"],

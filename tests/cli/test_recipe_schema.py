@@ -1,4 +1,4 @@
-"""The JSON schema of recipes: it takes what `fit` takes, and tells what `fit` would refuse."""
+"""The JSON schema of recipes: it accepts what `fit` accepts, and rejects what `fit` refuses."""
 
 import dataclasses
 import json

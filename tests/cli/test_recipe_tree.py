@@ -78,7 +78,7 @@ def test_a_word_that_is_no_option_is_refused(argv, facts):
 def test_the_nearest_name_is_suggested_or_all_are_listed():
     assert suggestion("epochs", ["trainer.max_epochs"], "--").endswith("'--trainer.max_epochs'?")
     assert suggestion("SEED", ["seed"]).endswith("'seed'?")
-    assert suggestion("x", ["b", "a"]) == "; there are a, b"
+    assert suggestion("x", ["b", "a"]) == "; available: a, b"
     assert suggestion("x", ["b", "a"], lists=False) == ""
     assert suggestion("conv", ["b.1.conv", "a.conv"]).endswith("'a.conv'?")
     assert suggestion("x", [f"name{at}" for at in range(13)]).endswith(", ...")

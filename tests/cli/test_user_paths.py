@@ -12,7 +12,7 @@ from cxrignite.errors import RecipeError
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RECORDS", "/images")
+    monkeypatch.setenv("IMAGES", "/images")
     monkeypatch.delenv("NOBODY", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -21,8 +21,8 @@ def environment(monkeypatch, tmp_path):
     ("written", "meant"),
     [
         ("~/x.png", "HOME/x.png"),
-        ("$FILMS/x", "/images/x"),
-        ("${FILMS}/**/*.png", "/images/**/*.png"),
+        ("$IMAGES/x", "/images/x"),
+        ("${IMAGES}/**/*.png", "/images/**/*.png"),
         ("a/$NOBODY/x", "a/$NOBODY/x"),
         ("a/~/$", "a/~/$"),
     ],
@@ -32,18 +32,18 @@ def test_a_path_is_as_a_shell_would_have_it(written, meant, tmp_path):
 
 
 def test_a_file_that_is_called_so_is_meant(tmp_path):
-    (tmp_path / "$FILMS").mkdir()
-    assert user_path("$FILMS") == Path("$FILMS")
+    (tmp_path / "$IMAGES").mkdir()
+    assert user_path("$IMAGES") == Path("$IMAGES")
 
 
 def test_paths_of_recipes_and_options_are_expanded_and_the_recipe_keeps_them(tmp_path):
     (tmp_path / "more.yaml").write_text(
-        "run_dir: $FILMS/run\n"
+        "run_dir: $IMAGES/run\n"
         "data: {source: {class_path: ClassFolders, init_args: {root: ~/images}}, cache: ~/caches}\n"
         "model: {class_path: TransferClassifier, init_args: {arch: resnet18, weights: ~/w.pt}}\n"
     )
     recipe, text, options = parse_recipe(
-        "audit", "audit", ["--config=~/more.yaml", "--output_dir", "$FILMS/audit"]
+        "audit", "audit", ["--config=~/more.yaml", "--output_dir", "$IMAGES/audit"]
     )
     assert recipe.data.source.root == tmp_path / "images"
     assert (recipe.run_dir, recipe.data.cache) == (Path("/images/run"), tmp_path / "cache")

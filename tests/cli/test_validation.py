@@ -47,7 +47,7 @@ def test_what_a_signature_takes_is_taken(argv, says, parse):
         (["--optimizer", "signed_parts.Opt"], ["'optimizer'", "speed"]),
         (
             ["--optimizer", "signed_parts.Opt", "--optimizer.speed", "fast"],
-            ["'optimizer'", "'speed'", "float", "fast"],
+            ["'optimizer'", "'speed'", "number", "fast"],
         ),
         (
             [
@@ -61,7 +61,7 @@ def test_what_a_signature_takes_is_taken(argv, says, parse):
                 "--trainer.handlers",
                 "[{class_path: signed_parts.Outer.Handler, init_args: {names: [3]}}]",
             ],
-            ["'trainer.handlers'", "'names'", "str", "3"],
+            ["'trainer.handlers'", "'names'", "text", "3"],
         ),
         (["--data.fold", "{index: 5, count: 2}"], ["data.fold.index", "[0, 2)", "5"]),
         (["--model", "torch.serialization.load"], ["'model'", "torch.serialization.load"]),

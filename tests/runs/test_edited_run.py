@@ -1,4 +1,4 @@
-"""A file of a run folder that somebody edited is refused by every command that believes it."""
+"""A file of a run folder that was edited is refused by every command that uses it."""
 
 import csv
 import io

@@ -49,7 +49,7 @@ def test_the_same_recipe_has_no_changed_keys(folder):
 def test_a_moved_folder_more_epochs_and_other_maps_are_no_change(folder):
     more = {"trainer": {**RECIPE["trainer"], "max_epochs": 9}, "explain": {"max_images": 3}}
     assert changed(folder, run_dir="b", **more) == []
-    # What a run goes on with is what the folder keeps.
+    # A run is resumed with what the folder keeps.
     folder.begin(yaml.safe_dump({**RECIPE, **more}), start("fit"))
     assert yaml.safe_load(folder.recipe_path.read_text()) == {**RECIPE, **more}
 

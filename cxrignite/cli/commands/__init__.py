@@ -1,7 +1,7 @@
-"""Options of each command, and the workflow that it calls.
+"""Commands: their options, and the workflows that they call.
 
-Each command imports what it needs when it is called, so that `--help`, `--version` and
-`recipes list` answer before torch is imported.
+Each command imports its workflow when it is called, so that `--help`, `--version` and
+`recipes list` do not import torch.
 """
 
 from __future__ import annotations
@@ -27,4 +27,4 @@ FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "download": plain.download_command,
     "recipes": plain.recipes_command,
 }
-"""The function of each command: the arguments after the command in, an exit code out."""
+"""Function of each command: it takes the arguments after the command and returns an exit code."""

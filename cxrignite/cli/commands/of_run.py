@@ -1,4 +1,4 @@
-"""The commands that take a finished run's own recipe, and may change little of it."""
+"""Commands that use the recipe of a finished run, of which they may change few keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def score_command(argv: list[str], split: str) -> int:
-    """`validate` and `test`: the images of a split, or other images under its name."""
+    """Run `validate` or `test`, on a split or on other images."""
     command = {"val": "validate", "test": "test"}[split]
     recipe, options = _recipe_of_run(command, argv)
     other_records = _names_other_images(argv, options["name"], split)
@@ -36,7 +36,7 @@ def score_command(argv: list[str], split: str) -> int:
 
 
 def explain_command(argv: list[str]) -> int:
-    """`explain`."""
+    """Run `explain`."""
     recipe, options = _recipe_of_run("explain", argv)
     from cxrignite.data.sources import SPLITS
 
@@ -45,9 +45,9 @@ def explain_command(argv: list[str]) -> int:
         raise RecipeError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     if files is not None:
         if any(arg.startswith(("--split", "--data.source")) for arg in argv):
-            raise RecipeError("--files goes without --split and --data.source")
+            raise RecipeError("--files cannot be combined with --split or --data.source")
         name = options["name"] or "files"
-        _check_no_split(name, "images that are of no split need a")
+        _check_no_split(name, "images of no split need a")
         from cxrignite.workflows.explain.explain import explain_files
 
         explain_files(recipe, options["run"], files, _results_name(name, name, site), site)
@@ -62,13 +62,13 @@ def explain_command(argv: list[str]) -> int:
 
 
 def predict_command(argv: list[str]) -> int:
-    """`predict`."""
+    """Run `predict`."""
     recipe, options = _recipe_of_run("predict", with_maps(argv))
     if (options["files"] is None) == (options["manifest"] is None):
-        raise RecipeError("name the images: --files PATH ... or --manifest FILE")
+        raise RecipeError("name the images with either --files PATH ... or --manifest FILE")
     columns = ("--path_column", "--patient_column")
     if options["manifest"] is None and any(arg.startswith(columns) for arg in argv):
-        raise RecipeError(f"{' and '.join(columns)} go with --manifest")
+        raise RecipeError(f"{' and '.join(columns)} need --manifest")
     from cxrignite.workflows.predict.predict import Request, predict
 
     files, maps = options.pop("files") or (), options.pop("maps")
@@ -77,10 +77,10 @@ def predict_command(argv: list[str]) -> int:
 
 
 def recalibrate_command(argv: list[str]) -> int:
-    """`recalibrate`."""
+    """Run `recalibrate`."""
     recipe, options = _recipe_of_run("recalibrate", argv)
     if not any(arg.startswith("--data.source") for arg in argv):
-        raise RecipeError("name the site's images: --data.source.root DIR")
+        raise RecipeError("name the images of the site: --data.source.root DIR")
     if not options["name"]:
         raise RecipeError("name the site: --name NAME")
     _check_no_split(options["name"], "a site needs a")
@@ -95,50 +95,50 @@ def recalibrate_command(argv: list[str]) -> int:
 
 
 def _names_other_images(argv: list[str], name: str | None, split: str) -> bool:
-    """Whether `--data.source` names other images than the run's, which then have a name.
+    """True if `--data.source` names images other than those of the run.
 
-    Without a name its root, or path, is where the run's own images have been moved to.
+    Without `--name`, a root or path alone is the new place of the run's own images.
 
     Raises:
-        RecipeError: They have none of their own, or there is a name and no such images.
+        RecipeError: Other images have no name of their own, or a name has no other images.
     """
     source = {arg.partition("=")[0][2:] for arg in argv if arg.startswith("--data.source")}
     other_records = bool(source)
     if source and name is None and source <= _places():
         return False
     if name is not None and not other_records:
-        raise RecipeError("--name goes with --data.source, for the results of other images")
+        raise RecipeError("--name is for other images, so it needs --data.source")
     if other_records:
-        _check_no_split(name or split, "--data.source names other images: give their results a")
+        _check_no_split(name or split, "--data.source names other images; their results need a")
     return other_records
 
 
 def _places() -> set[str]:
-    """The options that say where images lie, in their long and their short form."""
+    """Return the options for the place of the images, in long and in short form."""
     from cxrignite.runs.recipe_keys import PLACES
 
     return {*PLACES, *(key.replace(".init_args", "") for key in PLACES)}
 
 
 def _results_name(name: str | None, split: str, site: str | None) -> str:
-    """The results of a site's operating point stand beside those of the run's own.
+    """Return the name of results; those with the threshold of a site end with `@` and the site.
 
-    No name holds an `@`, so none can be taken for another.
+    No other name holds an `@`, so the names are unique.
     """
     return "@".join(filter(None, (name or split, site)))
 
 
 def _recipe_of_run(command: str, argv: list[str]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe of the run that `--run` names, and the command's own options.
+    """Return the recipe of the run that `--run` names, and the command's own options.
 
     Raises:
-        RecipeError: No run is named, or an option touches what the run has decided.
+        RecipeError: No run is named, or an option changes a key that belongs to the run.
         RunFolderError: There is no finished run.
     """
     values = option_values("--run", argv)
     if not values and not {"-h", "--help"} & set(argv):
         named = argv[0] if argv and not argv[0].startswith("-") else "DIR"
-        raise RecipeError(f"name the run folder that `fit` left: --run {named}")
+        raise RecipeError(f"name a run folder made by `fit`: --run {named}")
     if values:
         _refuse_other_keys(argv, command)
         from cxrignite.runs.run_folder import RunFolder
@@ -152,10 +152,10 @@ def _recipe_of_run(command: str, argv: list[str]) -> tuple[Recipe, dict[str, Any
 
 
 def _check_no_split(name: str, why: str) -> None:
-    """Keep the names of the run's own splits for the run's own splits.
+    """Refuse the name of a split for other images.
 
     Raises:
-        RecipeError: It is one of them.
+        RecipeError: The name is that of a split.
     """
     from cxrignite.data.sources import SPLITS
 
@@ -164,10 +164,10 @@ def _check_no_split(name: str, why: str) -> None:
 
 
 def checked_name(name: str, option: str = "--name") -> str:
-    """A name that becomes part of file names.
+    """Return a name that becomes part of file names.
 
     Raises:
-        RecipeError: It could leave the folder.
+        RecipeError: It has other characters, which could lead out of the folder.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RecipeError(f"{option} must be letters, digits, '_', '-' and '.', got '{name}'")
@@ -175,10 +175,10 @@ def checked_name(name: str, option: str = "--name") -> str:
 
 
 def _refuse_other_keys(argv: list[str], command: str) -> None:
-    """The run folder's recipe decides; only what does not touch weights or threshold may change.
+    """Refuse options that would change the weights or the threshold of a finished run.
 
     Raises:
-        RecipeError: Naming the option and what may be given.
+        RecipeError: It names the option and the ones that are allowed.
     """
     allowed = ("help", *(option.name for option in OPTIONS[command]), *CHANGEABLE_KEYS[command])
     for arg in argv:
@@ -188,5 +188,5 @@ def _refuse_other_keys(argv: list[str], command: str) -> None:
         ):
             options = ", ".join(f"--{each}" for each in allowed)
             raise RecipeError(
-                f"{command} takes the run's own recipe; --{key} is not one of {options}"
+                f"--{key} belongs to the run and cannot be changed; {command} accepts {options}"
             )

@@ -1,4 +1,4 @@
-"""The commands that take no recipe: `compare`, `report`, `download`, `recipes`."""
+"""Commands that take no recipe: `compare`, `report`, `download`, `recipes`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from cxrignite.cli.user_paths import user_path
 
 
 def compare_command(argv: list[str]) -> int:
-    """`compare`."""
+    """Run `compare`."""
     parser = OneLineParser("cxrignite compare", f"{COMMANDS['compare']}.")
     parser.add_argument(
-        "runs", nargs="+", type=user_path, metavar="RUN", help="the first is compared to"
+        "runs",
+        nargs="+",
+        type=user_path,
+        metavar="RUN",
+        help="run folders; all others are compared with the first",
     )
-    parser.add_argument("--name", default="test", help="of the results, as test or test@SITE")
-    parser.add_argument("--output", type=user_path, help="write the table as CSV, too")
+    parser.add_argument(
+        "--name",
+        default="test",
+        help="name of the results, such as test or test@SITE; default: %(default)s",
+    )
+    parser.add_argument("--output", type=user_path, help="CSV file for the table")
     options = parser.parse_args(argv)
     from cxrignite.workflows.compare import compare
 
@@ -30,13 +38,11 @@ def compare_command(argv: list[str]) -> int:
 
 
 def report_command(argv: list[str]) -> int:
-    """`report`."""
+    """Run `report`."""
     parser = OneLineParser("cxrignite report", f"{COMMANDS['report']}.")
-    parser.add_argument(
-        "--run", type=user_path, required=True, help="the run folder that `fit` left"
-    )
-    parser.add_argument("--output", type=user_path, help="the page; report.html in the run folder")
-    parser.add_argument("--source_root", type=user_path, help="the images' folder, if it has moved")
+    parser.add_argument("--run", type=user_path, required=True, help="run folder made by `fit`")
+    parser.add_argument("--output", type=user_path, help="HTML file; default: report.html in RUN")
+    parser.add_argument("--source_root", type=user_path, help="folder of the images, if moved")
     options = parser.parse_args(argv)
     from cxrignite.reporting.html import write_report
 
@@ -46,22 +52,29 @@ def report_command(argv: list[str]) -> int:
 
 
 def download_command(argv: list[str]) -> int:
-    """`download`."""
+    """Run `download`."""
     from cxrignite.workflows.download.catalogue import PUBLIC_DATA
     from cxrignite.workflows.download.download import download
 
     parser = OneLineParser("cxrignite download", f"{COMMANDS['download']}.")
     names = list(PUBLIC_DATA)
-    parser.add_argument("name", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument(
-        "--into", type=user_path, default=Path("data"), help="the folder to unpack in (%(default)s)"
+        "name", choices=names, metavar="NAME", help=f"data set: one of {', '.join(names)}"
     )
-    parser.add_argument("--archive", type=user_path, help="take this file, checked the same way")
+    parser.add_argument(
+        "--into",
+        type=user_path,
+        default=Path("data"),
+        help="folder for the data set; default: %(default)s",
+    )
+    parser.add_argument(
+        "--archive", type=user_path, help="use this downloaded file, which is checked too"
+    )
     parser.add_argument(
         "--keep_archive",
         choices=["true", "false"],
         default="false",
-        help="keep the archive beside the images; %(default)s by default",
+        help="keep the archive beside the images; default: %(default)s",
     )
     options = parser.parse_args(argv)
     download(
@@ -74,17 +87,17 @@ def download_command(argv: list[str]) -> int:
 
 
 def recipes_command(argv: list[str]) -> int:
-    """`recipes`."""
+    """Run `recipes`."""
     from cxrignite.cli import shipped_recipes as shipped
 
-    parser = OneLineParser("cxrignite recipes")
+    parser = OneLineParser("cxrignite recipes", f"{COMMANDS['recipes']}.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="name the recipes and say what each is for")
+    actions.add_parser("list", help="list the recipes, each with a description")
     show = actions.add_parser("show", help="print a recipe")
     show.add_argument("name")
-    copy = actions.add_parser("copy", help="copy a recipe into this folder, to be changed there")
+    copy = actions.add_parser("copy", help="copy a recipe into this folder, to edit it")
     copy.add_argument("name")
-    actions.add_parser("schema", help="print the JSON schema by which editors complete recipes")
+    actions.add_parser("schema", help="print the JSON schema, for completion in an editor")
     options = parser.parse_args(argv)
     if options.action == "list":
         sys.stdout.write(shipped.describe_recipes())

@@ -1,4 +1,4 @@
-"""The commands that begin with a recipe or a source: `audit`, `fit`, `benchmark`."""
+"""Commands that take a recipe or a source: `audit`, `fit`, `benchmark`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.errors import RecipeError
 
+_NO_RECIPE = "give a recipe with --config FILE; `cxrignite recipes list` shows the included ones"
+
 
 def audit_command(argv: list[str]) -> int:
-    """`audit`."""
+    """Run `audit`."""
     if not argv:
-        raise RecipeError("name a recipe, --config FILE, or a source, --data.source CLASS")
+        raise RecipeError("give a recipe with --config FILE, or a source with --data.source CLASS")
     recipe, _, options = parse_recipe("audit", COMMANDS["audit"], argv)
     from cxrignite.runs.run_folder import RunFolder
     from cxrignite.workflows.audit.audit import audit
@@ -21,9 +23,11 @@ def audit_command(argv: list[str]) -> int:
 
 
 def fit_command(argv: list[str]) -> int:
-    """`fit`."""
+    """Run `fit`."""
     if not argv:
-        raise RecipeError("name a recipe: --config FILE; `cxrignite recipes list` names some")
+        raise RecipeError(
+            "give a recipe with --config FILE; `cxrignite recipes list` shows the included ones"
+        )
     recipe, text, options = parse_recipe("fit", COMMANDS["fit"], argv)
     from cxrignite.workflows.fit import fit
 
@@ -32,9 +36,11 @@ def fit_command(argv: list[str]) -> int:
 
 
 def benchmark_command(argv: list[str]) -> int:
-    """`benchmark`."""
+    """Run `benchmark`."""
     if not argv:
-        raise RecipeError("name a recipe: --config FILE; `cxrignite recipes list` names some")
+        raise RecipeError(
+            "give a recipe with --config FILE; `cxrignite recipes list` shows the included ones"
+        )
     recipe, _, options = parse_recipe("benchmark", COMMANDS["benchmark"], argv)
     from cxrignite.workflows.benchmark.benchmark import benchmark
 
