@@ -84,7 +84,7 @@ class DataRecipe:
             `minmax`: the least and the greatest pixel. `percentiles`: the 1st and the 99th.
         preprocess: MONAI transforms of all splits, without randomness.
         cache: Folder that keeps the preprocessed images, so that later epochs load faster. `auto`:
-            `caches` beside the run folder, if the disk has room. `off`: read the images every
+            `cache` beside the run folder, if the disk has room. `off`: read the images every
             epoch. The results do not depend on it.
         augment: MONAI transforms of the training images, one image at a time.
         batch_augment: Faster transforms of the training images, on whole batches, after `augment`;

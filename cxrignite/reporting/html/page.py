@@ -56,7 +56,7 @@ def write_report(
     folder = RunFolder(run_dir)
     folder.files.check(folder.history_path)
     if not folder.holds_run:
-        raise RunFolderError(f"{run_dir} holds no run: {folder.why_no_run()}")
+        raise RunFolderError(f"{run_dir} is not a run folder: {folder.why_no_run()}")
     folder.files.warn_if_unchecked()
     # Check all files but maps, which may have been removed since they are large.
     maps_dir = folder.root / "explain"
