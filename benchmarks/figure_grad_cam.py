@@ -27,7 +27,7 @@ ARCHITECTURES = ("LightCNN", "resnet50", "densenet121", "efficientnet_b0", "conv
 
 
 class Column(nn.Module):
-    """The logits as a column: the package asks for a row an image."""
+    """The logits as a column: the package asks for a row per image."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def measure_layouts(name: str, device: torch.device, batch_size: int, repeats: int) -> None:
-    """Print images a second in both layouts, and their ratio."""
+    """Print images per second in both layouts, and their ratio."""
     torch.manual_seed(0)
     model, precision = NETWORKS[name]().to(device), choose_precision("auto", device)
     batch = (

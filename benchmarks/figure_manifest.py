@@ -22,7 +22,7 @@ from cxrignite.workflows.records import collector_paused
 
 
 def rows(num_rows: int) -> Iterator[tuple[object, ...]]:
-    """A header, then three images a patient."""
+    """A header, then three images per patient."""
     yield "path", "label", "patient", "split", "view", "sex", "age"
     labels = ("normal", "pneumonia", "1.0", "0.0", "other")
     splits = ("train", "train", "train", "valid", "test")

@@ -35,7 +35,7 @@ class RepeatedImages(Source):
         self.root, self.classes, self.num_images = root, ("NORMAL", "PNEUMONIA"), num_images
 
     def records(self) -> list[ImageRecord]:
-        """Three images a patient."""
+        """Three images per patient."""
         real = ClassFolders(self.root).records()
         numbered = zip(range(self.num_images), itertools.cycle(real), strict=False)
         return [

@@ -21,11 +21,11 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
         labels: Shape `(N,)`.
 
     Raises:
-        RecipeError: If it is not one logit an image.
+        RecipeError: If it is not one logit per image.
     """
     if logits.shape != labels.shape:
         raise RecipeError(
-            f"a model must give one logit an image, shape {tuple(labels.shape)}, "
+            f"a model must give one logit per image, shape {tuple(labels.shape)}, "
             f"got {tuple(logits.shape)}"
         )
 
@@ -36,7 +36,7 @@ def move_batch(batch: Batch, device: torch.device, channels_last: bool) -> tuple
     Args:
         batch: Images and labels at the positions 0 and 1; the rest stays where it is.
         device: Where to.
-        channels_last: Whether images of more than one channel are laid out channels last; with
+        channels_last: True to lay out images of more than one channel channels last; with
             one channel both layouts are the same.
 
     Returns:

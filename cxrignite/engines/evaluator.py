@@ -38,7 +38,7 @@ def create_evaluator(
         loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; its buffers on `device`.
         device: Where the model is.
         precision: What the forward pass computes in; the sigmoid is always float32.
-        channels_last: Whether images of more than one channel are laid out channels last.
+        channels_last: True to lay out images of more than one channel channels last.
         batch_size: Images of every forward pass, at least as many as a batch has: a smaller batch
             is filled up, and what comes of the fillings is dropped. A score depends on the number
             of images beside it, in its last bits, and then no more on how the images fall into

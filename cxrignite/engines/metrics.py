@@ -93,7 +93,7 @@ class EvaluationMetrics:
     a third part it is the images' indices, and repeats (a distributed sampler pads with them) are
     left out.
 
-    Publishes: `roc_auc` and `average_precision`, NaN where one class is absent; with a `loss_fn`
+    Publishes: `roc_auc` and `average_precision`, NaN if one class is absent; with a `loss_fn`
     also `loss`, the mean over images. All processes publish the same numbers. It is the engine's
     `state.score_source` too: handlers take the epoch's scores from its `gather()`.
 

@@ -20,7 +20,7 @@ class Precision:
     Args:
         name: `fp32`, `bf16` or `fp16`.
         dtype: What autocast computes in; null for float32, without autocast.
-        use_scaler: Whether gradients need a `torch.amp.GradScaler`, as float16's do.
+        use_scaler: True if gradients need a `torch.amp.GradScaler`, as float16's do.
         reason: Why this one, for a log.
     """
 

@@ -20,7 +20,7 @@ class BatchScorer:
         model: Images in, logits `(N,)` out; on `device`.
         device: Where the model is.
         precision: What the forward pass computes in; the sigmoid is always float32.
-        channels_last: Whether images of more than one channel are laid out channels last.
+        channels_last: True to lay out images of more than one channel channels last.
         batch_size: Images of every forward pass, at least as many as a batch has; null fills
             nothing up.
     """
@@ -49,7 +49,7 @@ class BatchScorer:
 
         Returns:
             Probabilities of the positive class and logits, both float32, of shape `(n,)` where the
-            model gives one logit an image, on `device`.
+            model gives one logit per image, on `device`.
         """
         self._mode.enter()
         with torch.inference_mode():

@@ -125,7 +125,7 @@ def _torchrun_first() -> Iterator[None]:
 
 
 def _num_launched(environment: Mapping[str, str]) -> int:
-    """Processes that `torchrun` or SLURM's `srun` started together; 1 where neither did.
+    """Processes that `torchrun` or SLURM's `srun` started together; 1 if neither did.
 
     Not by `SLURM_NTASKS`, which a batch script has too: there one process runs, and would wait for
     tasks that nobody starts.

@@ -53,7 +53,7 @@ def amp_updater(
         scaler: To be saved with a checkpoint; made here where it is null. In use only for fp16.
         max_grad_norm: Gradients longer than this are shortened to it, after unscaling; above 0.
         accumulation_steps: Batches a step, at least 1.
-        channels_last: Whether images of more than one channel are laid out channels last.
+        channels_last: True to lay out images of more than one channel channels last.
         augment: Changes the images on the device, before the forward pass, without gradients and
             in their own precision; the seeds are the fourth part of the batch. Null leaves them.
 
@@ -90,7 +90,7 @@ def amp_updater(
         check_logits(logits, labels)
         loss = loss_fn(logits.float(), labels)
         if loss.ndim:
-            raise RecipeError(f"a loss must be one number a batch, got shape {tuple(loss.shape)}")
+            raise RecipeError(f"a loss must be one number per batch, got shape {tuple(loss.shape)}")
         scaled: Tensor = scaler.scale(loss if group_size == 1 else loss / group_size)
         scaled.backward()  # type: ignore[no-untyped-call]
         if position == group_size - 1:
@@ -132,7 +132,7 @@ def create_trainer(
         scaler: To be saved with a checkpoint; made here where it is null.
         max_grad_norm: Gradients longer than this are shortened to it; above 0.
         accumulation_steps: Batches a step, at least 1.
-        channels_last: Whether images and weights are laid out channels last.
+        channels_last: True to lay out images and weights channels last.
         augment: Changes the images on the device, by the seeds in the fourth part of the batch.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Networks and losses: grey images in, one logit an image out; torchvision and timm live here."""
+"""Networks and losses: grey images in, one logit per image out; torchvision and timm live here."""
 
 from __future__ import annotations
 

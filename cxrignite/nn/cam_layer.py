@@ -28,7 +28,7 @@ def last_map_layer(
     Args:
         backbone: From images, shape `(N, num_channels, H, W)`, to features.
         num_channels: Channels of the images, at least 1.
-        image_size: Height and width it is bound to, in pixels; null where any will do.
+        image_size: Height and width it is bound to, in pixels; null if any will do.
 
     Returns:
         The layer's dotted name, such as `layer4`.

@@ -1,4 +1,4 @@
-"""What every classifier of this library is: grey images in, one logit an image out."""
+"""What every classifier of this library is: grey images in, one logit per image out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BinaryClassifier(nn.Module):
         normalizer: From grey images to what the backbone was trained on.
         backbone: From normalised images to features, shape `(N, F)`.
         head: From features to a logit, shape `(N, 1)`.
-        image_size: Height and width the backbone is bound to, in pixels; null where any will do.
+        image_size: Height and width the backbone is bound to, in pixels; null if any will do.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
 
 
 class ColumnLoss(nn.modules.loss._Loss):
-    """A loss that takes images by channels, given one logit an image as one channel.
+    """A loss that takes images by channels, given one logit per image as one channel.
 
     MONAI's losses look for the classes in the second dimension.
 
@@ -133,7 +133,7 @@ class ColumnLoss(nn.modules.loss._Loss):
 
 
 def fitted_loss(loss: nn.Module) -> nn.Module:
-    """A loss that takes one logit and one label an image, tried on a few made-up ones.
+    """A loss that takes one logit and one label per image, tried on a few made-up ones.
 
     One of a library has to fall where a logit speaks for its label: `CrossEntropyLoss` takes a
     batch of logits for the classes of one image, and says nothing. One of your own may do as it
@@ -163,7 +163,7 @@ def fitted_loss(loss: nn.Module) -> nn.Module:
 
 def _problem_of(called: nn.Module, loss: nn.Module) -> str:
     """Find what is wrong with a loss; empty if nothing is."""
-    name, rule = type(loss).__name__, "of one logit and one label an image, as BCEWithLogitsLoss"
+    name, rule = type(loss).__name__, "of one logit and one label per image, as BCEWithLogitsLoss"
     is_own = type(loss).__module__.partition(".")[0] not in ("torch", "monai")
     ones, zeros = torch.ones(4), torch.zeros(4)
     labels = torch.tensor([0.0, 1.0, 0.0, 1.0])
@@ -180,7 +180,7 @@ def _problem_of(called: nn.Module, loss: nn.Module) -> str:
     if not isinstance(given, Tensor) or not falls:
         return f"loss must be {rule}, got {name}"
     if given.ndim:
-        rule = "one number a batch, which is what reduction: mean gives"
+        rule = "one number per batch, which is what reduction: mean gives"
         got = f"shape {tuple(given.shape)}" if is_own else f"reduction: {loss.reduction}"
         return f"loss must be {rule}, got {got}"
     return ""

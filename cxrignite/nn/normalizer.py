@@ -18,8 +18,8 @@ class ImageNormalizer(nn.Module):
     """Scale, normalise and expand grey images, inside the model so that it travels with it.
 
     Args:
-        mean: What to subtract, one number a channel, for images in `[0, 1]`.
-        std: What to divide by, one number a channel, above 0.
+        mean: What to subtract, one number per channel, for images in `[0, 1]`.
+        std: What to divide by, one number per channel, above 0.
         num_channels: Channels the backbone takes; grey is repeated on each.
         standardize: `fixed` uses `mean` and `std`; `per_image` the mean and deviation of each
             image's own pixels, which takes out an acquisition's exposure and contrast. A blank
