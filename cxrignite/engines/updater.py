@@ -1,7 +1,8 @@
-"""One training step, and the trainer that runs it.
+"""Training step, and the trainer that runs it.
 
-Ignite's `create_supervised_trainer(amp_mode="amp")` (0.5.5) hard-codes `autocast("cuda")` without a
-dtype, cannot clip gradients and drops the tail of an accumulation; hence this one.
+Ignite's `create_supervised_trainer(amp_mode="amp")` (0.5.5) is not used: it hard-codes
+`autocast("cuda")` without a dtype, cannot clip gradients and drops the last incomplete
+accumulation group of an epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cxrignite.errors import RecipeError
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 Augment = Callable[[Tensor, Tensor], Tensor]
-"""From images on the device and their seeds, int64 `(N,)` as the loader gave them, to images."""
+"""Function from images on the device and their seeds, int64 `(N,)` from the loader, to images."""
 
 
 def amp_updater(
@@ -71,7 +72,7 @@ def amp_updater(
         raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
     device = torch.device(device)
     if scaler is None:
-        # Switched off it hands everything through, so there is one path for all formats.
+        # A disabled scaler has no effect, so the same code serves all formats.
         scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
 
     mode = ModelMode(model, is_training=True)
@@ -164,7 +165,8 @@ def create_trainer(
 def _seeds(batch: Batch) -> Tensor:
     if len(batch) < 4:
         raise ValueError(
-            f"augment needs the seeds of the images as the batch's fourth part, got {len(batch)}"
+            "augment needs the seeds of the images as the fourth part of the batch, "
+            f"got {len(batch)} parts"
         )
     return batch[3]
 
@@ -176,8 +178,8 @@ def _place_in_group(engine: Engine, accumulation_steps: int) -> tuple[int, int]:
     epoch_length = engine.state.epoch_length
     if epoch_length is None:
         raise ValueError(
-            "accumulation_steps above 1 needs the epoch's length: "
-            "give a loader with a length, or trainer.run(epoch_length=...)"
+            "accumulation_steps above 1 needs the length of the epoch: "
+            "use a loader with a length, or trainer.run(epoch_length=...)"
         )
     step = (engine.state.iteration - 1) % epoch_length
     position = step % accumulation_steps
