@@ -64,7 +64,7 @@ def choose_precision(
 
     Raises:
         ValueError: If `name` is unknown.
-        RecipeError: If `name` is `fp16` and the device is not a CUDA device.
+        RecipeError: If `name` is `fp16` and `device` is not a CUDA device.
     """
     device = torch.device(device)
     if name == "auto":

@@ -185,8 +185,8 @@ def _join(backend: str, number: int) -> None:
         thread.join(JOIN_SECONDS - min(JOIN_SECONDS, 10))
     if thread.is_alive():
         raise CxrIgniteError(
-            f"{number} processes must be started together, but the others have not connected within "
-            f"{JOIN_SECONDS:g} s; start them with torchrun or srun, or unset WORLD_SIZE and "
+            f"{number} processes must be started together, but the others have not connected "
+            f"within {JOIN_SECONDS:g} s; start them with torchrun or srun, or unset WORLD_SIZE and "
             "SLURM_STEP_NUM_TASKS to train in one process"
         )
     for error in failures:
