@@ -38,7 +38,7 @@ def check_draws(seed, sizes, num_features, *, shift=0.0, images_each=None):
 
 
 @pytest.mark.parametrize("num_features", [64, 1280])
-def test_two_draws_from_one_distribution_are_seldom_reported_apart(num_features):
+def test_two_draws_from_one_distribution_are_seldom_distinguished(num_features):
     checks = [check_draws(seed, (191, 117), num_features) for seed in range(10)]
     assert sum(check.is_detected for check in checks) <= 1
     # Five standard errors of the mean of 10 areas.
@@ -123,7 +123,7 @@ def test_many_images_of_one_patient_count_once():
     )
 
 
-def test_the_same_images_on_both_sides_are_not_reported_apart():
+def test_the_same_images_on_both_sides_are_not_distinguished():
     features, names = draw(np.random.default_rng(0), 100, 32)
     check = check_shift(features, features, names, names)
     assert check.roc_auc == pytest.approx(0.5, abs=0.05)
