@@ -46,7 +46,7 @@ def create_evaluator(
         channels_last: True to use the channels-last layout for images of more than one channel.
         batch_size: Number of images of every forward pass, at least that of the batches. Smaller
             batches are filled up, and the added scores are dropped. The last bits of a score depend
-            on the size of its batch; with a fixed size they do not depend on the division into
+            on the size of its batch. With a fixed size they do not depend on the division into
             batches and processes, and the compiler and cuDNN see one shape. Null fills up nothing.
 
     Returns:

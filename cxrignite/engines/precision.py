@@ -51,9 +51,10 @@ def choose_precision(
 ) -> Precision:
     """Choose the number format for a device.
 
-    `auto` chooses bf16 on a CUDA device that supports it natively (compute capability 8.0), fp16
-    with a scaler on an older one, bf16 on a CPU with AMX or AVX512-BF16, and fp32 elsewhere.
-    Without such instructions a CPU emulates bf16, and ran ResNet-50 12 times slower than in fp32.
+    `auto` chooses bf16 on a CUDA device that supports it natively (compute capability 8.0), and
+    fp16 with a scaler on an older one. It chooses bf16 on a CPU with AMX or AVX512-BF16, and fp32
+    elsewhere. Without such instructions a CPU emulates bf16, and ran ResNet-50 12 times slower than
+    in fp32.
 
     Args:
         name: `auto`, `fp32`, `bf16` or `fp16`.

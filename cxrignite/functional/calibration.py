@@ -111,8 +111,8 @@ def calibration_statistics(y_score: Numbers, y_true: Numbers, num_bins: int = 10
     - `calibration_intercept`: calibration in the large, the intercept of that regression with the
       slope fixed at 1, in logits; 0 is ideal, above 0 the scores are too low.
 
-    A statistic is NaN if it is undefined for a weighting: all of them if the total weight is 0, the
-    last two with one class only, the slope if a score separates the classes.
+    A statistic is NaN if it is undefined for a weighting. All are undefined if the total weight is
+    0, the last two with one class only, and the slope if a score separates the classes.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; clipped to

@@ -8,7 +8,9 @@ and the threshold was chosen on it. This algorithm bounds the true TNR in spite 
 Let a threshold lie just above the k-th smallest of n independent negative scores. If the scores
 have no ties, its true TNR follows Beta(k, n - k + 1), whatever their distribution; with ties it is
 stochastically larger. Hence `P(TNR < min_tnr) <= P(Binomial(n, min_tnr) >= k)`. The certificate
-takes the smallest rank k for which this probability is at most `1 - confidence`.
+takes the smallest rank k for which this probability is at most `1 - confidence`. The probability is
+over random samples of n negatives: of many thresholds chosen this way, at most the share
+`1 - confidence` has a true TNR below `min_tnr`.
 
 The guarantee assumes that the negatives are exchangeable with future negatives, and that they were
 used neither to train the weights nor to select the checkpoint.

@@ -154,9 +154,9 @@ def image_index(batch: object, num_images: int) -> Tensor:
     """Read the index of each image from the third part of a batch.
 
     Args:
-        batch: A sequence whose third part is the index. Other batches have no index: one that is no
-            list or tuple, one with fewer than three parts or None as the third, and a list of
-            mappings, one per image, as MONAI's engines leave it.
+        batch: A list or tuple whose third part is the index. A batch of another type, with fewer
+            than three parts or with None as the third has no index. A list of mappings, one per
+            image as in MONAI's engines, has none either.
         num_images: Expected number of indices.
 
     Returns:

@@ -3,7 +3,7 @@
 Clopper-Pearson for proportions, DeLong for areas under the ROC curve, and the patient bootstrap for
 any statistic. The first two assume independent images, which images of one patient are not. In
 simulation 95 % intervals of DeLong covered an area in 87 % of cases and a difference of two areas
-in 90 %; those of the bootstrap covered both in 95 %. The simulation had 100 negative and 100
+in 90 %. Those of the bootstrap covered both in 95 %. The simulation had 100 negative and 100
 positive patients with 1 to 4 images, and half of the variance of the scores between patients.
 """
 
@@ -119,7 +119,7 @@ def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95)
     The variance cannot be estimated if every negative scores below every positive, or if a class
     has one image. The interval is then `area - u` to `area + u` within `[0, 1]`, a definition of
     this library. `u` is the upper Clopper-Pearson bound of a proportion with 0 events among the
-    images of the smaller class: if a larger share of them were misranked, the sample would most
+    images of the smaller class. If a larger share of them were misranked, the sample would most
     likely contain one.
 
     Args:

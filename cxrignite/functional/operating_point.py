@@ -35,9 +35,10 @@ class OperatingPoint:
 
     Args:
         threshold: A score at or above it is positive; in `[0, 1]`.
-        status: `certified` (the true TNR per patient is at least `min_tnr` with probability
-            `confidence`, for images exchangeable with these), `empirical` (the constraints hold on
-            these images, without a guarantee) or `infeasible` (they do not hold).
+        status: `certified`, `empirical` or `infeasible`. Certified: the true TNR per patient is at
+            least `min_tnr` with probability `confidence`, for images exchangeable with these.
+            Empirical: the constraints hold on these images, without a guarantee. Infeasible: they
+            do not hold.
         tnr: True negative rate on these images (specificity), in `[0, 1]`.
         tpr: True positive rate on these images (sensitivity), in `[0, 1]`.
         num_negative: Number of negative images.

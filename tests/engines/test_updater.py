@@ -19,7 +19,7 @@ BF16 = choose_precision("bf16", "cpu")
 
 
 class Scorer(nn.Module):
-    """A convolution, a batch norm and a dropout, which behave differently in training and evaluation."""
+    """Layers that behave differently in training and evaluation: a batch norm and a dropout."""
 
     def __init__(self, num_channels=1):
         super().__init__()
