@@ -128,8 +128,8 @@ def calibration_statistics(y_score: Numbers, y_true: Numbers, num_bins: int = 10
             lengths differ, or `num_bins` is below 1.
 
     Examples:
-        >>> figures = calibration_statistics([0.2, 0.9, 0.4, 0.6], [0, 1, 1, 0])(np.ones((1, 4)))
-        >>> round(float(figures["brier"][0]), 4)
+        >>> values = calibration_statistics([0.2, 0.9, 0.4, 0.6], [0, 1, 1, 0])(np.ones((1, 4)))
+        >>> round(float(values["brier"][0]), 4)
         0.1925
     """
     scores, positive = checked_scores(y_score, y_true)

@@ -83,7 +83,7 @@ def paired_difference(
         equal.
 
     Raises:
-        ValueError: If lengths differ, a figure is not finite, or a setting is out of range.
+        ValueError: If lengths differ, a value is not finite, or a setting is out of range.
 
     Examples:
         >>> paired_difference([0.5, 0.75, 0.875, 0.5], [0.25, 0.25, 0.5, 0.375])

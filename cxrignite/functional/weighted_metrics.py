@@ -38,8 +38,8 @@ def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
             lengths differ.
 
     Examples:
-        >>> figures = ranking_statistics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1])
-        >>> figures(np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]]))["roc_auc"].tolist()
+        >>> metrics = ranking_statistics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1])
+        >>> metrics(np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]]))["roc_auc"].tolist()
         [0.875, 1.0]
     """
     scores, positive = checked_scores(y_score, y_true)
