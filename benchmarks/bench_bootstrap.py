@@ -1,4 +1,4 @@
-"""Intervals of 624 images, by 2,000 resamples of their patients."""
+"""Time of confidence intervals for 624 images, with 2,000 resamples of their patients."""
 
 import numpy as np
 import pytest

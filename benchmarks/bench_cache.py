@@ -1,4 +1,4 @@
-"""A cache of images: built, opened again, and read."""
+"""Time to build, open and read an image cache."""
 
 import itertools
 

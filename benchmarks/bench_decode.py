@@ -1,4 +1,4 @@
-"""One image from its file to 224 x 224 pixels."""
+"""Time to read an image file at 224 x 224 pixels."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""One epoch of a loader: the plain one, and ours from a cache."""
+"""Time of an epoch with a plain loader, and with the library's loader and a cache."""
 
 from pathlib import Path
 

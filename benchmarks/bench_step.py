@@ -1,4 +1,4 @@
-"""Steps of a small network: by hand, in a bare trainer, and under the guard of `fit`."""
+"""Training steps of a small network: plain loop, bare trainer, and trainer with handlers."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def parts():
     return model, torch.optim.AdamW(model.parameters()), loss_fn, batches
 
 
-def test_by_hand(benchmark, parts):
+def test_plain_loop(benchmark, parts):
     settings = {"num_steps": NUM_STEPS, "device": CPU, "precision": FP32}
     benchmark(lambda: train_steps(*parts, **settings))
 

@@ -1,4 +1,4 @@
-"""The threshold of many scores."""
+"""Time to choose a threshold for many scores."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The images that the benchmarks read: real ones where there are some, else synthetic ones."""
+"""Images for the benchmarks: real ones if available, else synthetic ones."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from cxrignite.data.inspection import inspect_images
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory):
-    """Full-size training images, from the folder `CXRIGNITE_FULL_SIZE` where it is set."""
+    """Full-size training images, from the folder `CXRIGNITE_FULL_SIZE` if it is set."""
     root = os.environ.get("CXRIGNITE_FULL_SIZE")
     source = (
         ClassFolders(Path(root))

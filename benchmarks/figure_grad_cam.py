@@ -1,8 +1,9 @@
-"""Grad-CAM against the grad-cam package, same batch and layer, and its memory over 1,000 images.
+"""Measure the speed of Grad-CAM, compared with the grad-cam package, and its memory.
 
     python benchmarks/figure_grad_cam.py
 
-Both take turns on random weights, so that the ratio is one of this run. Needs the extra `test`.
+Both use the same batch, layer and random weights, and alternate, so that the machine's load affects
+both equally. Memory is measured over 1,000 images. Needs the extra `test`.
 """
 
 from __future__ import annotations
@@ -27,33 +28,33 @@ ARCHITECTURES = ("LightCNN", "resnet50", "densenet121", "efficientnet_b0", "conv
 
 
 class Column(nn.Module):
-    """The logits as a column: the package asks for a row an image."""
+    """Adapter that returns the logits as a column, since the package expects a row per image."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Shape `(N, 1)`."""
+        """Return logits, shape `(N, 1)`."""
         logits: Tensor = self.model(images)[:, None]
         return logits
 
 
 def build(arch: str) -> BinaryClassifier:
-    """A classifier of random weights, in the library's default size."""
+    """Build a classifier of the default size with random weights."""
     torch.manual_seed(0)
     return (LightCNN() if arch == "LightCNN" else TransferClassifier(arch)).eval()
 
 
-def seconds(way: Callable[[], object]) -> float:
-    """How long one call takes."""
+def seconds(function: Callable[[], object]) -> float:
+    """Return the seconds of one call."""
     start = time.perf_counter()
-    way()
+    function()
     return time.perf_counter() - start
 
 
 def measure_speed(arch: str, batch_size: int, side: int, repeats: int) -> None:
-    """Images a second, ours and the package's in turns."""
+    """Print images per second of both, measured alternately."""
     model = build(arch)
     layer = model.cam_layer
     images = torch.rand(batch_size, 1, side, side)
@@ -72,18 +73,19 @@ def measure_speed(arch: str, batch_size: int, side: int, repeats: int) -> None:
     ratios = sorted(before / after for before, after in pairs)
     print(
         f"{arch}, {layer}, batch {batch_size}, {side} px: package {before:.1f}, ours {after:.1f} "
-        f"images/s, {after / before:.2f} x (>= 1.5; each turn {ratios[0]:.2f} to {ratios[-1]:.2f})"
+        f"images/s, {after / before:.2f} x (target >= 1.5; range {ratios[0]:.2f} to "
+        f"{ratios[-1]:.2f})"
     )
 
 
 def resident() -> float:
-    """Memory of this process, in MB."""
+    """Return the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
 
 
 def measure_memory(arch: str, batch_size: int, side: int, num_images: int) -> None:
-    """Memory while maps of many images are made, each looked at and let go."""
+    """Print the memory while maps of many images are computed and discarded."""
     torch.set_num_threads(1)
     model, grown = build(arch), []
     layer = model.cam_layer
@@ -97,12 +99,12 @@ def measure_memory(arch: str, batch_size: int, side: int, num_images: int) -> No
     print(
         f"memory, {arch}, batch {batch_size}, {side} px: {grown[tenth]:.0f} MB after "
         f"{tenth * batch_size} images, {grown[-1]:.0f} MB after {len(grown) * batch_size}, "
-        f"most {max(grown):.0f} MB"
+        f"peak {max(grown):.0f} MB"
     )
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archs", nargs="*", default=ARCHITECTURES, choices=ARCHITECTURES)
     parser.add_argument("--batch_size", type=int, default=8)
@@ -114,7 +116,7 @@ def main() -> None:
     for arch in options.archs:
         measure_speed(arch, options.batch_size, options.side, options.repeats)
     for arch in ("LightCNN", "efficientnet_b0"):
-        # In a process of its own: memory that others have used and freed would hide a leak.
+        # In a new process: memory freed by earlier measurements would hide a leak.
         arguments = (arch, options.batch_size, options.side, options.num_images)
         fresh = multiprocessing.get_context("spawn").Process(target=measure_memory, args=arguments)
         fresh.start()

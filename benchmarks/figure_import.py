@@ -1,4 +1,4 @@
-"""The time of `import cxrignite.handlers`, against that of importing torch and Ignite alone.
+"""Measure the time of `import cxrignite.handlers`, compared with importing torch and Ignite only.
 
 python benchmarks/figure_import.py
 """
@@ -18,7 +18,7 @@ STATEMENTS = {
     "parts": "import torch, ignite.engine, ignite.handlers",
     "whole": "import torch, ignite",
 }
-"""What is measured, and the two things that may be meant by importing torch and Ignite alone."""
+"""The measured import, and two versions of importing torch and Ignite only."""
 
 TIMED = """
 import json, sys, time
@@ -29,7 +29,7 @@ print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]))
 
 
 def seconds_of(statement: str) -> tuple[float, float]:
-    """Wall and CPU seconds (user and system) of an import in a fresh process."""
+    """Return wall and CPU seconds (user and system) of an import in a new process."""
     command = [sys.executable, "-c", TIMED, statement]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     wall, cpu = json.loads(done.stdout)
@@ -37,19 +37,19 @@ def seconds_of(statement: str) -> tuple[float, float]:
 
 
 def measure_import(num_rounds: int) -> None:
-    """Time the statements in turn, so that whatever slows the machine down slows all of them."""
-    # As pip does when it installs, and has done to torch; a checkout may have been compiled never.
+    """Time the imports alternately, so that the machine's load affects all of them equally."""
+    # pip compiles packages such as torch during installation; a checkout may not be compiled yet.
     compileall.compile_dir(
         importlib.util.find_spec("cxrignite").submodule_search_locations[0], quiet=2
     )
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in STATEMENTS}
     for number in range(num_rounds + 1):
-        # Another one comes first each time: what it reads is in memory for the next.
+        # Rotate the order, since the first import loads files into memory for the next.
         names = list(STATEMENTS)
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             seconds = seconds_of(STATEMENTS[name])
-            if number > 0:  # the first round fills the system's memory of files
+            if number > 0:  # the first round fills the page cache
                 times[name].append(seconds)
     for column, clock in enumerate(("wall", "cpu")):
         middle = {name: statistics.median(each[column] for each in times[name]) for name in times}
@@ -60,14 +60,14 @@ def measure_import(num_rounds: int) -> None:
             print(
                 f"      {STATEMENTS[base]}: {middle[base]:.2f} s, "
                 f"{middle['handlers'] / middle[base]:.3f} x, "
-                f"{paired:.3f} x as the median of {num_rounds} rounds (<= 1.1)"
+                f"{paired:.3f} x as the median of {num_rounds} rounds (target <= 1.1)"
             )
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21, help="each imports all three once")
+    parser.add_argument("--rounds", type=int, default=21, help="rounds of all three imports")
     measure_import(parser.parse_args().rounds)
 
 

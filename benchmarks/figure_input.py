@@ -1,8 +1,8 @@
-"""Reading, and later epochs from a cache, against Pillow and torchvision.
+"""Measure reading and cached epochs, compared with Pillow and torchvision.
 
     python benchmarks/figure_input.py --images DIR      # full-size X-rays
 
-Both ways take turns, so that the ratio is one of this run. Nothing else should run meanwhile.
+Both alternate, so that the machine's load affects both equally. Run nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 class AffineImages(Dataset[tuple[Tensor, float]]):
-    """Pillow and torchvision with one random affine, as people write it."""
+    """Dataset with Pillow and torchvision and one random affine, as it is usually written."""
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
         self.records = records
@@ -61,35 +61,38 @@ class AffineImages(Dataset[tuple[Tensor, float]]):
             return self.transform(image.convert("RGB")), float(self.records[index].label)
 
 
-def rate(way: Callable[[], int]) -> float:
-    """Images a second, over at least half a second."""
+def rate(run: Callable[[], int]) -> float:
+    """Return images per second, measured over at least half a second."""
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < 0.5:
-        count += way()
+        count += run()
     return count / (time.perf_counter() - start)
 
 
 def compare(name: str, target: float, plain: Callable[[], int], ours: Callable[[], int]) -> None:
-    """Print the ratio of two ways that take turns, five times."""
-    plain(), ours()  # workers start, files are read into the page cache
+    """Print the ratio of two alternatives, measured alternately five times."""
+    plain(), ours()  # starts workers and fills the page cache
     pairs = [(rate(plain), rate(ours)) for _ in range(5)]
     before, after = (statistics.median(each) for each in zip(*pairs, strict=True))
-    print(f"{name}: {before:,.0f} and {after:,.0f} images/s, {after / before:.1f} x (>= {target})")
+    print(
+        f"{name}: plain {before:,.0f}, ours {after:,.0f} images/s, {after / before:.1f} x "
+        f"(target >= {target})"
+    )
 
 
 def passes(loader: Iterable[Sequence[Any]]) -> Callable[[], int]:
-    """One epoch of a loader, that says how many images came."""
+    """Return a function that runs one epoch and returns the number of images."""
     return lambda: sum(len(batch[0]) for batch in loader)
 
 
 def plain_loader(dataset: Dataset[Any], workers: int = 0) -> DataLoader[Any]:
-    """A `DataLoader` as it is usually set up."""
+    """Return a `DataLoader` as it is usually set up."""
     alive = workers > 0
     return DataLoader(dataset, 32, shuffle=True, num_workers=workers, persistent_workers=alive)
 
 
 def measure_input(root: Path) -> None:
-    """Reading, and later epochs from a cache, on one core and with two workers."""
+    """Measure reading and cached epochs, on one core and with two workers."""
     torch.set_num_threads(1)
     records = inspect_images(ClassFolders(root).records()).records
     records = [record.moved("train") for record in records]
@@ -128,11 +131,13 @@ def measure_input(root: Path) -> None:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder with the layout of ChestXRay2017"
+    )
     options = parser.parse_args()
-    measure_input(options.records)
+    measure_input(options.images)
 
 
 if __name__ == "__main__":

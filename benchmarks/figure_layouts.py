@@ -1,8 +1,8 @@
-"""Training steps with and without `channels_last`, network by network.
+"""Measure training steps of several networks with and without `channels_last`.
 
     python benchmarks/figure_layouts.py
 
-Both layouts take turns, on random images of 224 x 224, in the arithmetic that `auto` takes.
+Both layouts alternate, on random images of 224 x 224, in the precision that `auto` chooses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def measure_layouts(name: str, device: torch.device, batch_size: int, repeats: int) -> None:
-    """Print images a second in both layouts, and their ratio."""
+    """Print images per second in both layouts, and their ratio."""
     torch.manual_seed(0)
     model, precision = NETWORKS[name]().to(device), choose_precision("auto", device)
     batch = (
@@ -60,7 +60,7 @@ def measure_layouts(name: str, device: torch.device, batch_size: int, repeats: i
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch_size", type=int, default=8)

@@ -1,9 +1,9 @@
-"""A manifest of a million rows: the seconds until its images are listed.
+"""Measure the time to read a manifest with a million rows.
 
     python benchmarks/figure_manifest.py
 
-Path, label, patient, split, two attributes, a filter, and one image in ten that is left out; with
-`--salt`, patients are hashed. Only one of the files is there.
+The rows have path, label, patient, split and three attributes; a filter and skipped labels exclude
+some of them. With `--salt`, patients are hashed. Only one of the image files exists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cxrignite.workflows.records import collector_paused
 
 
 def rows(num_rows: int) -> Iterator[tuple[object, ...]]:
-    """A header, then three images a patient."""
+    """Yield a header, then three images per patient."""
     yield "path", "label", "patient", "split", "view", "sex", "age"
     labels = ("normal", "pneumonia", "1.0", "0.0", "other")
     splits = ("train", "train", "train", "valid", "test")
@@ -40,13 +40,13 @@ def rows(num_rows: int) -> Iterator[tuple[object, ...]]:
 
 
 def measure(num_rows: int, folder: Path, with_salt: bool) -> None:
-    """Write it, list its images, and print the seconds."""
+    """Write a manifest, read its image records, and print the seconds."""
     path, salt = folder / "images.csv", folder / "salt"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows(num_rows))
     (folder / "images_001").mkdir()
     (folder / "images_001" / "00000000_001.png").touch()
-    salt.write_text("not a secret, for it stands here")
+    salt.write_text("not a secret, since it is published here")
     source = Manifest(
         path,
         columns=ManifestColumns(attributes=["view", "sex", "age"]),
@@ -63,12 +63,12 @@ def measure(num_rows: int, folder: Path, with_salt: bool) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(
         f"{num_rows:,} rows, {path.stat().st_size / 1e6:.0f} MB: {len(records):,} images in "
-        f"{seconds:.1f} s, {cpu:.1f} s of them on the processor; {peak:,} MB at most (< 10 s)"
+        f"{seconds:.1f} s ({cpu:.1f} s of CPU time), peak memory {peak:,} MB (target < 10 s)"
     )
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_rows", type=int, default=1_000_000)
     parser.add_argument("--salt", action="store_true", help="hash the patients")

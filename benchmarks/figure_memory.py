@@ -1,6 +1,6 @@
-"""The most memory of `fit` with all its handlers, against a loop by hand.
+"""Measure the peak memory of `fit` with all its handlers, compared with a plain loop.
 
-Pages of files do not count, such as those of a cache: the system drops them when it needs the room.
+Pages of files, such as those of a cache, are not counted, since the system can release them.
 
 python benchmarks/figure_memory.py --images DIR --weights FILE
 """
@@ -19,7 +19,7 @@ from cxrignite.workflows.benchmark.memory import memory_with_children
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-HAND_WRITTEN = """
+PLAIN_LOOP = """
 import sys, torch
 from pathlib import Path
 from PIL import Image
@@ -75,19 +75,19 @@ print(roc_auc_score(torch.cat(truth), torch.cat(scores)))
 
 
 def peak_memory(*command: str) -> float:
-    """The most MB that a program and its workers hold, each page counted once."""
+    """Return the peak memory of a program and its workers in MB, each page counted once."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
         most = max(most, memory_with_children(Path("/proc", str(process.pid))))
         time.sleep(0.1)
     if process.returncode:
-        raise SystemExit(f"{command[:4]} ended with {process.returncode}")
+        raise SystemExit(f"{command[:4]} failed with exit code {process.returncode}")
     return most / 2**20
 
 
 def measure_memory(root: Path, weights: str) -> None:
-    """`fit` with all handlers against a loop by hand, both with and without workers."""
+    """Measure `fit` with all handlers and a plain loop, both with and without workers."""
     recipes = {"baseline_cnn": "none"} | ({"efficientnet_lite0": weights} if weights else {})
     for name, file in recipes.items():
         for workers in (0, 2):
@@ -98,22 +98,24 @@ def measure_memory(root: Path, weights: str) -> None:
                 argv += ["--trainer.max_epochs", "1"]
                 argv += ["--model.weights", file] if file != "none" else []
                 fit = peak_memory(sys.executable, "-m", "cxrignite", *argv)
-            hand = peak_memory(
-                sys.executable, "-c", HAND_WRITTEN, str(root), file, str(workers), "20"
+            plain = peak_memory(
+                sys.executable, "-c", PLAIN_LOOP, str(root), file, str(workers), "20"
             )
             print(
-                f"peak memory, {name}, {workers} workers: fit {fit:,.0f} MB, by hand "
-                f"{hand:,.0f} MB, {fit / hand:.2f} x (<= 1.1)"
+                f"peak memory, {name}, {workers} workers: fit {fit:,.0f} MB, plain loop "
+                f"{plain:,.0f} MB, {fit / plain:.2f} x (target <= 1.1)"
             )
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
-    parser.add_argument("--weights", default="", help="of tf_efficientnet_lite0")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder with the layout of ChestXRay2017"
+    )
+    parser.add_argument("--weights", default="", help="weights file of tf_efficientnet_lite0")
     options = parser.parse_args()
-    measure_memory(options.records, options.weights)
+    measure_memory(options.images, options.weights)
 
 
 if __name__ == "__main__":

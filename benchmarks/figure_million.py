@@ -1,4 +1,4 @@
-"""A source of a million rows: the time to a first batch, and what workers hold of their own.
+"""Measure a source of a million rows: time to the first batch, and private memory of the workers.
 
 python benchmarks/figure_million.py --images DIR
 """
@@ -29,13 +29,13 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 class RepeatedImages(Source):
-    """Real images again and again, each row with a name and a patient of its own."""
+    """Source that repeats real images, each row with its own name."""
 
     def __init__(self, root: Path, num_images: int) -> None:
         self.root, self.classes, self.num_images = root, ("NORMAL", "PNEUMONIA"), num_images
 
     def records(self) -> list[ImageRecord]:
-        """Three images a patient."""
+        """Return the image records; nine consecutive rows share a patient per class."""
         real = ClassFolders(self.root).records()
         numbered = zip(range(self.num_images), itertools.cycle(real), strict=False)
         return [
@@ -52,7 +52,7 @@ class RepeatedImages(Source):
 
 
 def measure_million(root: Path, num_images: int) -> None:
-    """From nothing to a first batch of an unpacked run, and what its workers hold of their own."""
+    """Measure the time to the first batch without a cache, and the private memory of workers."""
     recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/baseline_cnn.yaml"])
     recipe.data.source, recipe.data.cache = RepeatedImages(root, num_images), "off"
     pipeline = build_pipeline(recipe.data)
@@ -60,7 +60,7 @@ def measure_million(root: Path, num_images: int) -> None:
         records, cache = read_and_cache(
             recipe.data, recipe.data.source.records(), pipeline, recipe.run_dir
         )
-        # Copies would stay together as identical files do, all of them: each is a picture here.
+        # Different hashes, since identical files would all be put into the same split.
         records = [record.hashed(f"{number:064x}") for number, record in enumerate(records)]
         records = split_records(recipe.data, records, recipe.seed)
         leaked_pairs(records)
@@ -70,14 +70,14 @@ def measure_million(root: Path, num_images: int) -> None:
     next(batches)
     seconds = time.perf_counter() - START
     print("\n".join(split_lines(data)))
-    print(f"first batch of {num_images:,} rows: {seconds:.1f} s, imports included (< 10)")
+    print(f"first batch of {num_images:,} rows: {seconds:.1f} s including imports (target < 10 s)")
     taken = 0
     for count in (1, 250, 500, 1000, 1500):
         while taken < count:
             next(batches)
             taken += 1
         private = [_private(process) for process in multiprocessing.active_children()]
-        print(f"after {count} batches, MB private to each worker: {private}")
+        print(f"after {count} batches, private memory of each worker in MB: {private}")
     data.close()
 
 
@@ -87,12 +87,14 @@ def _private(process: Any) -> int:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder with the layout of ChestXRay2017"
+    )
     parser.add_argument("--num_images", type=int, default=1_000_000)
     options = parser.parse_args()
-    measure_million(options.records, options.num_images)
+    measure_million(options.images, options.num_images)
 
 
 if __name__ == "__main__":

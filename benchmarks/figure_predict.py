@@ -1,12 +1,12 @@
-"""Images a second of `predict`, against the loop that people write by hand, with the same model.
+"""Measure images per second of `predict`, compared with a plain loop and the same model.
 
 python benchmarks/figure_predict.py --images DIR
 
 The images are copied into a temporary folder until there are enough, so that every file is read.
-Both are measured in turn: from the first image to the last, in this process, and whole programs
-with all that they import. On cores that others use too, threads that wait for each other make the
-plain loop several times slower; it is measured with one thread as well, and the fastest of all
-counts. The light CNN is narrow by default, so that decoding dominates; recipes have `--width 32`.
+Both alternate, and are measured in two ways: the scoring alone in this process, and whole programs
+including imports. On shared cores, threads that wait for each other make the plain loop several
+times slower. It is therefore also measured with one thread, and the fastest result counts. The
+light CNN is narrow by default, so that decoding dominates; the recipes use `--width 32`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-# Its parts are read by the plain program too, which imports what it needs and no more.
+# The plain program, which imports only what it needs.
 PLAIN = """
 import csv, sys
 from pathlib import Path
@@ -66,31 +66,31 @@ validator:
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
-    """How many seconds it takes, and of how many cores' time."""
+    """Return wall seconds and CPU seconds of a call."""
     start, cpu_start = time.perf_counter(), cpu_seconds()
     work()
     return time.perf_counter() - start, cpu_seconds() - cpu_start
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Return the CPU seconds of this process and of its finished child processes."""
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(sum(resource.getrusage(each)[:2]) for each in whose)
 
 
 def make_run(folder: Path, width: int) -> Path:
-    """A finished run of the light CNN, whose weights do not matter here."""
+    """Train a short run of the light CNN, whose weights do not matter here."""
     from cxrignite.cli import run
 
     (folder / "recipe.yaml").write_text(RECIPE.replace("WIDTH", str(width)))
     argv = ["fit", "--config", f"{folder}/recipe.yaml", "--run_dir", f"{folder}/run"]
     if run([*argv, "--data.source.root", f"{folder}/phantom"]):
-        raise SystemExit("the run that is measured did not come to its end")
+        raise SystemExit("the training run for the measurement failed")
     return folder / "run"
 
 
 def copy_images(source: Path, target: Path, number: int) -> None:
-    """Copies of the images of a folder, one after the other and again from the first."""
+    """Copy the images of a folder, repeatedly, until there are `number` copies."""
     found = sorted(each for each in source.rglob("*") if each.suffix.lower() in {".jpeg", ".jpg"})
     target.mkdir()
     for each in range(number):
@@ -98,7 +98,7 @@ def copy_images(source: Path, target: Path, number: int) -> None:
 
 
 def largest_difference(ours: Path, theirs: Path) -> float:
-    """Between the scores of two tables."""
+    """Return the largest difference between the scores of two tables."""
     with ours.open(newline="") as first, theirs.open(newline="") as second:
         mine = [float(row["score"]) for row in csv.DictReader(first)]
         other = [float(row[1]) for row in csv.reader(second)]
@@ -106,7 +106,7 @@ def largest_difference(ours: Path, theirs: Path) -> float:
 
 
 def plain_here(argv: list[str]) -> None:
-    """The plain loop in this process, which has imported everything."""
+    """Run the plain loop in this process, without the time of imports."""
     threads = torch.get_num_threads()
     sys.argv[1:] = argv
     exec(compile(PLAIN, "plain loop", "exec"), {})
@@ -114,19 +114,19 @@ def plain_here(argv: list[str]) -> None:
 
 
 def call(argv: list[str]) -> None:
-    """Run a Python program from its start to its end."""
+    """Run a Python program to its end."""
     subprocess.run([sys.executable, *argv], check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(records: Path, number: int, repeats: int, width: int) -> None:
-    """Both in turn, and their ratio."""
+def measure(images: Path, number: int, repeats: int, width: int) -> None:
+    """Measure both alternately, and print their ratio."""
     from cxrignite.cli import run
     from cxrignite.workflows.predict import predict as command
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_dir = make_run(folder, width)
-        copy_images(records, folder / "images", number)
+        copy_images(images, folder / "images", number)
         weights, ours, theirs = run_dir / "checkpoints/best.pt", folder / "o.csv", folder / "t.csv"
         argv = ["predict", "--run", str(run_dir), "--files", str(folder / "images")]
         argv += ["--output", str(ours), "--overwrite", "true"]
@@ -137,12 +137,12 @@ def measure(records: Path, number: int, repeats: int, width: int) -> None:
         works: dict[str, Callable[[], object]] = {
             "plain loop, images": lambda: plain_here(plain),
             "plain loop, images, 1 thread": lambda: plain_here(one),
-            here: lambda: run(argv),  # measured inside
+            here: lambda: run(argv),  # only the scoring inside counts
             "plain loop, program": lambda: call(["-c", PLAIN, *plain]),
             "plain loop, program, 1 thread": lambda: call(["-c", PLAIN, *one]),
             there: lambda: call(["-m", "cxrignite", *argv]),
         }
-        # The recipe is parsed and the weights are read before the first image.
+        # Measured without parsing the recipe and reading the weights.
         images_alone: list[tuple[float, float]] = []
         score_images = command.score_images
         command.score_images = lambda *parts: images_alone.append(
@@ -158,29 +158,29 @@ def measure(records: Path, number: int, repeats: int, width: int) -> None:
         for each, times in taken.items():
             wall, cpu = min(times)
             text = " ".join(f"{time:.1f}" for time, _ in times)
-            rate = f"{number / wall:6.1f} images/s, {1000 * cpu / number:5.1f} ms of a core each"
+            rate = f"{number / wall:6.1f} images/s, {1000 * cpu / number:5.1f} ms CPU per image"
             print(f"{each:30s}{wall:6.2f} s {rate}  ({text})")
         num_cores = len(os.sched_getaffinity(0))
         for ours_is in (here, there):
             plain_is = ours_is.replace("predict", "plain loop")
             faster, ours_taken = taken[plain_is] + taken[f"{plain_is}, 1 thread"], taken[ours_is]
             print(f"{ours_is}: {min(faster)[0] / min(ours_taken)[0]:.2f} times as fast")
-        # What others take of the cores is in no cores' time.
+        # CPU time does not include the time that other processes use the cores.
         cpu = min(cpu for _, cpu in taken["plain loop, images, 1 thread"])
         share = min(cpu for _, cpu in taken[here]) / num_cores
-        print(f"images, by cores' time: {cpu / share:.2f} times as fast where nobody else computes")
-        print(f"largest difference of a score: {largest_difference(ours, theirs):.2g}")
+        print(f"images, by CPU time: {cpu / share:.2f} times as fast on an idle machine")
+        print(f"largest difference between scores: {largest_difference(ours, theirs):.2g}")
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="full-size JPEG files")
     parser.add_argument("--number", type=int, default=624)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--width", type=int, default=8)
     options = parser.parse_args()
-    measure(options.records, options.number, options.repeats, options.width)
+    measure(options.images, options.number, options.repeats, options.width)
 
 
 if __name__ == "__main__":

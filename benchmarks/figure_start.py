@@ -1,4 +1,4 @@
-"""The time to the first step of a cached `fit`, against that of what it imports.
+"""Measure the time to the first step of a cached `fit`, compared with that of its imports.
 
 python benchmarks/figure_start.py --images DIR
 """
@@ -25,7 +25,7 @@ def first_step(*_, **__):
     names = [name for name in sys.modules if not name.startswith(("_", "cxrignite"))]
     print(json.dumps([time.time() - float(os.environ["BEGAN"]), names]), flush=True)
     os._exit(0)
-torch.optim.AdamW.zero_grad = first_step  # what a step begins with, its batch at hand
+torch.optim.AdamW.zero_grad = first_step  # the first call of a step, after its batch is loaded
 from cxrignite.cli import run
 sys.exit(run(sys.argv[1:]))
 """
@@ -41,7 +41,7 @@ print(time.time() - float(os.environ["BEGAN"]))
 
 
 def run_python(code: str, *argv: str) -> Any:
-    """What a program printed last, as JSON."""
+    """Run a program, and return its last output line as JSON."""
     environment = {**os.environ, "BEGAN": str(time.time())}
     command = [sys.executable, "-c", code, *argv]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -49,7 +49,7 @@ def run_python(code: str, *argv: str) -> Any:
 
 
 def measure_start(root: Path) -> None:
-    """`--help`, and a cached `fit` to the beginning of its first step against what it imports."""
+    """Measure `--help`, the time to the first step of a cached `fit`, and that of its imports."""
     helps = []
     for _ in range(5):
         start = time.perf_counter()
@@ -57,11 +57,11 @@ def measure_start(root: Path) -> None:
             [sys.executable, "-m", "cxrignite", "--help"], check=True, stdout=subprocess.DEVNULL
         )
         helps.append(time.perf_counter() - start)
-    print(f"--help: {statistics.median(helps):.2f} s (< 0.7)")
+    print(f"--help: {statistics.median(helps):.2f} s (target < 0.7)")
     with tempfile.TemporaryDirectory() as folder:
         argv = ["fit", "--config", f"{RECIPES}/baseline_cnn.yaml", "--run_dir", f"{folder}/run"]
         argv += ["--data.source.root", str(root), "--data.image_size", "[224, 224]"]
-        _, names = run_python(FIRST_STEP, *argv)  # caches
+        _, names = run_python(FIRST_STEP, *argv)  # builds the cache
         modules = Path(folder, "modules.json")
         modules.write_text(json.dumps(names))
         fits, imports = [], []
@@ -69,15 +69,17 @@ def measure_start(root: Path) -> None:
             fits.append(run_python(FIRST_STEP, *argv)[0])
             imports.append(run_python(IMPORTS, str(modules)))
     first, bare = statistics.median(fits), statistics.median(imports)
-    print(f"first step: {first:.2f} s, imports {bare:.2f} s, {first / bare:.2f} x (<= 1.3)")
+    print(f"first step: {first:.2f} s, imports {bare:.2f} s, {first / bare:.2f} x (target <= 1.3)")
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="as ChestXRay2017 is laid out")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder with the layout of ChestXRay2017"
+    )
     options = parser.parse_args()
-    measure_start(options.records)
+    measure_start(options.images)
 
 
 if __name__ == "__main__":

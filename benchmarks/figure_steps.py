@@ -1,9 +1,9 @@
-"""What Ignite's engine and all of `fit`'s handlers add to a step, against the same loop by hand.
+"""Measure the time per step of `fit` with all its handlers, compared with a plain loop.
 
     python benchmarks/figure_steps.py
 
-On synthetic images, from a cache, in one process; a terminal adds the progress line. Both ways take
-turns. Nothing else should run meanwhile.
+Both use synthetic images from a cache in one process, and alternate. A terminal adds the progress
+line. Run nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ validator:
 """
 
 PLAIN = Settings(True, True, True, True, True, True)
-"""All that `fit` does at a step, by hand."""
+"""Everything that `fit` does in a step, in a plain loop."""
 
 
 class TinyCNN(BinaryClassifier):
-    """One convolution, for steps that are nearly nothing but calls."""
+    """Network with one convolution, for steps that consist of overhead mostly."""
 
     def __init__(self) -> None:
         backbone = nn.Sequential(
@@ -60,7 +60,7 @@ class TinyCNN(BinaryClassifier):
 
 
 class Case(NamedTuple):
-    """A network, batches and steps for about so many milliseconds, and the most that is asked."""
+    """Network, batch size and number of steps of a measurement, and the largest ratio allowed."""
 
     size: int
     model: str
@@ -95,22 +95,22 @@ def measure_steps(case: Case, repeats: int) -> None:
         runner = VariantRunner(
             recipe, session, precision, model, records, pipeline, cache, case.num_steps
         )
-        hand = Variant("by hand", PLAIN)
+        plain = Variant("plain loop", PLAIN)
         fit = Variant("fit", replace(PLAIN, engine=True))
         for _ in range(repeats):
-            runner.run(hand)
+            runner.run(plain)
             runner.run(fit)
-    rates = [[s.num_images / s.seconds for s in way.steps] for way in (hand, fit)]
-    ratio = statistics.median(by_hand / ours for by_hand, ours in zip(*rates, strict=True))
+    rates = [[s.num_images / s.seconds for s in each.steps] for each in (plain, fit)]
+    ratio = statistics.median(before / ours for before, ours in zip(*rates, strict=True))
     milliseconds = [1000 * case.batch / statistics.median(each) for each in rates]
     print(
-        f"a step by hand {milliseconds[0]:.2f} ms, in fit {milliseconds[1]:.2f} ms "
-        f"({milliseconds[1] - milliseconds[0]:+.2f}), {ratio:.3f} x (<= {case.target})"
+        f"step of the plain loop {milliseconds[0]:.2f} ms, of fit {milliseconds[1]:.2f} ms "
+        f"({milliseconds[1] - milliseconds[0]:+.2f}), {ratio:.3f} x (target <= {case.target})"
     )
 
 
 def main() -> None:
-    """Measure."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Engines: the training step and the evaluation, as functions that Ignite runs."""
+"""Ignite engines for training and evaluation, and the functions that they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch on its way from a loader to the device."""
+"""Batches: checks, the copy to the device, and filling up."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 from cxrignite.errors import RecipeError
 
 Batch = Sequence[Tensor]
-"""Images `(N, C, H, W)`, labels, and where there are more parts indices and seeds, each `(N,)`."""
+"""Images `(N, C, H, W)` and labels, and optionally indices and seeds, each `(N,)`."""
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
-    """Check that a model keeps to the contract.
+    """Check that a model returns one logit per image.
 
     Args:
-        logits: What the model gave.
-        labels: Shape `(N,)`.
+        logits: Output of the model.
+        labels: Labels, shape `(N,)`.
 
     Raises:
-        RecipeError: If it is not one logit an image.
+        RecipeError: If the shapes differ.
     """
     if logits.shape != labels.shape:
         raise RecipeError(
-            f"a model must give one logit an image, shape {tuple(labels.shape)}, "
+            f"a model must give one logit per image, shape {tuple(labels.shape)}, "
             f"got {tuple(logits.shape)}"
         )
 
@@ -34,13 +34,13 @@ def move_batch(batch: Batch, device: torch.device, channels_last: bool) -> tuple
     """Move images and labels to a device, without waiting for the copy.
 
     Args:
-        batch: Images and labels at the positions 0 and 1; the rest stays where it is.
-        device: Where to.
-        channels_last: Whether images of more than one channel are laid out channels last; with
-            one channel both layouts are the same.
+        batch: Images and labels at the positions 0 and 1; other parts are not moved.
+        device: Target device.
+        channels_last: True to use the channels-last layout for images of more than one channel.
+            With one channel both layouts are identical.
 
     Returns:
-        Images in the dtype they came in, and labels in float32, which BCE asks for.
+        Images in their own dtype, and labels in float32, which BCE needs.
     """
     labels = batch[1].to(device, dtype=torch.float32, non_blocking=True)
     return move_images(batch[0], device, channels_last), labels
@@ -51,11 +51,11 @@ def move_images(images: Tensor, device: torch.device, channels_last: bool) -> Te
 
     Args:
         images: Shape `(N, C, H, W)`.
-        device: Where to.
-        channels_last: As `move_batch` takes it.
+        device: Target device.
+        channels_last: As in `move_batch`.
 
     Returns:
-        Images in the dtype they came in.
+        Images in their own dtype, the same shape.
     """
     is_laid_out = channels_last and images.ndim == 4 and images.shape[1] > 1
     return images.to(
@@ -70,13 +70,13 @@ def fill_up(images: Tensor, batch_size: int) -> Tensor:
 
     Args:
         images: Shape `(n, C, H, W)`, at least one.
-        batch_size: How many there are to be.
+        batch_size: Number of images of a full batch.
 
     Returns:
-        Shape `(max(n, batch_size), C, H, W)`, contiguous; the batch itself where it is full.
+        Images, shape `(max(n, batch_size), C, H, W)`, contiguous; the batch itself if it is full.
     """
     if len(images) >= batch_size:
         return images
-    # Not `torch.cat`, whose strides may be those of channels last where there is one channel: that
-    # is the same memory, and another kernel with other last bits.
+    # Not `torch.cat`: with one channel its result may have channels-last strides. The memory is the
+    # same, but another kernel would run, and the last bits of a score would differ.
     return images[torch.arange(batch_size, device=images.device).clamp_(max=len(images) - 1)]

@@ -1,4 +1,4 @@
-"""`torch.compile` for the forward pass of a model, and its failures in one line."""
+"""Compilation of a model's forward pass, and one-line errors of the compiler."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ _COMPILER = ("torch._dynamo.", "torch._functorch.", "torch._inductor.")
 
 
 def compile_model(model: nn.Module) -> nn.Module:
-    """Wrap a model so that its forward pass is compiled, at the first call.
+    """Wrap a model so that its forward pass is compiled at the first call.
 
-    The model itself stays as it is, for checkpoints and for whoever hangs hooks on its layers: a
-    compiled pass calls no hook that is put on later. Each mode and batch size gets kernels of its
-    own. With kernels for any size, those of a step would depend on the batches before it, and a
-    resumed run would not repeat the bits.
+    The model itself is unchanged. Use it for checkpoints and for hooks, since a compiled pass
+    ignores hooks that are registered later.
+
+    Each mode and batch size gets its own kernels. Kernels for dynamic sizes would depend on the
+    batches before, and a resumed run would not be bit-identical.
 
     Args:
-        model: On its device, and not wrapped for several processes yet.
+        model: The model, on its device and not yet wrapped for several processes.
 
     Returns:
-        The same parameters under a compiled forward pass; its own state has other keys.
+        A module with the same parameters and a compiled forward pass; its state dict has other
+        keys.
     """
     compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     return compiled
@@ -33,18 +35,18 @@ def compile_model(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def compiler_errors_in_one_line() -> Iterator[None]:
-    """Turn a failure of the compiler into one line that says how to do without it.
+    """Turn a compiler error into one line that names the setting to change.
 
     Yields:
         Nothing, for the block that runs the compiled model.
 
     Raises:
-        RecipeError: The compiler failed in the block; other exceptions pass as they are.
+        RecipeError: If the compiler fails in the block; other exceptions are not changed.
     """
     try:
         yield
     except Exception as error:
-        # By name: the classes lie in private modules that take a second to import.
+        # Compared by name, since importing the private modules of the classes takes a second.
         if not any(kind.__module__.startswith(_COMPILER) for kind in type(error).__mro__):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""From a model and images to scores, and the metrics of these scores."""
+"""Evaluator: an engine that scores images and computes metrics."""
 
 from __future__ import annotations
 
@@ -24,25 +24,30 @@ def create_evaluator(
     channels_last: bool = False,
     batch_size: int | None = None,
 ) -> Engine:
-    """Make an evaluator; it changes nothing in the model but leaves it in evaluation mode.
+    """Return an evaluator, which leaves the model in evaluation mode and otherwise unchanged.
 
-    `evaluator.state.output` is `(y_score, y_true)`: probabilities of the positive class and
-    labels, both float32 of shape `(N,)`; `evaluator.state.logits` the logits, float32, and
-    `evaluator.state.num_fillings` how many images the step put behind those of the batch. At the
-    epoch's end `evaluator.state.metrics` holds `roc_auc`, `average_precision` and, with a
-    `loss_fn`, `loss`: before any handler that is attached later; and
-    `evaluator.state.score_source.gather()` gives the scores of all images in one piece.
+    After each step:
+
+    - `evaluator.state.output` is `(y_score, y_true)`: probabilities of the positive class and
+      labels, both float32 of shape `(N,)`.
+    - `evaluator.state.logits` holds the logits, float32.
+    - `evaluator.state.num_fillings` is the number of images added to fill up the batch.
+
+    At the end of the epoch, before any handler that is attached later,
+    `evaluator.state.metrics` holds `roc_auc`, `average_precision` and, with a `loss_fn`, `loss`.
+    `evaluator.state.score_source.gather()` returns the scores of all images.
 
     Args:
         model: Images in, logits `(N,)` out; on `device`.
-        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; its buffers on `device`.
-        device: Where the model is.
-        precision: What the forward pass computes in; the sigmoid is always float32.
-        channels_last: Whether images of more than one channel are laid out channels last.
-        batch_size: Images of every forward pass, at least as many as a batch has: a smaller batch
-            is filled up, and what comes of the fillings is dropped. A score depends on the number
-            of images beside it, in its last bits, and then no more on how the images fall into
-            batches and processes; a compiler and cuDNN see one shape. Null fills nothing up.
+        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; its buffers
+            on `device`.
+        device: Device of the model.
+        precision: Number format of the forward pass; the sigmoid is always float32.
+        channels_last: True to use the channels-last layout for images of more than one channel.
+        batch_size: Number of images of every forward pass, at least that of the batches. Smaller
+            batches are filled up, and the added scores are dropped. The last bits of a score depend
+            on the size of its batch. With a fixed size they do not depend on the division into
+            batches and processes, and the compiler and cuDNN see one shape. Null fills up nothing.
 
     Returns:
         The evaluator.

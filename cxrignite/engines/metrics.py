@@ -1,4 +1,4 @@
-"""What trainers and evaluators count, once an epoch and over all processes."""
+"""Metrics of trainers and evaluators, once per epoch and over all processes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cxrignite.functional.gathering import (
     scores_of,
 )
 
-# What every evaluator publishes; `loss` where it is given a loss.
+# Metrics of every evaluator; `loss` only if it has a loss function.
 EVALUATION_METRICS = ("loss", "roc_auc", "average_precision")
 
 _logger = logging.getLogger(__name__)
 
-# Losses kept before they become one sum: half a gigabyte of them lies in an epoch of a million.
+# Number of losses to keep before they are summed: those of a million steps take half a gigabyte.
 _MAX_LOSSES = 1024
 
 
 class EpochMeanLoss:
-    """The mean loss of an epoch's images, while the weights move.
+    """Mean loss of the images of an epoch, while the weights change.
 
     Attach to: a trainer, before handlers that read the metric at `EPOCH_COMPLETED`.
 
@@ -48,7 +48,7 @@ class EpochMeanLoss:
         self._num_images = 0
 
     def attach(self, engine: Engine) -> None:
-        """Start counting.
+        """Attach the metric to an engine.
 
         Args:
             engine: The trainer.
@@ -61,7 +61,7 @@ class EpochMeanLoss:
         self._losses, self._sizes, self._sums, self._num_images = [], [], [], 0
 
     def _collect(self, engine: Engine) -> None:
-        # Kept as tensors on the device: reading each would wait for it, step by step.
+        # Kept as tensors on the device, since reading a value would wait for the device.
         state: Any = engine.state
         self._losses.append(state.output)
         self._sizes.append(len(state.batch[1]))
@@ -84,22 +84,22 @@ class EpochMeanLoss:
 
 
 class EvaluationMetrics:
-    """The one metric set of every evaluator, over each image once.
+    """Metrics of an evaluator, with each image counted once.
 
     Attach to: an evaluator, before handlers that read metrics at `EPOCH_COMPLETED`.
 
-    Expects: `engine.state.output` to be `(y_score, y_true)`, each of shape `(N,)`, scores being
-    probabilities; with a `loss_fn`, the logits `(N,)` in `engine.state.logits`. Where a batch has
-    a third part it is the images' indices, and repeats (a distributed sampler pads with them) are
-    left out.
+    Expects: `engine.state.output` to be `(y_score, y_true)`, each of shape `(N,)`, the scores being
+    probabilities; with a `loss_fn`, the logits `(N,)` in `engine.state.logits`. The third part of a
+    batch, if there is one, holds the indices of the images. Repeated images, which a distributed
+    sampler adds as padding, are ignored.
 
-    Publishes: `roc_auc` and `average_precision`, NaN where one class is absent; with a `loss_fn`
-    also `loss`, the mean over images. All processes publish the same numbers. It is the engine's
-    `state.score_source` too: handlers take the epoch's scores from its `gather()`.
+    Publishes: `roc_auc` and `average_precision`, NaN if one class is absent; with a `loss_fn`
+    also `loss`, the mean over images. All processes publish the same numbers. The object is also
+    `engine.state.score_source`: handlers read the epoch's scores from its `gather()`.
 
     Args:
-        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss.
-        device: Where `loss_fn` has its buffers.
+        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss.
+        device: Device of the buffers of `loss_fn`.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class EvaluationMetrics:
         self._was_warned = False
 
     def attach(self, engine: Engine) -> None:
-        """Start counting.
+        """Attach the metrics to an engine.
 
         Args:
             engine: The evaluator.
@@ -126,16 +126,16 @@ class EvaluationMetrics:
         vars(engine.state)["score_source"] = self
 
     def gather(self) -> EpochScores:
-        """Join the epoch's scores over all processes, each image once.
+        """Return the epoch's scores of all processes, each image once.
 
-        It is a collective call: every process of a group makes it, after the epoch's last batch.
+        This is a collective call: every process must make it, after the epoch's last batch.
 
         Returns:
             The scores; the same object until the next epoch.
 
         Raises:
             NonFiniteError: If a score is NaN or infinite.
-            ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
+            ValueError: If a score is outside `[0, 1]`, or a label is neither 0 nor 1.
         """
         return self._gather()[0]
 
@@ -154,8 +154,8 @@ class EvaluationMetrics:
         scores, columns = self._gather()
         metrics = engine.state.metrics
         if self._loss_fn is not None:
-            # In one piece and in the order of the indices, so that the number depends neither on
-            # the batches nor on the processes.
+            # Over all images at once, in the order of the indices, so that the result depends
+            # neither on the batches nor on the processes.
             y_true, logits = (column.to(self._device) for column in columns[:, 1:].unbind(1))
             metrics["loss"] = float(self._loss_fn(logits, y_true)) if len(logits) else math.nan
         metrics["roc_auc"], metrics["average_precision"] = self._rank(scores.y_true, scores.y_score)
@@ -182,7 +182,7 @@ class EvaluationMetrics:
                 )
             self._was_warned = True
             return math.nan, math.nan
-        # scikit-learn takes a second to import, and a trainer needs none of it.
+        # Imported here, since scikit-learn takes a second to import and a trainer does not need it.
         from sklearn.metrics import average_precision_score, roc_auc_score
 
         return float(roc_auc_score(y_true, y_score)), float(
@@ -196,15 +196,16 @@ def attach_metrics(
     *,
     device: torch.device | str = "cpu",
 ) -> EvaluationMetrics:
-    """Attach the metric set to an evaluator.
+    """Attach `EvaluationMetrics` to an evaluator.
 
     Args:
         evaluator: An engine whose output is `(y_score, y_true)`.
-        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; null for no `loss`.
-        device: Where `loss_fn` has its buffers.
+        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; null for no
+            `loss`.
+        device: Device of the buffers of `loss_fn`.
 
     Returns:
-        The metric set.
+        The attached metrics.
     """
     metrics = EvaluationMetrics(loss_fn, device)
     metrics.attach(evaluator)

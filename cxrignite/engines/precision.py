@@ -1,4 +1,4 @@
-"""Which number format a device should train in, and why."""
+"""Choice of the number format for a device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Precision:
-    """A number format for the forward pass.
+    """Number format of the forward pass.
 
     Args:
         name: `fp32`, `bf16` or `fp16`.
-        dtype: What autocast computes in; null for float32, without autocast.
-        use_scaler: Whether gradients need a `torch.amp.GradScaler`, as float16's do.
-        reason: Why this one, for a log.
+        dtype: Dtype of autocast; null for float32, which needs no autocast.
+        use_scaler: True if gradients need a `torch.amp.GradScaler`, as those of float16 do.
+        reason: Reason of the choice, for the log.
     """
 
     name: PrecisionName
@@ -30,13 +30,13 @@ class Precision:
     reason: str
 
     def autocast(self, device: torch.device | str) -> AbstractContextManager[object]:
-        """Return the context to run a forward pass in.
+        """Return the context for a forward pass.
 
         Args:
-            device: Where the model runs.
+            device: Device of the model.
 
         Returns:
-            `torch.autocast` for the device's type, or a context that does nothing for float32.
+            `torch.autocast` for the type of the device; for float32 a context without effect.
         """
         if self.dtype is None:
             return nullcontext()
@@ -51,20 +51,21 @@ def choose_precision(
 ) -> Precision:
     """Choose the number format for a device.
 
-    `auto` takes bf16 on a CUDA device that has it natively (compute capability 8.0), fp16 with a
-    scaler on an older one, bf16 on a CPU with AMX or AVX512-BF16, and fp32 elsewhere: without
-    such instructions a CPU emulates bf16, and ran ResNet-50 12 times slower than in fp32. Any
-    other name is honoured.
+    `auto` chooses bf16 on a CUDA device that supports it natively (compute capability 8.0), and
+    fp16 with a scaler on an older one. It chooses bf16 on a CPU with AMX or AVX512-BF16, and fp32
+    elsewhere. Without such instructions a CPU emulates bf16, and ran ResNet-50 12 times slower than
+    in fp32.
 
     Args:
         name: `auto`, `fp32`, `bf16` or `fp16`.
-        device: Where the model runs.
+        device: Device of the model.
 
     Returns:
-        The format, with its reason.
+        The number format, with the reason of the choice.
 
     Raises:
-        ValueError: If `name` is unknown; a `RecipeError` if it is `fp16` on a device without CUDA.
+        ValueError: If `name` is unknown.
+        RecipeError: If `name` is `fp16` and `device` is not a CUDA device.
     """
     device = torch.device(device)
     if name == "auto":
@@ -73,7 +74,7 @@ def choose_precision(
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {name!r}")
     if name == "fp16" and device.type != "cuda":
         raise RecipeError(f"precision fp16 needs a CUDA device, got {device.type}")
-    return _make(name, "asked for")
+    return _make(name, "requested")
 
 
 def _best(device: torch.device) -> Precision:
@@ -82,17 +83,17 @@ def _best(device: torch.device) -> Precision:
         capability = f"CUDA compute capability {major}.{minor}"
         if (major, minor) >= (8, 0):
             return _make("bf16", f"{capability} computes bf16 natively")
-        return _make("fp16", f"{capability} is older than bf16 and computes fp16")
+        return _make("fp16", f"{capability} has no native bf16, but computes fp16")
     if device.type == "cpu":
         for feature, is_supported in (
             ("AMX", "_is_amx_tile_supported"),
             ("AVX512-BF16", "_is_avx512_bf16_supported"),
         ):
-            # Private in torch 2.14: where one is gone, the safe answer is fp32.
+            # Private functions of torch 2.14; if one is missing, fall back to fp32.
             if getattr(torch.cpu, is_supported, bool)():
                 return _make("bf16", f"this CPU computes bf16 natively ({feature})")
-        return _make("fp32", "this CPU has no native bf16, and emulates it slowly")
-    return _make("fp32", f"nothing faster is proven on {device.type}")
+        return _make("fp32", "this CPU has no native bf16, and emulation is slow")
+    return _make("fp32", f"no faster format is tested on {device.type}")
 
 
 def _make(name: PrecisionName, reason: str) -> Precision:

@@ -1,4 +1,4 @@
-"""What ran out, memory or a disk, and what was ended for it, told in one line."""
+"""One-line errors if memory runs out or a worker process is killed."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from cxrignite.stops import is_stopping
 
 @contextmanager
 def resource_errors_in_one_line() -> Iterator[None]:
-    """Turn what a machine's limits end into one line that says which key to lower.
+    """Turn errors of exhausted resources into one line that names the settings to lower.
 
     Yields:
         Nothing, for the block that computes.
 
     Raises:
-        CxrIgniteError: The memory of the device or of the machine ran out, or a loader's worker
-            process was ended; other exceptions pass as they are.
+        CxrIgniteError: If the memory of the device or of the machine runs out, or a worker process
+            of the data loader is killed; other exceptions are not changed.
     """
     with _logged_once(), _killed_workers_noticed():
         try:
             yield
         except torch.OutOfMemoryError as error:
             raise CxrIgniteError(
-                f"{_printed(error)}; lower data.batch_size (trainer.accumulation_steps makes up "
-                "for it) or data.eval_batch_size; or begin a run with a smaller data.image_size"
+                f"{_reason(error)}; lower data.batch_size (trainer.accumulation_steps "
+                "compensates for it) or data.eval_batch_size, or start a new run with a smaller "
+                "data.image_size"
             ) from error
         except (MemoryError, RuntimeError, OSError, WorkerKilled) as error:
             text = str(error)
-            # Not "Caught ... in DataLoader worker process 0", which is an error of the code there.
-            # Torch says it in two ways, by whether the signal or the silence is noticed first.
+            # Not "Caught ... in DataLoader worker process 0", which is an exception in the worker.
+            # Torch has two messages, for the signal and for a worker that does not answer.
             if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text):
                 raise CxrIgniteError(
-                    f"a worker of the data loader (pid {worker[1]}) was killed; where memory ran "
+                    f"a worker of the data loader (pid {worker[1]}) was killed; if memory ran "
                     "out, lower data.num_workers or data.prefetch_factor"
                 ) from error
             if is_resource_error(error):
                 raise CxrIgniteError(
-                    f"out of memory: {_printed(error)}; lower data.batch_size, data.num_workers or "
+                    f"out of memory: {_reason(error)}; lower data.batch_size, data.num_workers or "
                     "data.image_size"
                 ) from error
             raise
@@ -55,11 +56,11 @@ def resource_errors_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def _killed_workers_noticed() -> Iterator[None]:
-    """Let the end of a loader's worker raise `WorkerKilled`, which no `except Exception` takes.
+    """Raise `WorkerKilled` if a loader's worker dies; no `except Exception` catches it.
 
-    Torch's handler of SIGCHLD raises a RuntimeError wherever the main process happens to be, and
-    what is at work there was blamed for it: an image that was being decoded, say. A signal that
-    has asked for the end may have ended the worker, too.
+    Torch's SIGCHLD handler raises a RuntimeError at an arbitrary point of the main process. Code
+    there would mistake it for its own error, for example for a damaged image. No error is raised if
+    the run is being stopped, since the same signal may have ended the worker.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,7 +74,7 @@ def _killed_workers_noticed() -> Iterator[None]:
                 of_torch(number, frame)
         except RuntimeError as error:
             if "Terminated" in str(error) and not is_stopping():
-                time.sleep(0.5)  # some signal all processes of a job, one after the other
+                time.sleep(0.5)  # some schedulers signal the processes of a job one by one
             if not is_stopping():
                 raise WorkerKilled(str(error)) from None
 
@@ -86,25 +87,25 @@ def _killed_workers_noticed() -> Iterator[None]:
 
 @contextmanager
 def _logged_once() -> Iterator[None]:
-    """Pass over what TensorBoard's thread could not write: the next write tells it."""
+    """Ignore write errors of TensorBoard's thread, since the next write raises them again."""
     former = threading.excepthook
 
-    def tell(failure: threading.ExceptHookArgs) -> None:
+    def report(failure: threading.ExceptHookArgs) -> None:
         of_board = type(failure.thread).__module__.startswith("tensorboard.")
         if not (of_board and isinstance(failure.exc_value, OSError)):
             former(failure)
 
-    threading.excepthook = tell
+    threading.excepthook = report
     try:
         yield
     finally:
         threading.excepthook = former
 
 
-def _printed(error: BaseException) -> str:
-    """The first line of what torch says, up to where it explains itself."""
+def _reason(error: BaseException) -> str:
+    """Return the first sentence of torch's message, without its explanations."""
     lines = str(error).splitlines()
-    # Of an error in a worker the first line names the worker, the last one what was raised there.
+    # For an error in a worker the first line names the worker and the last one the error.
     line = lines[-1 if lines[0].startswith("Caught ") else 0] if lines else ""
     first = line.partition(" GPU ")[0]
     text = first.partition(" It is possible")[0].rpartition("DefaultCPUAllocator: ")[2]

@@ -1,4 +1,4 @@
-"""Images to scores, in forward passes of one shape."""
+"""Scoring of batches, with forward passes of a fixed size."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cxrignite.engines.precision import FP32, Precision
 
 
 class BatchScorer:
-    """Scores batches of images with a model, which it leaves in evaluation mode.
+    """Scorer of image batches; it leaves its model in evaluation mode.
 
-    A score depends on the number of images beside it, in its last bits. Where every batch is filled
-    up to one size it no longer depends on how images fall into batches.
+    The last bits of a score depend on the size of its batch. If every batch is filled up to the
+    same size, a score does not depend on the division into batches.
 
     Args:
         model: Images in, logits `(N,)` out; on `device`.
-        device: Where the model is.
-        precision: What the forward pass computes in; the sigmoid is always float32.
-        channels_last: Whether images of more than one channel are laid out channels last.
-        batch_size: Images of every forward pass, at least as many as a batch has; null fills
-            nothing up.
+        device: Device of the model.
+        precision: Number format of the forward pass; the sigmoid is always float32.
+        channels_last: True to use the channels-last layout for images of more than one channel.
+        batch_size: Number of images of every forward pass, at least that of the batches; null fills
+            up nothing.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class BatchScorer:
             images: Shape `(n, C, H, W)`, at least one, on any device.
 
         Returns:
-            Probabilities of the positive class and logits, both float32, of shape `(n,)` where the
-            model gives one logit an image, on `device`.
+            Probabilities of the positive class and logits, both float32, of shape `(n,)` if the
+            model gives one logit per image, on `device`.
         """
         self._mode.enter()
         with torch.inference_mode():
@@ -57,5 +57,5 @@ class BatchScorer:
             filled = move_images(filled, self.device, self.channels_last)
             with self.precision.autocast(self.device):
                 logits = self.model(filled).float()
-            # Fillings are cut off last: the sigmoid of a vector too depends on its length.
+            # Added images are removed last, since the sigmoid too depends on the vector's length.
             return torch.sigmoid(logits)[: len(images)], logits[: len(images)]

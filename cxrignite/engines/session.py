@@ -1,4 +1,4 @@
-"""One process's surroundings for a run: seed, device, processes, and the declared profile."""
+"""Environment of a process for a run: device, other processes, profile and seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cxrignite.engines.resource_errors import resource_errors_in_one_line
 from cxrignite.errors import CxrIgniteError, RecipeError
 
 JOIN_SECONDS = 300.0
-"""As long as a process waits for those that were started with it."""
+"""Maximum time that a process waits for the other processes at the start."""
 
 _logger = logging.getLogger(__name__)
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -28,41 +28,43 @@ _INTERACTIVE = {"SLURM_PTY_PORT", "SLURM_PTY_WIN_COL", "SLURM_PTY_WIN_ROW"}  # o
 
 @dataclass(frozen=True)
 class Session:
-    """Where this process computes.
+    """Device and rank of this process.
 
     Attributes:
-        device: The device of this process.
-        reason: Why this one, for a log.
-        rank: This process, from 0.
-        world_size: Processes in all.
+        device: Device of this process.
+        reason: Reason of the choice of the device, for the log.
+        rank: Rank of this process, from 0.
+        world_size: Number of processes.
     """
 
     device: torch.device
-    reason: str = "asked for"
+    reason: str = "requested"
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """True on rank 0, the only process that writes files and logs."""
         return self.rank == 0
 
 
 @contextmanager
 def open_session(device: str, profile: str) -> Iterator[Session]:
-    """Choose the device, join other processes where a launcher started several, set the profile.
+    """Choose the device, connect to other processes if a launcher started any, set the profile.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        profile: `fast` lets cuDNN try kernels and keep the fastest; `reproducible` takes only
-            kernels that give the same bits again.
+        profile: `fast` lets cuDNN benchmark its kernels and use the fastest; `reproducible` uses
+            only deterministic kernels.
 
     Raises:
-        RecipeError: `cuda` was asked for and there is none.
-        CxrIgniteError: Memory ran out in the block, or a worker process was ended.
+        RecipeError: If `device` is `cuda` and there is no CUDA device.
+        CxrIgniteError: If memory runs out in the block, or a worker process is killed.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("trainer.device is cuda, and this machine has no CUDA device")
+        raise RecipeError(
+            "trainer.device is cuda, but this machine has no CUDA device; set it to auto or cpu"
+        )
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     several = _num_launched(os.environ) > 1
     if several:
@@ -75,7 +77,8 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
     )
     reproducible = profile == "reproducible"
     if reproducible and on_cuda:
-        # cuBLAS reads this when its first handle is made; without it torch refuses to multiply.
+        # cuBLAS reads this when it creates its first handle. Without it torch refuses matrix
+        # products in deterministic mode.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not reproducible
     torch.backends.cudnn.deterministic = reproducible
@@ -86,34 +89,34 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             chosen = torch.device("cpu")
         if idist.get_rank() > 0:
             logging.getLogger("cxrignite").setLevel(logging.WARNING)
-        reason = _why(device, chosen)
+        reason = _reason(device, chosen)
         with resource_errors_in_one_line():
             yield Session(chosen, reason, idist.get_rank(), idist.get_world_size())
-        idist.barrier()  # nobody leaves while another still speaks to it
+        idist.barrier()  # no process may end while another still communicates with it
     finally:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[:2]
         torch.use_deterministic_algorithms(before[2])
         if several:
             idist.finalize()
-            # Engines and their handlers refer to each other, and one of them to the wrapped model.
-            # As long as that lives, so do gloo's threads; one that is still there when the
-            # interpreter ends may bring the process down (SIGABRT, seen once in CI).
+            # Engines and handlers form reference cycles that hold the wrapped model, and the model
+            # holds gloo's threads. A thread that is alive at the exit of the interpreter may abort
+            # the process (SIGABRT, seen once in CI).
             gc.collect()
 
 
-def _why(asked: str, chosen: torch.device) -> str:
+def _reason(requested: str, chosen: torch.device) -> str:
     if chosen.type == "cpu":
-        return "there is no CUDA device" if asked == "auto" else "asked for"
+        return "there is no CUDA device" if requested == "auto" else "requested"
     name = torch.cuda.get_device_name(chosen)
-    return f"there is a CUDA device, {name}" if asked == "auto" else f"{name}, asked for"
+    return f"there is a CUDA device, {name}" if requested == "auto" else f"{name}, requested"
 
 
 @contextmanager
 def _torchrun_first() -> Iterator[None]:
-    """Hide SLURM where `torchrun` has said which process this is.
+    """Hide SLURM's variables if `torchrun` has set the rank of this process.
 
-    Ignite (0.5.5) reads SLURM's variables wherever there are some, and refuses a `torchrun` that
-    `srun` started on several nodes.
+    Ignite (0.5.5) always prefers SLURM's variables, and refuses a `torchrun` that `srun` started on
+    several nodes.
     """
     job = "SLURM_JOB_ID"
     hidden = os.environ.pop(job, None) if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -125,43 +128,43 @@ def _torchrun_first() -> Iterator[None]:
 
 
 def _num_launched(environment: Mapping[str, str]) -> int:
-    """Processes that `torchrun` or SLURM's `srun` started together; 1 where neither did.
+    """Return the number of processes that `torchrun` or SLURM's `srun` started; 1 without them.
 
-    Not by `SLURM_NTASKS`, which a batch script has too: there one process runs, and would wait for
-    tasks that nobody starts.
+    `SLURM_NTASKS` is not used, since it is also set in a batch script. There only one process runs,
+    and it would wait for tasks that are never started.
 
     Raises:
-        RecipeError: A variable is no number, or `WORLD_SIZE` comes without the others.
+        RecipeError: If a variable is not a number, or `WORLD_SIZE` is set without the others.
     """
     names = [each for each in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS") if each in environment]
     if not names:
         return 1
     name, value = names[0], environment[names[0]]
     if not (value.isdecimal() and int(value) >= 1):
-        raise RecipeError(f"{name} must be a number of processes, got {value!r}; unset it")
+        raise RecipeError(f"{name} must be the number of processes, got {value!r}; unset it")
     number = int(value)
     if name == "WORLD_SIZE":
         missing = [each for each in _OF_TORCHRUN if each not in environment]
         if number > 1 and missing:
             raise RecipeError(
-                f"WORLD_SIZE is {number}, and {', '.join(missing)} not set: start the processes "
-                "with torchrun, or unset WORLD_SIZE"
+                f"WORLD_SIZE is {number}, but these variables are not set: {', '.join(missing)}; "
+                "start the processes with torchrun, or unset WORLD_SIZE"
             )
     elif _INTERACTIVE & environment.keys() and any(map(os.isatty, range(3))):
-        # The shell is the one task that was started. An `srun` in it starts others, which inherit
-        # its variables and have no terminal.
+        # An interactive shell is the only task. An `srun` in it starts other tasks, which inherit
+        # its variables but have no terminal.
         return 1
     return number
 
 
 def _join(backend: str, number: int) -> None:
-    """Meet the other processes.
+    """Connect to the other processes, with a time limit.
 
-    In a thread, since torch waits in C++: a signal would come to nothing, and the time it waits is
-    the time that it gives every later exchange, which may have to be long.
+    This runs in a thread because torch waits in C++, where signals have no effect. Torch's own
+    timeout is not used, since it also applies to every later collective call.
 
     Raises:
-        CxrIgniteError: They do not come, or cannot be reached.
+        CxrIgniteError: If the others do not start in time, or cannot be reached.
     """
     failures: list[BaseException] = []
     device: list[int] = []
@@ -170,7 +173,7 @@ def _join(backend: str, number: int) -> None:
         try:
             idist.initialize(backend)
             if backend == "nccl":
-                device.append(torch.cuda.current_device())  # which each thread has of its own
+                device.append(torch.cuda.current_device())  # the current device is thread-local
         except BaseException as error:
             failures.append(error)
 
@@ -178,17 +181,17 @@ def _join(backend: str, number: int) -> None:
     thread.start()
     thread.join(min(JOIN_SECONDS, 10))
     if thread.is_alive():
-        _logger.info("waiting for the other of %d processes, %g s at most", number, JOIN_SECONDS)
+        _logger.info("waiting for all %d processes, at most %g s", number, JOIN_SECONDS)
         thread.join(JOIN_SECONDS - min(JOIN_SECONDS, 10))
     if thread.is_alive():
         raise CxrIgniteError(
-            f"{number} processes must be started together, and the others have not come in "
-            f"{JOIN_SECONDS:g} s; start them with torchrun or srun, or unset WORLD_SIZE and "
-            "SLURM_STEP_NUM_TASKS to train in one"
+            f"{number} processes must be started together, but the others have not connected "
+            f"within {JOIN_SECONDS:g} s; start them with torchrun or srun, or unset WORLD_SIZE and "
+            "SLURM_STEP_NUM_TASKS to train in one process"
         )
     for error in failures:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CxrIgniteError(f"the {number} processes cannot meet: {reason}") from error
+        raise CxrIgniteError(f"the {number} processes cannot connect: {reason}") from error
     for index in device:
         torch.cuda.set_device(index)
 
@@ -196,14 +199,14 @@ def _join(backend: str, number: int) -> None:
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed torch, numpy and random from the run's seed and the epoch.
 
-    Done at the start of every epoch, a resumed run draws what an uninterrupted one would have
-    drawn, and no random state has to be stored.
+    Call it at the start of every epoch. A resumed run then draws the same numbers as an
+    uninterrupted one, and no random state has to be stored.
 
     Args:
-        seed: The recipe's seed.
-        epoch: The epoch that begins, from 1; 0 before training.
+        seed: Seed of the recipe.
+        epoch: Number of the epoch, from 1; 0 before training.
     """
     mixed = (seed * 100_003 + epoch) % 2**63
     torch.manual_seed(mixed)
-    np.random.seed(mixed % 2**32)  # noqa: NPY002  transforms of other libraries draw from it
+    np.random.seed(mixed % 2**32)  # noqa: NPY002  transforms of other libraries use it
     random.seed(mixed)

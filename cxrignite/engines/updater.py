@@ -1,7 +1,8 @@
-"""One training step, and the trainer that runs it.
+"""Training step, and the trainer that runs it.
 
-Ignite's `create_supervised_trainer(amp_mode="amp")` (0.5.5) hard-codes `autocast("cuda")` without a
-dtype, cannot clip gradients and drops the tail of an accumulation; hence this one.
+Ignite's `create_supervised_trainer(amp_mode="amp")` (0.5.5) is not used: it hard-codes
+`autocast("cuda")` without a dtype, cannot clip gradients and drops the last incomplete
+accumulation group of an epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cxrignite.errors import RecipeError
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 Augment = Callable[[Tensor, Tensor], Tensor]
-"""From images on the device and their seeds, int64 `(N,)` as the loader gave them, to images."""
+"""Function from images on the device and their seeds, int64 `(N,)` from the loader, to images."""
 
 
 def amp_updater(
@@ -38,28 +39,30 @@ def amp_updater(
     channels_last: bool = False,
     augment: Augment | None = None,
 ) -> Callable[[Engine, Batch], Tensor]:
-    """Make the function that a trainer `Engine` runs on each batch.
+    """Return the function that a trainer `Engine` runs on each batch.
 
-    Gradients of `accumulation_steps` batches are averaged into one optimizer step. What is left
-    at the epoch's end is a step of its own, averaged over the batches it really has; the epoch's
-    length must then be known (a loader with a length, or `trainer.run(epoch_length=...)`).
+    Gradients of `accumulation_steps` batches are averaged for one optimizer step. The last group of
+    an epoch may be smaller and is averaged over its own number of batches. The length of the epoch
+    must then be known (a loader with a length, or `trainer.run(epoch_length=...)`).
 
     Args:
         model: Images in, logits `(N,)` out; on `device`.
-        optimizer: Over the model's parameters.
-        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; its buffers on `device`.
-        device: Where the model is.
-        precision: What the forward pass computes in; the loss is always float32.
-        scaler: To be saved with a checkpoint; made here where it is null. In use only for fp16.
-        max_grad_norm: Gradients longer than this are shortened to it, after unscaling; above 0.
-        accumulation_steps: Batches a step, at least 1.
-        channels_last: Whether images of more than one channel are laid out channels last.
-        augment: Changes the images on the device, before the forward pass, without gradients and
-            in their own precision; the seeds are the fourth part of the batch. Null leaves them.
+        optimizer: Optimizer of the model's parameters.
+        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; its buffers
+            on `device`.
+        device: Device of the model.
+        precision: Number format of the forward pass; the loss is always float32.
+        scaler: Gradient scaler, given if it is to be saved with a checkpoint; null creates one. It
+            is active for fp16 only.
+        max_grad_norm: Maximum norm to which gradients are clipped after unscaling; above 0.
+        accumulation_steps: Number of batches per optimizer step, at least 1.
+        channels_last: True to use the channels-last layout for images of more than one channel.
+        augment: Augmentation on the device, before the forward pass, without gradients and in the
+            precision of the images. The seeds are the fourth part of the batch. Null for none.
 
     Returns:
-        From engine and batch to the batch's loss, a detached 0-d tensor on `device`: no step
-        waits for it.
+        A function from engine and batch to the loss of the batch, a detached 0-d tensor on
+        `device`. It does not wait for the device.
 
     Raises:
         ValueError: If `max_grad_norm` or `accumulation_steps` is out of range; during the run if
@@ -71,7 +74,7 @@ def amp_updater(
         raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
     device = torch.device(device)
     if scaler is None:
-        # Switched off it hands everything through, so there is one path for all formats.
+        # A disabled scaler has no effect, so the same code serves all formats.
         scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
 
     mode = ModelMode(model, is_training=True)
@@ -90,7 +93,7 @@ def amp_updater(
         check_logits(logits, labels)
         loss = loss_fn(logits.float(), labels)
         if loss.ndim:
-            raise RecipeError(f"a loss must be one number a batch, got shape {tuple(loss.shape)}")
+            raise RecipeError(f"a loss must be one number per batch, got shape {tuple(loss.shape)}")
         scaled: Tensor = scaler.scale(loss if group_size == 1 else loss / group_size)
         scaled.backward()  # type: ignore[no-untyped-call]
         if position == group_size - 1:
@@ -117,23 +120,23 @@ def create_trainer(
     channels_last: bool = False,
     augment: Augment | None = None,
 ) -> Engine:
-    """Make a trainer around `amp_updater`.
+    """Return a trainer that runs `amp_updater`.
 
-    `trainer.state.output` is the batch's loss, and `trainer.state.metrics["loss"]` at each
-    epoch's end the mean over its images, on all processes. With `channels_last` the model's
-    weights are laid out so too.
+    `trainer.state.output` is the loss of the batch. At the end of each epoch
+    `trainer.state.metrics["loss"]` is the mean over its images, on all processes.
 
     Args:
         model: Images in, logits `(N,)` out; on `device`.
-        optimizer: Over the model's parameters.
-        loss_fn: Logits and labels, both float32 `(N,)`, to a mean loss; its buffers on `device`.
-        device: Where the model is.
-        precision: What the forward pass computes in.
-        scaler: To be saved with a checkpoint; made here where it is null.
-        max_grad_norm: Gradients longer than this are shortened to it; above 0.
-        accumulation_steps: Batches a step, at least 1.
-        channels_last: Whether images and weights are laid out channels last.
-        augment: Changes the images on the device, by the seeds in the fourth part of the batch.
+        optimizer: Optimizer of the model's parameters.
+        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; its buffers
+            on `device`.
+        device: Device of the model.
+        precision: Number format of the forward pass.
+        scaler: Gradient scaler, given if it is to be saved with a checkpoint; null creates one.
+        max_grad_norm: Maximum norm to which gradients are clipped; above 0.
+        accumulation_steps: Number of batches per optimizer step, at least 1.
+        channels_last: True to use the channels-last layout for images and weights.
+        augment: Augmentation on the device, by the seeds in the fourth part of the batch.
 
     Returns:
         The trainer.
@@ -164,7 +167,8 @@ def create_trainer(
 def _seeds(batch: Batch) -> Tensor:
     if len(batch) < 4:
         raise ValueError(
-            f"augment needs the seeds of the images as the batch's fourth part, got {len(batch)}"
+            "augment needs the seeds of the images as the fourth part of the batch, "
+            f"got {len(batch)} parts"
         )
     return batch[3]
 
@@ -176,8 +180,8 @@ def _place_in_group(engine: Engine, accumulation_steps: int) -> tuple[int, int]:
     epoch_length = engine.state.epoch_length
     if epoch_length is None:
         raise ValueError(
-            "accumulation_steps above 1 needs the epoch's length: "
-            "give a loader with a length, or trainer.run(epoch_length=...)"
+            "accumulation_steps above 1 needs the length of the epoch: "
+            "use a loader with a length, or trainer.run(epoch_length=...)"
         )
     step = (engine.state.iteration - 1) % epoch_length
     position = step % accumulation_steps

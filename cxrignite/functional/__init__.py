@@ -1,7 +1,7 @@
-"""Floor 0: tensors and arrays in, numbers out; no Ignite, no files, no state.
+"""Layer 0: pure functions from tensors and arrays to numbers; no Ignite, no files, no state.
 
-SciPy is asked for as `import scipy`, and its parts by their full name where they are used: it loads
-them then, and `scipy.stats` alone takes a third as long as torch and Ignite together.
+Write `import scipy` and use its parts by their full names. SciPy then loads a part at its first
+use; importing `scipy.stats` alone takes a third as long as importing torch and Ignite.
 """
 
 from __future__ import annotations

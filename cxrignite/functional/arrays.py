@@ -1,4 +1,4 @@
-"""Scores and labels as they come, in the one type that everything is computed in."""
+"""Conversion of scores, labels and patients to checked NumPy arrays."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Numbers = Tensor | NDArray[np.generic] | Sequence[float]
 """One-dimensional numbers: a tensor, an array, or a plain sequence."""
 
 Patients = Sequence[str] | Sequence[int] | NDArray[Any]
-"""Whose each image is: names or numbers."""
+"""Patient of each image: names or numbers."""
 
 
 def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
-    """Return which labels are positive, after checking that they are labels.
+    """Check labels, and return which are positive.
 
     Args:
         labels: 0 (negative) or 1 (positive), shape `(N,)`; bool, int or float.
-        name: What to call them in an error.
+        name: Name of the argument in an error message.
 
     Returns:
         True where the label is 1, shape `(N,)`.
@@ -35,16 +35,14 @@ def positive_mask(labels: Numbers, name: str = "labels") -> NDArray[np.bool_]:
     """
     array = as_float64(labels, name)
     mask: NDArray[np.bool_] = array == 1
-    not_finite = array[~mask & (array != 0)]
-    if not_finite.size:
-        raise ValueError(
-            f"{name} must be 0 or 1, got {not_finite[0]:g} ({not_finite.size} such values)"
-        )
+    other = array[~mask & (array != 0)]
+    if other.size:
+        raise ValueError(f"{name} must be 0 or 1, got {other[0]:g} ({other.size} such values)")
     return mask
 
 
 def as_names(patients: Patients) -> NDArray[Any]:
-    """Return whose each image is, after checking that they can be told apart.
+    """Check the patients of images, and return them as an array.
 
     Args:
         patients: Names or whole numbers, shape `(N,)`.
@@ -53,11 +51,11 @@ def as_names(patients: Patients) -> NDArray[Any]:
         The same, shape `(N,)`.
 
     Raises:
-        ValueError: If they are neither, such as numbers with NaN for those that are not known.
+        ValueError: If they are neither, for example floats with NaN for unknown patients.
     """
     names = np.asarray(patients)
-    if isinstance(patients, list | tuple) or names.dtype.kind == "O":  # a column of a table, say
-        # NumPy makes a name of a NaN among names.
+    if isinstance(patients, list | tuple) or names.dtype.kind == "O":  # such as a table's column
+        # Check the elements, since NumPy turns a NaN among strings into the string "nan".
         is_list = isinstance(patients, list | tuple) and names.ndim == 1
         each = patients if is_list else names.ravel().tolist()
         kinds: tuple[type, ...] = (str, bytes, Integral)
@@ -73,7 +71,7 @@ def as_names(patients: Patients) -> NDArray[Any]:
 
 
 def check_finite(scores: Numbers) -> None:
-    """Refuse what a broken network gives.
+    """Check that no score is NaN or infinite, as those of a diverged network are.
 
     Args:
         scores: Shape `(N,)`.
@@ -88,11 +86,11 @@ def check_finite(scores: Numbers) -> None:
 
 
 def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:
-    """Return one-dimensional numbers as a float64 array; any dtype, bfloat16 included.
+    """Return one-dimensional numbers of any dtype, including bfloat16, as a float64 array.
 
     Args:
         values: Numbers, shape `(N,)`, on any device.
-        name: What to call them in an error.
+        name: Name of the argument in an error message.
 
     Returns:
         The same numbers, shape `(N,)`.

@@ -1,6 +1,6 @@
-"""How far scores are from the probabilities they are read as.
+"""Calibration: agreement of scores with the observed share of positives.
 
-The maps that bring them nearer, of `calibrators.py`, are offered here as well.
+This module also exports the calibration maps of `calibrators.py`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = [
 
 
 class ReliabilityBin(NamedTuple):
-    """The images of similar scores.
+    """Images whose scores lie in one bin of a reliability diagram.
 
     Attributes:
-        low: Lowest score of the bin.
-        high: Where the next bin begins; the last bin holds the score 1 as well.
-        num_images: How many there are.
-        mean_score: Their mean score, in `[0, 1]`; NaN in an empty bin.
-        positive_share: How many of them are positive, in `[0, 1]`; NaN in an empty bin.
+        low: Lower edge of the bin, included.
+        high: Upper edge, excluded except by the last bin, which includes the score 1.
+        num_images: Number of images in the bin.
+        mean_score: Mean score of the images, in `[0, 1]`; NaN in an empty bin.
+        positive_share: Share of positive images, in `[0, 1]`; NaN in an empty bin.
     """
 
     low: float
@@ -60,15 +60,15 @@ class ReliabilityBin(NamedTuple):
 
 
 def reliability_bins(y_score: Numbers, y_true: Numbers, num_bins: int = 10) -> list[ReliabilityBin]:
-    """Set what scores promise beside what came true, in bins of equal width.
+    """Return the mean score and the share of positives in bins of equal width.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; `N` may be 0.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
-        num_bins: At least 1, over `[0, 1]`.
+        num_bins: Number of bins over `[0, 1]`, at least 1.
 
     Returns:
-        All bins, by score, the empty ones as well.
+        All bins in ascending order, including empty ones.
 
     Raises:
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
@@ -94,7 +94,7 @@ def reliability_bins(y_score: Numbers, y_true: Numbers, num_bins: int = 10) -> l
 
 
 def calibration_statistics(y_score: Numbers, y_true: Numbers, num_bins: int = 10) -> Statistics:
-    """Prepare the figures of calibration for many weightings of the same images.
+    """Return a function that computes calibration statistics for many weightings of the images.
 
     The function returned takes weights of shape `(B, N)`, each at least 0, and returns under
     each name an array of shape `(B,)`:
@@ -102,24 +102,23 @@ def calibration_statistics(y_score: Numbers, y_true: Numbers, num_bins: int = 10
     - `brier`: mean of `(score - label)**2`, in `[0, 1]` (Brier 1950,
       doi 10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2).
     - `log_loss`: mean of the negative log likelihood, in nats.
-    - `ece`: expected calibration error, the mean distance of score and share of positives over
-      bins of equal width, in `[0, 1]` (Guo et al. 2017, arXiv:1706.04599). It is biased upwards in
-      small samples, and more so in resamples of them (Roelofs et al. 2022, arXiv:2012.08668), so
-      it has an interval of its own: `ece_interval`.
-    - `calibration_slope`: that of a logistic regression of the label on the logit of the score; 1
-      is ideal, below 1 the scores are too sure (Cox 1958, doi 10.1093/biomet/45.3-4.562).
-    - `calibration_intercept`: calibration in the large: the intercept of that regression with the
-      slope held at 1, not the one fitted beside the slope; 0 is ideal, above 0 the scores are too
-      low (in logits).
+    - `ece`: expected calibration error, the mean absolute difference between score and share of
+      positives over bins of equal width, in `[0, 1]` (Guo et al. 2017, arXiv:1706.04599). It is
+      biased upwards in small samples, and more so in resamples (Roelofs et al. 2022,
+      arXiv:2012.08668). Use `ece_interval` for its interval.
+    - `calibration_slope`: slope of a logistic regression of the label on the logit of the score; 1
+      is ideal, below 1 the scores are overconfident (Cox 1958, doi 10.1093/biomet/45.3-4.562).
+    - `calibration_intercept`: calibration in the large, the intercept of that regression with the
+      slope fixed at 1, in logits; 0 is ideal, above 0 the scores are too low.
 
-    A figure is NaN where a weighting leaves it undefined: all figures without any weight, the
-    last two with one class only, the slope where a score separates the classes.
+    A statistic is NaN if it is undefined for a weighting. All are undefined if the total weight is
+    0, the last two with one class only, and the slope if a score separates the classes.
 
     Args:
-        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; for logarithms
-            kept within `[2**-24, 1 - 2**-24]`.
+        y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; clipped to
+            `[2**-24, 1 - 2**-24]` for logarithms.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
-        num_bins: Bins of the ECE, at least 1.
+        num_bins: Number of bins of the ECE, at least 1.
 
     Returns:
         The function. It raises `ValueError` for weights of another shape.
@@ -129,8 +128,8 @@ def calibration_statistics(y_score: Numbers, y_true: Numbers, num_bins: int = 10
             lengths differ, or `num_bins` is below 1.
 
     Examples:
-        >>> figures = calibration_statistics([0.2, 0.9, 0.4, 0.6], [0, 1, 1, 0])(np.ones((1, 4)))
-        >>> round(float(figures["brier"][0]), 4)
+        >>> values = calibration_statistics([0.2, 0.9, 0.4, 0.6], [0, 1, 1, 0])(np.ones((1, 4)))
+        >>> round(float(values["brier"][0]), 4)
         0.1925
     """
     scores, positive = checked_scores(y_score, y_true)
@@ -169,26 +168,29 @@ def ece_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of the expected calibration error, its bias taken off (ours).
+    """Return a bias-corrected bootstrap interval of the expected calibration error.
 
-    From a bootstrap by patient: what the resamples lie above the error is taken off it once, and
-    the width is that of the resamples with each bin's sign held, since absolute values vary too
-    little. Where perfect scores would give as large an error as often as the confidence allows
-    (labels drawn by the scores: Broecker and Smith 2007, doi 10.1175/WAF993.1), the lower end is 0.
-    It covers the true error in 92 to 97 % of simulated samples of 200 and 600 images.
+    The method is this library's own and resamples patients. The mean excess of the resamples over
+    the error is subtracted once. The width comes from resamples in which each bin keeps its sign,
+    since absolute values vary too little.
+
+    The lower end is 0 if the error is not significant, that is if perfectly calibrated scores give
+    as large an error with a probability above `1 - confidence`. This test draws labels from the
+    scores (Broecker and Smith 2007, doi 10.1175/WAF993.1). The interval covers the true error in 92
+    to 97 % of simulated samples of 200 and 600 images.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
-        patients: Whose each image is, shape `(N,)`, at least one.
-        num_bins: Bins of equal width, at least 1.
-        num_resamples: At least 1.
-        confidence: In `(0, 1)`.
-        seed: Of both draws, at least 0.
+        patients: Patient of each image, shape `(N,)`, at least one.
+        num_bins: Number of bins of equal width, at least 1.
+        num_resamples: Number of resamples, at least 1.
+        confidence: Coverage probability, in `(0, 1)`.
+        seed: Seed of both draws, at least 0.
 
     Returns:
-        Two ends in `[0, 1]` that hold the error itself; NaN where all resamples agree, as those of
-        a single patient do.
+        The interval within `[0, 1]`, which contains the error itself; NaN if all resamples are
+        equal, as with a single patient.
 
     Raises:
         ValueError: If an argument is out of range, or scores, labels and patients do not fit.
@@ -229,7 +231,7 @@ def _recalibrate(
     low, high = _extremes(logits[positive], weights[:, positive])
     other_low, other_high = _extremes(logits[~positive], weights[:, ~positive])
     has_both = np.isfinite(low) & np.isfinite(other_low)
-    # With one predictor a finite slope exists exactly where the classes' ranges overlap.
+    # With one predictor a finite slope exists exactly if the ranges of the two classes overlap.
     overlap = has_both & (low < other_high) & (other_low < high)
     slope, intercept = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
     fitted = fit_logistic(ones[:, None], labels, weights[has_both], offset=logits)
@@ -242,7 +244,7 @@ def _recalibrate(
 def _extremes(
     logits: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the lowest and the highest logit that has weight; infinite where none has."""
+    """Return the lowest and the highest logit that has weight; infinite if none has."""
     present = weights > 0
     low = np.min(np.where(present, logits, np.inf), axis=1, initial=np.inf)
     high = np.max(np.where(present, logits, -np.inf), axis=1, initial=-np.inf)
@@ -250,10 +252,10 @@ def _extremes(
 
 
 def _bin_members(scores: NDArray[np.float64], num_bins: int) -> NDArray[np.bool_]:
-    """Return which score lies in which bin, shape `(N, num_bins)`; an edge opens its bin."""
+    """Return the bin of each score as a mask, shape `(N, num_bins)`; lower edges are included."""
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-    # Not `linspace`, whose third edge of ten lies above 0.3.
+    # Not `linspace`: with ten bins its third edge lies above 0.3.
     edges = np.arange(1, num_bins) / num_bins
     numbers = np.searchsorted(edges, scores, side="right")
     members: NDArray[np.bool_] = numbers[:, None] == np.arange(num_bins)

@@ -1,13 +1,13 @@
-"""Maps from a score to a probability: the prior corrected, Platt and temperature scaling.
+"""Maps from scores to probabilities: prior correction, Platt scaling and temperature scaling.
 
-Every map here rises with the score, so it changes no AUC and, with the threshold mapped as well, no
-decision: `score >= threshold` is `map(score) >= map(threshold)` for all scores that float32 can
-tell apart, as long as the mapped probabilities can be told apart in float64 (logits up to about
-36). A decision is nevertheless made on the score, where nothing is rounded.
+All maps are increasing. They change no AUC, and no decision if the threshold is mapped too:
+`score >= threshold` equals `map(score) >= map(threshold)`. This is exact for all scores that differ
+in float32, as long as the mapped values differ in float64 (logits up to about 36). Decisions are
+nevertheless made on the scores, to avoid rounding.
 
-Scores of exactly 0 and 1 have infinite logits. The maps leave them where they are. Where logits or
-logarithms are summed, in a fit or in the log loss, scores are kept within `[2**-24, 1 - 2**-24]`,
-the second of which is the last float32 below 1.
+Scores of exactly 0 and 1 have infinite logits, and the maps leave them unchanged. A fit and the log
+loss sum logits or logarithms, so they clip scores to `[2**-24, 1 - 2**-24]`; the upper limit is the
+last float32 below 1.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _TEMPERATURES = (0.05, 100.0)
 
 
 def prior_logit_shift(pos_weight: float, sampled_prevalence: float, prevalence: float) -> float:
-    """Return what a sampler and a loss weight have added to every logit.
+    """Return the constant that a sampler and a loss weight add to every logit.
 
     `log(pos_weight) + logit(sampled_prevalence) - logit(prevalence)` (Elkan 2001, "The foundations
-    of cost-sensitive learning", theorem 2; Menon et al. 2021, arXiv:2007.07314). Take it off with
+    of cost-sensitive learning", theorem 2; Menon et al. 2021, arXiv:2007.07314). Subtract it with
     `shift_logit`.
 
     Args:
-        pos_weight: Weight of a positive in the loss, above 0; 1 is none.
-        sampled_prevalence: Share of positives among the images the loss saw, in `(0, 1)`; 0.5
-            with a balanced sampler.
-        prevalence: Share of positives where the probability shall hold, in `(0, 1)`.
+        pos_weight: Loss weight of positives, above 0; 1 for an unweighted loss.
+        sampled_prevalence: Share of positives among the sampled images, in `(0, 1)`; 0.5 with a
+            balanced sampler.
+        prevalence: Prevalence at which the probability is to be valid, in `(0, 1)`.
 
     Returns:
         The shift, in logits.
@@ -48,7 +48,7 @@ def prior_logit_shift(pos_weight: float, sampled_prevalence: float, prevalence: 
         ValueError: If an argument is out of range.
 
     Examples:
-        3883 positives and 1349 negatives, drawn evenly, weighed by the square root of the ratio:
+        3883 positives and 1349 negatives, balanced sampler, square root of the ratio as weight:
 
         >>> shift = prior_logit_shift((1349 / 3883) ** 0.5, 0.5, 3883 / (3883 + 1349))
         >>> round(shift, 3), round(float(shift_logit([0.9], shift)[0]), 3)
@@ -66,17 +66,17 @@ def prior_logit_shift(pos_weight: float, sampled_prevalence: float, prevalence: 
 
 
 def shift_logit(y_score: Numbers, shift: float) -> NDArray[np.float64]:
-    """Take a shift off the logit of every score.
+    """Subtract a shift from the logit of every score.
 
-    `expit(logit(y_score) - shift)`, computed on the odds: each operation rounds without turning an
-    order round, so a higher score never gets the lower probability.
+    `expit(logit(y_score) - shift)`, computed on the odds. Rounding then never reverses the order of
+    two scores, so a higher score never gets a lower probability.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
-        shift: In logits, in `[-700, 700]`; see `prior_logit_shift`.
+        shift: Shift in logits, in `[-700, 700]`; see `prior_logit_shift`.
 
     Returns:
-        Probabilities, shape `(N,)`; 0 and 1 stay.
+        Probabilities, shape `(N,)`; 0 and 1 are unchanged.
 
     Raises:
         ValueError: If scores are not finite or outside `[0, 1]`, or `shift` is out of range.
@@ -97,8 +97,8 @@ class Platt:
     """Platt scaling, `expit(slope * logit(score) + intercept)`.
 
     Args:
-        slope: Above 0 and finite.
-        intercept: Finite.
+        slope: Slope, above 0 and finite.
+        intercept: Intercept in logits, finite.
 
     Raises:
         ValueError: If a value is out of range.
@@ -133,9 +133,9 @@ class Platt:
 def fit_platt(y_score: Numbers, y_true: Numbers) -> Platt:
     """Fit Platt scaling by maximum likelihood.
 
-    The targets are Platt's smoothed ones, `(n_pos + 1) / (n_pos + 2)` and `1 / (n_neg + 2)`, so
-    that the fit stays finite where the classes are separable (Platt 1999, "Probabilistic outputs
-    for support vector machines"; Lin, Lin, Weng 2007, doi 10.1007/s10994-007-5018-6).
+    The targets are Platt's smoothed ones, `(n_pos + 1) / (n_pos + 2)` and `1 / (n_neg + 2)`. They
+    keep the fit finite if the classes are separable (Platt 1999, "Probabilistic outputs for support
+    vector machines"; Lin, Lin, Weng 2007, doi 10.1007/s10994-007-5018-6).
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
@@ -146,39 +146,42 @@ def fit_platt(y_score: Numbers, y_true: Numbers) -> Platt:
 
     Raises:
         ValueError: If scores are not finite, outside `[0, 1]` or all equal, labels are not 0 or 1
-            or all of one class, their lengths differ, or the fitted slope is not above 0: such
-            scores do not rise with the label, and no map of them that rises helps.
+            or all of one class, their lengths differ, or the fitted slope is not above 0. Such
+            scores do not increase with the label, and no increasing map can calibrate them.
     """
     scores, positive = checked_scores(y_score, y_true)
     _check_both_classes(positive)
     logits = finite_logits(scores)
     if np.ptp(logits) == 0:
         raise ValueError(
-            f"y_score must hold different scores, got only {scipy.special.expit(logits[0]):g}"
+            f"y_score must hold at least two different scores, got only "
+            f"{scipy.special.expit(logits[0]):g}"
         )
     num_positive = int(positive.sum())
     high, low = (num_positive + 1) / (num_positive + 2), 1 / (positive.size - num_positive + 2)
-    nothing = np.zeros_like(logits)
     intercept, slope = fit_logistic(
         np.column_stack([np.ones_like(logits), logits]),
         np.where(positive, high, low),
         np.ones((1, logits.size)),
-        offset=nothing,
+        offset=np.zeros_like(logits),
     )[0]
     if not slope > 0:
-        raise ValueError(f"y_score must be higher for positives, got a Platt slope of {slope:.3g}")
+        raise ValueError(
+            f"y_score must increase with the label, got a Platt slope of {slope:.3g}: "
+            "positives do not score higher than negatives"
+        )
     return Platt(float(slope), float(intercept))
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """Temperature scaling, `expit(logit(score) / temperature)`; 0.5 stays 0.5.
+    """Temperature scaling, `expit(logit(score) / temperature)`; 0.5 is unchanged.
 
     Args:
-        temperature: Above 0 and finite; above 1 it makes scores less sure.
+        temperature: Temperature, above 0 and finite; above 1 it makes scores less confident.
 
     Raises:
-        ValueError: If it is out of range.
+        ValueError: If `temperature` is out of range.
     """
 
     temperature: float
@@ -205,10 +208,10 @@ class Temperature:
 
 
 def fit_temperature(y_score: Numbers, y_true: Numbers) -> Temperature:
-    """Fit the temperature of least log loss (Guo et al. 2017, arXiv:1706.04599).
+    """Fit the temperature that minimises the log loss (Guo et al. 2017, arXiv:1706.04599).
 
-    It is sought in `[0.05, 100]`: the lower end is the answer where 0.5 separates the classes, the
-    upper one where scores do not rise with the label.
+    The search range is `[0.05, 100]`. The lower end results if 0.5 separates the classes, the upper
+    end if scores do not increase with the label.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
@@ -237,20 +240,20 @@ def fit_temperature(y_score: Numbers, y_true: Numbers) -> Temperature:
 
 
 def finite_logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return logits that can be summed: scores are kept within `[2**-24, 1 - 2**-24]`.
+    """Return finite logits of scores clipped to `[2**-24, 1 - 2**-24]`.
 
     Args:
-        scores: Any shape, in `[0, 1]`.
+        scores: Scores of any shape, in `[0, 1]`.
 
     Returns:
-        The same shape, in `[-16.7, 16.7]`.
+        Logits of the same shape, in `[-16.7, 16.7]`.
     """
     logits: NDArray[np.float64] = scipy.special.logit(np.clip(scores, _EPSILON, 1 - _EPSILON))
     return logits
 
 
 def checked_probabilities(y_score: Numbers) -> NDArray[np.float64]:
-    """Check scores that come without labels.
+    """Check scores without labels.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.

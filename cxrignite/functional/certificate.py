@@ -1,9 +1,19 @@
-"""How many negatives say how much about a true negative rate: the Neyman-Pearson umbrella.
+"""Distribution-free certificate of a true negative rate: the Neyman-Pearson umbrella algorithm.
 
-Tong, Feng, Li, Science Advances 2018, doi 10.1126/sciadv.aao1659. A threshold just above the k-th
-smallest of n negative scores has a true negative rate that follows Beta(k, n - k + 1), whatever the
-distribution of the scores. It holds for negatives that are exchangeable with those to come, and
-that chose neither the weights nor the checkpoint.
+Tong, Feng and Li, Science Advances 2018, doi 10.1126/sciadv.aao1659.
+
+A TNR of 0.93 on a sample does not show that the true TNR is at least 0.93: the sample is finite,
+and the threshold was chosen on it. This algorithm bounds the true TNR in spite of the choice.
+
+Let a threshold lie just above the k-th smallest of n independent negative scores. If the scores
+have no ties, its true TNR follows Beta(k, n - k + 1), whatever their distribution; with ties it is
+stochastically larger. Hence `P(TNR < min_tnr) <= P(Binomial(n, min_tnr) >= k)`. The certificate
+takes the smallest rank k for which this probability is at most `1 - confidence`. The probability is
+over random samples of n negatives: of many thresholds chosen this way, at most the share
+`1 - confidence` has a true TNR below `min_tnr`.
+
+The guarantee assumes that the negatives are exchangeable with future negatives, and that they were
+used neither to train the weights nor to select the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,16 +29,18 @@ from cxrignite.functional.arrays import Patients, as_names
 
 
 def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int | None:
-    """Return the smallest rank k that a threshold may stand above.
+    """Return the smallest rank k such that a threshold above the k-th smallest score is certified.
+
+    A higher rank is certified as well: a higher threshold has at least the same TNR.
 
     Args:
-        num_negatives: Independent negatives, at least 0.
-        min_tnr: The true negative rate to be kept, in `[0, 1)`.
-        confidence: With this probability, in `(0, 1)`.
+        num_negatives: Number of independent negatives, at least 0.
+        min_tnr: Lowest acceptable true negative rate, in `[0, 1)`.
+        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`.
 
     Returns:
         k, from 1 to `num_negatives`: scores strictly above the k-th smallest may be called
-        positive. None where even the largest does not do.
+        positive. None if `num_negatives` is too small for any rank.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -41,19 +53,20 @@ def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int 
     if num_negatives < 0:
         raise ValueError(f"num_negatives must be at least 0, got {num_negatives}")
     ranks = np.arange(1, num_negatives + 1)
-    # P(TNR < min_tnr) for a threshold above each rank; it falls as the rank grows.
+    # P(TNR < min_tnr) for a threshold above each rank; it decreases with the rank.
     violation = scipy.stats.binom.sf(ranks - 1, num_negatives, min_tnr)
-    sound = np.flatnonzero(violation <= 1 - confidence)
-    return int(ranks[sound[0]]) if sound.size else None
+    allowed = np.flatnonzero(violation <= 1 - confidence)
+    return int(ranks[allowed[0]]) if allowed.size else None
 
 
 class CertifiedFloor(NamedTuple):
-    """The lowest threshold of a certificate.
+    """Lowest threshold that is certified.
 
     Attributes:
-        threshold: In `(0, 1]`, the next number above a score, which may tie with others.
-        rank: That of the score. The bound of the true negative rate follows from it, and not from
-            the number of scores below: that one depends on the ties the sample happens to have.
+        threshold: In `(0, 1]`, the next float64 above a score, which may tie with others.
+        rank: Rank of that score. The bound of the TNR must be computed from this rank, which is
+            fixed before the scores are seen. The number of scores below the threshold depends on
+            the ties in the sample, so a bound computed from it would not keep its confidence.
     """
 
     threshold: float
@@ -63,15 +76,15 @@ class CertifiedFloor(NamedTuple):
 def certified_floor(
     independent: NDArray[np.float64], min_tnr: float, confidence: float
 ) -> CertifiedFloor | None:
-    """Return the lowest threshold that keeps the true negative rate with the asked confidence.
+    """Return the lowest threshold whose true TNR is at least `min_tnr` with this confidence.
 
     Args:
         independent: Scores of independent negatives, shape `(N,)`, in `[0, 1]`.
-        min_tnr: The true negative rate to be kept, in `[0, 1)`.
-        confidence: With this probability, in `(0, 1)`.
+        min_tnr: Lowest acceptable true negative rate, in `[0, 1)`.
+        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`.
 
     Returns:
-        The floor; None where there are too few negatives, or too many of them score 1.0.
+        The lowest threshold; None if there are too few negatives, or too many of them score 1.0.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -79,6 +92,7 @@ def certified_floor(
     rank = umbrella_rank(independent.size, min_tnr, confidence)
     if rank is None:
         return None
+    # A score equal to the threshold is positive, so the threshold must exceed the ranked score.
     floor = math.nextafter(float(np.partition(independent, rank - 1)[rank - 1]), math.inf)
     return CertifiedFloor(floor, rank) if floor <= 1 else None
 
@@ -86,18 +100,22 @@ def certified_floor(
 def independent_negatives(
     scores: NDArray[np.float64], negative: NDArray[np.bool_], patients: Patients | None
 ) -> NDArray[np.float64]:
-    """Return one score an independent negative: a patient counts once, with the highest score.
+    """Return one score per independent negative: the highest score of each patient.
+
+    Images of one patient are correlated; counted as independent they would make the certificate too
+    optimistic. The highest score is used because a patient is a false positive as soon as one image
+    is. The certified TNR is therefore a rate per patient.
 
     Args:
-        scores: One an image, shape `(N,)`.
-        negative: Which images are negative, shape `(N,)`.
-        patients: Whose each image is, shape `(N,)`; None takes each image for itself.
+        scores: Scores of all images, shape `(N,)`.
+        negative: Mask of the negative images, shape `(N,)`.
+        patients: Patient of each image, shape `(N,)`; None treats images as independent.
 
     Returns:
-        Shape `(P,)`, in the order of the patients' names.
+        Scores, shape `(P,)`, in the order of the patients' names.
 
     Raises:
-        ValueError: If `patients` does not name one an image, or holds neither names nor numbers.
+        ValueError: If `patients` is not one per image, or holds neither names nor whole numbers.
     """
     if patients is None:
         return scores[negative]
@@ -115,15 +133,15 @@ def independent_negatives(
 def num_false_positives_allowed(
     num_negatives: int, min_tnr: float, confidence: float
 ) -> int | None:
-    """Return how many of the negatives may lie above a threshold that is to be certified.
+    """Return the largest number of false positives that a certified threshold may have.
 
     Args:
-        num_negatives: Independent negatives, at least 0.
-        min_tnr: The true negative rate to be kept, in `[0, 1)`.
-        confidence: With this probability, in `(0, 1)`.
+        num_negatives: Number of independent negatives, at least 0.
+        min_tnr: Lowest acceptable true negative rate, in `[0, 1)`.
+        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`.
 
     Returns:
-        The number; None where there are too few negatives for any certificate.
+        The number of false positives; None if there are too few negatives for a certificate.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -137,17 +155,19 @@ def num_false_positives_allowed(
 
 
 def num_negatives_needed(min_tnr: float, confidence: float, num_false_positive: int = 0) -> int:
-    """Plan a sample: the fewest negatives that can certify a true negative rate.
+    """Return the sample size for a certificate: the fewest negatives that can certify a TNR.
 
-    Count independent negatives: patients, where a patient has several images.
+    Count independent negatives, that is patients if a patient has several images. The minimum
+    without false positives forces the threshold above every negative score, which lowers the
+    sensitivity: plan for some false positives.
 
     Args:
-        min_tnr: The true negative rate to be kept, in `[0, 1)`.
-        confidence: With this probability, in `(0, 1)`.
-        num_false_positive: How many of them may lie above the threshold, at least 0.
+        min_tnr: Lowest acceptable true negative rate, in `[0, 1)`.
+        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`.
+        num_false_positive: Number of false positives to allow, at least 0.
 
     Returns:
-        The number of negatives, at least 1.
+        The number of independent negatives, at least 1.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -165,7 +185,7 @@ def num_negatives_needed(min_tnr: float, confidence: float, num_false_positive: 
             scipy.stats.binom.cdf(num_false_positive, number, 1 - min_tnr) <= 1 - confidence
         )
 
-    # Doubling finds a number that does, halving the interval the smallest one.
+    # Doubling finds a sufficient number, bisection the smallest one.
     high = num_false_positive + 1
     while not suffices(high):
         high *= 2
@@ -177,11 +197,11 @@ def num_negatives_needed(min_tnr: float, confidence: float, num_false_positive: 
 
 
 def check_certificate(min_tnr: float, confidence: float) -> None:
-    """Check what a certificate is asked for.
+    """Check the settings of a certificate.
 
     Args:
-        min_tnr: In `[0, 1)`.
-        confidence: In `(0, 1)`.
+        min_tnr: Lowest acceptable true negative rate, in `[0, 1)`.
+        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`.
 
     Raises:
         ValueError: If either is out of range.
@@ -190,6 +210,6 @@ def check_certificate(min_tnr: float, confidence: float) -> None:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if not 0 <= min_tnr < 1:
         raise ValueError(
-            f"min_tnr must be in [0, 1) to be certified, got {min_tnr}: "
-            "no number of negatives certifies that none is ever called positive"
+            f"min_tnr must be in [0, 1) for a certificate, got {min_tnr}: "
+            "no sample can certify a TNR of 1"
         )

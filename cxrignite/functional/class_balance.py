@@ -1,4 +1,4 @@
-"""How many of each class there are, the weights that even them out, and what those did."""
+"""Class counts, weights that balance the classes, and the prior shift that balancing causes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cxrignite.functional.calibrators import prior_logit_shift, shift_logit
 
 
 class ClassCounts(NamedTuple):
-    """How many samples each class has.
+    """Number of samples of each class.
 
     Attributes:
-        num_negative: Of label 0, at least 0.
-        num_positive: Of label 1, at least 0.
+        num_negative: Samples with label 0, at least 0.
+        num_positive: Samples with label 1, at least 0.
     """
 
     num_negative: int
@@ -28,7 +28,7 @@ class ClassCounts(NamedTuple):
 
 
 def class_counts(labels: Numbers) -> ClassCounts:
-    """Count the classes.
+    """Count the samples of each class.
 
     Args:
         labels: 0 (negative) or 1 (positive), shape `(N,)`.
@@ -49,10 +49,12 @@ def class_counts(labels: Numbers) -> ClassCounts:
 
 
 def balanced_weights(labels: Numbers) -> Tensor:
-    """Weigh each sample so that both classes have the same total mass.
+    """Return sample weights with which both classes have the same total weight.
 
     The weight is `N / (2 * n)`, with `n` the size of the sample's class (King and Zeng 2001,
-    doi 10.1093/oxfordjournals.pan.a004868; scikit-learn's "balanced").
+    doi 10.1093/oxfordjournals.pan.a004868; scikit-learn's "balanced"). A sampler that draws with
+    these weights shows a network both classes equally often, so that it cannot lower its loss by
+    predicting the majority. The probabilities then refer to a prevalence of 0.5: see `PriorShift`.
 
     Args:
         labels: 0 (negative) or 1 (positive), shape `(N,)`.
@@ -61,7 +63,8 @@ def balanced_weights(labels: Numbers) -> Tensor:
         Positive float64 weights, shape `(N,)`, with the sum `N`.
 
     Raises:
-        ValueError: If a class has no sample, or `labels` are no labels.
+        ValueError: If a class has no sample, or `labels` is not one-dimensional or holds anything
+            but 0 and 1.
 
     Examples:
         >>> balanced_weights([0, 1, 1, 1]).tolist()[:2]
@@ -80,16 +83,17 @@ def balanced_weights(labels: Numbers) -> Tensor:
 
 
 def soft_pos_weight(num_negative: int, num_positive: int, power: float = 0.5) -> float:
-    """Return the weight of a positive in the loss, softened by a power (ours).
+    """Return the loss weight of positives, `(num_negative / num_positive) ** power`.
 
-    `(num_negative / num_positive) ** power`: 0 leaves the loss alone, 1 balances the classes,
-    0.5 is the square root between them. Below 1 where the positives are the majority, as in
-    ChestXRay2017 (1349 and 3883 images give .589).
+    The power 0 leaves the loss unweighted and 1 gives both classes the same total weight. The
+    default 0.5, the square root, is a compromise: with full weight the few images of a rare class
+    dominate the loss. The power is a definition of this library. The weight is below 1 if positives
+    are the majority, as in ChestXRay2017 (1349 negatives and 3883 positives give .589).
 
     Args:
-        num_negative: Negatives the loss will see, at least 1.
-        num_positive: Positives the loss will see, at least 1.
-        power: In `[0, 1]`.
+        num_negative: Number of negative training images, at least 1.
+        num_positive: Number of positive training images, at least 1.
+        power: Degree of balancing, in `[0, 1]`.
 
     Returns:
         The `pos_weight` of `BCEWithLogitsLoss`, above 0.
@@ -113,22 +117,24 @@ def soft_pos_weight(num_negative: int, num_positive: int, power: float = 0.5) ->
 
 @dataclass(frozen=True)
 class PriorShift:
-    """What the sampler and the loss did to the prior of the positive class.
+    """The shift of the class prior that a sampler and a loss weight cause.
 
-    Both move the logits away from those of the training images as they are. The prior shift says by
-    how much, so that a score can be told as a probability at the natural prevalence (Elkan 2001;
-    Menon et al. 2021, arXiv:2007.07314). No decision changes: the shift keeps the order of the
-    scores.
+    A network estimates the probability of the positive class at the prevalence that the loss sees.
+    A balanced sampler and a `pos_weight` change this prevalence. In effect both add a constant to
+    every logit, so a score is not a probability at the prevalence of the training images. This
+    class records the constant, and `probability` subtracts it (Elkan 2001; Menon et al. 2021,
+    arXiv:2007.07314). The correction is monotone, so it changes no ranking. Decisions are made on
+    the scores, so it changes no decision either.
 
     Args:
-        num_negative: Negatives among the training images, at least 1.
-        num_positive: Positives among the training images, at least 1.
-        sampled_prevalence: Share of positives that the sampler drew, in `(0, 1)`.
-        pos_weight: Weight of a positive in the loss, above 0; None where the loss is of a kind
-            whose effect on the logits is unknown.
+        num_negative: Number of negative training images, at least 1.
+        num_positive: Number of positive training images, at least 1.
+        sampled_prevalence: Expected share of positives among the sampled images, in `(0, 1)`.
+        pos_weight: Loss weight of positives, above 0; None if the effect of the loss on the logits
+            is unknown.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a value is out of range.
 
     Examples:
         >>> prior_shift = PriorShift(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
@@ -159,7 +165,7 @@ class PriorShift:
 
     @property
     def seen_prevalence(self) -> float | None:
-        """Share of positives that the loss saw, by weight, in `(0, 1)`; None where unknown."""
+        """Weighted share of positives in the loss, in `(0, 1)`; None if unknown."""
         if self.pos_weight is None:
             return None
         positive = self.pos_weight * self.sampled_prevalence
@@ -167,17 +173,20 @@ class PriorShift:
 
     @property
     def logit_shift(self) -> float | None:
-        """What sampler and loss added to the logits; None where unknown."""
+        """Constant that sampler and loss weight add to every logit; None if unknown."""
         if self.pos_weight is None:
             return None
         return prior_logit_shift(self.pos_weight, self.sampled_prevalence, self.prevalence)
 
     @property
     def corrects_twice(self) -> bool:
-        """Whether sampler and loss both move the prior, the same way."""
+        """True if sampler and loss weight shift the prior in the same direction.
+
+        Each alone is enough to correct an imbalance; together they overcorrect it.
+        """
         sampler = _logit(self.sampled_prevalence) - _logit(self.prevalence)
         loss = math.log(self.pos_weight) if self.pos_weight is not None else 0.0
-        # A tenth of a logit is what drawing by chance may do.
+        # A tenth of a logit may be due to random sampling.
         return min(abs(sampler), abs(loss)) > 0.1 and sampler * loss > 0
 
     def probability(self, y_score: Numbers) -> NDArray[np.float64] | None:
@@ -187,7 +196,8 @@ class PriorShift:
             y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
 
         Returns:
-            Shape `(N,)`, in `[0, 1]`; 0 and 1 stay. None where the shift is unknown.
+            Probabilities, shape `(N,)`, in `[0, 1]`; 0 and 1 are unchanged. None if the shift is
+            unknown.
 
         Raises:
             ValueError: If `y_score` is not one-dimensional, not finite or outside `[0, 1]`.
@@ -196,7 +206,7 @@ class PriorShift:
         return None if shift is None else shift_logit(y_score, shift)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Return the fields and what follows from them as plain Python values."""
+        """Return the fields and the derived values as plain Python values."""
         return {
             **asdict(self),
             "prevalence": self.prevalence,
@@ -206,14 +216,14 @@ class PriorShift:
 
 
 def drawn_share(labels: Numbers, weights: Numbers | None) -> float:
-    """Return the share of positives that a weighted sampler draws.
+    """Return the expected share of positives among the samples of a weighted sampler.
 
     Args:
         labels: 0 (negative) or 1 (positive), shape `(N,)`.
-        weights: Of each sample, at least 0, shape `(N,)`; None draws all alike.
+        weights: Sampling weights, at least 0, shape `(N,)`; None for equal weights.
 
     Returns:
-        In `[0, 1]`.
+        The share, in `[0, 1]`.
 
     Raises:
         ValueError: If there are no labels or weights, or their lengths differ.
@@ -226,7 +236,7 @@ def drawn_share(labels: Numbers, weights: Numbers | None) -> float:
     masses = np.ones(mask.size) if weights is None else as_float64(weights, "weights")
     if masses.size != mask.size or not masses.sum() > 0:
         raise ValueError(
-            f"weights must be one for each of {mask.size} labels with a sum above 0, "
+            f"weights must be one per label ({mask.size}) with a sum above 0, "
             f"got {masses.size} with the sum {masses.sum():g}"
         )
     return float(masses[mask].sum() / masses.sum())

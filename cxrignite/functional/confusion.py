@@ -1,7 +1,8 @@
-"""Right and wrong decisions at one threshold.
+"""Confusion counts and rates at a threshold.
 
-The positive class is the last of `classes`. A score at or above the threshold is positive,
-compared in float64: `np.float32(0.9) >= 0.9` is true while `float(np.float32(0.9)) >= 0.9` is not.
+The positive class is the last of `classes`. A score at or above the threshold is positive. Scores
+are compared in float64, so that a decision does not depend on the precision of the array:
+`np.float32(0.9) >= 0.9` is true, `float(np.float32(0.9)) >= 0.9` is false.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
 
 @dataclass(frozen=True)
 class Confusion:
-    """The four cells of a binary confusion matrix, and their rates in `[0, 1]`.
+    """The four counts of a binary confusion matrix, and their rates in `[0, 1]`.
 
     A rate over no images is NaN.
 
     Args:
-        tn: True negatives.
-        fp: False positives.
-        fn: False negatives.
-        tp: True positives.
+        tn: Number of true negatives.
+        fp: Number of false positives.
+        fn: Number of false negatives.
+        tp: Number of true positives.
     """
 
     tn: int
@@ -60,12 +61,12 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """Share of right decisions."""
+        """Share of correct decisions."""
         return _share(self.tn + self.tp, self.tn + self.fp + self.fn + self.tp)
 
 
 def confusion_at(y_score: Numbers, y_true: Numbers, threshold: float) -> Confusion:
-    """Count right and wrong decisions at one threshold.
+    """Count correct and wrong decisions at a threshold.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; `N` may be 0.
@@ -98,7 +99,7 @@ def confusion_at(y_score: Numbers, y_true: Numbers, threshold: float) -> Confusi
 def checked_scores(
     y_score: Numbers, y_true: Numbers
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Check scores and labels, and return them in the types to compare in.
+    """Check scores and labels, and return them as float64 and bool arrays.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
@@ -132,16 +133,16 @@ def checked_scores(
 def counts_by_threshold(
     scores: NDArray[np.float64], positive: NDArray[np.bool_], lowest: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Count false and true positives at every threshold that decides differently.
+    """Count false and true positives at every threshold that leads to different decisions.
 
     Args:
         scores: Checked scores, shape `(N,)`.
-        positive: Which are positive, shape `(N,)`.
-        lowest: The lowest threshold.
+        positive: Mask of the positives, shape `(N,)`.
+        lowest: Lowest threshold.
 
     Returns:
-        `lowest` and every distinct score above it, descending; the false positives and the true
-        positives at each.
+        The thresholds (`lowest` and every distinct score above it, descending), the number of false
+        positives and the number of true positives at each.
     """
     reached = scores >= lowest
     order = np.argsort(-scores[reached])

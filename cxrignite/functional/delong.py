@@ -1,7 +1,8 @@
-"""How areas under the ROC curve vary, after DeLong, DeLong and Clarke-Pearson.
+"""Variance of areas under the ROC curve by the method of DeLong, DeLong and Clarke-Pearson.
 
-Biometrics 1988, doi 10.2307/2531595, by the ranks of Sun and Xu 2014, doi 10.1109/LSP.2014.2337313.
-Images are taken as independent; `intervals.py` says what that costs.
+Biometrics 1988, doi 10.2307/2531595, computed from ranks (Sun and Xu 2014,
+doi 10.1109/LSP.2014.2337313). The method assumes independent images; `intervals.py` gives the
+coverage if a patient has several images.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from cxrignite.functional.confusion import checked_scores
 def delong_covariance(
     y_scores: Sequence[Numbers] | NDArray[np.float64], y_true: Numbers
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the areas under the ROC curves of several models, and how they vary together.
+    """Return the areas under the ROC curves of several models, and their covariance matrix.
 
     Args:
-        y_scores: Probabilities of the positive class, one row a model, shape `(K, N)`, in `[0, 1]`.
+        y_scores: Probabilities of the positive class, shape `(K, N)`, in `[0, 1]`; one row per
+            model.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
 
     Returns:
-        The areas, shape `(K,)`, in `[0, 1]`, NaN where a class has no image; and their covariance
-        matrix, shape `(K, K)`, NaN where a class has fewer than two images.
+        The areas, shape `(K,)`, in `[0, 1]`, NaN if a class has no image; and their covariance
+        matrix, shape `(K, K)`, NaN if a class has fewer than two images.
 
     Raises:
         ValueError: If there is no model, scores are not finite or outside `[0, 1]`, labels are not
@@ -47,15 +49,18 @@ def delong_covariance(
 def placements(
     y_scores: Sequence[Numbers] | NDArray[np.float64], y_true: Numbers
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the share of the other class that lies on the right side of each image, a tie half.
+    """Return the placement of each image: the share of the other class on the correct side of it.
+
+    A tie counts half.
 
     Args:
-        y_scores: Probabilities of the positive class, one row a model, shape `(K, N)`, in `[0, 1]`.
+        y_scores: Probabilities of the positive class, shape `(K, N)`, in `[0, 1]`; one row per
+            model.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
 
     Returns:
         Shares in `[0, 1]` of the m positives, shape `(K, m)`, and of the n negatives, shape
-        `(K, n)`, each in the order of the images; NaN where the other class has no image.
+        `(K, n)`, each in the order of the images; NaN if the other class has no image.
 
     Raises:
         ValueError: If there is no model, scores are not finite or outside `[0, 1]`, labels are not
@@ -72,7 +77,8 @@ def placements(
             (len(rows), num_negative), np.nan
         )
     scores = np.stack([row for row, _ in rows])
-    # The rank among all less the rank in one's own class counts those of the other class below.
+    # The rank among all images minus the rank in the own class is the number of images of the other
+    # class below.
     ranks = scipy.stats.rankdata(scores, axis=1)
     below_positives = ranks[:, positive] - scipy.stats.rankdata(scores[:, positive], axis=1)
     below_negatives = ranks[:, ~positive] - scipy.stats.rankdata(scores[:, ~positive], axis=1)
@@ -87,11 +93,11 @@ def area_and_error(
     Args:
         of_positives: Placements of the positives by one model, or their difference between two
             models, shape `(m,)`.
-        of_negatives: The same of the negatives, shape `(n,)`.
+        of_negatives: The same for the negatives, shape `(n,)`.
 
     Returns:
-        The area and its standard error; NaN for the first where a class has no image, for the
-        second where one has fewer than two.
+        The area, NaN if a class has no image; and its standard error, NaN if a class has fewer than
+        two images.
     """
     variance = _covariance_of_mean(of_positives[None]) + _covariance_of_mean(of_negatives[None])
     return float(_mean(of_positives[None])[0]), math.sqrt(variance.item())

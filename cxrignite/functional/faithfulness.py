@@ -1,8 +1,8 @@
-"""Whether a map shows what a score rests on: pixels are taken away, or put in, by importance.
+"""Faithfulness of maps: the effect on the score of removing or inserting the important pixels.
 
-Deletion and insertion are those of RISE (Petsiuk 2018, arXiv 1806.07421). What stands for a pixel
-that is not there is a choice, and figures of two choices cannot be compared. Ours: the image's own
-mean grey for deletion, the blurred image for insertion, both by default and each for either.
+Deletion and insertion are those of RISE (Petsiuk 2018, arXiv 1806.07421). Results depend on the
+value that replaces a missing pixel, and cannot be compared between two such values. The defaults
+are the mean grey of the image for deletion and the blurred image for insertion.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Score = Callable[[Tensor], Tensor]
-"""From images, shape `(N, C, H, W)`, to a score an image, shape `(N,)`, such as the probability of
-the class that the map speaks for."""
+"""Function from images, shape `(N, C, H, W)`, to a score per image, shape `(N,)`, such as the
+probability of the class that the map explains."""
 
 Baseline = Literal["mean", "blur"]
-"""What stands for a pixel that is not there: its image's mean grey, or the blurred image. The blur
-is Gaussian, its deviation a twentieth of the image's shorter side."""
+"""Replacement of a missing pixel: the mean grey of the image, or the blurred image. The blur is
+Gaussian with a standard deviation of a twentieth of the shorter side."""
 
 _BLUR_SHARE = 0.05
 
 
 class MeanCurves(NamedTuple):
-    """Mean scores while pixels go, or come.
+    """Mean scores of several images while pixels are removed or inserted.
 
     Attributes:
-        fraction: Share of the pixels that were changed, shape `(S + 1,)`.
-        by_map: By the maps, shape `(S + 1,)`.
-        by_chance: By random maps, shape `(S + 1,)`.
+        fraction: Share of the pixels that are changed, shape `(S + 1,)`.
+        by_map: Mean scores in the order of the maps, shape `(S + 1,)`.
+        by_chance: Mean scores in the order of random maps, shape `(S + 1,)`.
     """
 
     fraction: NDArray[np.float64]
@@ -43,12 +43,13 @@ class MeanCurves(NamedTuple):
 
 
 class PerturbationCurve(NamedTuple):
-    """Scores of a batch while its pixels go, or come.
+    """Scores of a batch while pixels are removed or inserted.
 
     Attributes:
-        fraction: Share of the pixels that were changed, shape `(S + 1,)`, from 0 to 1.
-        score: The score at each, shape `(N, S + 1)`.
-        area: Under each image's curve, shape `(N,)`, by trapezoids; in the unit of the score.
+        fraction: Share of the pixels that are changed, shape `(S + 1,)`, from 0 to 1.
+        score: Score at each fraction, shape `(N, S + 1)`.
+        area: Area under the curve of each image, shape `(N,)`, by the trapezoidal rule; in the unit
+            of the score.
     """
 
     fraction: Tensor
@@ -65,16 +66,19 @@ def deletion_curve(
     baseline: Baseline = "mean",
     seed: int = 0,
 ) -> PerturbationCurve:
-    """Take pixels away, the most important first; the smaller the area, the better the map.
+    """Score images while pixels are removed, the most important first.
+
+    The smaller the area, the better the map.
 
     Args:
-        score: From images to a score each; called without gradients, and to be in evaluation mode.
+        score: Function from images to scores; called without gradients. Put its model into
+            evaluation mode first.
         images: Shape `(N, C, H, W)`, uint8 in `[0, 255]` or floating point in `[0, 1]`.
         maps: Importance of each pixel, shape `(N, H, W)`.
-        num_steps: Steps from the whole image to none of it, at least 1.
-        baseline: What stands for a pixel that is gone.
-        seed: Of the order of pixels that are equally important: random, and the same in each image,
-            so that an empty map is no better than a random one.
+        num_steps: Number of steps from the whole image to none of it, at least 1.
+        baseline: Replacement of a removed pixel.
+        seed: Seed of the order of equally important pixels. The order is random and the same in
+            each image, so that an empty map is no better than a random one.
 
     Returns:
         The curves, float32, on the device of the images.
@@ -101,15 +105,17 @@ def insertion_curve(
     baseline: Baseline = "blur",
     seed: int = 0,
 ) -> PerturbationCurve:
-    """Put pixels in, the most important first; the larger the area, the better the map.
+    """Score images while pixels are inserted, the most important first.
+
+    The larger the area, the better the map.
 
     Args:
         score: As for `deletion_curve`.
         images: Shape `(N, C, H, W)`, uint8 in `[0, 255]` or floating point in `[0, 1]`.
         maps: Importance of each pixel, shape `(N, H, W)`.
-        num_steps: Steps from none of the image to all of it, at least 1.
-        baseline: What stands for a pixel that is not there yet.
-        seed: Of the order of pixels that are equally important, as for `deletion_curve`.
+        num_steps: Number of steps from none of the image to all of it, at least 1.
+        baseline: Replacement of a pixel that is not inserted yet.
+        seed: Seed of the order of equally important pixels, as for `deletion_curve`.
 
     Returns:
         The curves, float32, on the device of the images.
@@ -124,7 +130,7 @@ def insertion_curve(
 def _curve(
     score: Score, start: Tensor, end: Tensor, maps: Tensor, num_steps: int, seed: int
 ) -> PerturbationCurve:
-    """Score the way from one image to another, the most important pixels first."""
+    """Score images while their pixels change from `start` to `end`, the most important first."""
     rank = _ranks(maps, seed).to(start.device)[:, None]
     num_pixels = maps[0].numel()
     changed = [round(num_pixels * step / num_steps) for step in range(num_steps + 1)]
@@ -134,7 +140,7 @@ def _curve(
             found = score(torch.where(rank < number, end, start))
             if found.shape != (len(start),):
                 raise ValueError(
-                    f"score must give one number an image, shape ({len(start)},), "
+                    f"score must give one number per image, shape ({len(start)},), "
                     f"got {tuple(found.shape)}"
                 )
             scores.append(found.float())
@@ -144,7 +150,7 @@ def _curve(
 
 
 def _ranks(maps: Tensor, seed: int) -> Tensor:
-    """Return how many pixels are more important than each, shape `(N, H, W)`, ties at random."""
+    """Return the number of pixels that are more important than each, ties in random order."""
     flat = maps.detach().flatten(1).cpu()
     shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))
     order = shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
@@ -157,7 +163,7 @@ def _as_pixels(images: Tensor, maps: Tensor, num_steps: int) -> Tensor:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
     if maps.shape != (len(images), *images.shape[2:]):
         raise ValueError(
-            f"maps must have shape (N, H, W) of the images {tuple(images.shape)}, "
+            f"maps must have shape (N, H, W) for images of shape {tuple(images.shape)}, "
             f"got {tuple(maps.shape)}"
         )
     if not maps.isfinite().all():
@@ -177,8 +183,8 @@ def _stand_in(images: Tensor, baseline: Baseline) -> Tensor:
 
 
 def _blurred(images: Tensor, deviation: float) -> Tensor:
-    """Blur along the rows, the image mirrored at its ends."""
-    # Mirrored, there is no more of an image than one side less.
+    """Blur along the rows, with reflection at the ends."""
+    # Reflection cannot add more than one side less one pixel.
     reach = min(math.ceil(3 * deviation), images.shape[3] - 1)
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / deviation) ** 2)

@@ -1,4 +1,4 @@
-"""Rows of all processes in one tensor, also where each process has another number of them."""
+"""Gathering of tensors over processes that may have different numbers of rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cxrignite.functional.arrays import check_finite
 from cxrignite.functional.confusion import checked_scores
 
 NO_INDEX = -1
-"""The index of an image whose batch has none."""
+"""Index of an image whose batch has no indices."""
 
 _log = logging.getLogger(__name__)
 
 
 class EpochScores(NamedTuple):
-    """The scores of an epoch, each image once, the same on all processes.
+    """Scores of an epoch, each image once, identical on all processes.
 
     Attributes:
         y_score: Probabilities of the positive class, shape `(N,)`.
         y_true: Labels, 0 or 1, shape `(N,)`.
-        index: Positions in the evaluated split, shape `(N,)`, ascending; where the batches have no
-            index it is `NO_INDEX`, and the order is that of collection.
+        index: Positions in the evaluated split, shape `(N,)`, ascending. If the batches have no
+            index, it is `NO_INDEX` and the order is that of collection.
     """
 
     y_score: NDArray[np.float64]
@@ -38,35 +38,36 @@ class EpochScores(NamedTuple):
 
 @runtime_checkable
 class ScoreSource(Protocol):
-    """Something that has the scores of an engine's epoch: `engine.state.score_source`.
+    """Provider of the scores of an engine's epoch: `engine.state.score_source`.
 
-    Whoever needs them asks there first, so that they are collected and gathered once.
+    Handlers use it if it is there, so that scores are collected and gathered once.
     """
 
     def gather(self) -> EpochScores:
-        """Join the epoch's scores over all processes.
+        """Return the epoch's scores of all processes.
 
-        It is a collective call: every process of a group makes it, after the epoch's last batch.
-        A second call gives the same object.
+        This is a collective call: every process must make it, after the epoch's last batch. A
+        second call returns the same object.
         """
         ...
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Join the rows of all processes, in rank order.
+    """Concatenate the rows of all processes, in rank order.
 
-    `torch.distributed.all_gather` needs equal shapes: with uneven ones gloo (torch 2.14) aborts the
-    process with fewer rows and hands the other one misplaced rows. Ignite's `EpochMetric` (0.5.5)
-    calls it so. Here the rows travel padded to the longest share and are cut again.
+    `torch.distributed.all_gather` needs equal shapes. With unequal ones gloo (torch 2.14) aborts
+    the process with fewer rows and gives the others misplaced rows; Ignite's `EpochMetric` (0.5.5)
+    calls it this way. This function pads the rows to the largest number and removes the padding
+    afterwards.
 
-    Every process must call this, with the same dtype and the same shape behind the first
-    dimension. Without an initialised process group it returns `rows` itself.
+    Every process must call it, with the same dtype and the same shape after the first dimension.
+    Without an initialised process group it returns `rows` itself.
 
     Args:
-        rows: This process's rows, shape `(n, ...)`; `n` may differ between processes and be 0.
+        rows: Rows of this process, shape `(n, ...)`; `n` may differ between processes and be 0.
 
     Returns:
-        Shape `(sum of all n, ...)`, on the device of `rows`, without gradients.
+        All rows, shape `(sum of all n, ...)`, on the device of `rows`, without gradients.
 
     Raises:
         ValueError: If `rows` has no first dimension.
@@ -95,19 +96,19 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Join one row an image over all processes, each image once.
+    """Gather one row per image from all processes, each image once.
 
-    A distributed sampler repeats images until every process has as many; a repeat is told by its
-    index, and the first one stays. More repeats than that are warned of: what stands in the index's
-    place may be something else, such as a patient's number. Every process must call this, as
-    `gather_rows`.
+    A distributed sampler repeats images until every process has the same number. Repeats are
+    recognised by their index, and the first one is kept. More repeats than that cause a warning,
+    since the batch may hold something else in place of the index, such as a patient number. Every
+    process must call this function, as `gather_rows`.
 
     Args:
-        rows: This process's images, shape `(n, ...)`.
-        index: Of each, shape `(n,)`, int64; `NO_INDEX` where it is not known.
+        rows: Images of this process, shape `(n, ...)`.
+        index: Index of each image, shape `(n,)`, int64; `NO_INDEX` if it is unknown.
 
     Returns:
-        Rows and indices, sorted by index; where an index is not known, all rows in rank order.
+        Rows and indices, sorted by index; if any index is unknown, all rows in rank order.
 
     Examples:
         >>> rows, index = gather_images(torch.tensor([5.0, 7.0]), torch.tensor([3, 1]))
@@ -122,8 +123,8 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     num_processes, rank = (dist.get_world_size(), dist.get_rank()) if _is_distributed() else (1, 0)
     if num_repeats >= num_processes and rank == 0:
         _log.warning(
-            "%d of %d images are left out: their index came before; is state.batch[2] the index of "
-            "each image?",
+            "%d of %d images are ignored because their index is repeated; check that "
+            "state.batch[2] is the index of each image",
             num_repeats,
             len(index),
         )
@@ -131,18 +132,18 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scores_of(rows: Tensor, index: Tensor) -> EpochScores:
-    """Read an epoch's scores from rows that were gathered.
+    """Return an epoch's scores from gathered rows.
 
     Args:
-        rows: Scores, labels, and whatever else, as columns, shape `(N, 2 or more)`.
-        index: Of each image, shape `(N,)`.
+        rows: Columns of scores, labels and optional further values, shape `(N, 2 or more)`.
+        index: Index of each image, shape `(N,)`.
 
     Returns:
         The scores.
 
     Raises:
         NonFiniteError: If a score is NaN or infinite.
-        ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
+        ValueError: If a score is outside `[0, 1]`, or a label is neither 0 nor 1.
     """
     check_finite(rows[:, 0])
     scores, positive = checked_scores(rows[:, 0], rows[:, 1])
@@ -153,16 +154,17 @@ def image_index(batch: object, num_images: int) -> Tensor:
     """Read the index of each image from the third part of a batch.
 
     Args:
-        batch: A sequence; with fewer than three parts, None as the third, or anything else, it has
-            no index. Nor has a list of mappings, one an image, as MONAI's engines leave it.
-        num_images: How many there must be.
+        batch: A list or tuple whose third part is the index. A batch of another type, with fewer
+            than three parts or with None as the third has no index. A list of mappings, one per
+            image as in MONAI's engines, has none either.
+        num_images: Expected number of indices.
 
     Returns:
-        Shape `(num_images,)`, int64, on the CPU; `NO_INDEX` where there is none. A copy: a tensor
-        that a loader worker sent keeps a file descriptor open while it lives.
+        Indices, shape `(num_images,)`, int64, on the CPU; `NO_INDEX` if the batch has none. They
+        are a copy, since a tensor from a loader worker keeps a file descriptor open.
 
     Raises:
-        ValueError: If the third part is something else, or another number of them.
+        ValueError: If the third part is not a sequence of `num_images` whole numbers.
     """
     third = batch[2] if isinstance(batch, list | tuple) and len(batch) > 2 else None
     if third is None or isinstance(third, Mapping):
@@ -176,7 +178,7 @@ def image_index(batch: object, num_images: int) -> Tensor:
     if index.dim() != 1 or not (is_whole or index.numel() == 0):  # an empty list is float
         raise ValueError(f"{rule}, got {index.dtype} {tuple(index.shape)}")
     if len(index) != num_images:
-        raise ValueError(f"index must have one entry an image, got {len(index)} for {num_images}")
+        raise ValueError(f"index must have one entry per image, got {len(index)} for {num_images}")
     return index.to("cpu", torch.int64, copy=True)
 
 
@@ -185,7 +187,7 @@ def _is_distributed() -> bool:
 
 
 def _collective_device(rows: Tensor) -> torch.device:
-    # NCCL moves CUDA memory only; gloo takes either.
+    # NCCL transfers CUDA memory only; gloo supports both.
     if rows.device.type == "cpu" and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return rows.device

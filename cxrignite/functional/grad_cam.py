@@ -1,15 +1,15 @@
-"""Class activation maps: which places of an image spoke for, or against, the positive class.
+"""Class activation maps: regions of an image that raise or lower the logit of the positive class.
 
-A map weighs a layer's activations `A` with the gradients `g` of the logit by them, sums over the
-channels and keeps what is above zero. How it weighs is the method:
+A map weights the activations `A` of a layer with the gradients `g` of the logit with respect to
+them, sums over the channels and keeps positive values. The methods differ in the weights:
 
-- `grad_cam`, each channel by the mean of its gradients (Selvaraju 2017, arXiv 1610.02391);
-- `grad_cam_pp`, by the sum of its positive gradients, each times `1 / (2 + g * sum(A))`
+- `grad_cam`: mean gradient of the channel (Selvaraju 2017, arXiv 1610.02391).
+- `grad_cam_pp`: sum of the channel's positive gradients, each times `1 / (2 + g * sum(A))`
   (Chattopadhay 2018, arXiv 1710.11063, equation 19 divided by the squared gradient). The
-  exponential of the logit there is one factor for a whole map, and left out;
-- `hires_cam`, each place by its own gradient (Draelos and Carin 2020, arXiv 2011.08891);
-- `layer_cam`, each place by its own gradient where that is positive (Jiang 2021, doi
-  10.1109/TIP.2021.3089943); made for earlier layers of a higher resolution too.
+  exponential of the logit is omitted, since it is constant over a map.
+- `hires_cam`: gradient of each position (Draelos and Carin 2020, arXiv 2011.08891).
+- `layer_cam`: gradient of each position if it is positive (Jiang 2021, doi
+  10.1109/TIP.2021.3089943); also suitable for earlier layers with a higher resolution.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from cxrignite.errors import NonFiniteError, RecipeError
 from cxrignite.functional.model_access import evaluation_mode, find_layer
 
 CamMethod = Literal["grad_cam", "grad_cam_pp", "hires_cam", "layer_cam"]
-"""How a map weighs activations and gradients."""
+"""Method that weights the activations."""
 
 CamTarget = Literal["positive", "negative"]
-"""What a map speaks for: the positive class, or against it."""
+"""Class that a map explains: `positive` shows evidence for the positive class, `negative` evidence
+against it."""
 
 
 class CamMaps(NamedTuple):
-    """The maps of a batch.
+    """Class activation maps of a batch.
 
     Attributes:
-        maps: Shape `(N, H, W)` of the images, float32 in `[0, 1]`. The most important pixel is 1,
-            and an empty map is 0 everywhere.
-        raw_max: The largest value of each map before scaling, shape `(N,)`, float32, at least 0; in
-            logits for `hires_cam`. It is 0 for an empty map: no place spoke for the target.
-        logits: Of the positive class, shape `(N,)`, float32, whatever the target.
-        grid: Rows and columns of the layer's own map: how much a map can resolve.
+        maps: Maps at the size of the images, shape `(N, H, W)`, float32 in `[0, 1]`. The most
+            important pixel is 1; an empty map is 0 everywhere.
+        raw_max: Maximum of each map before scaling, shape `(N,)`, float32, at least 0; in logits
+            for `hires_cam`. It is 0 for an empty map, which has no evidence for the target.
+        logits: Logits of the positive class, shape `(N,)`, float32, for either target.
+        grid: Rows and columns of the layer's output, which limit the resolution of the maps.
     """
 
     maps: Tensor
@@ -56,32 +57,32 @@ def grad_cam(
     method: CamMethod = "grad_cam",
     target: CamTarget = "positive",
 ) -> CamMaps:
-    """Map which places of each image spoke for a class, in one forward and a short backward pass.
+    """Compute class activation maps, in one forward pass and a partial backward pass.
 
-    The pass is in evaluation mode and float32, whatever the caller's mode or autocast. Gradients
-    are of the layer's output only: no graph is kept in front of the layer, and no weight gets a
-    gradient, frozen or not. The model is left as it was: no hook, no `.grad`, each part's mode.
+    The pass runs in evaluation mode and float32, regardless of the caller's mode and autocast. Only
+    the gradient of the layer's output is computed: there is no graph before the layer, and no
+    weight gets a gradient. The model is unchanged afterwards: no hooks, no `.grad`, the same modes.
 
-    The layer's output is taken as the layer gives it, also where the model changes it in place
-    afterwards; a map does not depend on whether a ReLU is in place. Behind a layer whose output has
-    still to pass a ReLU, `grad_cam` may show places that the ReLU shuts: name the ReLU.
+    The layer's output is copied before the model can change it in place, so a map does not depend
+    on the ReLU being in place. If a ReLU follows the layer, `grad_cam` may show regions that the
+    ReLU sets to 0; choose the ReLU as the layer instead.
 
     Args:
-        model: Images in, one logit an image out, shape `(N,)` or `(N, 1)`.
+        model: Images in, one logit per image out, shape `(N,)` or `(N, 1)`.
         images: Shape `(N, C, H, W)`, as the model takes them, on its device.
         target_layer: A layer with an output of shape `(N, C', H', W')` that the model calls once,
             or its dotted name.
-        method: How a map weighs activations and gradients.
-        target: `positive` maps what raises the logit, `negative` what lowers it.
+        method: Method that weights the activations.
+        target: `positive` shows what raises the logit, `negative` what lowers it.
 
     Returns:
-        The maps, upsampled bilinearly to the images' size, on their device.
+        The maps, upsampled bilinearly to the size of the images, on their device.
 
     Raises:
         RecipeError: If the model has no such layer, or the layer has no spatial output or is not
             called exactly once.
-        ValueError: If `images` have another shape, the model gives not one logit an image that
-            depends on the layer, or `method` or `target` is unknown.
+        ValueError: If `images` have another shape, the model does not give one logit per image, the
+            logit does not depend on the layer, or `method` or `target` is unknown.
         NonFiniteError: If a map or logit is NaN or infinite.
 
     Examples:
@@ -98,7 +99,7 @@ def grad_cam(
             raise ValueError(f"{setting} must be {names}, got {value!r}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
-    # What `torch.compile` returns calls no hook that is put on later.
+    # A compiled model ignores hooks that are registered after compilation.
     model = getattr(model, "_orig_mod", model)
     name, layer = find_layer(model, target_layer)
     with (
@@ -106,7 +107,7 @@ def grad_cam(
         torch.no_grad(),
         torch.autocast(images.device.type, enabled=False),
     ):
-        # Tensors made in inference mode can be part of no graph.
+        # Tensors created in inference mode cannot be part of a graph.
         images = images.clone() if images.is_inference() else images
         activation, gradient, logits = _activation_and_gradient(model, images, name, layer)
         if target == "negative":
@@ -116,7 +117,7 @@ def grad_cam(
         maps = F.interpolate(
             coarse[:, None], images.shape[-2:], mode="bilinear", align_corners=False
         )[:, 0]
-        # After upsampling: between the centres of the coarse places no pixel reaches their value.
+        # Scaled after upsampling, since no upsampled pixel may reach the maximum of the coarse map.
         peak = maps.amax(dim=(1, 2), keepdim=True)
         maps = torch.where(peak > 0, maps / peak, 0.0)
     rows, columns = coarse.shape[1:]
@@ -126,15 +127,15 @@ def grad_cam(
 def _activation_and_gradient(
     model: nn.Module, images: Tensor, name: str, layer: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the layer's output, the gradient of the logit by it, and the logits."""
+    """Return the layer's output, the gradient of the logit with respect to it, and the logits."""
     outputs: list[Tensor] = []
 
     def open_graph(_layer: nn.Module, _inputs: object, output: object) -> Tensor:
-        # A copy, for a later operation in place would change what has been taken; and the model
-        # goes on with a copy of it, since none may change a leaf of the graph.
+        # Copy, so that a later operation in place does not change the result. The model continues
+        # with a second copy, since a leaf of the graph must not be changed in place.
         leaf = _checked_output(output, name, len(images)).detach().clone().requires_grad_()
         outputs.append(leaf)
-        # The graph begins here, and ends with the pass.
+        # The graph starts here and ends with the pass.
         torch.set_grad_enabled(True)
         return leaf.clone()
 
@@ -168,7 +169,7 @@ def _checked_output(output: object, name: str, num_images: int) -> Tensor:
     shape = tuple(output.shape)
     if output.ndim != 4 or shape[0] != num_images or shape[2] * shape[3] < 2:
         raise RecipeError(
-            f"target_layer {name} must give a map of more than one place an image, "
+            f"target_layer {name} must give a map of more than one position per image, "
             f"shape ({num_images}, C, H, W), got {shape}"
         )
     return output
@@ -179,7 +180,7 @@ def _checked_logits(output: object, num_images: int) -> Tensor:
         raise ValueError(f"the model must give one tensor of logits, got a {type(output).__name__}")
     if output.shape not in ((num_images,), (num_images, 1)):
         raise ValueError(
-            f"the model must give one logit an image, shape ({num_images},), "
+            f"the model must give one logit per image, shape ({num_images},), "
             f"got {tuple(output.shape)}"
         )
     return output.flatten().float()
@@ -195,7 +196,7 @@ def _combine(activation: Tensor, gradient: Tensor, method: CamMethod) -> Tensor:
         weights = gradient.mean(dim=(2, 3))
     else:
         divisor = 2 + gradient * activation.sum(dim=(2, 3), keepdim=True)
-        # Activations below zero, which the derivation does not know, could make it zero.
+        # Negative activations, which the derivation excludes, could make it zero.
         divisor = torch.where(divisor == 0, 1.0, divisor)
         weights = (gradient.clamp_min(0) / divisor).sum(dim=(2, 3))
     return torch.einsum("nc,nchw->nhw", weights, activation)
@@ -208,5 +209,5 @@ def _check_finite(coarse: Tensor, logits: Tensor, name: str) -> None:
         raise NonFiniteError(
             f"the map of target_layer {name} must be finite, got NaN or infinite values in "
             f"{int((~finite).sum())} of {len(finite)} images (first: {first}); "
-            "are the images and the weights finite?"
+            "check that the images and the weights are finite"
         )

@@ -1,4 +1,4 @@
-"""Which images of an evaluation are worth a look, chosen while their scores come in."""
+"""Selection of images for review, while their scores are computed."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from cxrignite.functional.arrays import check_finite
 from cxrignite.functional.confusion import checked_scores
 
 ImageKind = Literal["errors", "most_sure", "least_sure", "random"]
-"""`errors`: called wrongly, the farthest from the threshold; `most_sure` and `least_sure`: the
-farthest from it and the nearest to it, right or wrong; `random`: whatever they score."""
+"""`errors`: wrong decisions, the farthest from the threshold first; `most_sure`: the farthest from
+the threshold, correct or wrong; `least_sure`: the nearest to it; `random`: a random sample."""
 
 UNKNOWN_LABEL = -1
-"""The label of an image that nobody has labelled; it is no miss."""
+"""Label of an image without a label; its decision is never an error."""
 
 
 @dataclass(frozen=True)
 class ImageChoice:
-    """Which images are chosen, and how many at most.
+    """Rules for the selection of images.
 
-    What is chosen from a part of the images holds all that would be chosen from the whole and lies
-    in that part. So images can be chosen batch by batch, and on several processes, by keeping what
-    has been chosen so far.
+    Images can be selected batch by batch and on several processes. An image that is selected from
+    the whole is also selected from every part that contains it, so it is enough to keep the
+    selection so far.
 
     Args:
-        threshold: A score of at least this, in `[0, 1]`, is called positive.
-        kinds: Kinds of images. Of the errors and the most sure, every other one is called positive
-            as far as there are any.
-        max_images: Images of each kind at most, at least 1.
-        indices: Images that are chosen in any case.
-        seed: Of `random`.
+        threshold: A score at or above it is called positive; in `[0, 1]`.
+        kinds: Kinds of images. Errors and the most sure images alternate between those called
+            positive and those called negative, as long as there are both.
+        max_images: Maximum number of images of each kind, at least 1.
+        indices: Indices of images that are always selected.
+        seed: Seed of `random`.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
 
     Examples:
         >>> choice = ImageChoice(threshold=0.5, kinds=("errors", "most_sure"), max_images=2)
@@ -58,7 +58,7 @@ class ImageChoice:
         unknown = [kind for kind in self.kinds if kind not in get_args(ImageKind)]
         if unknown:
             known = ", ".join(get_args(ImageKind))
-            raise ValueError(f"kinds must be of {known}, got {unknown[0]!r}")
+            raise ValueError(f"kinds must be among {known}, got {unknown[0]!r}")
         if self.max_images < 1:
             raise ValueError(f"max_images must be at least 1, got {self.max_images}")
 
@@ -68,20 +68,20 @@ class ImageChoice:
         y_true: Sequence[float] | NDArray[np.int64],
         index: Sequence[int] | NDArray[np.int64],
     ) -> dict[int, list[str]]:
-        """Choose from images.
+        """Select images.
 
         Args:
             y_score: Probabilities of the positive class, shape `(N,)`.
             y_true: Labels, 0, 1 or `UNKNOWN_LABEL`, shape `(N,)`.
-            index: What each image is called, shape `(N,)`; it breaks ties.
+            index: Index of each image, shape `(N,)`; it breaks ties.
 
         Returns:
-            From position in the arguments to what the image was chosen as, in the order of
-            choice: `fixed` for `indices`, or kinds.
+            The reasons of each selected image by its position in the arguments, in the order of
+            selection: `fixed` for `indices`, or kinds.
 
         Raises:
             NonFiniteError: If a score is NaN or infinite.
-            ValueError: If a score is outside `[0, 1]`, or a label is another.
+            ValueError: If a score is outside `[0, 1]`, or a label has another value.
         """
         check_finite(y_score)
         labels, names = np.asarray(y_true), np.asarray(index)
@@ -89,7 +89,7 @@ class ImageChoice:
         scores, _ = checked_scores(y_score, np.where(is_known, labels, 0))
         called = scores >= self.threshold
         distance = np.abs(scores - self.threshold)
-        is_miss = is_known & (labels != called)
+        is_error = is_known & (labels != called)
         everything = np.arange(len(scores))
         chosen: dict[int, list[str]] = {}
         fixed = np.flatnonzero(np.isin(names, list(self.indices)))
@@ -102,7 +102,7 @@ class ImageChoice:
             elif kind == "least_sure":
                 order = np.lexsort((names, distance))
             else:
-                among = everything[is_miss] if kind == "errors" else everything
+                among = everything[is_error] if kind == "errors" else everything
                 order = _by_turns(among, called, distance, names)
             for position in order[: self.max_images]:
                 chosen.setdefault(int(position), []).append(kind)
@@ -115,7 +115,7 @@ def _by_turns(
     distance: NDArray[np.float64],
     names: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Of the images called positive and of the others in turn, the farthest first."""
+    """Order images by distance, alternating between those called positive and negative."""
     farthest = among[np.lexsort((names[among], -distance[among]))]
     turn = np.empty(len(farthest), dtype=np.int64)
     for side in (True, False):
@@ -125,5 +125,5 @@ def _by_turns(
 
 
 def _draw(seed: int, name: int) -> int:
-    """A random number of an image that no other image has a part in."""
+    """Return a random number that depends on the seed and this image only."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7])

@@ -1,4 +1,4 @@
-"""Whether a map points where the finding is known to be, by a mask."""
+"""Localization of findings by maps, compared with masks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class EnergyInside(NamedTuple):
-    """How much of each map lies inside its mask, and how much would by chance.
+    """Energy of each map inside its mask, and the value expected by chance.
 
     Attributes:
-        energy: Share of a map's sum inside the mask, shape `(N,)`, float32 in `[0, 1]`; 0 for an
-            empty map, which points nowhere.
-        area: Share of the pixels inside the mask, shape `(N,)`, float32 in `(0, 1]`: the energy of
-            a map that is the same everywhere.
+        energy: Share of the sum of a map inside the mask, shape `(N,)`, float32 in `[0, 1]`; 0 for
+            an empty map.
+        area: Share of the pixels inside the mask, shape `(N,)`, float32 in `(0, 1]`. This is the
+            energy of a constant map.
     """
 
     energy: Tensor
@@ -42,7 +42,7 @@ def energy_inside(maps: Tensor, masks: Tensor) -> EnergyInside:
         ([0.75], [0.25])
     """
     inside = _inside(maps, masks)
-    # Sums of a million pixels, in double precision.
+    # Double precision, since a sum may run over a million pixels.
     values = maps.double()
     total = values.sum(dim=(1, 2))
     within = (values * inside).sum(dim=(1, 2))
@@ -51,18 +51,18 @@ def energy_inside(maps: Tensor, masks: Tensor) -> EnergyInside:
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
-    """Say whether each map's maximum lies inside a mask (Zhang 2016, arXiv 1608.00507).
+    """Check if the maximum of each map lies inside its mask (Zhang 2016, arXiv 1608.00507).
 
-    There is no margin around the mask (the reference has one of 15 pixels). Where several pixels
-    share the maximum, all of them have to lie inside; so an empty map misses, and so does one that
-    is the same everywhere.
+    There is no margin around the mask (the reference has one of 15 pixels). If several pixels share
+    the maximum, all of them must lie inside. An empty map is no hit, and a constant map only if the
+    mask covers the image.
 
     Args:
         maps: Shape `(N, H, W)`, at least 0.
         masks: Shape `(N, H, W)`, bool, or a number that is above 0 inside.
 
     Returns:
-        True for a hit, shape `(N,)`.
+        Mask of the hits, shape `(N,)`, bool.
 
     Raises:
         ValueError: If shapes differ, a map has values below 0 or not finite, or a mask is empty.

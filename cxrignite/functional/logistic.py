@@ -1,4 +1,4 @@
-"""Logistic regression of a few coefficients, of many weightings of the same images at once."""
+"""Logistic regression with few coefficients, for many weightings of the same images at once."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ _Array = NDArray[np.float64]
 
 _MAX_EVALUATIONS = 60
 
-# Half of the squared Newton decrement is how far the mean loss still lies above its minimum. The
-# step that is taken from there squares it once more.
+# Half of the squared Newton decrement estimates the distance of the mean loss from its minimum. The
+# final step reduces it quadratically.
 _CLOSE_ENOUGH = 1e-10
 
-# Added to the mean curvature: where the classes hardly overlap it is singular to working precision.
-# It shortens steps and moves no optimum.
+# Added to the mean curvature, which is numerically singular if the classes hardly overlap. It only
+# shortens steps and does not move the optimum.
 _RIDGE = 1e-12
 
-# No logit moves further in one step: where all are far from 0 the curvature tells nothing.
+# Limits the change of a logit in one step, since the curvature vanishes far from 0.
 _LONGEST_STEP = 8.0
 
 
 def fit_logistic(design: _Array, target: _Array, weights: _Array, *, offset: _Array) -> _Array:
-    """Fit the coefficients of least log loss, without a penalty, by Newton's method from 0.
+    """Fit unpenalised logistic regressions by maximum likelihood, with Newton's method from 0.
 
     The probability of an image is `expit(offset + design @ coefficients)`. A step that does not
-    lessen the loss is halved, and a long one is cut, since Newton's method alone may run away.
+    reduce the loss is halved and a long step is shortened, since plain Newton steps may diverge.
 
     Args:
-        design: What the coefficients multiply, shape `(N, K)`, of full rank in every weighting.
-        target: Probabilities to come near to, or labels, shape `(N,)`, in `[0, 1]`.
-        weights: How often each image counts, shape `(B, N)`, at least 0. In every weighting a
-            finite optimum must exist: no coefficients may separate the classes.
-        offset: Added to each logit, shape `(N,)`.
+        design: Design matrix, shape `(N, K)`, of full rank in every weighting.
+        target: Target probabilities or labels, shape `(N,)`, in `[0, 1]`.
+        weights: Weight of each image, shape `(B, N)`, at least 0. A finite optimum must exist in
+            every weighting: no coefficients may separate the classes.
+        offset: Constant added to each logit, shape `(N,)`.
 
     Returns:
         Coefficients, shape `(B, K)`; NaN in a row that did not converge.
@@ -60,9 +60,9 @@ def fit_logistic(design: _Array, target: _Array, weights: _Array, *, offset: _Ar
         found[rows[done]] = reached[done] + steps[done]
         if done.all():
             break
-        going_on = ~done
-        rows, totals, least = rows[going_on], totals[going_on], least[going_on]
-        weights, reached, steps = weights[going_on], reached[going_on], steps[going_on]
+        active = ~done
+        rows, totals, least = rows[active], totals[active], least[active]
+        weights, reached, steps = weights[active], reached[active], steps[active]
     return found
 
 
@@ -77,7 +77,7 @@ def _expand(
     """Return the loss `(B,)`, its first `(B, K)` and its second derivatives `(B, K, K)`."""
     size = design.shape[1]
     logits = coefficients @ design.T + offset
-    # One exponential serves the loss and the probability, and cannot overflow.
+    # One exponential for both loss and probability; it cannot overflow.
     small = np.exp(-np.abs(logits))
     losses = np.maximum(logits, 0) + np.log(1 + small) - target * logits
     probability = np.where(logits >= 0, 1, small) / (1 + small)

@@ -1,4 +1,4 @@
-"""A layer of a model by its name, and a model lent for evaluation that comes back as it was."""
+"""Access to a model: find a layer by name, and switch to evaluation mode temporarily."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def find_layer(model: nn.Module, target_layer: str | nn.Module) -> tuple[str, nn
         The layer's dotted name, and the layer.
 
     Raises:
-        RecipeError: If the model has no such layer; the line says which names are near.
+        RecipeError: If the model has no such layer; the message suggests similar names.
 
     Examples:
         >>> find_layer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), "1")
@@ -41,16 +41,16 @@ def find_layer(model: nn.Module, target_layer: str | nn.Module) -> tuple[str, nn
             return name, layer
     raise RecipeError(
         "target_layer must be a layer inside the model, "
-        f"got a {type(target_layer).__name__} that is not"
+        f"got a {type(target_layer).__name__} that is not part of it"
     )
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every part of a model into evaluation mode, and give each its own mode back at the end.
+    """Put all modules of a model into evaluation mode, and restore their modes at the end.
 
-    The flags are set one by one: `model.eval()` would call what a part has made of `train`, which
-    may be more than a flag (fused or merged weights).
+    The flags are set directly. `model.eval()` calls `train` of each module, and an overridden
+    `train` may do more than set a flag (fuse or merge weights, for example).
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""Images that show the same picture: copied, compressed again, resized, brightened, mirrored."""
+"""Near-duplicate images: copied, recompressed, resized, brightened, inverted or mirrored."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MIN_CORRELATION = 0.97
-"""Of thumbnails of 32 x 32 pixels. Others of ChestXRay2017 reach .976, synthetic ones .99:
-those are told from copies by their detail."""
+"""Default for thumbnails of 32 x 32 pixels. Different images reach .976 in ChestXRay2017 and .99 if
+synthetic; their detail distinguishes them from copies."""
 
 MIN_DETAIL_CORRELATION = 0.6
-"""Of the detail of 128 x 128 pixels. Different images that are alike as thumbnails reach .48 (real)
-and .57 (synthetic). A copy that was compressed hard, halved, blurred, brightened or turned by one
-degree keeps .64 and more, and nine of ten that were cropped by 1 % on each side."""
+"""Minimum for the detail of 128 x 128 pixels. Different images with similar thumbnails reach .48
+(real) and .57 (synthetic). Copies that are strongly compressed, halved, blurred, brightened or
+rotated by one degree keep at least .64, as do nine of ten copies cropped by 1 % on each side."""
 
 Likeness = Literal["same", "inverted", "mirrored"]
 
@@ -28,14 +28,15 @@ _MAX_PARTNERS = 20
 
 
 class NearPair(NamedTuple):
-    """Two images that show the same picture.
+    """A pair of near-duplicate images.
 
     Attributes:
-        first: Index of the one that comes first.
-        second: Index of the other.
-        correlation: Of their pixels, in `[MIN_CORRELATION, 1]`; after inverting or mirroring one.
-        likeness: What has to be done to one for that: nothing, inverting its greys, or mirroring it
-            from left to right.
+        first: Index of the first image.
+        second: Index of the second image, above `first`.
+        correlation: Correlation of their pixels, in `[MIN_CORRELATION, 1]`, after the change that
+            `likeness` names.
+        likeness: Change of one image that makes it equal to the other: none (`same`), inverted
+            greys, or mirrored from left to right.
     """
 
     first: int
@@ -47,30 +48,31 @@ class NearPair(NamedTuple):
 def near_duplicates(
     thumbnails: ArrayLike, min_correlation: float = MIN_CORRELATION
 ) -> list[NearPair]:
-    """Find pairs of images whose thumbnails are correlated.
+    """Find pairs of images with correlated thumbnails.
 
-    A thumbnail less its mean and divided by its norm is a point on a sphere, and the correlation of
-    two is `1 - d^2 / 2` with `d` their distance. A projection makes no distance longer, so a search
-    among the first principal components misses no pair, and what it finds is then measured.
+    A thumbnail minus its mean and divided by its norm is a point on a sphere. The correlation of
+    two is `1 - d^2 / 2`, where `d` is their distance. A projection never increases a distance, so a
+    search in the first principal components finds every pair. The correlation of each candidate is
+    then computed exactly.
 
     Args:
-        thumbnails: Grey images, shape `(N, H, W)`, with levels from 0 to 255. One that is nearly
-            blank (its deviation is below 2 levels) is like nothing.
-        min_correlation: In `(0, 1]`.
+        thumbnails: Grey images, shape `(N, H, W)`, with values from 0 to 255. Nearly blank images
+            (standard deviation below 2) are ignored.
+        min_correlation: Minimum correlation, in `(0, 1]`.
 
     Returns:
-        Each pair once, by its indices; in the first way of `Likeness` in which it is alike. Of an
-        image that is like more than 20 others, the pairs with the 20 nearest, and those whose
-        nearest it is: a picture that is there ten thousand times would make fifty million.
+        Each pair once, sorted by its indices, with the first matching `Likeness`. The search keeps
+        the 20 nearest neighbours of each image, since an image that occurs ten thousand times would
+        give fifty million pairs.
 
     Raises:
-        ValueError: If a shape or number is another.
+        ValueError: If the shape is wrong or `min_correlation` is out of range.
 
     Examples:
         >>> random = np.random.default_rng(0)
-        >>> records = random.uniform(0, 255, (3, 8, 8))
-        >>> records[2] = 250 - 0.5 * records[0]
-        >>> near_duplicates(records)[0][:2], near_duplicates(records)[0].likeness
+        >>> images = random.uniform(0, 255, (3, 8, 8))
+        >>> images[2] = 250 - 0.5 * images[0]
+        >>> near_duplicates(images)[0][:2], near_duplicates(images)[0].likeness
         ((0, 2), 'inverted')
     """
     images = np.asarray(thumbnails, dtype=np.float32)
@@ -100,28 +102,28 @@ def near_duplicates(
 
 
 def detail_correlation(first: ArrayLike, second: ArrayLike, likeness: Likeness = "same") -> float:
-    """How far two images share what is finer than anatomy: noise, edges, the exposure itself.
+    """Return the correlation of the fine detail of two images, such as noise and edges.
 
-    That is each image less its blurred self (a Gaussian of 2 pixels). Two images of one anatomy
-    look alike at the size of a thumbnail; two copies of one image do so in detail too.
+    The detail is an image minus its Gaussian blur (2 pixels). Images of the same anatomy have
+    similar thumbnails; only copies of the same image have similar detail.
 
     Args:
         first: Grey image, shape `(H, W)`, such as 128 x 128.
-        second: Another one, shape `(H, W)`.
-        likeness: What is done to the second before.
+        second: Other grey image, shape `(H, W)`.
+        likeness: Change to apply to the second image first.
 
     Returns:
-        The correlation, in `[-1, 1]`; 0 where an image has no detail.
+        The correlation, in `[-1, 1]`; 0 if an image has no detail.
 
     Raises:
-        ValueError: If the shapes are not one.
+        ValueError: If the shapes differ.
     """
     from scipy.ndimage import gaussian_filter
 
     images = [np.asarray(each, dtype=np.float32) for each in (first, second)]
     if images[0].ndim != 2 or images[0].shape != images[1].shape:
         shapes = " and ".join(str(image.shape) for image in images)
-        raise ValueError(f"images must have one shape (H, W), got {shapes}")
+        raise ValueError(f"images must have the same shape (H, W), got {shapes}")
     if likeness == "mirrored":
         images[1] = images[1][:, ::-1]
     if likeness == "inverted":
@@ -134,7 +136,7 @@ def detail_correlation(first: ArrayLike, second: ArrayLike, likeness: Likeness =
 
 
 def _on_sphere(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each image less its mean and of length 1, shape `(N, H * W)`."""
+    """Return each image minus its mean and divided by its norm, shape `(N, H * W)`."""
     flat: NDArray[np.float32] = images.reshape(len(images), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
@@ -142,7 +144,7 @@ def _on_sphere(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _principal_axes(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Orthonormal directions in which the points differ most, shape `(D, K)`."""
+    """Return the first principal axes of the points, shape `(D, K)`."""
     some = points[:: -(-len(points) // _FITTED_TO)]
     _, _, axes = np.linalg.svd(some - some.mean(axis=0), full_matrices=False)
     return np.ascontiguousarray(axes[:_NUM_COMPONENTS].T)
@@ -151,16 +153,17 @@ def _principal_axes(points: NDArray[np.float32]) -> NDArray[np.float32]:
 def _close_pairs(
     points: NDArray[np.float32], others: NDArray[np.float32], min_correlation: float
 ) -> NDArray[np.intp]:
-    """Pairs `(i, j)`, `i < j`, whose distance allows for the correlation, shape `(P, 2)`."""
+    """Return pairs `(i, j)`, `i < j`, close enough for the correlation, shape `(P, 2)`."""
     from sklearn.neighbors import NearestNeighbors
 
-    # Single precision is off by less than the last term.
+    # The last term exceeds the error of single precision.
     radius = float(np.sqrt(2 * (1 - min_correlation))) + 1e-3
-    # One more, since an image is nearest to itself. Trees take ten times as long in 24 dimensions.
+    # One more, since each image is its own nearest neighbour. Brute force, since trees take ten
+    # times as long in 24 dimensions.
     num_partners = min(_MAX_PARTNERS + 1, len(points))
     search = NearestNeighbors(n_neighbors=num_partners, algorithm="brute").fit(others)
     distances, partners = search.kneighbors(points)
     row, column = np.nonzero(distances <= radius)
     pairs = np.sort(np.stack([row, partners[row, column]], axis=1), axis=1)
-    # Most pairs are met twice, and an image may be its own mirror image.
+    # Most pairs are found twice, and an image may be its own mirror image.
     return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)

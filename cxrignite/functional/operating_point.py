@@ -1,8 +1,7 @@
-"""The threshold that turns a score into a decision, what it costs, and how sure that is.
+"""Choice of the decision threshold under a constraint on the true negative rate.
 
-A score at or above the threshold is positive, compared in float64 (`confusion.py` says why).
-Thresholds lie in `[0, 1]`, never at infinity: where a negative that must be cleared scores 1.0, no
-threshold does it.
+A score at or above the threshold is positive, compared in float64 (see `confusion.py`). Thresholds
+lie in `[0, 1]`, so no threshold makes a score of 1.0 negative.
 """
 
 from __future__ import annotations
@@ -27,36 +26,38 @@ from cxrignite.functional.intervals import clopper_pearson_lower
 Status = Literal["certified", "empirical", "infeasible"]
 
 USUAL_CONFIDENCE = 0.95
-"""For the bound that is told beside a threshold that asked for no certificate."""
+"""Confidence of the reported TNR bound if no certificate is requested."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A chosen threshold, how it did on the images it was chosen on, and what was asked of it.
+    """A threshold, its rates on the images it was chosen on, and the settings of the choice.
 
     Args:
         threshold: A score at or above it is positive; in `[0, 1]`.
-        status: `certified` (with `confidence` the true TNR by patient is at least `min_tnr`, for
-            images like these), `empirical` (the constraints hold on these images only) or
-            `infeasible` (they do not hold).
+        status: `certified`, `empirical` or `infeasible`. Certified: the true TNR per patient is at
+            least `min_tnr` with probability `confidence`, for images exchangeable with these.
+            Empirical: the constraints hold on these images, without a guarantee. Infeasible: they
+            do not hold.
         tnr: True negative rate on these images (specificity), in `[0, 1]`.
         tpr: True positive rate on these images (sensitivity), in `[0, 1]`.
-        num_negative: Negative images.
-        num_positive: Positive images.
-        num_false_positive: Negatives called positive.
-        num_false_negative: Positives called negative.
-        min_tnr: The TNR asked for.
-        min_threshold: The lowest threshold allowed.
+        num_negative: Number of negative images.
+        num_positive: Number of positive images.
+        num_false_positive: Number of negative images called positive.
+        num_false_negative: Number of positive images called negative.
+        min_tnr: Lowest true negative rate allowed.
+        min_threshold: Lowest threshold allowed.
         fp_cost: Weight of `tnr` in the soft score.
         fn_cost: Weight of `tpr` in the soft score.
-        confidence: The confidence asked for; None where no certificate was.
-        num_negative_patients: Independent negatives: patients, where they were told.
-        tnr_lower_bound: One-sided Clopper-Pearson bound of the TNR by patient, at `confidence` (95
-            % where none was asked for). Where the status is `certified` it holds as it stands;
-            else it takes the threshold as given and is a little too high.
-        num_negatives_needed: The fewest independent negatives that could certify `min_tnr` with as
-            many false positives as here; None where no number could.
-        note: Why it is not certified though a confidence was asked for; else empty.
+        confidence: Confidence of the requested certificate; None if none was requested.
+        num_negative_patients: Number of independent negatives: patients if they are known, else
+            images.
+        tnr_lower_bound: One-sided Clopper-Pearson bound of the TNR per patient, at `confidence`, or
+            at 95 % without one. It is valid if the status is `certified`. Otherwise it ignores that
+            the threshold was chosen on the same images, and is slightly optimistic.
+        num_negatives_needed: Fewest independent negatives that can certify `min_tnr` with the same
+            number of false positives; None if no number can.
+        note: Reason why a requested certificate was not granted; else empty.
     """
 
     threshold: float
@@ -83,13 +84,16 @@ class OperatingPoint:
         return (self.tnr + self.tpr) / 2
 
     def without_certificate(self, why: str) -> Self:
-        """Return the point as at most `empirical`.
+        """Return the point with its certificate withdrawn.
+
+        `select_operating_point` cannot know how the images were used. A caller withdraws the
+        certificate if they also served to train the weights or to select the checkpoint.
 
         Args:
-            why: What keeps it from being certified, for `note`.
+            why: Reason of the withdrawal, for `note`.
 
         Returns:
-            The same point where no confidence was asked for or the constraints do not hold.
+            An `empirical` point if this one is `certified`, else this point.
         """
         if self.status != "certified":
             return self
@@ -101,7 +105,7 @@ class OperatingPoint:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
-        """Make a point from what `to_dict` returned; further keys are left alone.
+        """Return a point made from the result of `to_dict`; other keys are ignored.
 
         Args:
             mapping: Every field of the class by its name.
@@ -137,21 +141,24 @@ def select_operating_point(
     confidence: float | None = None,
     patients: Patients | None = None,
 ) -> OperatingPoint:
-    """Choose the threshold of the best soft score among those that meet the hard constraints.
+    """Choose the threshold with the best soft score among those that satisfy the constraints.
 
-    The candidates are `min_threshold` and every distinct score above it. Of those with
-    `TNR >= min_tnr` the one of the highest soft score (ours)
+    The candidates are `min_threshold` and every distinct score above it. Among those with
+    `TNR >= min_tnr` the highest soft score wins, and a tie goes to the higher threshold:
 
         (fn_cost * TPR + fp_cost * TNR) / (fn_cost + fp_cost)
 
-    is taken; a tie goes to the higher threshold. Where none meets `min_tnr` the answer is the
-    candidate of the highest TNR, then of the highest TPR, marked `infeasible`.
+    The soft score is a definition of this library. If no candidate reaches `min_tnr`, the status is
+    `infeasible` and the candidate with the highest TNR, then the highest TPR, is returned.
 
-    With a `confidence` the threshold also has to stand above the rank of the Neyman-Pearson
-    umbrella (`certificate.py`), and the status is `certified`: whatever lies above that rank
-    inherits its bound, so the soft score may choose freely among it. That is true of images that
-    chose neither the weights nor the checkpoint, which this function cannot know: see
-    `OperatingPoint.without_certificate`.
+    With a `confidence`, every candidate must also lie at or above the lowest certified threshold
+    (the Neyman-Pearson umbrella, `certificate.py`). This floor is needed because a threshold that
+    just reaches `min_tnr` on the sample has a lower true TNR about half of the time. A higher
+    threshold has at least the same TNR, so the bound of the floor covers all candidates at once.
+    The soft score may therefore choose among them without a correction for multiple comparisons.
+
+    The certificate holds only if the images were used neither to train the weights nor to select
+    the checkpoint. This function cannot check that: see `OperatingPoint.without_certificate`.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
@@ -159,16 +166,17 @@ def select_operating_point(
         min_tnr: Lowest true negative rate allowed (specificity), in `[0, 1]`; below 1 with a
             `confidence`.
         min_threshold: Lowest threshold allowed, in `[0, 1]`.
-        fp_cost: Weight of the TNR, above 0; above `fn_cost` it prefers fewer false alarms.
+        fp_cost: Weight of the TNR, above 0; above `fn_cost` it prefers fewer false positives.
         fn_cost: Weight of the TPR, above 0.
-        confidence: Probability with which the true TNR has to be at least `min_tnr`, in `(0, 1)`;
-            None asks for no certificate.
-        patients: Whose each image is, shape `(N,)`. Images of one patient are not independent, so a
-            patient's negatives count once, with the highest score. None: each image for itself.
+        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`; None for
+            no certificate.
+        patients: Patient of each image, shape `(N,)`. Images of one patient are not independent, so
+            the negatives of a patient count once, with their highest score. None treats images as
+            independent.
 
     Returns:
-        The point, `certified` where a confidence was asked for and is had, `empirical` where none
-        was and the constraints hold, else `infeasible`.
+        The operating point: `certified` if a confidence is given and all constraints hold,
+        `empirical` if none is given and they hold, else `infeasible`.
 
     Raises:
         ValueError: If a setting is out of range, scores are not finite or outside `[0, 1]`,
@@ -202,21 +210,22 @@ def select_operating_point(
     tnr = tn / num_negative
     feasible = (tnr >= min_tnr) & (confidence is None or floor is not None)
     if feasible.any():
-        # Over a common denominator, so that with whole-number costs a tie is exactly a tie.
+        # Over a common denominator, so that ties are exact if the costs are whole numbers.
         soft_score = fn_cost * (tp * num_negative) + fp_cost * (tn * num_positive)
-        # Candidates descend: argmax takes the first of equals, the highest threshold.
+        # Thresholds descend and argmax takes the first maximum: a tie goes to the higher threshold.
         best = int(np.argmax(np.where(feasible, soft_score, -np.inf)))
         status: Status = "empirical" if confidence is None else "certified"
     else:
         best = int(np.argmax(np.where(tn == tn.max(), tp, -1)))
         status = "infeasible"
     threshold = float(thresholds[best])
-    # The bound of the lowest candidate holds for all above it, however one of them is chosen.
+    # A certified point gets the bound of the lowest candidate, which holds for all candidates. The
+    # bound of the chosen threshold would not account for the choice.
     num_cleared = int(np.sum(independent < (lowest if status == "certified" else threshold)))
     if status == "certified" and floor is not None and lowest == floor.threshold:
         num_cleared = floor.rank
     level = confidence if confidence is not None else USUAL_CONFIDENCE
-    false_alarms = int(np.sum(independent >= threshold))
+    num_false_positive = int(np.sum(independent >= threshold))
     return OperatingPoint(
         threshold=threshold,
         status=status,
@@ -234,7 +243,7 @@ def select_operating_point(
         num_negative_patients=independent.size,
         tnr_lower_bound=clopper_pearson_lower(num_cleared, independent.size, level),
         num_negatives_needed=(
-            None if min_tnr == 1 else num_negatives_needed(min_tnr, level, false_alarms)
+            None if min_tnr == 1 else num_negatives_needed(min_tnr, level, num_false_positive)
         ),
     )
 

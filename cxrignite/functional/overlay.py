@@ -1,12 +1,12 @@
-"""An image in grey with a class activation map over it, for the eye."""
+"""Overlay of a class activation map on a grey image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# From least to most important; dark red to light yellow is read without a legend, also by those
-# who cannot tell red from green, and no grey of an image looks like it.
+# From least to most important. Dark red to light yellow needs no legend, is safe for red-green
+# colour blindness and differs from every grey.
 _RAMP = torch.tensor(
     [[90, 0, 40], [190, 20, 40], [240, 90, 20], [255, 170, 30], [255, 240, 120]],
     dtype=torch.float32,
@@ -14,19 +14,19 @@ _RAMP = torch.tensor(
 
 
 def overlay(images: Tensor, maps: Tensor, *, opacity: float = 0.6) -> Tensor:
-    """Lay maps over their images: the more important a pixel, the warmer and the denser its colour.
+    """Draw maps over their images: a more important pixel has a lighter and more opaque colour.
 
-    Where a map is 0 the image shows as it is, so an empty map colours nothing.
+    A pixel whose map value is 0 keeps its grey, so an empty map leaves the image unchanged.
 
     Args:
-        images: Shape `(N, C, H, W)`: uint8, or floating point in `[0, 1]`; floating point beyond
-            that, as after a normalisation, is stretched image by image to its own extremes.
-            Several channels are shown as their mean.
+        images: Shape `(N, C, H, W)`, uint8 or floating point in `[0, 1]`. Floating-point images
+            outside this range, such as normalised ones, are rescaled to their own extremes.
+            Several channels are averaged.
         maps: Shape `(N, H, W)`, in `[0, 1]`.
-        opacity: Of the most important pixel, in `(0, 1]`.
+        opacity: Opacity of the most important pixel, in `(0, 1]`.
 
     Returns:
-        Shape `(N, 3, H, W)`, uint8, on the CPU.
+        Colour images, shape `(N, 3, H, W)`, uint8, on the CPU.
 
     Raises:
         ValueError: If shapes do not fit, a map has values outside `[0, 1]` or `opacity` is out of
@@ -48,29 +48,29 @@ def overlay(images: Tensor, maps: Tensor, *, opacity: float = 0.6) -> Tensor:
     if not 0 < opacity <= 1:
         raise ValueError(f"opacity must be in (0, 1], got {opacity}")
     values = maps.detach().float().cpu()
-    # Written so that NaN is refused too.
+    # This form refuses NaN as well.
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError("maps must have values in [0, 1]")
     place = values * (len(_RAMP) - 1)
     lower = place.floor().clamp_max(len(_RAMP) - 2).long()
     share = (place - lower)[..., None]
     colour = _RAMP[lower] * (1 - share) + _RAMP[lower + 1] * share
-    # The square root: half as important is still to be seen.
+    # The square root keeps less important pixels visible.
     alpha = opacity * values.sqrt()[:, None]
     mixed = as_grey(images)[:, None] * (1 - alpha) + colour.permute(0, 3, 1, 2) * alpha
     return mixed.round().to(torch.uint8)
 
 
 def colour_scale(width: int, height: int, *, opacity: float = 0.6) -> Tensor:
-    """The colours of `overlay` over a middle grey, from 0 at the left to 1 at the right.
+    """Return the colours of `overlay` on middle grey, from 0 at the left to 1 at the right.
 
     Args:
-        width: In pixels, at least 1.
-        height: In pixels, at least 1.
+        width: Width in pixels, at least 1.
+        height: Height in pixels, at least 1.
         opacity: As in `overlay`.
 
     Returns:
-        Shape `(3, height, width)`, uint8, on the CPU.
+        A colour bar, shape `(3, height, width)`, uint8, on the CPU.
 
     Examples:
         >>> colour_scale(3, 2).shape
@@ -82,13 +82,13 @@ def colour_scale(width: int, height: int, *, opacity: float = 0.6) -> Tensor:
 
 
 def as_grey(images: Tensor) -> Tensor:
-    """Images as a screen shows them.
+    """Return images as greys for display.
 
     Args:
-        images: As `overlay` takes them.
+        images: Shape `(N, C, H, W)`, as in `overlay`.
 
     Returns:
-        Shape `(N, H, W)`, float32 in `[0, 255]`, on the CPU.
+        Greys, shape `(N, H, W)`, float32 in `[0, 255]`, on the CPU.
 
     Examples:
         >>> as_grey(torch.tensor([[[[0.0, 0.5, 1.0]]], [[[-2.0, 0.0, 2.0]]]])).tolist()

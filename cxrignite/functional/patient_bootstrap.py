@@ -1,7 +1,7 @@
-"""Figures on resamples of the patients: images of one patient are not independent.
+"""Bootstrap and jackknife by patient, since images of one patient are not independent.
 
-What a resample is made of is in its weights, how often each image counts, so that many resamples
-are computed at once and none copies an image.
+A resample is represented by weights (how often each image counts). Many resamples are then computed
+at once, and no data are copied.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from numpy.typing import NDArray
 from cxrignite.functional.arrays import as_names
 
 Statistics = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
-"""From weights, shape `(B, N)`, how often each image counts in each of B resamples, to figures by
-name, each of shape `(B,)`, NaN where a resample leaves it undefined."""
+"""Function from the weights of the images in each of B resamples, shape `(B, N)`, to statistics by
+name, each of shape `(B,)` and NaN in resamples in which it is undefined."""
 
-# Weights in memory at once: 2 MiB of float64, and some temporary arrays of that size.
+# Number of weights in memory at once: 2 MiB of float64, and some temporary arrays of that size.
 _CHUNK_SIZE = 2**18
-# Beyond this many groups the acceleration is small and no longer gains by more.
+# With more groups the acceleration is small and does not become more accurate.
 _MAX_GROUPS = 400
 
 
 def patient_resamples(
     patients: Sequence[str], num_resamples: int = 2000, seed: int = 0
 ) -> Iterator[NDArray[np.float64]]:
-    """Draw patients with replacement, as many as there are, and say how often each image counts.
+    """Draw resamples of the patients with replacement, and return the weights of the images.
 
     Args:
-        patients: Whose each image is, shape `(N,)`, at least one.
-        num_resamples: At least 1.
-        seed: The same seed and patients give the same resamples.
+        patients: Patient of each image, shape `(N,)`, at least one.
+        num_resamples: Number of resamples, at least 1.
+        seed: Seed; the same seed and patients give the same resamples.
 
     Returns:
-        Weights, some resamples after others, shape `(b, N)`; the images of a patient weigh alike.
+        Chunks of weights, each of shape `(b, N)`; all images of a patient have the same weight.
 
     Raises:
         ValueError: If there is no patient, or `num_resamples` is below 1.
@@ -55,16 +55,16 @@ def patient_resamples(
 def bootstrap_samples(
     statistics: Statistics, patients: Sequence[str], *, num_resamples: int = 2000, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute figures on resamples of the patients.
+    """Compute statistics on resamples of the patients.
 
     Args:
-        statistics: From weights to figures, such as `ranking_statistics` prepares.
-        patients: Whose each image is, shape `(N,)`, in the order of the images.
-        num_resamples: At least 1.
-        seed: The same seed and patients give the same resamples.
+        statistics: Function from weights to statistics, such as `ranking_statistics` returns.
+        patients: Patient of each image, shape `(N,)`, in the order of the images.
+        num_resamples: Number of resamples, at least 1.
+        seed: Seed; the same seed and patients give the same resamples.
 
     Returns:
-        Name to figures, shape `(num_resamples,)`, NaN where a resample leaves one undefined.
+        Statistics by name, shape `(num_resamples,)`, NaN in resamples in which one is undefined.
 
     Raises:
         ValueError: If there is no patient, or `num_resamples` is below 1.
@@ -75,15 +75,15 @@ def bootstrap_samples(
 def left_out_samples(
     statistics: Statistics, patients: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute figures without one patient at a time (the jackknife).
+    """Compute statistics without one patient at a time (jackknife).
 
     Args:
-        statistics: From weights to figures, such as `ranking_statistics` prepares.
-        patients: Whose each image is, shape `(N,)`, in the order of the images.
+        statistics: Function from weights to statistics, such as `ranking_statistics` returns.
+        patients: Patient of each image, shape `(N,)`, in the order of the images.
 
     Returns:
-        Name to figures, shape `(G,)`, NaN where one is undefined. Of more than 400 patients, 400
-        groups are left out in turn.
+        Statistics by name, shape `(G,)`, NaN if undefined. More than 400 patients are divided into
+        400 groups, and one group is left out at a time.
 
     Raises:
         ValueError: If there is no patient.
@@ -98,24 +98,24 @@ def accelerated_ends(
     whole: float,
     confidence: float,
 ) -> tuple[float, float]:
-    """Return the two quantiles of the resamples that are the ends of the BCa interval.
+    """Return the ends of the bias-corrected and accelerated (BCa) bootstrap interval.
 
     Efron 1987, doi 10.1080/01621459.1987.10478410.
 
     Args:
-        resampled: The figure on each resample, shape `(B,)`; NaN is left out.
-        left_out: The figure without each patient, shape `(G,)`; NaN is left out.
-        whole: The figure of all images.
-        confidence: In `(0, 1)`.
+        resampled: Statistic on each resample, shape `(B,)`; NaN is ignored.
+        left_out: Statistic without each patient, shape `(G,)`; NaN is ignored.
+        whole: Statistic of all images.
+        confidence: Coverage probability, in `(0, 1)`.
 
     Returns:
-        The ends; NaN if `whole` is not finite, if more than half of `resampled` is not, or if all
-        the rest of it agrees.
+        The two ends; NaN if `whole` is not finite, if more than half of `resampled` is not, or if
+        all finite values of `resampled` are equal.
     """
     values = _finite(resampled)
     if values is None or not math.isfinite(whole):
         return math.nan, math.nan
-    # A figure outside all its resamples would shift the quantiles without end.
+    # A statistic outside all its resamples would shift the quantiles to infinity.
     rim = 1 / (values.size + 1)
     below = (np.mean(values < whole) + np.mean(values <= whole)) / 2
     shift = scipy.stats.norm.ppf(np.clip(below, rim, 1 - rim))
@@ -130,15 +130,15 @@ def accelerated_ends(
 
 
 def percentile_ends(resampled: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """Return the two quantiles that leave the same share of the resamples on either side.
+    """Return the ends of the percentile bootstrap interval.
 
     Args:
-        resampled: The figure on each resample, shape `(B,)`; NaN is left out.
-        confidence: In `(0, 1)`.
+        resampled: Statistic on each resample, shape `(B,)`; NaN is ignored.
+        confidence: Coverage probability, in `(0, 1)`.
 
     Returns:
-        The ends; NaN if more than half of `resampled` is not finite, or if all the rest of it
-        agrees.
+        The two ends; NaN if more than half of `resampled` is not finite, or if all finite values
+        are equal.
     """
     values = _finite(resampled)
     if values is None:
@@ -148,7 +148,7 @@ def percentile_ends(resampled: NDArray[np.float64], confidence: float) -> tuple[
 
 
 def _finite(resampled: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The finite values, where they are most and do not all agree."""
+    """Return the finite values; None if fewer than half are finite, or if all are equal."""
     values = resampled[np.isfinite(resampled)]
     return None if 2 * values.size < resampled.size or np.ptp(values) == 0 else values
 
@@ -174,8 +174,8 @@ def _draw(
 
 
 def _leave_out(patient: NDArray[np.intp], num_groups: int) -> Iterator[NDArray[np.float64]]:
-    # Patients are numbered in the order of their names, classes and series together: dealt out in
-    # turn, every group has some of each.
+    # Patients are numbered in the order of their names, so patients of one class or series may be
+    # adjacent. Assignment by turns gives every group some of each.
     group_of_image = patient % num_groups
     rows = max(1, _CHUNK_SIZE // patient.size)
     for start in range(0, num_groups, rows):

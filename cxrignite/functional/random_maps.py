@@ -1,4 +1,4 @@
-"""What maps that know nothing score, and how far a map's figures lie from that."""
+"""Random maps as a reference, and paired differences from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cxrignite.functional.intervals import Interval, bootstrap_intervals
 
 
 class PairedDifference(NamedTuple):
-    """The mean difference of two figures of the same images, with its interval.
+    """Mean difference between two values of the same images, with its confidence interval.
 
     Attributes:
-        mean: In the unit of the figures.
-        interval: Of the mean; NaN ends where all differences agree.
+        mean: Mean difference, in the unit of the values.
+        interval: Interval of the mean; its ends are NaN if all differences are equal.
     """
 
     mean: float
@@ -29,20 +29,20 @@ class PairedDifference(NamedTuple):
 def random_maps(
     num_maps: int, size: tuple[int, int], *, grid: tuple[int, int] = (7, 7), seed: int = 0
 ) -> Tensor:
-    """Draw maps that know nothing of any image, as smooth as those of a layer.
+    """Draw random maps that are as smooth as class activation maps.
 
-    What is random at each pixel would be another question: scattered holes are seen by a network as
-    noise, patches as what is missing.
+    Maps with independent pixels would be no fair reference: to a network scattered missing pixels
+    are noise, while missing patches remove content.
 
     Args:
-        num_maps: At least 1.
+        num_maps: Number of maps, at least 1.
         size: Height and width, in pixels.
-        grid: Places of the layer, by rows and columns; uniform numbers there are upsampled
+        grid: Rows and columns of the layer's output; uniform numbers of this size are upsampled
             bilinearly.
-        seed: The same seed gives the same maps, and leaves torch's own generator alone.
+        seed: Seed; the same seed gives the same maps. Torch's global generator is not used.
 
     Returns:
-        Shape `(num_maps, *size)`, float32 in `[0, 1]`, on the CPU.
+        Maps, shape `(num_maps, *size)`, float32 in `[0, 1]`, on the CPU.
 
     Raises:
         ValueError: If a number is below 1.
@@ -65,23 +65,25 @@ def paired_difference(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
-    """Say how far figures lie from others of the same images, such as areas of random maps.
+    """Return the mean difference between two values of the same images, with its interval.
 
-    The interval is `bootstrap_intervals` of the mean difference.
+    An example is the area of a map minus the area of random maps. The interval is that of
+    `bootstrap_intervals`.
 
     Args:
-        figures: One an image, shape `(N,)`.
-        baseline: One an image, in the same order, shape `(N,)`.
-        patients: Whose each image is, shape `(N,)`; null where each has a patient of its own.
-        num_resamples: At least 1.
-        confidence: In `(0, 1)`.
-        seed: Of the resamples.
+        figures: One value per image, shape `(N,)`.
+        baseline: Reference value per image, in the same order, shape `(N,)`.
+        patients: Patient of each image, shape `(N,)`; null if each image has its own patient.
+        num_resamples: Number of resamples, at least 1.
+        confidence: Coverage probability, in `(0, 1)`.
+        seed: Seed of the resamples.
 
     Returns:
-        The mean of `figures - baseline` and its interval; NaN ends where all differences agree.
+        The mean of `figures - baseline` and its interval; its ends are NaN if all differences are
+        equal.
 
     Raises:
-        ValueError: If lengths differ, a figure is not finite, or a setting is out of range.
+        ValueError: If lengths differ, a value is not finite, or a setting is out of range.
 
     Examples:
         >>> paired_difference([0.5, 0.75, 0.875, 0.5], [0.25, 0.25, 0.5, 0.375])
@@ -101,10 +103,10 @@ def paired_difference(
         raise ValueError(f"figures and baseline must be finite, got {num_not_finite} that are not")
     names = [str(number) for number in range(first.size)] if patients is None else list(patients)
     if len(names) != first.size:
-        raise ValueError(f"patients must name one an image, got {len(names)} for {first.size}")
+        raise ValueError(f"patients must be one per image, got {len(names)} for {first.size}")
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        with np.errstate(invalid="ignore"):  # without the only patient nothing is left
+        with np.errstate(invalid="ignore"):  # 0 / 0 in the jackknife of a single patient
             return {"difference": weights @ difference / weights.sum(axis=1)}
 
     found = bootstrap_intervals(

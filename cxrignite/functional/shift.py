@@ -1,9 +1,9 @@
-"""Whether new images are of the kind that a threshold was chosen on: a classifier two-sample test.
+"""Shift check: a classifier two-sample test of new images against reference images.
 
-A certificate speaks of images exchangeable with those it was chosen on. Where a classifier tells
-the new ones from the reference ones, they are not (Lopez-Paz and Oquab, ICLR 2017, arXiv
-1610.06545). Compare images of one class: a site with more of the ill is another matter than a site
-whose healthy images look different.
+A certificate holds for images that are exchangeable with those the threshold was chosen on. If a
+classifier can distinguish new images from reference images, they are not exchangeable (Lopez-Paz
+and Oquab, ICLR 2017, arXiv 1610.06545). Compare images of one class only. Otherwise a different
+prevalence is detected as well, which does not invalidate a certificate of the TNR.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from cxrignite.functional.delong import delong_covariance
 from cxrignite.functional.intervals import Interval, delong_interval
 
 SHIFT_LEVEL = 0.6
-"""The AUC that the interval has to exceed (ours): below it a classifier hardly beats a coin."""
+"""AUC that the interval must exceed, a choice of this library: below it a classifier is hardly
+better than chance."""
 
 MIN_PATIENTS = 20
-"""The fewest patients a side (ours): fewer have so wide an interval that little can be found."""
+"""Minimum number of patients per side, a choice of this library: with fewer, the interval is too
+wide to detect a shift."""
 
 _CONFIDENCE = 0.95
 _NUM_FOLDS = 5
@@ -36,19 +38,18 @@ _INVERSE_PENALTY = 0.1
 
 @dataclass(frozen=True)
 class ShiftCheck:
-    """How well a classifier tells new images from the reference images.
+    """Result of a shift check.
 
     Args:
-        roc_auc: Of patients it was not fitted on, 0.5 where the images look alike; None where a
-        side
-            has fewer than `MIN_PATIENTS` patients.
-        interval: DeLong's interval of it at 95 %; None as above.
-        num_reference: Reference images.
-        num_images: New images.
-        num_reference_patients: Patients of the reference images.
-        num_image_patients: Patients of the new images.
-        is_detected: Whether the whole interval lies above `SHIFT_LEVEL`; None where it cannot be
-            decided. False is no proof that there is no shift.
+        roc_auc: AUC of the classifier on patients it was not fitted on; 0.5 if the images do not
+            differ, None if a side has fewer than `MIN_PATIENTS` patients.
+        interval: DeLong's 95 % interval of `roc_auc`; None as above.
+        num_reference: Number of reference images.
+        num_images: Number of new images.
+        num_reference_patients: Number of patients of the reference images.
+        num_image_patients: Number of patients of the new images.
+        is_detected: True if the whole interval lies above `SHIFT_LEVEL`; None as above. False does
+            not prove that there is no shift.
     """
 
     roc_auc: float | None
@@ -66,41 +67,43 @@ class ShiftCheck:
 
 def check_shift(
     reference: ArrayLike | Tensor,
-    records: ArrayLike | Tensor,
+    images: ArrayLike | Tensor,
     reference_patients: Sequence[str],
     image_patients: Sequence[str],
     *,
     seed: int = 0,
 ) -> ShiftCheck:
-    """Tell new images from reference images by their features, and say how well that goes.
+    """Measure how well a classifier distinguishes new images from reference images.
 
-    The features are standardised and reduced to their first whitened principal components, at most
-    32 and at most one for four patients, over all images and without a look at their side, which
-    keeps two draws from one distribution alike. A logistic regression with an L2 penalty, in which
-    each patient and each side weigh the same, gives out-of-fold scores in five folds by patient;
-    they are the mean over three divisions into folds. The AUC and DeLong's interval are those of
-    the patients' mean scores, since images of one patient are not independent.
+    The features are standardised and reduced to whitened principal components: at most 32, and at
+    most one per four patients. The components are computed from all images without the side, so
+    that they introduce no difference between the sides.
 
-    The interval takes the scores as given: in simulation the area of two draws from one
-    distribution varies about a third more than it says. `SHIFT_LEVEL` leaves room for that: of 200
-    such pairs (191 and 117 images of 64 to 1280 features, 1 to 3 images a patient) at most 1 was
-    flagged.
+    An L2-penalised logistic regression gives out-of-fold scores in five folds by patient, averaged
+    over three divisions into folds. Patients have equal weight, as have the two sides. The AUC and
+    DeLong's interval use the mean score of each patient, since images of one patient are not
+    independent.
+
+    The interval ignores the variance from fitting the classifier. In simulations without a shift
+    the AUC varies about a third more than the interval implies. `SHIFT_LEVEL` allows for this: of
+    200 such pairs at most 1 was flagged (191 and 117 images, 64 to 1280 features, 1 to 3 images per
+    patient).
 
     Args:
         reference: Features of the reference images, shape `(N, D)`, such as the input of the
             classifier's last layer.
-        records: Features of the new images, shape `(M, D)`.
-        reference_patients: Whose each reference image is, shape `(N,)`.
-        image_patients: Whose each new image is, shape `(M,)`. A name of both sides stays in one
-        fold.
-        seed: Of the folds and of the components' randomised search.
+        images: Features of the new images, shape `(M, D)`.
+        reference_patients: Patient of each reference image, shape `(N,)`.
+        image_patients: Patient of each new image, shape `(M,)`. A patient of both sides stays in
+            one fold.
+        seed: Seed of the folds and of the randomised principal component analysis.
 
     Returns:
-        The check; it is not decided where a side has fewer than 20 patients.
+        The result; it is undecided if a side has fewer than 20 patients.
 
     Raises:
-        ValueError: If features have another shape, are not finite, differ in width, or the
-            patients are not one an image.
+        ValueError: If the features have a wrong shape, are not finite or differ in width, or the
+            patients are not one per image.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -111,10 +114,10 @@ def check_shift(
         >>> check_shift(dark[:30], dark[30:], names[:30], names[30:60]).is_detected
         False
     """
-    sides = [_as_features(reference, "reference"), _as_features(records, "images")]
+    sides = [_as_features(reference, "reference"), _as_features(images, "images")]
     if sides[0].shape[1] != sides[1].shape[1]:
         raise ValueError(
-            "reference and images must have the same features, "
+            "reference and images must have the same number of features, "
             f"got {sides[0].shape[1]} and {sides[1].shape[1]}"
         )
     _check_patients(reference_patients, sides[0], "reference_patients", "reference image")
@@ -125,7 +128,7 @@ def check_shift(
         names = np.asarray([str(name) for name in [*reference_patients, *image_patients]])
         is_new = np.repeat([False, True], [len(side) for side in sides])
         score, is_new_patient = _score_patients(np.concatenate(sides), is_new, names, seed)
-        # Ranks lie in [0, 1], as scores do, and leave the AUC and its variance as they are.
+        # Ranks lie in [0, 1], as scores must, and give the same AUC and variance.
         ranks = scipy.stats.rankdata(score) / score.size
         roc_auc = float(delong_covariance(ranks[None], is_new_patient)[0][0])
         interval = delong_interval(ranks, is_new_patient, _CONFIDENCE)
@@ -144,7 +147,7 @@ def check_shift(
 def _score_patients(
     features: NDArray[np.float64], is_new: NDArray[np.bool_], names: NDArray[np.str_], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return out-of-fold scores, one a patient and side, and which of them are of the new side."""
+    """Return out-of-fold scores per patient and side, and a mask of those of the new side."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -162,7 +165,7 @@ def _score_patients(
         folds = StratifiedGroupKFold(
             _NUM_FOLDS, shuffle=True, random_state=_NUM_REPEATS * seed + repeat
         )
-        # Split by patients, not by images: a patient of many images would fill a fold alone.
+        # Split the patients, not the images: a patient with many images would fill a fold.
         for _, held_out in folds.split(group, is_new_unit, group):
             outside = np.isin(unit, held_out)
             model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000)
@@ -178,7 +181,7 @@ def _components(
     from sklearn.decomposition import PCA
 
     spread = features.std(axis=0)
-    # A feature that never changes may differ from its mean by a rounding.
+    # A constant feature may differ from its mean by a rounding error.
     varies = spread > 1e-9 * np.abs(features).max(axis=0)
     if not varies.any():
         return np.zeros((len(features), 1))
@@ -186,7 +189,7 @@ def _components(
     number = min(_MAX_COMPONENTS, max_components, *standard.shape)
     components = PCA(number, random_state=seed).fit_transform(standard)
     spread = components.std(axis=0)
-    # Features that repeat each other leave components of rounding errors, not to be blown up.
+    # Redundant features leave components of pure rounding error, which must not be whitened.
     is_real = spread > 1e-6 * spread.max()
     whitened: NDArray[np.float64] = components[:, is_real] / spread[is_real]
     return whitened
@@ -198,7 +201,7 @@ def _as_features(features: ArrayLike | Tensor, name: str) -> NDArray[np.float64]
     array = np.asarray(features, dtype=np.float64)
     if array.ndim != 2 or not array.shape[1]:
         raise ValueError(
-            f"{name} must have shape (N, D) with a feature at least, got {array.shape}"
+            f"{name} must have shape (N, D) with at least one feature, got {array.shape}"
         )
     num_not_finite = int(np.sum(~np.isfinite(array)))
     if num_not_finite:
@@ -210,6 +213,4 @@ def _check_patients(
     patients: Sequence[str], features: NDArray[np.float64], name: str, what: str
 ) -> None:
     if len(patients) != len(features):
-        raise ValueError(
-            f"{name} must name one for each {what}, got {len(patients)} for {len(features)}"
-        )
+        raise ValueError(f"{name} must be one per {what}, got {len(patients)} for {len(features)}")

@@ -1,7 +1,7 @@
-"""Whether a map depends on what the model has learnt: maps of a copy with random weights.
+"""Model-randomisation check of maps (Adebayo 2018, arXiv 1810.03292).
 
-The model-randomisation check of Adebayo 2018 (arXiv 1810.03292). A map that stays alike when the
-weights are random shows the image, edges for instance, and not the model.
+The check compares the maps of a model with those of a copy with random weights. If they are
+similar, the maps show properties of the image, such as edges, and not what the model has learnt.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cxrignite.functional.model_access import evaluation_mode
 
 Explain = Callable[[nn.Module, Tensor], Tensor]
-"""From a model and images, shape `(N, C, H, W)`, to maps, shape `(N, h, w)`."""
+"""Function from a model and images, shape `(N, C, H, W)`, to maps, shape `(N, h, w)`."""
 
 
 class RandomizationCheck(NamedTuple):
-    """How alike the maps of a model and of its randomised copies are.
+    """Similarity of the maps of a model and of its randomised copies.
 
     Attributes:
-        layers: The last layer, counted from the logit, that each stage has randomised.
-        rank_correlation: Spearman's, over the pixels of each map, shape `(S, N)` by stage and
-            image, in `[-1, 1]`; NaN where a map is the same everywhere and so has no ranks.
+        layers: The last layer that each stage has randomised, counted from the logit.
+        rank_correlation: Spearman's correlation over the pixels of each map, shape `(S, N)` by
+            stage and image, in `[-1, 1]`; NaN if a map is constant.
     """
 
     layers: tuple[str, ...]
@@ -41,22 +41,22 @@ def randomization_check(
 ) -> RandomizationCheck:
     """Compare the maps of a model with those of copies whose weights are random.
 
-    The weights are the model's own, each tensor's values in random order: that suits every kind of
-    layer and keeps their scale. A batch norm whose weights are random takes its statistics anew
-    from the images, without which a deep network overflows. Both are ours; the reference draws the
+    Each weight tensor keeps its values in random order. This works for every kind of layer and
+    keeps the scale. A batch norm with random weights computes its statistics from the images again,
+    since a deep network would overflow otherwise. Both differ from the reference, which draws the
     weights as at the start of training.
 
-    One random model may look where the model does, or away from it, for all images alike: take the
-    mean over several seeds.
+    The maps of a single random model may by chance agree or disagree with the model's on all
+    images: average over several seeds.
 
     Args:
-        model: The model; it is left as it is.
+        model: The model; it is not changed.
         images: Shape `(N, C, H, W)`, as the model takes them.
-        explain: From a model and images to maps, such as
+        explain: Function from a model and images to maps, such as
             `lambda model, images: grad_cam(model, images, "backbone.4").maps`.
-        num_stages: 1 randomises all layers at once; more of them go from the logit to the image,
-            about as many layers at each, and end with all.
-        seed: Of the order; torch's own generator is left alone.
+        num_stages: Number of stages. With 1, all layers are randomised at once. With more, layers
+            are randomised cumulatively from the logit to the image, about equally many per stage.
+        seed: Seed of the random order; torch's global generator is not used.
 
     Returns:
         The rank correlations.
@@ -68,14 +68,14 @@ def randomization_check(
     stages = _stages(model, num_stages)
     generator = torch.Generator().manual_seed(seed)
     correlations = []
-    # A copy made in inference mode could have no gradients.
+    # A copy made in inference mode cannot have gradients.
     with torch.inference_mode(False):
         original = _checked_maps(explain(model, images), len(images))
         random_model = copy.deepcopy(model)
         norms: list[_BatchNorm] = []
         for stage in stages:
             norms += _randomize(random_model, stage, generator)
-            # Those in front of the random layers still see what they were trained on.
+            # Batch norms before the random layers keep their statistics: their input is unchanged.
             _renew_statistics(random_model, norms, images)
             maps = _checked_maps(explain(random_model, images), len(images))
             correlations.append(rank_correlation(original, maps))
@@ -83,15 +83,15 @@ def randomization_check(
 
 
 def randomized_copy(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Module:
-    """Copy a model and put random weights into every layer, as `randomization_check` does.
+    """Return a copy of a model with random weights in every layer, as in `randomization_check`.
 
     Args:
-        model: The model; it is left as it is.
+        model: The model; it is not changed.
         images: Shape `(N, C, H, W)`, as the model takes them, for the statistics of batch norms.
-        seed: Of the order of the weights.
+        seed: Seed of the random order.
 
     Returns:
-        The copy, with the model's device and mode.
+        The copy, on the same device and in the same mode.
 
     Raises:
         ValueError: If the model has no weights.
@@ -105,14 +105,14 @@ def randomized_copy(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Mo
 
 
 def rank_correlation(maps: Tensor, other_maps: Tensor) -> NDArray[np.float64]:
-    """Return Spearman's correlation of each map with another one, ties at their mean rank.
+    """Return Spearman's correlation of each map with another one; ties get their mean rank.
 
     Args:
         maps: Shape `(N, H, W)`.
         other_maps: Shape `(N, H, W)`.
 
     Returns:
-        Shape `(N,)`, in `[-1, 1]`; NaN where a map is the same everywhere.
+        Correlations, shape `(N,)`, in `[-1, 1]`; NaN if a map is constant.
 
     Raises:
         ValueError: If the shapes differ.
@@ -141,7 +141,7 @@ def rank_correlation(maps: Tensor, other_maps: Tensor) -> NDArray[np.float64]:
 
 
 def _stages(model: nn.Module, num_stages: int) -> list[list[str]]:
-    """Deal the layers that have weights out, from the logit to the image."""
+    """Divide the layers that have weights into stages, from the logit to the image."""
     layers = [
         name
         for name, layer in model.named_modules()
@@ -173,7 +173,7 @@ def _shuffle(layer: nn.Module, generator: torch.Generator) -> None:
 
 
 def _renew_statistics(model: nn.Module, norms: list[_BatchNorm], images: Tensor) -> None:
-    """Let batch norms take the statistics of these images for their own."""
+    """Set the statistics of batch norms to those of these images."""
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -188,6 +188,7 @@ def _renew_statistics(model: nn.Module, norms: list[_BatchNorm], images: Tensor)
 def _checked_maps(maps: Tensor, num_images: int) -> Tensor:
     if maps.ndim != 3 or len(maps) != num_images:
         raise ValueError(
-            f"explain must give a map an image, shape ({num_images}, H, W), got {tuple(maps.shape)}"
+            f"explain must give one map per image, shape ({num_images}, H, W), "
+            f"got {tuple(maps.shape)}"
         )
     return maps

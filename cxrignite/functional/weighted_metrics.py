@@ -1,8 +1,8 @@
-"""Figures of many weightings of the same images at once, which is what a bootstrap asks for.
+"""Metrics for many weightings of the same images at once, as a bootstrap needs them.
 
-A weight says how often an image counts. What does not change from one weighting to the next, the
-order of the scores and the decisions, is worked out once. A figure that a weighting leaves
-undefined, such as a rate over no images, is NaN.
+A weight is the number of times that an image counts. The order of the scores and the decisions do
+not depend on the weights and are computed once. A metric that is undefined for a weighting, such as
+a rate over no images, is NaN.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from cxrignite.functional.intervals import Statistics
 
 
 def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
-    """Prepare the area under the ROC curve and the average precision.
+    """Return a function that computes the area under the ROC curve and the average precision.
 
     A tie between a positive and a negative counts half in `roc_auc` (Hanley and McNeil 1982, doi
-    10.1148/radiology.143.1.7063747). `average_precision` is the step sum over distinct scores that
-    scikit-learn computes, without interpolation.
+    10.1148/radiology.143.1.7063747). `average_precision` is the sum over distinct scores without
+    interpolation, as in scikit-learn.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
@@ -38,14 +38,14 @@ def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
             lengths differ.
 
     Examples:
-        >>> figures = ranking_statistics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1])
-        >>> figures(np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]]))["roc_auc"].tolist()
+        >>> metrics = ranking_statistics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1])
+        >>> metrics(np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]]))["roc_auc"].tolist()
         [0.875, 1.0]
     """
     scores, positive = checked_scores(y_score, y_true)
     order = np.argsort(-scores, kind="stable")
     ranked_positive = positive[order]
-    # Where each distinct score ends: images of equal score are called positive together.
+    # Last position of each distinct score: images with equal scores are called positive together.
     last = np.flatnonzero(np.diff(scores[order], append=-1.0))
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -58,7 +58,7 @@ def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
         num_negative = fp_step.sum(axis=1)
         area = np.einsum("bs,bs->b", fp_step, tp - tp_step / 2)
         called = tp + fp
-        # Images that count for nothing call nobody positive; their step is 0 as well.
+        # With weights of 0 no image is called positive; the step is then 0 as well.
         precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
         return {
             "roc_auc": _ratio(area, num_positive * num_negative),
@@ -69,7 +69,7 @@ def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
 
 
 def decision_statistics(y_score: Numbers, y_true: Numbers, threshold: float) -> Statistics:
-    """Prepare the rates of the decisions at one threshold.
+    """Return a function that computes the rates of the decisions at a threshold.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.

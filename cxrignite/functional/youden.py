@@ -1,4 +1,4 @@
-"""Youden's J: the distance of the decisions at a threshold from chance."""
+"""Youden's J of the decisions at a threshold."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cxrignite.functional.intervals import Interval
 
 
 def youden_interval(cells: Confusion, confidence: float = 0.95) -> Interval:
-    """Return the interval of Youden's J, which is TPR + TNR - 1; 0 is a decision by lot.
+    """Return the confidence interval of Youden's J, TPR + TNR - 1; 0 is a random decision.
 
-    J is the difference of two shares, the positives and the negatives that are called positive:
-    Newcombe 1998, method 10, doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I,
-    from the Wilson intervals of the two. It takes images as independent.
+    J is the difference of two proportions, TPR and FPR. The interval is method 10 of Newcombe 1998
+    (doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I), from the Wilson
+    intervals of the two. It assumes independent images.
 
     Args:
-        cells: Right and wrong decisions.
-        confidence: In `(0, 1)`.
+        cells: Confusion counts.
+        confidence: Coverage probability, in `(0, 1)`.
 
     Returns:
-        The interval, within `[-1, 1]`; NaN where a class has no image.
+        The interval, within `[-1, 1]`; NaN if a class has no image.
 
     Raises:
         ValueError: If `confidence` is out of range.

@@ -1,4 +1,7 @@
-"""Networks and losses: grey images in, one logit an image out; torchvision and timm live here."""
+"""Networks and losses: grey images in, one logit per image out.
+
+This is the only package that imports torchvision and timm.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer of a network where class activation maps are taken, found by a run without numbers."""
+"""Search for the layer of a network at which class activation maps are computed."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from torch import Tensor, nn
 from cxrignite.errors import RecipeError, is_resource_error
 from cxrignite.functional.model_access import evaluation_mode
 
-# Two sizes, so that what grows with the image is told from what does not; the smaller one leaves
-# 4 x 4 places behind the usual 32-fold reduction.
+# Two sizes, to distinguish dimensions that grow with the image from others. The smaller size leaves
+# 4 x 4 positions after the usual 32-fold reduction.
 _SIZES = (128, 192)
 
 
 def last_map_layer(
     backbone: nn.Module, num_channels: int, image_size: tuple[int, int] | None = None
 ) -> str:
-    """Find the layer whose output is the last map of the image before it is pooled.
+    """Find the layer whose output is the last feature map before pooling.
 
-    The backbone runs on tensors that have a shape and no content, in evaluation mode: that takes
-    milliseconds for any size of network, and leaves weights, buffers and modes as they are. A map
-    has the shape `(N, C, H, W)`, where `H` and `W` grow with the image and `C` does not, and more
-    than one place. Of layers that end with the same map, the outermost is named.
+    The backbone runs in evaluation mode on meta tensors, which have a shape but no data. This takes
+    milliseconds for any network and changes no weights, buffers or modes. A feature map has the
+    shape `(N, C, H, W)` with more than one position; `H` and `W` grow with the image, `C` does not.
+    If several layers end with the same map, the outermost is returned.
 
     Args:
-        backbone: From images, shape `(N, num_channels, H, W)`, to features.
-        num_channels: Channels of the images, at least 1.
-        image_size: Height and width it is bound to, in pixels; null where any will do.
+        backbone: Network from images, shape `(N, num_channels, H, W)`, to features.
+        num_channels: Number of channels of the images, at least 1.
+        image_size: Height and width that the backbone requires, in pixels; null for any size.
 
     Returns:
-        The layer's dotted name, such as `layer4`.
+        The dotted name of the layer, such as `layer4`.
 
     Raises:
-        RecipeError: If there is no such layer, as in a network that cuts the image into tokens.
+        RecipeError: If there is no such layer, as in a network that divides the image into tokens.
     """
     sizes = [image_size] if image_size is not None else [(side, side) for side in _SIZES]
     shapes: dict[str, list[torch.Size]] = {}
     try:
         for size in sizes:
             run = _output_shapes(backbone, (1, num_channels, *size))
-            # A layer that is called again ends where its last call does.
+            # For a layer that is called several times, the last call counts.
             for name, shape in run.items():
                 shapes.setdefault(name, []).append(shape)
-    # Whatever a network of somebody else's raises on shapes alone.
+    # A network of another library may raise anything if its input has no data.
     except Exception as error:
         if is_resource_error(error):
             raise
-        raise _no_layer(backbone, f"{type(error).__name__} on an image without content") from error
+        raise _no_layer(backbone, f"{type(error).__name__} on an image without data") from error
     found, later_tokens = "", False
     for name, seen in shapes.items():
         if _is_map(seen):
@@ -62,7 +62,7 @@ def last_map_layer(
 
 
 def _output_shapes(backbone: nn.Module, shape: tuple[int, ...]) -> dict[str, torch.Size]:
-    """Return the shape of each layer's output, in the order in which the layers end."""
+    """Return the output shape of each layer, in the order in which the layers finish."""
     shapes: dict[str, torch.Size] = {}
 
     def note(name: str) -> Any:
@@ -77,7 +77,7 @@ def _output_shapes(backbone: nn.Module, shape: tuple[int, ...]) -> dict[str, tor
         name: tensor.detach().to("meta")
         for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
     }
-    # An identity ends with somebody else's map, and its name says nothing.
+    # Identities and dropouts are skipped: they only pass on the map of another layer.
     hooks = [
         layer.register_forward_hook(note(name))
         for name, layer in backbone.named_modules()
@@ -98,7 +98,7 @@ def _is_map(seen: list[torch.Size]) -> bool:
     if len(first) != 4 or first[2] * first[3] < 2:
         return False
     if len(seen) == 1:
-        # Rows by columns of a square image; channels stand last in some networks.
+        # A map of a square image is square; in some networks the channels come last.
         return first[2] == first[3]
     return first[1] == last[1] and first[2] < last[2] and first[3] < last[3]
 
@@ -109,6 +109,6 @@ def _is_tokens(seen: list[torch.Size]) -> bool:
 
 def _no_layer(backbone: nn.Module, reason: str) -> RecipeError:
     return RecipeError(
-        f"{type(backbone).__name__} has no layer that class activation maps are known to suit "
-        f"({reason}); set target_layer to the name of one"
+        f"{type(backbone).__name__} has no layer that is known to suit class activation maps "
+        f"({reason}); set target_layer to the name of a layer"
     )

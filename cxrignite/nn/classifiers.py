@@ -1,4 +1,4 @@
-"""What every classifier of this library is: grey images in, one logit an image out."""
+"""Base class of the classifiers: grey images in, one logit per image out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cxrignite.nn.normalizer import ImageNormalizer
 
 
 class BinaryClassifier(nn.Module):
-    """A normaliser, a backbone and a head.
+    """Binary classifier made of a normaliser, a backbone and a head.
 
     Args:
-        normalizer: From grey images to what the backbone was trained on.
-        backbone: From normalised images to features, shape `(N, F)`.
-        head: From features to a logit, shape `(N, 1)`.
-        image_size: Height and width the backbone is bound to, in pixels; null where any will do.
+        normalizer: Module from grey images to the input of the backbone.
+        backbone: Module from normalised images to features, shape `(N, F)`.
+        head: Module from features to a logit, shape `(N, 1)`.
+        image_size: Height and width that the backbone requires, in pixels; null for any size.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class BinaryClassifier(nn.Module):
 
     @property
     def cam_layer(self) -> str:
-        """The dotted name of the layer where class activation maps are taken, `backbone.4` say.
+        """Dotted name of the layer for class activation maps, such as `backbone.4`.
 
-        It is worked out from the network each time, in milliseconds (see `last_map_layer`).
+        It is computed from the network at each call, in milliseconds (see `last_map_layer`).
 
         Raises:
-            RecipeError: If the network has no map of the image before its head, as a vision
+            RecipeError: If the network has no feature map before its head, such as a vision
                 transformer.
         """
         layer = last_map_layer(self.backbone, self.normalizer.num_channels, self.image_size)
@@ -55,7 +55,7 @@ class BinaryClassifier(nn.Module):
             Logits of the positive class, shape `(N,)`.
 
         Raises:
-            ValueError: If the shape or dtype is another one.
+            ValueError: If the shape or dtype is wrong.
         """
         if self.image_size is not None and tuple(images.shape[-2:]) != self.image_size:
             height, width = self.image_size
@@ -67,22 +67,23 @@ class BinaryClassifier(nn.Module):
         if _is_channels_last(self.backbone):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         features = self.backbone(pixels)
-        # Eight bits of mantissa leave a hundred different scores in all, and no threshold between.
+        # In float32: the eight significant bits of bf16 give about a hundred different scores, too
+        # few to choose a threshold among.
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.head(features.float())
         return logits.squeeze(1)
 
 
 def dense_head(num_features: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Return the transfer learner's head, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
+    """Return the head for transfer learning, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
 
     Args:
-        num_features: Features the backbone gives.
-        hidden: Units between the two layers, at least 1.
+        num_features: Number of features of the backbone.
+        hidden: Number of units between the two layers, at least 1.
         dropout: Share of units dropped in training, in `[0, 1)`.
 
     Returns:
-        From shape `(N, num_features)` to `(N, 1)`.
+        A module from shape `(N, num_features)` to `(N, 1)`.
 
     Raises:
         ValueError: If `hidden` or `dropout` is out of range.
@@ -99,13 +100,13 @@ def dense_head(num_features: int, hidden: int, dropout: float) -> nn.Sequential:
 
 
 def check_dropout(dropout: float) -> None:
-    """Check a share of dropped units.
+    """Check the range of a dropout share.
 
     Args:
-        dropout: In `[0, 1)`.
+        dropout: Share of dropped units, in `[0, 1)`.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If `dropout` is out of range.
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
@@ -115,7 +116,7 @@ def _is_channels_last(module: nn.Module) -> bool:
     for weight in module.parameters():
         if weight.ndim == 4:
             is_last = weight.is_contiguous(memory_format=torch.channels_last)
-            # One input channel or a 1 x 1 kernel is contiguous in both formats and tells nothing.
+            # Weights with one input channel or a 1 x 1 kernel are contiguous in both layouts.
             if is_last != weight.is_contiguous():
                 return is_last
     return False

@@ -1,4 +1,4 @@
-"""The baseline: a small convolutional network trained from scratch."""
+"""Baseline: a small convolutional network, trained from scratch."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from torch import nn
 from cxrignite.nn.classifiers import BinaryClassifier, check_dropout
 from cxrignite.nn.normalizer import ImageNormalizer, Standardize
 
-# Of grey X-rays about, on pixels in [0, 1]; the first batch norm takes up what is left.
+# Approximate mean and deviation of grey X-rays in [0, 1]; the first batch norm corrects the rest.
 _MEAN, _STD = 0.5, 0.25
 
 Stride = Literal[8, 16, 32]
-"""Pixels of the image a place of the last map, along each side."""
+"""Pixels of the image per position of the last feature map, along each side."""
 
 
 class LightCNN(BinaryClassifier):
-    """Five convolution blocks, a global average pool and one linear layer.
+    """Five convolution blocks, global average pooling and a linear layer.
 
-    `backbone.0` to `backbone.4` are the blocks; `backbone.4` is the last one, where Grad-CAM looks.
-    Takes images of 32 pixels or more; made for 128 to 224 on two CPU cores (with a stride of 32,
-    0.21 billion multiplications an image at 224).
+    The blocks are `backbone.0` to `backbone.4`; class activation maps use the last one. The minimum
+    image size is 32 pixels. The network is designed for 128 to 224 pixels on two CPU cores (0.21
+    billion multiplications per image at 224 with a stride of 32).
 
     Args:
-        width: Channels of the first block; the later ones have 2, 4, 8 and 8 times as many.
+        width: Number of channels of the first block; the others have 2, 4, 8 and 8 times as many.
         dropout: Share of features dropped before the linear layer in training, in `[0, 1)`.
-        standardize: `fixed`, or `per_image` (each image's own mean and deviation).
-        stride: Pixels of the image that one place of the last map stands for, along each side: 8,
-            16 or 32. A smaller stride gives class activation maps that can tell where a finding is,
-            for more computing: 1.4 times as much with 16, 3.9 times with 8.
+        standardize: `fixed`, or `per_image` (mean and deviation of each image).
+        stride: Pixels of the image per position of the last feature map, along each side: 8, 16 or
+            32. A smaller stride gives class activation maps that locate a finding better, at a
+            higher cost: 1.4 times with 16, 3.9 times with 8.
 
     Raises:
-        ValueError: If `width` is below 1, `dropout` outside `[0, 1)` or `stride` none of the three.
+        ValueError: If `width` is below 1, `dropout` outside `[0, 1)` or `stride` not 8, 16 or 32.
     """
 
     def __init__(

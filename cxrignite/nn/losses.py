@@ -1,4 +1,4 @@
-"""Losses that know about class imbalance, and which of others' fit."""
+"""Losses for imbalanced classes, and a check of losses of other libraries."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from cxrignite.functional.class_balance import soft_pos_weight
 
 @runtime_checkable
 class NeedsClassCounts(Protocol):
-    """A loss that wants to know how many training images each class has, before the first step.
+    """A loss that needs the number of training images of each class before the first step.
 
     Attributes:
-        class_counts: Negatives and positives; null as long as nobody has said.
+        class_counts: Numbers of negatives and positives; null until they are set.
     """
 
     class_counts: tuple[int, int] | None
 
     def set_class_counts(self, num_negative: int, num_positive: int) -> None:
-        """Take the counts.
+        """Set the class counts.
 
         Args:
-            num_negative: Negatives among the training images, at least 1.
-            num_positive: Positives among the training images, at least 1.
+            num_negative: Number of negative training images, at least 1.
+            num_positive: Number of positive training images, at least 1.
         """
 
 
 class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
-    """Binary cross-entropy that works out its own `pos_weight` from the class counts.
+    """Binary cross-entropy with a `pos_weight` computed from the class counts.
 
     `pos_weight = (num_negative / num_positive) ** power` multiplies the loss of positives. In
     ChestXRay2017 PNEUMONIA is the majority (1349 negatives, 3883 positives), so the weight is
-    below 1: .589 at the power 0.5. A balanced sampler beside it moves the logits once more. It is
-    no part of `state_dict()`: each start knows it from the data again.
+    below 1: .589 with a power of 0.5. A balanced sampler shifts the logits as well, in addition to
+    this weight (see `PriorShift`). The weight is not part of `state_dict()`, since each start
+    computes it from the data.
 
     Args:
-        power: 0 leaves the loss alone, 1 balances the classes, 0.5 is the square root; in
-            `[0, 1]`.
-        class_counts: Negatives and positives of the training images, each at least 1; null where
-            `set_class_counts` gives them later.
+        power: Degree of balancing, in `[0, 1]`: 0 leaves the loss unweighted, 1 balances the
+            classes, 0.5 is the square root.
+        class_counts: Numbers of negative and positive training images, each at least 1; null if
+            `set_class_counts` sets them later.
 
     Raises:
         ValueError: If `power` is outside `[0, 1]` or a count is below 1.
@@ -61,18 +62,18 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
             raise ValueError(f"power must be in [0, 1], got {power}")
         self.power = power
         self.class_counts: tuple[int, int] | None = None
-        # Known from the data again on every start, so no part of a saved state; a buffer still,
-        # so that it follows `.to(device)`, also before the counts are known.
+        # Not persistent, since every start computes it from the data. Still a buffer, so that it
+        # follows `.to(device)`, even before the counts are known.
         self.register_buffer("pos_weight", torch.tensor(float("nan")), persistent=False)
         if class_counts is not None:
             self.set_class_counts(*class_counts)
 
     def set_class_counts(self, num_negative: int, num_positive: int) -> None:
-        """Work out `pos_weight`.
+        """Set the class counts, and compute `pos_weight`.
 
         Args:
-            num_negative: Negatives among the training images, at least 1.
-            num_positive: Positives among the training images, at least 1.
+            num_negative: Number of negative training images, at least 1.
+            num_positive: Number of positive training images, at least 1.
 
         Raises:
             ValueError: If a count is below 1.
@@ -95,7 +96,7 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
         """
         if self.class_counts is None:
             raise RuntimeError(
-                "SoftPosWeightBCE does not know its class counts: give class_counts=(num_negative, "
+                "SoftPosWeightBCE needs the class counts: pass class_counts=(num_negative, "
                 "num_positive) or call set_class_counts(num_negative, num_positive) first"
             )
         return super().forward(input, target)
@@ -106,12 +107,10 @@ class SoftPosWeightBCE(nn.BCEWithLogitsLoss):
 
 
 class ColumnLoss(nn.modules.loss._Loss):
-    """A loss that takes images by channels, given one logit an image as one channel.
-
-    MONAI's losses look for the classes in the second dimension.
+    """Adapter of a loss that expects a channel dimension, such as those of MONAI.
 
     Args:
-        loss: Called with logits and labels, both of shape `(N, 1)`.
+        loss: Loss that is called with logits and labels, both of shape `(N, 1)`.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -126,34 +125,36 @@ class ColumnLoss(nn.modules.loss._Loss):
             target: 0.0 (negative) or 1.0 (positive), shape `(N,)`.
 
         Returns:
-            What the loss gives.
+            The value of the loss, a 0-d tensor if it reduces over the batch.
         """
         given: Tensor = self.loss(input.unsqueeze(1), target.unsqueeze(1))
         return given
 
 
 def fitted_loss(loss: nn.Module) -> nn.Module:
-    """A loss that takes one logit and one label an image, tried on a few made-up ones.
+    """Check that a loss accepts one logit and one label per image, and adapt it if needed.
 
-    One of a library has to fall where a logit speaks for its label: `CrossEntropyLoss` takes a
-    batch of logits for the classes of one image, and says nothing. One of your own may do as it
-    likes; one that `NeedsClassCounts` is not tried before it knows them.
+    The loss is tried on example values. A loss of torch or MONAI must decrease if the logits agree
+    with the labels. `CrossEntropyLoss` does not: without an error it takes the batch for the class
+    logits of one image. The values of other losses are not checked, and a loss that
+    `NeedsClassCounts` is not tried before its counts are set.
 
     Args:
-        loss: Called with logits and labels, of shape `(N,)` or `(N, 1)`.
+        loss: Loss that is called with logits and labels, of shape `(N,)` or `(N, 1)`.
 
     Returns:
         The loss itself, or a `ColumnLoss` of it.
 
     Raises:
-        ValueError: It does not take them, does not fall, or gives no single number a batch.
+        ValueError: If the loss does not accept the values, does not decrease, or does not return
+            one number per batch.
     """
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
         return loss
     problems = []
     for each in (loss, ColumnLoss(loss)):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which are for images, and come again with them
+            warnings.simplefilter("ignore")  # they appear again with the first real batch
             problem = _problem_of(each, loss)
         if not problem:
             return each
@@ -162,25 +163,25 @@ def fitted_loss(loss: nn.Module) -> nn.Module:
 
 
 def _problem_of(called: nn.Module, loss: nn.Module) -> str:
-    """Find what is wrong with a loss; empty if nothing is."""
-    name, rule = type(loss).__name__, "of one logit and one label an image, as BCEWithLogitsLoss"
+    """Return the problem of a loss; empty if there is none."""
+    name, rule = type(loss).__name__, "of one logit and one label per image, as BCEWithLogitsLoss"
     is_own = type(loss).__module__.partition(".")[0] not in ("torch", "monai")
     ones, zeros = torch.ones(4), torch.zeros(4)
     labels = torch.tensor([0.0, 1.0, 0.0, 1.0])
     try:
         given = called(torch.tensor([-1.0, 1.0, 1.0, -1.0]), labels)
-        # 0 beside 9: a squared error, which will do, is the same for 9 and -9.
+        # Logits of 0 and 9 for negatives: a squared error, which is allowed, is equal for 9 and -9.
         falls = is_own or bool(
             (called(9 * ones, ones) < called(-9 * ones, ones)).all()
             and (called(zeros, zeros) < called(9 * ones, zeros)).all()
         )
-    except Exception as error:  # of somebody's own loss, which may raise anything
+    except Exception as error:  # a custom loss may raise anything
         reason = f" ({str(error).splitlines()[0][:200]})" if is_own and str(error) else ""
         return f"loss must be {rule}, got {name}{reason}"
     if not isinstance(given, Tensor) or not falls:
         return f"loss must be {rule}, got {name}"
     if given.ndim:
-        rule = "one number a batch, which is what reduction: mean gives"
+        rule = "one number per batch, which is what reduction: mean gives"
         got = f"shape {tuple(given.shape)}" if is_own else f"reduction: {loss.reduction}"
         return f"loss must be {rule}, got {got}"
     return ""

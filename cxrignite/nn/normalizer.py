@@ -1,4 +1,4 @@
-"""From grey images as they leave the data room to what a backbone was trained on."""
+"""Conversion of grey images to the input of a backbone."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 
 Standardize = Literal["fixed", "per_image"]
 
-# One grey level of 255: below it an image is blank, and its noise is not worth amplifying.
+# One of 255 grey levels: an image below it is blank, and its noise must not be amplified.
 _MIN_DEVIATION = 1 / 255
 
 
 class ImageNormalizer(nn.Module):
-    """Scale, normalise and expand grey images, inside the model so that it travels with it.
+    """Module that scales, normalises and expands grey images.
+
+    It is part of the model, so that an exported model cannot be given wrongly normalised images.
 
     Args:
-        mean: What to subtract, one number a channel, for images in `[0, 1]`.
-        std: What to divide by, one number a channel, above 0.
-        num_channels: Channels the backbone takes; grey is repeated on each.
-        standardize: `fixed` uses `mean` and `std`; `per_image` the mean and deviation of each
-            image's own pixels, which takes out an acquisition's exposure and contrast. A blank
-            image becomes 0.
+        mean: Mean to subtract from images in `[0, 1]`, one number per channel.
+        std: Deviation to divide by, one number per channel, above 0.
+        num_channels: Number of channels of the backbone; the grey image is repeated in each.
+        standardize: `fixed` uses `mean` and `std`; `per_image` uses the mean and deviation of each
+            image, which removes differences in exposure and contrast. A blank image becomes 0.
 
     Raises:
         ValueError: If `mean` or `std` has another length than `num_channels`, a `std` is not
@@ -66,7 +67,7 @@ class ImageNormalizer(nn.Module):
             Float32, shape `(N, num_channels, H, W)`; under autocast too.
 
         Raises:
-            ValueError: If the shape or dtype is another one.
+            ValueError: If the shape or dtype is wrong.
         """
         shape = tuple(images.shape)
         if images.ndim != 4 or images.shape[1] != 1:

@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 class TimmClassifier(BinaryClassifier):
-    """A timm network with a new head, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
+    """Classifier with a timm network and a head `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
 
-    Needs the extra `timm`. Mean and deviation are those of timm's own settings for the network;
-    for `tf_efficientnet_lite0` these are 0.5 and 0.5 (127/255 and 128/255 in its origin).
+    Needs the extra `timm`. Mean and deviation are those of timm's settings for the network; for
+    `tf_efficientnet_lite0` these are 0.5 and 0.5 (127/255 and 128/255 in the original).
 
     Args:
-        arch: A name of `timm.list_models()`, with or without a tag (`resnet18.a1_in1k`).
+        arch: Name from `timm.list_models()`, with or without a tag (`resnet18.a1_in1k`).
         weights: `pretrained` for the weights that timm publishes, the path of a state dict, or
-            null for random weights. A state dict's classifier layer may be missing or of any
+            null for random weights. The classifier layer of a state dict may be missing or have any
             size.
-        hidden: Units between the head's two layers.
-        dropout: Share of these dropped in training, in `[0, 1)`.
+        hidden: Number of units between the two layers of the head.
+        dropout: Share of these units dropped in training, in `[0, 1)`.
         standardize: `fixed` normalises with the mean and deviation that the weights were trained
-            with, `per_image` with each image's own.
+            with, `per_image` with those of each image.
 
     Raises:
-        RecipeError: If timm is not installed, or `arch` or `weights` is no name that it knows.
-        WeightsError: If the weights cannot be had or do not fit.
+        RecipeError: If timm is not installed, or does not know `arch` or `weights`.
+        WeightsError: If the weights cannot be loaded or do not fit.
         ValueError: If `hidden` or `dropout` is out of range.
     """
 
@@ -75,8 +75,8 @@ def _import_timm() -> ModuleType:
         import timm
     except ImportError as error:
         raise RecipeError(
-            "TimmClassifier needs timm, which is not installed: "
-            "in a checkout, pip install '.[timm]'"
+            "TimmClassifier needs timm, which is not installed; "
+            "run pip install '.[timm]' in a checkout"
         ) from error
     return timm
 
@@ -91,14 +91,14 @@ def _check_arch(timm: ModuleType, arch: str) -> None:
 def _build(timm: ModuleType, arch: str, pretrained: bool) -> Any:
     try:
         network = timm.create_model(arch, pretrained=pretrained, num_classes=0)
-    # What a download raises depends on the hub's client, and timm adds its own.
+    # The exception types depend on the hub's client and on timm.
     except Exception as error:
         if is_resource_error(error):
             raise
         if not pretrained:
             raise RecipeError(f"timm cannot build {arch}: {first_line(error)}") from error
-        wanted = timm.get_pretrained_cfg(arch)
-        origin = (wanted and (wanted.hf_hub_id or wanted.url)) or "nothing published"
+        settings = timm.get_pretrained_cfg(arch)
+        origin = (settings and (settings.hf_hub_id or settings.url)) or "nothing published"
         raise WeightsError(
             f"cannot get timm's weights of {arch} ({origin}): {first_line(error)}; "
             "set weights to the path of a local file or to null"

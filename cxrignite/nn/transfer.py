@@ -29,25 +29,26 @@ _INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class TransferClassifier(BinaryClassifier):
-    """A torchvision network with a new head, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
+    """Classifier with a torchvision network and a new head.
 
-    `backbone` is torchvision's network without its classifier layer, so its parts keep their
-    names: `backbone.layer4` is the last stage of a ResNet. A DenseNet's last ReLU, which
-    torchvision calls as a function, is the layer `backbone.relu`.
+    The head is `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`. `backbone` is torchvision's
+    network without its classifier layer, with the same layer names: `backbone.layer4` is the last
+    stage of a ResNet. The last ReLU of a DenseNet, which torchvision calls as a function, is the
+    layer `backbone.relu`.
 
     Args:
-        arch: A name of `torchvision.models.list_models(module=torchvision.models)`.
-        weights: A name that torchvision knows for this `arch` (`IMAGENET1K_V2`, `DEFAULT`), the
-            path of a state dict, or null for random weights. A state dict's classifier layer may
-            be missing or of any size.
-        hidden: Units between the head's two layers.
-        dropout: Share of these dropped in training, in `[0, 1)`.
+        arch: Name from `torchvision.models.list_models(module=torchvision.models)`.
+        weights: Name of published weights of this `arch` (`IMAGENET1K_V2`, `DEFAULT`), the path of
+            a state dict, or null for random weights. The classifier layer of a state dict may be
+            missing or have any size.
+        hidden: Number of units between the two layers of the head.
+        dropout: Share of these units dropped in training, in `[0, 1)`.
         standardize: `fixed` normalises with the mean and deviation that the weights were trained
-            with, `per_image` with each image's own.
+            with, `per_image` with those of each image.
 
     Raises:
-        RecipeError: If `arch` or `weights` is no name that torchvision knows.
-        WeightsError: If the weights cannot be had or do not fit.
+        RecipeError: If torchvision does not know `arch` or `weights`.
+        WeightsError: If the weights cannot be loaded or do not fit.
         ValueError: If `hidden` or `dropout` is out of range.
     """
 
@@ -59,7 +60,7 @@ class TransferClassifier(BinaryClassifier):
         dropout: float = 0.5,
         standardize: Standardize = "fixed",
     ) -> None:
-        import torchvision  # here, since it takes a second and 150 MB, and other networks need none
+        import torchvision  # here, since it takes a second and 150 MB, and only this class needs it
 
         _check_name("arch", arch, torchvision.models.list_models(module=torchvision.models))
         published = torchvision.models.get_model_weights(arch)
@@ -68,7 +69,7 @@ class TransferClassifier(BinaryClassifier):
         if weights is not None and file is None:
             _check_name(f"weights of {arch}", weights, published.__members__)
             named = published[weights]
-        # Before a network of a hundred million weights is built, or downloaded.
+        # Checks the settings before a large network is built or downloaded.
         dense_head(1, hidden, dropout)
 
         backbone = _build(arch, named, pretrained=weights is not None)
@@ -94,14 +95,14 @@ def _check_name(setting: str, value: str, known: Collection[str]) -> None:
 
 
 def _build(arch: str, named: Any, pretrained: bool) -> nn.Module:
-    """Build a network, with published weights where `named` says which."""
+    """Build a network, with the published weights `named` if given."""
     import torchvision
 
     if named is not None:
         return _load_published(arch, named)
     options: dict[str, Any] = {}
     if arch in _INCEPTIONS:
-        # Left out, they warn; and published weights expect their input transformed.
+        # Without `init_weights` torchvision warns; its weights expect a transformed input.
         options = {"init_weights": not pretrained, "transform_input": pretrained}
     network: nn.Module = torchvision.models.get_model(arch, weights=None, **options)
     return network
@@ -116,9 +117,9 @@ def _load_published(arch: str, named: Any) -> nn.Module:
         _check_hash(cached)
     else:
         _logger.info("downloading %s to %s", named.url, cached)
-    advice = f"lay {file_name} there, or set weights to the path of a local file or to null"
+    advice = f"put {file_name} there, or set weights to the path of a local file or to null"
     try:
-        # torch.hub announces a download on stdout, which belongs to results.
+        # torch.hub prints to stdout, which is reserved for results.
         with contextlib.redirect_stdout(io.StringIO()):
             network: nn.Module = torchvision.models.get_model(arch, weights=named, progress=False)
     except OSError as error:
@@ -136,35 +137,37 @@ def _load_published(arch: str, named: Any) -> nn.Module:
 
 
 def _check_hash(cached: Path) -> None:
-    # torchvision checks what it downloads, and trusts what already lies in the cache.
-    promised = re.search(r"-([a-f0-9]{8,})\.", cached.name)
-    if promised is None:
+    # torchvision checks its downloads, but not files that are already in the cache.
+    expected = re.search(r"-([a-f0-9]{8,})\.", cached.name)
+    if expected is None:
         return
     with cached.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(promised[1]):
+    if not found.startswith(expected[1]):
         _logger.warning(
-            "%s is not the file its name promises: its sha256 starts with %s",
+            "%s may be damaged: its sha256 must start with %s, as in its name, but starts with %s; "
+            "delete the file to download it again",
             cached,
-            found[: len(promised[1])],
+            expected[1],
+            found[: len(expected[1])],
         )
 
 
 def _take_classifier_off(backbone: Any) -> tuple[int, str]:
-    """Replace the classifier layer, and return how many features reach it, and its name."""
+    """Remove the classifier layer, and return its number of input features and its name."""
     if hasattr(backbone, "aux_logits"):
         backbone.aux_logits = False
         for name in _AUXILIARY:
             if hasattr(backbone, name):
                 setattr(backbone, name, None)
-    # In every torchvision classifier the last layer that is registered is the classifier.
+    # In every torchvision network the last registered layer is the classifier.
     name, layer = [
         (name, module)
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ][-1]
     if isinstance(layer, nn.Conv2d):
-        # SqueezeNet scores every place of its map and averages after: average its features.
+        # SqueezeNet classifies every position and then averages; average its features instead.
         name = name.split(".")[0]
         backbone.set_submodule(name, nn.AdaptiveAvgPool2d(1))
         return layer.in_channels, name
@@ -173,10 +176,10 @@ def _take_classifier_off(backbone: Any) -> tuple[int, str]:
 
 
 def _with_relu_as_layer(densenet: nn.Module) -> nn.Sequential:
-    """Say torchvision's forward pass of a DenseNet in layers; weights keep their names.
+    """Return a DenseNet with its last ReLU as a layer; the names of the weights do not change.
 
-    Activation maps could else be taken only in front of the last ReLU, where places that it shuts
-    still count.
+    Otherwise class activation maps could only use the output before the last ReLU, including the
+    regions that it sets to 0.
     """
     layers = {
         "features": densenet.get_submodule("features"),

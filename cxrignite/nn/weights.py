@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file, checked against the network they are meant for."""
+"""Pretrained weights from a local file, checked against the network."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from cxrignite.errors import WeightsError, is_resource_error
 
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar"}
-# torchvision's published DenseNet files still say `norm.1`; its own loader renames them too.
+# torchvision's published DenseNet files still use `norm.1`; its own loader renames such keys too.
 _OLD_DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
 
 
 def names_a_file(weights: str) -> bool:
-    """Tell a path from the name of published weights.
+    """Check if `weights` is a path rather than the name of published weights.
 
     Args:
-        weights: What a recipe says.
+        weights: The setting of a recipe.
 
     Returns:
-        True if it is a file, has a folder in it, or ends as a file of weights does.
+        True if it is a file, contains a folder, or has the suffix of a weights file.
     """
     path = Path(weights)
     return path.is_file() or len(path.parts) > 1 or path.suffix.lower() in _SUFFIXES
@@ -33,28 +33,28 @@ def names_a_file(weights: str) -> bool:
 def load_weights_file(
     backbone: nn.Module, path: Path | str, arch: str, ignored: Sequence[str] = ()
 ) -> None:
-    """Load a state dict into a backbone, all of it or nothing.
+    """Load a state dict into a backbone, completely or not at all.
 
     Args:
-        backbone: The network, its classifier layer already taken off.
+        backbone: The network without its classifier layer.
         path: A state dict saved with `torch.save`, or a dict that holds one under `state_dict`.
-        arch: The network's name, for the message.
-        ignored: Modules that the file may hold and the network does not, such as the classifier
-            layer (`fc`).
+        arch: Name of the network, for error messages.
+        ignored: Modules that the file may hold although the network does not, such as the
+            classifier layer (`fc`).
 
     Raises:
-        WeightsError: If the file is missing, is no state dict, belongs to another architecture,
-            or holds NaN.
+        WeightsError: If the file is missing, is not a state dict, belongs to another architecture,
+            or holds NaN or infinite values.
     """
     path = Path(path)
     state = _read_state(path)
     for key in [key for key in state if key.startswith(tuple(f"{name}." for name in ignored))]:
-        # In place: a copy would lose the versions that `load_state_dict` upgrades by.
+        # In place, since a copy would lose the version numbers that `load_state_dict` reads.
         del state[key]
     for key in [key for key in state if _OLD_DENSENET_KEY.match(key)]:
         state[_OLD_DENSENET_KEY.sub(r"\1\2", key)] = state.pop(key)
     own = backbone.state_dict()
-    # Files from before torch 0.4.1 lack this counter, and batch norm does without.
+    # Files from before torch 0.4.1 lack this counter, which batch norm does not need.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     reshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
@@ -68,7 +68,10 @@ def load_weights_file(
             )
             if keys
         ]
-        raise WeightsError(f"weights {path} do not fit {arch}: of its keys {', '.join(found)}")
+        raise WeightsError(
+            f"weights {path} do not fit {arch} (keys: {', '.join(found)}); "
+            "use weights of this architecture"
+        )
     backbone.load_state_dict(state)
     check_finite(backbone, str(path))
 
@@ -78,10 +81,10 @@ def check_finite(backbone: nn.Module, origin: str) -> None:
 
     Args:
         backbone: The network.
-        origin: Where its weights came from, for the message.
+        origin: Origin of the weights, for the error message.
 
     Raises:
-        WeightsError: If one is.
+        WeightsError: If a weight is NaN or infinite.
     """
     for name, weight in backbone.named_parameters():
         if not torch.isfinite(weight).all():
@@ -89,14 +92,14 @@ def check_finite(backbone: nn.Module, origin: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise WeightsError(f"weights {path}: there is no such file")
+        raise WeightsError(f"weights file {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
@@ -107,8 +110,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
-        raise WeightsError(f"weights {path} hold no state dict but a {type(content).__name__}")
+        raise WeightsError(
+            f"weights {path} must be a state dict, got a {type(content).__name__} without one"
+        )
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"weights {path} hold no state dict: {key!r} is no named tensor")
+            raise WeightsError(f"weights {path} must be a state dict: {key!r} is not a tensor")
     return content

@@ -33,7 +33,7 @@ def test_torch_still_has_the_private_functions_that_auto_asks():
     assert isinstance(torch.cpu._is_avx512_bf16_supported(), bool)
 
 
-def test_auto_is_fp32_where_torch_no_longer_tells(monkeypatch):
+def test_auto_is_fp32_if_torch_has_no_such_check(monkeypatch):
     monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
     monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
     assert choose_precision("auto", "cpu").name == "fp32"

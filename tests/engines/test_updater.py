@@ -19,7 +19,7 @@ BF16 = choose_precision("bf16", "cpu")
 
 
 class Scorer(nn.Module):
-    """A convolution, a batch norm and a dropout: all that tells training from evaluation."""
+    """Layers that behave differently in training and evaluation: a batch norm and a dropout."""
 
     def __init__(self, num_channels=1):
         super().__init__()
@@ -368,7 +368,7 @@ def test_a_model_inside_a_wrapper_is_trained_in_training_mode_after_an_evaluatio
 
 
 @pytest.mark.parametrize("stage", ["training", "evaluation"])
-def test_a_model_that_gives_columns_instead_of_logits_is_reported_so(stage):
+def test_a_model_that_gives_columns_instead_of_logits_is_refused(stage):
     model = nn.Linear(4, 1)
     batch = (torch.rand(6, 4), torch.ones(6))
     if stage == "training":

@@ -257,7 +257,7 @@ def test_the_ece_interval_holds_the_error_and_reaches_0_for_perfect_scores():
         assert (low == 0) == (temperature == 1)
 
 
-def test_a_single_patient_tells_nothing_of_the_ece():
+def test_the_ece_of_a_single_patient_has_no_interval():
     assert np.isnan(ece_interval([0.1, 0.9, 0.6], [0, 1, 0], ["a"] * 3)).all()
 
 
@@ -284,7 +284,7 @@ def test_the_ece_interval_covers_the_true_error(temperature, num_images):
     error = sum(abs((truth - y_score)[bins == each].sum()) for each in range(10)) / len(bins)
     patients, covered = [str(number) for number in range(num_images)], 0
     for seed in range(400):
-        records = drawn(temperature, num_images, rng)
-        low, high = ece_interval(*records, patients, num_resamples=400, seed=seed)
+        sample = drawn(temperature, num_images, rng)
+        low, high = ece_interval(*sample, patients, num_resamples=400, seed=seed)
         covered += low <= error <= high
     assert covered >= 0.91 * 400, f"covered {covered} of 400, true error {error:.4f}"

@@ -63,18 +63,18 @@ def test_the_shift_is_what_bayes_rule_says_of_the_odds():
 def test_a_model_trained_on_a_moved_prior_is_calibrated_again(prevalence):
     rng = np.random.default_rng(17)
 
-    def records(number):
+    def draw(number):
         labels = rng.random(number) < prevalence
         return rng.normal(1.8 * labels, 1)[:, None], labels.astype(int)
 
-    predictor, labels = records(30_000)
+    predictor, labels = draw(30_000)
     share = labels.mean()
     pos_weight = math.sqrt((1 - share) / share)
     drawn = np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
     weights = drawn * np.where(labels == 1, pos_weight, 1)
     model = LogisticRegression(C=np.inf).fit(predictor, labels, sample_weight=weights)
 
-    predictor, labels = records(100_000)
+    predictor, labels = draw(100_000)
     raw = model.predict_proba(predictor)[:, 1]
     probability = shift_logit(raw, prior_logit_shift(pos_weight, 0.5, prevalence))
     before, after = ece(raw, labels), ece(probability, labels)
@@ -95,7 +95,7 @@ def test_no_map_changes_a_decision_or_the_auc(name):
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_neighbours_in_float32_are_reported_apart_at_both_ends(name):
+def test_neighbours_in_float32_stay_different_at_both_ends(name):
     bits = np.array([1e-6, 0.01, 0.5, 0.99, 0.99999], np.float32)
     above = np.nextafter(bits, np.float32(1))
     assert (MAPS[name](above) > MAPS[name](bits)).all()
@@ -181,7 +181,7 @@ def test_scores_of_exactly_0_and_1_can_be_fitted_on():
     y_score, y_true = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], [0, 0, 1, 1, 1, 0]
     platt = fit_platt(y_score, y_true)
     temperature = fit_temperature(y_score, y_true).temperature
-    # A logit of log(2**24) shall promise 3/5 with smoothed targets, and 2/3 without.
+    # A logit of log(2**24) maps to 3/5 with smoothed targets, and 2/3 without.
     far = math.log(2**24)
     assert platt.slope == pytest.approx(logit(2 / 3 * 4 / 5 + 1 / 3 * 1 / 5) / far, rel=1e-6)
     assert temperature == pytest.approx(far / logit(2 / 3), rel=1e-5)
@@ -236,7 +236,7 @@ def test_settings_out_of_range_are_refused(make, facts):
 
 
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("not_finite", [[1.5], [math.nan], [-0.1], [[0.5]]])
-def test_what_is_no_probability_is_not_mapped(name, not_finite):
+@pytest.mark.parametrize("scores", [[1.5], [math.nan], [-0.1], [[0.5]]])
+def test_what_is_no_probability_is_not_mapped(name, scores):
     with refused(ValueError, "y_score"):
-        MAPS[name](not_finite)
+        MAPS[name](scores)

@@ -62,8 +62,8 @@ def points_of(draw, *, confidence=CONFIDENCE, num_resamples=NUM_RESAMPLES):
     return points
 
 
-def share_below(points, true_tnr, promised=MIN_TNR):
-    return float(np.mean([true_tnr(point.threshold) < promised for point in points]))
+def share_below(points, true_tnr, min_tnr=MIN_TNR):
+    return float(np.mean([true_tnr(point.threshold) < min_tnr for point in points]))
 
 
 def spread_of(share, num_resamples=NUM_RESAMPLES):

@@ -84,7 +84,7 @@ def test_a_weight_out_of_range_is_refused(arguments, facts):
         soft_pos_weight(*arguments)
 
 
-def test_the_prior_shift_tells_the_shift_of_chest_xray_2017():
+def test_the_prior_shift_of_chest_xray_2017():
     prior_shift = PriorShift(
         1349, 3883, sampled_prevalence=0.5, pos_weight=soft_pos_weight(1349, 3883)
     )
@@ -136,7 +136,7 @@ def test_two_corrections_the_same_way_are_noticed(sampled_prevalence, pos_weight
         ((1, 1, 0.5, float("nan")), ["pos_weight", "0", "nan"]),
     ],
 )
-def test_impossible_ledgers_are_refused(values, facts):
+def test_impossible_prior_shifts_are_refused(values, facts):
     with refused(ValueError, *facts):
         PriorShift(*values)
 

@@ -213,7 +213,7 @@ def test_figures_that_make_no_pairs_are_refused(figures, baseline, patients, fac
         paired_difference(figures, baseline, patients)
 
 
-def test_one_patient_tells_the_mean_difference_and_no_interval():
+def test_one_patient_gives_a_mean_difference_and_no_interval():
     found = paired_difference([0.5, 0.75], [0.25, 0.5], ["a", "a"], num_resamples=50)
     assert found.mean == 0.25
     assert all(math.isnan(end) for end in found.interval)

@@ -28,7 +28,7 @@ BY_HAND = [
     ("layer_cam", "positive", LAYER_CAM),
     # Mean gradients -1 and 1/4: 1 - 1 = 0, and 1/4 of the second channel's 1.
     ("grad_cam", "negative", [[0.0, 0.0], [0.25, 0.0]]),
-    # The one place that speaks against: 2/(2+10) of the second channel.
+    # The only position with negative evidence: 2/(2+10) of the second channel.
     ("grad_cam_pp", "negative", [[4 / 6, 0.0], [1 / 6, 0.0]]),
     ("hires_cam", "negative", [[7.0, 0.0], [0.0, 0.0]]),
     ("layer_cam", "negative", [[8.0, 0.0], [0.0, 0.0]]),
@@ -231,11 +231,11 @@ def test_nothing_is_left_behind(light, images):
     own = light.register_forward_hook(lambda *_: None)
     before = copy.deepcopy(light.state_dict())
     modes = [part.training for part in light.modules()]
-    wanted = [weight.requires_grad for weight in light.parameters()]
+    expected = [weight.requires_grad for weight in light.parameters()]
     random_state = torch.get_rng_state()
     for method in METHODS:
         grad_cam(light, images, "backbone.3", method=method, target="negative")
-    assert_untouched(light, before, modes, wanted)
+    assert_untouched(light, before, modes, expected)
     assert torch.equal(light.head[1].weight.grad, torch.ones_like(light.head[1].weight))
     assert [weight.grad is None for weight in light.parameters()].count(False) == 1
     assert list(light._forward_hooks) == [own.id]
@@ -247,7 +247,7 @@ def test_nothing_is_left_behind(light, images):
 def test_nothing_is_left_behind_after_an_error(light, images):
     before = copy.deepcopy(light.state_dict())
     modes = [part.training for part in light.modules()]
-    wanted = [weight.requires_grad for weight in light.parameters()]
+    expected = [weight.requires_grad for weight in light.parameters()]
     was_enabled = torch.is_grad_enabled()
     for layer, wrong in (
         ("backbone.4", images[:, :, :32, :32]),
@@ -257,17 +257,17 @@ def test_nothing_is_left_behind_after_an_error(light, images):
     ):
         with pytest.raises((ValueError, NonFiniteError)):
             grad_cam(light, wrong, layer)
-        assert_untouched(light, before, modes, wanted)
+        assert_untouched(light, before, modes, expected)
         assert sum(len(part._forward_hooks) for part in light.modules()) == 0
         assert torch.is_grad_enabled() == was_enabled
 
 
-def assert_untouched(model, state, modes, wanted):
+def assert_untouched(model, state, modes, expected):
     after = model.state_dict()
     assert list(after) == list(state)
     assert all(torch.equal(after[name], state[name]) for name in state)
     assert [part.training for part in model.modules()] == modes
-    assert [weight.requires_grad for weight in model.parameters()] == wanted
+    assert [weight.requires_grad for weight in model.parameters()] == expected
 
 
 def test_training_goes_on_as_if_no_map_had_been_made(light, images):

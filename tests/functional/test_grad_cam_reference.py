@@ -42,7 +42,7 @@ def build(arch):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.2, 0.4)
     with torch.no_grad():
-        model.train()(records(8, 64, seed=7))
+        model.train()(random_images(8, 64, seed=7))
     return model.eval()
 
 
@@ -53,7 +53,7 @@ def passing_on(num_channels):
     return layer
 
 
-def records(number, side, seed=0):
+def random_images(number, side, seed=0):
     """Smooth blobs and a little noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(number, 1, 5, 5, generator=generator)
@@ -93,7 +93,7 @@ def assert_the_same(model, images, layer, method):
 @pytest.mark.parametrize("arch", ["light", "resnet18"])
 def test_small_images_have_the_maps_of_the_package(arch, method, num_images):
     model = build(arch)
-    assert_the_same(model, records(num_images, 64), model.cam_layer, method)
+    assert_the_same(model, random_images(num_images, 64), model.cam_layer, method)
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_small_images_have_the_maps_of_the_package(arch, method, num_images):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_has_the_maps_of_the_package(arch, method, num_images):
     model = build(arch)
-    assert_the_same(model, records(num_images, 224), model.cam_layer, method)
+    assert_the_same(model, random_images(num_images, 224), model.cam_layer, method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,7 +111,7 @@ def test_every_architecture_has_the_maps_of_the_package(arch, method, num_images
 )
 def test_small_images_of_deeper_networks_have_the_maps_of_the_package(arch, method):
     model = build(arch)
-    assert_the_same(model, records(1, 64), model.cam_layer, method)
+    assert_the_same(model, random_images(1, 64), model.cam_layer, method)
 
 
 def test_grad_cam_pp_is_right_where_gradients_are_small_and_the_package_is_not():

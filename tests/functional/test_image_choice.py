@@ -130,7 +130,7 @@ def test_of_no_images_none_is_chosen():
         ({"threshold": -0.1}, ["threshold", "[0, 1]", "-0.1"]),
         ({"threshold": float("nan")}, ["threshold", "[0, 1]", "nan"]),
         ({"kinds": ("errors", "worst")}, ["kinds", "most_sure", "'worst'"]),
-        ({"kinds": "errors"}, ["kinds", "most_sure", "'m'"]),
+        ({"kinds": "errors"}, ["kinds", "most_sure", "'e'"]),
         ({"max_images": 0}, ["max_images", "1", "0"]),
     ],
 )

@@ -478,7 +478,7 @@ def test_intervals_of_a_difference_cover_the_truth():
 @pytest.mark.parametrize(
     "patients", [[1.0, float("nan")] * 2, [None] * 4, ["a", "b", "c", float("nan")]]
 )
-def test_patients_that_cannot_be_reported_apart_are_refused(patients):
+def test_patients_that_cannot_be_distinguished_are_refused(patients):
     with refused(ValueError, "patients"):
         bootstrap_intervals(lambda weights: {"share": weights[:, 0]}, patients)
 

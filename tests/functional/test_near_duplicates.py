@@ -18,8 +18,8 @@ MODULE = sys.modules["cxrignite.functional.near_duplicates"]
 
 
 @pytest.fixture
-def records():
-    """Smooth noise with fine noise over it: alike in nothing."""
+def images():
+    """Smooth noise with fine noise over it: no two alike."""
     rng = np.random.default_rng(3)
     coarse = rng.uniform(40, 215, (60, 8, 8)).astype(np.uint8)
     smooth = [
@@ -29,12 +29,12 @@ def records():
     return np.clip(np.stack(smooth) + rng.normal(0, 3, (60, SIDE, SIDE)), 0, 255)
 
 
-def likenesses(records):
-    return {(pair.first, pair.second): pair.likeness for pair in near_duplicates(records)}
+def likenesses(images):
+    return {(pair.first, pair.second): pair.likeness for pair in near_duplicates(images)}
 
 
-def test_images_of_different_scenes_are_no_pair(records):
-    assert near_duplicates(records) == []
+def test_images_of_different_scenes_are_no_pair(images):
+    assert near_duplicates(images) == []
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_images_of_different_scenes_are_no_pair(records):
         (lambda record: record[:, ::-1], "mirrored"),
     ],
 )
-def test_a_copy_is_found_and_reported_what_was_done_to_it(records, change, likeness):
-    records[41] = change(records[7])
-    assert likenesses(records) == {(7, 41): likeness}
+def test_a_copy_is_found_with_its_change(images, change, likeness):
+    images[41] = change(images[7])
+    assert likenesses(images) == {(7, 41): likeness}
 
 
-def test_of_many_copies_every_pair_is_found(records):
-    records[[3, 30, 59]] = records[20]
-    assert set(likenesses(records)) == {(3, 20), (3, 30), (3, 59), (20, 30), (20, 59), (30, 59)}
+def test_of_many_copies_every_pair_is_found(images):
+    images[[3, 30, 59]] = images[20]
+    assert set(likenesses(images)) == {(3, 20), (3, 30), (3, 59), (20, 30), (20, 59), (30, 59)}
 
 
 @pytest.mark.parametrize("min_correlation", [0.5, 0.8, 0.95])
@@ -76,18 +76,18 @@ def test_the_search_finds_exactly_what_comparing_each_with_each_finds(min_correl
     assert len(expected) > 20
 
 
-def test_a_search_over_many_blocks_wrong_decisions_no_pair(records, monkeypatch):
-    records[[11, 48]] = records[[5, 33]]
-    whole = near_duplicates(records)
+def test_a_search_over_many_blocks_finds_every_pair(images, monkeypatch):
+    images[[11, 48]] = images[[5, 33]]
+    whole = near_duplicates(images)
     monkeypatch.setattr(MODULE, "_BLOCK", 7)
-    assert near_duplicates(records) == whole
+    assert near_duplicates(images) == whole
     assert [pair[:2] for pair in whole] == [(5, 11), (33, 48)]
 
 
-def test_of_a_picture_that_is_there_very_often_each_copy_is_in_a_pair_but_not_in_all(records):
-    copies = np.repeat(records[:1], 500, axis=0)
+def test_of_a_picture_that_is_there_very_often_each_copy_is_in_a_pair_but_not_in_all(images):
+    copies = np.repeat(images[:1], 500, axis=0)
     copies = copies + np.random.default_rng(0).normal(0, 0.5, copies.shape)
-    pairs = near_duplicates(np.concatenate([records[1:], copies]))
+    pairs = near_duplicates(np.concatenate([images[1:], copies]))
     seen = {index for pair in pairs for index in pair[:2]}
     assert seen == set(range(59, 559))
     assert len(pairs) <= 500 * 21
@@ -105,14 +105,14 @@ def test_too_few_images_are_no_pair():
 
 
 @pytest.mark.parametrize("bad", [0, -0.5, 1.01])
-def test_a_correlation_out_of_range_is_refused(bad, records):
+def test_a_correlation_out_of_range_is_refused(bad, images):
     with refused(ValueError, "min_correlation", "(0, 1]"):
-        near_duplicates(records, bad)
+        near_duplicates(images, bad)
 
 
-def test_other_shapes_are_refused(records):
+def test_other_shapes_are_refused(images):
     with refused(ValueError, "thumbnails", "(N, H, W)", "(32, 32)"):
-        near_duplicates(records[0])
+        near_duplicates(images[0])
 
 
 def textured(seed, side=128):
@@ -126,7 +126,7 @@ def textured(seed, side=128):
     return np.clip(base + 0.4 * fine, 0, 255).astype(np.uint8)
 
 
-def test_detail_tells_a_copy_from_another_image_of_one_anatomy():
+def test_detail_distinguishes_a_copy_from_another_image_of_one_anatomy():
     record, other = textured(1), textured(2)
     small = [np.asarray(Image.fromarray(each).resize((32, 32))) for each in (record, other)]
     assert np.corrcoef(small[0].ravel(), small[1].ravel())[0, 1] > 0.9

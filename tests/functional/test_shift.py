@@ -31,14 +31,14 @@ def draw(rng, num_images, num_features, *, name="", images_each=None, shift=0.0)
 def check_draws(seed, sizes, num_features, *, shift=0.0, images_each=None):
     rng = np.random.default_rng(seed)
     reference, names = draw(rng, sizes[0], num_features, name="a", images_each=images_each)
-    records, other_names = draw(
+    images, other_names = draw(
         rng, sizes[1], num_features, name="b", images_each=images_each, shift=shift
     )
-    return check_shift(reference, records, names, other_names, seed=seed)
+    return check_shift(reference, images, names, other_names, seed=seed)
 
 
 @pytest.mark.parametrize("num_features", [64, 1280])
-def test_two_draws_from_one_distribution_are_seldom_reported_apart(num_features):
+def test_two_draws_from_one_distribution_are_seldom_distinguished(num_features):
     checks = [check_draws(seed, (191, 117), num_features) for seed in range(10)]
     assert sum(check.is_detected for check in checks) <= 1
     # Five standard errors of the mean of 10 areas.
@@ -53,7 +53,7 @@ def test_two_draws_from_one_distribution_are_seldom_reported_apart(num_features)
         ((191, 117), 256, None),
         ((191, 117), 1280, None),
         ((20, 20), 256, 1),
-        ((200, 200), 256, 10),  # twenty patients a side, with ten images each
+        ((200, 200), 256, 10),  # twenty patients per side, with ten images each
         ((1000, 100), 256, 5),
     ],
 )
@@ -85,12 +85,12 @@ def test_the_larger_shift_has_the_larger_area():
 def test_it_agrees_with_a_plain_cross_validated_classifier():
     # Few features, one image a patient: neither the components nor the weights change much.
     rng = np.random.default_rng(0)
-    reference, records = rng.normal(size=(600, 4)), rng.normal([0.8, 0, 0, 0], 1, size=(600, 4))
+    reference, images = rng.normal(size=(600, 4)), rng.normal([0.8, 0, 0, 0], 1, size=(600, 4))
     names = [str(number) for number in range(1200)]
-    check = check_shift(reference, records, names[:600], names[600:])
+    check = check_shift(reference, images, names[:600], names[600:])
     score = cross_val_predict(
         LogisticRegression(),
-        np.concatenate([reference, records]),
+        np.concatenate([reference, images]),
         side := np.repeat([0, 1], 600),
         cv=5,
         method="decision_function",
@@ -104,14 +104,14 @@ def test_it_agrees_with_a_plain_cross_validated_classifier():
 
 def test_many_images_of_one_patient_count_once():
     rng = np.random.default_rng(1)
-    reference, records = rng.normal(size=(2, 60, 8))
+    reference, images = rng.normal(size=(2, 60, 8))
     names = [str(number) for number in range(60)]
-    once = check_shift(reference, records, names, [f"b{name}" for name in names])
+    once = check_shift(reference, images, names, [f"b{name}" for name in names])
     # One new patient is odd, and has 200 images; all others are as the reference.
     odd = rng.normal(3, 0.1, size=(200, 8))
     many = check_shift(
         reference,
-        np.concatenate([records, odd]),
+        np.concatenate([images, odd]),
         names,
         [*(f"b{name}" for name in names), *["odd"] * 200],
     )
@@ -123,7 +123,7 @@ def test_many_images_of_one_patient_count_once():
     )
 
 
-def test_the_same_images_on_both_sides_are_not_reported_apart():
+def test_the_same_images_on_both_sides_are_not_distinguished():
     features, names = draw(np.random.default_rng(0), 100, 32)
     check = check_shift(features, features, names, names)
     assert check.roc_auc == pytest.approx(0.5, abs=0.05)
@@ -134,10 +134,10 @@ def test_the_check_is_repeatable_and_the_seed_changes_the_folds():
     checks = [check_draws(3, (80, 60), 64, shift=0.1) for _ in range(2)]
     assert checks[0] == checks[1]
     rng = np.random.default_rng(0)
-    reference, records = rng.normal(size=(2, 40, 4))
+    reference, images = rng.normal(size=(2, 40, 4))
     names = [str(number) for number in range(80)]
     areas = {
-        check_shift(reference, records, names[:40], names[40:], seed=seed).roc_auc
+        check_shift(reference, images, names[:40], names[40:], seed=seed).roc_auc
         for seed in range(3)
     }
     assert len(areas) > 1
@@ -145,32 +145,32 @@ def test_the_check_is_repeatable_and_the_seed_changes_the_folds():
 
 def test_tensors_and_arrays_give_the_same():
     reference, names = draw(np.random.default_rng(0), 60, 8, name="a")
-    records, other_names = draw(np.random.default_rng(1), 60, 8, name="b")
-    reference, records = reference.astype(np.float32), records.astype(np.float32)
-    check = check_shift(reference, records, names, other_names)
-    tensors = torch.from_numpy(reference).requires_grad_(), torch.from_numpy(records)
+    images, other_names = draw(np.random.default_rng(1), 60, 8, name="b")
+    reference, images = reference.astype(np.float32), images.astype(np.float32)
+    check = check_shift(reference, images, names, other_names)
+    tensors = torch.from_numpy(reference).requires_grad_(), torch.from_numpy(images)
     assert check_shift(*tensors, names, other_names) == check
 
 
 def test_the_scale_of_a_feature_does_not_matter():
     reference, names = draw(np.random.default_rng(0), 60, 8, name="a")
-    records, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
+    images, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
     scale = 10.0 ** np.arange(-4, 4)
-    check = check_shift(reference, records, names, other_names)
-    scaled = check_shift(reference * scale, records * scale, names, other_names)
+    check = check_shift(reference, images, names, other_names)
+    scaled = check_shift(reference * scale, images * scale, names, other_names)
     assert scaled.roc_auc == pytest.approx(check.roc_auc, abs=1e-3)
 
 
 def test_features_that_never_change_or_repeat_each_other_do_no_harm():
     reference, names = draw(np.random.default_rng(0), 60, 8, name="a")
-    records, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
+    images, other_names = draw(np.random.default_rng(1), 60, 8, name="b", shift=0.3)
 
     def padded(features):
         constant = np.full((len(features), 5), 0.1)
         return np.concatenate([features, features, constant], axis=1)
 
-    check = check_shift(reference, records, names, other_names)
-    area = check_shift(padded(reference), padded(records), names, other_names).roc_auc
+    check = check_shift(reference, images, names, other_names)
+    area = check_shift(padded(reference), padded(images), names, other_names).roc_auc
     assert area == pytest.approx(check.roc_auc, abs=1e-6)
 
 
@@ -234,18 +234,18 @@ def test_the_description_is_one_line():
         (np.zeros((4, 2)), np.zeros((3, 2)), 3, ["reference_patients", "3", "4"]),
     ],
 )
-def test_what_cannot_be_compared_is_refused(reference, records, patients, facts):
+def test_what_cannot_be_compared_is_refused(reference, images, patients, facts):
     names = [str(number) for number in range(patients)]
     with refused(ValueError, *facts):
-        check_shift(reference, records, names, names)
+        check_shift(reference, images, names, names)
 
 
 @pytest.mark.parametrize("num_images", [500, pytest.param(1000, marks=pytest.mark.slow)])
 def test_many_images_of_1280_features_cost_a_few_decompositions(num_images):
-    reference, records = np.random.default_rng(0).normal(size=(2, num_images, 1280))
+    reference, images = np.random.default_rng(0).normal(size=(2, num_images, 1280))
     names = [str(number) for number in range(2 * num_images)]
     start = time.process_time()
-    np.linalg.svd(np.concatenate([reference, records]), full_matrices=False)
+    np.linalg.svd(np.concatenate([reference, images]), full_matrices=False)
     middle = time.process_time()
-    check_shift(reference, records, names[:num_images], names[num_images:])
+    check_shift(reference, images, names[:num_images], names[num_images:])
     assert time.process_time() - middle < 5 * (middle - start)  # 1.8 on two idle cores

@@ -22,7 +22,7 @@ def edges(model, images):
 
 @pytest.fixture(scope="module")
 def spots():
-    """Images with a bright spot somewhere, or with none, and a model that tells them apart."""
+    """Images with a bright spot somewhere, or with none, and a model that distinguishes them."""
     torch.manual_seed(0)
     images, labels = 0.3 * torch.rand(64, 1, 64, 64), torch.arange(64) % 2
     for image, label, (row, column) in zip(

@@ -107,7 +107,7 @@ def test_a_map_of_fixed_size_and_an_identity_are_not_chosen():
     assert small(*layers, *pools).cam_layer == "backbone.1"
 
 
-def test_where_the_size_is_fixed_channels_last_are_reported_by_their_shape():
+def test_where_the_size_is_fixed_channels_last_are_recognised_by_their_shape():
     class Last(nn.Module):
         def forward(self, images):
             return images.permute(0, 2, 3, 1)
