@@ -170,7 +170,7 @@ def describe(body, url, **changes):
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
             "folder": "chest_xray",
-            "images": RECORDS,
+            "num_images": RECORDS,
             "max_unpacked_bytes": 10_000_000,
             "licence": "CC BY 4.0",
             "citation": "Somebody (2018)",
@@ -204,7 +204,7 @@ def test_the_catalogue_has_the_figures_of_the_data_set():
     data = PUBLIC_DATA["chest-xray-2017"]
     assert data.size == 1_235_512_464
     assert data.sha256 == "13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36"
-    assert sum(data.records.values()) == 5856
+    assert sum(data.num_images.values()) == 5856
     assert data.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
     assert "f12eaf6d-6023-432f-acc9-80c9d7393433" in data.url
     assert (data.doi, data.licence[:9]) == ("10.17632/rscbjbr9sj.2", "CC BY 4.0")
