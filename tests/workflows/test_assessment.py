@@ -213,7 +213,7 @@ def headline_of(warning):
 
 
 @pytest.mark.parametrize(
-    ("num_false_positive", "shift", "contradicted", "void"),
+    ("num_false_positive", "shift", "contradicted", "invalid"),
     [
         (5, None, False, False),
         (5, ALIKE, False, False),
