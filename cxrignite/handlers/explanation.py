@@ -92,7 +92,7 @@ class Explanation:
         return [
             f"score {self.y_score:.4f}, threshold {self.threshold:.4f}: "
             f"called {classes[self.decision]}; {truth}",
-            f"map of the evidence for {positive} ({where}): {self.describe_strength()}{colours}",
+            f"map of evidence for {positive} ({where}): {self.describe_strength()}{colours}",
             ", ".join(filter(None, self.about.values())),
         ]
 
