@@ -1,7 +1,7 @@
 """Ignite handlers for any engine, each usable on its own in another project.
 
-Importing this package loads torch, numpy and Ignite, and nothing that reads recipes or images. The
-parts of SciPy, TensorBoard and Pillow load where they are first used.
+Importing this package loads torch, numpy and Ignite, and nothing that reads recipes or images.
+SciPy, TensorBoard and Pillow are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every handler of a recipe can do: attach itself to an engine."""
+"""Base class of all handlers: an object that attaches itself to an engine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ from ignite.engine import Engine
 
 
 class Attachable(ABC):
-    """Something that attaches itself to one engine.
+    """Object that attaches itself to one engine.
 
     Our handlers derive from it, so that a recipe can name them by their short class name. Any other
-    class counts as one, and may be named by its import path, if its `attach` can be called with an
-    engine alone, whatever its parameter is called and whether it is annotated.
+    class counts as a subclass if its `attach` can be called with an engine alone. The name and the
+    annotation of that parameter do not matter. A recipe names such a class by its import path.
+
+    Examples:
+        >>> from ignite.engine import Events
+        >>> class EpochPrinter(Attachable):
+        ...     def attach(self, engine):
+        ...         if not engine.has_event_handler(self.show):
+        ...             engine.add_event_handler(Events.EPOCH_COMPLETED, self.show)
+        ...
+        ...     def show(self, engine):
+        ...         print("epoch", engine.state.epoch)
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> EpochPrinter().attach(trainer)
+        >>> state = trainer.run([1, 2])
+        epoch 1
     """
 
     @abstractmethod
@@ -21,12 +35,12 @@ class Attachable(ABC):
         """Register this object's event handlers on `engine`; attaching twice acts once.
 
         Args:
-            engine: The engine to listen to.
+            engine: The engine whose events are handled.
         """
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
-        # No protocol: jsonargparse would compare names and annotations of parameters with ours.
+        # Not a `Protocol`: jsonargparse would then require our parameter names and annotations.
         if cls is not Attachable:
             return super().__subclasshook__(other)
         attach = getattr(other, "attach", None)

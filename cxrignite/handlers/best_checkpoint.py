@@ -1,4 +1,4 @@
-"""The best weights of a run, by one metric."""
+"""Checkpoint of the best epoch of a run, by one metric."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _ABOUT = ("epoch", "metric", "score")
 
 
 class BestCheckpoint(Attachable):
-    """Saves some objects whenever a metric is better than ever before.
+    """Checkpoint of some objects, saved whenever a metric beats its best value so far.
 
-    A tie keeps the earlier epoch; a value that is NaN or infinite is never the best. The file is a
-    dictionary of the objects' states by name, and `epoch`, `metric` and `score`.
+    A tie keeps the earlier epoch. A value that is NaN or infinite is never the best. The file is a
+    dictionary of the objects' states by name, plus `epoch`, `metric` and `score`.
 
-    *Attach to* a trainer, after whatever publishes the metric.
+    *Attach to* a trainer, after the handler that publishes the metric.
     *Expects* the metric in `state.metrics`.
     *Publishes* the checkpoint, on rank 0 only, and the attributes `best_score` and `best_epoch`.
 
     Args:
-        to_save: What to save, by name, which is none of those three nor `best`; each has
-            `state_dict()`. Wrappers for several processes are taken off.
+        to_save: The objects to save, by name; each has `state_dict()`. The names `epoch`, `metric`,
+            `score` and `best` are reserved. Wrappers for several processes are removed.
         directory: The folder of the checkpoint.
         metric: Key of `state.metrics`.
-        mode: Whether the highest or the lowest value is the best.
-        name: Name of the file, without `.pt`; another one for each of several in one directory.
+        mode: `max` if the highest value is the best, `min` if the lowest is.
+        name: Name of the file, without `.pt`; unique in its directory.
 
     Raises:
-        ValueError: If `mode` is another word, or a name in `to_save` is taken; during the run if
-            the metric is missing.
+        ValueError: If `mode` is neither, or a name in `to_save` is reserved; during the run, if the
+            metric is missing.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -66,22 +66,21 @@ class BestCheckpoint(Attachable):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
         if taken := {*_ABOUT, "best"} & set(to_save):
             raise ValueError(
-                f"to_save must not name {', '.join(sorted(taken))}: the file's own keys"
+                f"to_save must not name {', '.join(sorted(taken))}: the file uses these keys itself"
             )
         self.metric = metric
         self.mode = mode
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._saver = SafeSaver(directory)
-        # Ignite's own ranking keeps a NaN for ever, so it is not asked for one: its `Checkpoint`
-        # only collects the states. Of a single object it would save the bare state: `best` is there
-        # to be the second one.
+        # Ignite's `Checkpoint` only collects the states here. Its own ranking would keep a NaN for
+        # ever. It saves a single object without its name, so `best` is added as a second one.
         self._checkpoint = Checkpoint(
             {**to_save, "best": self}, self._save, filename_pattern=f"{name}.pt", n_saved=None
         )
 
     def attach(self, engine: Engine) -> None:
-        """Look at the metric after every epoch of `engine`; attaching twice acts once.
+        """Check the metric after every epoch of `engine`; attaching twice acts once.
 
         Args:
             engine: The trainer.
@@ -90,14 +89,14 @@ class BestCheckpoint(Attachable):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._compare)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the best score and its epoch."""
+        """Return the best score and its epoch."""
         return {"best_score": self.best_score, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the best of `state_dict()`, so that a resumed run has to beat it.
+        """Restore the best score, so that a resumed run has to beat it.
 
         Args:
-            state: What `state_dict()` gave.
+            state: The result of `state_dict()`.
         """
         self.best_score = state["best_score"]
         self.best_epoch = state["best_epoch"]
@@ -106,12 +105,17 @@ class BestCheckpoint(Attachable):
         metrics = engine.state.metrics
         if self.metric not in metrics:
             raise RecipeError(
-                f"metric must be one of {sorted(metrics)}, got {self.metric!r}; what publishes it "
-                "is attached before BestCheckpoint"
+                f"metric must be one of {sorted(metrics)}, got {self.metric!r}; "
+                "attach the handler that publishes it before BestCheckpoint"
             )
         score = float(metrics[self.metric])
         if not math.isfinite(score):
-            _log.warning("epoch %d: %s is %s, not the best", engine.state.epoch, self.metric, score)
+            _log.warning(
+                "epoch %d: %s is %s, which is never the best",
+                engine.state.epoch,
+                self.metric,
+                score,
+            )
         elif self._is_better(score):
             self.best_score, self.best_epoch = score, engine.state.epoch
             self._checkpoint(engine)

@@ -1,6 +1,6 @@
-"""Checkpoints are held against their manifest before anything of them is used.
+"""Checkpoint loading that compares every file with its manifest before use.
 
-`safe_saver.py` writes both, and says how.
+`safe_saver.py` writes both files and documents the steps.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def latest_valid(directory: Path | str, name: str) -> Path:
         name: The file name, for example `last.pt`.
 
     Returns:
-        The path of that file or, where it is damaged or was never finished, of the one before it;
-        the log then says so.
+        The path of that file. If it is damaged or was never finished: the path of the previous
+        one, with a warning in the log.
 
     Raises:
         CheckpointError: If neither is valid.
@@ -40,19 +40,19 @@ def latest_valid(directory: Path | str, name: str) -> Path:
     except CheckpointError as error:
         if not is_valid(previous_path(newest)):
             raise
-        _log.warning("%s; going back to %s", error, previous_path(newest).name)
+        _log.warning("%s; using the previous checkpoint %s", error, previous_path(newest).name)
         return previous_path(newest)
     return newest
 
 
 def verify_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Hold a checkpoint against its manifest, without loading it.
+    """Compare a checkpoint with its manifest, without loading it.
 
     Args:
         path: The checkpoint.
 
     Returns:
-        The manifest: size in bytes, sha256 and what else the saver was told.
+        The manifest: size in bytes, sha256 and the metadata given to the saver.
 
     Raises:
         CheckpointError: If one of the two files is missing, or they do not match.
@@ -69,7 +69,7 @@ def verify_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Load a checkpoint, if every byte of it is the one that was saved.
+    """Load a checkpoint whose size and digest match its manifest.
 
     Only tensors and plain values are loaded: a pickle that would run code is refused.
 
@@ -78,10 +78,10 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
         map_location: The device of its tensors.
 
     Returns:
-        What was saved.
+        The saved dictionary.
 
     Raises:
-        CheckpointError: If it is missing, damaged, or holds anything else.
+        CheckpointError: If it is missing, damaged, or holds other objects.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -95,9 +95,9 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
     except Exception as error:
         if is_resource_error(error):
             raise
-        # Not in torch's own words: they explain how to load a hostile file all the same.
+        # Without torch's message, which explains how to load a hostile file anyway.
         raise CheckpointError(
-            f"{path} is refused: not a file of tensors and plain values"
+            f"{path} is refused: it must hold only tensors and plain values"
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} must hold a dict, got {type(checkpoint).__name__}")
@@ -105,7 +105,7 @@ def load_checkpoint(path: Path | str, map_location: str | torch.device = "cpu") 
 
 
 def is_valid(path: Path) -> bool:
-    """Whether a checkpoint is there and matches its manifest."""
+    """True if a checkpoint exists and matches its manifest."""
     try:
         verify_checkpoint(path)
     except CheckpointError:
@@ -114,50 +114,50 @@ def is_valid(path: Path) -> bool:
 
 
 def previous_path(path: Path) -> Path:
-    """Name the checkpoint that `path` superseded: `last.previous.pt` for `last.pt`."""
+    """Return the path of the previous checkpoint: `last.previous.pt` for `last.pt`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def manifest_path(path: Path) -> Path:
-    """Name the manifest of a checkpoint: `last.json` for `last.pt`."""
+    """Return the path of a checkpoint's manifest: `last.json` for `last.pt`."""
     return path.with_suffix(".json")
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with a digest of what else it says.
+    """Return a manifest with a digest of its other entries.
 
     Args:
-        manifest: Plain JSON values by their names.
+        manifest: Plain JSON values by name.
     """
     content = json.dumps(manifest, sort_keys=True).encode()
     return {**manifest, "manifest_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read what the saver wrote beside a checkpoint.
+    """Read the manifest that the saver wrote beside a checkpoint.
 
     Args:
         path: The checkpoint.
 
     Returns:
-        The manifest: size in bytes, sha256 and what else the saver was told.
+        The manifest: size in bytes, sha256 and the metadata given to the saver.
 
     Raises:
         CheckpointError: If it is missing, damaged or was changed.
     """
-    where = manifest_path(path)
+    file = manifest_path(path)
     try:
-        manifest = json.loads(where.read_bytes())
+        manifest = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         state = "was never finished" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {state}: {where.name} is missing") from error
+        raise CheckpointError(f"{path} {state}: {file.name} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its manifest {where.name} is damaged") from error
+        raise CheckpointError(f"{path}: its manifest {file.name} is damaged") from error
     if not isinstance(manifest, dict) or not {"size", "sha256"} <= manifest.keys():
-        raise CheckpointError(f"{path}: its manifest {where.name} has no size and sha256")
+        raise CheckpointError(f"{path}: its manifest {file.name} has no size and sha256")
     seal = manifest.pop("manifest_sha256", None)
     if seal is not None and seal != sealed(manifest)["manifest_sha256"]:
-        raise CheckpointError(f"{path}: its manifest {where.name} was changed")
+        raise CheckpointError(f"{path}: its manifest {file.name} was changed")
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""How long a training epoch takes, and how much of it waits for data."""
+"""Duration of training epochs, and the share of it spent waiting for data."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class EpochTiming:
     Attributes:
         epoch: Number of the epoch, from 1.
         seconds: From the epoch's start to the end of its last step.
-        data_wait_seconds: Of those, spent waiting for batches, workers' start included.
+        data_wait_seconds: Part of `seconds` spent waiting for batches and for workers to start.
         num_images: Images of the epoch, on all processes.
-        is_warmup: Whether it is one of the first epochs of its process, left out of the summary.
+        is_warmup: True for the first epochs of a process, which the summary leaves out.
     """
 
     epoch: int
@@ -36,30 +36,31 @@ class EpochTiming:
 
     @property
     def compute_seconds(self) -> float:
-        """Seconds that were not spent waiting for data."""
+        """Seconds not spent waiting for data."""
         return self.seconds - self.data_wait_seconds
 
     @property
     def images_per_second(self) -> float:
-        """Images a second, on all processes."""
+        """Images per second, on all processes."""
         return self.num_images / self.seconds
 
 
 class EpochTimer(Attachable):
-    """Times the epochs of a trainer.
+    """Timer of a trainer's epochs.
 
-    CUDA is synchronised where an epoch starts and where its last step ends, and nowhere between.
-    What other handlers do at `EPOCH_COMPLETED` (a validation, a checkpoint) does not count,
-    whatever the order in which they are attached.
+    CUDA is synchronised when an epoch starts and when its last step ends, and not between. The time
+    of other handlers at `EPOCH_COMPLETED` (a validation, a checkpoint) does not count, in whatever
+    order they are attached.
 
     *Attach to* a trainer.
     *Expects* `state.batch` to be a tensor, or a sequence or mapping whose first member is one, with
-    the images along its first dimension; or a list of mappings, one an image.
+    the images along its first dimension; or a list with one mapping per image.
     *Publishes* `epoch_seconds`, `images_per_second` and `data_wait_seconds`, and the attribute
     `epochs`.
 
     Args:
-        num_warmup_epochs: How many epochs, from the start of the process, `summary()` leaves out.
+        num_warmup_epochs: Number of epochs, from the start of the process, that `summary()` leaves
+            out.
 
     Raises:
         ValueError: If `num_warmup_epochs` is negative.
@@ -98,11 +99,11 @@ class EpochTimer(Attachable):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
 
     def summary(self) -> dict[str, float]:
-        """Sum up the epochs that are not warm-up.
+        """Summarize the epochs that are not warm-up.
 
         Returns:
-            `num_epochs`; the means `epoch_seconds` and `data_wait_seconds` an epoch; and
-            `images_per_second` over all of them. NaN where there is no such epoch.
+            `num_epochs`; the means per epoch `epoch_seconds` and `data_wait_seconds`; and
+            `images_per_second` over all of them. Means are NaN if there is no such epoch.
         """
         epochs = [epoch for epoch in self.epochs if not epoch.is_warmup]
         count = len(epochs)
@@ -117,21 +118,21 @@ class EpochTimer(Attachable):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the epochs timed so far as plain Python values."""
+        """Return the epochs timed so far as plain Python values."""
         return {"epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the epochs of `state_dict()`.
+        """Restore the epochs of `state_dict()`.
 
         Args:
-            state: What `state_dict()` gave.
+            state: The result of `state_dict()`.
         """
         self.epochs = [EpochTiming(**epoch) for epoch in state["epochs"]]
 
     def _start(self) -> None:
         _synchronize()
         self._started = self._ended = perf_counter()
-        # A loader starts its workers before it is asked for the first batch: that is a wait too.
+        # A loader starts its workers before the first batch is requested: that is a wait too.
         self._waiting_since = self._started
         self._data_wait = 0.0
         self._num_images = 0

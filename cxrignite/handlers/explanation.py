@@ -1,4 +1,4 @@
-"""An image with its map, in words and as a row of a table."""
+"""An image with its class activation map, as a caption and as a row of a table."""
 
 from __future__ import annotations
 
@@ -17,22 +17,32 @@ _FIGURES = ["label", "score", "threshold", "decision", "selection", "raw_max", "
 
 @dataclass(frozen=True)
 class Explanation:
-    """An image, what it scores, and where that comes from.
+    """An image, its score, and the map of the regions that contribute to it.
 
     Attributes:
-        about: What is known of the image, such as its path and patient.
-        selection: What it was chosen as: `fixed`, or kinds of `ImageChoice`.
+        about: Known facts of the image, such as its path and patient.
+        selection: Reasons why it was chosen: `fixed`, or kinds of `ImageChoice`.
         y_score: Probability of the positive class, in `[0, 1]`.
         y_true: Its label, 0, 1 or `UNKNOWN_LABEL`.
-        threshold: A score of at least this is called positive.
-        image: As the model takes it, shape `(C, H, W)`.
-        importance: Its map, shape `(H, W)`, float32 in `[0, 1]`.
+        threshold: Scores of at least this value are positive.
+        image: The model input, shape `(C, H, W)`.
+        importance: The map, shape `(H, W)`, float32 in `[0, 1]`.
         raw_max: The map's largest value before scaling; 0 for an empty map.
-        strength: `raw_max` as a share of the largest of the images explained with this one, in
-            `[0, 1]`: every map is scaled to its own maximum, a faint one too. Null where it is not
-            held against others.
-        name: Of its files: `<name>.png` shows image, map and caption, `<name>.overlay.png` the map
-            over the image alone.
+        strength: `raw_max` divided by the largest `raw_max` of the images explained together, in
+            `[0, 1]`. It is needed because every map, however faint, is scaled to its own maximum.
+            Null if the map is not compared with others.
+        name: Stem of the file names: `<name>.png` shows image, map and caption,
+            `<name>.overlay.png` only the map over the image.
+
+    Examples:
+        >>> import torch
+        >>> explanation = Explanation(
+        ...     about={"path": "a.png"}, selection=("fixed",), y_score=0.9, y_true=1, threshold=0.5,
+        ...     image=torch.zeros(1, 8, 8), importance=torch.ones(8, 8), raw_max=0.2, strength=1.0,
+        ...     name="000000_a",
+        ... )
+        >>> explanation.caption(("NORMAL", "PNEUMONIA"), "grad_cam at head")[0]
+        'score 0.9000, threshold 0.5000: called PNEUMONIA; truth PNEUMONIA: right'
     """
 
     about: Mapping[str, str]
@@ -53,28 +63,25 @@ class Explanation:
 
     @property
     def overlay(self) -> str:
-        """Name of the file with the map over the image alone."""
+        """Name of the file with only the map over the image."""
         return f"{self.name}.overlay.png"
 
     @property
     def decision(self) -> int:
-        """What it is called: 1 positive, 0 negative."""
+        """The decision: 1 positive, 0 negative."""
         return int(self.y_score >= self.threshold)
 
     @property
     def outcome(self) -> tuple[int, int]:
-        """Its label and what it is called."""
+        """The label and the decision."""
         return self.y_true, self.decision
 
     def caption(self, classes: tuple[str, str], where: str) -> list[str]:
-        """What is to be read below its picture, line by line.
+        """Return the lines of text below the picture.
 
         Args:
             classes: The negative and the positive class.
-            where: How and where the map was taken.
-
-        Returns:
-            Its lines.
+            where: The method and the layer of the map.
         """
         positive = classes[1]
         truth = "truth unknown"
@@ -85,33 +92,30 @@ class Explanation:
         return [
             f"score {self.y_score:.4f}, threshold {self.threshold:.4f}: "
             f"called {classes[self.decision]}; {truth}",
-            f"map of what speaks for {positive} ({where}): {self.describe_strength()}{colours}",
+            f"map of evidence for {positive} ({where}): {self.describe_strength()}{colours}",
             ", ".join(filter(None, self.about.values())),
         ]
 
     @property
     def opacity(self) -> float:
-        """Of its most important pixel: the weaker a map, the paler, down to what is still seen."""
+        """Opacity of the most important pixel: weaker maps are paler, but stay visible."""
         strength = float(self.raw_max > 0) if self.strength is None else self.strength
         return _OPACITY * max(_PALEST, math.sqrt(strength))
 
     def describe_strength(self) -> str:
-        """Return how much the map says, in words."""
+        """Return the strength of the map in words."""
         if self.raw_max <= 0:
-            return "empty, no place does"
+            return "empty, no region contributes"
         if self.strength is None:
             return f"highest value {self.raw_max:.3g}"
         return f"{self.strength:.2g} times as strong as the strongest shown"
 
 
 def explanations_table(explanations: Sequence[Explanation]) -> bytes:
-    """The explanations as CSV, a row an image.
+    """Return the explanations as CSV, one row per image; without any, only a header.
 
     Args:
-        explanations: What is known of each has the same keys, which become the first columns.
-
-    Returns:
-        The file's content; of no explanation a header alone.
+        explanations: The `about` of each has the same keys, which become the first columns.
     """
     known = list(explanations[0].about) if explanations else []
     rows: list[Sequence[object]] = [[*known, *_FIGURES, "picture", "overlay"]]

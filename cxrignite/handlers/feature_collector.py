@@ -1,4 +1,4 @@
-"""One epoch's features, as the last layer of a classifier is given them."""
+"""Features of one epoch: the input of one layer of a classifier, for every image."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Features = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class FeatureCollector(Attachable):
-    """Collects the input of one layer for each image of an epoch, in float32 on the CPU.
+    """Collector of one layer's input for each image of an epoch, in float32 on the CPU.
 
-    Its forward hook is on the layer while a step of the engine runs and at no other time, however
-    the step ends, so that other engines of the same model are neither slowed down nor recorded.
+    The forward hook is on the layer only while a step of this engine runs, however the step ends.
+    So other engines of the same model are neither slowed down nor recorded.
 
     *Attach to* an evaluator.
     *Expects* its step to call the layer with features of shape `(N, F)`, in one or more pieces, and
-    `state.batch[2]`, where there is one, to be the index of each image; `state.num_fillings`, where
-    there is one, counts images that the step put behind them.
-    *Publishes* nothing; `gather()` gives the epoch's features.
+    `state.batch[2]`, if there is one, to be the index of each image. `state.num_fillings`, if set,
+    is the number of filler images that the step appended to the batch.
+    *Publishes* nothing; `gather()` returns the epoch's features.
 
     Args:
-        layer: A part of the model that the engine runs, such as the `head` of a classifier.
+        layer: A module of the model that the engine runs, such as the `head` of a classifier.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
@@ -57,7 +57,7 @@ class FeatureCollector(Attachable):
 
         Raises:
             ValueError: During the run, if a step does not call the layer, its input has another
-                shape, or the index is not one an image.
+                shape, or the batch does not have one index per image.
         """
         if engine.has_event_handler(self._append, Events.ITERATION_COMPLETED):
             return
@@ -65,8 +65,8 @@ class FeatureCollector(Attachable):
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._append)
         step = engine._process_function
 
-        # No event takes the hook off for certain: each handler of EXCEPTION_RAISED has to raise the
-        # exception again (Ignite 0.5.5 swallows it else), and the next one is not called any more.
+        # No event is certain to remove the hook. Each handler of EXCEPTION_RAISED has to raise the
+        # exception again (Ignite 0.5.5 swallows it otherwise), so the next one is never called.
         def observed(engine: Engine, batch: Any) -> Any:
             self._pieces = []
             hook = self.layer.register_forward_pre_hook(self._observe)
@@ -80,12 +80,12 @@ class FeatureCollector(Attachable):
     def gather(self) -> Features:
         """Join the epoch's features over all processes, each image once.
 
-        It is a collective call: every process of a group makes it, after the epoch's last batch.
+        A collective call: every process of the group makes it, after the epoch's last batch.
 
         Returns:
             `features`, shape `(N, F)`, float32, and `index`, shape `(N,)`, sorted by index:
-            positions in the evaluated split. Where the batches have no index it is -1, and the
-            order is that of collection. `F` is 0 where no process had an image.
+            positions in the evaluated split. If the batches have no index it is -1, and the order
+            is that of collection. `F` is 0 if no process had an image.
         """
         if self._gathered is None:
             width = torch.tensor([self._rows[0].shape[1] if self._rows else 0])
@@ -111,12 +111,12 @@ class FeatureCollector(Attachable):
     def _append(self, engine: Engine) -> None:
         if not self._pieces:
             raise ValueError(
-                f"the step must call the layer, got none of {type(self.layer).__name__}: "
-                "is it a part of the model that this engine runs?"
+                f"the step must call the layer, got no call of {type(self.layer).__name__}; "
+                "give FeatureCollector a layer of the model that this engine runs"
             )
         rows = torch.cat(self._pieces)
         self._pieces = []
-        # Behind the batch's own images.
+        # Without the filler images at the end of the batch.
         rows = rows[: len(rows) - getattr(engine.state, "num_fillings", 0)]
         self._rows.append(rows)
         self._index.append(image_index(engine.state.batch, len(rows)))

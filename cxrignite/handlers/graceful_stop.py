@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the current batch, by an exception."""
+"""End a run after the current batch on Ctrl-C or SIGTERM, by an exception."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class GracefulStop(Attachable):
-    """Turns the first signal into `StopRequested` after the current batch, the second into one now.
+    """Signal handler that raises `StopRequested` after the current batch.
 
-    While the next batch is waited for the first one raises at once.
-    It raises and does not call `engine.terminate`, so that no `EPOCH_COMPLETED` handler writes half
-    an epoch. The former signal handlers come back when the outermost engine ends, however it ends.
-    A `RuntimeError` or a `WorkerKilled` between the signal and the end of its batch counts as the
-    stop: the same signal has ended a loader's worker.
-    Outside the main thread, where Python takes no signals, it does nothing and says so once.
+    A second signal raises it at once. So does the first, if the engine is waiting for a batch.
+    It raises, instead of calling `engine.terminate`, so that no `EPOCH_COMPLETED` handler writes
+    half an epoch. The former signal handlers are restored when the outermost engine ends, however
+    it ends. A `RuntimeError` or `WorkerKilled` between the signal and the end of its batch counts
+    as the stop: the same signal has ended a worker of the loader.
+    Outside the main thread, where Python receives no signals, it does nothing but log one warning.
 
     *Attach to* the trainer and every evaluator that it runs; after other handlers of
     `EXCEPTION_RAISED`, because this one raises the exception again.
@@ -34,7 +34,7 @@ class GracefulStop(Attachable):
     *Publishes* nothing.
 
     Args:
-        signals: The signals to listen to.
+        signals: The signals to handle.
 
     Raises:
         StopRequested: During the run.
@@ -58,7 +58,7 @@ class GracefulStop(Attachable):
         self._warned = False
 
     def attach(self, engine: Engine) -> None:
-        """Listen while `engine` runs; attaching twice acts once.
+        """Handle signals while `engine` runs; attaching twice acts once.
 
         Args:
             engine: A trainer, or an evaluator that runs inside it.
@@ -66,7 +66,7 @@ class GracefulStop(Attachable):
         if engine.has_event_handler(self._enter, Events.STARTED):
             return
         engine.add_event_handler(Events.STARTED, self._enter)
-        # A signal during a validation that is not listened to ends the run before the next epoch.
+        # A signal during an evaluator without this handler ends the run before the next epoch.
         engine.add_event_handler(Events.EPOCH_STARTED, self.stop_if_requested)
         # For a signal between the end of a batch and the wait for the next one.
         engine.add_event_handler(Events.GET_BATCH_STARTED, self.stop_if_requested)
@@ -77,10 +77,10 @@ class GracefulStop(Attachable):
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def stop_if_requested(self) -> None:
-        """Raise where a signal has come; for a handler to call between steps that take seconds.
+        """Raise if a signal has arrived; call it in a handler between steps that take seconds.
 
         Raises:
-            StopRequested: A signal asked for the end since the last batch.
+            StopRequested: If a signal has arrived since the last batch.
         """
         if self._requested is not None:
             number, self._requested = self._requested, None
@@ -89,7 +89,9 @@ class GracefulStop(Attachable):
     def _enter(self, engine: Engine) -> None:
         if threading.current_thread() is not threading.main_thread():
             if not self._warned:
-                _log.warning("signals reach the main thread only: not listening in this one")
+                _log.warning(
+                    "signals are handled only in the main thread: this run cannot be stopped by one"
+                )
                 self._warned = True
             return
         if not self._engines:
@@ -107,12 +109,12 @@ class GracefulStop(Attachable):
         self._engines.remove(engine)
         if not self._engines:
             for number, former in self._former.items():
-                # None: it was not set from Python, so Python cannot set it back.
+                # None: it was not set from Python, so Python cannot restore it.
                 signal.signal(number, signal.SIG_DFL if former is None else former)
 
     def _complete(self, engine: Engine) -> None:
         self._leave(engine)
-        # A signal that came after the last batch is not lost.
+        # A signal after the last batch must not be lost.
         self.stop_if_requested()
 
     def _terminate(self, engine: Engine) -> None:
@@ -120,24 +122,24 @@ class GracefulStop(Attachable):
             self._leave(engine)
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        # Ignite comes here twice for one exception, and swallows it unless it is raised again.
+        # Ignite calls this twice for one exception, and swallows it unless it is raised again.
         self._leave(engine)
         if self._requested is not None and isinstance(error, RuntimeError | WorkerKilled):
-            # A scheduler signals all processes of a job. A loader's workers end at once, and torch
-            # complains of that inside the batch in work; so it does of other ranks that have left.
+            # A scheduler signals all processes of a job. The loader's workers end at once, and
+            # torch raises for that inside the batch; likewise for other ranks that have ended.
             number, self._requested = self._requested, None
-            _log.warning("the batch in work was given up: %s", str(error).partition("\n")[0])
+            _log.warning("the current batch was abandoned: %s", str(error).partition("\n")[0])
             raise StopRequested(number) from error
         raise error
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A forked loader worker has inherited this method. Ctrl-C reaches it too, while its
-            # parent still wants the batch; any other signal is meant for it.
+            # A forked loader worker has inherited this method. Ctrl-C reaches it too, but its
+            # parent still needs the batch; any other signal is meant for the worker.
             if number != signal.SIGINT:
                 os._exit(128 + number)
             return
-        # While a batch is waited for, for ever maybe, there is none whose end could be waited for.
+        # While the engine waits for a batch, maybe for ever, no current batch can end.
         is_waiting = any(
             engine.last_event_name is Events.GET_BATCH_STARTED for engine in self._engines[-1:]
         )
@@ -147,5 +149,6 @@ class GracefulStop(Attachable):
         self._requested = number
         note_stop(number)
         _log.warning(
-            "%s: stopping after this batch; once more stops at once", signal.Signals(number).name
+            "%s: stopping after this batch; send it again to stop at once",
+            signal.Signals(number).name,
         )

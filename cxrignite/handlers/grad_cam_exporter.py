@@ -1,4 +1,4 @@
-"""Pictures of where a model looked, for the images of an evaluation that are worth a look."""
+"""Class activation maps of selected images of an evaluation, as PNG files."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ _BATCH_SIZE = 16
 class _Candidate(NamedTuple):
     number: int
     y_score: float
-    y_true: float  # as it came, for the choice to refuse what is no label
+    y_true: float  # unchanged, so that `ImageChoice` can refuse values that are not labels
     image: Tensor
 
 
 class GradCAMExporter(Attachable):
-    """Draws class activation maps of the images that an evaluation brings to notice.
+    """Exporter of class activation maps for the images that `choice` selects.
 
-    The images are chosen while their scores come in; no more are kept than may be chosen. The maps
-    are computed after the epoch's last batch, and the model is left as it was found. Each run of
-    the engine replaces the pictures of the one before. The scores are asked for batch by batch,
-    for which a GPU has to be waited for.
+    Images are selected while the scores arrive, and only images that may be selected are kept. The
+    maps are computed after the epoch's last batch, and the model is left unchanged. Each run of the
+    engine replaces the pictures of the previous run. Scores are read batch by batch, which
+    synchronises a GPU.
 
     *Attach to* an evaluator.
     *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`; `state.batch[0]` to be the
-    images, all of one shape `(C, H, W)`, as the model takes them; and `state.batch[2]`, where there
-    is one, to be the index of each image. Without one they are counted from 0. Or what the
-    engine's `ScoreCollector` turns into that.
-    *Publishes* in `directory` two PNG files an image and `explain.csv`; `explanations`; and
-    TensorBoard images, where there is a `board`. On rank 0 only, of the images of all processes.
+    images, all of one shape `(C, H, W)`, as the model takes them; and `state.batch[2]`, if there is
+    one, to be the index of each image. Without an index they are counted from 0. Other forms need
+    transforms in the engine's `ScoreCollector`.
+    *Publishes* in `directory` two PNG files per image and `explain.csv`; `explanations`; and
+    TensorBoard images, if there is a `board`. On rank 0 only, for the images of all processes.
 
     Attributes:
         step: The step of the TensorBoard images; may be set before each run.
-        explanations: What the last run brought, in the order of choice; empty on other ranks.
+        explanations: Results of the last run, in the order of selection; empty on other ranks.
 
     Args:
-        model: Images in, one logit an image out.
+        model: Maps images to one logit per image.
         directory: The folder of the files.
-        target_layer: Where the maps are taken; see `grad_cam`.
-        method: How a map weighs activations and gradients.
-        choice: Which images, and the threshold that they are called by.
-        rows: What is known of each image, by index; they all have the same keys, for example `path`
-            and `patient`, which become the first columns. The first names the picture.
+        target_layer: The layer of the maps; see `grad_cam`.
+        method: Weighting of activations and gradients.
+        choice: The selection of images, and the threshold for their decisions.
+        rows: Known facts of each image, by index. All have the same keys, for example `path` and
+            `patient`, which become the first columns. The first one names the picture.
         classes: The negative and the positive class, for the captions.
-        board: Where TensorBoard images go.
+        board: Receives the TensorBoard images.
 
     Raises:
-        RecipeError: If the model has no such layer, or none that maps can be taken at (in the run).
-        ValueError: If batches of several processes have no index, `rows` misses one, or output or
-            batch has another form (in the run).
+        RecipeError: If the model has no such layer, or maps are impossible there (in the run).
+        ValueError: If batches of several processes have no index, an index is outside `rows`, or
+            output or batch has another form (in the run).
         NonFiniteError: If a map is NaN or infinite (in the run).
         CxrIgniteError: If a file cannot be written (in the run).
 
@@ -112,10 +112,10 @@ class GradCAMExporter(Attachable):
         Args:
             engine: The evaluator.
         """
-        if not engine.has_event_handler(self._look, Events.ITERATION_COMPLETED):
+        if not engine.has_event_handler(self._select, Events.ITERATION_COMPLETED):
             ScoreCollector.on(engine)
             engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._select)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def export(
@@ -125,16 +125,16 @@ class GradCAMExporter(Attachable):
         y_true: NDArray[np.int64],
         index: NDArray[np.int64],
     ) -> list[Explanation]:
-        """Draw the chosen of these images, in place of the pictures that are there.
+        """Draw the selected ones of these images, replacing earlier pictures.
 
         Args:
             images: Shape `(N, C, H, W)`, as the model takes them, on any device.
             y_score: Probabilities of the positive class, shape `(N,)`.
             y_true: Labels, 0, 1 or `UNKNOWN_LABEL`, shape `(N,)`.
-            index: Which image each is, shape `(N,)`.
+            index: Index of each image, shape `(N,)`.
 
         Returns:
-            The explanations, which are `explanations` from now on.
+            The explanations, also kept as `explanations`.
         """
         chosen = self.choice.of(y_score, y_true, index)
         self._remove_pictures()
@@ -174,25 +174,25 @@ class GradCAMExporter(Attachable):
         self._candidates: list[_Candidate] = []
         self._num_seen = 0
 
-    def _look(self, engine: Engine) -> None:
-        """Keep of the batch and of what was kept what would be chosen by now."""
+    def _select(self, engine: Engine) -> None:
+        """Add the batch to the candidates, and keep those that would be chosen now."""
         images, y_score, y_true, index = ScoreCollector.on(engine).read(engine)
         if images is None or len(images) != len(y_score) or isinstance(images, Mapping):
             raise ValueError(
                 f"state.batch[0] must be the {len(y_score)} images, got {type(images).__name__}; "
-                "an engine with another batch needs ScoreCollector(batch_transform=...)"
+                "for an engine with another batch, use ScoreCollector(batch_transform=...)"
             )
         if (index == NO_INDEX).any():
             if idist.get_world_size() > 1:
                 raise ValueError(
-                    "with several processes each image needs its index, as state.batch[2]"
+                    "with several processes each image needs an index, got none in state.batch[2]"
                 )
             index = torch.arange(self._num_seen, self._num_seen + len(index))
         self._num_seen += len(index)
         new = zip(index.tolist(), y_score.tolist(), y_true.tolist(), images, strict=True)
         known = len(self._candidates)
         candidates = [*self._candidates, *(_Candidate(*each) for each in new)]
-        # A copy of a new one: a view would keep its whole batch, whose memory may be used again.
+        # New images are copied: a view would keep the whole batch, whose memory may be reused.
         self._candidates = [
             each if position < known else each._replace(image=_copied(each.image))
             for position, each in self._chosen(candidates)
@@ -209,8 +209,8 @@ class GradCAMExporter(Attachable):
     def _finish(self) -> None:
         pools = [self._candidates]
         if idist.get_world_size() > 1:
-            pools = idist.all_gather(self._candidates)  # type: ignore[assignment]  # of any object
-        # A distributed sampler may give an image to two processes.
+            pools = idist.all_gather(self._candidates)  # type: ignore[assignment]  # gathers any object
+        # A distributed sampler may give one image to two processes.
         unique = {each.number: each for pool in pools for each in pool}
         self._reset()
         if idist.get_rank() != 0:
@@ -225,7 +225,8 @@ class GradCAMExporter(Attachable):
 
     def _draw(self, explanation: Explanation) -> None:
         layer = self.target_layer
-        where = f"{self.method} at {layer if isinstance(layer, str) else type(layer).__name__}"
+        name = layer if isinstance(layer, str) else type(layer).__name__
+        where = f"{self.method} at {name}"
         picture, over = explanation_pictures(explanation, self.classes, where)
         png = as_png(picture)
         write_durably(self.directory / explanation.picture, png)
@@ -235,7 +236,7 @@ class GradCAMExporter(Attachable):
             self.board.add_png(tag, png, self.step)
 
     def _remove_pictures(self) -> None:
-        """A picture that stayed would be taken for one of this run."""
+        """Remove old pictures, which could be mistaken for results of this run."""
         for each in self.explanations:
             (self.directory / each.picture).unlink(missing_ok=True)
             (self.directory / each.overlay).unlink(missing_ok=True)
@@ -252,7 +253,7 @@ class GradCAMExporter(Attachable):
 
 
 def _copied(image: Tensor) -> Tensor:
-    # A plain tensor: subclasses, such as MONAI's, carry more along than pixels.
+    # A plain tensor: subclasses, such as MONAI's, carry more data than pixels.
     return image.detach().as_subclass(Tensor).cpu().clone()
 
 

@@ -1,4 +1,4 @@
-"""The history of a run: one CSV row an epoch."""
+"""History of a run: one CSV row per epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cxrignite.handlers.scalars import scalar_metrics
 
 
 class HistoryWriter(Attachable):
-    """Writes every scalar metric of every epoch, so that the floats read back equal.
+    """Writer of every scalar metric of every epoch; floats are written without loss.
 
-    A run that starts at epoch k keeps the rows up to k and drops the later ones: a resumed run
-    replaces the epochs it runs again, a fresh run begins a fresh history.
+    A run that starts after epoch k keeps the rows up to k and removes the later ones. So a resumed
+    run replaces the epochs that it repeats, and a new run begins a new history.
 
-    *Attach to* a trainer, after whatever publishes the metrics to be written.
-    *Expects* `state.metrics`; what is not a scalar is left out.
+    *Attach to* a trainer, after the handlers that publish the metrics.
+    *Expects* `state.metrics`; values that are not scalars are left out.
     *Publishes* the file, and the attribute `rows`.
 
     Args:
@@ -40,7 +40,7 @@ class HistoryWriter(Attachable):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        # No argument: a recipe could name any function for it.
+        # Not an argument: a recipe could then name any function.
         self.write: Callable[[Path, bytes], None] = write_durably
         self.rows: list[dict[str, float]] = []
 
@@ -71,13 +71,13 @@ def _to_csv(rows: list[dict[str, float]]) -> bytes:
 
 
 def read_history(path: Path | str) -> list[dict[str, float]]:
-    """Read what a `HistoryWriter` wrote.
+    """Read the file of a `HistoryWriter`.
 
     Args:
         path: The CSV file.
 
     Returns:
-        A row an epoch; a cell that is empty is left out.
+        One row per epoch; empty cells are left out.
 
     Raises:
         ValueError: If the file is damaged.
@@ -87,7 +87,7 @@ def read_history(path: Path | str) -> list[dict[str, float]]:
         reader = CsvReader(file, strict=True)
         try:
             for row in reader:
-                # Cells beyond the header are a list, whose name is None.
+                # Cells beyond the header arrive as a list under the name None.
                 cells = {name: cell for name, cell in row.items() if cell}
                 rows.append(
                     {
@@ -96,7 +96,7 @@ def read_history(path: Path | str) -> list[dict[str, float]]:
                     }
                 )
                 if "epoch" not in cells:
-                    raise ValueError("it has no epoch")
+                    raise ValueError("the row has no epoch")
         except (ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
     return rows

@@ -1,4 +1,4 @@
-"""How many images a batch has."""
+"""Number of images in a batch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 def num_images(batch: Any) -> int:
-    """Images of a batch; 0 where it is nothing that holds a tensor or an array of them.
+    """Return the number of images in a batch; 0 if it holds no tensor or array.
 
     Args:
-        batch: A tensor or array `(N, ...)`, a list, tuple or mapping of which the first one counts,
-            or a list of mappings, one an image.
+        batch: A tensor or array `(N, ...)`; a list, tuple or mapping, whose first such member
+            counts; or a list with one mapping per image.
     """
-    # The usual form comes first, since every step asks.
+    # The usual form comes first, since this runs at every step.
     if isinstance(batch, tuple | list) and batch:
         first = batch[0]
         if isinstance(first, torch.Tensor) and first.ndim:

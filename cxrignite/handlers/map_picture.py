@@ -1,4 +1,4 @@
-"""An image, the same image with its map, and below them what was found, as one picture."""
+"""Drawing of an image beside the same image with its map, and a caption below."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def map_picture(
     Args:
         image: Shape `(C, H, W)`, as `overlay` takes images.
         importance: The map, shape `(H, W)`, in `[0, 1]`.
-        lines: What is to be read below; a line that is too long goes on in the next.
-        opacity: Of the most important pixel, in `(0, 1]`.
+        lines: The text below; long lines are wrapped.
+        opacity: Opacity of the most important pixel, in `(0, 1]`.
 
     Returns:
         Shape `(H', W', 3)`, uint8.
@@ -39,29 +39,29 @@ def map_picture(
     Raises:
         ValueError: If the shapes do not fit.
     """
-    # Here, so that the handlers can be imported without an image library.
+    # Imported here, so that importing the handlers needs no image library.
     from PIL import Image, ImageDraw, ImageFont
 
     mapped = overlay(image[None], importance[None], opacity=opacity)[0].permute(1, 2, 0)
-    record = as_grey(image[None])[0].round().to(torch.uint8)[..., None].expand(-1, -1, 3)
-    # Small images are enlarged by a whole number, which keeps each pixel what it is.
-    scale = max(1, -(-_MIN_PANEL // record.shape[1]))
+    grey = as_grey(image[None])[0].round().to(torch.uint8)[..., None].expand(-1, -1, 3)
+    # Small images are enlarged by a whole factor, which keeps the pixel values.
+    scale = max(1, -(-_MIN_PANEL // grey.shape[1]))
     panels = [
         Image.fromarray(panel.numpy()).resize(
-            (scale * record.shape[1], scale * record.shape[0]), Image.Resampling.NEAREST
+            (scale * grey.shape[1], scale * grey.shape[0]), Image.Resampling.NEAREST
         )
-        for panel in (record.contiguous(), mapped.contiguous())
+        for panel in (grey.contiguous(), mapped.contiguous())
     ]
     width = 2 * panels[0].width + 3 * _MARGIN
     font = ImageFont.load_default(_TEXT_SIZE)
-    room, shown = width - 2 * _MARGIN, map(printable, lines)
-    wrapped = [part for line in shown for part in _wrap(line, font.getlength, room)]
+    text_width, shown = width - 2 * _MARGIN, map(printable, lines)
+    wrapped = [part for line in shown for part in _wrap(line, font.getlength, text_width)]
     line_height = round(1.4 * _TEXT_SIZE)
     height = panels[0].height + 3 * _MARGIN + line_height * len(wrapped)
     canvas = Image.new("RGB", (width, height), "white")
     for number, panel in enumerate(panels):
         canvas.paste(panel, (_MARGIN + number * (panel.width + _MARGIN), _MARGIN))
-    # In the margin below the map: its colours, from 0 to its highest value.
+    # The colour scale in the margin below the map, from 0 to its highest value.
     colours = colour_scale(panels[1].width, _MARGIN - 2, opacity=opacity).permute(1, 2, 0)
     place = (panels[0].width + 2 * _MARGIN, _MARGIN + panels[1].height + 1)
     canvas.paste(Image.fromarray(colours.contiguous().numpy()), place)
@@ -78,9 +78,9 @@ def explanation_pictures(
     """Draw an explanation.
 
     Args:
-        explanation: What is drawn.
+        explanation: The image, its map and its caption.
         classes: The negative and the positive class.
-        where: How and where the map was taken.
+        where: The method and the layer of the map.
 
     Returns:
         Image, map and caption, shape `(H', W', 3)`, and the map over the image, `(H, W, 3)`.
@@ -93,13 +93,13 @@ def explanation_pictures(
 
 
 def picture_name(number: int, known_as: str) -> str:
-    """Name an image's files: the number makes it unique, what it is known as makes it found."""
+    """Return the stem of an image's files: its number, which is unique, and its own name."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(known_as).stem)[-_MAX_NAME:]
     return f"{number:06d}" if known_as == str(number) else f"{number:06d}_{stem}"
 
 
 def as_png(pixels: NDArray[np.uint8]) -> memoryview:
-    """Encode a picture.
+    """Encode a picture as PNG.
 
     Args:
         pixels: Shape `(H, W, 3)`.
@@ -112,7 +112,7 @@ def as_png(pixels: NDArray[np.uint8]) -> memoryview:
 
 
 def _wrap(line: str, measure: Callable[[str], float], width: int) -> list[str]:
-    """Break a line before the first word that would reach over the width, and a word that does."""
+    """Wrap a line at words; a word longer than the width is split."""
     parts, current = [], ""
     for word in line.split():
         longer = f"{current} {word}".lstrip()

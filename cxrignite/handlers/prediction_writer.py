@@ -1,4 +1,4 @@
-"""Every image's score on both scales and its decision, as a CSV file."""
+"""CSV file with the score, the probability and the decision of every image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = ("label", "score", "probability", "decision")
 
 
 class PredictionWriter(Attachable):
-    """Writes one row an image: what is known of it, its label, its scores and the decision.
+    """Writer of one CSV row per image: its known facts, label, scores and decision.
 
     *Attach to* an evaluator.
     *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`, and `state.batch[2]` to be
@@ -30,16 +30,16 @@ class PredictionWriter(Attachable):
 
     Args:
         path: The CSV file; only rank 0 writes it.
-        rows: What is known of each image, by index; every row has the same keys, for example
-            `path` and `patient`. They become the first columns, before `label`, `score`,
-            `probability` and `decision`.
-        threshold: A score of at least this, in `[0, 1]`, is decided 1 and any other 0; without one
-            the column is empty. May be set later, up to the epoch's end.
-        probability: From scores to probabilities at the natural prevalence, such as
-            `PriorShift.probability`; without it, or where it gives None, that column is empty.
+        rows: Known facts of each image, by index; every row has the same keys, for example `path`
+            and `patient`. They become the first columns, before `label`, `score`, `probability` and
+            `decision`.
+        threshold: The decision is 1 for scores of at least this value, in `[0, 1]`, and else 0.
+            Without a threshold the column is empty. May be set later, up to the epoch's end.
+        probability: Converts scores to probabilities at the training prevalence, such as
+            `PriorShift.probability`. Without it, or if it returns None, the column is empty.
 
     Raises:
-        ValueError: If `rows` name a column of the file.
+        ValueError: If a key of `rows` is a column of the file.
 
     Examples:
         >>> import torch
@@ -88,7 +88,9 @@ class PredictionWriter(Attachable):
 
 def _check_names(rows: Sequence[Mapping[str, str]]) -> None:
     if taken := set(rows[0] if rows else ()) & set(_COLUMNS):
-        raise ValueError(f"rows must not name {', '.join(sorted(taken))}: the file's own columns")
+        raise ValueError(
+            f"rows must not name {', '.join(sorted(taken))}: the file has these columns itself"
+        )
 
 
 def write_predictions(
@@ -101,25 +103,27 @@ def write_predictions(
     probability: NDArray[np.float64] | None = None,
     write: Callable[[Path, bytes], None] = write_durably,
 ) -> None:
-    """Write one CSV row an image, in the order of `index`.
+    """Write one CSV row per image, in the order of `index`.
 
     Args:
         path: The CSV file.
-        rows: What is known of each image, by index; they all have the same keys.
+        rows: Known facts of each image, by index; all have the same keys.
         y_score: Probabilities of the positive class, shape `(N,)`.
         y_true: Labels, 0 or 1, shape `(N,)`.
         index: Positions in `rows`, shape `(N,)`.
-        threshold: Scores of at least this are decided 1; without one the column stays empty.
-        probability: Probabilities at the natural prevalence, shape `(N,)`; without them the
-            column stays empty.
-        write: Writes a file by its path and content, whole or not at all.
+        threshold: The decision is 1 for scores of at least this value; without a threshold the
+            column is empty.
+        probability: Probabilities at the training prevalence, shape `(N,)`; without them the
+            column is empty.
+        write: Writes content to a path, completely or not at all.
 
     Raises:
-        ValueError: If an index is missing or outside `rows`, or `rows` name a column of the file.
+        ValueError: If an index is missing or outside `rows`, or a key of `rows` is a column of the
+            file.
         CxrIgniteError: If the file cannot be written.
     """
     if (index < 0).any():
-        raise ValueError("predictions need the index of each image, as state.batch[2]")
+        raise ValueError("predictions need the index of each image, got none in state.batch[2]")
     if (index >= len(rows)).any():
         raise ValueError(f"index must be below {len(rows)}, the number of rows, got {index.max()}")
     _check_names(rows)
@@ -128,7 +132,7 @@ def write_predictions(
     for position in np.argsort(index, kind="stable").tolist():
         row, score = rows[index[position]], float(y_score[position])
         cell = "" if probability is None else repr(float(probability[position]))
-        # Decided on the score: the other scale keeps the order, but for its rounding.
+        # Decided on the score: probabilities keep the order except for rounding.
         decision = "" if threshold is None else int(score >= threshold)
         about = [row[name] for name in known]
         table.append([*about, int(y_true[position]), repr(score), cell, decision])

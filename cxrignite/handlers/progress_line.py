@@ -1,4 +1,4 @@
-"""How far an epoch is, on the terminal."""
+"""Progress of an epoch, on the terminal."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tqdm import tqdm
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.image_count import num_images
 
-# With a loss and a thousand steps it leaves the bar a dozen of 80 columns.
+# With a loss and a thousand steps, about 12 of 80 columns remain for the bar.
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}, {remaining} left"
 
 
 def progress_bar(name: str, total: int | None, *, is_shown: bool = True) -> tqdm[Any]:
-    """The line itself, for work that no engine runs.
+    """Make a progress bar, for work that no engine runs.
 
     Args:
-        name: What stands before the line.
-        total: How many steps there are; null where that is not known.
-        is_shown: Draw it; else it is only counted.
+        name: Text before the bar.
+        total: Number of steps; null if unknown.
+        is_shown: Draw the bar; if false, steps are only counted.
 
     Returns:
-        To be updated after each step, and closed.
+        The bar; update it after each step, and close it.
     """
     return tqdm(
         total=total,
@@ -37,24 +37,26 @@ def progress_bar(name: str, total: int | None, *, is_shown: bool = True) -> tqdm
 
 
 class ProgressLine(Attachable):
-    """Draws a line on stderr a few times a second, however many steps that are.
+    """Progress line on stderr, drawn about ten times a second whatever the number of steps.
 
-    Ignite's `ProgressBar` (0.5.5) draws twice at every step and reads the loss, for which a step
-    waits until the device has done it.
+    Ignite's `ProgressBar` (0.5.5) draws twice at every step and reads the loss, so every step waits
+    for the device.
 
-    *Attach to* any engine, on one process and where stderr is a terminal.
-    *Expects* nothing; where `state.batch` holds images first, the line tells how many a second have
-    come since the epoch began. With `shows_loss`, `state.output` is a 0-d tensor or a number.
+    *Attach to* any engine, on one process, if stderr is a terminal.
+    *Expects* nothing. If the first part of `state.batch` holds images, the line shows the images
+    per second since the epoch began. With `shows_loss`, `state.output` is a 0-d tensor or a number.
     *Publishes* nothing.
 
     Args:
-        name: What stands before the line.
-        shows_loss: Whether the loss of the last step stands behind it.
+        name: Text before the line.
+        shows_loss: Show the loss of the last step after the line.
 
     Examples:
-        >>> evaluator = Engine(lambda engine, batch: None)
-        >>> ProgressLine("validate").attach(evaluator)
-        >>> evaluator.run(range(3)).iteration
+        >>> evaluator = Engine(lambda engine, batch: 0.5)
+        >>> line = ProgressLine("validate", shows_loss=True)
+        >>> line.attach(evaluator)
+        >>> state = evaluator.run(range(3))
+        >>> state.iteration
         3
     """
 
@@ -88,7 +90,7 @@ class ProgressLine(Attachable):
             return
         state: Any = engine.state
         self._num_images += num_images(state.batch)
-        # tqdm draws every tenth of a second, and says when it did.
+        # tqdm draws every tenth of a second, and returns True when it did.
         if self._line.update():
             text = [f"loss {float(state.output):.4f}"] if self.shows_loss else []
             seconds = self._line.format_dict["elapsed"]

@@ -1,21 +1,25 @@
-"""Checkpoints that are whole or absent, whatever stops the process that writes them.
+"""Checkpoints that are complete or absent, even if the process is killed while it saves.
 
-A checkpoint `last.pt` is valid if its manifest `last.json` says its size and sha256. Saving a new
-state over a valid one takes these steps, and the process may be killed between or inside any:
+A checkpoint `last.pt` is valid if its size and sha256 are those in its manifest `last.json`. Saving
+a new state over a valid one takes these steps. The process may be killed inside or between them:
 
 | after the step | `last.pt` + `last.json` | `last.previous.pt` + `last.previous.json` |
 | --- | --- | --- |
 | 0. before | valid | valid, or absent |
-| 1. the old file has the name `last.previous.pt` too | valid | no match |
+| 1. the old file is also linked as `last.previous.pt` | valid | no match |
 | 2. the old file's manifest is copied | valid | valid |
 | 3. the new state is on the disk, in a temporary file | valid | valid |
-| 4. the temporary file takes the name `last.pt` | no match | valid |
+| 4. the temporary file is renamed to `last.pt` | no match | valid |
 | 5. the new manifest is written | valid | valid |
-| 6. what Ignite asked to remove is removed | valid | valid |
+| 6. files that Ignite wants removed are removed | valid | valid |
 
-So one of the two is valid at every moment, and `latest_valid` finds it. Where `last.pt` does not
-match when a save begins (its save was killed after step 4), steps 1 and 2 are left out and the
-previous one stays as it is. A `.pt` without a manifest was never finished, and counts as absent.
+The order guarantees that one of the two is valid at every moment; `latest_valid` finds it. The old
+state is kept under its second name (1, 2) before its first name is reused (4). The manifest comes
+last (5), because it declares the new file complete. Removal (6) waits for a valid replacement.
+
+If `last.pt` does not match when a save begins, its save was killed after step 4. Then steps 1 and 2
+are skipped, so that the valid previous file is not replaced by a damaged one. A `.pt` without a
+manifest was never finished, and counts as absent.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ from cxrignite.handlers.checkpoint_loading import (
 
 _log = logging.getLogger(__name__)
 
-# Exactly these, and containers of them, are what `torch.load(weights_only=True)` reads.
+# `torch.load(weights_only=True)` reads exactly these types and containers of them.
 _LEAVES = (
     *(bool, int, float, complex, str, bytes, type(None)),
     *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
@@ -54,15 +58,19 @@ _MAPPINGS = (dict, OrderedDict, Counter)
 
 
 class SafeSaver(BaseSaveHandler):
-    """Saves checkpoints so that a kill, a power cut or a full disk never costs the last valid one.
+    """Saver of checkpoints that never loses the last valid one by a kill, power cut or full disk.
 
-    An Ignite save handler: `Checkpoint(to_save, SafeSaver(directory))`; or called by itself, as
-    `saver(state, "last.pt", {"epoch": 3})`. Beside each checkpoint stand its manifest and, from the
-    second save on, the checkpoint that it superseded. Only rank 0 writes.
+    Each checkpoint has its manifest beside it and, from the second save on, its predecessor. The
+    order of the steps of a save, and the reasons for it, are in the docstring of this module.
+
+    *Attach to* nothing. It is an Ignite save handler, `Checkpoint(to_save, SafeSaver(directory))`,
+    or is called directly, as in the example.
+    *Expects* tensors, numbers, strings and containers of them.
+    *Publishes* the checkpoint and its manifest in `directory`, on rank 0 only.
 
     Args:
-        directory: The folder, made if missing; temporaries that a killed process left there are
-            removed.
+        directory: The folder; it is created if missing. Temporary files of killed processes are
+            removed from it.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -87,25 +95,25 @@ class SafeSaver(BaseSaveHandler):
         filename: str,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save a checkpoint; the module's table has the steps.
+        """Save a checkpoint in the steps listed in this module's docstring.
 
         Args:
-            checkpoint: A dictionary of tensors, numbers, strings and containers of them; NumPy's
-                scalars become Python's.
+            checkpoint: A dictionary of tensors, numbers, strings and containers of them. NumPy
+                scalars become Python numbers.
             filename: Its name in the folder, which ends in `.pt`.
-            metadata: What the manifest says beside size and sha256, for example the epoch.
+            metadata: Entries of the manifest beside size and sha256, for example the epoch.
 
         Raises:
             ValueError: If `filename` does not end in `.pt`.
             CheckpointError: If the checkpoint holds an object that could not be loaded again.
-            CxrIgniteError: If the disk is full or refuses; the former checkpoint is intact.
+            CxrIgniteError: If the disk is full or not writable; the former checkpoint is intact.
         """
         if idist.get_rank() != 0:
             return
         if not filename.endswith(".pt"):
             raise ValueError(f"filename must end in .pt, got {filename!r}")
         path = self.directory / filename
-        # In memory first: a full disk is then our `OSError`, and not an abort inside torch.
+        # In memory first: then a full disk raises our `OSError` instead of aborting inside torch.
         buffer = io.BytesIO()
         torch.save(_plain(dict(checkpoint), filename), buffer)
         data = buffer.getbuffer()
@@ -123,9 +131,9 @@ class SafeSaver(BaseSaveHandler):
         self._remove_superseded(path)
 
     def remove(self, filename: str) -> None:
-        """Note that a checkpoint is superseded; it goes when the next save is complete.
+        """Mark a checkpoint as superseded; it is removed after the next complete save.
 
-        Ignite calls this before it saves (pytorch/ignite#1986).
+        Ignite calls this before it saves (pytorch/ignite#1986), when there is no replacement yet.
 
         Args:
             filename: Its name in the folder.
@@ -142,7 +150,7 @@ class SafeSaver(BaseSaveHandler):
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Copy containers and turn NumPy's scalars into Python's; refuse what could not be loaded."""
+    """Copy containers, convert NumPy scalars, and refuse objects that could not be loaded."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in _LEAVES:
@@ -154,7 +162,7 @@ def _plain(value: Any, where: str) -> Any:
             {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
         )
         if isinstance(value, OrderedDict):
-            vars(plain).update(vars(value))  # a module's versions travel as an attribute
+            vars(plain).update(vars(value))  # PyTorch keeps a module's versions in an attribute
         return plain
     raise CheckpointError(
         f"{where} must be a tensor, a plain value or a container, got {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""The numbers among an engine's metrics."""
+"""Scalars among an engine's metrics."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ignite.engine import Engine
 
 
 def scalar_metrics(engine: Engine) -> dict[str, float]:
-    """Pick the scalars out of `engine.state.metrics`; anything with a shape is left out.
+    """Return the scalars of `engine.state.metrics`; values with a shape are left out.
 
     Args:
-        engine: Whose metrics to read.
+        engine: The engine whose metrics are read.
 
     Returns:
         Python floats by metric name, in the order in which the metrics were published.

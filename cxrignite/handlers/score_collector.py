@@ -20,13 +20,13 @@ from cxrignite.handlers.attachable import Attachable
 
 
 class ScoredBatch(NamedTuple):
-    """What an evaluator has just done.
+    """Scores of the batch that an evaluator has just completed.
 
     Attributes:
-        images: The first part of the batch, as it is; None where the batch has no parts.
+        images: The first part of the batch, unchanged; None if the batch has no parts.
         y_score: Probabilities of the positive class, shape `(N,)`, float32.
         y_true: Labels, shape `(N,)`, float32, on the device of the scores.
-        index: Of each image, shape `(N,)`, int64, on the CPU; `NO_INDEX` where there is none.
+        index: Index of each image, shape `(N,)`, int64, on the CPU; `NO_INDEX` if there is none.
     """
 
     images: Any
@@ -36,23 +36,23 @@ class ScoredBatch(NamedTuple):
 
 
 class ScoreCollector(Attachable):
-    """Collects what an evaluator puts out, without synchronising the device during the epoch.
+    """Collector of an evaluator's output that does not synchronise the device during the epoch.
 
-    Handlers that need scores give their engine a collector where it has none. An engine whose
-    output or batch has another form, such as MONAI's, is given one with transforms before them:
-    they are the only place that knows.
-    Where the evaluator collects its scores already, as `state.score_source`, it takes them there.
+    Handlers that need scores add a collector to their engine if it has none. For an engine whose
+    output or batch has another form, such as MONAI's, attach a collector with transforms before
+    them. The handlers then need no transforms of their own.
+    If the evaluator collects its scores itself, as `state.score_source`, those are used.
 
     *Attach to* an evaluator.
     *Expects* `state.output` to be `(y_score, y_true)`, each of shape `(N,)`, and `state.batch[2]`,
-    where there is one, to be the index of each image; or what the transforms turn into that.
-    *Publishes* nothing; `gather()` gives the epoch's scores.
+    if there is one, to be the index of each image; or values that the transforms convert to these.
+    *Publishes* nothing; `gather()` returns the epoch's scores.
 
     Args:
-        output_transform: From `state.output` to `(y_score, y_true)`, each of shape `(N,)` or
-            `(N, 1)`, or a list of N numbers or one-element tensors; null where it is that already.
-        batch_transform: From `state.batch` to `(images, labels, index)`, of which the last may be
-            missing; null where it is that already.
+        output_transform: Converts `state.output` to `(y_score, y_true)`, each of shape `(N,)` or
+            `(N, 1)`, or a list of N numbers or one-element tensors; null if no change is needed.
+        batch_transform: Converts `state.batch` to `(images, labels, index)`, of which the last may
+            be missing; null if no change is needed.
 
     Raises:
         ValueError: During the run, if the output or the index has another form.
@@ -79,10 +79,10 @@ class ScoreCollector(Attachable):
 
     @classmethod
     def on(cls, engine: Engine) -> ScoreCollector:
-        """Give the collector of `engine`, so that several handlers gather once.
+        """Return the collector of `engine`, shared by all its handlers so that they gather once.
 
         Args:
-            engine: The evaluator; it gets a collector if it has none.
+            engine: The evaluator; a collector is attached if it has none.
 
         Returns:
             The one collector of that engine.
@@ -104,8 +104,8 @@ class ScoreCollector(Attachable):
         """
         if getattr(engine.state, "score_collector", self) is not self:
             raise ValueError(
-                "the engine has a ScoreCollector already: attach one with transforms before the "
-                "handlers that need scores"
+                "an engine can have one ScoreCollector, got a second one; attach the one with "
+                "transforms before the handlers that need scores"
             )
         source = getattr(engine.state, "score_source", None)
         self._source = source if isinstance(source, ScoreSource) else None
@@ -118,7 +118,7 @@ class ScoreCollector(Attachable):
     def gather(self) -> EpochScores:
         """Join the epoch's scores over all processes, each image once.
 
-        It is a collective call: every process of a group makes it, after the epoch's last batch.
+        A collective call: every process of the group makes it, after the epoch's last batch.
 
         Returns:
             The scores; the same object until the next epoch.
@@ -139,13 +139,13 @@ class ScoreCollector(Attachable):
         return self._gathered
 
     def read(self, engine: Engine) -> ScoredBatch:
-        """Read the batch that `engine` has just done.
+        """Read the batch that `engine` has just completed.
 
         Args:
             engine: The evaluator.
 
         Returns:
-            Its images and scores, through the transforms.
+            Its images and scores, after the transforms.
 
         Raises:
             ValueError: If the output or the index has another form.
@@ -162,8 +162,8 @@ class ScoreCollector(Attachable):
             index = image_index(batch, len(y_score))
         except ValueError as error:
             raise ValueError(
-                f"{error}; an engine with another batch needs ScoreCollector(batch_transform=...), "
-                "attached before the handlers that need scores"
+                f"{error}; for an engine with another batch, attach "
+                "ScoreCollector(batch_transform=...) before the handlers that need scores"
             ) from error
         return ScoredBatch(images, y_score, y_true, index)
 
@@ -172,7 +172,7 @@ class ScoreCollector(Attachable):
 
     def _append(self, engine: Engine) -> None:
         _, y_score, y_true, index = self.read(engine)
-        # `stack` copies, as `image_index` does: the next batch may come in the same memory.
+        # `stack` copies, as `image_index` does: the next batch may reuse the same memory.
         self._rows.append(torch.stack([y_score, y_true], dim=1))
         self._index.append(index)
 
@@ -185,8 +185,8 @@ def _score_and_label(output: Any) -> tuple[Tensor, Tensor]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             "state.output must be (y_score, y_true), each of shape (N,), got "
-            f"{type(output).__name__} ({error}); an engine with another output needs "
-            "ScoreCollector(output_transform=...), attached before the handlers that need scores"
+            f"{type(output).__name__} ({error}); for an engine with another output, attach "
+            "ScoreCollector(output_transform=...) before the handlers that need scores"
         ) from error
     return y_score, y_true.to(y_score.device)
 
@@ -196,6 +196,6 @@ def _column(values: Any) -> Tensor:
         values = torch.stack([torch.as_tensor(value) for value in values])
     if values.numel() != len(values):
         raise ValueError(f"got shape {tuple(values.shape)}")
-    # A plain tensor: subclasses, such as MONAI's, carry more along than a number.
+    # A plain tensor: subclasses, such as MONAI's, carry more data than a number.
     column: Tensor = values.detach().as_subclass(Tensor).float().flatten()
     return column

@@ -1,4 +1,4 @@
-"""A run as TensorBoard shows it."""
+"""TensorBoard event files of a run."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _SPLITS = ("train", "val", "calibration", "test")
 
 
 class TensorBoardWriter(Attachable):
-    """Writes scalar metrics and learning rates to TensorBoard, an epoch a step.
+    """Writer of scalar metrics and learning rates to TensorBoard, one step per epoch.
 
-    `val_roc_auc` becomes `val/roc_auc`; a metric that names no split becomes `train/<name>`. NaN
-    and infinity are left out. A resumed run hides the steps that it writes again. The event file
-    is opened at the run's start or by the first figure, and closed at the run's end; a figure after
-    that opens another, which TensorBoard joins to it.
+    `val_roc_auc` becomes `val/roc_auc`; a metric without a split becomes `train/<name>`. NaN and
+    infinity are left out. A resumed run hides the steps that it writes again. The event file is
+    opened at the run's start or by the first entry, and closed at the run's end. A later entry
+    opens another file, which TensorBoard joins to it.
 
-    *Attach to* a trainer, after whatever publishes the metrics to be written.
-    *Expects* `state.metrics`; what is not a scalar is left out.
+    *Attach to* a trainer, after the handlers that publish the metrics.
+    *Expects* `state.metrics`; values that are not scalars are left out.
     *Publishes* the event files, on rank 0 only.
 
     Args:
         log_dir: The folder of the event files.
-        optimizer: Whose learning rates to write, one a parameter group, as `lr/group_0`.
+        optimizer: Source of the learning rates, one per parameter group, written as `lr/group_0`.
 
     Raises:
         CxrIgniteError: During the run, if the folder cannot be written to, as on a full disk.
@@ -90,7 +90,7 @@ class TensorBoardWriter(Attachable):
             tag: Its name.
             y_score: Probabilities of the positive class, shape `(N,)`.
             y_true: Labels, 0 or 1, shape `(N,)`.
-            step: The epoch it belongs to.
+            step: The epoch.
         """
         self._add("add_pr_curve", tag, _to_numpy(y_true), _to_numpy(y_score), step)
 
@@ -100,7 +100,7 @@ class TensorBoardWriter(Attachable):
         Args:
             tag: Its name.
             value: The number.
-            step: The epoch it belongs to.
+            step: The epoch.
         """
         self._add("add_scalar", tag, value, step)
 
@@ -110,17 +110,17 @@ class TensorBoardWriter(Attachable):
         Args:
             tag: Its name.
             text: Markdown.
-            step: The epoch it belongs to.
+            step: The epoch.
         """
         self._add("add_text", tag, text, step)
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
-        """Write a matplotlib figure, which stays open.
+        """Write a matplotlib figure without closing it.
 
         Args:
             tag: Its name.
             figure: The figure.
-            step: The epoch it belongs to.
+            step: The epoch.
         """
         self._add("add_figure", tag, figure, step, close=False)
 
@@ -130,23 +130,23 @@ class TensorBoardWriter(Attachable):
         Args:
             tag: Its name.
             image: Shape `(C, H, W)`, uint8, or float in `[0, 1]`.
-            step: The epoch it belongs to.
+            step: The epoch.
         """
         self._add("add_image", tag, _to_numpy(image), step)
 
     def add_png(self, tag: str, png: bytes | memoryview, step: int) -> None:
-        """Write an encoded image, which `add_image` would encode once more.
+        """Write an encoded image as it is; `add_image` would encode it again.
 
         Args:
             tag: Its name.
             png: The content of a PNG file.
-            step: The epoch it belongs to.
+            step: The epoch.
         """
         if idist.get_rank() == 0:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
             content = bytes(png)
-            width, height = struct.unpack(">2I", content[16:24])  # every PNG file begins with them
+            width, height = struct.unpack(">2I", content[16:24])  # in the header of every PNG file
             image = Summary.Image(encoded_image_string=content, width=width, height=height)
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             with self._naming_the_folder():
@@ -158,13 +158,13 @@ class TensorBoardWriter(Attachable):
         if logger is not None:
             try:
                 logger.close()
-            except OSError as error:  # often of a disk whose being full has been told already
+            except OSError as error:  # often a full disk, which has been reported already
                 _log.warning("the last events are missing in %s: %s", self.log_dir, error.strerror)
-                with suppress(OSError):  # ends the thread, whose traceback would follow our message
+                with suppress(OSError):  # ends the thread; its traceback would follow our message
                     logger.writer.file_writer.close()
 
     def _add(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Call a method of torch's writer, on the only process that writes."""
+        """Call a method of torch's writer on rank 0, the only process that writes."""
         if idist.get_rank() == 0:
             with self._naming_the_folder():
                 getattr(self._open().writer, method)(*arguments, **options)
@@ -189,7 +189,7 @@ class TensorBoardWriter(Attachable):
 
     @contextmanager
     def _naming_the_folder(self) -> Iterator[None]:
-        # TensorBoard writes in a thread of its own, whose error names no file.
+        # TensorBoard writes in its own thread, whose errors name no file.
         try:
             yield
         except OSError as error:
@@ -207,7 +207,7 @@ class TensorBoardWriter(Attachable):
 class _TorchBoardLogger(TensorboardLogger):
     """Ignite's logger on torch's writer.
 
-    Ignite prefers tensorboardX where that is installed; its `flush` (2.6) leaves events unwritten.
+    Ignite prefers tensorboardX if it is installed, whose `flush` (2.6) leaves events unwritten.
     """
 
     def __init__(self, log_dir: Path, purge_step: int | None) -> None:

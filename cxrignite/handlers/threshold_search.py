@@ -1,4 +1,4 @@
-"""The operating point of a classifier, searched on the evaluator it is attached to."""
+"""Search for the operating point of a classifier, on the scores of an evaluator."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _log = logging.getLogger(__name__)
 
 
 class ThresholdSearch(Attachable):
-    """Chooses the threshold of highest soft score among those that meet both hard constraints.
+    """Search for the threshold with the highest soft score that meets both hard constraints.
 
     *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
-    is not searched on the images it is reported on.
+    must not be chosen on the images that it is evaluated on.
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
     *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, and the
-    attribute `operating_point`. Without both classes among the labels they are NaN,
-    `operating_point` is None and a warning is logged: training goes on.
+    attribute `operating_point`. If the labels lack a class, the metrics are NaN, `operating_point`
+    is None, and a warning is logged; training continues.
 
     Args:
-        min_tnr: Smallest true negative rate (specificity), in `[0, 1]`.
-        min_threshold: Smallest threshold, in `[0, 1]`.
-        fp_cost: Weight of a false positive, above 0; above `fn_cost` it prefers a higher TNR.
+        min_tnr: Lowest true negative rate (specificity), in `[0, 1]`.
+        min_threshold: Lowest threshold, in `[0, 1]`.
+        fp_cost: Weight of a false positive, above 0; a value above `fn_cost` prefers a higher TNR.
         fn_cost: Weight of a false negative, above 0.
-        confidence: Probability with which the true TNR has to be at least `min_tnr`, in `(0, 1)`;
-            null asks for no certificate. It is worth its name only on images that chose neither
-            the weights nor the checkpoint.
-        patients: Whose each image is, by its index in `state.batch[2]`; null counts each image for
-            itself. May be set later, up to the epoch's end.
+        confidence: Required probability, in `(0, 1)`, that the true TNR is at least `min_tnr`; null
+            requests no certificate. It is valid only on images that chose neither the weights nor
+            the checkpoint.
+        patients: Patient of each image, by its index in `state.batch[2]`; null treats each image as
+            a patient. May be set later, up to the epoch's end.
 
     Raises:
         ValueError: If a setting is outside its range.
@@ -70,7 +70,7 @@ class ThresholdSearch(Attachable):
         self.confidence = confidence
         self.patients = patients
         self.operating_point: OperatingPoint | None = None
-        # One rule book: the search itself knows which settings it takes.
+        # `select` checks the settings, so that the rules are in one place.
         self.select(np.array([0.0, 1.0]), np.array([0, 1]))
 
     def attach(self, engine: Engine) -> None:
@@ -84,15 +84,15 @@ class ThresholdSearch(Attachable):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._search)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the operating point as plain Python values."""
+        """Return the operating point as plain Python values."""
         point = self.operating_point
         return {"operating_point": None if point is None else point.to_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the operating point of `state_dict()`.
+        """Restore the operating point of `state_dict()`.
 
         Args:
-            state: What `state_dict()` gave.
+            state: The result of `state_dict()`.
         """
         point = state["operating_point"]
         self.operating_point = None if point is None else OperatingPoint.from_dict(point)
@@ -101,14 +101,18 @@ class ThresholdSearch(Attachable):
         y_score, y_true, index = ScoreCollector.on(engine).gather()
         num_classes = len(np.unique(y_true))
         if num_classes < 2:
-            _log.warning("no threshold: %d scores of %d class", len(y_score), num_classes)
+            _log.warning(
+                "no threshold: the labels must have 2 classes, got %d scores of %d class",
+                len(y_score),
+                num_classes,
+            )
             self.operating_point = None
-            figures = [math.nan] * len(self.publishes)
+            values = [math.nan] * len(self.publishes)
         else:
             patients = None if self.patients is None else self._patients_of(self.patients, index)
             point = self.operating_point = self.select(y_score, y_true, patients)
-            figures = [getattr(point, name) for name in self.publishes]
-        engine.state.metrics.update(zip(self.publishes, figures, strict=True))
+            values = [getattr(point, name) for name in self.publishes]
+        engine.state.metrics.update(zip(self.publishes, values, strict=True))
 
     def select(
         self,
@@ -116,15 +120,15 @@ class ThresholdSearch(Attachable):
         y_true: NDArray[np.int64],
         patients: Sequence[str] | None = None,
     ) -> OperatingPoint:
-        """Choose a threshold for scores at hand, by the settings of this handler.
+        """Choose a threshold for given scores, with the settings of this handler.
 
         Args:
             y_score: Probabilities of the positive class, shape `(N,)`.
             y_true: Labels, 0 or 1, shape `(N,)`, both present.
-            patients: Whose each image is, shape `(N,)`; null counts each image for itself.
+            patients: Patient of each image, shape `(N,)`; null treats each image as a patient.
 
         Returns:
-            The operating point; the attribute of that name stays as it is.
+            The operating point; the attribute of that name is not changed.
 
         Raises:
             ValueError: See `select_operating_point`.
@@ -144,7 +148,7 @@ class ThresholdSearch(Attachable):
     def _patients_of(patients: Sequence[str], index: NDArray[np.int64]) -> list[str]:
         if index.size and not 0 <= index.min() <= index.max() < len(patients):
             raise ValueError(
-                f"patients names {len(patients)} images, got indices from {index.min()} "
+                f"patients has entries for {len(patients)} images, got indices from {index.min()} "
                 f"to {index.max()} in state.batch[2]"
             )
         return [patients[position] for position in index.tolist()]

@@ -1,1 +1,1 @@
-"""What each command does, from a recipe to a run folder."""
+"""The commands' workflows: sequences of phases from a recipe to a run folder."""

@@ -1,4 +1,4 @@
-"""Memory that a step frees stays with the process, for the next step."""
+"""Allocator settings that keep freed memory in the process for the next step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-# Of `malloc.h`, and glibc's own values.
+# Constants of `malloc.h`, and the defaults of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 1024, _M_MMAP_MAX: 65_536}
 _KEPT = {_M_TRIM_THRESHOLD: -1, _M_MMAP_MAX: 0}  # never trim, and never map
@@ -17,16 +17,16 @@ _KEPT = {_M_TRIM_THRESHOLD: -1, _M_MMAP_MAX: 0}  # never trim, and never map
 
 @contextmanager
 def allocator_tuning(device: torch.device) -> Iterator[None]:
-    """On a CPU under glibc, keep freed memory while entered; elsewhere do nothing.
+    """Keep freed memory inside this context, on a CPU under glibc; elsewhere do nothing.
 
-    glibc maps each large activation afresh and unmaps it after the step, so the system hands out
-    and clears every page again: 800,000 page faults a step of 32 images for EfficientNet-Lite0, a
-    quarter of the time. The process keeps up to a tenth more memory at its peak, and gives it back
-    at the end. Settings of `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_MAX_` are lost, and afterwards
-    glibc does not adapt its limit for mapping to the sizes it sees any more.
+    glibc maps each large activation and unmaps it after the step, so the system clears every page
+    again. For EfficientNet-Lite0 that is 800,000 page faults per step of 32 images, a quarter of
+    the time. The process keeps up to a tenth more memory at its peak, and frees it at the end.
+    Settings of `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_MAX_` are lost. Afterwards glibc no longer
+    adapts its limit for mapping to the allocated sizes.
 
     Args:
-        device: Where the model computes; CUDA has a cache of its own.
+        device: The device of the model; CUDA has its own cache.
     """
     library = _glibc() if device.type == "cpu" else None
     if library is None:
@@ -44,7 +44,7 @@ def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)
-    # musl has neither.
+    # musl has neither function.
     known = hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")
     return library if known else None
 

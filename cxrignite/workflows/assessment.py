@@ -36,7 +36,7 @@ from cxrignite.runs.scores import SplitScores
 
 _logger = logging.getLogger(__name__)
 
-_MOST_SUBGROUPS = 12  # values of one attribute
+_MAX_SUBGROUPS = 12  # values of one attribute
 
 
 def assess(
@@ -46,7 +46,7 @@ def assess(
 
     Args:
         scores: The images and their scores.
-        rule: The threshold and the scale of the scores.
+        rule: The threshold and the calibration of the scores.
         attributes: Subgroups of each image.
     """
     y_score, y_true, patients = scores.y_score, scores.y_true, scores.patients
@@ -94,13 +94,13 @@ def assess(
     )
 
 
-def judge(
+def check_certificate(
     scores: SplitScores, rule: DecisionRule, shift: ShiftCheck | None
 ) -> CertificateCheck | None:
-    """Compare images that had no part in choosing a threshold with its limits.
+    """Compare the rates on independent images with the limits guaranteed by a threshold.
 
     Args:
-        scores: The images and their scores.
+        scores: Images that had no part in choosing the threshold, and their scores.
         rule: The threshold and its limits.
         shift: Comparison with the negatives that chose it; None if not checked.
 
@@ -129,7 +129,7 @@ def judge(
 def _values_and_intervals(
     prepared: Mapping[str, Statistics], patients: Sequence[str]
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Interval]]]:
-    """Return the metrics of each group, and intervals by patient from one set of resamples."""
+    """Return the metrics of each group, and patient intervals from one set of resamples."""
 
     def joined(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return {
@@ -191,19 +191,22 @@ def _subgroups(
     threshold: float | None,
     attributes: Sequence[Mapping[str, str]],
 ) -> tuple[Subgroup, ...]:
-    """The figures of each value of each attribute; one class alone is ranked against all others."""
+    """Evaluate each value of each attribute.
+
+    A subgroup of one class is ranked against all images of the other class.
+    """
     counts: dict[str, Counter[str]] = {}
     for each in attributes:
         for name, value in each.items():
             counts.setdefault(name, Counter())[value] += 1
-    # An attribute such as a mask's file, another one for each image, says nothing of a group.
+    # An attribute with a value of its own for each image, such as a mask file, is no subgroup.
     kept = {
         name: each
         for name, each in counts.items()
-        if len(each) <= _MOST_SUBGROUPS and (len(each) <= 2 or max(each.values()) > 1)
+        if len(each) <= _MAX_SUBGROUPS and (len(each) <= 2 or max(each.values()) > 1)
     }
     for name in sorted(counts.keys() - kept.keys()):
-        _logger.debug("%s has %d values: no subgroups", name, len(counts[name]))
+        _logger.debug("%s has %d values: not used for subgroups", name, len(counts[name]))
     found = [(name, value) for name in sorted(kept) for value in sorted(kept[name])]
     groups = []
     for attribute, value in found:

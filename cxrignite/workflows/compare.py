@@ -1,7 +1,7 @@
 """Compare runs in pairs on the same images.
 
-What two runs have in common, hard images above all, cancels out in the difference: its interval is
-narrower than those of the two figures make it look.
+What two runs have in common, above all the hard images, cancels in the difference. So the interval
+of the difference is narrower than the two single intervals suggest.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "balanced_accuracy", "
 
 
 def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = None) -> None:
-    """Print every run against the first, on the images that all have scored.
+    """Print the comparison of every run with the first, on the images that all have scored.
 
     Args:
         run_dirs: At least two run folders, each once; the first is the baseline.
         name: Name of the images, a split or a given name.
-        output: A CSV file to write, too.
+        output: A CSV file for the same table; None writes none.
 
     Raises:
-        CxrIgniteError: As `compare_runs` raises it, or the file cannot be written.
+        CxrIgniteError: As in `compare_runs`, or the file cannot be written.
     """
     result = compare_runs(run_dirs, name)
     sys.stdout.write(f"{comparison_table(result)}\n")
@@ -56,14 +56,14 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
     Raises:
         RecipeError: There are fewer than two runs, or one is named twice.
         RunFolderError: A run did not finish, has not scored these images, or is damaged.
-        DataError: Two runs scored other images, or none.
+        DataError: Two runs scored different images, or none.
     """
     if len(run_dirs) < 2:
         raise RecipeError(f"compare needs at least two runs, got {len(run_dirs)}")
     folders = [run_dir.resolve() for run_dir in run_dirs]
     for number, run_dir in enumerate(run_dirs):
         if folders[number] in folders[:number]:
-            raise RecipeError(f"compare needs each run once, got {run_dir} twice")
+            raise RecipeError(f"compare needs different runs, got {run_dir} twice")
     scored = [read_scored_run(run_dir, name) for run_dir in run_dirs]
     baseline, *runs = scored
     if not baseline.paths:
@@ -91,10 +91,10 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
 
 
 def _check_same_records(run: ScoredRun, baseline: ScoredRun) -> None:
-    """Make sure that two runs scored the same images, with the same labels.
+    """Check that two runs scored the same images, with the same labels.
 
     Raises:
-        DataError: They did not; it says how many differ and names the first.
+        DataError: They did not; with the number of differences and the first of them.
     """
     ours = dict(zip(run.paths, run.y_true.tolist(), strict=True))
     theirs = dict(zip(baseline.paths, baseline.y_true.tolist(), strict=True))
@@ -117,7 +117,7 @@ def _check_same_records(run: ScoredRun, baseline: ScoredRun) -> None:
 
 
 def _differences(run: ScoredRun, baseline: ScoredRun) -> Iterator[Difference]:
-    ours, theirs = _figures(run, baseline), _figures(baseline, run)
+    ours, theirs = _metrics(run, baseline), _metrics(baseline, run)
     everything = np.ones((1, run.y_true.size))
     value, baseline_value = ours(everything), theirs(everything)
 
@@ -126,14 +126,14 @@ def _differences(run: ScoredRun, baseline: ScoredRun) -> Iterator[Difference]:
 
     delong = delong_difference(run.y_score, baseline.y_score, baseline.y_true)
     yield Difference(*difference("roc_auc"), delong, "delong")
-    # The baseline's patients and one seed: every run is compared on the same resamples.
+    # The baseline's patients and one seed, so that all runs share the same resamples.
     resampled = bootstrap_differences(ours, theirs, baseline.patients)
     for metric, interval in resampled.items():
         yield Difference(*difference(metric), interval, "patient_bootstrap")
 
 
-def _figures(run: ScoredRun, other: ScoredRun) -> Statistics:
-    """The figures of `run` that `other` has as well."""
+def _metrics(run: ScoredRun, other: ScoredRun) -> Statistics:
+    """Return the metrics of `run` that `other` has as well."""
     parts = [ranking_statistics(run.y_score, run.y_true)]
     if run.threshold is not None and other.threshold is not None:
         parts.append(decision_statistics(run.y_score, run.y_true, run.threshold))
@@ -142,7 +142,7 @@ def _figures(run: ScoredRun, other: ScoredRun) -> Statistics:
         parts.append(lambda weights: {"brier": weights @ squares / weights.sum(axis=1)})
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        figures = {name: figure for part in parts for name, figure in part(weights).items()}
-        return {metric: figures[metric] for metric in _METRICS if metric in figures}
+        found = {name: values for part in parts for name, values in part(weights).items()}
+        return {metric: found[metric] for metric in _METRICS if metric in found}
 
     return statistics

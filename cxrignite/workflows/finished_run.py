@@ -1,4 +1,4 @@
-"""A finished run that a command opens again: its folder, its decision rule, its best weights."""
+"""A finished run opened by a later command: folder, decision rule and best weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_THRESHOLD = 0.5
 
 
 class FinishedRun(NamedTuple):
-    """The best weights of a run and the rule that decides by their scores.
+    """Best weights of a run and the decision rule for their scores.
 
     Attributes:
         folder: The run folder.
@@ -38,7 +38,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def map_threshold(self) -> float:
-        """The threshold by which captions of maps call images positive; 0.5 if there is none."""
+        """Threshold of the decisions in map captions; 0.5 if the run has none."""
         return _NO_THRESHOLD if self.rule.threshold is None else self.rule.threshold
 
 
@@ -46,7 +46,7 @@ class FinishedRun(NamedTuple):
 def open_folder(
     folder: RunFolder, settings: TrainerRecipe, *, writes: bool = True
 ) -> Iterator[tuple[Session, ExitStack]]:
-    """Open a session on a run folder; what is put on the stack is closed with it.
+    """Open a session on a run folder, with a stack that is closed with it.
 
     Args:
         folder: The run folder.
@@ -54,7 +54,7 @@ def open_folder(
         writes: Lock the folder and append to its log.
 
     Raises:
-        RunFolderError: Another process writes there.
+        RunFolderError: Another process writes into the folder.
     """
     with open_session(settings.device, settings.profile) as session, ExitStack() as stack:
         if writes and session.is_main_process:
@@ -77,7 +77,7 @@ def load_run(
         session: The processes that compute.
         settings: The recipe's `trainer`.
         make: The recipe's `model`.
-        site: The site whose operating point decides; null is the run's own.
+        site: The site whose operating point is used; null is the run's own.
 
     Raises:
         RunFolderError: The run has no such operating point.

@@ -25,6 +25,7 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
+from cxrignite.terminal import counted
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.parts import (
@@ -60,16 +61,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment that can be run: nothing of it is refused any more.
+    """Experiment that has passed all checks and is ready to run.
 
     Attributes:
         folder: The run folder.
-        session: Where to compute.
+        session: The processes and the device.
         computing: Settings of the forward passes.
         training: The trainer with everything attached.
         prior_shift: Effect of sampler and loss on the prior.
-        search: Chooses the threshold; None if the recipe has none.
-        leaks: Pairs of images that more than one split knows.
+        search: The constraints of the threshold; None if the recipe has no search.
+        leaks: Pairs of images that leak between splits.
     """
 
     folder: RunFolder
@@ -86,29 +87,32 @@ def fit(
 ) -> None:
     """Run an experiment from a recipe to a run folder.
 
-    Five phases, whose order is a contract:
+    The order of the five phases is a contract:
 
-    1. `prepare`: read and split the images, build all parts, load the state to resume from.
-       Whatever can be refused is refused here, before anything in the run folder changes.
-    2. `train`: the epochs that are left. Each ends with its state saved, so that a run that is
-       killed later resumes from there.
-    3. `choose`: the best weights score the validation and the calibration split, and the threshold
-       is chosen on images that chose neither the weights nor the epoch, if there are some.
-    4. `evaluate`: metrics, predictions and figures of both splits at that threshold.
-    5. `save`: the decision rule, last, since a run that has one is finished.
+    1. `prepare`: read and split the images, build all parts, load the state to resume from. All
+       checks are here, so that an error costs no training and leaves the run folder unchanged.
+    2. `train`: train the remaining epochs. The state is saved at the end of each epoch, so that a
+       killed run can be resumed from there.
+    3. `choose`: score the validation and the calibration split with the best weights, then choose
+       the threshold. It comes after training because a threshold belongs to one set of weights. It
+       uses images that chose neither the weights nor the epoch, if there are any, because only
+       those allow a certificate.
+    4. `evaluate`: write metrics, predictions and figures of both splits at that threshold.
+    5. `save`: write the decision rule. It comes last because it marks the run as finished: a run
+       killed before has no rule and can be resumed.
 
     Args:
         recipe: The experiment.
-        recipe_text: The same, resolved, as YAML; kept in the run folder.
-        resume: `auto` resumes from the newest valid checkpoint in the run folder, or begins if
-            there is none; a path resumes from that checkpoint; None begins a new run.
-        command: The command line, kept in the run folder.
+        recipe_text: The same, resolved, as YAML; stored in the run folder.
+        resume: `auto` resumes from the newest valid checkpoint in the run folder, or begins a run
+            if there is none; a path resumes from that checkpoint; None begins a new run.
+        command: The command line, stored in the run folder.
 
     Raises:
-        RecipeError: The recipe asks for what cannot be had here.
+        RecipeError: The recipe requests something that is not available here.
         RunFolderError: The folder is in use, holds a run already (without `resume`), or belongs to
             another recipe.
-        CxrIgniteError: Whatever else ends a run; see `cxrignite.errors`.
+        CxrIgniteError: Any other reason that ends a run; see `cxrignite.errors`.
     """
     settings = recipe.trainer
     with (
@@ -117,7 +121,7 @@ def fit(
         if settings.profile == "fast"
         else contextlib.nullcontext(),
     ):
-        # A call of its own: when it returns, nothing holds the processes' connections any more.
+        # A separate call, so that nothing keeps the processes' connections open afterwards.
         _fit(recipe, recipe_text, resume, command or [], session)
 
 
@@ -131,7 +135,7 @@ def _fit(
             stack.enter_context(folder.logging())
         prepared = prepare(recipe, recipe_text, resume, command, folder, session, stack)
         if prepared is None:
-            _logger.info("%s is finished, nothing to do", folder.root)
+            _logger.info("%s is already finished: nothing to do", folder.root)
             return
         best = train(prepared)
         scored = score(prepared, best)
@@ -152,17 +156,20 @@ def prepare(
 ) -> Prepared | None:
     """Read and split the images, build all parts, and load the state to resume from.
 
+    Cheap checks come before expensive work, and nothing in the run folder changes before the last
+    check has passed. Only the list of leaked pairs is written earlier: the error points to it.
+
     Args:
         recipe: The experiment.
         recipe_text: The same, resolved, as YAML.
         resume: As in `fit`.
         command: The command line.
         folder: The run folder, locked.
-        session: Where to compute.
-        stack: Closes what is opened here when the run ends.
+        session: The processes and the device.
+        stack: Closes the objects opened here when the run ends.
 
     Returns:
-        The experiment; None if the run is finished already.
+        The experiment; None if the run has already finished.
     """
     state = state_to_resume(folder, recipe_text, resume)
     if state is not None:
@@ -172,8 +179,8 @@ def prepare(
         check_processes(folder, session.world_size)
     computing = choose_computing(recipe.trainer, session)
     print_data(recipe.data.source, recipe.run_dir, recipe.seed)
-    # Listed before the model is built, since a missing folder is the most common mistake, and
-    # read after it, since reading thousands of images takes longer.
+    # Images are listed before the model is built, because a missing folder is the most common
+    # mistake. They are read after it, because reading thousands of images takes longer.
     with collector_paused():
         listed = recipe.data.source.records()
     check_has_train(recipe.data, listed)
@@ -192,7 +199,7 @@ def prepare(
         leaks = leaked_pairs(records)
     if session.is_main_process and state is None:
         list_leakage(folder, leaks)
-    check_same_everywhere(records)  # and wait for the list, before a refusal ends all
+    check_same_everywhere(records)  # also waits for the list, before an error ends all processes
     check_leakage(folder, leaks, is_allowed=recipe.data.allow_leakage)
     data = build_data(
         recipe.data, records, recipe.seed, device=session.device, pipeline=pipeline, cache=cache
@@ -200,7 +207,7 @@ def prepare(
     stack.callback(data.close)
     check_image_size(model, data.image_size, is_restored=state is not None)
     if recipe.explain.target_layer is not None:
-        # A slip shows now, not in the end.
+        # A wrong layer is refused now, not after training.
         explained_layer(recipe.explain.target_layer, model, data.image_size)
     check_certificates(recipe.validator.handlers, data)
     print_split(recipe.data, recipe.seed, listed, data, frozen=state is not None)
@@ -228,15 +235,15 @@ def prepare(
     )
     if prior_shift.corrects_twice:
         _logger.warning(
-            "the sampler and the loss both correct the class balance: scores are further from "
-            "probabilities than either alone makes them; probability takes both back"
+            "the sampler and the loss both correct the class balance, which moves scores further "
+            "from probabilities than one of them alone; the column probability reverses both"
         )
     stack.callback(training.board.close)
     if state is not None:
         training.restore(state)
-        _logger.info("going on after epoch %d", training.trainer.state.epoch)
+        _logger.info("resuming after epoch %d", training.trainer.state.epoch)
     plots.plot_validations(training.validator, training.trainer, training.board)
-    # All that can be refused has been: from here on the run folder changes.
+    # All checks have passed: from here on the run folder changes.
     if session.is_main_process:
         if state is None:
             write_split(records, folder.split_path, folder.files.write)
@@ -254,14 +261,14 @@ def prepare(
 
 
 def _plot_later(training: Training) -> None:
-    """Show the recipe, and draw the images after the first epoch.
+    """Show the recipe at the start, and draw sample images after the first epoch.
 
-    Drawing takes seconds, and training can go ahead.
+    Drawing takes seconds, which would delay the first result.
     """
     folder, trainer = training.folder, training.trainer
 
     @trainer.on(Events.STARTED)
-    def tell() -> None:
+    def log_recipe() -> None:
         plots.log_recipe(folder, training.board, trainer.state.epoch)
 
     if plots.shows_data(folder):
@@ -276,17 +283,17 @@ def _plot_later(training: Training) -> None:
 
 
 def train(prepared: Prepared) -> Best:
-    """Train the epochs that are left, and find the weights of the best one.
+    """Train the remaining epochs, and find the weights of the best one.
 
-    A run killed between saving a new best and the state of its epoch runs that epoch again. Where
-    that does not give the same bits (profile `fast` on CUDA) it may not be the best any more, and
-    the best is then the file before it.
+    `best.pt` is saved before the state of the epoch. So a run killed between the two repeats the
+    epoch. With profile `fast` on CUDA the repeated epoch is not bit-identical, and may no longer be
+    the best. Then the best weights are in the previous file.
     """
     training = prepared.training
     training.run()
     best, directory = training.best, prepared.folder.checkpoints_dir
     if best.best_epoch is None:
-        raise NonFiniteError(f"no epoch had a finite {best.metric}: there is no best one")
+        raise NonFiniteError(f"{best.metric} must be finite in some epoch, got none: no best epoch")
     for name in ("best.pt", "best.previous.pt"):
         with contextlib.suppress(CheckpointError):
             found = load_best(directory / name)
@@ -296,12 +303,15 @@ def train(prepared: Prepared) -> Best:
                     training.saver(whole, "best.pt", {"epoch": best.best_epoch})
                 return found
     raise CheckpointError(
-        f"{directory / 'best.pt'} does not hold epoch {best.best_epoch}, the best"
+        f"{directory / 'best.pt'} must hold the best epoch, {best.best_epoch}, and does not"
     )
 
 
 def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
-    """Score the validation and the calibration split with the best weights, on all processes."""
+    """Score the validation and the calibration split with the best weights, on all processes.
+
+    All processes take part, because the forward passes are shared; the later phases need only one.
+    """
     model, data = prepared.training.model, prepared.training.data
     load_weights(model, best.weights)
     return {
@@ -314,7 +324,10 @@ def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
 
 
 def choose(prepared: Prepared, scored: Mapping[str, SplitScores]) -> DecisionRule:
-    """Choose the threshold on the images that may choose it."""
+    """Choose the threshold on the calibration split if there is one, else on the validation split.
+
+    It comes before the evaluation, so that every metric is at the threshold that is saved.
+    """
     data = prepared.training.data
     chosen_on = threshold_split(data)
     point = None
@@ -343,21 +356,21 @@ def choose_point(
 
     Args:
         search: The constraints.
-        scores: Of the split that chooses.
-        split: Its name.
-        leaks: Pairs of images that more than one split knows.
+        scores: Scores of the split that chooses.
+        split: Name of that split.
+        leaks: Pairs of images that leak between splits.
     """
     point = search.select(scores.y_score, scores.y_true, scores.patients)
     if split == "val":
         point = point.without_certificate(
-            "not certified, since these images also picked the checkpoint: "
+            "not certified, because these images also chose the checkpoint: "
             "set data.calibration_fraction"
         )
     touching = sum(split in (pair.first.split, pair.second.split) for pair in leaks)
     if touching:
         point = point.without_certificate(
-            f"not certified, since patients or files of the {split} split are in others too: "
-            f"{touching} in leakage.csv"
+            f"not certified, because patients or files of the {split} split are also in others: "
+            f"{counted(touching, 'pair')} in leakage.csv"
         )
     return point
 
@@ -365,19 +378,24 @@ def choose_point(
 def evaluate(
     prepared: Prepared, best: Best, scored: Mapping[str, SplitScores], rule: DecisionRule
 ) -> None:
-    """Write and print the metrics of both splits at the threshold."""
+    """Write and print the metrics of both splits at the threshold.
+
+    The results exist before the rule is saved, so that a finished run has all of them.
+    """
     for split, scores in scored.items():
-        scoring = EvaluationOptions(
-            split, split, prints_decision=False
-        )  # which is printed last, once
+        # The decision is printed once, by `save`.
+        options = EvaluationOptions(split, split, prints_decision=False)
         sys.stdout.write("\n")
-        publish(scores, rule, prepared.folder, scoring, prepared.training.board, best.epoch)
+        publish(scores, rule, prepared.folder, options, prepared.training.board, best.epoch)
 
 
 def save(
     prepared: Prepared, best: Best, scored: Mapping[str, SplitScores], rule: DecisionRule
 ) -> None:
-    """Store what later images are compared with, and last the decision rule."""
+    """Write the reference for the shift check, and last the decision rule.
+
+    The rule marks the run as finished, so every other file is written before it.
+    """
     folder, training = prepared.folder, prepared.training
     Reference.of(scored[rule.chosen_on]).write(folder.reference_path, folder.files.write)
     plots.plot_training(folder, training.board)

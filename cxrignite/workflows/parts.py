@@ -1,4 +1,4 @@
-"""From a recipe to its parts: the data module, the classifier, the loss."""
+"""Parts built from a recipe: the data module, the classifier, the loss."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Computing(NamedTuple):
 
     Attributes:
         device: The device of this process.
-        precision: Of the arithmetic.
-        channels_last: True for the memory order of that name.
+        precision: Precision of the arithmetic.
+        channels_last: True for the channels-last memory order.
     """
 
     device: torch.device
@@ -46,14 +46,14 @@ def choose_computing(settings: TrainerRecipe, session: Session) -> Computing:
 
     Args:
         settings: The recipe's `trainer`.
-        session: Where to compute.
+        session: The processes and the device.
     """
     precision = choose_precision(settings.precision, session.device)
     return Computing(session.device, precision, settings.channels_last)
 
 
 def build_pipeline(data: DataRecipe) -> Pipeline:
-    """How the recipe reads, preprocesses and augments an image."""
+    """Build the pipeline that reads, preprocesses and augments the images of a recipe."""
     return Pipeline(
         data.preprocess,
         data.augment,
@@ -72,15 +72,15 @@ def build_data(
     pipeline: Pipeline | None = None,
     cache: ImageCache | None = None,
 ) -> XrayData:
-    """The data module of a recipe over these images.
+    """Build the data module of a recipe over these images.
 
     Args:
         data: The sampler and the loaders' settings.
-        records: Of any split.
-        seed: The run's.
-        device: Where the model is; batches are augmented there if it is a GPU.
-        pipeline: The recipe's, where it has been built.
-        cache: The images preprocessed.
+        records: Images of any split.
+        seed: Seed of the run.
+        device: Device of the model; a GPU also augments the batches.
+        pipeline: The recipe's pipeline, if it has been built.
+        cache: The preprocessed images.
     """
     return XrayData(
         records,
@@ -108,12 +108,12 @@ def check_image_size(
     Args:
         model: The classifier.
         size: Rows and columns of the preprocessed images.
-        is_restored: True if its weights are a checkpoint's, and took images of this size before.
+        is_restored: True if the weights come from a checkpoint, and took images of this size.
 
     Raises:
         RecipeError: The preprocessed images have another size than the backbone was built for, or
-            its layers do not take them: too small for one, or layers that do not fit each other.
-        CheckpointError: The model is a user's, whose code has changed since it was trained.
+            its layers cannot take them: images too small, or layers that do not fit each other.
+        CheckpointError: It is a user's model, whose code has changed since it was trained.
     """
     if model.image_size not in (None, size):
         raise RecipeError(
@@ -123,10 +123,10 @@ def check_image_size(
     try:
         with torch.no_grad(), evaluation_mode(model):
             model(blank)
-    except Exception as error:  # of a user's model
+    except Exception as error:  # a user's model may raise anything
         if is_restored and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise does_not_run(model, error) from error
-        # What else may go wrong, such as memory that runs out, is told as it is in a first step.
+        # Other errors, such as memory that runs out, are reported as in a training step.
         is_size = re.search(r"\b(size|shape)s?\b", str(error))
         if not (is_size and isinstance(error, RuntimeError | ValueError)):
             raise
@@ -137,7 +137,7 @@ def check_image_size(
 
 
 def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Module:
-    """The recipe's loss on `device`, told the training split's class counts if it wants them."""
+    """Move the loss to `device`, and give it the training class counts if it needs them."""
     loss = loss.to(device)
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
         loss.set_class_counts(*data.class_counts("train"))
@@ -145,15 +145,15 @@ def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Modu
 
 
 def build_prior_shift(data: XrayData, loss: nn.Module) -> PriorShift:
-    """What the sampler and the loss do to the prior of the positive class.
+    """Compute the effect of sampler and loss on the prior of the positive class.
 
     Args:
         data: The images, and the sampler that draws them.
-        loss: Of `BCEWithLogitsLoss` and its kind the effect is known.
+        loss: The loss; the effect is known only for `BCEWithLogitsLoss` and its subclasses.
 
     Raises:
-        RecipeError: The loss weighs positives by no number above 0.
-        DataError: The sampler draws one class alone.
+        RecipeError: The weight of positives in the loss is not a number above 0.
+        DataError: The sampler draws only one class.
     """
     weight: float | None = None
     if isinstance(loss, nn.BCEWithLogitsLoss) and loss.weight is None:
@@ -169,12 +169,12 @@ def build_prior_shift(data: XrayData, loss: nn.Module) -> PriorShift:
 
 
 def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
-    """Refuse splits that can choose nothing, and a certificate that the images cannot give.
+    """Check that the splits have both classes and enough negatives for the requested certificate.
 
     Raises:
-        DataError: A split that picks the checkpoint or the threshold lacks a class.
-        ConstraintError: A `ThresholdSearch` asks for a confidence that needs more negative patients
-            than the split has that chooses the threshold.
+        DataError: A split that chooses the checkpoint or the threshold lacks a class.
+        ConstraintError: The confidence of a `ThresholdSearch` needs more negative patients than the
+            split that chooses the threshold has.
     """
     split = threshold_split(data)
     for each in ("val", split):
@@ -192,14 +192,15 @@ def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
         needed = num_negatives_needed(handler.min_tnr, handler.confidence)
         if have < needed:
             raise ConstraintError(
-                f"ThresholdSearch asks for a TNR of {handler.min_tnr:g} with "
-                f"{100 * handler.confidence:g} % confidence, which needs at least {needed} "
-                f"negative patients; the {split} split has {have}"
+                f"ThresholdSearch with a TNR of {handler.min_tnr:g} and "
+                f"{100 * handler.confidence:g} % confidence needs at least {needed} negative "
+                f"patients, got {have} in the {split} split; "
+                "add images, or lower min_tnr or confidence"
             )
 
 
 def threshold_split(data: XrayData) -> str:
-    """The split that chooses the threshold: `calibration` where there is one, else `val`."""
+    """Return the split that chooses the threshold: `calibration` if there is one, else `val`."""
     return "calibration" if "calibration" in data.splits else "val"
 
 
@@ -208,17 +209,17 @@ def build_model(
     computing: Computing,
     state: Mapping[str, torch.Tensor] | None = None,
 ) -> BinaryClassifier:
-    """The recipe's classifier on `device`, in its declared memory order.
+    """Build the recipe's classifier on its device, in the requested memory order.
 
     Args:
         make: The recipe's `model`.
         computing: Device and memory order.
-        state: Its state from a checkpoint; pretrained weights, which may not be at hand any more,
-            are not asked for then.
+        state: Its state from a checkpoint. Then pretrained weights, which may no longer be
+            available, are not loaded.
 
     Raises:
         RecipeError: A setting is out of its range.
-        WeightsError: Its pretrained weights cannot be had or do not fit.
+        WeightsError: The pretrained weights are not available or do not fit.
         CheckpointError: The state does not fit the model as it is now.
     """
     try:
@@ -235,21 +236,21 @@ def build_model(
 
 
 def explained_layer(named: str | None, model: BinaryClassifier, image_size: tuple[int, int]) -> str:
-    """The dotted name of the layer where a recipe's maps are taken.
+    """Return the dotted name of the layer of a recipe's maps.
 
     Args:
-        named: The recipe's `explain.target_layer`; None leaves it to the classifier.
+        named: The recipe's `explain.target_layer`; None takes the classifier's default.
         model: The recipe's classifier.
         image_size: Rows and columns of the images.
 
     Raises:
-        RecipeError: The model has no such layer, or none that maps can be taken at.
+        RecipeError: The model has no such layer, or maps are impossible there.
     """
     if named is None:
         return model.cam_layer
     device = next(model.parameters()).device
     try:
-        # A blank image tells whether the layer gives maps at all.
+        # A blank image is enough to check if the layer supports maps.
         grad_cam(model, torch.zeros(1, 1, *image_size, device=device), named)
     except RecipeError as error:
         raise RecipeError(f"explain.{error}") from error

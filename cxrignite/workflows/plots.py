@@ -1,6 +1,6 @@
-"""Which figures a run shows, in its folder and in TensorBoard.
+"""Figures of a run, written to its folder and to TensorBoard.
 
-`figures.py` and `score_figures.py` draw them.
+`run_figures.py` and `score_figures.py` draw them.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 _SAMPLES_PER_CLASS = 6
 _LAST_OF_DATA = "class_distribution"
-# TensorBoard sorts groups by name: what is one point a run comes behind the curves.
+# TensorBoard sorts groups by name: single points per run come after the curves.
 _BEST = "with_best_weights"
 
 
 def log_recipe(folder: RunFolder, board: TensorBoardWriter, step: int) -> None:
-    """Show the recipe as it is from this step on: a run that goes on may have more epochs."""
+    """Log the recipe as it is from this step on; a resumed run may have more epochs."""
     recipe = folder.recipe_path.read_text(encoding="utf-8")
     board.add_text("recipe", f"```yaml\n{recipe}```", step)
 
 
 def plot_data(folder: RunFolder, data: XrayData, board: TensorBoardWriter) -> Iterator[None]:
-    """Show how many images each class and split has, and what some of them look like.
+    """Plot the number of images per class and split, and sample images.
 
     Yields:
-        After each figure, so that the caller can stop between two; a figure takes about a second.
+        None after each figure, which takes about a second, so that the caller can stop in between.
     """
     counts = {
         split: dict(zip(data.classes, data.class_counts(split), strict=True))
@@ -70,17 +70,17 @@ def plot_data(folder: RunFolder, data: XrayData, board: TensorBoardWriter) -> It
 
 
 def shows_data(folder: RunFolder) -> bool:
-    """Whether `plot_data` has been there."""
+    """True if `plot_data` has written its last figure."""
     return (folder.figures_dir / f"{_LAST_OF_DATA}.png").is_file()
 
 
 def plot_validations(validator: Engine, trainer: Engine, board: TensorBoardWriter) -> None:
-    """Show the precision-recall curve of every validation from now on.
+    """Plot the precision-recall curve of every validation from now on.
 
     Args:
-        validator: Whose scores are shown.
-        trainer: Whose epoch is the step.
-        board: Where.
+        validator: The engine of the scores.
+        trainer: The engine whose epoch is the step.
+        board: Receives the curves.
     """
     collector = ScoreCollector.on(validator)
 
@@ -100,8 +100,8 @@ def plot_scores(
     board: TensorBoardWriter,
     step: int,
 ) -> None:
-    """Show decisions at 0.5 and at the threshold, the curves, and what the scores are worth."""
-    tag = name.replace("@", "/")  # TensorBoard takes no other signs
+    """Plot decisions at 0.5 and at the threshold, the curves, and the calibration."""
+    tag = name.replace("@", "/")  # TensorBoard refuses `@` in a tag
     rule, arrays = evaluation.rule, (scores.y_score, scores.y_true)
     point, decisions = rule.point, evaluation.at_threshold
     board.add_pr_curve(f"{_BEST}/{tag}_precision_recall", *arrays, step)
@@ -132,7 +132,7 @@ def plot_scores(
 
 
 def plot_training(folder: RunFolder, board: TensorBoardWriter) -> None:
-    """Show losses and AUC by epoch, and where the time went."""
+    """Plot losses and AUC by epoch, and the times of the epochs."""
     rows = folder.read_history()
     save_figure(folder, board, "learning_curves", figures.learning_curves(rows), len(rows))
     if rows and "epoch_seconds" in rows[0]:
@@ -140,7 +140,7 @@ def plot_training(folder: RunFolder, board: TensorBoardWriter) -> None:
 
 
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` of the indices, evenly spread over them."""
+    """Return up to `count` of the indices, evenly spread."""
     places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
     return np.take(indices, places)
 
@@ -148,14 +148,14 @@ def _spread(indices: np.ndarray, count: int) -> np.ndarray:
 def save_figure(
     folder: RunFolder, board: TensorBoardWriter, name: str, figure: Figure, step: int
 ) -> None:
-    """Keep a figure in the run folder and show it in TensorBoard.
+    """Write a figure to the run folder and to TensorBoard.
 
     Args:
         folder: The run.
-        board: Open to be written to.
-        name: Of the file, without its suffix.
+        board: An open writer.
+        name: Name of the file, without its suffix.
         figure: The figure.
-        step: The epoch it belongs to.
+        step: The epoch.
     """
     png = as_png(draw(figure))
     mark_output(folder.figures_dir)

@@ -1,4 +1,4 @@
-"""`recalibrate`: a threshold for one site, from its own labelled images; the weights stay."""
+"""`recalibrate`: a threshold for one site, from its labelled images, without new weights."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from cxrignite.workflows.score import score_split
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What a site's operating point has to keep; null takes over what the run's own was asked for.
+    """Constraints of a site's operating point; null takes the value of the run's own.
 
     Attributes:
-        site: Its name.
-        share: Share of the site's images that choose it, whole patients, in (0, 0.5] or 1; the
-            others are left to judge it by.
+        site: Name of the site.
+        share: Share of the site's images that choose the threshold, whole patients, in (0, 0.5] or
+            1; the other images remain for its evaluation.
         min_tnr: Lowest true negative rate.
         min_threshold: Lowest threshold; a site may need a lower or a higher one.
-        confidence: Of the certificate; 0.95 where the run's own asked for none.
+        confidence: Confidence of the certificate; 0.95 if the run's own has none.
     """
 
     site: str
@@ -44,17 +44,17 @@ class Recalibration:
     confidence: float | None = None
 
 
-def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
-    """Choose an operating point from a site's images and keep it beside the run's own.
+def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
+    """Choose an operating point from a site's images and store it beside the run's own.
 
     Args:
         recipe: The run's own recipe with the site's source.
         run_dir: The run folder.
-        wanted: The site and its constraints.
+        request: The site and its constraints.
 
     Raises:
         RunFolderError: The run did not finish, chose no threshold, or has this site already.
-        DataError: The site has no usable images, lacks a class, or they took part in this run.
+        DataError: The site has no usable images, lacks a class, or has images used in this run.
         ConstraintError: The site has too few negatives, or no threshold can be certified on them;
             nothing is written.
         RecipeError: A constraint is out of range.
@@ -66,21 +66,21 @@ def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
         if first is None:
             raise RunFolderError(
                 f"{folder.root} has no operating point to recalibrate: "
-                "its recipe has no ThresholdSearch"
+                "its recipe has no ThresholdSearch; train a run with one"
             )
-        if folder.site_path(wanted.site).exists():
+        if folder.site_path(request.site).exists():
             raise RunFolderError(
-                f"{folder.site_path(wanted.site)} exists and is not written over; "
+                f"{folder.site_path(request.site)} already exists and is not overwritten; "
                 "choose another --name"
             )
         constraints = {
-            "min_tnr": _first(wanted.min_tnr, first.min_tnr),
-            "min_threshold": _first(wanted.min_threshold, first.min_threshold),
-            "confidence": _first(wanted.confidence, first.confidence, 0.95),
+            "min_tnr": _first(request.min_tnr, first.min_tnr),
+            "min_threshold": _first(request.min_threshold, first.min_threshold),
+            "confidence": _first(request.confidence, first.confidence, 0.95),
         }
         pool = other_records(recipe.data, folder, "test")
         _check_enough(pool, constraints["min_tnr"], constraints["confidence"])
-        records = _chosen_share(pool, wanted.share, recipe.seed)
+        records = _chosen_share(pool, request.share, recipe.seed)
         _check_enough(records, constraints["min_tnr"], constraints["confidence"])
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
@@ -100,21 +100,21 @@ def recalibrate(recipe: Recipe, run_dir: Path, wanted: Recalibration) -> None:
         except ValueError as error:
             raise RecipeError(str(error)) from error
         if point.status == "infeasible":
-            raise ConstraintError(f"nothing written: {describe_point(point)}")
+            raise ConstraintError(f"nothing was written: {describe_point(point)}")
         if not session.is_main_process:
             return
         moved = run.rule.moved_to(
-            wanted.site, point, measure_informativeness(scores, point.threshold)
+            request.site, point, measure_informativeness(scores, point.threshold)
         )
         folder.write_site(moved, data.records("calibration"), Reference.of(scores))
         before = scores.confusion(first.threshold)
         sys.stdout.write(
             "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
-            + f"{wanted.site}: {describe_point(point)}\n"
-            f"  the run's own threshold {first.threshold:.4f} gives these images "
+            + f"{request.site}: {describe_point(point)}\n"
+            f"  on these images, the run's own threshold {first.threshold:.4f} gives "
             f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
-            f"  written to {folder.site_path(wanted.site)}; use it with "
-            f"`cxrignite test --run {folder.root} --operating_point {wanted.site} ...`\n"
+            f"  written to {folder.site_path(request.site)}; use it with "
+            f"`cxrignite test --run {folder.root} --operating_point {request.site} ...`\n"
         )
 
 
@@ -123,17 +123,15 @@ def _first(*values: float | None) -> float:
 
 
 def _chosen_share(records: list[ImageRecord], share: float, seed: int) -> list[ImageRecord]:
-    """Those of the images `test` would score that choose the threshold, whole patients."""
+    """Select the patients whose images choose the threshold, and mark these as calibration."""
     if share == 1:
         return [record.moved("calibration") for record in records]
-    stratified = split_off(
-        [record.moved("train") for record in records], "calibration", share, seed
-    )
-    return [record for record in stratified if record.split == "calibration"]
+    divided = split_off([record.moved("train") for record in records], "calibration", share, seed)
+    return [record for record in divided if record.split == "calibration"]
 
 
 def _check_enough(records: list[ImageRecord], min_tnr: float, confidence: float) -> None:
-    """Say what is missing before the images are scored."""
+    """Check the number of negative patients before the images are scored."""
     labels = {record.label for record in records}
     if labels != {0, 1}:
         have = "no negatives" if 0 not in labels else "no positives"
@@ -146,5 +144,5 @@ def _check_enough(records: list[ImageRecord], min_tnr: float, confidence: float)
     if patients < needed:
         raise ConstraintError(
             f"a TNR of {min_tnr:g} at {100 * confidence:g} % confidence needs at least {needed} "
-            f"negative patients, got {patients}: {needed - patients} more are missing"
+            f"negative patients, got {patients}; add {needed - patients} more"
         )

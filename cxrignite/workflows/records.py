@@ -1,4 +1,4 @@
-"""The images of a recipe: read once, checked, cached, and divided into splits."""
+"""Image records of a recipe: read once, checked, cached, and divided into splits."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from cxrignite.runs.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's cyclic garbage collector still while tables of images are made.
+    """Pause Python's cyclic garbage collector while tables of image records are made.
 
-    It looks through all images again and again as they grow in number, and there is nothing in them
-    for it to find: a million images take 40 % longer with it.
+    It scans all records again as their number grows, and records contain no cycles. With it, a
+    million records take 40 % longer.
     """
     before = gc.isenabled()
     gc.disable()
@@ -48,11 +48,11 @@ def collector_paused() -> Iterator[None]:
 
 
 class ReadImages(NamedTuple):
-    """Images whose files have been read.
+    """Records of images whose files have been read.
 
     Attributes:
-        records: Those that can be read, with their digests.
-        cache: Their images; null where each epoch is to read the files.
+        records: Records of the readable images, with their digests.
+        cache: Their preprocessed pixels; null if each epoch reads the files.
     """
 
     records: list[ImageRecord]
@@ -62,17 +62,17 @@ class ReadImages(NamedTuple):
 def read_and_cache(
     data: DataRecipe, records: list[ImageRecord], pipeline: Pipeline, run_dir: Path
 ) -> ReadImages:
-    """Read every image once, and keep its preprocessed image where the recipe has a place for it.
+    """Read every image once, and cache the preprocessed pixels if the recipe says so.
 
     Args:
-        data: Where caches are kept, and the policy for unreadable images.
-        records: What the source lists.
-        pipeline: The recipe's.
-        run_dir: The run folder, beside which caches lie if the recipe names no place.
+        data: The folder of the caches, and the policy for unreadable images.
+        records: The records that the source lists.
+        pipeline: The recipe's pipeline.
+        run_dir: The run folder; caches lie beside it if the recipe names no folder.
 
     Raises:
         DataError: An image cannot be read (policy `raise`), or the pipeline fails.
-        CacheError: The folder that the recipe names cannot keep the cache.
+        CacheError: The cache cannot be written to the folder that the recipe names.
     """
     folder = _cache_folder(data.cache, run_dir)
     if folder is None or not records:
@@ -85,17 +85,17 @@ def read_and_cache(
     except CacheError as error:
         if data.cache != "auto":
             raise
-        _logger.warning("not cached, so each epoch reads the images: %s", error)
+        _logger.warning("no cache is used, so each epoch reads the image files: %s", error)
         return ReadImages(read_records(data, records), None)
     return ReadImages(_settled(data, inspected(cache, hashed)), cache)
 
 
 def read_records(data: DataRecipe, records: list[ImageRecord]) -> list[ImageRecord]:
-    """Read every image once; none is kept.
+    """Read every image once, without a cache.
 
     Args:
         data: Policy for unreadable images.
-        records: What a source lists.
+        records: The records that a source lists.
 
     Raises:
         DataError: An image cannot be read (policy `raise`), or none can.
@@ -113,17 +113,17 @@ def read_records(data: DataRecipe, records: list[ImageRecord]) -> list[ImageReco
 
 
 def _settled(data: DataRecipe, inspection: Inspection) -> list[ImageRecord]:
-    """The readable images, by the recipe's policy for the others."""
+    """Return the readable images, and apply the recipe's policy for the others."""
     if data.on_unreadable == "raise" and inspection.unreadable:
         try:
             inspection.check_all_readable()
         except UnreadableImageError as error:
-            hint = "mend it, or leave such images out with data.on_unreadable: skip"
+            hint = "fix the file, or set data.on_unreadable: skip to leave such images out"
             raise UnreadableImageError(error.path, f"{error.reason}; {hint}") from error
     inspection.log_unreadable()
     if not inspection.records:
         num_images = len(inspection.unreadable)
-        raise DataError(f"none of the {num_images} images in {data.source.root} can be read")
+        raise DataError(f"{data.source.root} must have readable images, got none of {num_images}")
     warn_of_nearly_blank(data.grey_scaling, inspection.nearly_blank, len(inspection.records))
     return inspection.records
 
@@ -135,46 +135,46 @@ def _cache_folder(cache: str | bool | Path, run_dir: Path) -> Path | None:
 
 
 def check_no_second_test(data: DataRecipe, records: list[ImageRecord]) -> None:
-    """Refuse to carve a test split beside the source's own, before any image is read.
+    """Check, before any image is read, that no second test split is requested.
 
     Raises:
-        RecipeError: `data.test_fraction` asks for that.
+        RecipeError: The source has a test split, and `data.test_fraction` requests another.
     """
     num_test = sum(record.split == "test" for record in records)
     if data.test_fraction and num_test:
         raise RecipeError(
-            "data.test_fraction must be 0 where the source has a test split, "
+            "data.test_fraction must be 0 if the source has a test split, "
             f"got {data.test_fraction:g} beside {num_test} test images"
         )
 
 
 def check_has_train(data: DataRecipe, records: list[ImageRecord]) -> None:
-    """Refuse a source that has nothing to learn from, before any image is read.
+    """Check, before any image is read, that the source has images to train on.
 
     Raises:
-        DataError: None of its images is for training.
+        DataError: The source has no training image.
     """
     if not any(record.split == "train" for record in records):
         found = ", ".join(sorted({record.split for record in records})) or "no image"
-        raise DataError(f"{data.source.root} has no image to train on, found {found}")
+        raise DataError(f"{data.source.root} must have images in the train split, found {found}")
 
 
 def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> list[ImageRecord]:
-    """Carve the test, validation and calibration splits by patient.
+    """Split off the test, validation and calibration images by patient.
 
-    The test split is carved first: it depends on nothing but the images, its share and the seed.
+    The test split comes first, so that it depends only on the images, its share and the seed.
 
     Args:
         data: Shares of the splits, and the fold.
-        records: With the splits of their source. With a fold its `val` is joined to `train`.
-        seed: Of the draw.
+        records: The records with the splits of their source. With a fold, `val` joins `train`.
+        seed: Seed of the assignment.
 
     Raises:
-        RecipeError: There is a test split, and another is to be carved.
+        RecipeError: There is a test split, and another is requested.
         DataError: A split would be empty, or lack a class.
     """
     check_no_second_test(data, records)
-    # All are shares of the images as they come, so each is one of what those before it left.
+    # All shares refer to all images, so each is divided by the share that is left.
     left = 1.0
     if data.test_fraction:
         records = split_off(records, "test", data.test_fraction, seed)
@@ -182,7 +182,7 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
     has_val = any(record.split == "val" for record in records)
     if data.fold is not None:
         if has_val:
-            _logger.info("the source's val split is joined to train: a fold takes its place")
+            _logger.info("the source's val split joins train, because data.fold replaces it")
             records = [
                 record.moved("train") if record.split == "val" else record for record in records
             ]
@@ -198,7 +198,7 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
 
 
 def list_leakage(folder: RunFolder, pairs: list[LeakedPair]) -> None:
-    """Leave the list of leaked pairs in the run folder; that of an earlier start goes."""
+    """Write the list of leaked pairs to the run folder, or remove that of an earlier start."""
     if pairs:
         write_leaks(pairs, folder.leakage_path)
     else:
@@ -206,32 +206,33 @@ def list_leakage(folder: RunFolder, pairs: list[LeakedPair]) -> None:
 
 
 def check_leakage(folder: RunFolder, pairs: list[LeakedPair], *, is_allowed: bool) -> None:
-    """Refuse to train where a split knows another's images, unless the recipe allows it.
+    """Refuse to train on splits that share patients or files, unless the recipe allows it.
 
     Args:
-        folder: Where they are listed.
-        pairs: What was found in the splits.
-        is_allowed: True if the recipe allows it.
+        folder: The run folder with the list.
+        pairs: The leaked pairs.
+        is_allowed: True if the recipe allows leakage.
 
     Raises:
-        DataError: It does not.
+        DataError: There is leakage, and it is not allowed.
     """
     if not pairs:
         return
     found = f"{describe_leaks(pairs)}, listed in {folder.leakage_path}"
     if not is_allowed:
         raise DataError(
-            f"leakage: {found}; mend the splits, or train all the same with "
-            "data.allow_leakage: true"
+            f"leakage: {found}; fix the splits, or set data.allow_leakage: true to train anyway"
         )
-    _logger.warning("leakage, allowed by the recipe: %s; their figures flatter", found)
+    _logger.warning(
+        "leakage, allowed by the recipe: %s; metrics of these splits are optimistic", found
+    )
 
 
 def check_same_everywhere(records: list[ImageRecord]) -> None:
-    """Refuse to go on where processes have read other images, as from disks of their own.
+    """Check that all processes have read the same images, for example from separate disks.
 
-    Every process of a group calls it. Their splits would differ, and a patient could be learnt from
-    here and validated on there.
+    Every process of a group calls it. Otherwise their splits would differ, and one process could
+    train on a patient that another validates on.
 
     Raises:
         DataError: They differ.
@@ -244,7 +245,7 @@ def check_same_everywhere(records: list[ImageRecord]) -> None:
     gathered: Any = idist.all_gather(digest.hexdigest())
     if len(set(gathered)) > 1:
         raise DataError(
-            f"all processes must read the same images, got {len(set(gathered))} different tables "
+            f"all processes must read the same images, got {len(set(gathered))} different sets "
             f"in {len(gathered)} processes"
         )
 
@@ -255,46 +256,46 @@ def frozen_records(
     split: str | None = None,
     current: list[ImageRecord] | None = None,
 ) -> list[ImageRecord]:
-    """The images of a run as `split.csv` froze them, checked against the files as they are now.
+    """Return the records of a run's `split.csv`, checked against the current files.
 
     Args:
-        data: The run's own.
-        folder: The run.
-        split: The one split whose files are checked; null checks all.
-        current: The source's images as they were read just now; null reads those that are checked.
+        data: The run's own recipe of the data.
+        folder: The run folder.
+        split: The only split whose files are checked; null checks all.
+        current: The source's records, if they have just been read; null reads the checked files.
 
     Raises:
-        DataError: An image is gone or has other content than in this run.
+        DataError: An image is missing or has changed since this run.
     """
     frozen = folder.read_split(data.source.root)
-    wanted = [record for record in frozen if split in (None, record.split)]
-    names = {record.name for record in wanted}
+    expected = [record for record in frozen if split in (None, record.split)]
+    names = {record.name for record in expected}
     if current is None:
         listed = data.source.records()
         current = read_records(data, [record for record in listed if record.name in names])
-    check_same_records(wanted, [record for record in current if record.name in names])
+    check_same_records(expected, [record for record in current if record.name in names])
     leaks = [pair for pair in leaked_pairs(frozen) if pair.second.split == split]
     if leaks:
-        _logger.warning("the %s images' figures flatter: %s", split, describe_leaks(leaks))
+        _logger.warning("metrics of the %s images are optimistic: %s", split, describe_leaks(leaks))
     return frozen
 
 
 def other_records(data: DataRecipe, folder: RunFolder, split: str) -> list[ImageRecord]:
-    """Images of another source to be scored as `split`: those of its split of that name, else all.
+    """Return another source's records to score as `split`: its split of that name, else all.
 
     Raises:
-        DataError: The source has no usable images, an image cannot be read (policy `raise`), or a
-            image took part in this run's training or in the choice of its threshold.
+        DataError: The source has no usable images, an image cannot be read (policy `raise`), or an
+            image was used for this run's training or for the choice of its threshold.
     """
     records = data.source.records()
-    wanted = [record for record in records if record.split == split] or records
-    readable = read_records(data, wanted)
+    requested = [record for record in records if record.split == split] or records
+    readable = read_records(data, requested)
     used = {record.sha256 for record in folder.read_split("") if record.split != "test"}
     seen = [record for record in readable if record.sha256 in used]
     if seen:
         raise DataError(
-            f"{len(seen)} of {len(readable)} images took part in training or validation of this "
-            f"run, the first is {seen[0].name}"
+            f"{len(seen)} of {len(readable)} images were used in training or validation of this "
+            f"run, the first is {seen[0].name}; use images that the run has not seen"
         )
     root = data.source.root
     _logger.info("scoring %d of the %d images in %s", len(readable), len(records), root)
@@ -302,19 +303,19 @@ def other_records(data: DataRecipe, folder: RunFolder, split: str) -> list[Image
 
 
 def warn_of_nearly_blank(grey_scaling: str, names: Sequence[str], num_images: int) -> None:
-    """Log how many images use little of the grey range; nothing if none does.
+    """Log the number of images that use little of the grey range; nothing if there is none.
 
     Args:
-        grey_scaling: The setting by which they were scaled.
-        names: Of those images.
-        num_images: Images that were read.
+        grey_scaling: The setting of the grey scaling.
+        names: Names of those images.
+        num_images: Number of images read.
     """
     if not names:
         return
-    more = ", ..." if len(names) > _MOST_NAMED else ""
+    more = ", ..." if len(names) > _MAX_NAMED else ""
     _logger.warning(
-        "%d of %d images are nearly blank, with less than %.0f %% of the grey range: %s%s; look at "
+        "%d of %d images are nearly blank, with less than %.0f %% of the grey range: %s%s; check "
         "them, or choose another data.grey_scaling than %s",
-        *(len(names), num_images, 100 * MIN_SHARE, ", ".join(names[:_MOST_NAMED]), more),
+        *(len(names), num_images, 100 * MIN_SHARE, ", ".join(names[:_MAX_NAMED]), more),
         grey_scaling,
     )

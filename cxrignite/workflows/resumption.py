@@ -1,4 +1,4 @@
-"""The state that a run is resumed from, and all checks before anything is changed."""
+"""State from which a run is resumed, and all checks before anything is changed."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ _logger = logging.getLogger(__name__)
 def state_to_resume(
     folder: RunFolder, recipe_text: str, resume: str | None
 ) -> TrainingState | None:
-    """The state to go on from; None where a run begins.
+    """Return the state to resume from; None for a new run.
 
     Args:
-        folder: The run.
-        recipe_text: The recipe that it would go on with.
+        folder: The run folder.
+        recipe_text: The recipe of this start.
         resume: As for `fit`.
 
     Raises:
-        RunFolderError: The folder holds a run already (without `resume`), none (with a path), or
-            that of another recipe.
-        DamagedRunError: A file of the run is damaged, lost, or not as it was written.
-        CheckpointError: The checkpoint is missing, damaged, or no training state.
+        RunFolderError: The folder holds a run already (without `resume`), none (with a path), or a
+            run of another recipe.
+        DamagedRunError: A file of the run is damaged, missing or changed.
+        CheckpointError: The checkpoint is missing, damaged, or not a training state.
     """
-    folder.files.check(folder.history_path)  # a run that has lost it must not be begun again
+    folder.files.check(folder.history_path)  # a run without it must not be restarted silently
     if resume is None:
         if folder.holds_run:
             raise RunFolderError(
                 f"{folder.root} holds a run already; "
-                "go on with --resume auto, or choose another run_dir"
+                "resume it with --resume auto, or choose another run_dir"
             )
         return None
     if not folder.holds_run:
         if resume == "auto":
-            _logger.info("%s holds no run yet: beginning one", folder.root)
+            _logger.info("%s holds no run yet: starting a new one", folder.root)
             return None
-        raise RunFolderError(f"{folder.root} holds no run to go on with")
+        raise RunFolderError(
+            f"{folder.root} holds no run to resume; start one without --resume PATH"
+        )
     folder.files.warn_if_unchecked()
     folder.files.check(folder.split_path)
     folder.read_history()
@@ -55,34 +57,38 @@ def state_to_resume(
     changed = folder.changed_keys(recipe_text)
     if changed:
         raise RunFolderError(
-            f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}"
+            f"{folder.root} belongs to another recipe; these keys changed: {', '.join(changed)}; "
+            "restore their values, or choose another run_dir"
         )
     automatic = resume == "auto"
     if Path(resume).is_dir():
         raise RunFolderError(
-            f"--resume must be auto or a checkpoint's file, got {resume!r}, which is a folder"
+            f"--resume must be auto or a checkpoint file, got {resume!r}, which is a folder"
         )
     if not (automatic or Path(resume).exists()):
         raise CheckpointError(
-            f"--resume must be auto or a checkpoint's file, got {resume}, which does not exist"
+            f"--resume must be auto or a checkpoint file, got {resume}, which does not exist"
         )
     path = latest_valid(folder.checkpoints_dir, "last.pt") if automatic else Path(resume)
     state = load_training_state(path)
     if state.recipe_hash != folder.recipe_hash():
-        raise CheckpointError(f"the checkpoint {path} is of another recipe than {folder.root}")
+        raise CheckpointError(
+            f"the checkpoint {path} must be of the same recipe as {folder.root}, "
+            "got one of another recipe"
+        )
     return state
 
 
 def check_processes(folder: RunFolder, num_processes: int) -> None:
-    """Refuse to resume a run on another number of processes: its steps would be others.
+    """Check that a run is resumed on as many processes as before: the steps depend on it.
 
     Args:
-        folder: The run.
-        num_processes: How many there are now.
+        folder: The run folder.
+        num_processes: Number of processes now.
 
     Raises:
-        RunFolderError: The run was trained by another number.
-        DamagedRunError: `environment.json` is damaged, lost, or not as it was written.
+        RunFolderError: The run was trained on another number.
+        DamagedRunError: `environment.json` is damaged, missing or changed.
     """
     starts = folder.read_starts()
     before = starts[-1].num_processes if starts else num_processes
@@ -90,46 +96,48 @@ def check_processes(folder: RunFolder, num_processes: int) -> None:
         start = f"with `torchrun --nproc_per_node {before}`" if before != 1 else "without torchrun"
         raise RunFolderError(
             f"{folder.root} must be resumed on as many processes as it was trained on, {before}, "
-            f"got {num_processes}: start it {start}"
+            f"got {num_processes}; start it {start}"
         )
 
 
 def check_best(folder: RunFolder, state: TrainingState, model: nn.Module) -> None:
-    """Refuse to resume a run whose best weights are lost: it could not end.
+    """Check that the best weights of a run still exist; without them it could not be finished.
 
     Args:
-        folder: The run.
-        state: The state that it would resume from.
-        model: The recipe's.
+        folder: The run folder.
+        state: The state to resume from.
+        model: The recipe's model.
 
     Raises:
-        CheckpointError: Neither `best.pt` nor the file before it holds them, or later ones.
+        CheckpointError: Neither `best.pt` nor the previous file holds them, or later ones.
     """
     if state.best_epoch is None:
         return
     errors = []
     for path in (folder.best_path, previous_path(folder.best_path)):
         try:
-            # One that is newer than the state is found again when its epoch is.
+            # A best epoch newer than the state will be reached again.
             best = load_best(path)
             if best.epoch >= state.best_epoch:
                 check_weights(model, best.weights)
                 return
         except CheckpointError as error:
             errors.append(str(error))
-    reason = errors[0] if errors else f"{folder.best_path} does not hold it"
-    raise CheckpointError(f"the weights of epoch {state.best_epoch}, the best, are lost: {reason}")
+    reason = errors[0] if errors else f"{folder.best_path} does not hold them"
+    raise CheckpointError(
+        f"the weights of the best epoch, {state.best_epoch}, are not available: {reason}"
+    )
 
 
 def is_complete(
     folder: RunFolder, patience: int | None, max_epochs: int, state: TrainingState
 ) -> bool:
-    """Whether nothing is left to do.
+    """True if a run is finished and no epoch is left.
 
     Args:
-        folder: The run.
-        patience: Epochs without a better one, after which it stops; None: never.
-        max_epochs: How many epochs it is to have.
+        folder: The run folder.
+        patience: Epochs without improvement after which training stops; None never stops.
+        max_epochs: Number of epochs in the recipe.
         state: Its newest state.
     """
     stopped = patience is not None and state.num_not_better >= patience

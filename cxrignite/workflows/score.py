@@ -43,7 +43,7 @@ from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.workflows.assessment import assess, judge
+from cxrignite.workflows.assessment import assess, check_certificate
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import Computing, build_data, check_image_size
 from cxrignite.workflows.plots import plot_scores
@@ -54,15 +54,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is to be scored, and how it is told.
+    """Choice of the images to score, and of the results to print.
 
     Attributes:
         split: `val`, `calibration` or `test`.
         name: Name of the results in the run folder.
-        same_images: Take the images from the run's `split.csv`; else those of the recipe's source.
-        operating_point: The site whose operating point decides; null is the run's own.
+        same_images: Take the images from the run's `split.csv`; else from the recipe's source.
+        operating_point: The site whose operating point is used; null is the run's own.
         subgroups: A regular expression with named groups, searched in each image's name; null takes
-            the attributes that the source gives.
+            the attributes from the source.
+        prints_decision: Print the decision rule and its warnings with the table.
     """
 
     split: str
@@ -73,113 +74,115 @@ class EvaluationOptions:
     prints_decision: bool = True
 
     @property
-    def is_judged(self) -> bool:
-        """Whether these images had no part in the run, so that its promises are held to them."""
+    def is_independent(self) -> bool:
+        """True if these images had no part in the run, so that its certificate is checked."""
         return self.split == "test" or not self.same_images
 
 
-def score(recipe: Recipe, run_dir: Path, scoring: EvaluationOptions) -> None:
-    """Score one split of a run, or another source's images, and write the results.
+def score(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
+    """Score one split of a run, or images of another source, and write the results.
 
     Args:
         recipe: The run's own recipe; its source may be another one.
         run_dir: The run folder.
-        scoring: Which images, under which name, by which operating point.
+        options: The images, the name of the results, and the operating point.
 
     Raises:
         RunFolderError: The folder is in use, its run did not finish, or it has no such operating
             point.
-        RecipeError: The subgroups' pattern fits no image.
-        DataError: There is no image to score, or an image changed since the run.
+        RecipeError: The pattern of the subgroups matches no image.
+        DataError: There is no image to score, or an image has changed since the run.
         CheckpointError: The best weights are missing or damaged.
     """
-    folder, name, site = RunFolder(run_dir), scoring.name, scoring.operating_point
+    folder, name, site = RunFolder(run_dir), options.name, options.operating_point
     with open_folder(folder, recipe.trainer) as (session, stack):
         run = load_run(folder, session, recipe.trainer, recipe.model, site)
-        if scoring.is_judged:  # damage is refused before anything is written
+        if options.is_independent:  # a damaged file is refused before anything is written
             folder.read_reference(site)
             folder.read_evaluation_counts()
-        records = records_to_score(recipe.data, folder, scoring)
-        _subgroups(records, scoring.subgroups)  # refused before the images are looked at
+        records = records_to_score(recipe.data, folder, options)
+        _subgroups(
+            records, options.subgroups
+        )  # a wrong pattern is refused before the images are read
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
         scores = score_split(
-            run.model, data, scoring.split, run.computing, shows=session.is_main_process
+            run.model, data, options.split, run.computing, shows=session.is_main_process
         )
         if session.is_main_process:
             board = TensorBoardWriter(folder.tensorboard_dir)
             stack.callback(board.close)
-            publish(scores, run.rule, folder, scoring, board, run.epoch)
+            publish(scores, run.rule, folder, options, board, run.epoch)
             _logger.info(
                 "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
             )
 
 
 def records_to_score(
-    data: DataRecipe, folder: RunFolder, scoring: EvaluationOptions
+    data: DataRecipe, folder: RunFolder, options: EvaluationOptions
 ) -> list[ImageRecord]:
-    """The images of a split or of another source, checked, without those that chose the threshold.
+    """Return the checked records to score, without those that chose the operating point.
 
     Args:
-        data: The run's own; its source may be another one.
-        folder: The run.
-        scoring: Which images, by which operating point.
+        data: The run's own recipe of the data; its source may be another one.
+        folder: The run folder.
+        options: The images and the operating point.
 
     Raises:
-        DataError: There is no image to score, one changed since the run, or one took part in it.
+        DataError: There is no image to score, one has changed since the run, or was used in it.
     """
-    if scoring.same_images:
-        records = frozen_records(data, folder, scoring.split)
+    if options.same_images:
+        records = frozen_records(data, folder, options.split)
     else:
-        records = other_records(data, folder, scoring.split)
-    records = [record for record in records if record.split == scoring.split]
+        records = other_records(data, folder, options.split)
+    records = [record for record in records if record.split == options.split]
     if not records:
-        raise DataError(f"{data.source.root} has no {scoring.split} images to score")
-    return _not_used(records, folder, scoring.operating_point)
+        raise DataError(f"{data.source.root} must have {options.split} images to score, got none")
+    return _not_used(records, folder, options.operating_point)
 
 
 def publish(
     scores: SplitScores,
     rule: DecisionRule,
     folder: RunFolder,
-    scoring: EvaluationOptions,
+    options: EvaluationOptions,
     board: TensorBoardWriter,
     step: int,
 ) -> None:
     """Write predictions, metrics, figures and TensorBoard entries, and print the table.
 
     Args:
-        scores: What was scored.
-        rule: The threshold, and the scale of the scores.
-        folder: Where the files go.
-        scoring: Their name, and the subgroups.
-        board: Open to be written to.
+        scores: The scores of the images.
+        rule: The threshold, and the calibration of the scores.
+        folder: The run folder for the files.
+        options: The name of the files, and the subgroups.
+        board: An open writer.
         step: The epoch of the weights.
     """
-    name = scoring.name
+    name = options.name
     write_scores(folder, name, scores, rule)
-    evaluation = assess(scores, rule, _subgroups(scores.records, scoring.subgroups))
-    if scoring.is_judged:
-        shift = _shift_from(folder.read_reference(scoring.operating_point), scores)
+    evaluation = assess(scores, rule, _subgroups(scores.records, options.subgroups))
+    if options.is_independent:
+        shift = _shift_from(folder.read_reference(options.operating_point), scores)
         evaluation = replace(
             evaluation,
             shift=shift,
-            certificate=judge(scores, rule, shift),
+            certificate=check_certificate(scores, rule, shift),
             num_evaluations=folder.record_evaluation(scores.records),
         )
     folder.write_evaluation(name, evaluation)
     plot_scores(folder, name, scores, evaluation, board, step)
-    sys.stdout.write("\n".join(_lines(name, scores, evaluation, scoring)) + "\n")
+    sys.stdout.write("\n".join(_lines(name, scores, evaluation, options)) + "\n")
 
 
 def _lines(
-    name: str, scores: SplitScores, evaluation: Evaluation, scoring: EvaluationOptions
+    name: str, scores: SplitScores, evaluation: Evaluation, options: EvaluationOptions
 ) -> list[str]:
-    """Lay out an evaluation for the terminal: alarms, the table, remarks."""
+    """Format an evaluation for the terminal: alarms, the table, remarks."""
     lines = [score_table(name, scores.classes, evaluation)]
     remarks = []
-    if scoring.prints_decision:
+    if options.prints_decision:
         alarms = alarm_of_rule(evaluation.rule), alarm_of_evaluation(name, evaluation)
         lines = [*alarm(alarms[0]), *alarm(alarms[1]), *lines]
         remarks = [describe_rule(evaluation.rule)]
@@ -196,13 +199,13 @@ def _lines(
 
 
 def write_scores(folder: RunFolder, name: str, scores: SplitScores, rule: DecisionRule) -> None:
-    """Write every image's score on both scales and its decision as CSV.
+    """Write the score, the probability and the decision of every image as CSV.
 
     Args:
-        folder: The run.
-        name: Of the images.
+        folder: The run folder.
+        name: Name of the results.
         scores: The scores.
-        rule: The threshold and the natural scale.
+        rule: The threshold, and the conversion to probabilities.
     """
     write_predictions(
         folder.predictions_path(name),
@@ -225,18 +228,18 @@ def score_split(
     shows: bool = False,
     handlers: Sequence[Attachable] = (),
 ) -> SplitScores:
-    """Score the images of one split, each once, whatever the number of processes.
+    """Score the images of one split, each once, on any number of processes.
 
     Args:
         model: The classifier.
         data: The images.
-        split: Which of them.
+        split: The split to score.
         computing: Settings of the forward pass.
         shows: True to show a progress bar in a terminal.
-        handlers: Attached to the evaluator, beside those that collect.
+        handlers: More handlers for the evaluator.
 
     Returns:
-        The same on every process.
+        The same scores on every process.
 
     Raises:
         NonFiniteError: A score is NaN or infinite.
@@ -258,22 +261,27 @@ def score_split(
     y_score, y_true, _ = collector.gather()
     num_not_finite = int((~np.isfinite(y_score)).sum())
     if num_not_finite:
-        raise NonFiniteError(f"{num_not_finite} of {len(y_score)} scores are NaN or infinite")
+        raise NonFiniteError(
+            f"scores must be finite, got {num_not_finite} of {len(y_score)} NaN or infinite"
+        )
     return SplitScores(data.records(split), data.classes, y_score, y_true, features.gather()[0])
 
 
 def _not_used(records: list[ImageRecord], folder: RunFolder, site: str | None) -> list[ImageRecord]:
-    """Leave out the images that chose a site's operating point: it is not judged by them."""
+    """Leave out the images that chose a site's operating point: they cannot test it."""
     if site is None:
         return records
     used = {record.sha256 for record in folder.read_site_records(site)}
     left = [record for record in records if record.sha256 not in used]
     if len(left) < len(records):
         _logger.info(
-            "%d images chose the operating point %s: left out", len(records) - len(left), site
+            "left out %d images that chose the operating point %s", len(records) - len(left), site
         )
     if not left:
-        raise DataError(f"all {len(records)} images chose the operating point {site}: none is left")
+        raise DataError(
+            f"all {len(records)} images chose the operating point {site}; "
+            "evaluate it on other images"
+        )
     return left
 
 
@@ -287,18 +295,18 @@ def _shift_from(reference: Reference | None, scores: SplitScores) -> ShiftCheck 
 def _subgroups(
     records: Sequence[ImageRecord], pattern: re.Pattern[str] | None
 ) -> Sequence[Mapping[str, str]]:
-    """What subgroups each image belongs to.
+    """Return the subgroups of each image, by attribute.
 
     Raises:
-        RecipeError: The pattern fits no image.
+        RecipeError: The pattern matches no image.
     """
     if pattern is None:
         return [record.attributes for record in records]
     matches = [pattern.search(record.name) for record in records]
     if not any(matches):
         raise RecipeError(
-            f"--subgroups '{pattern.pattern}' fits none of {len(records)} names, "
-            f"such as {records[0].name}"
+            f"--subgroups must match the name of an image, got '{pattern.pattern}', which matches "
+            f"none of {len(records)} names, such as {records[0].name}"
         )
     return [
         {key: value for key, value in match.groupdict().items() if value} if match else {}

@@ -1,7 +1,8 @@
-"""The trainer of a recipe with everything attached, and the state a checkpoint keeps of it.
+"""The trainer of a recipe with all handlers attached, and its state in a checkpoint.
 
-The order at the end of an epoch matters, and stands here: validate, publish, write, keep the best,
-step the schedule, and save last, when all that a resumed run needs is known.
+The order at the end of an epoch matters: validate, publish the metrics, write them, save the best
+weights, step the schedule, save the state. Writing and saving need the metrics. The state comes
+last, because it must contain everything above: a resumed run then repeats none of it.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Learner(NamedTuple):
-    """A classifier and what changes its weights.
+    """Classifier with its loss, optimizer and scheduler.
 
     Attributes:
         model: The classifier, on its device.
-        forward: The same, compiled if the recipe says so.
-        loss: Of logits and labels.
-        optimizer: Over its parameters.
-        scheduler: Of the learning rate; null keeps it.
+        forward: The same model, compiled if the recipe says so.
+        loss: The loss of logits and labels.
+        optimizer: The optimizer of its parameters.
+        scheduler: The learning rate schedule; null keeps the rate constant.
     """
 
     model: BinaryClassifier
@@ -79,8 +80,8 @@ def build_learner(
 
     Args:
         model: The classifier, on its device.
-        loss: Of logits and labels.
-        optimizer: The recipe's, a factory.
+        loss: The loss of logits and labels.
+        optimizer: The recipe's `optimizer`, a factory.
         scheduler: The recipe's `lr_scheduler`, a factory.
         is_compiled: Compile the model.
     """
@@ -90,18 +91,18 @@ def build_learner(
 
 
 class Training:
-    """A trainer and a validator, attached to each other and to the run folder.
+    """Trainer and validator, attached to each other and to the run folder.
 
     Args:
-        learner: What is trained.
+        learner: The classifier to train.
         data: The images.
-        folder: What the run leaves behind.
+        folder: The run folder.
         session: The processes that train.
         computing: Settings of the forward passes.
         settings: The recipe's `trainer`.
         monitor: The recipe's `monitor`.
         validation: The recipe's `validator`.
-        seed: The run's.
+        seed: Seed of the run.
     """
 
     def __init__(
@@ -121,13 +122,16 @@ class Training:
         self.settings, self.monitor, self.validation = settings, monitor, validation
         self.seed = seed
         device, use_scaler = computing.device, computing.precision.use_scaler
-        # Not `idist.auto_model`, which moves the model to CUDA wherever there is some.
+        # Not `idist.auto_model`, which moves the model to CUDA if a GPU is present.
         is_parallel = session.world_size > 1
         trained = DistributedDataParallel(learner.forward) if is_parallel else learner.forward
         self.scaler = torch.amp.GradScaler(device.type) if use_scaler else None
         self.loader = data.train_loader()
         if (settings.epoch_length or 0) > len(self.loader):
-            _logger.warning("trainer.epoch_length is cut to the %d batches", len(self.loader))
+            _logger.warning(
+                "trainer.epoch_length must be at most the %d batches of an epoch, got %d; using %d",
+                *(len(self.loader), settings.epoch_length, len(self.loader)),
+            )
         self._check_schedule()
         self.trainer = create_trainer(
             trained,
@@ -159,19 +163,19 @@ class Training:
 
     @property
     def epoch_length(self) -> int:
-        """Batches an epoch; the loader's length where the recipe asks for more."""
+        """Batches per epoch; at most the loader's length."""
         length = len(self.loader)
         return min(self.settings.epoch_length or length, length)
 
     @property
     def is_finished(self) -> bool:
-        """Whether no epoch is left: all are done, or training stopped early."""
+        """True if no epoch is left: all are done, or training stopped early."""
         stopper = self.stopper
         stopped = stopper is not None and stopper.counter >= stopper.patience
         return stopped or self.trainer.state.epoch >= self.settings.max_epochs
 
     def run(self) -> None:
-        """Train the epochs that are left.
+        """Train the remaining epochs.
 
         Raises:
             RecipeError: `trainer.compile` is set, and the compiler fails.
@@ -183,7 +187,7 @@ class Training:
         idist.barrier()  # until the first process has saved
 
     def state_objects(self) -> dict[str, Stateful]:
-        """Everything whose state a resumed run needs, by its name in the checkpoint."""
+        """Return the objects whose state a resumed run needs, by name in the checkpoint."""
         objects: dict[str, Stateful | None] = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -203,14 +207,16 @@ class Training:
         """Resume from a checkpoint's state.
 
         Raises:
-            CheckpointError: It is no training state, or one of another form.
+            CheckpointError: It is not a training state of this trainer.
         """
         missing = sorted(self.state_objects().keys() - state.parts.keys())
         if missing:
-            raise CheckpointError(f"the checkpoint holds no {missing[0]} to go on with")
+            raise CheckpointError(
+                f"the checkpoint must hold the state of {missing[0]} to resume, got none"
+            )
         if state.epoch_length != self.epoch_length:
             raise CheckpointError(
-                f"the checkpoint is of epochs of {state.epoch_length} steps, "
+                f"an epoch must have {state.epoch_length} steps as in the checkpoint, "
                 f"got {self.epoch_length}"
             )
         for name, thing in self.state_objects().items():
@@ -235,15 +241,15 @@ class Training:
         steps = settings.accumulation_steps
         FiniteGuard(self.model, self._describe_batch, accumulation_steps=steps).attach(trainer)
         if self.scheduler is not None and settings.lr_step == "iteration":
-            # Wrapped, since Ignite would hand the engine to `step` as its deprecated `epoch`.
+            # Wrapped, because Ignite would pass the engine to `step` as its deprecated `epoch`.
             step = self.scheduler.step
             trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step())
         self.stop.attach(trainer)
         self.stop.attach(self.validator)
-        owners = [record.patient for record in self.data.records("val")]
+        patients = [record.patient for record in self.data.records("val")]
         for handler in self.validation.handlers:
             if isinstance(handler, ThresholdSearch):
-                handler.patients = owners
+                handler.patients = patients
             handler.attach(self.validator)
         if self.session.is_main_process and sys.stderr.isatty():
             ProgressLine("train", shows_loss=True).attach(trainer)
@@ -266,11 +272,10 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save_last)
 
     def _start(self) -> None:
-        if (
-            self.session.is_main_process
-        ):  # once: whatever is done to the file later, the run goes on
+        # Read once, so that a later change of the file cannot stop the run.
+        if self.session.is_main_process:
             self._recipe_hash = self.folder.recipe_hash()
-        # A run stopped in its first epoch has a state to go on from, and a full disk shows at once.
+        # So a run stopped in its first epoch can be resumed, and a full disk is found at once.
         if self.trainer.state.epoch == 0:
             self.save_last()
 
@@ -280,7 +285,7 @@ class Training:
         self.data.set_epoch(epoch)
 
     def _start_pass(self, trainer: Engine) -> None:
-        # A new pass over the loader: with a short `epoch_length` the old one would go on.
+        # A new pass over the loader: with a short `epoch_length` the old one would continue.
         trainer.set_data(self.loader)
 
     def _validate(self, trainer: Engine) -> None:
@@ -290,7 +295,7 @@ class Training:
         trainer.state.metrics.update(metrics, lr=self.optimizer.param_groups[0]["lr"])
 
     def _share_buffers(self) -> None:
-        """Give every process the batch statistics of the first, whose weights are saved."""
+        """Copy the batch statistics of rank 0, whose weights are saved, to every process."""
         if self.session.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -311,17 +316,17 @@ class Training:
             return value if math.isfinite(value) else -math.inf
 
         stopper = EarlyStopping(self.monitor.patience, score, self.trainer)
-        # It speaks in a format of its own; `_log` says the same in ours.
+        # Its log lines have another format; `_log` logs the same.
         stopper.logger.setLevel(logging.WARNING)
         return stopper
 
     def _check_schedule(self) -> None:
-        """Refuse a schedule that would run out too early, or works against the monitor."""
+        """Refuse a schedule that is too short, or has another mode than the monitor."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             mode = self.monitor.mode
             if self.settings.lr_step == "iteration" or self.scheduler.mode != mode:
                 raise RecipeError(
-                    f"ReduceLROnPlateau must step by epoch, in mode {mode} as the monitor, got "
+                    f"ReduceLROnPlateau must step by epoch, in the monitor's mode {mode}, got "
                     f"trainer.lr_step {self.settings.lr_step} and mode {self.scheduler.mode}"
                 )
         steps = getattr(self.scheduler, "total_steps", None)
@@ -329,7 +334,8 @@ class Training:
         needed = self.settings.max_epochs * (self.epoch_length if by_iteration else 1)
         if steps is not None and steps < needed:
             raise RecipeError(
-                f"lr_scheduler.total_steps must be at least the {needed} of this run, got {steps}"
+                f"lr_scheduler.total_steps must be at least {needed}, the steps of this run, "
+                f"got {steps}"
             )
 
     def _describe_batch(self, batch: Any) -> str:
@@ -341,4 +347,4 @@ class Training:
         self._lines.log(epoch, trainer.state.metrics, is_best=self.best.best_epoch == epoch)
         if self.is_finished and epoch < self.settings.max_epochs:
             patience, metric = self.monitor.patience, self.monitor.metric
-            _logger.info("stopped early: %d epochs without a better %s", patience, metric)
+            _logger.info("stopped early: no better %s for %d epochs", metric, patience)

@@ -17,7 +17,7 @@ from cxrignite.runs.evaluation import Estimate, Evaluation, Evaluations
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.runs.scores import SplitScores
-from cxrignite.workflows.assessment import assess, judge
+from cxrignite.workflows.assessment import assess, check_certificate
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 PRIOR_SHIFT = PriorShift(100, 300, sampled_prevalence=0.5, pos_weight=0.6)
@@ -167,7 +167,7 @@ def test_a_run_without_a_threshold_has_no_figures_at_one(scores, content):
     rule = rule_of(None)
     undecided = assessed(scores, rule)
     assert undecided.at_threshold is None
-    assert judge(scores, rule, None) is None
+    assert check_certificate(scores, rule, None) is None
     assert len(figures_in(score_table("test", CLASSES, undecided), "TNR")) == 1
     assert len(figures_in(score_table("test", CLASSES, content), "TNR")) == 2
 
@@ -195,7 +195,7 @@ def at_site(num_false_positive: int, num_negative: int = 117) -> SplitScores:
 
 def checked(scores, rule, shift=None):
     """A check of a rule, its statement, and that as the terminal shows it."""
-    check = judge(scores, rule, shift)
+    check = check_certificate(scores, rule, shift)
     evaluation = replace(assessed(scores, rule), certificate=check, shift=shift)
     statement = check_rule("test", evaluation)
     return check, statement, "\n".join(statement_lines(statement))
@@ -257,7 +257,7 @@ def test_a_certificate_is_held_to_what_it_certifies_by_patient():
 def test_a_patient_exactly_at_the_threshold_is_called_positive():
     rule = certified()
     y_score = [0.1, 0.2, rule.point.threshold, 1.0]
-    check = judge(scored(y_score, [0, 0, 0, 1]), rule, None)
+    check = check_certificate(scored(y_score, [0, 0, 0, 1]), rule, None)
     assert check.tnr.value == check.tnr_by_patient.value == pytest.approx(2 / 3)
 
 

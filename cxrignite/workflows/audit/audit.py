@@ -1,4 +1,4 @@
-"""Check all images of a recipe's source, and what `fit` would make of them."""
+"""Check all images of a recipe's source, and the splits that `fit` would make."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from cxrignite.workflows.records import check_no_second_test, collector_paused, 
 _logger = logging.getLogger(__name__)
 
 PROBLEMS = "problem"
-"""Stands for every kind of that severity, in `fail_on`."""
+"""Value of `fail_on` for every kind of that severity."""
 
 _CPU = torch.device("cpu")
 _USUAL_CONFIDENCE = 0.95
@@ -59,21 +59,21 @@ _USUAL_TNR = 0.93
 def audit(
     recipe: Recipe, output_dir: Path, fail_on: Sequence[str] = (PROBLEMS,)
 ) -> tuple[Finding, ...]:
-    """Survey a recipe's images, print what is wrong, and write lists, figures and a page.
+    """Survey a recipe's images, print the findings, and write lists, figures and a page.
 
     Args:
-        recipe: The source, and what `fit` is to make of it; its model is not used.
-        output_dir: Gets `audit.json`, `audit.html` and a CSV for each finding that has a list.
-        fail_on: Kinds of findings, or `problem` for all of that severity.
+        recipe: The source and the settings of `fit`; the model is not used.
+        output_dir: The folder for `audit.json`, `audit.html` and a CSV file per list of a finding.
+        fail_on: Kinds of findings that are errors, or `problem` for all of that severity.
 
     Returns:
         The findings, the worst first.
 
     Raises:
-        RecipeError: `fail_on` names no kind, `output_dir` is a file, or the recipe contradicts the
-            source.
-        DataError: The source cannot be listed; or, once all is written, something on that list
-            was found.
+        RecipeError: `fail_on` has an unknown kind, `output_dir` is a file, or the recipe
+            contradicts the source.
+        DataError: The source cannot be listed; or, after all is written, `fail_on` applies to a
+            finding.
     """
     _check_options(output_dir, fail_on)
     survey, unsplit = _survey(recipe.data, recipe.seed)
@@ -85,7 +85,7 @@ def audit(
     failing = [each for each in result.findings if {each.kind, each.severity} & set(fail_on)]
     if failing:
         kinds = ", ".join(f"{each.count} {each.kind}" for each in failing)
-        raise DataError(f"the audit found {kinds}; the lists are in {output_dir}")
+        raise DataError(f"the audit found {kinds}; see the lists in {output_dir}")
     return result.findings
 
 
@@ -93,8 +93,8 @@ def _check_options(output_dir: Path, fail_on: Sequence[str]) -> None:
     unknown = sorted(set(fail_on) - {PROBLEMS, *SEVERITIES})
     if unknown:
         raise RecipeError(
-            f"--fail_on must name kinds of findings, got '{unknown[0]}'; "
-            f"there are {', '.join([PROBLEMS, *SEVERITIES])}"
+            f"--fail_on must be kinds of findings, got '{unknown[0]}'; "
+            f"choose from {', '.join([PROBLEMS, *SEVERITIES])}"
         )
     if output_dir.exists() and not output_dir.is_dir():
         raise RecipeError(f"--output_dir must be a folder, got the file {output_dir}")
@@ -144,7 +144,7 @@ def _assess(
 
 
 class _Plan(NamedTuple):
-    """Outlook of a `fit` on the images: its splits, its prior, its certificates, and findings."""
+    """Expected splits, prior shift, certificates and findings of a `fit` on the images."""
 
     splits: tuple[SplitSize, ...]
     prior_shift: PriorShift | None = None
@@ -173,18 +173,18 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
 
 
 def _certificates(handlers: Sequence[object], data: XrayData) -> tuple[CertificateOutlook, ...]:
-    """Compute what each threshold search could certify; a usual one if the recipe has none."""
+    """Compute the possible certificate of each search; of a default one if there is none."""
     split = threshold_split(data)
     have = len({record.patient for record in data.records(split) if record.label == 0})
     searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
-    wishes = [(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches]
+    requested = [(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches]
     return tuple(
         CertificateOutlook(
             *(split, have, min_tnr, confidence),
             num_allowed=num_false_positives_allowed(have, min_tnr, confidence),
             num_needed=num_negatives_needed(min_tnr, confidence),
         )
-        for min_tnr, confidence in wishes or [(_USUAL_TNR, _USUAL_CONFIDENCE)]
+        for min_tnr, confidence in requested or [(_USUAL_TNR, _USUAL_CONFIDENCE)]
     )
 
 
@@ -226,10 +226,10 @@ def _write(output_dir: Path, result: AuditResult, page: bytes) -> None:
     try:
         stored = (output_dir / "audit.json").read_bytes()
         earlier = from_json(AuditResult, stored).findings
-    except (OSError, ValueError):  # none, or one that is about to be replaced
+    except (OSError, ValueError):  # missing or damaged, and about to be replaced
         earlier = ()
     for finding in earlier:
-        # Other files may have such names: only what the earlier audit says it wrote is removed.
+        # Other files may have such names: only files listed by the earlier audit are removed.
         if finding.list_file == f"{finding.kind}.csv" and finding.kind in SEVERITIES:
             (output_dir / finding.list_file).unlink(missing_ok=True)
     for finding in result.findings:

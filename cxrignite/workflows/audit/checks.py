@@ -1,4 +1,4 @@
-"""Files that are damaged or unusual, and patients or pictures in more than one place."""
+"""Checks for damaged or unusual files, and for patients or images in several places."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from cxrignite.runs.audit_result import MAX_COMPARED, Finding, ListedImage, List
 
 _DETAIL_SIZE = (128, 128)
 _MAX_KEPT = 4_096
-# Ours, in grey levels of an image at 64 x 64; of ChestXRay2017's images the flattest deviates by
-# 18.
+# Our choice, in grey levels of an image at 64 x 64. The flattest image of ChestXRay2017 has a
+# deviation of 18.
 _BLANK_DEVIATION = 3.0
 _NARROW_RANGE = 40.0
-# JPEG's own rounding leaves less than one level.
+# Rounding in a JPEG file is less than one level.
 _COLOUR_LEVELS = 3.0
 _ODD_ASPECT = 2.0
 _SMALLEST: Size = (64, 64)
 
 
 def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
-    """Check each file by itself, and how it differs from the others.
+    """Check each file alone, and compared with the others.
 
     Args:
-        survey: Of all images.
-        image_size: The size they will be read at; smaller images would be enlarged.
+        survey: The survey of all images.
+        image_size: The size after preprocessing; smaller images would be enlarged.
     """
     unreadable = [ListedImage(record, error=error.reason) for record, error in survey.unreadable]
     findings = _listed("unreadable", unreadable)
@@ -79,7 +79,7 @@ def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
 
 def check_patients(survey: Survey) -> list[Finding]:
     """Check that the patients of the images are known."""
-    # Sources name the patient of such an image after the image.
+    # For an unknown patient, sources use the name of the image.
     nameless = [
         ListedImage(record)
         for record in survey.records
@@ -89,10 +89,10 @@ def check_patients(survey: Survey) -> list[Finding]:
 
 
 def check_copies(survey: Survey) -> list[Finding]:
-    """Look for patients and pictures that are in several places.
+    """Find patients and images that are in several places.
 
     Args:
-        survey: Of all images, each in its split.
+        survey: The survey of all images, each in its split.
     """
     records = survey.records
     by_content: dict[str, list[int]] = defaultdict(list)
@@ -132,7 +132,7 @@ def _listed(
     count: int | None = None,
     image_size: Size | None = None,
 ) -> list[Finding]:
-    """A finding with its list; none if there is nothing to list."""
+    """Return a finding with its list; none if the list is empty."""
     if not rows:
         return []
     number = len(rows) if count is None else count
@@ -148,7 +148,7 @@ def _grouped(groups: Iterable[Sequence[int]], records: Sequence[ImageRecord]) ->
 
 
 def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
-    """Pairs that are alike, among one image of each content."""
+    """Find pairs of similar images, among one image of each content."""
     found = near_duplicates(survey.thumbnails[list(rows)])
     pairs = [pair._replace(first=rows[pair.first], second=rows[pair.second]) for pair in found]
 
@@ -159,7 +159,7 @@ def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
     def shares_detail(pair: NearPair) -> bool:
         try:
             first, second = read(pair.first), read(pair.second)
-        except UnreadableImageError:  # it could be read a moment ago
+        except UnreadableImageError:  # it has changed since the survey
             return False
         return detail_correlation(first, second, pair.likeness) >= MIN_DETAIL_CORRELATION
 
@@ -170,6 +170,6 @@ def _near_pairs(survey: Survey, rows: Sequence[int]) -> list[NearPair]:
 
 def _has_wrong_suffix(record: ImageRecord, facts: ImageFacts) -> bool:
     suffix = Path(record.name).suffix.lower()
-    # An export may name files by numbers, which is not wrong.
+    # An unknown suffix, such as a number from an export, is not wrong.
     known = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), facts.format)
     return known != facts.format

@@ -13,25 +13,25 @@ from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.runs.audit_result import Probe
 
 MAX_PATIENTS = 2_000
-"""Of each side; of more a share is drawn, which tells as much."""
+"""Limit per side; of more patients a random sample is drawn, which is as informative."""
 
 _PIXELS = 16
-# What these give away is nothing of the disease.
+# These cannot depend on the disease.
 _NO_SIGNS = ("size and aspect", "colour mode and format")
 
 
 def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
-    """Tell the classes apart by what is no sign of disease, and by the grey levels.
+    """Predict the class from acquisition artefacts (shortcuts), and from the grey levels.
 
-    Images of the test split are left out: what is learnt here may change a recipe.
+    Images of the test split are left out, because a finding here may change the recipe.
 
     Args:
         survey: Images of both classes.
-        seed: Of the folds, and of the patients that are drawn.
+        seed: Seed of the folds, and of the sample of patients.
 
     Returns:
-        One each of `size and aspect`, `colour mode and format`, `bytes a pixel`, `grey levels`, and
-        all of them. A side of fewer than 20 patients leaves it undecided.
+        One probe each for `size and aspect`, `colour mode and format`, `bytes a pixel`,
+        `grey levels`, and for all of them. A side of fewer than 20 patients leaves it undecided.
     """
     kept = [row for row, record in enumerate(survey.records) if record.split != "test"]
     if not kept:
@@ -51,18 +51,18 @@ def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
 
 
 def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Probe]:
-    """Tell the test images of each class from the others of that class by their thumbnails.
+    """Distinguish the test images of each class from the others by their thumbnails.
 
-    A second probe of each class divides its images outside of the test split at random by patient:
-    what it reaches is what chance reaches.
+    A second probe of each class compares two random halves of its patients outside the test split.
+    Its result is the result of chance.
 
     Args:
         survey: The images.
         classes: The names of label 0 and 1.
-        seed: Of the folds and draws.
+        seed: Seed of the folds and samples.
 
     Returns:
-        Two for each class that has test images and others; none without a test split.
+        Two probes for each class that has test images and others; none without a test split.
     """
     if not survey.records:
         return []
@@ -70,8 +70,10 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
     label = np.array([record.label for record in survey.records])
     is_test = np.array([record.split == "test" for record in survey.records], dtype=bool)
     random = np.random.default_rng(seed)
-    owners, owner = np.unique([record.patient for record in survey.records], return_inverse=True)
-    is_half = random.random(len(owners))[owner] < 0.5
+    patients, patient = np.unique(
+        [record.patient for record in survey.records], return_inverse=True
+    )
+    is_half = random.random(len(patients))[patient] < 0.5
     probes = []
     for number, name in enumerate(classes):
         ours = label == number
@@ -88,7 +90,7 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
 
 
 def _columns(facts: Sequence[ImageFacts]) -> dict[str, NDArray[np.float64]]:
-    """Tables with a row an image, by what they are of."""
+    """Return tables with one row per image, by name."""
     height, width, num_bytes = (
         np.log([float(getattr(each, name)) for each in facts])
         for name in ("height", "width", "num_bytes")
@@ -105,7 +107,7 @@ def _columns(facts: Sequence[ImageFacts]) -> dict[str, NDArray[np.float64]]:
 
 
 def _standard_pixels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Thumbnails of 16 x 16, each with mean 0 and deviation 1: framing, not exposure."""
+    """Return 16 x 16 thumbnails with mean 0 and deviation 1, to compare framing, not exposure."""
     factor = thumbnails.shape[1] // _PIXELS
     small = thumbnails.reshape(-1, _PIXELS, factor, _PIXELS, factor).mean(axis=(2, 4))
     flat = small.reshape(len(small), -1)
@@ -131,7 +133,7 @@ def _compare(
 
 
 def _drawn(records: Sequence[ImageRecord], side: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    """Rows of a side, of at most `MAX_PATIENTS` patients."""
+    """Return rows of a side, of at most `MAX_PATIENTS` patients."""
     rows = np.flatnonzero(side)
     patients = [records[row].patient for row in rows.tolist()]
     distinct = sorted(set(patients))

@@ -41,18 +41,18 @@ from cxrignite.workflows.records import read_records
 
 _logger = logging.getLogger(__name__)
 
-# What `fit` validates on here: a few images of each class.
+# Validation images of the `fit` variant, half of each class.
 _NUM_VAL = 32
 
 
 def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: bool) -> None:
-    """Measure this machine with a recipe and its data.
+    """Measure the training speed of a recipe and its data on this machine.
 
     Args:
-        recipe: The experiment; its weights and its run are left alone.
-        num_steps: Batches that a variant trains in each repeat.
-        repeats: Times that everything is measured; medians count.
-        with_compile: Measure `trainer.compile` although the recipe does not ask for it.
+        recipe: The experiment; its weights and its run are not changed.
+        num_steps: Batches per variant and repeat.
+        repeats: Number of measurements; medians are reported.
+        with_compile: Measure `trainer.compile` even if the recipe does not use it.
 
     Raises:
         RecipeError: A number is out of range, or several processes were started.
@@ -65,7 +65,9 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
         )
     with open_session(recipe.trainer.device, recipe.trainer.profile) as session:
         if session.world_size > 1:
-            raise RecipeError(f"benchmark runs as one process, got {session.world_size}")
+            raise RecipeError(
+                f"benchmark needs one process, got {session.world_size}; start it without torchrun"
+            )
         folder = RunFolder(recipe.run_dir)
         with folder.lock():
             place = folder.root / "benchmark"
@@ -77,12 +79,12 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
 
 
 class _Plan(NamedTuple):
-    """Objects to measure; the result has no stages yet, and no times.
+    """Objects to measure, and a result without stages and times.
 
     Attributes:
         result: Machine, recipe and variants.
-        data: The recipe's data module over a part of its images.
-        build_rate: Images a second at which their cache was built.
+        data: The recipe's data module for some of its images.
+        build_rate: Images per second while the cache was built.
         runner: Trains a few steps of a variant.
     """
 
@@ -139,7 +141,7 @@ def _measure(plan: _Plan, repeats: int) -> BenchmarkResult:
     # The log lines of many loaders and runs would repeat each other.
     with quietly():
         stages = measure_stages(plan.data, repeats=repeats, build_rate=plan.build_rate)
-        # Each once, and all again: a disturbance of the machine meets every variant.
+        # One round over all variants after the other, so that a disturbance affects them all.
         for variant in tqdm(variants * repeats, desc="training", disable=None):
             if not variant.failure:
                 plan.runner.run(variant)
@@ -161,12 +163,10 @@ def _write(place: Path, result: BenchmarkResult) -> None:
 def _choose_records(
     data: DataRecipe, listed: list[ImageRecord], num_steps: int
 ) -> list[ImageRecord]:
-    """Training images for the steps, from all over the list, and a few to validate on."""
+    """Choose training images evenly from the list, and a few for validation."""
     batch = data.batch_size
-    wanted = min(num_steps * batch + _NUM_VAL, len(listed))
-    records = read_records(
-        data, [listed[number * len(listed) // wanted] for number in range(wanted)]
-    )
+    count = min(num_steps * batch + _NUM_VAL, len(listed))
+    records = read_records(data, [listed[number * len(listed) // count] for number in range(count)])
     aside: set[str] = set()
     for label in (0, 1):
         names = [record.name for record in records if record.label == label]
@@ -174,6 +174,7 @@ def _choose_records(
     num_train = len(records) - len(aside)
     if num_train < 2 * batch:
         raise DataError(
-            f"a benchmark needs images for two batches of {batch}, got {num_train} to train with"
+            f"benchmark needs training images for two batches of {batch}, got {num_train}; "
+            "lower data.batch_size"
         )
     return [record.moved("val") if record.name in aside else record for record in records]

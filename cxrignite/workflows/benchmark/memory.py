@@ -1,4 +1,4 @@
-"""The most memory that this process and its workers hold at a time."""
+"""Peak memory of this process and its workers."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ _PROPORTIONAL = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
 
 
 class PeakMemory:
-    """Watches memory while it is entered.
+    """Monitor of the peak memory inside a context.
 
-    On CUDA it is what torch has allocated there. Elsewhere it is the proportional set size (pages
-    that processes share are counted once) of this process and its children, without the pages of
-    files, which the system drops when it needs the room; looked at every
-    `interval` seconds, where the system tells it (Linux); else 0.
+    On CUDA it is the memory allocated by torch. On Linux it is the proportional set size of this
+    process and its children, which counts shared pages once. Pages of files are left out, because
+    the system frees them when needed. It is sampled every `interval` seconds. Elsewhere it is 0.
 
     Args:
-        device: Where the model computes.
-        interval: Seconds.
+        device: The device of the model.
+        interval: Seconds between two samples.
     """
 
     def __init__(self, device: torch.device, interval: float = 0.1) -> None:
         self._device, self._interval = device, interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._most = 0
+        self._peak = 0
 
     @property
     def num_bytes(self) -> int:
-        """The most that was seen."""
+        """Highest value so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        return self._most
+        return self._peak
 
     def __enter__(self) -> PeakMemory:
         if self._device.type == "cuda":
@@ -57,14 +56,14 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
-            self._most = max(self._most, memory_with_children(Path("/proc/self")))
+            self._peak = max(self._peak, memory_with_children(Path("/proc/self")))
 
 
 def memory_with_children(process: Path) -> int:
-    """Bytes that a process and its children hold, each page counted once; 0 where it has ended.
+    """Return the bytes of a process and its children, each page once; 0 after its end.
 
     Args:
-        process: Its folder in `/proc`.
+        process: The folder of the process in `/proc`.
     """
     try:
         children = [
@@ -81,5 +80,5 @@ def _memory_of(process: Path) -> int:
     try:
         found = _PROPORTIONAL.findall((process / "smaps_rollup").read_text())
     except OSError:
-        return 0  # it has ended, or this is no Linux
+        return 0  # the process has ended, or this is not Linux
     return 1024 * sum(map(int, found))

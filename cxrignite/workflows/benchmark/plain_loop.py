@@ -1,7 +1,6 @@
-"""What people write by hand: Pillow, torchvision's transforms, a `DataLoader`, a loop.
+"""Plain PyTorch loop: Pillow, torchvision's transforms, a `DataLoader`, a training loop.
 
-It is what everything here is measured against, so it is kept as it is usually written, with
-nothing done badly on purpose.
+It is the baseline of the benchmark, so it is written in the usual way and not slow on purpose.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from cxrignite.runs.benchmark_result import Steps
 
 
 class PlainImages(Dataset[tuple[Tensor, float]]):
-    """Images as Pillow reads them: RGB, `Resize`, `ToTensor`; then the recipe's own transforms.
+    """Data set of images read by Pillow: RGB, `Resize`, `ToTensor`, the recipe's transforms.
 
     Args:
         records: The images.
-        pipeline: Its size, its preprocessing and its augmentation are used, image by image.
-        augments: Whether to augment.
+        pipeline: Source of the size, preprocessing and augmentation, applied image by image.
+        augments: Apply the augmentation.
     """
 
     def __init__(
@@ -70,18 +69,19 @@ def train_steps(
     channels_last: bool = False,
     augment: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Steps:
-    """The loop by hand: what `fit` does at a step, and nothing else.
+    """Train some steps in a plain loop, with the same work per step as `fit`.
 
     Args:
-        model: On `device`.
-        optimizer: Over its parameters.
-        loss_fn: Of logits and labels.
-        batches: From a `DataLoader`: images, labels, and what else.
-        num_steps: At most so many.
-        device: Where to compute.
-        precision: In which arithmetic.
-        channels_last: Lay images out so.
-        augment: Of images on the device and their seeds, as `XrayData.device_augment`.
+        model: The model, on `device`.
+        optimizer: The optimizer of its parameters.
+        loss_fn: The loss of logits and labels.
+        batches: Batches of a `DataLoader`, which begin with images and labels.
+        num_steps: Maximum number of steps.
+        device: The device of the model.
+        precision: Precision of the arithmetic.
+        channels_last: Use the channels-last memory order.
+        augment: Augmentation of images on the device and their seeds, as
+            `XrayData.device_augment`.
     """
     model.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision.use_scaler)
@@ -95,7 +95,7 @@ def train_steps(
         labels = batch[1].to(device, dtype=torch.float32, non_blocking=True)
         if augment is not None:
             images = augment(images, batch[3])
-        # Images are grey: the three channels that Pillow gave are the same.
+        # The images are grey: the three channels from Pillow are equal.
         images = images[:, :1].contiguous(memory_format=memory)
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast(device):

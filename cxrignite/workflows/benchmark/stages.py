@@ -1,4 +1,4 @@
-"""The parts of the input pipeline, each alone: images a second, the plain way and ours."""
+"""Images per second of each part of the input pipeline, compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.runs.benchmark_result import Stage
 from cxrignite.workflows.benchmark.plain_loop import PlainImages
 
-# Long enough that a pass of milliseconds is measured over many.
+# Long enough to repeat a pass of milliseconds many times.
 _SECONDS = 0.3
 
 
 def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[Stage]:
-    """Measure decoding, caching and loading; both ways take turns.
+    """Measure decoding, caching and loading, alternating between plain PyTorch and ours.
 
     Args:
         data: The pipeline and the settings of the loaders, with the cache.
-        repeats: Times that each is measured; the median counts.
-        build_rate: Images a second at which it was built.
+        repeats: Number of measurements; the median is reported.
+        build_rate: Images per second while the cache was built.
     """
     records, pipeline, size = data.records("train"), data.pipeline, data.loader.batch_size
     bare = Pipeline(
@@ -35,7 +35,7 @@ def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[S
     plain, workers = PlainImages(records, bare), data.num_workers
 
     def load(pipeline: Pipeline, workers: int) -> tuple[float, float]:
-        by_hand: DataLoader[tuple[Tensor, float]] = DataLoader(
+        plain_loader: DataLoader[tuple[Tensor, float]] = DataLoader(
             PlainImages(records, pipeline),
             size,
             shuffle=True,
@@ -45,10 +45,10 @@ def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[S
         settings = LoaderSettings(size, workers)
         each = XrayData(records, data.classes, pipeline=pipeline, cache=data.cache, loader=settings)
         ours = each.train_loader()
-        return _take_turns(lambda: _count(by_hand), lambda: _count(ours), repeats)
+        return _alternate(lambda: _count(plain_loader), lambda: _count(ours), repeats)
 
     with _one_thread():
-        decoded = _take_turns(
+        decoded = _alternate(
             lambda: len([plain[index] for index in range(len(plain))]),
             lambda: len([bare.read(record.path) for record in records]),
             repeats,
@@ -69,10 +69,10 @@ def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[S
     return stages
 
 
-def _take_turns(
+def _alternate(
     plain: Callable[[], int], ours: Callable[[], int], repeats: int
 ) -> tuple[float, float]:
-    """Images a second of two ways: the machine's moods meet both."""
+    """Return the images per second of both ways; alternating shares any disturbance."""
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for way, found in zip((plain, ours), rates, strict=True):

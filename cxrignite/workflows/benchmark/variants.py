@@ -1,4 +1,4 @@
-"""The plain loop with one optimisation after the other, up to `fit` itself."""
+"""Benchmark variants: the plain loop with one optimisation after the other, up to `fit`."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ _WARMUP_STEPS = 2
 def plan_variants(
     trainer: TrainerRecipe, num_workers: int, device: torch.device, with_compile: bool
 ) -> list[Variant]:
-    """The rows, from the plain loop to what the recipe does.
+    """List the variants to measure, from the plain loop to the whole recipe.
 
     Args:
-        trainer: Its `channels_last` and precision are what the rows switch on.
-        num_workers: The recipe's; above 0 they have a row, too.
-        device: Where it trains; a CPU has a row of its own.
-        with_compile: Whether to measure `compile` where the recipe does not ask for it.
+        trainer: Source of the settings that the variants switch on.
+        num_workers: The recipe's number of workers; above 0 they have a variant.
+        device: The device of training; allocator tuning is a variant on a CPU.
+        with_compile: Measure `compile` even if the recipe does not use it.
     """
     keeps_memory = device.type == "cpu" and trainer.profile == "fast"
     settings = Settings()
     variants = [Variant("plain loop, Pillow", settings)]
-    for name, switch, wanted in (
+    for name, switch, is_used in (
         ("scaled decode", "scaled_decode", True),
         ("cache", "cache", True),
         ("workers", "workers", num_workers > 0),
@@ -60,7 +60,7 @@ def plan_variants(
         ("precision", "precision", trainer.precision != "fp32"),
         ("allocator tuning", "allocator_tuning", keeps_memory),
     ):
-        if wanted:
+        if is_used:
             settings = replace(settings, **{switch: True})
             variants.append(Variant(name, settings))
     compiled = replace(settings, compile=True)
@@ -74,17 +74,17 @@ def plan_variants(
 
 @dataclass(frozen=True)
 class VariantRunner:
-    """Trains a few steps of a variant.
+    """Runner that trains a few steps of a variant.
 
     Attributes:
         recipe: The recipe.
-        session: Where to compute.
-        precision: In which arithmetic, if a variant has the recipe's.
+        session: The processes and the device.
+        precision: The recipe's precision, for the variants that use it.
         model: The classifier, copied for each variant.
-        records: Those to train and to validate on.
-        pipeline: The recipe's.
-        cache: Of these images.
-        num_steps: Batches a repeat.
+        records: Images for training and validation.
+        pipeline: The recipe's pipeline.
+        cache: The cache of these images.
+        num_steps: Batches per repeat.
     """
 
     recipe: Recipe
@@ -97,15 +97,15 @@ class VariantRunner:
     num_steps: int
 
     def run(self, variant: Variant) -> None:
-        """Measure a variant once more, after a few steps that do not count.
+        """Measure a variant once, after a few warm-up steps.
 
         Args:
-            variant: Gets the result, or the reason why it cannot be measured.
+            variant: Receives the result, or the reason why it cannot be measured.
         """
         device = self.session.device
         with PeakMemory(device) as memory:
             try:
-                run = self._through_engine if variant.settings.engine else self._by_hand
+                run = self._through_engine if variant.settings.engine else self._in_plain_loop
                 with (
                     allocator_tuning(device) if variant.settings.allocator_tuning else nullcontext()
                 ):
@@ -114,9 +114,9 @@ class VariantRunner:
                 variant.failure = str(error)
         variant.memory_bytes = max(variant.memory_bytes, memory.num_bytes)
 
-    def _by_hand(self, settings: Settings) -> Steps:
+    def _in_plain_loop(self, settings: Settings) -> Steps:
         device, data = self.session.device, self._data(settings)
-        # The model comes as the recipe has it, which may be channels last already.
+        # The model may be channels last already, if the recipe says so.
         memory = torch.channels_last if settings.channels_last else torch.contiguous_format
         model = copy.deepcopy(self.model).to(memory_format=memory)
         learner = self._learner(model, data, is_compiled=settings.compile)
@@ -170,7 +170,7 @@ class VariantRunner:
 
     def _learner(self, model: BinaryClassifier, data: XrayData, *, is_compiled: bool) -> Learner:
         recipe = self.recipe
-        # A copy, since a loss keeps the class counts of its data.
+        # A copy, because a loss stores the class counts of its data.
         loss = build_loss(copy.deepcopy(recipe.loss), data, self.session.device)
         return build_learner(
             model, loss, recipe.optimizer, recipe.lr_scheduler, is_compiled=is_compiled
@@ -190,7 +190,7 @@ class VariantRunner:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what `fit` says of its epochs to itself."""
+    """Suppress the log lines of `fit`."""
     logger = logging.getLogger("cxrignite")
     before = logger.level
     logger.setLevel(logging.ERROR)

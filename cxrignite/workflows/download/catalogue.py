@@ -1,4 +1,4 @@
-"""The public data sets that `download` knows, and what each must be."""
+"""Catalogue of the public data sets for `download`, with their sizes and digests."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublicData:
-    """A zip archive of images that anybody may fetch.
+    """Public data set: a zip archive of images.
 
     Attributes:
-        name: What the command line calls it.
-        url: Where the archive is, over http or https.
-        archive_name: The archive's file name.
-        size: The archive's bytes.
-        sha256: The archive's digest in lower-case hexadecimal.
-        folder: The one folder at the archive's top, and the name that it keeps.
-        num_images: From each folder below it, such as `train/NORMAL`, to the number of its images.
-        max_unpacked_bytes: More than the images take; what claims more is refused.
-        licence: Its name and its address.
-        citation: What a work that uses the data has to cite.
-        doi: Of the data set.
+        name: Name on the command line.
+        url: Address of the archive, http or https.
+        archive_name: File name of the archive.
+        size: Size of the archive in bytes.
+        sha256: Digest of the archive in lower-case hexadecimal.
+        folder: The only top folder of the archive, also the name of the target folder.
+        num_images: Number of images by folder, such as `train/NORMAL`.
+        max_unpacked_bytes: Limit of the unpacked size; an archive that claims more is refused.
+        licence: Name and address of the licence.
+        citation: The citation required for work that uses the data.
+        doi: DOI of the data set.
     """
 
     name: str
@@ -53,7 +53,7 @@ _CHEST_XRAY_2017 = PublicData(
         "test/NORMAL": 234,
         "test/PNEUMONIA": 390,
     },
-    # Such images are JPEG files, which a zip makes 1 % smaller.
+    # JPEG files, which a zip archive makes only 1 % smaller.
     max_unpacked_bytes=1_500_000_000,
     licence="CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
     citation=(
@@ -64,4 +64,4 @@ _CHEST_XRAY_2017 = PublicData(
 )
 
 PUBLIC_DATA: Mapping[str, PublicData] = {each.name: each for each in (_CHEST_XRAY_2017,)}
-"""From a data set's name to what it must be."""
+"""Public data sets by name."""

@@ -1,4 +1,4 @@
-"""Fetch a public data set, check it, unpack it, and print what there is."""
+"""Fetch a public data set, check it, unpack it, and print its contents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cxrignite.reporting.download_text import download_text
 from cxrignite.stops import stoppable
 from cxrignite.workflows.download.catalogue import PublicData
 from cxrignite.workflows.download.fetch import Patience, fetch, part_path
-from cxrignite.workflows.download.unpack import is_whole, sweep_partials, unpack
+from cxrignite.workflows.download.unpack import is_complete, sweep_partials, unpack
 
 _logger = logging.getLogger(__name__)
 
@@ -29,59 +29,59 @@ def download(
     keep_archive: bool = False,
     patience: Patience | None = None,
 ) -> None:
-    """Bring a data set into a folder; what is there already is not brought again.
+    """Download a data set into a folder, unless it is there already.
 
-    After a stop of any kind the same call goes on where it ended.
+    After any interruption the same call resumes the download.
 
     Args:
-        data: From the catalogue.
-        into: Where `data.folder` is made.
-        archive: An archive that was fetched by other means; it is checked the same way, and stays.
-        keep_archive: Keep the archive that is fetched.
-        patience: With the server.
+        data: A data set of the catalogue.
+        into: The parent of `data.folder`.
+        archive: An archive fetched by other means; it is checked in the same way, and kept.
+        keep_archive: Keep the fetched archive.
+        patience: Limits of the retries.
 
     Raises:
-        DownloadError: The archive cannot be fetched; what has come is kept.
-        DataError: The archive is another or hostile, or `data.folder` is there and not this.
-        CxrIgniteError: The disk is too small, or another process brings the same.
+        DownloadError: The archive cannot be fetched; the received bytes are kept.
+        DataError: The archive is another one or hostile, or `data.folder` has other contents.
+        CxrIgniteError: The disk is too small, or another process downloads the same data set.
     """
     target = into / data.folder
-    if is_whole(target, data):
-        sys.stdout.write(f"{target} is there already and whole: nothing is fetched\n")
+    if is_complete(target, data):
+        sys.stdout.write(f"{target} exists and is complete: nothing to download\n")
     else:
         with _sole_writer(target), stoppable():
-            # Another process may have brought it in between.
-            if not is_whole(target, data):
-                _bring(data, target, archive, keep_archive, patience or Patience())
+            # Another process may have downloaded it in between.
+            if not is_complete(target, data):
+                _download(data, target, archive, keep_archive, patience or Patience())
     about = {"licence": data.licence, "citation": data.citation, "doi": data.doi}
     sys.stdout.write(download_text(target, data.num_images, **about))
 
 
-def _bring(
+def _download(
     data: PublicData, target: Path, archive: Path | None, keep_archive: bool, patience: Patience
 ) -> None:
     sweep_partials(target)
-    kept, part = target.with_name(data.archive_name), part_path(data, target.parent)
-    if archive is None and kept.exists():
-        archive = kept
+    stored, part = target.with_name(data.archive_name), part_path(data, target.parent)
+    if archive is None and stored.exists():
+        archive = stored
     is_given = archive is not None
     if archive is not None:
         _check(archive, data)
-        _check_room(target, data.max_unpacked_bytes)
+        _check_free_space(target, data.max_unpacked_bytes)
     else:
         archive = _fetched(data, target, part, patience)
         if keep_archive:
-            archive = part.replace(kept)
+            archive = part.replace(stored)
     unpack(archive, data, target)
-    # A given archive stays, even if it is the part.
+    # A given archive is kept, even if it is the partial file.
     if not (is_given and part.exists() and part.samefile(archive)):
         part.unlink(missing_ok=True)
 
 
 def _fetched(data: PublicData, target: Path, part: Path, patience: Patience) -> Path:
-    """Fetch the archive into the part and check it; wrong bytes are removed."""
+    """Fetch the archive into the partial file and check it; wrong bytes are removed."""
     here = part.stat().st_size if part.exists() else 0
-    _check_room(target, data.size - here + data.max_unpacked_bytes)
+    _check_free_space(target, data.size - here + data.max_unpacked_bytes)
     _logger.info("fetching %s from byte %d of %d", data.url, here, data.size)
     fetch(data, part, patience)
     try:
@@ -93,10 +93,10 @@ def _fetched(data: PublicData, target: Path, part: Path, patience: Patience) -> 
 
 
 def _check(archive: Path, data: PublicData) -> None:
-    """Refuse an archive that is not the one.
+    """Check the size and the digest of an archive.
 
     Raises:
-        DataError: By its size or its digest.
+        DataError: One of them differs, or the file cannot be read.
     """
     try:
         size = archive.stat().st_size
@@ -116,18 +116,18 @@ def _check(archive: Path, data: PublicData) -> None:
         )
 
 
-def _check_room(target: Path, num_bytes: int) -> None:
+def _check_free_space(target: Path, num_bytes: int) -> None:
     free = free_bytes(target)
     if free < num_bytes:
         raise CxrIgniteError(
             f"{target.parent} must have {num_bytes:,} bytes free for archive and images, "
-            f"got {free:,}"
+            f"got {free:,}; free some space, or choose another --into"
         )
 
 
 @contextmanager
 def _sole_writer(target: Path) -> Iterator[None]:
-    """Keep other processes from bringing the same; the lock goes with this process.
+    """Lock the target against other processes; the lock ends with this process.
 
     Raises:
         CxrIgniteError: Another process holds it, or the folder cannot be written to.

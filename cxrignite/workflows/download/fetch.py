@@ -1,4 +1,4 @@
-"""A file over HTTP, however often the connection ends before the file does."""
+"""Download of a file over HTTP, resumed whenever the connection ends early."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from cxrignite.workflows.download.catalogue import PublicData
 _logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**20
-_OTHERWISE = "an archive that was fetched by other means is taken with --archive FILE"
-_PASSING_STATUSES = frozenset({408, 425, 429})
+_OTHERWISE = "fetch the archive by other means, then use --archive FILE"
+_TEMPORARY_STATUSES = frozenset({408, 425, 429})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often a server is waited for.
+    """Time limits and number of retries.
 
     Attributes:
-        timeout: Seconds without a byte, when connecting too, after which a try has failed.
-        tries: Failed tries in a row after which there is no other. One that brings a hundredth of
-            the file starts the count anew: a bad line gets there, and no bad server is asked for
-            ever.
-        wait: Seconds after a try that brought that much; doubled by each that did not.
-        longest_wait: Seconds that no wait is longer than, whatever the server asks for.
+        timeout: Seconds without a byte, also while connecting, after which a try has failed.
+        tries: Number of failed tries in a row before the download fails. A try that receives at
+            least a hundredth of the file resets the count. So a bad connection succeeds at last,
+            and a bad server is not retried for ever.
+        wait: Seconds before the next try; doubled by each failed try in a row.
+        longest_wait: Longest wait in seconds, even if the server requests more.
     """
 
     timeout: float = 30.0
@@ -50,11 +50,11 @@ class Patience:
 
 
 class _TryFailed(Exception):
-    """This try failed, the next one may not.
+    """Failure of one try, after which another may succeed.
 
     Args:
-        reason: Why, in a few words.
-        wait: Seconds that the server asks to be left alone.
+        reason: The reason in a few words.
+        wait: Seconds to wait, as requested by the server.
     """
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -63,23 +63,23 @@ class _TryFailed(Exception):
 
 
 def part_path(data: PublicData, folder: Path) -> Path:
-    """The file for the bytes that have come; its name holds the digest of the whole archive."""
+    """Return the path of the partial file; its name has the digest of the whole archive."""
     return folder / f"{data.archive_name}.{data.sha256[:12]}.part"
 
 
 def fetch(data: PublicData, part: Path, patience: Patience) -> None:
-    """Bring a part to its full size; the bytes that it has stay as they are.
+    """Download the missing bytes of a partial file.
 
-    If the file at the server changes in between, the digest of the whole reveals it.
+    If the file on the server changes in between, the digest of the archive reveals it.
 
     Args:
-        data: Names the address and the size.
-        part: What was fetched before, or no file.
-        patience: With the server.
+        data: Source of the address and the size.
+        part: The partial file; it may be missing.
+        patience: Limits of the retries.
 
     Raises:
         DownloadError: The server cannot be reached, refuses, has a file of another size, or the
-            disk is full. What has come is kept.
+            disk is full. The received bytes are kept.
     """
     opener = build_opener(_CarefulRedirects())
     failures = 0
@@ -95,21 +95,21 @@ def fetch(data: PublicData, part: Path, patience: Patience) -> None:
             if failures >= patience.tries:
                 raise DownloadError(
                     f"{data.url}: {failure}; {failures} tries in a row failed, "
-                    f"{now:,} of {data.size:,} bytes are here; {_OTHERWISE}"
+                    f"{now:,} of {data.size:,} bytes are downloaded; {_OTHERWISE}"
                 ) from failure
             wait = min(max(patience.wait * 2**failures, failure.wait), patience.longest_wait)
             _logger.warning(
-                "%s at byte %d of %d; trying again in %.3g s", failure, now, data.size, wait
+                "%s at byte %d of %d; next try in %.3g s", failure, now, data.size, wait
             )
             time.sleep(wait)
 
 
 def _fetch_once(opener: OpenerDirector, data: PublicData, part: Path, timeout: float) -> None:
-    """Take what one answer gives.
+    """Download as many bytes as one response has.
 
     Raises:
-        _TryFailed: It was not all.
-        DownloadError: There is no point in asking again.
+        _TryFailed: Bytes are missing.
+        DownloadError: Another try would fail too.
     """
     here = _size(part)
     request = Request(data.url, headers={"User-Agent": f"cxrignite/{__version__}"})
@@ -118,13 +118,13 @@ def _fetch_once(opener: OpenerDirector, data: PublicData, part: Path, timeout: f
     with _answer(opener, request, part, timeout) as response:
         offset = _offset(response, part, here, data.size)
         missing = data.size - offset
-        # Read before anything is thrown away for it: a login page is an answer, too.
+        # Checked before existing bytes are replaced: the response may be a login page.
         if response.length is not None and response.length != missing:
             raise _TryFailed(
-                f"the server offers {response.length:,} bytes where {missing:,} are missing"
+                f"the server offers {response.length:,} bytes, but {missing:,} are missing"
             )
         try:
-            # `disable=None` keeps the bar off where stderr is not a terminal.
+            # `disable=None` hides the bar if stderr is not a terminal.
             with (
                 part.open("ab" if offset else "wb") as file,
                 tqdm(
@@ -139,9 +139,9 @@ def _fetch_once(opener: OpenerDirector, data: PublicData, part: Path, timeout: f
             ):
                 for chunk in _chunks(response, missing):
                     file.write(chunk)
-                    file.flush()  # what has come outlives a process that is killed
+                    file.flush()  # keeps the bytes if the process is killed
                     bar.update(len(chunk))
-        except OSError as error:  # of the disk: those of the network have become another
+        except OSError as error:  # of the disk; `_chunks` has converted those of the network
             raise DownloadError(
                 f"cannot write {part} ({free_bytes(part):,} bytes free): {error.strerror or error}"
             ) from error
@@ -157,32 +157,32 @@ def _answer(opener: OpenerDirector, request: Request, part: Path, timeout: float
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DownloadError(
-                f"{request.full_url}: its certificate cannot be trusted: {reason.verify_message}"
+                f"{request.full_url}: its certificate is not trusted: {reason.verify_message}"
             ) from error
         raise _TryFailed(_in_words(reason)) from error
     return response
 
 
 def _refusal(request: Request, error: HTTPError, part: Path) -> Exception:
-    """What a status other than success means."""
-    # urllib tells of a redirect without end on three lines, and a server says what it likes.
+    """Convert an error status to the exception for it."""
+    # The reason may have line breaks (urllib, on endless redirects) or anything from the server.
     words = "".join(filter(str.isprintable, " ".join(str(error.reason).split())))
-    said = f"the server answers {error.code} {words:.200}"
+    reason = f"the server answers {error.code} {words:.200}"
     if error.code == 416:
-        # What is asked for lies behind the file's end: this is no part of that file.
+        # The range begins after the file's end: the part belongs to another file.
         part.unlink(missing_ok=True)
-        return _TryFailed(said)
-    if error.code in _PASSING_STATUSES or error.code >= 500:
-        asked = error.headers.get("Retry-After") or ""
-        return _TryFailed(said, float(asked) if asked.isascii() and asked.isdigit() else 0.0)
-    return DownloadError(f"{request.full_url}: {said}; {_OTHERWISE}")
+        return _TryFailed(reason)
+    if error.code in _TEMPORARY_STATUSES or error.code >= 500:
+        delay = error.headers.get("Retry-After") or ""
+        return _TryFailed(reason, float(delay) if delay.isascii() and delay.isdigit() else 0.0)
+    return DownloadError(f"{request.full_url}: {reason}; {_OTHERWISE}")
 
 
 def _offset(response: HTTPResponse, part: Path, here: int, size: int) -> int:
-    """Return where the bytes of an answer begin: where the part ends, or at 0.
+    """Return the first byte of a response: the end of the part, or 0.
 
     Raises:
-        _TryFailed: Somewhere else, or they are of another file; the next try begins at 0.
+        _TryFailed: It is another byte, or of another file; the next try begins at 0.
     """
     if response.status == 200:
         return 0
@@ -197,14 +197,14 @@ def _offset(response: HTTPResponse, part: Path, here: int, size: int) -> int:
 
 
 def _chunks(response: HTTPResponse, missing: int) -> Iterator[bytes]:
-    """The bytes of an answer as they come, and never more than are missing.
+    """Yield the bytes of a response as they arrive, at most the missing ones.
 
     Raises:
-        _TryFailed: They end too early, or none comes for too long.
+        _TryFailed: They end too early, or none arrives in time.
     """
     while missing:
         try:
-            # `read` waits until all is there, and a byte now and then is no stall.
+            # Not `read`, which waits for all bytes: a slow connection would time out.
             chunk = response.read1(min(_CHUNK_BYTES, missing))
         except (OSError, HTTPException) as error:
             raise _TryFailed(_in_words(error)) from error
@@ -220,14 +220,14 @@ def _size(part: Path) -> int:
 
 def _in_words(reason: object) -> str:
     if isinstance(reason, TimeoutError):
-        return "no byte came in time"
+        return "no byte arrived in time"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror
     return str(reason) or type(reason).__name__
 
 
 class _CarefulRedirects(HTTPRedirectHandler):
-    """Follows to http and https only, and never from https to http."""
+    """Redirect handler that allows only http and https, and never https to http."""
 
     def redirect_request(
         self,
@@ -238,12 +238,14 @@ class _CarefulRedirects(HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> Request | None:
-        """The request that follows a redirect.
+        """Return the request that follows a redirect.
 
         Raises:
-            DownloadError: It leads to where bytes are not to come from.
+            DownloadError: The redirect leads to another protocol.
         """
         scheme, host = urlsplit(newurl)[:2]
         if scheme not in {"https", req.type} or req.type not in {"http", "https"}:
-            raise DownloadError(f"{req.full_url} leads to {scheme}://{host}, which is refused")
+            raise DownloadError(
+                f"{req.full_url} must redirect to https, or from http to http, got {scheme}://{host}"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)

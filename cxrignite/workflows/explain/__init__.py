@@ -1,1 +1,1 @@
-"""Draw class activation maps of a run's images, and measure what the maps are worth."""
+"""Draw class activation maps of a run's images, and measure the maps."""

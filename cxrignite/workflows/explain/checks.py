@@ -1,4 +1,4 @@
-"""Checks of a run's class activation maps, measured on its own images."""
+"""Checks of a run's class activation maps, measured on its images."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ from cxrignite.runs.scores import SplitScores
 _logger = logging.getLogger(__name__)
 
 NUM_RANDOM_MODELS = 5
-"""One random model may look where the trained one does, for all images alike; the mean of some
-cannot."""
+"""A single random model may highlight the same place as the trained one by chance; the mean of
+several does not."""
 
 _NUM_STEPS = 20
 _BATCH_SIZE = 16
@@ -57,13 +57,13 @@ _MAX_MASKED = 200
 
 @dataclass(frozen=True)
 class MapProbe:
-    """What is needed to draw maps of images.
+    """Functions and objects to draw maps of images.
 
     Attributes:
         model: The classifier.
-        explain: From a classifier, images and what the maps are to speak for to the maps.
-        read: From an image's file to an image as the classifier takes it, `(1, H, W)`, uint8.
-        device: Where the classifier is.
+        explain: Returns the maps for a classifier, images and the target class of the maps.
+        read: Reads a file as an input of the classifier, `(1, H, W)`, uint8.
+        device: The device of the classifier.
         advance: Called after each batch.
     """
 
@@ -74,11 +74,11 @@ class MapProbe:
     advance: Callable[[], object] = lambda: None
 
     def images(self, paths: Sequence[Path]) -> Tensor:
-        """The images of these files on the device, `(N, 1, H, W)`."""
+        """Read the images of these files to the device, `(N, 1, H, W)`."""
         return torch.stack([self.read(path) for path in paths]).to(self.device)
 
     def score(self, target: CamTarget, images: Tensor) -> Tensor:
-        """Probabilities of the class that maps of this target speak for, `(N,)`."""
+        """Return probabilities of the target class of the maps, `(N,)`."""
         sign = 1 if target == "positive" else -1
         with evaluation_mode(self.model):
             return torch.sigmoid(sign * self.model(images).float())
@@ -87,23 +87,22 @@ class MapProbe:
 def check_maps(
     probe: MapProbe, scores: SplitScores, threshold: float, num_images: int, root: Path, seed: int
 ) -> tuple[MapChecks, dict[str, MeanCurves]]:
-    """Measure the maps: by what the score does without their pixels, by random weights, by masks.
+    """Measure the maps: by the score without their pixels, by random weights, by masks.
 
-    Maps of what speaks for the positive class are measured on images that are called positive;
-    where none is, on all. Those of what speaks for the negative class, on images called negative: a
-    network may know one class by what it sees, and the other by the lack of that.
+    Maps for the positive class are measured on images called positive; on all, if there are none.
+    Maps for the negative class are measured on images called negative. Both are needed, because a
+    network may recognise one class by its signs, and the other by their absence.
 
     Args:
-        probe: Draws maps.
-        scores: Of the images.
-        threshold: A score of at least this is called positive.
-        num_images: Images of each kind at most, drawn by the seed.
-        root: The folder that the masks' names are relative to.
-        seed: Of the draw and the random maps.
+        probe: Draws the maps.
+        scores: Scores of the images.
+        threshold: Scores of at least this value are positive.
+        num_images: Maximum number of images of each kind, a random sample.
+        root: The folder of the masks' relative names.
+        seed: Seed of the sample and the random maps.
 
     Returns:
-        The checks; and the mean curves by name, those of the negative class with `against_` before
-        it.
+        The checks, and the mean curves by name. Curves of the negative class begin with `against_`.
 
     Raises:
         UnreadableImageError: A mask cannot be read.
@@ -130,7 +129,7 @@ def _measure(
     masked: tuple[Sequence[ImageRecord], Path],
     seed: int,
 ) -> tuple[MapChecks, dict[str, MeanCurves]]:
-    """Return the checks and curves of `check_maps`, by images called positive and the others."""
+    """Measure maps of images called positive, of the others, and of images with masks."""
     positive, curves = _perturb(probe, records, "positive", seed)
     parts = [each for part in _parts(records) for each in _correlations(probe, part, seed)]
     correlation = float(np.nanmean(np.concatenate(parts)))
@@ -165,7 +164,7 @@ def _parts(records: Sequence[ImageRecord]) -> list[Sequence[ImageRecord]]:
 def _correlations(
     probe: MapProbe, records: Sequence[ImageRecord], seed: int
 ) -> list[NDArray[np.float64]]:
-    """How alike the maps of random models are, for each of them and each image."""
+    """Correlate the maps with those of random models, for each of them and each image."""
     images = probe.images([record.path for record in records])
     maps = probe.explain(probe.model, images, "positive").maps
     others = (
@@ -182,13 +181,13 @@ def _correlations(
 def _perturb(
     probe: MapProbe, records: Sequence[ImageRecord], target: CamTarget, seed: int
 ) -> tuple[PerturbationChecks, dict[str, MeanCurves]]:
-    """Measure deletion and insertion by map and by chance; also the mean curves."""
+    """Measure deletion and insertion by map and by chance; also return the mean curves."""
     pieces: dict[str, list[tuple[PerturbationCurve, PerturbationCurve]]] = {}
     for number, part in enumerate(_parts(records)):
         images = probe.images([record.path for record in part])
         found = probe.explain(probe.model, images, target)
         height, width = images.shape[-2:]
-        # As coarse as the maps: a finer or a coarser one would be another question.
+        # With the same grid as the maps, because coarseness alone changes the curves.
         chance = random_maps(len(part), (height, width), grid=found.grid, seed=seed + number)
         for name, curve in (("deletion", deletion_curve), ("insertion", insertion_curve)):
             by_map, by_chance = (
@@ -197,17 +196,17 @@ def _perturb(
             )
             pieces.setdefault(name, []).append((by_map, by_chance))
         probe.advance()
-    figures, curves = {}, {}
-    owners = [record.patient for record in records]
+    found_checks, curves = {}, {}
+    patients = [record.patient for record in records]
     for name, pairs in pieces.items():
         sides = list(zip(*pairs, strict=True))
         means = [torch.cat([each.score for each in side]).mean(dim=0) for side in sides]
         fraction = pairs[0][0].fraction
         curves[name] = MeanCurves(*(each.double().cpu().numpy() for each in (fraction, *means)))
         by_map_area, by_chance_area = (torch.cat([each.area for each in side]) for side in sides)
-        difference = paired_difference(by_map_area, by_chance_area, owners)
+        difference = paired_difference(by_map_area, by_chance_area, patients)
         is_known = all(map(math.isfinite, difference.interval))
-        figures[name] = PerturbationCheck(
+        found_checks[name] = PerturbationCheck(
             by_map=float(by_map_area.mean()),
             by_chance=float(by_chance_area.mean()),
             difference=Estimate(
@@ -215,17 +214,17 @@ def _perturb(
             ),
             blank=float(curves[name].by_map[-1 if name == "deletion" else 0]),
         )
-    return PerturbationChecks(len(records), **figures), curves
+    return PerturbationChecks(len(records), **found_checks), curves
 
 
 def _read_masks(
     probe: MapProbe, records: Sequence[ImageRecord], root: Path
 ) -> list[tuple[ImageRecord, Tensor, Tensor]]:
-    """Images, images and masks, `(1, H, W)` each, without those whose mask has no pixel inside."""
+    """Return records, images and masks, `(1, H, W)` each; empty masks are left out."""
     found = []
     for record in records:
         path = root / record.attributes["mask"]
-        # Through the same pipeline as the images, so that a mask lies where its image does.
+        # Read by the same pipeline, so that a mask is aligned with its image.
         image, mask = probe.read(record.path), probe.read(path)
         if mask.shape != image.shape:
             raise DataError(
@@ -236,19 +235,19 @@ def _read_masks(
             found.append((record, image, mask > 127))
     if len(found) < len(records):
         _logger.warning(
-            "%d of %d masks have no pixel inside: left out", len(records) - len(found), len(records)
+            "left out %d of %d masks without a pixel", len(records) - len(found), len(records)
         )
     return found
 
 
 def _localize(probe: MapProbe, masked: Sequence[tuple[ImageRecord, Tensor, Tensor]]) -> MaskCheck:
-    """Measure how maps lie in the masks, those of the model and those of random models."""
+    """Measure the agreement of maps with masks, for the model and for random models."""
     hits, energy, area = [], [], []
     random_hits, random_energy = [], []
     for start in range(0, len(masked), _BATCH_SIZE):
-        _, records, inside_of = zip(*masked[start : start + _BATCH_SIZE], strict=True)
-        images = torch.stack(records).to(probe.device)
-        masks = torch.cat(inside_of).to(probe.device)
+        _, pixels, mask_pixels = zip(*masked[start : start + _BATCH_SIZE], strict=True)
+        images = torch.stack(pixels).to(probe.device)
+        masks = torch.cat(mask_pixels).to(probe.device)
         maps = probe.explain(probe.model, images, "positive").maps
         inside = energy_inside(maps, masks)
         hits.append(pointing_game(maps, masks))

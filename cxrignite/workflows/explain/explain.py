@@ -1,4 +1,4 @@
-"""Class activation maps of a run's images, or of any images, drawn and measured."""
+"""Class activation maps of a run's images or of any images: drawing and measurement."""
 
 from __future__ import annotations
 
@@ -43,35 +43,35 @@ _logger = logging.getLogger(__name__)
 _BATCH_SIZE = 16
 
 
-def explain(recipe: Recipe, run_dir: Path, scoring: EvaluationOptions) -> None:
-    """Draw maps of images of one split of a run, or of another source, and measure them.
+def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
+    """Draw and measure maps of one split of a run, or of another source.
 
     Args:
         recipe: The run's own; its source may be another one.
         run_dir: The run folder.
-        scoring: Which images, under which name, by which operating point.
+        options: The images, the name of the results, and the operating point.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
-        RecipeError: The model has no such layer, or none that maps can be taken at.
-        DataError: There is no image to explain, or an image changed since the run.
+        RecipeError: The model has no such layer, or maps are impossible there.
+        DataError: There is no image to explain, or an image has changed since the run.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A score or a map is NaN or infinite.
     """
     folder, settings = RunFolder(run_dir), recipe.explain
     with open_folder(folder, recipe.trainer) as (session, stack):
-        run = load_run(folder, session, recipe.trainer, recipe.model, scoring.operating_point)
-        records = records_to_score(recipe.data, folder, scoring)
+        run = load_run(folder, session, recipe.trainer, recipe.model, options.operating_point)
+        records = records_to_score(recipe.data, folder, options)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         choice = ImageChoice(
             run.map_threshold, settings.select, settings.max_images, seed=recipe.seed
         )
         source = recipe.data.source
-        maps = _Maps(run, settings, source.classes, scoring.name, records, choice, data.image_size)
+        maps = _Maps(run, settings, source.classes, options.name, records, choice, data.image_size)
         stack.callback(maps.close)
         scores = score_split(
-            *(run.model, data, scoring.split, run.computing),
+            *(run.model, data, options.split, run.computing),
             shows=session.is_main_process,
             handlers=[maps.exporter],
         )
@@ -82,18 +82,18 @@ def explain(recipe: Recipe, run_dir: Path, scoring: EvaluationOptions) -> None:
 def explain_files(
     recipe: Recipe, run_dir: Path, paths: Sequence[Path], name: str, site: str | None = None
 ) -> None:
-    """Draw maps of any images, whose labels are unknown.
+    """Draw maps of any images without labels.
 
     Args:
         recipe: The run's own.
         run_dir: The run folder.
         paths: Images, folders of images, and patterns of either.
-        name: Of the results.
-        site: Whose operating point decides; null is the run's own.
+        name: Name of the results.
+        site: The site whose operating point is used; null is the run's own.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
-        RecipeError: The model has no such layer, or none that maps can be taken at.
+        RecipeError: The model has no such layer, or maps are impossible there.
         DataError: An image is missing, cannot be read, or has another size than the run's images.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A map is NaN or infinite.
@@ -120,7 +120,7 @@ def explain_files(
 
 
 class _Maps:
-    """Maps of one name, drawn in a folder of their own and put in place once all are there."""
+    """Maps of one name, drawn in a temporary folder that is renamed when all are complete."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Maps:
         check_image_size(run.model, image_size, is_restored=True)
         self.layer = explained_layer(settings.target_layer, run.model, image_size)
         self.directory = run.folder.explain_dir(name)
-        # Of the same name, which TensorBoard shows, until everything is there.
+        # The folder's own name is the final one, because TensorBoard shows it.
         self.unfinished_dir = run.folder.explain_dir(".unfinished") / name
         self.board = TensorBoardWriter(run.folder.tensorboard_dir)
         if run.session.is_main_process:
@@ -155,11 +155,11 @@ class _Maps:
         self.exporter.step = run.epoch
 
     def _clear(self) -> None:
-        """Remove what an interrupted command has left."""
+        """Remove files of an interrupted command."""
         shutil.rmtree(self.unfinished_dir.parent, ignore_errors=True)
 
     def close(self) -> None:
-        """Close what was open, and leave nothing unfinished behind."""
+        """Close the TensorBoard writer, and remove unfinished files."""
         self.board.close()
         if self.run.session.is_main_process:
             self._clear()
@@ -167,12 +167,12 @@ class _Maps:
     def measure(
         self, scores: SplitScores, pipeline: Pipeline, root: Path, seed: int
     ) -> MapChecks | None:
-        """Check the maps and draw the figure of it; None if not requested."""
+        """Measure the maps and draw the figure; return None if not requested."""
         run, name, num_images = self.run, f"faithfulness_{self.name}", self.settings.num_measured
         if not num_images:
             (run.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
             return None
-        _logger.info("measuring the maps of %d images at most", num_images)
+        _logger.info("measuring the maps of up to %d images", num_images)
         probe = MapProbe(run.model, self._draw, pipeline.read, run.session.device)
         found, curves = check_maps(probe, scores, run.map_threshold, num_images, root, seed)
         figure = figures.perturbation_curves(curves, self.classes)
@@ -180,7 +180,7 @@ class _Maps:
         return found
 
     def publish(self, checks: MapChecks | None) -> None:
-        """Write what holds for all pictures, draw the figure of outcomes, and print a summary."""
+        """Write the files, draw the figure of outcomes, and print a summary."""
         explained, folder = self.exporter.explanations, self.run.folder
         name = f"grad_cam_{self.name}"
         if any(each.y_true != UNKNOWN_LABEL for each in explained):
@@ -203,7 +203,7 @@ class _Maps:
         folder.files.expect(
             {self.directory / "explain.json": about, self.directory / "explain.csv": table}
         )
-        # All at once: pictures of an earlier explanation would be taken for some of this one.
+        # Replaced as a whole: old pictures could be mistaken for results of this command.
         shutil.rmtree(self.directory, ignore_errors=True)
         self.unfinished_dir.rename(self.directory)
         sys.stdout.write(f"{map_table(self.name, explained, evaluation)}\n")
@@ -219,13 +219,13 @@ def _read(data: DataRecipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
     pipeline = build_pipeline(data)
     images = [pipeline.read(path) for path in files]
     known = folder.read_split(data.source.root)[0].path
-    # Where the run's images are not at hand the images can only be held against each other.
-    wanted = (pipeline.read(known) if known.is_file() else images[0]).shape[-2:]
+    # Without the run's images, the images can only be compared with each other.
+    expected = (pipeline.read(known) if known.is_file() else images[0]).shape[-2:]
     for path, image in zip(files, images, strict=True):
-        if image.shape[-2:] != wanted:
+        if image.shape[-2:] != expected:
             height, width = image.shape[-2:]
             raise DataError(
-                f"{path} must be {wanted[0]} x {wanted[1]} pixels after preprocessing, "
-                f"as the run's images, got {height} x {width}"
+                f"{path} must be {expected[0]} x {expected[1]} pixels after preprocessing, "
+                f"like the run's images, got {height} x {width}"
             )
     return torch.stack(images)

@@ -1,4 +1,4 @@
-"""Which images are to be scored, and whose they are."""
+"""List of the images to score, with their patients."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _PATIENT = "patient"
 
 
 class Listing(NamedTuple):
-    """Images without a label, each once.
+    """Images without labels, each once.
 
     Attributes:
-        records: Named as they were given; what is written of them is this name.
-        source: Tells the patient of an image by its file; null where `records` say it themselves.
+        records: The records, with the names as given; these names appear in the results.
+        source: Finds the patient of an image from its file; null if `records` have the patients.
     """
 
     records: list[ImageRecord]
     source: Source | None
 
     def patient_of(self, record: ImageRecord) -> str:
-        """The patient's key, empty where it cannot be told."""
+        """Return the patient's key, empty if unknown."""
         return record.patient if self.source is None else self.source.patient_of(record.path)
 
 
 def list_records(paths: Sequence[Path], source: Source) -> Listing:
-    """The images that a command line names.
+    """List the images named on the command line.
 
     Args:
-        paths: Images, folders of images, and patterns of either. A file that is missing is listed,
-            since those beside it can be scored.
-        source: The run's, which knows whose image a file is.
+        paths: Images, folders of images, and patterns of either. A missing file is listed, so that
+            the others are scored.
+        source: The run's source, which finds the patient of a file.
 
     Raises:
-        DataError: A folder has no image, or a pattern fits none.
+        DataError: A folder has no image, or a pattern matches none.
     """
     return Listing([_new_record(path, str(path)) for path in image_files(paths)], source)
 
@@ -48,18 +48,18 @@ def list_records(paths: Sequence[Path], source: Source) -> Listing:
 def list_manifest(
     path: Path, source: Source, path_column: str = "path", patient_column: str | None = None
 ) -> Listing:
-    """The images that a table names, in its order; one that is named again counts once.
+    """List the images of a table, in its order; repeated names count once.
 
     Args:
         path: CSV or Parquet, as `open_table` reads it. Relative names start from its folder.
-        source: The run's, which makes a patient's key of what the table says, and knows whose image
-            a file is where it says nothing.
+        source: The run's source. It converts the table's patients to keys, or finds the patient of
+            a file if the table has none.
         path_column: The column of the names.
-        patient_column: The column of the patients; null takes `patient` where there is one.
+        patient_column: The column of the patients; null takes `patient` if there is one.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or a row names no image. A row's cells
-            are never told, since they may be of a patient.
+        DataError: The file cannot be read, lacks a column, or a row names no image. Messages never
+            show a row's cells, which may identify a patient.
         RecipeError: It is Parquet and pyarrow is not installed; or the run's salt cannot be used.
     """
     table = open_table(path)
@@ -73,7 +73,7 @@ def list_manifest(
     ):
         if not name:
             raise DataError(
-                f"{table.at(number)}: a row must have a name in '{path_column}', it is empty"
+                f"{table.at(number)}: column '{path_column}' must have a name, got an empty cell"
             )
         if name not in records:
             key = "" if patient_at is None else source.patient_key(patient)

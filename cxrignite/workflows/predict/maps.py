@@ -1,4 +1,4 @@
-"""Maps of new images, a few at a time, so that none stays in memory."""
+"""Maps of new images, drawn in small batches to save memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BATCH_SIZE = 16
 
 
 class DrawnMap(NamedTuple):
-    """A map that has been drawn.
+    """File name and strength of a drawn map.
 
     Attributes:
-        raw_max: Its highest value; 0 is an empty map: no place spoke for the class.
-        picture: The file of image, map and caption. The map over the image alone is beside it, with
+        raw_max: Highest value of the map; 0 if no region contributes to the class.
+        picture: The file of image, map and caption. The file with only the map over the image has
             the suffix `.overlay.png`.
     """
 
@@ -36,18 +36,18 @@ class DrawnMap(NamedTuple):
 
 
 class MapDrawer:
-    """Draws the map of every image that is scored.
+    """Drawer of the maps of all scored images.
 
-    A map's pixels do not depend on the images beside it, so that going on after a stop gives the
-    pictures of a command that was never stopped. That is why no map is held against others.
+    A map's pixels do not depend on the other images of its batch, and its strength is not compared
+    with other maps. So a resumed command gives the same pictures as an uninterrupted one.
 
     Args:
-        method: Such as `grad_cam`.
+        method: The method, such as `grad_cam`.
         classes: The negative and the positive class.
-        model: Its classifier.
-        layer: Where the maps are taken.
-        directory: The folder of the pictures; made if it is missing.
-        threshold: By which the captions call images.
+        model: The classifier.
+        layer: The layer of the maps.
+        directory: The folder of the pictures; created if missing.
+        threshold: The threshold of the decisions in the captions.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class MapDrawer:
 
         Args:
             records: Its `n` images.
-            patients: Whose they are.
+            patients: Their patients.
             images: Shape `(n, 1, H, W)`, uint8.
             y_score: Their scores, shape `(n,)`.
             first: Number of the first image; the others follow.
 
         Returns:
-            One an image.
+            One map per image.
 
         Raises:
             NonFiniteError: A map is NaN or infinite.
@@ -92,7 +92,7 @@ class MapDrawer:
         drawn = []
         for start in range(0, len(records), _BATCH_SIZE):
             part = images[start : start + _BATCH_SIZE]
-            # Of one shape, as the scores are, for the same last bits whatever is in it.
+            # Filled to one shape, as for the scores, so that the last bits are always the same.
             filled = fill_up(part, _BATCH_SIZE).to(self._device)
             found = grad_cam(self._model, filled, self._layer, method=self._method)
             for row in range(len(part)):
@@ -118,7 +118,7 @@ class MapDrawer:
         pictures = explanation_pictures(explanation, self._classes, where)
         names = (explanation.picture, explanation.overlay)
         for name, pixels in zip(names, pictures, strict=True):
-            # Not durably: a picture counts once its image has a row, and is drawn again until then.
+            # Not durably: a picture counts only if its image has a row, and else is drawn again.
             path = self._directory / name
             with writing(path):
                 path.write_bytes(as_png(pixels))

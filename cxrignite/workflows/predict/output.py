@@ -1,7 +1,7 @@
-"""The table that `predict` writes batch by batch, and goes on with after a stop.
+"""The table that `predict` writes batch by batch, and that the next command can resume.
 
-Whoever stops it, and whenever: the rows that are there are whole but for the last one, and that one
-is dropped by the next command. A row that is there is never written again.
+Whenever the process is stopped, only the last row may be incomplete, and the next command removes
+it. A complete row is never written again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cxrignite.durable_write import write_durably
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.locks import hold_lock
 from cxrignite.workflows.predict.output_settings import (
-    ANEW,
+    START_AGAIN,
     OutputPaths,
     OutputSettings,
     check_settings,
@@ -32,13 +32,13 @@ _NUM_NAMED = 3
 
 
 class PredictionFile:
-    """An open output that no other process writes to; made by `open_output`.
+    """An open output that no other process can write to; made by `open_output`.
 
     Attributes:
-        names: The images that have a row.
-        num_positive: Of those, the ones decided 1.
-        num_unreadable: Images that this command could not read.
-        first_unreadable: A few of them, and why.
+        names: Names of the images with a row.
+        num_positive: Number of them with decision 1.
+        num_unreadable: Number of images that this command could not read.
+        first_unreadable: The first of them, with the reasons.
     """
 
     def __init__(self, paths: OutputPaths, file: io.FileIO, columns: Sequence[str]) -> None:
@@ -50,61 +50,61 @@ class PredictionFile:
         self._end = 0
 
     def holds_rows(self) -> bool:
-        """Whether there is an image in the file; a header alone binds nobody."""
+        """True if the file has a row of an image; a header alone can be replaced."""
         self._file.seek(0)
         return len(list(islice(_whole_rows(self._file), 2))) > 1
 
-    def take_up(self) -> None:
-        """Read the whole rows that are there; what follows them is written over.
+    def resume(self) -> None:
+        """Read the complete rows, and remove an incomplete one after them.
 
         Raises:
-            RecipeError: The file is no such table.
+            RecipeError: The file is not such a table.
         """
         self._file.seek(0)
         try:
             for row, end in _whole_rows(self._file):
-                self._take_up(row)
+                self._resume(row)
                 self._end = end
         except csv.Error as error:
-            raise RecipeError(f"{self._paths.table} is damaged: {error}; {ANEW}") from error
+            raise RecipeError(f"{self._paths.table} is damaged: {error}; {START_AGAIN}") from error
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
-    def _take_up(self, row: Sequence[str]) -> None:
-        table, wanted = self._paths.table, self._columns
+    def _resume(self, row: Sequence[str]) -> None:
+        table, expected = self._paths.table, self._columns
         if self._end == 0:
-            if tuple(row) != tuple(wanted):
+            if tuple(row) != tuple(expected):
                 raise RecipeError(
-                    f"{table} must have the columns {', '.join(wanted)}, got {', '.join(row)}; "
-                    f"{ANEW}"
+                    f"{table} must have the columns {', '.join(expected)}, got {', '.join(row)}; "
+                    f"{START_AGAIN}"
                 )
-        elif len(row) != len(wanted):
+        elif len(row) != len(expected):
             raise RecipeError(
-                f"{table}, row {self.num_rows + 1}: it must have {len(wanted)} cells, "
-                f"got {len(row)}; {ANEW}"
+                f"{table}, row {self.num_rows + 1}: it must have {len(expected)} cells, "
+                f"got {len(row)}; {START_AGAIN}"
             )
         else:
             self._count(row)
 
     @property
     def num_rows(self) -> int:
-        """Images that have a row."""
+        """Number of images with a row."""
         return len(self.names)
 
     def begin(self) -> None:
-        """Write the header where there is none yet."""
+        """Write the header if there is none yet."""
         if self._end == 0:
             self._write([self._columns])
 
     def append(self, rows: Sequence[Sequence[Any]], failures: Mapping[str, str]) -> None:
-        """Write the outcomes of a batch; they are on the disk when this returns.
+        """Write the results of a batch; they are on the disk when this returns.
 
         Args:
-            rows: A cell a column.
-            failures: From an image's name to why it has no score.
+            rows: Rows with one cell per column.
+            failures: Reasons why images have no score, by name.
 
         Raises:
-            CxrIgniteError: The disk is full, say; the rows before are whole.
+            CxrIgniteError: The file cannot be written; the rows before stay complete.
         """
         if failures:
             self._list_unreadable(failures)
@@ -129,7 +129,7 @@ class PredictionFile:
         self._end += len(data)
 
     def _list_unreadable(self, failures: Mapping[str, str]) -> None:
-        # Begun anew by each command, which tries those again that have no score.
+        # Each command starts a new list, because it tries the images without a score again.
         mode = "a" if self.num_unreadable else "w"
         rows: list[Sequence[str]] = [] if self.num_unreadable else [("path", "reason")]
         try:
@@ -148,17 +148,17 @@ class PredictionFile:
 def open_output(
     paths: OutputPaths, settings: OutputSettings, columns: Sequence[str], *, overwrite: bool
 ) -> Iterator[PredictionFile]:
-    """Open an output, new or to be gone on with, for this process alone.
+    """Open a new output, or one to resume, for this process only.
 
     Args:
-        paths: Its files.
-        settings: Kept beside the table.
-        columns: Of the table.
-        overwrite: Begin anew, whatever `predict` has left there.
+        paths: The files of the output.
+        settings: The settings, stored beside the table.
+        columns: Columns of the table.
+        overwrite: Start again, replacing earlier results of `predict`.
 
     Raises:
-        RecipeError: Another process writes there, or what is there is of other settings or of
-            somebody else.
+        RecipeError: Another process writes there, or the existing files have other settings or are
+            not of `predict`.
         CxrIgniteError: The file cannot be written.
     """
     with ExitStack() as stack:
@@ -180,7 +180,7 @@ def open_output(
         output = PredictionFile(paths, file, columns)
         if output.holds_rows():
             check_settings(paths, settings)
-            output.take_up()
+            output.resume()
         else:
             file.truncate(0)
             file.seek(0)
@@ -191,9 +191,9 @@ def open_output(
 
 
 def _remove_maps(paths: OutputPaths) -> None:
-    # The settings stay until others replace them: without them nobody could go on after a stop.
+    # The settings stay until new ones replace them: without them no command could resume.
     for overlay in paths.maps_dir.glob("*.overlay.png"):
-        # Each has its picture beside it; other pictures are somebody else's.
+        # Each has its picture beside it; other pictures were not made by `predict`.
         overlay.with_name(f"{overlay.name.removesuffix('.overlay.png')}.png").unlink(
             missing_ok=True
         )
@@ -201,23 +201,23 @@ def _remove_maps(paths: OutputPaths) -> None:
 
 
 def _whole_rows(file: io.FileIO) -> Iterator[tuple[list[str], int]]:
-    """The rows that end with a line's end, and where the next one begins."""
+    """Yield the rows that end with a line break, and the position after each."""
     lines: list[bytes] = []
     num_quotes, end = 0, 0
     for line in io.BufferedReader(_Borrowed(file)):
         lines.append(line)
         num_quotes += line.count(b'"')
-        # Inside of quotes a line's end is part of a name.
+        # Inside quotes a line break is part of a name.
         if line.endswith(b"\n") and num_quotes % 2 == 0:
-            record = b"".join(lines)
-            end += len(record)
-            text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
+            content = b"".join(lines)
+            end += len(content)
+            text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
             yield list(map(plain_cell, next(csv.reader(text), []))), end
             lines, num_quotes = [], 0
 
 
 class _Borrowed(io.RawIOBase):
-    """A file that is read through a buffer, and stays open when that is thrown away."""
+    """Reader of a file through a buffer, which does not close the file with the buffer."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""The files of an output, and whether what is there may be gone on with."""
+"""Files and settings of an output, and the checks before it is resumed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cxrignite.data.reading import Size
 from cxrignite.errors import RecipeError
 
 _OTHER = "choose another --output"
-ANEW = "choose another --output, or begin anew with --overwrite true"
+START_AGAIN = "choose another --output, or start again with --overwrite true"
 
-# These may differ from one command to the next: the scores do not depend on them.
+# These may differ between commands, because the scores do not depend on them.
 _INFORMATION = frozenset({"run", "version"})
 _OF_PREDICT = frozenset({"run", "weights_sha256"})
 _SUFFIX = ".csv"
@@ -28,21 +28,21 @@ _RUN_FOLDERS = frozenset(
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What scores and decisions depend on, to the last bit; kept beside the table.
+    """Settings that determine scores and decisions to the last bit; stored beside the table.
 
     Attributes:
         run: The run folder.
-        version: Of cxrignite.
+        version: Version of cxrignite.
         weights_sha256: Digest of the best weights.
-        operating_point: The site; None is the run's own rule.
+        operating_point: The site of the operating point; None is the run's own rule.
         chosen_on: The split, or the site's images, that chose the threshold.
-        threshold: None if the run has none.
+        threshold: The threshold; None if the run has none.
         status: Status of the rule; None if the run has no threshold.
-        image_size: Rows and columns.
-        batch_size: Of a forward pass.
-        precision: Its name.
-        device: Its kind.
-        maps: Method and layer; None if no maps are drawn.
+        image_size: Rows and columns of the preprocessed images.
+        batch_size: Batch size of a forward pass.
+        precision: Name of the precision.
+        device: Kind of the device.
+        maps: Method and layer of the maps; None if none are drawn.
     """
 
     run: str
@@ -59,18 +59,18 @@ class OutputSettings:
     maps: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
-        """Write them as JSON."""
+        """Return the settings as JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
 class OutputPaths:
-    """The files of one output.
+    """Paths of the files of one output.
 
     Args:
-        table: The scores; the others are named after it.
+        table: The CSV table of the scores; the other files are named after it.
 
     Raises:
-        RecipeError: It is no CSV file, or would lie among a run's own files.
+        RecipeError: It is not a CSV file, or would lie among a run's own files.
     """
 
     def __init__(self, table: Path) -> None:
@@ -78,17 +78,17 @@ class OutputPaths:
             raise RecipeError(f"--output must end in {_SUFFIX}, got {table}")
         _check_outside_of_runs(table)
         self.table = table
-        file = table.resolve()  # a link may lead there
+        file = table.resolve()  # so that a link and its target share one lock
         self.lock = file.with_name(f".{file.name}.lock")
         self.settings = table.with_suffix(".json")
         self.unreadable = table.with_suffix(".unreadable.csv")
         self.maps_dir = table.with_name(f"{table.stem}_maps")
 
     def check_own(self) -> None:
-        """Refuse to touch what `predict` has not written.
+        """Refuse to change files that `predict` has not written.
 
         Raises:
-            RecipeError: A file is there, and no settings beside it tell that it is of `predict`.
+            RecipeError: A file exists, and no settings beside it show that `predict` wrote it.
         """
         files = (self.table, self.settings, self.unreadable)
         taken = [path for path in files if path.exists() and path.stat().st_size]
@@ -98,49 +98,50 @@ class OutputPaths:
             return
         if not self.settings.exists():
             raise RecipeError(
-                f"{taken[0]} is not of predict, it has no {self.settings.name} beside it: {_OTHER}"
+                f"{taken[0]} was not written by predict, which would have written "
+                f"{self.settings.name} beside it; {_OTHER}"
             )
         try:
             stored = json.loads(self.settings.read_text(encoding="utf-8"))
         except ValueError:
-            stored = None  # `predict` writes it whole or not at all
+            stored = None  # not of `predict`, which writes it completely or not at all
         if not isinstance(stored, dict) or not stored.keys() >= _OF_PREDICT:
-            raise RecipeError(f"{self.settings} is not of predict: {_OTHER}")
+            raise RecipeError(f"{self.settings} was not written by predict; {_OTHER}")
 
 
 def _check_outside_of_runs(table: Path) -> None:
-    """A folder of its own inside of a run is allowed; what the run's files lie in is not."""
-    # A link may lead there.
+    """Refuse the folders of a run's own files; a new folder inside a run is allowed."""
+    # Resolved, because a link may lead there.
     folder = table.resolve().parent
     below = ""
     for each in (folder, *folder.parents):
-        # One such name may be anybody's.
+        # A single file of such a name may have another origin.
         is_run = sum((each / name).is_file() for name in _RUN_FILES) > 1
         if is_run and (not below or below in _RUN_FOLDERS):
             raise RecipeError(
-                f"--output must lie outside of a run's own files, as in a new folder, got {table}"
+                f"--output must be outside of a run's own folders, got {table}; choose a new folder"
             )
         below = each.name
 
 
 def check_settings(paths: OutputPaths, settings: OutputSettings) -> None:
-    """Refuse to go on with scores that would not be of one kind, in an output of `predict`.
+    """Refuse to resume an output with other settings.
 
     Raises:
-        RecipeError: Naming what differs.
+        RecipeError: A setting differs; with its name and both values.
     """
     stored = json.loads(paths.settings.read_text(encoding="utf-8"))
-    wanted = json.loads(settings.to_json())
-    keys = [key for key in {**wanted, **stored} if key not in _INFORMATION]
+    current = json.loads(settings.to_json())
+    keys = [key for key in {**current, **stored} if key not in _INFORMATION]
     differing = [
-        f"{key} {_brief(stored.get(key))} there, {_brief(wanted.get(key))} now"
+        f"{key} was {_brief(stored.get(key))}, is {_brief(current.get(key))}"
         for key in keys
-        if stored.get(key) != wanted.get(key)
+        if stored.get(key) != current.get(key)
     ]
     if differing:
         raise RecipeError(
-            f"{paths.table} was begun with the run {stored.get('run')} and other settings: "
-            f"{'; '.join(differing)}; {ANEW}"
+            f"{paths.table} was started with the run {stored.get('run')} and other settings: "
+            f"{'; '.join(differing)}; {START_AGAIN}"
         )
 
 

@@ -1,4 +1,4 @@
-"""From a finished run and new images to a table of scores."""
+"""Score new images with a finished run into a CSV table."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored, and where the scores go.
+    """Images to score, and the output.
 
     Attributes:
-        output: The table; its other files are named after it.
+        output: The table; the other files are named after it.
         files: Images, folders of images, and patterns of either.
-        manifest: A CSV file that names the images instead.
-        path_column: Its column of the images' names.
-        patient_column: Its column of the patients; null takes `patient` where there is one.
-        operating_point: The site whose operating point decides; null is the run's own.
-        draws_maps: Draw a map of every image, too.
-        overwrite: Begin anew, whatever the output holds.
+        manifest: A table that names the images instead.
+        path_column: The manifest's column of the images' names.
+        patient_column: The manifest's column of the patients; null takes `patient` if there is one.
+        operating_point: The site whose operating point is used; null is the run's own.
+        draws_maps: Also draw a map of every image.
+        overwrite: Start again, replacing earlier results.
     """
 
     output: Path
@@ -66,28 +66,28 @@ class Request:
 
 
 def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
-    """Score new images with a run's best weights, and go on where an earlier command stopped.
+    """Score new images with a run's best weights; resume an interrupted command.
 
     Args:
-        recipe: The run's own.
+        recipe: The run's own recipe.
         run_dir: The run folder, which is only read.
-        request: Which images, by which operating point, to where.
+        request: The images, the operating point and the output.
 
     Raises:
         RunFolderError: The run has no such operating point.
-        RecipeError: Several processes were started; the output is in use or of other settings; the
-            model has no layer that maps can be taken at.
+        RecipeError: Several processes were started; the output is in use or has other settings; or
+            maps are impossible at the requested layer.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A score or a map is NaN or infinite.
-        DataError: There is no image; or, once all others have their scores, some cannot be read.
+        DataError: There is no image; or, after all others are scored, some cannot be read.
     """
     paths = OutputPaths(request.output)
     folder, settings = RunFolder(run_dir), recipe.trainer
     with open_folder(folder, settings, writes=False) as (session, stack):
         if session.world_size > 1:
             raise RecipeError(
-                f"predict takes one process, got {session.world_size}: give each its own images "
-                "and its own --output"
+                f"predict needs one process, got {session.world_size}; start one command per part "
+                "of the images, each with its own --output"
             )
         listing = _list(recipe.data.source, request)
         run = load_run(folder, session, settings, recipe.model, request.operating_point)
@@ -105,11 +105,13 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         layer, drawer = None, None
         if request.draws_maps:
             layer = explained_layer(recipe.explain.target_layer, model, image_size or (1, 1))
-        kept = _settings(
+        output_settings = _settings(
             recipe.explain.method, folder, request, rule, scorer, session, image_size, layer
         )
         columns = (*COLUMNS, *MAP_COLUMNS) if layer else COLUMNS
-        output = stack.enter_context(open_output(paths, kept, columns, overwrite=request.overwrite))
+        output = stack.enter_context(
+            open_output(paths, output_settings, columns, overwrite=request.overwrite)
+        )
         if layer:
             drawer = MapDrawer(
                 recipe.explain.method,
@@ -122,13 +124,16 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         records = [record for record in listing.records if record.name not in output.names]
         if output.num_rows:
             _logger.info(
-                "%s has %d images: %d are left to score", paths.table, output.num_rows, len(records)
+                "%s has %d images already: %d more to score",
+                paths.table,
+                output.num_rows,
+                len(records),
             )
         num_before = output.num_rows
         work = Unscored(records, listing.patient_of, pipeline, image_size or (1, 1))
         if records:
-            keeps = settings.profile == "fast"  # as in `fit`
-            with allocator_tuning(session.device) if keeps else nullcontext():
+            is_tuned = settings.profile == "fast"  # as in `fit`
+            with allocator_tuning(session.device) if is_tuned else nullcontext():
                 score_images(work, scorer, rule, output, drawer, recipe.data)
         sys.stdout.write(_summary(output, rule, paths, num_before, drawer is not None))
         if output.num_unreadable:
@@ -144,14 +149,14 @@ def _list(source: Source, request: Request) -> Listing:
 
 
 def _is_same(first: Path, second: Path) -> bool:
-    """Whether two names are of one file, by whatever links."""
+    """True if two names are of one file, also through links."""
     if first.exists() and second.exists():
         return first.samefile(second)
     return first.resolve() == second.resolve()
 
 
 def _batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
-    """As many images in a forward pass as `test` takes, for the same last bits."""
+    """Return the batch size of `test`, so that scores have the same last bits."""
     usual = data.eval_batch_size or 2 * data.batch_size
     return min(usual, sum(record.split == "test" for record in frozen) or usual)
 
@@ -162,9 +167,9 @@ def _image_size(
     frozen: Sequence[ImageRecord],
     records: Sequence[ImageRecord],
 ) -> Size | None:
-    """The size of the run's images after preprocessing; null where no image at all can be read.
+    """Return the size of the run's images after preprocessing; None if no image can be read.
 
-    Where the run's images are not at hand it is that of the first new image.
+    If the run's images are not available, it is that of the first new image.
     """
     if data.image_size is not None and not data.preprocess:
         return data.image_size
@@ -210,18 +215,19 @@ def _summary(
     num_before: int,
     has_maps: bool,
 ) -> str:
-    """What was done, what it is worth, and where it is."""
+    """Describe the results: the counts, the decision rule, and the files."""
     num_images = output.num_rows
     called = f", {output.num_positive} called positive" if rule.point else ""
-    before = f" ({num_before} of them before)" if num_before else ""
+    before = f" ({num_before} of them by an earlier command)" if num_before else ""
     scored = f"{counted(num_images, 'image')} scored{before}{called}"
     lines = [*alarm(alarm_of_rule(rule)), f"{paths.table}: {scored}"]
     lines.append(indented(describe_rule(rule)))
     if rule.point:
         lines.append(
             indented(
-                "this holds for images like those that chose the threshold: `test` on labelled "
-                "images of this site tells whether these are, `recalibrate` chooses by them"
+                "this is valid for images like those that chose the threshold; check it with "
+                "`test` on labelled images of this site, or choose a new threshold with "
+                "`recalibrate`"
             )
         )
     if has_maps:
@@ -238,5 +244,5 @@ def _describe_unreadable(output: PredictionFile, num_images: int, paths: OutputP
     others = f"; and {more} more" if more else ""
     return (
         f"{output.num_unreadable} of {counted(num_images, 'image')} cannot be read, all listed in "
-        f"{paths.unreadable}: {few}{others}"
+        f"{paths.unreadable}: {few}{others}; fix these files, then run the same command again"
     )

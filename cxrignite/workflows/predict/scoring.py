@@ -1,4 +1,4 @@
-"""Images on their way from files to rows of the table, batch by batch."""
+"""Scoring of images, batch by batch, into rows of the table."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from cxrignite.workflows.records import warn_of_nearly_blank
 
 @dataclass(frozen=True)
 class Unscored:
-    """Images that have no score yet.
+    """Images without a score.
 
     Attributes:
         records: At least one.
-        patient_of: Tells whose an image is.
-        pipeline: The run's.
+        patient_of: Returns the patient of an image.
+        pipeline: The run's pipeline.
         image_size: Rows and columns of the run's images after preprocessing.
     """
 
@@ -51,22 +51,22 @@ def score_images(
     drawer: MapDrawer | None,
     data: DataRecipe,
 ) -> None:
-    """Score images in their order, and write each batch before the next is looked at.
+    """Score images in order, and write each batch before the next is scored.
 
-    A signal ends it after the batch in work.
+    A signal ends it after the current batch.
 
     Args:
         work: The images.
-        scorer: The run's model, with batches of one size.
-        rule: What turns a score into a decision.
+        scorer: The run's model, with a fixed batch size.
+        rule: The decision rule.
         output: The open table.
-        drawer: Draws the maps; null draws none.
-        data: Names the worker processes.
+        drawer: Draws the maps; None if none are requested.
+        data: Settings of the worker processes.
 
     Raises:
         NonFiniteError: A score or a map is NaN or infinite.
         CxrIgniteError: The table cannot be written, or a worker process was killed.
-        StopRequested: A signal asked for the end.
+        StopRequested: A signal has arrived.
     """
     stream = ImageStream(
         work.records,
@@ -78,7 +78,7 @@ def score_images(
         worker_timeout=data.worker_timeout,
     )
     num_before = output.num_rows
-    # `disable=None` keeps the bar out of files.
+    # `disable=None` hides the bar if stderr is not a terminal.
     bar = tqdm(
         total=num_before + len(work.records),
         initial=num_before,
@@ -91,7 +91,7 @@ def score_images(
 
     def step(engine: Engine, batch: ReadBatch) -> None:
         rows = _rows(batch, work, scorer, rule, drawer, output.num_rows)
-        failures = {work.records[each].name: why for each, why in batch.failures.items()}
+        failures = {work.records[each].name: text for each, text in batch.failures.items()}
         output.append(rows, failures)
         nearly_blank.extend(work.records[each].name for each in batch.nearly_blank)
         bar.update(len(rows) + len(failures))
@@ -114,7 +114,7 @@ def _rows(
     drawer: MapDrawer | None,
     first: int,
 ) -> list[Sequence[Any]]:
-    """The rows of the images that were read; their maps are drawn by then."""
+    """Return the rows of the readable images of a batch, after drawing their maps."""
     if not batch.positions:
         return []
     records = [work.records[each] for each in batch.positions]
@@ -129,7 +129,7 @@ def _rows(
             patient,
             repr(score),
             "" if probability is None else repr(float(probability[number])),
-            # Decided on the score, as everywhere.
+            # Decided on the score, as in all other results.
             "" if threshold is None else int(score >= threshold),
             "" if threshold is None else repr(threshold),
             status(rule),
@@ -147,4 +147,6 @@ def _rows(
 def _check_finite(records: Sequence[ImageRecord], y_score: NDArray[np.float64]) -> None:
     not_finite = np.flatnonzero(~np.isfinite(y_score))
     if len(not_finite):
-        raise NonFiniteError(f"the score of {records[not_finite[0]].name} is NaN or infinite")
+        raise NonFiniteError(
+            f"scores must be finite, got NaN or infinity for {records[not_finite[0]].name}"
+        )
