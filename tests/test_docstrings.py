@@ -30,7 +30,7 @@ SHAPED = re.compile(r"\b(Tensor|NDArray|ArrayLike|Numbers|Uniforms|Array)\b")
 DIMENSION = r"(?:\b(?:n|[A-Z]\w*|num_\w+)\b|\.\.\.|\*size|len\()"
 SHAPE = re.compile(rf"`\([^`]*{DIMENSION}[^`]*\)`|\b0-d\b|\b[Aa]ny shape\b|\b[Tt]he same shape\b")
 NAMES_WHAT_IT_GIVES = re.compile(
-    r"(?:Return|Give|Whether|How many|The|An?|One|Share of|Images of|Batches of|Number of) "
+    r"(?:Return|Give|True if|The|An?|One|Share of|Images of|Batches of|Number of) "
 )
 CONSTRUCTORS = ("__init__", "__post_init__", "__new__")
 
@@ -161,7 +161,7 @@ def over(items):
 
 
 def raised_in(function):
-    """Names of the exceptions that a function's own body raises anew."""
+    """Names of the exceptions that a function's own body raises."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     names, todo = set(), list(tree.body)
     while todo:

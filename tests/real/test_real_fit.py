@@ -1,8 +1,7 @@
 """A few real steps on real X-rays, from the recipe to the test split."""
 
-import json
-
 import pytest
+from results import finding
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +16,11 @@ def test_the_baseline_learns_something_within_twenty_steps(command, arguments, t
     done = command("fit", *arguments, *short, "--model.width", "8")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "baseline_cnn"
-    validation = json.loads((run / "metrics" / "val.json").read_text())
-    assert validation["roc_auc"] > 0.7
+    validation = finding(run / "metrics" / "val.json")
+    assert validation["roc_auc"]["value"] > 0.7
     done = command("test", "--run", run)
     assert done.returncode == 0, done.stderr
-    test = json.loads((run / "metrics" / "test.json").read_text())
+    test = finding(run / "metrics" / "test.json")
     assert test["num_images"] == 314
     assert test["num_positive"] == 197
     assert test["at_threshold"]["threshold"] == validation["at_threshold"]["threshold"]
