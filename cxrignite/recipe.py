@@ -83,9 +83,8 @@ class DataRecipe:
             without one as `minmax`, if it has more than 8 bits. `stored`: all that can be stored.
             `minmax`: the least and the greatest pixel. `percentiles`: the 1st and the 99th.
         preprocess: MONAI transforms of all splits, without randomness.
-        cache: Folder that keeps the preprocessed images, so that later epochs load faster. `auto`:
-            `cache` beside the run folder, if the disk has room. `off`: read the images every
-            epoch. The results do not depend on it.
+        cache: Folder of the preprocessed images, which later epochs load faster. `auto`: `cache`
+            beside the run folder, if the disk has room. `off`: none.
         augment: MONAI transforms of the training images, one image at a time.
         batch_augment: Faster transforms of the training images, on whole batches, after `augment`;
             on the GPU if there is one.
@@ -163,7 +162,7 @@ class TrainerRecipe:
         compile: Compile the model for this machine; the first steps then take minutes.
         profile: `fast` lets cuDNN choose kernels by trial and keeps freed memory on a CPU.
             `reproducible` gives bit-identical results.
-        max_grad_norm: Largest norm of the gradient, which is clipped to it; null does not clip.
+        max_grad_norm: Norm that gradients are clipped to; null does not clip.
         accumulation_steps: Batches in one optimizer step.
         lr_step: Step the learning-rate scheduler once an epoch or once an iteration.
         handlers: Handlers attached to the trainer.
@@ -256,8 +255,7 @@ class Recipe:
     Attributes:
         data: Data and loading.
         model: Class of the classifier.
-        loss: Loss of logits and labels, both `(N,)`. A loss that `NeedsClassCounts` gets the counts
-            of the training split.
+        loss: Loss of logits and labels, both `(N,)`.
         optimizer: Class of the optimizer.
         lr_scheduler: Class of the learning-rate scheduler; null keeps the learning rate.
         seed: Seed of the split, the initial weights, the sampler and the augmentation.

@@ -73,7 +73,7 @@ def _curves(checks: PerturbationChecks, scored: str) -> list[list[str]]:
 
 
 def _curve(label: str, check: PerturbationCheck, *, below: bool) -> list[list[str]]:
-    interval, reading = "no interval", "NOT SHOWN TO BE BETTER THAN RANDOM MAPS"
+    interval, reading = "no interval", "not shown to be better than random maps"
     if check.difference.by_patient is not None:
         low, high = check.difference.by_patient
         is_better = high < 0 if below else low > 0

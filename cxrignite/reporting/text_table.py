@@ -31,7 +31,7 @@ def table_lines(
         >>> for line in table_lines([["", "images"], ["train", "7"]], "<>"):
         ...     print(line)
                images
-        train      7
+        train       7
     """
     columns = [row for row in rows if len(row) > 1]
     widths = [

@@ -46,7 +46,7 @@ def test_paths_of_recipes_and_options_are_expanded_and_the_recipe_keeps_them(tmp
         "audit", "audit", ["--config=~/more.yaml", "--output_dir", "$IMAGES/audit"]
     )
     assert recipe.data.source.root == tmp_path / "images"
-    assert (recipe.run_dir, recipe.data.cache) == (Path("/images/run"), tmp_path / "cache")
+    assert (recipe.run_dir, recipe.data.cache) == (Path("/images/run"), tmp_path / "caches")
     assert options["output_dir"] == Path("/images/audit")
     assert recipe.model.keywords["weights"] == f"{tmp_path}/w.pt"
     for kept in (f"root: {tmp_path}/images", f"cache: {tmp_path}/caches", "run_dir: /images/run"):

@@ -223,7 +223,7 @@ def test_the_description_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("reference", "records", "patients", "facts"),
+    ("reference", "images", "patients", "facts"),
     [
         (np.zeros(3), np.zeros((3, 2)), 3, ["reference", "(N, D)", "(3,)"]),
         (np.zeros((3, 2)), np.zeros((3, 0)), 3, ["images", "(3, 0)"]),

@@ -77,7 +77,7 @@ def test_a_constraint_that_cannot_be_met_is_infeasible_and_goes_on():
         ({"fp_cost": 0.0}, ["fp_cost"]),
         ({"fn_cost": -1.0}, ["fn_cost"]),
         ({"confidence": 1.2}, ["confidence"]),
-        ({"confidence": 0.95, "min_tnr": 1.0}, ["certified"]),
+        ({"confidence": 0.95, "min_tnr": 1.0}, ["min_tnr", "[0, 1)", "1.0"]),
     ],
 )
 def test_a_wrong_setting_is_refused_before_there_is_data(settings, facts):

@@ -172,7 +172,7 @@ class Net(LightCNN):
     ("change", "width", "facts"),
     [
         ("self.extra = nn.Linear(2, 2)", 4, ["extra.weight", "backbone.0.0.weight"]),
-        ("self.forward = lambda images, age: images", 8, ["Net takes", "age"]),
+        ("self.forward = lambda images, age: images", 8, ["Net fails", "age"]),
     ],
 )
 def test_a_model_whose_code_has_changed_is_refused_in_one_line(
