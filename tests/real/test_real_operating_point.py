@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from results import finding, point
 
 from cxrignite.cli import run
