@@ -83,8 +83,8 @@ class DataRecipe:
             without one as `minmax`, if it has more than 8 bits. `stored`: all that can be stored.
             `minmax`: the least and the greatest pixel. `percentiles`: the 1st and the 99th.
         preprocess: MONAI transforms of all splits, without randomness.
-        cache: Folder of the preprocessed images, which later epochs load faster. `auto`: `cache`
-            beside the run folder, if the disk has room. `off`: none.
+        cache: Folder of the preprocessed images, for faster epochs. `auto`: `cache` beside the run
+            folder, if the disk has room. `off`: none.
         augment: MONAI transforms of the training images, one image at a time.
         batch_augment: Faster transforms of the training images, on whole batches, after `augment`;
             on the GPU if there is one.
@@ -206,7 +206,7 @@ class MonitorRecipe:
     Attributes:
         metric: A metric of the validator, such as `roc_auc` or `loss`.
         mode: `max` if a higher value is better, `min` if a lower one is.
-        patience: Epochs without a better value after which training stops; null never stops early.
+        patience: Stop after this many epochs without a better value; null: never.
     """
 
     metric: str = "roc_auc"
