@@ -23,6 +23,7 @@ from cxrignite.functional.calibrators import (
 from cxrignite.functional.certificate import (
     num_false_positives_allowed,
     num_negatives_needed,
+    num_positives_needed,
     umbrella_rank,
 )
 from cxrignite.functional.class_balance import (
@@ -121,6 +122,7 @@ __all__ = [
     "near_duplicates",
     "num_false_positives_allowed",
     "num_negatives_needed",
+    "num_positives_needed",
     "overlay",
     "paired_difference",
     "patient_resamples",

@@ -1,4 +1,4 @@
-"""Distribution-free certificate of a true negative rate: the Neyman-Pearson umbrella algorithm.
+"""Distribution-free certificates of rates: the Neyman-Pearson umbrella algorithm.
 
 Tong, Feng and Li, Science Advances 2018, doi 10.1126/sciadv.aao1659.
 
@@ -12,20 +12,29 @@ takes the smallest rank k for which this probability is at most `1 - confidence`
 over random samples of n negatives: of many thresholds chosen this way, at most the share
 `1 - confidence` has a true TNR below `min_tnr`.
 
-The guarantee assumes that the negatives are exchangeable with future negatives, and that they were
-used neither to train the weights nor to select the checkpoint.
+The true positive rate is certified by the same rule with the classes exchanged: a threshold at the
+k-th largest of n independent positive scores. For several images of a patient there are two
+readings, see `PatientReading`.
+
+The guarantees assume that the images are exchangeable with future images of their class, and that
+they were used neither to train the weights nor to select the checkpoint. Two certificates of the
+same confidence c hold together with a probability of at least 2c - 1 (Bonferroni).
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from cxrignite.functional.arrays import Patients, as_names
+
+PatientReading = Literal["every_image", "any_image"]
+"""When a positive patient counts as found: if every image is called positive (the lowest score
+counts), or if at least one is (the highest score counts)."""
 
 
 def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int | None:
@@ -59,13 +68,14 @@ def umbrella_rank(num_negatives: int, min_tnr: float, confidence: float) -> int 
     return int(ranks[allowed[0]]) if allowed.size else None
 
 
-class CertifiedFloor(NamedTuple):
-    """Lowest threshold that is certified.
+class CertifiedLimit(NamedTuple):
+    """Lowest threshold that is certified for the TNR, or highest one for the TPR.
 
     Attributes:
-        threshold: In `(0, 1]`, the next float64 above a score, which may tie with others.
-        rank: Rank of that score. The bound of the TNR must be computed from this rank, which is
-            fixed before the scores are seen. The number of scores below the threshold depends on
+        threshold: In `[0, 1]`: for the TNR the next float64 above a score, for the TPR a score;
+            the score may tie with others.
+        rank: Rank of that score. The bound of the rate must be computed from this rank, which is
+            fixed before the scores are seen. The number of scores beyond the threshold depends on
             the ties in the sample, so a bound computed from it would not keep its confidence.
     """
 
@@ -75,7 +85,7 @@ class CertifiedFloor(NamedTuple):
 
 def certified_floor(
     independent: NDArray[np.float64], min_tnr: float, confidence: float
-) -> CertifiedFloor | None:
+) -> CertifiedLimit | None:
     """Return the lowest threshold whose true TNR is at least `min_tnr` with this confidence.
 
     Args:
@@ -94,22 +104,55 @@ def certified_floor(
         return None
     # A score equal to the threshold is positive, so the threshold must exceed the ranked score.
     floor = math.nextafter(float(np.partition(independent, rank - 1)[rank - 1]), math.inf)
-    return CertifiedFloor(floor, rank) if floor <= 1 else None
+    return CertifiedLimit(floor, rank) if floor <= 1 else None
 
 
-def independent_negatives(
-    scores: NDArray[np.float64], negative: NDArray[np.bool_], patients: Patients | None
+def certified_ceiling(
+    independent: NDArray[np.float64], min_tpr: float, confidence: float
+) -> CertifiedLimit | None:
+    """Return the highest threshold whose true TPR is at least `min_tpr` with this confidence.
+
+    Args:
+        independent: Scores of independent positives, shape `(N,)`, in `[0, 1]`.
+        min_tpr: Lowest acceptable true positive rate, in `[0, 1)`.
+        confidence: Probability with which the true TPR is at least `min_tpr`, in `(0, 1)`.
+
+    Returns:
+        The highest threshold; None if there are too few positives.
+
+    Raises:
+        ValueError: If a setting is out of range.
+
+    Examples:
+        >>> certified_ceiling(np.linspace(0, 1, 101), 0.90, 0.95)
+        CertifiedLimit(threshold=0.04, rank=97)
+    """
+    check_certificate(min_tpr, confidence, "min_tpr")
+    rank = umbrella_rank(independent.size, min_tpr, confidence)
+    if rank is None:
+        return None
+    # A score equal to the threshold is positive, so the threshold is the ranked score itself.
+    ceiling = float(np.partition(independent, independent.size - rank)[independent.size - rank])
+    return CertifiedLimit(ceiling, rank)
+
+
+def independent_scores(
+    scores: NDArray[np.float64],
+    selected: NDArray[np.bool_],
+    patients: Patients | None,
+    kept: Literal["highest", "lowest"] = "highest",
 ) -> NDArray[np.float64]:
-    """Return one score per independent negative: the highest score of each patient.
+    """Return one score per patient, because images of one patient are correlated.
 
-    Images of one patient are correlated; counted as independent they would make the certificate too
-    optimistic. The highest score is used because a patient is a false positive as soon as one image
-    is. The certified TNR is therefore a rate per patient.
+    Counted as independent they would make a certificate too optimistic. A negative patient is a
+    false positive as soon as one image is, so the highest score counts. The score of a positive
+    patient depends on the reading, see `PatientReading`. A certified rate is a rate per patient.
 
     Args:
         scores: Scores of all images, shape `(N,)`.
-        negative: Mask of the negative images, shape `(N,)`.
+        selected: Mask of the images of one class, shape `(N,)`.
         patients: Patient of each image, shape `(N,)`; None treats images as independent.
+        kept: Score of a patient that is kept.
 
     Returns:
         Scores, shape `(P,)`, in the order of the patients' names.
@@ -118,16 +161,17 @@ def independent_negatives(
         ValueError: If `patients` is not one per image, or holds neither names nor whole numbers.
     """
     if patients is None:
-        return scores[negative]
+        return scores[selected]
     names = as_names(patients)
     if names.shape != scores.shape:
         raise ValueError(
             f"patients must name one for each of the {scores.size} images, got shape {names.shape}"
         )
-    unique, owner = np.unique(names[negative], return_inverse=True)
-    highest = np.full(unique.size, -np.inf)
-    np.maximum.at(highest, owner, scores[negative])
-    return highest
+    unique, owner = np.unique(names[selected], return_inverse=True)
+    is_highest = kept == "highest"
+    found = np.full(unique.size, -np.inf if is_highest else np.inf)
+    (np.maximum if is_highest else np.minimum).at(found, owner, scores[selected])
+    return found
 
 
 def num_false_positives_allowed(
@@ -196,20 +240,45 @@ def num_negatives_needed(min_tnr: float, confidence: float, num_false_positive: 
     return high
 
 
-def check_certificate(min_tnr: float, confidence: float) -> None:
+def num_positives_needed(min_tpr: float, confidence: float, num_false_negative: int = 0) -> int:
+    """Return the fewest positives that can certify a TPR; see `num_negatives_needed`.
+
+    Args:
+        min_tpr: Lowest acceptable true positive rate, in `[0, 1)`.
+        confidence: Probability with which the true TPR is at least `min_tpr`, in `(0, 1)`.
+        num_false_negative: Number of false negatives to allow, at least 0.
+
+    Returns:
+        The number of independent positives, at least 1.
+
+    Raises:
+        ValueError: If a setting is out of range.
+
+    Examples:
+        >>> num_positives_needed(0.90, 0.95), num_positives_needed(0.95, 0.95)
+        (29, 59)
+    """
+    check_certificate(min_tpr, confidence, "min_tpr")
+    if num_false_negative < 0:
+        raise ValueError(f"num_false_negative must be at least 0, got {num_false_negative}")
+    return num_negatives_needed(min_tpr, confidence, num_false_negative)
+
+
+def check_certificate(rate: float, confidence: float, name: str = "min_tnr") -> None:
     """Check the settings of a certificate.
 
     Args:
-        min_tnr: Lowest acceptable true negative rate, in `[0, 1)`.
-        confidence: Probability with which the true TNR is at least `min_tnr`, in `(0, 1)`.
+        rate: Lowest acceptable rate, in `[0, 1)`.
+        confidence: Probability with which the true rate is at least this, in `(0, 1)`.
+        name: Name of the setting in an error message.
 
     Raises:
         ValueError: If either is out of range.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
-    if not 0 <= min_tnr < 1:
+    if not 0 <= rate < 1:
         raise ValueError(
-            f"min_tnr must be in [0, 1) for a certificate, got {min_tnr}: "
-            "no sample can certify a TNR of 1"
+            f"{name} must be in [0, 1) for a certificate, got {rate}: "
+            f"no sample can certify a {name[-3:].upper()} of 1"
         )

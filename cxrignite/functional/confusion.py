@@ -1,8 +1,9 @@
-"""Confusion counts and rates at a threshold.
+"""Confusion counts and rates at one threshold, or at two.
 
-The positive class is the last of `classes`. A score at or above the threshold is positive. Scores
-are compared in float64, so that a decision does not depend on the precision of the array:
-`np.float32(0.9) >= 0.9` is true, `float(np.float32(0.9)) >= 0.9` is false.
+The positive class is the last of `classes`. A score at or above the threshold is positive. With a
+lower threshold too, a score below that one is negative, and an image between the two is *referred*:
+a reader decides. Scores are compared in float64, so that a decision does not depend on the
+precision of the array: `np.float32(0.9) >= 0.9` is true, `float(np.float32(0.9)) >= 0.9` is false.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
 
 @dataclass(frozen=True)
 class Confusion:
-    """The four counts of a binary confusion matrix, and their rates in `[0, 1]`.
+    """The counts of a binary confusion matrix, and their rates in `[0, 1]`.
 
     A rate over no images is NaN.
 
@@ -27,73 +28,132 @@ class Confusion:
         fp: Number of false positives.
         fn: Number of false negatives.
         tp: Number of true positives.
+        referred_negative: Number of negative images that are referred.
+        referred_positive: Number of positive images that are referred.
     """
 
     tn: int
     fp: int
     fn: int
     tp: int
+    referred_negative: int = 0
+    referred_positive: int = 0
+
+    @property
+    def num_negative(self) -> int:
+        """Number of negative images."""
+        return self.tn + self.fp + self.referred_negative
+
+    @property
+    def num_positive(self) -> int:
+        """Number of positive images."""
+        return self.tp + self.fn + self.referred_positive
 
     @property
     def tnr(self) -> float:
-        """True negative rate, the specificity."""
-        return _share(self.tn, self.tn + self.fp)
+        """True negative rate, the specificity; a referred image counts as not called positive."""
+        return _share(self.num_negative - self.fp, self.num_negative)
 
     @property
     def tpr(self) -> float:
-        """True positive rate, the sensitivity or recall."""
-        return _share(self.tp, self.tp + self.fn)
+        """True positive rate, the sensitivity; a referred image counts as not called negative."""
+        return _share(self.num_positive - self.fn, self.num_positive)
 
     @property
     def ppv(self) -> float:
-        """Positive predictive value, the precision."""
+        """Positive predictive value, the precision; without the referred images."""
         return _share(self.tp, self.tp + self.fp)
 
     @property
     def npv(self) -> float:
-        """Negative predictive value."""
+        """Negative predictive value; without the referred images."""
         return _share(self.tn, self.tn + self.fn)
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean of `tnr` and `tpr`."""
-        return (self.tnr + self.tpr) / 2
+        """Mean over the classes of the share of correct decisions; a referral counts half."""
+        return (
+            _share(self.tn + self.referred_negative / 2, self.num_negative)
+            + _share(self.tp + self.referred_positive / 2, self.num_positive)
+        ) / 2
 
     @property
     def accuracy(self) -> float:
-        """Share of correct decisions."""
+        """Share of correct decisions; without the referred images."""
         return _share(self.tn + self.tp, self.tn + self.fp + self.fn + self.tp)
 
+    @property
+    def referred(self) -> float:
+        """Share of the images that are referred."""
+        num_referred = self.referred_negative + self.referred_positive
+        return _share(num_referred, self.num_negative + self.num_positive)
 
-def confusion_at(y_score: Numbers, y_true: Numbers, threshold: float) -> Confusion:
-    """Count correct and wrong decisions at a threshold.
+    @property
+    def negatives_referred(self) -> float:
+        """Share of the negative images that are referred."""
+        return _share(self.referred_negative, self.num_negative)
+
+    @property
+    def positives_referred(self) -> float:
+        """Share of the positive images that are referred."""
+        return _share(self.referred_positive, self.num_positive)
+
+
+def confusion_at(
+    y_score: Numbers, y_true: Numbers, threshold: float, lower: float | None = None
+) -> Confusion:
+    """Count correct and wrong decisions at a threshold, or at two.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`; `N` may be 0.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
         threshold: A score at or above it is positive, compared in float64.
+        lower: A score below it is negative; None if every score below `threshold` is.
 
     Returns:
         The confusion matrix.
 
     Raises:
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
-            lengths differ, or `threshold` is NaN.
+            lengths differ, `threshold` is NaN, or `lower` is above it.
 
     Examples:
         >>> confusion_at([0.2, 0.9, 0.9], [0, 0, 1], 0.9)
-        Confusion(tn=1, fp=1, fn=0, tp=1)
+        Confusion(tn=1, fp=1, fn=0, tp=1, referred_negative=0, referred_positive=0)
     """
     scores, positive = checked_scores(y_score, y_true)
+    return Confusion(*map(int, decision_cells(scores, positive, threshold, lower).sum(axis=0)))
+
+
+def decision_cells(
+    scores: NDArray[np.float64],
+    positive: NDArray[np.bool_],
+    threshold: float,
+    lower: float | None = None,
+) -> NDArray[np.bool_]:
+    """Mark the cell of each image in the confusion matrix.
+
+    Args:
+        scores: Checked scores, shape `(N,)`.
+        positive: Mask of the positives, shape `(N,)`.
+        threshold: A score at or above it is positive.
+        lower: A score below it is negative; None if every score below `threshold` is.
+
+    Returns:
+        One column for each field of `Confusion`, shape `(N, 6)`.
+
+    Raises:
+        ValueError: If `threshold` is NaN, or `lower` is above it.
+    """
     if math.isnan(threshold):
         raise ValueError("threshold must be a number, got nan")
-    called = scores >= float(threshold)
-    return Confusion(
-        tn=int(np.sum(~called & ~positive)),
-        fp=int(np.sum(called & ~positive)),
-        fn=int(np.sum(~called & positive)),
-        tp=int(np.sum(called & positive)),
-    )
+    lower = threshold if lower is None else lower
+    if not lower <= threshold:
+        raise ValueError(f"the lower threshold must be at most {threshold}, got {lower}")
+    called, cleared = scores >= float(threshold), scores < float(lower)
+    referred = ~called & ~cleared
+    columns = (cleared & ~positive, called & ~positive, cleared & positive, called & positive)
+    return np.stack([*columns, referred & ~positive, referred & positive], axis=1)
 
 
 def checked_scores(
@@ -158,5 +218,5 @@ def counts_by_threshold(
     return thresholds, fp, tp
 
 
-def _share(part: int, whole: int) -> float:
+def _share(part: float, whole: int) -> float:
     return part / whole if whole else math.nan

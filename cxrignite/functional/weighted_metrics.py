@@ -7,13 +7,11 @@ a rate over no images, is NaN.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.functional.arrays import Numbers
-from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.confusion import checked_scores, decision_cells
 from cxrignite.functional.intervals import Statistics
 
 
@@ -68,22 +66,28 @@ def ranking_statistics(y_score: Numbers, y_true: Numbers) -> Statistics:
     return statistics
 
 
-def decision_statistics(y_score: Numbers, y_true: Numbers, threshold: float) -> Statistics:
-    """Return a function that computes the rates of the decisions at a threshold.
+def decision_statistics(
+    y_score: Numbers, y_true: Numbers, threshold: float, lower: float | None = None
+) -> Statistics:
+    """Return a function that computes the rates of the decisions at a threshold, or at two.
+
+    The rates are those of `Confusion`.
 
     Args:
         y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
         y_true: 0 (negative) or 1 (positive), shape `(N,)`.
         threshold: A score at or above it is positive, compared in float64.
+        lower: A score below it is negative; None if every score below `threshold` is.
 
     Returns:
         A function from weights, shape `(B, N)`, at least 0, to `tnr` (specificity), `tpr`
-        (sensitivity), `ppv`, `npv`, `balanced_accuracy` and `accuracy`, each of shape `(B,)`, in
-        `[0, 1]`, NaN over no images. It raises `ValueError` if the weights have another shape.
+        (sensitivity), `ppv`, `npv`, `balanced_accuracy`, `accuracy`, `referred`,
+        `negatives_referred` and `positives_referred`, each of shape `(B,)`, in `[0, 1]`, NaN over
+        no images. It raises `ValueError` if the weights have another shape.
 
     Raises:
         ValueError: If scores are not finite or outside `[0, 1]`, labels are not 0 or 1, their
-            lengths differ, or `threshold` is NaN.
+            lengths differ, `threshold` is NaN, or `lower` is above it.
 
     Examples:
         >>> rates = decision_statistics([0.1, 0.6, 0.7], [0, 0, 1], 0.5)
@@ -91,24 +95,22 @@ def decision_statistics(y_score: Numbers, y_true: Numbers, threshold: float) -> 
         [0.5, 0.667]
     """
     scores, positive = checked_scores(y_score, y_true)
-    if math.isnan(threshold):
-        raise ValueError("threshold must be a number, got nan")
-    called = scores >= float(threshold)
-    cells = np.stack(
-        [~called & ~positive, called & ~positive, ~called & positive, called & positive], axis=1
-    ).astype(np.float64)
+    cells = decision_cells(scores, positive, threshold, lower).astype(np.float64)
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        tn, fp, fn, tp = (_checked(weights, scores.size) @ cells).T
-        tnr = _ratio(tn, tn + fp)
-        tpr = _ratio(tp, tp + fn)
+        tn, fp, fn, tp, rn, rp = (_checked(weights, scores.size) @ cells).T
+        negative, positive = tn + fp + rn, tp + fn + rp
         return {
-            "tnr": tnr,
-            "tpr": tpr,
+            "tnr": _ratio(tn + rn, negative),
+            "tpr": _ratio(tp + rp, positive),
             "ppv": _ratio(tp, tp + fp),
             "npv": _ratio(tn, tn + fn),
-            "balanced_accuracy": (tnr + tpr) / 2,
+            "balanced_accuracy": (_ratio(tn + rn / 2, negative) + _ratio(tp + rp / 2, positive))
+            / 2,
             "accuracy": _ratio(tn + tp, tn + fp + fn + tp),
+            "referred": _ratio(rn + rp, negative + positive),
+            "negatives_referred": _ratio(rn, negative),
+            "positives_referred": _ratio(rp, positive),
         }
 
     return statistics

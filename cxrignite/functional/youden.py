@@ -11,7 +11,10 @@ from cxrignite.functional.intervals import Interval
 
 
 def youden_interval(cells: Confusion, confidence: float = 0.95) -> Interval:
-    """Return the confidence interval of Youden's J, TPR + TNR - 1; 0 is a random decision.
+    """Return the confidence interval of Youden's J, twice the balanced accuracy - 1; 0 is chance.
+
+    With referred images, J is the mean of its values at both thresholds, and so is the interval,
+    which is conservative.
 
     J is the difference of two proportions, TPR and FPR. The interval is method 10 of Newcombe 1998
     (doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I), from the Wilson
@@ -34,7 +37,13 @@ def youden_interval(cells: Confusion, confidence: float = 0.95) -> Interval:
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
-    num_positive, num_negative = cells.tp + cells.fn, cells.tn + cells.fp
+    num_positive, num_negative = cells.num_positive, cells.num_negative
+    if cells.referred_negative or cells.referred_positive:
+        rn, rp = cells.referred_negative, cells.referred_positive
+        upper = Confusion(cells.tn + rn, cells.fp, cells.fn + rp, cells.tp)
+        lower = Confusion(cells.tn, cells.fp + rn, cells.fn, cells.tp + rp)
+        at_upper, at_lower = (youden_interval(each, confidence) for each in (upper, lower))
+        return Interval((at_upper.low + at_lower.low) / 2, (at_upper.high + at_lower.high) / 2)
     if not num_positive or not num_negative:
         return Interval(math.nan, math.nan)
     found, called = cells.tp / num_positive, cells.fp / num_negative
