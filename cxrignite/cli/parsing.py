@@ -108,6 +108,8 @@ OPTIONS = {
             default=1.0,
         ),
         Option("min_tnr", float, "Lowest TNR (specificity); default: the run's own."),
+        Option("min_tpr", float, "Lowest TPR (sensitivity); default: the run's own."),
+        Option("refer", bool, "Choose two thresholds if one is not enough; default: as the run."),
         Option("min_threshold", float, "Lowest threshold; default: the run's own."),
         Option("confidence", float, "Confidence of the certificate; default: the run's, or 0.95."),
     ),

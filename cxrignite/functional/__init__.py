@@ -34,7 +34,7 @@ from cxrignite.functional.class_balance import (
     drawn_share,
     soft_pos_weight,
 )
-from cxrignite.functional.confusion import Confusion, confusion_at
+from cxrignite.functional.confusion import Confusion, Decision, confusion_at, decide
 from cxrignite.functional.faithfulness import (
     PerturbationCurve,
     deletion_curve,
@@ -80,6 +80,7 @@ __all__ = [
     "CamTarget",
     "ClassCounts",
     "Confusion",
+    "Decision",
     "EnergyInside",
     "ImageChoice",
     "ImageKind",
@@ -105,6 +106,7 @@ __all__ = [
     "clopper_pearson",
     "clopper_pearson_lower",
     "confusion_at",
+    "decide",
     "decision_statistics",
     "deletion_curve",
     "delong_covariance",

@@ -264,6 +264,15 @@ def num_positives_needed(min_tpr: float, confidence: float, num_false_negative: 
     return num_negatives_needed(min_tpr, confidence, num_false_negative)
 
 
+def joint_level(confidence: float) -> float:
+    """Return the confidence of each of two certificates that together hold with `confidence`.
+
+    Args:
+        confidence: Probability with which both hold, in `(0, 1)`.
+    """
+    return (1 + confidence) / 2  # Bonferroni
+
+
 def check_certificate(rate: float, confidence: float, name: str = "min_tnr") -> None:
     """Check the settings of a certificate.
 

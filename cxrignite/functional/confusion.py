@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
+
+Decision = Literal["negative", "refer", "positive"]
+"""Decision for an image; `refer`: a reader decides."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,26 @@ def confusion_at(
     """
     scores, positive = checked_scores(y_score, y_true)
     return Confusion(*map(int, decision_cells(scores, positive, threshold, lower).sum(axis=0)))
+
+
+def decide(score: float, threshold: float, lower: float | None = None) -> Decision:
+    """Return the decision for one score.
+
+    Args:
+        score: Probability of the positive class, in `[0, 1]`.
+        threshold: A score at or above it is positive.
+        lower: A score below it is negative; None if every score below `threshold` is.
+
+    Returns:
+        The decision.
+
+    Examples:
+        >>> decide(0.7, 0.8), decide(0.7, 0.8, lower=0.3), decide(0.8, 0.8)
+        ('negative', 'refer', 'positive')
+    """
+    if score >= threshold:
+        return "positive"
+    return "negative" if lower is None or score < lower else "refer"
 
 
 def decision_cells(

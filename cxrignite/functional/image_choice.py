@@ -31,6 +31,8 @@ class ImageChoice:
 
     Args:
         threshold: A score at or above it is called positive; in `[0, 1]`.
+        lower: A score below it is called negative, and an image between the two is referred, which
+            is never an error; None if every score below `threshold` is called negative.
         kinds: Kinds of images. Errors and the most sure images alternate between those called
             positive and those called negative, as long as there are both.
         max_images: Maximum number of images of each kind, at least 1.
@@ -51,6 +53,7 @@ class ImageChoice:
     max_images: int = 8
     indices: Sequence[int] = ()
     seed: int = 0
+    lower: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -89,7 +92,8 @@ class ImageChoice:
         scores, _ = checked_scores(y_score, np.where(is_known, labels, 0))
         called = scores >= self.threshold
         distance = np.abs(scores - self.threshold)
-        is_error = is_known & (labels != called)
+        lower = self.threshold if self.lower is None else self.lower
+        is_error = is_known & np.where(labels == 1, scores < lower, called)
         everything = np.arange(len(scores))
         chosen: dict[int, list[str]] = {}
         fixed = np.flatnonzero(np.isin(names, list(self.indices)))

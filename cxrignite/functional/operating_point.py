@@ -22,6 +22,7 @@ from cxrignite.functional.certificate import (
     certified_floor,
     check_certificate,
     independent_scores,
+    joint_level,
     num_negatives_needed,
     num_positives_needed,
 )
@@ -72,6 +73,7 @@ class OperatingPoint:
         min_tpr: Lowest true positive rate allowed; None if none was requested.
         patient_found: When a positive patient counts as found.
         joint: True if all limits together hold with `confidence`; else each does.
+        refer: True if two thresholds are allowed.
         num_positive_patients: Number of independent positives.
         tpr_lower_bound: Bound of the TPR per patient, as `tnr_lower_bound`.
         num_positives_needed: Fewest independent positives that can certify `min_tpr` with the same
@@ -103,6 +105,7 @@ class OperatingPoint:
     min_tpr: float | None = None
     patient_found: PatientReading = "every_image"
     joint: bool = False
+    refer: bool = False
     num_positives_needed: int | None = None
     num_referred_negative: int = 0
     num_referred_positive: int = 0
@@ -119,7 +122,7 @@ class OperatingPoint:
         """Confidence of each certificate; above `confidence` if two hold jointly; None if none."""
         if self.confidence is None or not self.joint:
             return self.confidence
-        return _joint_level(self.confidence)
+        return joint_level(self.confidence)
 
     def without_certificate(self, why: str) -> Self:
         """Return the point with its certificate withdrawn.
@@ -266,7 +269,7 @@ def select_operating_point(
     negatives = independent_scores(scores, ~positive, patients)
     kept: Literal["lowest", "highest"] = "lowest" if patient_found == "every_image" else "highest"
     positives = independent_scores(scores, positive, patients, kept)
-    level = _joint_level(confidence) if joint and confidence is not None else confidence
+    level = joint_level(confidence) if joint and confidence is not None else confidence
     floor: CertifiedLimit | None = None
     ceiling: CertifiedLimit | None = None
     if level is not None:
@@ -336,6 +339,7 @@ def select_operating_point(
         min_tpr=None if min_tpr is None else float(min_tpr),
         patient_found=patient_found,
         joint=joint,
+        refer=refer,
         num_positive_patients=positives.size,
         tpr_lower_bound=clopper_pearson_lower(num_found, positives.size, usual),
         num_positives_needed=(
@@ -371,10 +375,6 @@ def _keeps_tpr(
         num_below = np.searchsorted(np.sort(positives), thresholds, side="left")
         tpr = 1 - num_below / positives.size
     return tpr >= min_tpr
-
-
-def _joint_level(confidence: float) -> float:
-    return (1 + confidence) / 2
 
 
 def _check_pair(

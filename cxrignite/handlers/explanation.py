@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cxrignite.csv_text import csv_bytes
+from cxrignite.functional.confusion import Decision, decide
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
 _OPACITY, _PALEST = 0.6, 0.2
@@ -25,6 +26,7 @@ class Explanation:
         y_score: Probability of the positive class, in `[0, 1]`.
         y_true: Its label, 0, 1 or `UNKNOWN_LABEL`.
         threshold: Scores of at least this value are positive.
+        lower: Scores below it are negative; None if all below `threshold` are.
         image: The model input, shape `(C, H, W)`.
         importance: The map, shape `(H, W)`, float32 in `[0, 1]`.
         raw_max: The map's largest value before scaling; 0 for an empty map.
@@ -55,6 +57,7 @@ class Explanation:
     raw_max: float
     strength: float | None
     name: str
+    lower: float | None = None
 
     @property
     def picture(self) -> str:
@@ -67,14 +70,9 @@ class Explanation:
         return f"{self.name}.overlay.png"
 
     @property
-    def decision(self) -> int:
-        """The decision: 1 positive, 0 negative."""
-        return int(self.y_score >= self.threshold)
-
-    @property
-    def outcome(self) -> tuple[int, int]:
-        """The label and the decision."""
-        return self.y_true, self.decision
+    def decision(self) -> Decision:
+        """The decision."""
+        return decide(self.y_score, self.threshold, self.lower)
 
     def caption(self, classes: tuple[str, str], where: str) -> list[str]:
         """Return the lines of text below the picture.
@@ -84,14 +82,18 @@ class Explanation:
             where: The method and the layer of the map.
         """
         positive = classes[1]
+        called = {"negative": f"called {classes[0]}", "positive": f"called {positive}"}
         truth = "truth unknown"
         if self.y_true != UNKNOWN_LABEL:
-            status = "right" if self.y_true == self.decision else "wrong"
-            truth = f"truth {classes[self.y_true]}: {status}"
+            truth = f"truth {classes[self.y_true]}"
+            if self.decision != "refer":
+                is_right = self.y_true == (self.decision == "positive")
+                truth += f": {'right' if is_right else 'wrong'}"
+        lower = "" if self.lower is None else f"thresholds {self.lower:.4f} and "
         colours = "; colours from 0 to its highest value" if self.raw_max > 0 else ""
         return [
-            f"score {self.y_score:.4f}, threshold {self.threshold:.4f}: "
-            f"called {classes[self.decision]}; {truth}",
+            f"score {self.y_score:.4f}, {lower or 'threshold '}{self.threshold:.4f}: "
+            f"{called.get(self.decision, 'referred to a reader')}; {truth}",
             f"map of evidence for {positive} ({where}): {self.describe_strength()}{colours}",
             ", ".join(filter(None, self.about.values())),
         ]

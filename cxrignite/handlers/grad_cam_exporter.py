@@ -159,6 +159,7 @@ class GradCAMExporter(Attachable):
                 y_score=float(y_score[position]),
                 y_true=int(y_true[position]),
                 threshold=self.choice.threshold,
+                lower=self.choice.lower,
                 image=images[position].cpu(),
                 importance=importance,
                 raw_max=raw,

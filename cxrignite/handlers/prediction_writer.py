@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cxrignite.csv_text import csv_bytes
 from cxrignite.durable_write import write_durably
+from cxrignite.functional.confusion import decide
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
 
@@ -33,8 +34,10 @@ class PredictionWriter(Attachable):
         rows: Known facts of each image, by index; every row has the same keys, for example `path`
             and `patient`. They become the first columns, before `label`, `score`, `probability` and
             `decision`.
-        threshold: The decision is 1 for scores of at least this value, in `[0, 1]`, and else 0.
+        threshold: The decision is `positive` for scores of at least this value, in `[0, 1]`.
             Without a threshold the column is empty. May be set later, up to the epoch's end.
+        lower: The decision is `negative` for scores below it, and `refer` between the two; without
+            it, it is `negative` for all scores below `threshold`. May be set later too.
         probability: Converts scores to probabilities at the training prevalence, such as
             `PriorShift.probability`. Without it, or if it returns None, the column is empty.
 
@@ -51,7 +54,7 @@ class PredictionWriter(Attachable):
         ...     PredictionWriter(f"{folder}/test.csv", rows, threshold=0.5).attach(evaluator)
         ...     state = evaluator.run([(None, labels, index)])
         ...     Path(f"{folder}/test.csv").read_text().split()[1:]
-        ['a.png,0,0.25,,0', 'b.png,1,0.75,,1']
+        ['a.png,0,0.25,,negative', 'b.png,1,0.75,,positive']
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class PredictionWriter(Attachable):
         rows: Sequence[Mapping[str, str]],
         threshold: float | None = None,
         probability: ToProbability | None = None,
+        lower: float | None = None,
     ) -> None:
         _check_names(rows)
         self.path = Path(path)
         self.rows = rows
         self.threshold = threshold
         self.probability = probability
+        self.lower = lower
 
     def attach(self, engine: Engine) -> None:
         """Write the file after every epoch of `engine`; attaching twice acts once.
@@ -82,7 +87,8 @@ class PredictionWriter(Attachable):
         if idist.get_rank() == 0:
             probability = None if self.probability is None else self.probability(y_score)
             write_predictions(
-                self.path, self.rows, y_score, y_true, index, self.threshold, probability
+                *(self.path, self.rows, y_score, y_true, index, self.threshold, probability),
+                lower=self.lower,
             )
 
 
@@ -102,6 +108,8 @@ def write_predictions(
     threshold: float | None = None,
     probability: NDArray[np.float64] | None = None,
     write: Callable[[Path, bytes], None] = write_durably,
+    *,
+    lower: float | None = None,
 ) -> None:
     """Write one CSV row per image, in the order of `index`.
 
@@ -111,11 +119,12 @@ def write_predictions(
         y_score: Probabilities of the positive class, shape `(N,)`.
         y_true: Labels, 0 or 1, shape `(N,)`.
         index: Positions in `rows`, shape `(N,)`.
-        threshold: The decision is 1 for scores of at least this value; without a threshold the
-            column is empty.
+        threshold: The decision is `positive` for scores of at least this value; without a threshold
+            the column is empty.
         probability: Probabilities at the training prevalence, shape `(N,)`; without them the
             column is empty.
         write: Writes content to a path, completely or not at all.
+        lower: The decision is `negative` for scores below it, and `refer` between the two.
 
     Raises:
         ValueError: If an index is missing or outside `rows`, or a key of `rows` is a column of the
@@ -133,7 +142,7 @@ def write_predictions(
         row, score = rows[index[position]], float(y_score[position])
         cell = "" if probability is None else repr(float(probability[position]))
         # Decided on the score: probabilities keep the order except for rounding.
-        decision = "" if threshold is None else int(score >= threshold)
+        decision = "" if threshold is None else decide(score, threshold, lower)
         about = [row[name] for name in known]
         table.append([*about, int(y_true[position]), repr(score), cell, decision])
     write(Path(path), csv_bytes(table))

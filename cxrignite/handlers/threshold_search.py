@@ -11,6 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from cxrignite.functional.certificate import PatientReading, joint_level
 from cxrignite.functional.operating_point import OperatingPoint, select_operating_point
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class ThresholdSearch(Attachable):
-    """Search for the threshold with the highest soft score that meets both hard constraints.
+    """Search for the threshold with the highest soft score that meets the hard constraints.
 
     *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
     must not be chosen on the images that it is evaluated on.
@@ -38,9 +39,16 @@ class ThresholdSearch(Attachable):
             the checkpoint.
         patients: Patient of each image, by its index in `state.batch[2]`; null treats each image as
             a patient. May be set later, up to the epoch's end.
+        min_tpr: Lowest true positive rate (sensitivity), in `[0, 1]`; null sets no limit. With a
+            confidence it is certified as well.
+        patient_found: When a positive patient counts as found: `every_image` or `any_image` is
+            called positive.
+        joint: Both limits together hold with `confidence`; false: each does.
+        refer: If no single threshold keeps both limits, choose two, and refer the images between
+            them to a reader.
 
     Raises:
-        ValueError: If a setting is outside its range.
+        ValueError: If a setting is outside its range, or needs another one.
 
     Examples:
         >>> import torch
@@ -62,6 +70,10 @@ class ThresholdSearch(Attachable):
         fn_cost: float = 1.0,
         confidence: float | None = None,
         patients: Sequence[str] | None = None,
+        min_tpr: float | None = None,
+        patient_found: PatientReading = "every_image",
+        joint: bool = False,
+        refer: bool = False,
     ) -> None:
         self.min_tnr = min_tnr
         self.min_threshold = min_threshold
@@ -69,9 +81,20 @@ class ThresholdSearch(Attachable):
         self.fn_cost = fn_cost
         self.confidence = confidence
         self.patients = patients
+        self.min_tpr = min_tpr
+        self.patient_found: PatientReading = patient_found
+        self.joint = joint
+        self.refer = refer
         self.operating_point: OperatingPoint | None = None
         # `select` checks the settings, so that the rules are in one place.
         self.select(np.array([0.0, 1.0]), np.array([0, 1]))
+
+    @property
+    def level(self) -> float | None:
+        """Confidence of each certificate; above `confidence` if both hold jointly; null if none."""
+        if self.confidence is None or not self.joint:
+            return self.confidence
+        return joint_level(self.confidence)
 
     def attach(self, engine: Engine) -> None:
         """Search after every epoch of `engine`; attaching twice acts once.
@@ -142,6 +165,10 @@ class ThresholdSearch(Attachable):
             fn_cost=self.fn_cost,
             confidence=self.confidence,
             patients=patients,
+            min_tpr=self.min_tpr,
+            patient_found=self.patient_found,
+            joint=self.joint,
+            refer=self.refer,
         )
 
     @staticmethod

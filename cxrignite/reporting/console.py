@@ -15,7 +15,7 @@ from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import DataRecipe, MonitorRecipe, TrainerRecipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.text_table import table_lines
-from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
+from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status, thresholds_text
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 
@@ -191,7 +191,7 @@ def print_end(
     point = rule.point
     lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
     if point is not None:
-        lines = [f"operating point: {status(rule)}, threshold {point.threshold:.4f}"]
+        lines = [f"operating point: {status(rule)}, {thresholds_text(point)}"]
         lines = [*alarm(alarm_of_rule(rule)), *lines, indented(describe_rule(rule))]
     sys.stdout.write("\n".join(["", *lines, "", ""]))
     root, run = str(folder.root), shlex.quote(str(folder.root))

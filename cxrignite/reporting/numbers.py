@@ -78,6 +78,13 @@ def score_text(score: float | None) -> str:
     return f"{score:.{places}f}"
 
 
+def zone_text(threshold: float | None, lower: float | None) -> str:
+    """Name a threshold, or both with the images between them referred."""
+    if lower is None:
+        return score_text(threshold)
+    return f"{score_text(lower)} to {score_text(threshold)}"
+
+
 def count_text(count: int | None) -> str:
     """Write a count with a thousands separator."""
     return UNDEFINED if count is None else f"{count:,}"

@@ -44,11 +44,22 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
     columns, titles = [evaluation.at_half], ["at 0.5"]
     if evaluation.at_threshold is not None:
         columns.append(evaluation.at_threshold)
-        titles.append(f"at the threshold {evaluation.at_threshold.threshold:.4f}")
+        lower, upper = evaluation.at_threshold.lower_threshold, evaluation.at_threshold.threshold
+        titles.append(f"at the threshold {upper:.4f}")
+        if lower is not None:
+            titles[-1] = f"referred from {lower:.4f} to {upper:.4f}"
     rows = [["", *titles]]
     rows += [[label, *(_cell(getattr(each, key)) for each in columns)] for label, key in _RATES]
     rows.append(["false negatives", *(f"{each.fn} of {positives}" for each in columns)])
     rows.append(["false positives", *(f"{each.fp} of {negatives}" for each in columns)])
+    if columns[-1].lower_threshold is not None:
+        last = columns[-1]
+        shares = (last.referred, last.negatives_referred, last.positives_referred)
+        labels = ("all images", *classes)
+        rows += [
+            [f"referred, {label}", "none", _cell(share)]
+            for label, share in zip(labels, shares, strict=True)
+        ]
     scales = evaluation.calibration
     shown = [scales[scale] for scale in ("score", "probability") if scale in scales]
     titles = ["score", "probability"][: len(shown)]

@@ -58,6 +58,7 @@ class RuleStatement:
         guarantee: The guaranteed specificity in a few words.
         terms: Terms of the guarantee.
         alarms: Why the threshold is not usable, one line for each set of images that shows it.
+        tpr_terms: What is guaranteed or requested for the sensitivity.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class RuleStatement:
     guarantee: str = "none"
     terms: str = ""
     alarms: tuple[str, ...] = ()
+    tpr_terms: str = ""
 
 
 def split_name(name: str) -> str:
@@ -131,21 +133,35 @@ def _alarm(reasons: list[str], images: str) -> str:
     return f"THE THRESHOLD IS {NOT_USABLE.upper()}: on {images}, {'; '.join(reasons)}"
 
 
+def thresholds_text(point: OperatingPoint) -> str:
+    """Name the threshold of an operating point, or both."""
+    if point.lower_threshold is None:
+        return f"threshold {point.threshold:.4f}"
+    return f"thresholds {point.lower_threshold:.4f} and {point.threshold:.4f}"
+
+
 def describe_point(point: OperatingPoint) -> str:
     """Describe an operating point in one line, for a log."""
-    relation = "<" if point.tnr < point.min_tnr else ">="
+    tpr_limit = "" if point.min_tpr is None else f" {_compared(point.tpr, point.min_tpr)}"
+    tnr = f"{point.tnr:.3f} {_compared(point.tnr, point.min_tnr)}"
     parts = [
-        f"threshold {point.threshold:.4f} ({point.status}): "
-        f"TNR {point.tnr:.3f} {relation} {point.min_tnr:g} "
+        f"{thresholds_text(point)} ({point.status}): TNR {tnr} "
         f"({counted(point.num_false_positive, 'false positive')} of "
-        f"{counted(point.num_negative, 'negative')}), TPR {point.tpr:.3f} "
+        f"{counted(point.num_negative, 'negative')}), TPR {point.tpr:.3f}{tpr_limit} "
         f"({counted(point.num_false_negative, 'false negative')} of "
         f"{counted(point.num_positive, 'positive')})"
     ]
-    if point.status == "certified":
+    if point.lower_threshold is not None:
         parts.append(
-            f"with {100 * (point.confidence or 0):g} % confidence the true TNR by patient is at "
-            f"least {point.tnr_lower_bound:.3f} for images like these"
+            f"referred to a reader: {counted(point.num_referred_negative, 'negative')} and "
+            f"{counted(point.num_referred_positive, 'positive')}"
+        )
+    if point.status == "certified":
+        bounds = f"the true TNR by patient is at least {point.tnr_lower_bound:.3f}"
+        if point.min_tpr is not None:
+            bounds += f"{_jointly(point)} the true TPR {_found(point)} {point.tpr_lower_bound:.3f}"
+        parts.append(
+            f"with {100 * (point.confidence or 0):g} % confidence {bounds} for images like these"
         )
     if point.note:
         parts.append(point.note)
@@ -154,16 +170,40 @@ def describe_point(point: OperatingPoint) -> str:
     return "; ".join(parts)
 
 
+def _compared(rate: float, limit: float) -> str:
+    return f"{'<' if rate < limit else '>='} {limit:g}"
+
+
+def _jointly(point: OperatingPoint) -> str:
+    """Join two guarantees: both hold together, or each by itself."""
+    return " and" if point.joint else ", and with the same confidence by itself"
+
+
+def _found(point: OperatingPoint) -> str:
+    reading = "every image" if point.patient_found == "every_image" else "at least one image"
+    return f"by patient ({reading} found) is at least"
+
+
 def _what_is_missing(point: OperatingPoint) -> str:
-    needed, have = point.num_negatives_needed, point.num_negative_patients
-    if needed is None:
-        return "no number of negatives certifies a TNR of 1"
-    if needed <= have:
-        return "there are enough negative patients, but a few of them have many images"
-    return (
-        f"a certificate at {100 * (point.confidence or _USUAL_CONFIDENCE):g} % needs at least "
-        f"{needed} independent negatives with no more false positives, there are {have}"
+    level = f"{100 * (point.level or _USUAL_CONFIDENCE):g} %"
+    numbers = (
+        ("TNR", "negatives", "positives", point.num_negatives_needed, point.num_negative_patients),
+        ("TPR", "positives", "negatives", point.num_positives_needed, point.num_positive_patients),
     )
+    missing = [
+        f"a certificate of the {rate} at {level} needs at least {needed} independent {own} with "
+        f"no more false {other}, there are {have}"
+        for rate, own, other, needed, have in numbers
+        if needed is not None and needed > have
+    ]
+    if missing:
+        return "; ".join(missing)
+    if point.min_tnr == 1 or point.min_tpr == 1:
+        return "no number of images certifies a rate of 1"
+    if point.min_tpr is None:
+        return "there are enough negative patients, but a few of them have many images"
+    advice = "" if point.refer else "; refer: true refers the images between two thresholds"
+    return f"there are enough patients, but no single threshold keeps both limits{advice}"
 
 
 def describe_rule(rule: DecisionRule) -> str:
@@ -232,8 +272,13 @@ def state_rule(
         "certified": _certified_text,
         "empirical": _empirical_text,
         "infeasible": _infeasible_text,
-    }[point.status](rule, point, negative)
+    }[point.status](rule, point, classes)
     requested = plain_percent(point.min_tnr)
+    tpr_terms = "no guarantee covers the sensitivity"
+    if point.min_tpr is not None:
+        title = title.replace("specificity", "specificity and sensitivity")
+        verb = "guaranteed: at least" if rule.is_certified else "requested:"
+        tpr_terms = f"{verb} {plain_percent(point.min_tpr)}"
     if rule.is_certified:
         guarantee = f"at least {requested}"
         terms = (
@@ -243,35 +288,80 @@ def state_rule(
     else:
         guarantee, terms = "none", f"requested: {requested}"
     remarks = tuple(_remarks(point, negative))
-    return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms)
+    return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms, tpr_terms)
 
 
-def _certified_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+def _certified_text(rule: DecisionRule, point: OperatingPoint, classes: Classes) -> str:
     requested, confidence = plain_percent(point.min_tnr), plain_percent(point.confidence)
+    negative, positive = classes
     whose = "patients have all their images" if _is_by_patient(point) else "images are"
+    upper, lower = _names(point)
+    text = (
+        f"With {confidence} confidence, at least {requested} of {negative} {whose} below {upper}. "
+    )
+    if point.min_tpr is not None:
+        part = "all their images" if point.patient_found == "every_image" else "at least one image"
+        whose = f"patients have {part}" if _is_by_patient(point) else "images are"
+        certain = "" if point.joint else f"With {confidence} confidence by itself, "
+        also = (
+            f"at least {plain_percent(point.min_tpr)} of {positive} {whose} at or above {lower}. "
+        )
+        text = text.rstrip(". ") + f", and {also}" if point.joint else f"{text}{certain}{also}"
+    return f"{text}This holds for images like those it was chosen on.{_zone(point)}"
+
+
+def _names(point: OperatingPoint) -> tuple[str, str]:
+    """Name the threshold that limits false positives, and the one that limits false negatives."""
+    if point.lower_threshold is None:
+        return "the threshold", "it"
+    return "the upper threshold", "the lower one"
+
+
+def _zone(point: OperatingPoint) -> str:
+    if point.lower_threshold is None:
+        return ""
+    share = (point.num_referred_negative + point.num_referred_positive) / (
+        point.num_negative + point.num_positive
+    )
     return (
-        f"With {confidence} confidence, at least {requested} of {negative} {whose} below the "
-        "threshold. This holds for images like those it was chosen on."
+        f" Images between the thresholds {score_text(point.lower_threshold)} and "
+        f"{score_text(point.threshold)} are referred to a reader: {percent(share)} of those it was "
+        "chosen on."
     )
 
 
-def _empirical_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+def _empirical_text(rule: DecisionRule, point: OperatingPoint, classes: Classes) -> str:
+    upper, lower = _names(point)
+    rates = (
+        f"{percent(point.tnr)} of the {_sample(rule, point, classes[0])} are below {upper} "
+        f"({plain_percent(point.min_tnr)} was requested)"
+    )
+    if point.min_tpr is not None:
+        rates += (
+            f", and {percent(point.tpr)} of the {point.num_positive:,} {classes[1]} images are at "
+            f"or above {lower} ({plain_percent(point.min_tpr)} was requested)"
+        )
     return (
-        f"{percent(point.tnr)} of the {_sample(rule, point, negative)} are below the threshold "
-        f"({plain_percent(point.min_tnr)} was requested). The threshold was chosen on these "
-        "images, so this is no guarantee for others."
+        f"{rates}. The threshold was chosen on these images, so this is no guarantee for others."
+        f"{_zone(point)}"
     )
 
 
-def _infeasible_text(rule: DecisionRule, point: OperatingPoint, negative: str) -> str:
+def _infeasible_text(rule: DecisionRule, point: OperatingPoint, classes: Classes) -> str:
+    negative, positive = classes
     with_confidence = (
         "" if point.confidence is None else f", with {plain_percent(point.confidence)} confidence"
     )
+    also, found = "", "specificity"
+    if point.min_tpr is not None:
+        also = f", and {plain_percent(point.min_tpr)} of {positive} images at or above it"
+        found = "sensitivity" if point.tnr >= point.min_tnr else "specificity"
     return (
         f"The recipe requests that {plain_percent(point.min_tnr)} of {negative} images are below "
-        f"the threshold, which is at least {score_text(point.min_threshold)}{with_confidence}. "
+        f"the threshold, which is at least {score_text(point.min_threshold)}{also}"
+        f"{with_confidence}. "
         f"The {_sample(rule, point, negative)} do not support that at any threshold. The threshold "
-        "shown has the highest specificity found; do not rely on it."
+        f"shown has the highest {found} found; do not rely on it."
     )
 
 
@@ -287,6 +377,11 @@ def _remarks(point: OperatingPoint, negative: str) -> list[str]:
             f"Lower bound of the specificity by {whose} at this threshold, with the same "
             f"confidence: {percent(point.tnr_lower_bound)}."
         )
+        if point.min_tpr is not None:
+            remarks.append(f"The same for the sensitivity: {percent(point.tpr_lower_bound)}.")
+    if point.status == "infeasible" and point.min_tpr is not None:
+        missing = _what_is_missing(point)
+        return [*remarks, f"{missing[0].upper()}{missing[1:]}."]
     if point.status == "infeasible" and point.num_negatives_needed is not None:
         unit = "patients" if _is_by_patient(point) else "images of different patients"
         remarks.append(
@@ -331,21 +426,36 @@ def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
         reasons.append(
             f"the TNR by image is {_interval(check.tnr)}, below the requested {point.min_tnr:g}"
         )
+    if check.is_below_certified_tpr:
+        reasons.append(
+            f"the TPR by patient is {_interval(check.tpr_by_patient)}, below the certified "
+            f"{point.tpr_lower_bound:.3f}"
+        )
+    if check.is_below_min_tpr:
+        by_image = point.patient_found == "every_image"
+        rate, unit = (check.tpr, "image") if by_image else (check.tpr_by_patient, "patient")
+        reasons.append(
+            f"the TPR by {unit} is {_interval(rate)}, below the requested {point.min_tpr:g}"
+        )
     if check.is_shifted and evaluation.shift is not None:
         reasons.append(
             "these images differ from those the threshold was chosen on: a classifier separates "
             f"the negative images of the two, {_auc(evaluation.shift)}; 0.5 means no difference"
         )
+    limits = f"TNR of at least {point.min_tnr:g}"
+    if point.min_tpr is not None:
+        limits += f" and a TPR of at least {point.min_tpr:g}"
     if check.is_invalid:
         title = f"The certificate is not valid for the {images}"
         text = (
-            f"It guaranteed a TNR of at least {point.min_tnr:g} with "
+            f"It guaranteed a {limits} with "
             f"{100 * (point.confidence or 0):g} % confidence, for images like those the threshold "
             "was chosen on."
         )
     elif check.is_contradicted:
-        title = f"The TNR of the {images} is lower than requested"
-        text = f"A TNR of at least {point.min_tnr:g} was requested."
+        is_tnr = check.is_below_certificate or check.is_below_min_tnr
+        title = f"The {'TNR' if is_tnr else 'TPR'} of the {images} is lower than requested"
+        text = f"A {limits} was requested."
     else:
         title, text = "The threshold was chosen on different data", ""
     if rule.is_of_site:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional import OperatingPoint, PriorShift
+from cxrignite.functional import Decision, OperatingPoint, PriorShift, decide
 from cxrignite.functional.calibrators import Platt, Temperature, fit_platt, fit_temperature
 from cxrignite.runs.informativeness import Informativeness
 
@@ -67,6 +67,17 @@ class DecisionRule:
         return self.point.threshold if self.point else None
 
     @property
+    def lower_threshold(self) -> float | None:
+        """Score below which an image is negative, if the images between both are referred."""
+        return self.point.lower_threshold if self.point else None
+
+    def decide(self, score: float) -> Decision | None:
+        """Return the decision for one score; None without a threshold."""
+        if self.point is None:
+            return None
+        return decide(score, self.point.threshold, self.point.lower_threshold)
+
+    @property
     def threshold_probability(self) -> float | None:
         """Threshold as a probability at the training prevalence; None if unknown."""
         if self.point is None:
@@ -81,7 +92,7 @@ class DecisionRule:
 
     @property
     def is_certified(self) -> bool:
-        """True if the TNR is guaranteed for images like those that chose the threshold."""
+        """True if the limits are guaranteed for images like those that chose the threshold."""
         return self.point is not None and self.point.status == "certified"
 
     @property

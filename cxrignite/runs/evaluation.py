@@ -29,7 +29,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Decisions at one threshold.
+    """Decisions at one threshold, or at two.
+
+    A referred image counts in `tnr` and `tpr` as not called positive and not called negative, half
+    in `balanced_accuracy`, and not in the other rates.
 
     Attributes:
         threshold: A score at or above it is positive.
@@ -43,6 +46,12 @@ class Decisions:
         npv: Negative predictive value.
         balanced_accuracy: Mean of `tnr` and `tpr`.
         accuracy: Share of correct decisions.
+        lower_threshold: A score below it is negative, and one between the two is referred; None if
+            there is one threshold.
+        num_referred: Number of negative and of positive images that are referred.
+        referred: Share of the images that are referred.
+        negatives_referred: Share of the negative images that are referred.
+        positives_referred: Share of the positive images that are referred.
     """
 
     threshold: float
@@ -56,6 +65,11 @@ class Decisions:
     npv: Estimate
     balanced_accuracy: Estimate
     accuracy: Estimate
+    lower_threshold: float | None = None
+    num_referred: tuple[int, int] = (0, 0)
+    referred: Estimate = Estimate(0.0)
+    negatives_referred: Estimate = Estimate(0.0)
+    positives_referred: Estimate = Estimate(0.0)
 
 
 @dataclass(frozen=True)
@@ -111,14 +125,18 @@ class Subgroup:
 class CertificateCheck:
     """Comparison of a threshold's limits with images that did not choose it.
 
-    A certificate is about the TNR by patient, so it is compared with the TNR by patient. The
-    requested TNR is compared with the TNR by image.
+    A certificate is about a rate by patient, so it is compared with the rate by patient. A
+    requested rate is compared with the rate by image.
 
     Attributes:
         tnr: TNR by image, with its exact interval.
         tnr_by_patient: TNR by patient, with its exact interval.
         is_below_certificate: True if the whole interval by patient lies below the certified TNR.
         is_below_min_tnr: True if the whole interval by image lies below the requested TNR.
+        tpr: TPR by image, with its exact interval.
+        tpr_by_patient: TPR by patient, in the reading of the rule, with its exact interval.
+        is_below_certified_tpr: True if the whole interval by patient lies below the certified TPR.
+        is_below_min_tpr: True if the whole interval lies below the requested TPR.
         is_shifted: True if these images differ from those that chose the threshold.
         is_certified: True if the threshold is certified.
     """
@@ -127,13 +145,18 @@ class CertificateCheck:
     tnr_by_patient: Estimate
     is_below_certificate: bool
     is_below_min_tnr: bool
+    tpr: Estimate
+    tpr_by_patient: Estimate
+    is_below_certified_tpr: bool
+    is_below_min_tpr: bool
     is_shifted: bool
     is_certified: bool
 
     @property
     def is_contradicted(self) -> bool:
-        """True if these images have a lower TNR than was guaranteed or requested."""
-        return self.is_below_certificate or self.is_below_min_tnr
+        """True if these images have a lower rate than was guaranteed or requested."""
+        is_tnr_low = self.is_below_certificate or self.is_below_min_tnr
+        return is_tnr_low or self.is_below_certified_tpr or self.is_below_min_tpr
 
     @property
     def is_invalid(self) -> bool:

@@ -35,7 +35,7 @@ class Informativeness:
     Attributes:
         num_positive: Number of positive images.
         num_found: Number of positive images at or above the threshold.
-        youden: Youden's J, TPR + TNR - 1; 0 is chance.
+        youden: Youden's J, TPR + TNR - 1, with a referred image counted half; 0 is chance.
         youden_interval: Its 95 % interval.
         roc_auc: Area under the ROC curve; 0.5 is chance.
         roc_auc_interval: Its 95 % interval.
@@ -64,6 +64,7 @@ def measure_informativeness(
     scores: SplitScores,
     threshold: float | None,
     by_patient: Mapping[str, Interval] | None = None,
+    lower: float | None = None,
 ) -> Informativeness | None:
     """Test that decisions at a threshold are better than chance.
 
@@ -72,16 +73,17 @@ def measure_informativeness(
         threshold: A score at or above it is positive; None if none was chosen.
         by_patient: Intervals of `roc_auc` and `balanced_accuracy` by patient, if known; None
             computes them.
+        lower: A score below it is negative, if the images between both are referred.
 
     Returns:
         The measurement; None without a threshold, or if a class is missing.
     """
     if threshold is None or not scores.has_both_classes:
         return None
-    cells = scores.confusion(threshold)
+    cells = scores.confusion(threshold, lower)
     ranking = ranking_statistics(scores.y_score, scores.y_true)
     if by_patient is None:
-        decisions = decision_statistics(scores.y_score, scores.y_true, threshold)
+        decisions = decision_statistics(scores.y_score, scores.y_true, threshold, lower)
         by_patient = bootstrap_intervals(
             lambda weights: {**ranking(weights), **decisions(weights)},
             scores.patients,
@@ -89,9 +91,9 @@ def measure_informativeness(
         )
     low, high = by_patient["balanced_accuracy"]
     return Informativeness(
-        num_positive=cells.tp + cells.fn,
+        num_positive=cells.num_positive,
         num_found=cells.tp,
-        youden=cells.tpr + cells.tnr - 1,
+        youden=2 * cells.balanced_accuracy - 1,
         youden_interval=_lower(youden_interval(cells), Interval(2 * low - 1, 2 * high - 1)),
         roc_auc=float(ranking(np.ones((1, scores.num_images)))["roc_auc"][0]),
         roc_auc_interval=_lower(

@@ -46,6 +46,11 @@ class ScoredRun:
         """Threshold of the decisions; None if there was none."""
         return self.evaluation.rule.threshold
 
+    @property
+    def lower_threshold(self) -> float | None:
+        """Score below which an image is negative, if the images between both are referred."""
+        return self.evaluation.rule.lower_threshold
+
 
 def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
     """Read the scores of a finished run on a set of images, with their evaluation.

@@ -50,6 +50,6 @@ class SplitScores:
         """True if both classes are present, so that a threshold and an area can be computed."""
         return 0 < self.num_positive < self.num_images
 
-    def confusion(self, threshold: float) -> Confusion:
-        """Return the confusion counts at a threshold."""
-        return confusion_at(self.y_score, self.y_true, threshold)
+    def confusion(self, threshold: float, lower: float | None = None) -> Confusion:
+        """Return the confusion counts at a threshold, or at two."""
+        return confusion_at(self.y_score, self.y_true, threshold, lower)

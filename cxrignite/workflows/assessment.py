@@ -6,13 +6,14 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.functional import Confusion, confusion_at
 from cxrignite.functional.calibration import calibration_statistics, ece_interval, reliability_bins
-from cxrignite.functional.certificate import independent_negatives
+from cxrignite.functional.certificate import independent_scores
 from cxrignite.functional.intervals import (
     Interval,
     Statistics,
@@ -57,12 +58,15 @@ def assess(
         **{scale: calibration_statistics(part, y_true) for scale, part in scales.items()},
     }
     if rule.threshold is not None:
-        prepared["at_threshold"] = decision_statistics(y_score, y_true, rule.threshold)
+        prepared["at_threshold"] = decision_statistics(
+            y_score, y_true, rule.threshold, rule.lower_threshold
+        )
     values, drawn = _values_and_intervals(prepared, patients)
     ranking, at_threshold = drawn["ranking"], None
     if rule.threshold is not None:
-        cells = scores.confusion(rule.threshold)
-        at_threshold = _decisions(rule.threshold, cells, drawn["at_threshold"])
+        thresholds = rule.threshold, rule.lower_threshold
+        cells = scores.confusion(*thresholds)
+        at_threshold = _decisions(*thresholds, cells, drawn["at_threshold"])
     calibration = {}
     for scale, part in scales.items():
         intervals = drawn[scale] | {"ece": ece_interval(part, y_true, patients)}
@@ -84,12 +88,13 @@ def assess(
         average_precision=_estimate(
             values["ranking"]["average_precision"], None, ranking["average_precision"]
         ),
-        at_half=_decisions(0.5, scores.confusion(0.5), drawn["at_half"]),
+        at_half=_decisions(0.5, None, scores.confusion(0.5), drawn["at_half"]),
         at_threshold=at_threshold,
         calibration=calibration,
-        subgroups=_subgroups(scores, rule.threshold, attributes),
+        subgroups=_subgroups(scores, rule, attributes),
         informativeness=measure_informativeness(
-            scores, rule.threshold, ranking | drawn.get("at_threshold", {})
+            *(scores, rule.threshold, ranking | drawn.get("at_threshold", {})),
+            rule.lower_threshold,
         ),
     )
 
@@ -101,7 +106,7 @@ def check_certificate(
 
     Args:
         scores: Images that had no part in choosing the threshold, and their scores.
-        rule: The threshold and its limits.
+        rule: The thresholds and their limits.
         shift: Comparison with the negatives that chose it; None if not checked.
 
     Returns:
@@ -110,17 +115,31 @@ def check_certificate(
     point = rule.point
     if point is None:
         return None
-    cells = scores.confusion(point.threshold)
-    by_image = clopper_pearson(cells.tn, cells.tn + cells.fp)
-    highest = independent_negatives(scores.y_score, scores.y_true == 0, scores.patients)
-    num_cleared = int(np.sum(highest < point.threshold))
-    by_patient = clopper_pearson(num_cleared, highest.size)
-    tnr_by_patient = num_cleared / highest.size if highest.size else math.nan
+    cells = scores.confusion(point.threshold, point.lower_threshold)
+    highest = independent_scores(scores.y_score, scores.y_true == 0, scores.patients)
+    tnr_by_patient = _share(int(np.sum(highest < point.threshold)), highest.size)
+    reading = point.patient_found
+    of_positives = independent_scores(
+        *(scores.y_score, scores.y_true == 1, scores.patients),
+        "lowest" if reading == "every_image" else "highest",
+    )
+    lower = point.threshold if point.lower_threshold is None else point.lower_threshold
+    tpr_by_patient = _share(int(np.sum(of_positives >= lower)), of_positives.size)
+    tnr = _share(cells.num_negative - cells.fp, cells.num_negative)
+    tpr = _share(cells.num_positive - cells.fn, cells.num_positive)
+    requested = tpr if reading == "every_image" else tpr_by_patient
+    is_for_tpr = point.min_tpr is not None
     return CertificateCheck(
-        tnr=_estimate(cells.tnr, by_image),
-        tnr_by_patient=_estimate(tnr_by_patient, by_patient),
-        is_below_certificate=rule.is_certified and by_patient.high < point.tnr_lower_bound,
-        is_below_min_tnr=by_image.high < point.min_tnr,
+        tnr=tnr,
+        tnr_by_patient=tnr_by_patient,
+        is_below_certificate=rule.is_certified and _is_below(tnr_by_patient, point.tnr_lower_bound),
+        is_below_min_tnr=_is_below(tnr, point.min_tnr),
+        tpr=tpr,
+        tpr_by_patient=tpr_by_patient,
+        is_below_certified_tpr=is_for_tpr
+        and rule.is_certified
+        and _is_below(tpr_by_patient, point.tpr_lower_bound),
+        is_below_min_tpr=_is_below(requested, point.min_tpr or 0.0),
         is_shifted=shift is not None and bool(shift.is_detected),
         is_certified=rule.is_certified,
     )
@@ -164,21 +183,54 @@ def _known(interval: Interval | None) -> Interval | None:
     return Interval(float(interval.low), float(interval.high))
 
 
-def _decisions(threshold: float, cells: Confusion, by_patient: Mapping[str, Interval]) -> Decisions:
+def _share(num_found: int, number: int) -> Estimate:
+    return _estimate(num_found / number if number else math.nan, clopper_pearson(num_found, number))
+
+
+def _is_below(rate: Estimate, limit: float) -> bool:
+    """True if the whole interval lies below the limit."""
+    return rate.interval is not None and rate.interval.high < limit
+
+
+def _decisions(
+    threshold: float, lower: float | None, cells: Confusion, by_patient: Mapping[str, Interval]
+) -> Decisions:
     exact = _exact_intervals(cells)
-    names = ("tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy")
-    rates = {
-        name: _estimate(getattr(cells, name), exact.get(name), by_patient.get(name))
-        for name in names
-    }
-    return Decisions(threshold, cells.tn, cells.fp, cells.fn, cells.tp, **rates)
+
+    def rate(name: str) -> Estimate:
+        return _estimate(getattr(cells, name), exact.get(name), by_patient.get(name))
+
+    decisions = Decisions(
+        *(threshold, cells.tn, cells.fp, cells.fn, cells.tp),
+        tnr=rate("tnr"),
+        tpr=rate("tpr"),
+        ppv=rate("ppv"),
+        npv=rate("npv"),
+        balanced_accuracy=rate("balanced_accuracy"),
+        accuracy=rate("accuracy"),
+    )
+    if lower is None:
+        return decisions
+    return replace(
+        decisions,
+        lower_threshold=lower,
+        num_referred=(cells.referred_negative, cells.referred_positive),
+        referred=rate("referred"),
+        negatives_referred=rate("negatives_referred"),
+        positives_referred=rate("positives_referred"),
+    )
 
 
 def _exact_intervals(confusion: Confusion) -> dict[str, Interval]:
     tn, fp, fn, tp = confusion.tn, confusion.fp, confusion.fn, confusion.tp
+    rn, rp = confusion.referred_negative, confusion.referred_positive
+    negatives, positives = confusion.num_negative, confusion.num_positive
     shares = {
-        "tnr": (tn, tn + fp),
-        "tpr": (tp, tp + fn),
+        "tnr": (tn + rn, negatives),
+        "tpr": (tp + rp, positives),
+        "referred": (rn + rp, negatives + positives),
+        "negatives_referred": (rn, negatives),
+        "positives_referred": (rp, positives),
         "ppv": (tp, tp + fp),
         "npv": (tn, tn + fn),
         "accuracy": (tn + tp, tn + fp + fn + tp),
@@ -188,7 +240,7 @@ def _exact_intervals(confusion: Confusion) -> dict[str, Interval]:
 
 def _subgroups(
     scores: SplitScores,
-    threshold: float | None,
+    rule: DecisionRule,
     attributes: Sequence[Mapping[str, str]],
 ) -> tuple[Subgroup, ...]:
     """Evaluate each value of each attribute.
@@ -214,7 +266,9 @@ def _subgroups(
         y_score, y_true = scores.y_score[inside], scores.y_true[inside]
         classes = set(y_true.tolist())
         ranked = inside if len(classes) == 2 else inside | ~np.isin(scores.y_true, list(classes))
-        cells = None if threshold is None else confusion_at(y_score, y_true, threshold)
+        cells = None
+        if rule.threshold is not None:
+            cells = confusion_at(y_score, y_true, rule.threshold, rule.lower_threshold)
         exact = {} if cells is None else _exact_intervals(cells)
         rates = {
             name: _estimate(getattr(cells, name, math.nan), exact.get(name))

@@ -136,7 +136,9 @@ def _metrics(run: ScoredRun, other: ScoredRun) -> Statistics:
     """Return the metrics of `run` that `other` has as well."""
     parts = [ranking_statistics(run.y_score, run.y_true)]
     if run.threshold is not None and other.threshold is not None:
-        parts.append(decision_statistics(run.y_score, run.y_true, run.threshold))
+        parts.append(
+            decision_statistics(*(run.y_score, run.y_true, run.threshold), run.lower_threshold)
+        )
     if run.probability is not None and other.probability is not None:
         squares = (run.probability - run.y_true) ** 2
         parts.append(lambda weights: {"brier": weights @ squares / weights.sum(axis=1)})

@@ -344,7 +344,9 @@ def choose(prepared: Prepared, scored: Mapping[str, SplitScores]) -> DecisionRul
         weights_sha256=prepared.folder.weights_sha256(),
         calibrators=Calibrators.fit(val.y_score, val.y_true),
         informativeness=measure_informativeness(
-            scored[chosen_on], point.threshold if point else None
+            scored[chosen_on],
+            point.threshold if point else None,
+            lower=point.lower_threshold if point else None,
         ),
     )
 

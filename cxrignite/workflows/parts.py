@@ -169,12 +169,12 @@ def build_prior_shift(data: XrayData, loss: nn.Module) -> PriorShift:
 
 
 def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
-    """Check that the splits have both classes and enough negatives for the requested certificate.
+    """Check that the splits have both classes and enough patients for the requested certificates.
 
     Raises:
         DataError: A split that chooses the checkpoint or the threshold lacks a class.
-        ConstraintError: The confidence of a `ThresholdSearch` needs more negative patients than the
-            split that chooses the threshold has.
+        ConstraintError: The confidence of a `ThresholdSearch` needs more patients of a class than
+            the split that chooses the threshold has.
     """
     split = threshold_split(data)
     for each in ("val", split):
@@ -185,18 +185,21 @@ def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
                 f"{data.classes[0]} and {counts.num_positive} {data.classes[1]}"
             )
     records = data.records(split)
-    have = len({record.patient for record in records if record.label == 0})
     for handler in handlers:
-        if not isinstance(handler, ThresholdSearch) or handler.confidence is None:
+        if not isinstance(handler, ThresholdSearch) or (level := handler.level) is None:
             continue
-        needed = num_negatives_needed(handler.min_tnr, handler.confidence)
-        if have < needed:
-            raise ConstraintError(
-                f"ThresholdSearch with a TNR of {handler.min_tnr:g} and "
-                f"{100 * handler.confidence:g} % confidence needs at least {needed} negative "
-                f"patients, got {have} in the {split} split; "
-                "add images, or lower min_tnr or confidence"
-            )
+        for label, (rate, minimum) in enumerate(
+            (("tnr", handler.min_tnr), ("tpr", handler.min_tpr))
+        ):
+            have = len({record.patient for record in records if record.label == label})
+            needed = 0 if minimum is None else num_negatives_needed(minimum, level)
+            if have < needed:
+                raise ConstraintError(
+                    f"ThresholdSearch with a {rate.upper()} of {minimum:g} and "
+                    f"{100 * level:g} % confidence needs at least {needed} "
+                    f"{'positive' if label else 'negative'} patients, got {have} in the {split} "
+                    f"split; add images, or lower min_{rate} or confidence"
+                )
 
 
 def threshold_split(data: XrayData) -> str:

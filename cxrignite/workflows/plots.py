@@ -115,8 +115,8 @@ def plot_scores(
         if estimate is not None and estimate.value is not None:
             board.add_scalar(f"{_BEST}/{tag}_{key}", estimate.value, step)
     if point is not None:
-        cells = scores.confusion(0.5), scores.confusion(point.threshold)
-        pair = score_figures.confusion_pair(*cells, point.threshold, scores.classes)
+        cells = scores.confusion(0.5), scores.confusion(point.threshold, point.lower_threshold)
+        pair = score_figures.confusion_pair(*cells, point, scores.classes)
         save_figure(folder, board, f"confusion_{name}", pair, step)
     if not scores.has_both_classes:
         return

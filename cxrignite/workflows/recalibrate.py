@@ -6,12 +6,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
-from cxrignite.functional import num_negatives_needed, select_operating_point
+from cxrignite.functional import (
+    num_negatives_needed,
+    num_positives_needed,
+    select_operating_point,
+)
+from cxrignite.functional.certificate import joint_level
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.tables import alarm
 from cxrignite.reporting.wording import alarm_of_rule, describe_point
@@ -35,6 +38,8 @@ class Recalibration:
         min_tnr: Lowest true negative rate.
         min_threshold: Lowest threshold; a site may need a lower or a higher one.
         confidence: Confidence of the certificate; 0.95 if the run's own has none.
+        min_tpr: Lowest true positive rate.
+        refer: Choose two thresholds if one does not suffice.
     """
 
     site: str
@@ -42,6 +47,8 @@ class Recalibration:
     min_tnr: float | None = None
     min_threshold: float | None = None
     confidence: float | None = None
+    min_tpr: float | None = None
+    refer: bool | None = None
 
 
 def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
@@ -78,10 +85,13 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             "min_threshold": _first(request.min_threshold, first.min_threshold),
             "confidence": _first(request.confidence, first.confidence, 0.95),
         }
+        min_tpr = first.min_tpr if request.min_tpr is None else request.min_tpr
+        level = joint_level(constraints["confidence"]) if first.joint else constraints["confidence"]
+        limits = constraints["min_tnr"], min_tpr
         pool = other_records(recipe.data, folder, "test")
-        _check_enough(pool, constraints["min_tnr"], constraints["confidence"])
+        _check_enough(pool, limits, level)
         records = _chosen_share(pool, request.share, recipe.seed)
-        _check_enough(records, constraints["min_tnr"], constraints["confidence"])
+        _check_enough(records, limits, level)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
@@ -95,6 +105,10 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
                 fp_cost=first.fp_cost,
                 fn_cost=first.fn_cost,
                 patients=scores.patients,
+                min_tpr=min_tpr,
+                patient_found=first.patient_found,
+                joint=first.joint,
+                refer=first.refer if request.refer is None else request.refer,
                 **constraints,
             )
         except ValueError as error:
@@ -104,7 +118,8 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         if not session.is_main_process:
             return
         moved = run.rule.moved_to(
-            request.site, point, measure_informativeness(scores, point.threshold)
+            *(request.site, point),
+            measure_informativeness(scores, point.threshold, lower=point.lower_threshold),
         )
         folder.write_site(moved, data.records("calibration"), Reference.of(scores))
         before = scores.confusion(first.threshold)
@@ -130,19 +145,31 @@ def _chosen_share(records: list[ImageRecord], share: float, seed: int) -> list[I
     return [record for record in divided if record.split == "calibration"]
 
 
-def _check_enough(records: list[ImageRecord], min_tnr: float, confidence: float) -> None:
-    """Check the number of negative patients before the images are scored."""
+def _check_enough(
+    records: list[ImageRecord], limits: tuple[float, float | None], level: float
+) -> None:
+    """Check the number of patients of each class before the images are scored."""
     labels = {record.label for record in records}
     if labels != {0, 1}:
         have = "no negatives" if 0 not in labels else "no positives"
         raise DataError(f"an operating point needs images of both classes, got {have}")
+    min_tnr, min_tpr = limits
     try:
-        needed = num_negatives_needed(min_tnr, confidence)
+        needed = (
+            num_negatives_needed(min_tnr, level),
+            0 if min_tpr is None else num_positives_needed(min_tpr, level),
+        )
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    patients = len(np.unique([record.patient for record in records if record.label == 0]))
-    if patients < needed:
-        raise ConstraintError(
-            f"a TNR of {min_tnr:g} at {100 * confidence:g} % confidence needs at least {needed} "
-            f"negative patients, got {patients}; add {needed - patients} more"
-        )
+    for label, number in enumerate(needed):
+        patients = len({record.patient for record in records if record.label == label})
+        if patients < number:
+            rate, name = (
+                (f"TPR of {min_tpr:g}", "positive")
+                if label
+                else (f"TNR of {min_tnr:g}", "negative")
+            )
+            raise ConstraintError(
+                f"a {rate} at {100 * level:g} % confidence needs at least {number} "
+                f"{name} patients, got {patients}; add {number - patients} more"
+            )

@@ -216,6 +216,7 @@ def write_scores(folder: RunFolder, name: str, scores: SplitScores, rule: Decisi
         rule.threshold,
         rule.prior_shift.probability(scores.y_score),
         folder.files.write,
+        lower=rule.lower_threshold,
     )
 
 

@@ -84,13 +84,12 @@ def recalibrate_command(argv: list[str]) -> int:
     if not options["name"]:
         raise RecipeError("name the site: --name NAME")
     _check_no_split(options["name"], "a site needs a")
-    share = options["share"]
+    options["site"], share = options.pop("name"), options["share"]
     if not (0 < share <= 0.5 or share == 1):
         raise RecipeError(f"--share must be in (0, 0.5], or 1 for all images, got {share}")
     from cxrignite.workflows.recalibrate import Recalibration, recalibrate
 
-    limits = (options[key] for key in ("min_tnr", "min_threshold", "confidence"))
-    recalibrate(recipe, options["run"], Recalibration(options["name"], share, *limits))
+    recalibrate(recipe, options.pop("run"), Recalibration(**options))
     return 0
 
 

@@ -207,6 +207,7 @@ def model_card(results: RunResults) -> list[CardGroup]:
                 ("SHA-256 of the checkpoint", text_of(best and best.sha256)),
                 ("Status", status(rule) if rule else ""),
                 ("Threshold, all digits", text_of(rule and rule.threshold)),
+                ("Lower threshold, all digits", text_of(rule and rule.lower_threshold)),
                 (
                     "SHA-256 of its checkpoint",
                     text_of(rule and rule.weights_sha256),

@@ -19,7 +19,14 @@ from cxrignite.reporting import wording
 from cxrignite.reporting.html import card, map_checks, maps, tables, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
-from cxrignite.reporting.numbers import Figure, percent, score_text, share_text
+from cxrignite.reporting.numbers import (
+    UNDEFINED,
+    Figure,
+    percent,
+    score_text,
+    share_text,
+    zone_text,
+)
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.run_results import RunResults
@@ -103,10 +110,11 @@ def _content(
         *(wording.check_freshness(name, each, rule) for name, each in evaluations.items()),
     ]
     decisions = evaluation.at_threshold if evaluation else None
-    chosen = (decisions.threshold if decisions else None, rule.threshold if rule else None)
-    threshold = next((each for each in chosen if each is not None), 0.5)  # 0 is a threshold
+    decided = decisions or (rule if rule and rule.point else None)
+    threshold = 0.5 if decided is None or decided.threshold is None else decided.threshold
+    lower = decided.lower_threshold if decided else None
     scored = results.scored_records(shown)
-    kinds = wrong_decisions.find_wrong_decisions(scored, threshold, results.records, classes)
+    kinds = wrong_decisions.find_wrong_decisions(scored, threshold, results.records, classes, lower)
     mapped = maps.read_maps(
         results, shown, [wrong.name for kind in kinds for wrong in kind.wrong_decisions]
     )
@@ -122,7 +130,8 @@ def _content(
         "statements": [each for each in statements if each],
         "is_invalid": any(each.is_invalid for each in own.values()),
         "rule": statement,
-        "threshold": score_text(rule.threshold if rule else None),
+        "threshold": zone_text(rule.threshold, rule.lower_threshold) if rule else UNDEFINED,
+        "refers": lower is not None,
         "threshold_probability": score_text(rule.threshold_probability)
         if rule and rule.threshold_probability is not None
         else "",
@@ -130,7 +139,10 @@ def _content(
         "tpr": share_text(decisions.tpr) if decisions else Figure(),
         "observations": tables.observation_rows(results),
         "sites": {
-            name: (wording.state_rule(site, classes, {}), score_text(site.threshold))
+            name: (
+                wording.state_rule(site, classes, {}),
+                zone_text(site.threshold, site.lower_threshold),
+            )
             for name, site in results.sites.items()
         },
         "shown": wording.split_name(shown),
@@ -149,7 +161,7 @@ def _content(
         "map_summary": map_checks.checks_summary(measured),
         "map_images": map_checks.checks_size(checks) if checks else "",
         "has_predictions": bool(scored),
-        "decided_at": score_text(threshold),
+        "decided_at": zone_text(threshold, lower),
         "predictions": f"predictions/{shown}.csv",
         "subgroups": tables.subgroup_rows(evaluation, classes) if evaluation else ([], 0),
         "split_summary": card.summarize_split(results),

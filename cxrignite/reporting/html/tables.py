@@ -14,6 +14,7 @@ from cxrignite.reporting.numbers import (
     score_text,
     share_estimate,
     share_text,
+    zone_text,
 )
 from cxrignite.reporting.wording import read_evaluation, split_name
 from cxrignite.runs.evaluation import Decisions, Estimate, Evaluation
@@ -40,15 +41,17 @@ class Cell(NamedTuple):
 
 
 class ConfusionTable(NamedTuple):
-    """Decisions at one threshold.
+    """Decisions at one threshold, or at two.
 
     Attributes:
         title: Name of the threshold.
-        rows: A class and its two cells: called negative, called positive.
+        columns: Titles of the columns.
+        rows: A class and its cells, each with its kind.
     """
 
     title: str
-    rows: Sequence[tuple[str, Cell, Cell]]
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[tuple[str, Cell]]]]
 
 
 class RateRow(NamedTuple):
@@ -108,11 +111,23 @@ def confusion_tables(evaluation: Evaluation, classes: tuple[str, str]) -> list[C
     negative, positive = classes
     tables = []
     for title, each in _decided(evaluation):
-        rows = (
-            (negative, _cell(each.tn, each.fp, is_right=True), _cell(each.fp, each.tn)),
-            (positive, _cell(each.fn, each.tp), _cell(each.tp, each.fn, is_right=True)),
-        )
-        tables.append(ConfusionTable(title, rows))
+        columns = [f"called {negative}", f"called {positive}"]
+        rn, rp = each.num_referred
+        rows = [
+            [
+                ("true negatives", _cell(each.tn, each.fp + rn, is_right=True)),
+                ("false positives", _cell(each.fp, each.tn + rn)),
+            ],
+            [
+                ("false negatives", _cell(each.fn, each.tp + rp)),
+                ("true positives", _cell(each.tp, each.fn + rp, is_right=True)),
+            ],
+        ]
+        if each.lower_threshold is not None:
+            columns.insert(1, "referred to a reader")
+            rows[0].insert(1, ("referred", _cell(rn, each.tn + each.fp, is_right=True)))
+            rows[1].insert(1, ("referred", _cell(rp, each.fn + each.tp, is_right=True)))
+        tables.append(ConfusionTable(title, columns, list(zip(classes, rows, strict=True))))
     return tables
 
 
@@ -120,8 +135,11 @@ def _decided(evaluation: Evaluation) -> list[tuple[str, Decisions]]:
     """Return the thresholds with their titles."""
     both = [("Threshold 0.5", evaluation.at_half)]
     if evaluation.at_threshold is not None:
-        title = f"Chosen threshold {score_text(evaluation.at_threshold.threshold)}"
-        both.append((title, evaluation.at_threshold))
+        each = evaluation.at_threshold
+        title = f"Chosen threshold {score_text(each.threshold)}"
+        if each.lower_threshold is not None:
+            title = f"Referred: {zone_text(each.threshold, each.lower_threshold)}"
+        both.append((title, each))
     return both
 
 
@@ -137,9 +155,13 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
         classes: The negative and the positive class.
     """
     negative, positive = classes
-    meanings = (
-        ("tnr", "Specificity (TNR)", f"share of {negative} images called {negative}"),
-        ("tpr", "Sensitivity (TPR)", f"share of {positive} images called {positive}"),
+    refers = evaluation.at_threshold and evaluation.at_threshold.lower_threshold is not None
+    of_negatives, of_positives = f"called {negative}", f"called {positive}"
+    if refers:
+        of_negatives, of_positives = f"not called {positive}", f"not called {negative}"
+    meanings = [
+        ("tnr", "Specificity (TNR)", f"share of {negative} images {of_negatives}"),
+        ("tpr", "Sensitivity (TPR)", f"share of {positive} images {of_positives}"),
         (
             "ppv",
             "Positive predictive value",
@@ -152,7 +174,13 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
         ),
         ("balanced_accuracy", "Balanced accuracy", "mean of specificity and sensitivity"),
         ("accuracy", "Accuracy", "share of all images called correctly"),
-    )
+    ]
+    if refers:
+        meanings += [
+            ("referred", "Referred", "share of all images"),
+            ("negatives_referred", f"{negative} referred", f"share of {negative} images"),
+            ("positives_referred", f"{positive} referred", f"share of {positive} images"),
+        ]
     rows = []
     for key, name, meaning in meanings:
         rates: list[Estimate] = [getattr(each, key) for _, each in _decided(evaluation)]
@@ -266,7 +294,9 @@ def observation_rows(results: RunResults) -> list[Observation]:
                 Observation(
                     split_name(name),
                     _size(each.num_negative, each.num_positive, each.num_patients, classes),
-                    score_text(decisions.threshold if decisions else None),
+                    zone_text(decisions.threshold, decisions.lower_threshold)
+                    if decisions
+                    else UNDEFINED,
                     share_text(decisions.tnr) if decisions else Figure(),
                     share_text(decisions.tpr) if decisions else Figure(),
                     read_evaluation(name, each),

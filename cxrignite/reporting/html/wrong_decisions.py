@@ -13,6 +13,7 @@ from PIL import Image
 from cxrignite.data import ImageRecord, read_image
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.errors import UnreadableImageError
+from cxrignite.functional import decide
 from cxrignite.reporting.html.html_page import to_data_uri
 from cxrignite.reporting.numbers import MINUS, score_text
 from cxrignite.runs.run_results import ScoredImage
@@ -94,6 +95,7 @@ def find_wrong_decisions(
     threshold: float,
     records: Sequence[ImageRecord],
     classes: tuple[str, str],
+    lower: float | None = None,
 ) -> list[ErrorKind]:
     """Collect the false negatives, then the false positives.
 
@@ -102,17 +104,18 @@ def find_wrong_decisions(
         threshold: A score at or above it is called positive; in `[0, 1]`.
         records: The images of the run, for their attributes.
         classes: The negative and the positive class.
+        lower: A score below it is called negative, if the images between both are referred.
     """
     attributes = {record.name: record.attributes for record in records}
     kinds = []
-    for label, title in (
-        (1, f"{classes[1]} images called {classes[0]} (false negatives)"),
-        (0, f"{classes[0]} images called {classes[1]} (false positives)"),
+    for label, wrongly, title in (
+        (1, "negative", f"{classes[1]} images called {classes[0]} (false negatives)"),
+        (0, "positive", f"{classes[0]} images called {classes[1]} (false positives)"),
     ):
         wrong = [
             image
             for image in scored
-            if image.label == label and label != (image.score >= threshold)
+            if image.label == label and decide(image.score, threshold, lower) == wrongly
         ]
         # Ties are sorted by name, so that the page does not depend on the order of the rows.
         wrong.sort(key=lambda image: (-abs(image.score - threshold), image.name))

@@ -184,7 +184,8 @@ def mark_point(axes: Axes, place: tuple[float, float], label: str) -> None:
 def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], title: str) -> None:
     """Draw a confusion matrix: counts, and shares of each true class as shades.
 
-    The title shows the two rates with their 95 % Clopper-Pearson intervals.
+    Referred images have a column between the two. The title shows the two rates with their 95 %
+    Clopper-Pearson intervals.
 
     Args:
         axes: Axes to draw on.
@@ -192,28 +193,45 @@ def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], tit
         classes: The negative and the positive class.
         title: Title above the two rates.
     """
-    counts = np.array([[confusion.tn, confusion.fp], [confusion.fn, confusion.tp]])
+    referred = confusion.referred_negative, confusion.referred_positive
+    counts = np.array(
+        [[confusion.tn, referred[0], confusion.fp], [confusion.fn, referred[1], confusion.tp]]
+    )
+    names = np.array(
+        [
+            ["true negatives", "referred", "false positives"],
+            ["false negatives", "referred", "true positives"],
+        ]
+    )
+    columns = [classes[0], "refer", classes[1]]
+    if not any(referred):
+        counts, names, columns = counts[:, ::2], names[:, ::2], columns[::2]
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = (("true negatives", "false positives"), ("false negatives", "true positives"))
-    for row, column in np.ndindex(2, 2):
+    for row, column in np.ndindex(*counts.shape):
         share = shares[row, column]
         axes.text(
             column,
             row,
-            f"{counts[row, column]:,}\n{share:.1%}\n{names[row][column]}",
+            f"{counts[row, column]:,}\n{share:.1%}\n{names[row, column]}",
             ha="center",
             va="center",
             color="white" if share > 0.7 else "black",
         )
-    axes.set_xticks([0, 1], classes)
+    axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks([0, 1], classes, rotation=90, va="center")
     axes.set(xlabel="decision", ylabel="reference label")
     axes.tick_params(length=0)
-    specificity = _rate(confusion.tn, confusion.tn + confusion.fp)
-    sensitivity = _rate(confusion.tp, confusion.fn + confusion.tp)
+    negatives, positives = confusion.num_negative, confusion.num_positive
+    specificity = _rate(negatives - confusion.fp, negatives)
+    sensitivity = _rate(positives - confusion.fn, positives)
     rates = f"specificity (TNR) {specificity}\nsensitivity (TPR) {sensitivity}"
+    if any(referred):
+        rates = (
+            f"{classes[0]} not called {classes[1]}: {specificity}\n"
+            f"{classes[1]} not called {classes[0]}: {sensitivity}"
+        )
     axes.set_title(f"{title}\n{rates}", fontsize=10)
 
 

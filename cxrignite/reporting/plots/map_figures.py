@@ -17,10 +17,10 @@ from cxrignite.reporting.plots.charting import BLUE, GREY, blank_figure, make_pl
 
 _LINE = 44
 _OUTCOMES = {
-    (0, 0): "true negative",
-    (0, 1): "false positive",
-    (1, 0): "false negative",
-    (1, 1): "true positive",
+    (0, "negative"): "true negative",
+    (0, "positive"): "false positive",
+    (1, "negative"): "false negative",
+    (1, "positive"): "true positive",
 }
 
 
@@ -37,8 +37,8 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
     for axes, (outcome, name) in zip(figure.subplots(2, 2).flat, _OUTCOMES.items(), strict=True):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        of_kind = [each for each in explanations if each.outcome == outcome]
-        label, decision = (classes[each] for each in outcome)
+        of_kind = [each for each in explanations if (each.y_true, each.decision) == outcome]
+        label, decision = classes[outcome[0]], classes[outcome[1] == "positive"]
         text = textwrap.fill(f"label {label}, called {decision}", _LINE)
         title = f"{name}\n{text}"
         if not of_kind:

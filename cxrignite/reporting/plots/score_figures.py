@@ -30,22 +30,23 @@ from cxrignite.reporting.plots.charting import (
     mark_undefined,
     unit_square,
 )
+from cxrignite.reporting.wording import thresholds_text
 
 
 def confusion_pair(
-    at_half: Confusion, at_threshold: Confusion, threshold: float, classes: Sequence[str]
+    at_half: Confusion, at_threshold: Confusion, point: OperatingPoint, classes: Sequence[str]
 ) -> Figure:
-    """Draw the decisions at 0.5 and at the chosen threshold.
+    """Draw the decisions at 0.5 and at the chosen threshold, or at both.
 
     Args:
         at_half: Decisions at 0.5.
-        at_threshold: Decisions at `threshold`.
-        threshold: The chosen threshold, in `[0, 1]`.
+        at_threshold: Decisions at the operating point.
+        point: The operating point.
         classes: The negative and the positive class.
     """
     figure = blank_figure(width=9.4, height=5.3, top=0.8)
     pair = figure.subplots(1, 2)
-    titles = ("Threshold 0.5", f"Chosen threshold {threshold:.4f}")
+    titles = ("Threshold 0.5", f"Chosen {thresholds_text(point)}")
     for axes, confusion, title in zip(pair, (at_half, at_threshold), titles, strict=True):
         draw_confusion(axes, confusion, classes, title)
     return figure
@@ -79,10 +80,10 @@ def roc_curve(
         auc = metrics.roc_auc_score(y_true, y_score)
         label = _with_interval(f"AUC {auc:.4f}", interval)
         axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=label)
-        if operating_point is not None:
-            called, positive = _decide(y_score, y_true, operating_point)
+        for threshold in _thresholds(operating_point):
+            called, positive = _decide(y_score, y_true, threshold)
             rates = called[~positive].mean(), called[positive].mean()
-            label = f"threshold {operating_point.threshold:.4f}: TNR {1 - rates[0]:.3f}, "
+            label = f"threshold {threshold:.4f}: TNR {1 - rates[0]:.3f}, "
             mark_point(axes, rates, f"{label}TPR {rates[1]:.3f}")
     axes.legend(loc="lower right", fontsize=9)
     return figure
@@ -117,12 +118,12 @@ def precision_recall_curve(
         average = metrics.average_precision_score(y_true, y_score)
         label = _with_interval(f"average precision {average:.4f}", interval)
         axes.plot(recall, precision, color=BLUE, linewidth=2, drawstyle="steps-pre", label=label)
-        if operating_point is not None:
-            called, positive = _decide(y_score, y_true, operating_point)
+        for threshold in _thresholds(operating_point):
+            called, positive = _decide(y_score, y_true, threshold)
             # If no image is called positive, there is no precision to mark.
             if called.any():
                 point = called[positive].mean(), positive[called].mean()
-                label = f"threshold {operating_point.threshold:.4f}: PPV {point[1]:.3f}, "
+                label = f"threshold {threshold:.4f}: PPV {point[1]:.3f}, "
                 mark_point(axes, point, f"{label}TPR {point[0]:.3f}")
         axes.legend(loc="lower left", fontsize=9)
     return figure
@@ -241,8 +242,13 @@ def _titled(title: str, split: str) -> str:
     return f"{title}, {split} images" if split else title
 
 
+def _thresholds(point: OperatingPoint | None) -> list[float]:
+    both = (point.lower_threshold, point.threshold) if point else ()
+    return [each for each in both if each is not None]
+
+
 def _decide(
-    y_score: NDArray[Any], y_true: NDArray[Any], point: OperatingPoint
+    y_score: NDArray[Any], y_true: NDArray[Any], threshold: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which images are called positive, and which are positive."""
-    return np.asarray(y_score, np.float64) >= point.threshold, np.asarray(y_true) > 0.5
+    return np.asarray(y_score, np.float64) >= threshold, np.asarray(y_true) > 0.5

@@ -65,7 +65,9 @@ def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         choice = ImageChoice(
-            run.map_threshold, settings.select, settings.max_images, seed=recipe.seed
+            *(run.map_threshold, settings.select, settings.max_images),
+            seed=recipe.seed,
+            lower=run.rule.lower_threshold,
         )
         source = recipe.data.source
         maps = _Maps(run, settings, source.classes, options.name, records, choice, data.image_size)
@@ -105,7 +107,12 @@ def explain_files(
         images = _read(recipe.data, folder, files)
         run = load_run(folder, session, recipe.trainer, recipe.model, site)
         records = [ImageRecord(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
-        everything = ImageChoice(run.map_threshold, (), indices=range(len(records)))
+        everything = ImageChoice(
+            run.map_threshold,
+            (),
+            indices=range(len(records)),
+            lower=run.rule.lower_threshold,
+        )
         height, width = images.shape[-2:]
         classes = recipe.data.source.classes
         maps = _Maps(run, recipe.explain, classes, name, records, everything, (height, width))

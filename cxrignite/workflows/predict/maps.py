@@ -48,6 +48,7 @@ class MapDrawer:
         layer: The layer of the maps.
         directory: The folder of the pictures; created if missing.
         threshold: The threshold of the decisions in the captions.
+        lower: A score below it is negative, if the images between both are referred.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class MapDrawer:
         layer: str,
         directory: Path,
         threshold: float,
+        lower: float | None = None,
     ) -> None:
         self._method, self._classes = method, classes
         self._model, self._layer = model, layer
-        self._directory, self._threshold = directory, threshold
+        self._directory, self._threshold, self._lower = directory, threshold, lower
         self._device = next(model.parameters()).device
         mark_output(directory)
 
@@ -109,6 +111,7 @@ class MapDrawer:
                     raw_max=float(found.raw_max[row]),
                     strength=None,
                     name=picture_name(first + number, record.name),
+                    lower=self._lower,
                 )
                 drawn.append(self._write(explanation))
         return drawn

@@ -36,7 +36,8 @@ class PredictionFile:
 
     Attributes:
         names: Names of the images with a row.
-        num_positive: Number of them with decision 1.
+        num_positive: Number of them called positive.
+        num_referred: Number of them that are referred to a reader.
         num_unreadable: Number of images that this command could not read.
         first_unreadable: The first of them, with the reasons.
     """
@@ -44,7 +45,7 @@ class PredictionFile:
     def __init__(self, paths: OutputPaths, file: io.FileIO, columns: Sequence[str]) -> None:
         self._paths, self._file, self._columns = paths, file, columns
         self.names: set[str] = set()
-        self.num_positive = 0
+        self.num_positive = self.num_referred = 0
         self.num_unreadable = 0
         self.first_unreadable: dict[str, str] = {}
         self._end = 0
@@ -115,7 +116,9 @@ class PredictionFile:
 
     def _count(self, row: Sequence[str]) -> None:
         self.names.add(row[self._columns.index("path")])
-        self.num_positive += row[self._columns.index("decision")] == "1"
+        decision = row[self._columns.index("decision")]
+        self.num_positive += decision == "positive"
+        self.num_referred += decision == "refer"
 
     def _write(self, rows: Iterable[Sequence[Any]]) -> None:
         data = csv_bytes(rows)

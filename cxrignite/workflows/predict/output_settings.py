@@ -37,6 +37,7 @@ class OutputSettings:
         operating_point: The site of the operating point; None is the run's own rule.
         chosen_on: The split, or the site's images, that chose the threshold.
         threshold: The threshold; None if the run has none.
+        lower_threshold: Score below which an image is negative; None if there is one threshold.
         status: Status of the rule; None if the run has no threshold.
         image_size: Rows and columns of the preprocessed images.
         batch_size: Batch size of a forward pass.
@@ -51,6 +52,7 @@ class OutputSettings:
     operating_point: str | None
     chosen_on: str
     threshold: float | None
+    lower_threshold: float | None
     status: str | None
     image_size: Size | None
     batch_size: int

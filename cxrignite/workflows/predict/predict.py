@@ -120,6 +120,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 layer,
                 paths.maps_dir,
                 run.map_threshold,
+                rule.lower_threshold,
             )
         records = [record for record in listing.records if record.name not in output.names]
         if output.num_rows:
@@ -199,6 +200,7 @@ def _settings(
         operating_point=request.operating_point,
         chosen_on=rule.chosen_on,
         threshold=rule.threshold,
+        lower_threshold=rule.lower_threshold,
         status=status(rule) or None,
         image_size=image_size,
         batch_size=scorer.batch_size,
@@ -218,6 +220,8 @@ def _summary(
     """Describe the results: the counts, the decision rule, and the files."""
     num_images = output.num_rows
     called = f", {output.num_positive} called positive" if rule.point else ""
+    if rule.lower_threshold is not None:
+        called += f", {output.num_referred} referred to a reader"
     before = f" ({num_before} of them by an earlier command)" if num_before else ""
     scored = f"{counted(num_images, 'image')} scored{before}{called}"
     lines = [*alarm(alarm_of_rule(rule)), f"{paths.table}: {scored}"]

@@ -130,7 +130,7 @@ def _rows(
             repr(score),
             "" if probability is None else repr(float(probability[number])),
             # Decided on the score, as in all other results.
-            "" if threshold is None else int(score >= threshold),
+            rule.decide(score) or "",
             "" if threshold is None else repr(threshold),
             status(rule),
         )
