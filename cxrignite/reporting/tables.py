@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cxrignite.reporting.numbers import plain_percent
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement
 from cxrignite.runs.evaluation import Estimate, Evaluation
@@ -49,6 +50,11 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
     rows += [[label, *(_cell(getattr(each, key)) for each in columns)] for label, key in _RATES]
     rows.append(["false negatives", *(f"{each.fn} of {positives}" for each in columns)])
     rows.append(["false positives", *(f"{each.fp} of {negatives}" for each in columns)])
+    if evaluation.at_prevalences:
+        rows += [[], ["", "PPV at the threshold", "NPV at the threshold"]]
+    for share in evaluation.at_prevalences:
+        label = f"at a prevalence of {plain_percent(share.prevalence)}"
+        rows.append([label, _cell(share.ppv), _cell(share.npv)])
     scales = evaluation.calibration
     shown = [scales[scale] for scale in ("score", "probability") if scale in scales]
     titles = ["score", "probability"][: len(shown)]
