@@ -98,8 +98,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         rule, model = run.rule, run.model
         if request.prevalence is not None and rule.prior_shift.pos_weight is None:
             raise RecipeError(
-                f"--prevalence needs a run with probabilities, got {request.prevalence:g}: the effect "
-                "of this run's loss on the scores is unknown; omit --prevalence"
+                f"--prevalence needs a run with probabilities, got {request.prevalence:g}: the "
+                "effect of this run's loss on the scores is unknown; omit --prevalence"
             )
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe.data)
