@@ -64,6 +64,13 @@ _EVALUATION = (
     _NAME,
     _SITE,
     Option("subgroups", str, "Regular expression on file names; named groups define subgroups."),
+    Option(
+        "prevalences",
+        float,
+        "Shares of positives for which PPV and NPV are reported, each in (0, 1).",
+        "+",
+        [0.01, 0.05, 0.2],
+    ),
 )
 OPTIONS = {
     "audit": (
@@ -95,6 +102,7 @@ OPTIONS = {
         Option("patient_column", str, "Column with the patients; default: `patient`, if present."),
         Option("output", Path, "CSV file for the scores.", default=Path("predictions.csv")),
         _SITE,
+        Option("prevalence", float, "Prevalence of column `probability`; default: as in training."),
         Option("maps", bool, "Draw a map of every image; also --explain true.", default=False),
         Option("overwrite", bool, "Replace earlier output; false resumes it.", default=False),
     ),

@@ -63,6 +63,11 @@ from cxrignite.functional.operating_point import (
     select_operating_point,
 )
 from cxrignite.functional.overlay import overlay
+from cxrignite.functional.predictive_values import (
+    DEFAULT_PREVALENCES,
+    predictive_intervals,
+    predictive_values,
+)
 from cxrignite.functional.random_maps import PairedDifference, paired_difference, random_maps
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.functional.weight_randomization import (
@@ -74,6 +79,7 @@ from cxrignite.functional.weight_randomization import (
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 
 __all__ = [
+    "DEFAULT_PREVALENCES",
     "UNKNOWN_LABEL",
     "CamMaps",
     "CamMethod",
@@ -129,6 +135,8 @@ __all__ = [
     "paired_difference",
     "patient_resamples",
     "pointing_game",
+    "predictive_intervals",
+    "predictive_values",
     "prior_logit_shift",
     "random_maps",
     "randomization_check",

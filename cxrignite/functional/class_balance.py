@@ -189,21 +189,34 @@ class PriorShift:
         # A tenth of a logit may be due to random sampling.
         return min(abs(sampler), abs(loss)) > 0.1 and sampler * loss > 0
 
-    def probability(self, y_score: Numbers) -> NDArray[np.float64] | None:
-        """Return scores as probabilities at the prevalence of the training images.
+    def probability(
+        self, y_score: Numbers, prevalence: float | None = None
+    ) -> NDArray[np.float64] | None:
+        """Return scores as probabilities at a prevalence.
 
         Args:
             y_score: Probabilities of the positive class, shape `(N,)`, in `[0, 1]`.
+            prevalence: Share of positives for which the probabilities hold, in `(0, 1)`; None is
+                that of the training images.
 
         Returns:
             Probabilities, shape `(N,)`, in `[0, 1]`; 0 and 1 are unchanged. None if the shift is
             unknown.
 
         Raises:
-            ValueError: If `y_score` is not one-dimensional, not finite or outside `[0, 1]`.
+            ValueError: If `y_score` is not one-dimensional, not finite or outside `[0, 1]`, or
+                `prevalence` is out of range.
+
+        Examples:
+            >>> shift = PriorShift(1349, 3883, sampled_prevalence=0.5, pos_weight=0.589)
+            >>> shift.probability([0.9]).round(3), shift.probability([0.9], 0.1).round(3)
+            (array([0.978]), array([0.629]))
         """
-        shift = self.logit_shift
-        return None if shift is None else shift_logit(y_score, shift)
+        if self.pos_weight is None:
+            return None
+        target = self.prevalence if prevalence is None else prevalence
+        shift = prior_logit_shift(self.pos_weight, self.sampled_prevalence, target)
+        return shift_logit(y_score, shift)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return the fields and the derived values as plain Python values."""

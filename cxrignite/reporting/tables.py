@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cxrignite.reporting.numbers import plain_percent
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement
 from cxrignite.runs.evaluation import Estimate, Evaluation
@@ -60,6 +61,13 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
             [f"referred, {label}", "none", _cell(share)]
             for label, share in zip(labels, shares, strict=True)
         ]
+    if evaluation.at_prevalences:
+        rows += [[], ["", "PPV at the threshold", "NPV at the threshold"]]
+    for share in evaluation.at_prevalences:
+        label = f"at a prevalence of {plain_percent(share.prevalence)}"
+        rows.append([label, _cell(share.ppv), _cell(share.npv)])
+        if columns[-1].lower_threshold is not None:
+            rows.append(["  referred", _cell(share.referred)])
     scales = evaluation.calibration
     shown = [scales[scale] for scale in ("score", "probability") if scale in scales]
     titles = ["score", "probability"][: len(shown)]

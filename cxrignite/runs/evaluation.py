@@ -73,6 +73,23 @@ class Decisions:
 
 
 @dataclass(frozen=True)
+class PredictiveValues:
+    """Predictive values at the threshold, for images of another prevalence.
+
+    Attributes:
+        prevalence: Share of positives among the images, in (0, 1).
+        ppv: Share of positives among the images called positive.
+        npv: Share of negatives among the images called negative.
+        referred: Share of the images that are referred; 0 with one threshold.
+    """
+
+    prevalence: float
+    ppv: Estimate
+    npv: Estimate
+    referred: Estimate
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Calibration of the scores on one scale.
 
@@ -182,6 +199,8 @@ class Evaluation:
         subgroups: Subgroups by attribute, then by value.
         informativeness: Informativeness of the threshold on these images; None without a threshold
             or if a class is missing.
+        at_prevalences: Predictive values at the prevalences that the user named; empty without a
+            threshold.
         shift: Comparison with the images that chose the threshold; None if not checked.
         certificate: Comparison with the limits of the threshold; None if not checked.
         num_evaluations: Number of evaluations of these images with this run; None if not counted.
@@ -199,6 +218,7 @@ class Evaluation:
     calibration: dict[str, Calibration]
     subgroups: tuple[Subgroup, ...]
     informativeness: Informativeness | None
+    at_prevalences: tuple[PredictiveValues, ...] = ()
     shift: ShiftCheck | None = None
     certificate: CertificateCheck | None = None
     num_evaluations: int | None = None

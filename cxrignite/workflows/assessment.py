@@ -11,7 +11,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional import Confusion, confusion_at
+from cxrignite.functional import (
+    DEFAULT_PREVALENCES,
+    Confusion,
+    confusion_at,
+    predictive_intervals,
+    predictive_values,
+)
 from cxrignite.functional.calibration import calibration_statistics, ece_interval, reliability_bins
 from cxrignite.functional.certificate import independent_scores
 from cxrignite.functional.intervals import (
@@ -30,6 +36,7 @@ from cxrignite.runs.evaluation import (
     Decisions,
     Estimate,
     Evaluation,
+    PredictiveValues,
     Subgroup,
 )
 from cxrignite.runs.informativeness import measure_informativeness, num_resamples
@@ -41,7 +48,10 @@ _MAX_SUBGROUPS = 12  # values of one attribute
 
 
 def assess(
-    scores: SplitScores, rule: DecisionRule, attributes: Sequence[Mapping[str, str]]
+    scores: SplitScores,
+    rule: DecisionRule,
+    attributes: Sequence[Mapping[str, str]],
+    prevalences: Sequence[float] = DEFAULT_PREVALENCES,
 ) -> Evaluation:
     """Evaluate one split: every metric with its intervals.
 
@@ -49,6 +59,7 @@ def assess(
         scores: The images and their scores.
         rule: The threshold and the calibration of the scores.
         attributes: Subgroups of each image.
+        prevalences: Shares of positives at which predictive values are computed, in (0, 1).
     """
     y_score, y_true, patients = scores.y_score, scores.y_true, scores.patients
     scales = rule.scales(y_score)
@@ -58,15 +69,17 @@ def assess(
         **{scale: calibration_statistics(part, y_true) for scale, part in scales.items()},
     }
     if rule.threshold is not None:
-        prepared["at_threshold"] = decision_statistics(
-            y_score, y_true, rule.threshold, rule.lower_threshold
+        prepared["at_threshold"] = _with_prevalences(
+            decision_statistics(y_score, y_true, rule.threshold, rule.lower_threshold), prevalences
         )
     values, drawn = _values_and_intervals(prepared, patients)
     ranking, at_threshold = drawn["ranking"], None
+    at_prevalences: tuple[PredictiveValues, ...] = ()
     if rule.threshold is not None:
         thresholds = rule.threshold, rule.lower_threshold
         cells = scores.confusion(*thresholds)
         at_threshold = _decisions(*thresholds, cells, drawn["at_threshold"])
+        at_prevalences = _at_prevalences(cells, prevalences, drawn["at_threshold"])
     calibration = {}
     for scale, part in scales.items():
         intervals = drawn[scale] | {"ece": ece_interval(part, y_true, patients)}
@@ -96,6 +109,7 @@ def assess(
             *(scores, rule.threshold, ranking | drawn.get("at_threshold", {})),
             rule.lower_threshold,
         ),
+        at_prevalences=at_prevalences,
     )
 
 
@@ -166,6 +180,41 @@ def _values_and_intervals(
         values[group][name] = float(value[0])
         drawn[group][name] = intervals[key]
     return values, drawn
+
+
+def _with_prevalences(decisions: Statistics, prevalences: Sequence[float]) -> Statistics:
+    """Add the predictive values at each prevalence to the rates of the decisions."""
+
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        rates = dict(decisions(weights))
+        for each in prevalences:
+            of_each = rates["negatives_referred"], rates["positives_referred"]
+            values = predictive_values(rates["tnr"], rates["tpr"], each, *of_each)
+            rates[f"ppv at {each}"], rates[f"npv at {each}"] = values
+            rates[f"referred at {each}"] = (1 - each) * of_each[0] + each * of_each[1]
+        return rates
+
+    return statistics
+
+
+def _at_prevalences(
+    cells: Confusion, prevalences: Sequence[float], by_patient: Mapping[str, Interval]
+) -> tuple[PredictiveValues, ...]:
+    found = []
+    for each in prevalences:
+        of_each = cells.negatives_referred, cells.positives_referred
+        ppv, npv = predictive_values(cells.tnr, cells.tpr, each, *of_each)
+        referred = (1 - each) * of_each[0] + each * of_each[1]
+        of_ppv, of_npv = predictive_intervals(cells, each)
+        found.append(
+            PredictiveValues(
+                each,
+                _estimate(float(ppv), of_ppv, by_patient[f"ppv at {each}"]),
+                _estimate(float(npv), of_npv, by_patient[f"npv at {each}"]),
+                _estimate(referred, None, by_patient[f"referred at {each}"]),
+            )
+        )
+    return tuple(found)
 
 
 def _estimate(

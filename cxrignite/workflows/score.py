@@ -17,6 +17,7 @@ import numpy as np
 from cxrignite.data import ImageRecord, XrayData
 from cxrignite.engines import create_evaluator
 from cxrignite.errors import DataError, NonFiniteError, RecipeError
+from cxrignite.functional import DEFAULT_PREVALENCES
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.handlers import (
     Attachable,
@@ -63,6 +64,7 @@ class EvaluationOptions:
         operating_point: The site whose operating point is used; null is the run's own.
         subgroups: A regular expression with named groups, searched in each image's name; null takes
             the attributes from the source.
+        prevalences: Shares of positives at which predictive values are computed, in (0, 1).
         prints_decision: Print the decision rule and its warnings with the table.
     """
 
@@ -71,6 +73,7 @@ class EvaluationOptions:
     same_images: bool = True
     operating_point: str | None = None
     subgroups: re.Pattern[str] | None = None
+    prevalences: Sequence[float] = DEFAULT_PREVALENCES
     prints_decision: bool = True
 
     @property
@@ -162,7 +165,9 @@ def publish(
     """
     name = options.name
     write_scores(folder, name, scores, rule)
-    evaluation = assess(scores, rule, _subgroups(scores.records, options.subgroups))
+    evaluation = assess(
+        scores, rule, _subgroups(scores.records, options.subgroups), options.prevalences
+    )
     if options.is_independent:
         shift = _shift_from(folder.read_reference(options.operating_point), scores)
         evaluation = replace(

@@ -101,6 +101,13 @@ def test_the_prior_shift_agrees_with_the_prior_shift_by_bayes():
         odds_seen = 3.0 * 0.5 / 0.5
         odds = raw / (1 - raw) / odds_seen * (100 / 300)
         assert prior_shift.probability([raw])[0] == pytest.approx(odds / (1 + odds))
+        # One image in twenty: the same odds of the classes given the image, another prior.
+        rare = raw / (1 - raw) / odds_seen * (1 / 19)
+        assert prior_shift.probability([raw], 0.05)[0] == pytest.approx(rare / (1 + rare))
+    at_training = prior_shift.probability([0.1, 0.9], prior_shift.prevalence)
+    assert at_training.tolist() == prior_shift.probability([0.1, 0.9]).tolist()
+    with refused(ValueError, "prevalence", 1.5):
+        prior_shift.probability([0.1], 1.5)
 
 
 def test_without_sampler_and_weight_the_training_score_is_the_raw_one():
@@ -113,6 +120,7 @@ def test_without_sampler_and_weight_the_training_score_is_the_raw_one():
 def test_a_loss_of_unknown_effect_leaves_the_training_score_unknown():
     prior_shift = PriorShift(30, 70, sampled_prevalence=0.5, pos_weight=None)
     assert prior_shift.probability([0.3]) is None
+    assert prior_shift.probability([0.3], 0.05) is None
     assert prior_shift.logit_shift is None
     assert prior_shift.seen_prevalence is None
     assert not prior_shift.corrects_twice

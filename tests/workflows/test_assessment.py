@@ -92,6 +92,7 @@ def test_every_figure_has_an_interval_that_holds_it(content):
     evaluations = Evaluations((content,))
     assert from_json(Evaluations, to_json(evaluations)) == evaluations
     blocks = [content, content.at_half, content.at_threshold, *content.calibration.values()]
+    blocks += content.at_prevalences
     for block in blocks:
         estimates = estimates_of(block)
         assert len(estimates) >= 2
@@ -101,6 +102,24 @@ def test_every_figure_has_an_interval_that_holds_it(content):
                 assert interval.low <= each.value <= interval.high, name
     rates = {"tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy"}
     assert set(estimates_of(content.at_half)) == rates
+
+
+def test_predictive_values_are_those_of_the_prevalences_that_are_named(scores, content):
+    assert [each.prevalence for each in content.at_prevalences] == [0.01, 0.05, 0.2]
+    observed = 90 / 150
+    again = assess(scores, decided(scores), [{}] * 150, [observed, 0.1])
+    same, rare = again.at_prevalences
+    cells = again.at_threshold
+    assert same.ppv.value == pytest.approx(cells.ppv.value)
+    assert same.npv.value == pytest.approx(cells.npv.value)
+    true, false = cells.tpr.value * 0.1, (1 - cells.tnr.value) * 0.9
+    assert rare.ppv.value == pytest.approx(true / (true + false))
+    # From the same resamples as the other rates, which do not change.
+    assert again.at_threshold == content.at_threshold
+    table = score_table("test", CLASSES, again)
+    low, high = rare.ppv.interval
+    line_with(table, "prevalence", "10 %", f"{rare.ppv.value:.3f} ({low:.3f} to {high:.3f})")
+    line_with(table, "PPV", "NPV", "threshold")
 
 
 def test_a_weak_threshold_is_not_usable_by_the_same_resamples_or_by_new_ones():
@@ -167,6 +186,8 @@ def test_a_run_without_a_threshold_has_no_figures_at_one(scores, content):
     rule = rule_of(None)
     undecided = assessed(scores, rule)
     assert undecided.at_threshold is None
+    assert undecided.at_prevalences == ()
+    assert "prevalence" not in score_table("test", CLASSES, undecided)
     assert check_certificate(scores, rule, None) is None
     assert len(figures_in(score_table("test", CLASSES, undecided), "TNR")) == 1
     assert len(figures_in(score_table("test", CLASSES, content), "TNR")) == 2

@@ -470,6 +470,36 @@ def test_a_site_decides_by_its_own_point(predict, run_dir, records, tmp_path):
     }
 
 
+def test_probabilities_are_at_the_prevalence_that_is_named(
+    predict, run_dir, records, tmp_path, capsys
+):
+    normal = ("--files", records / "NORMAL")
+    assert predict(*normal, "--prevalence", 0.05) == 0
+    line_with(capsys.readouterr().out, "probability", "prevalence", 0.05)
+    assert json.loads((tmp_path / "scores.json").read_text())["prevalence"] == 0.05
+    assert predict(*normal, output="usual.csv") == 0
+    rule = RunFolder(run_dir).find_rule()
+    training = rule.prior_shift.prevalence
+    rows = zip(rows_of(tmp_path / "scores.csv"), rows_of(tmp_path / "usual.csv"), strict=True)
+    for row, usual in rows:
+        odds = [
+            float(each["probability"]) / (1 - float(each["probability"])) for each in (row, usual)
+        ]
+        assert odds[0] / odds[1] == pytest.approx((0.05 / 0.95) / (training / (1 - training)))
+        assert {**row, "probability": ""} == {**usual, "probability": ""}
+    capsys.readouterr()
+    for argv in (("--prevalence", 0.1), ()):
+        assert predict("--files", records, *argv) == 2
+        error_line(capsys.readouterr().err, "prevalence", 0.05, "--overwrite true")
+    assert predict("--files", records, "--prevalence", 0.05) == 0
+    rewrite_rule(run_dir, prior_shift=replace(rule.prior_shift, pos_weight=None))
+    capsys.readouterr()
+    argv = (*normal, "--prevalence", 0.05)
+    assert predict(*argv, output="unknown.csv", run_dir=run_dir) == 2
+    error_line(capsys.readouterr().err, "--prevalence", 0.05, "loss")
+    assert not (tmp_path / "unknown.csv").exists()
+
+
 def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, records, tmp_path):
     rewrite_rule(run_dir, point=None, informativeness=None)
     assert predict("--files", records, "--explain", "true", run_dir=run_dir) == 0
@@ -532,6 +562,9 @@ def test_a_manifest_is_not_overwritten_through_a_link(predict, tmp_path, capsys)
         (["--files", "a.png", "--operating_point", "ward"], ["'ward'"]),
         (["--files", "a.png", "--data.source.root", "x"], ["--data.source.root", "--explain"]),
         (["--files", "a.png", "--explain", "perhaps"], ["maps", "perhaps"]),
+        (["--files", "a.png", "--prevalence", "5"], ["--prevalence", "(0, 1)", "5"]),
+        (["--files", "a.png", "--prevalence", "0"], ["--prevalence", "(0, 1)", "0"]),
+        (["--files", "a.png", "--prevalence", "rare"], ["prevalence", "rare"]),
     ],
 )
 def test_mistakes_get_one_line(options, facts, trained, tmp_path, monkeypatch, capsys):

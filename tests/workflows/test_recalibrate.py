@@ -197,6 +197,18 @@ def test_testing_again_is_counted_and_subgroups_come_from_file_names(trained, ru
     assert printed_again[:-1] == printed_once
 
 
+def test_predictive_values_are_at_the_prevalences_of_the_command_line(run_dir, capsys):
+    of_fit = finding(run_dir / "metrics" / "calibration.json")["at_prevalences"]
+    assert [each["prevalence"] for each in of_fit] == [0.01, 0.05, 0.2]
+    for values in (["5"], ["0.1", "0"], ["0.1", "rare"]):
+        assert run(["test", "--run", str(run_dir), "--prevalences", *values]) == 2
+        error_line(capsys.readouterr().err, "prevalences", values[-1])
+    assert run(["validate", "--run", str(run_dir), "--prevalences", "0.5", "0.025", "0.5"]) == 0
+    line_with(capsys.readouterr().out, "prevalence", "2.5 %")
+    again = finding(run_dir / "metrics" / "val.json")["at_prevalences"]
+    assert [each["prevalence"] for each in again] == [0.025, 0.5]
+
+
 def test_images_that_differ_invalid_the_certificate_whichever_command_scores_them(
     run_dir, tmp_path, site_root, capsys
 ):

@@ -25,13 +25,13 @@ def score_command(argv: list[str], split: str) -> int:
         raise RecipeError(f"--subgroups must be a regular expression: {error}") from error
     if subgroups is not None and not subgroups.groupindex:
         raise RecipeError("--subgroups must have a named group, such as (?P<view>AP|PA)")
-    site = options["operating_point"]
+    site, prevalences = options["operating_point"], sorted(set(options["prevalences"]))
+    _check_prevalences(prevalences, "--prevalences")
     from cxrignite.workflows.score import EvaluationOptions, score
 
     name = _results_name(options["name"], split, site)
-    score(
-        recipe, options["run"], EvaluationOptions(split, name, not other_records, site, subgroups)
-    )
+    images = (split, name, not other_records, site)
+    score(recipe, options["run"], EvaluationOptions(*images, subgroups, prevalences))
     return 0
 
 
@@ -69,6 +69,8 @@ def predict_command(argv: list[str]) -> int:
     columns = ("--path_column", "--patient_column")
     if options["manifest"] is None and any(arg.startswith(columns) for arg in argv):
         raise RecipeError(f"{' and '.join(columns)} need --manifest")
+    if options["prevalence"] is not None:
+        _check_prevalences([options["prevalence"]], "--prevalence")
     from cxrignite.workflows.predict.predict import Request, predict
 
     files, maps = options.pop("files") or (), options.pop("maps")
@@ -91,6 +93,17 @@ def recalibrate_command(argv: list[str]) -> int:
 
     recalibrate(recipe, options.pop("run"), Recalibration(**options))
     return 0
+
+
+def _check_prevalences(prevalences: list[float], option: str) -> None:
+    """Refuse a share of positives that leaves no image of one class.
+
+    Raises:
+        RecipeError: A value is out of range.
+    """
+    for each in prevalences:
+        if not 0 < each < 1:
+            raise RecipeError(f"{option} must be in (0, 1), such as 0.05 for 5 %, got {each:g}")
 
 
 def _names_other_images(argv: list[str], name: str | None, split: str) -> bool:

@@ -151,6 +151,7 @@ def _content(
         "has_test": "test" in results.split_names,
         "confusions": tables.confusion_tables(evaluation, classes) if evaluation else [],
         "rates": tables.rate_rows(evaluation, classes) if evaluation else [],
+        "at_prevalences": tables.prevalence_rows(evaluation, classes) if evaluation else [],
         "prevalence": _prevalence(evaluation),
         "ranking": tables.ranking_rows(evaluations),
         "calibration": tables.calibration_rows(evaluation) if evaluation else ([], []),

@@ -11,6 +11,7 @@ from cxrignite.reporting.numbers import (
     count_text,
     decimal_estimate,
     observed_share,
+    plain_percent,
     score_text,
     share_estimate,
     share_text,
@@ -188,6 +189,24 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
         by_patient = [share_estimate(rate.value, rate.by_patient) for rate in rates]
         rows.append(RateRow(name, meaning, by_image, by_patient))
     return rows
+
+
+def prevalence_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]:
+    """Lay out PPV and NPV at the threshold at each prevalence.
+
+    Args:
+        evaluation: Of one set of images.
+        classes: The negative and the positive class.
+    """
+    return [
+        RateRow(
+            f"If {plain_percent(each.prevalence)} of the images are {classes[1]}",
+            "",
+            [share_text(value) for value in (each.ppv, each.npv)],
+            [share_estimate(value.value, value.by_patient) for value in (each.ppv, each.npv)],
+        )
+        for each in evaluation.at_prevalences
+    ]
 
 
 def ranking_rows(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list[RateRow]]:

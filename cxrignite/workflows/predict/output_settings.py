@@ -28,7 +28,7 @@ _RUN_FOLDERS = frozenset(
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Settings that determine scores and decisions to the last bit; stored beside the table.
+    """Settings that determine every cell to the last bit; stored beside the table.
 
     Attributes:
         run: The run folder.
@@ -43,6 +43,7 @@ class OutputSettings:
         batch_size: Batch size of a forward pass.
         precision: Name of the precision.
         device: Kind of the device.
+        prevalence: Share of positives for the probabilities; None is that of the training images.
         maps: Method and layer of the maps; None if none are drawn.
     """
 
@@ -58,6 +59,7 @@ class OutputSettings:
     batch_size: int
     precision: str
     device: str
+    prevalence: float | None = None
     maps: Mapping[str, str] | None = None
 
     def to_json(self) -> str:

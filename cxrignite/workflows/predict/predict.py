@@ -51,6 +51,8 @@ class Request:
         path_column: The manifest's column of the images' names.
         patient_column: The manifest's column of the patients; null takes `patient` if there is one.
         operating_point: The site whose operating point is used; null is the run's own.
+        prevalence: Share of positives for the probabilities, in (0, 1); null is that of the
+            training images.
         draws_maps: Also draw a map of every image.
         overwrite: Start again, replacing earlier results.
     """
@@ -61,6 +63,7 @@ class Request:
     path_column: str
     patient_column: str | None
     operating_point: str | None
+    prevalence: float | None
     draws_maps: bool
     overwrite: bool
 
@@ -75,8 +78,9 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
 
     Raises:
         RunFolderError: The run has no such operating point.
-        RecipeError: Several processes were started; the output is in use or has other settings; or
-            maps are impossible at the requested layer.
+        RecipeError: Several processes were started; the output is in use or has other settings;
+            maps are impossible at the requested layer; or the run has no probabilities to convert
+            to a prevalence.
         CheckpointError: The best weights are missing or damaged.
         NonFiniteError: A score or a map is NaN or infinite.
         DataError: There is no image; or, after all others are scored, some cannot be read.
@@ -92,6 +96,11 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         listing = _list(recipe.data.source, request)
         run = load_run(folder, session, settings, recipe.model, request.operating_point)
         rule, model = run.rule, run.model
+        if request.prevalence is not None and rule.prior_shift.pos_weight is None:
+            raise RecipeError(
+                f"--prevalence needs a run with probabilities, got {request.prevalence:g}: the "
+                "effect of this run's loss on the scores is unknown; omit --prevalence"
+            )
         frozen = folder.read_split(recipe.data.source.root)
         pipeline = build_pipeline(recipe.data)
         image_size = _image_size(recipe.data, pipeline, frozen, listing.records)
@@ -135,8 +144,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         if records:
             is_tuned = settings.profile == "fast"  # as in `fit`
             with allocator_tuning(session.device) if is_tuned else nullcontext():
-                score_images(work, scorer, rule, output, drawer, recipe.data)
-        sys.stdout.write(_summary(output, rule, paths, num_before, drawer is not None))
+                score_images(work, scorer, rule, output, drawer, recipe.data, request.prevalence)
+        sys.stdout.write(_summary(output, rule, request, paths, num_before))
         if output.num_unreadable:
             raise DataError(_describe_unreadable(output, len(listing.records), paths))
 
@@ -198,6 +207,7 @@ def _settings(
         version=__version__,
         weights_sha256=rule.weights_sha256,
         operating_point=request.operating_point,
+        prevalence=request.prevalence,
         chosen_on=rule.chosen_on,
         threshold=rule.threshold,
         lower_threshold=rule.lower_threshold,
@@ -213,9 +223,9 @@ def _settings(
 def _summary(
     output: PredictionFile,
     rule: DecisionRule,
+    request: Request,
     paths: OutputPaths,
     num_before: int,
-    has_maps: bool,
 ) -> str:
     """Describe the results: the counts, the decision rule, and the files."""
     num_images = output.num_rows
@@ -234,7 +244,9 @@ def _summary(
                 "`recalibrate`"
             )
         )
-    if has_maps:
+    if request.prevalence is not None:
+        lines.append(f"  the column probability is at a prevalence of {request.prevalence:g}")
+    if request.draws_maps:
         lines.append(f"  maps in {paths.maps_dir}")
     if output.num_unreadable:
         missing = counted(output.num_unreadable, "image")

@@ -50,6 +50,7 @@ def score_images(
     output: PredictionFile,
     drawer: MapDrawer | None,
     data: DataRecipe,
+    prevalence: float | None = None,
 ) -> None:
     """Score images in order, and write each batch before the next is scored.
 
@@ -62,6 +63,8 @@ def score_images(
         output: The open table.
         drawer: Draws the maps; None if none are requested.
         data: Settings of the worker processes.
+        prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
+            training images.
 
     Raises:
         NonFiniteError: A score or a map is NaN or infinite.
@@ -90,7 +93,7 @@ def score_images(
     nearly_blank: list[str] = []
 
     def step(engine: Engine, batch: ReadBatch) -> None:
-        rows = _rows(batch, work, scorer, rule, drawer, output.num_rows)
+        rows = _rows(batch, work, scorer, rule, drawer, output.num_rows, prevalence)
         failures = {work.records[each].name: text for each, text in batch.failures.items()}
         output.append(rows, failures)
         nearly_blank.extend(work.records[each].name for each in batch.nearly_blank)
@@ -113,6 +116,7 @@ def _rows(
     rule: DecisionRule,
     drawer: MapDrawer | None,
     first: int,
+    prevalence: float | None,
 ) -> list[Sequence[Any]]:
     """Return the rows of the readable images of a batch, after drawing their maps."""
     if not batch.positions:
@@ -121,7 +125,7 @@ def _rows(
     patients = [work.patient_of(record) for record in records]
     y_score = scorer(batch.images)[0].cpu().double().numpy()
     _check_finite(records, y_score)
-    probability = rule.prior_shift.probability(y_score)
+    probability = rule.prior_shift.probability(y_score, prevalence)
     threshold = rule.threshold
     rows: list[Sequence[Any]] = [
         (

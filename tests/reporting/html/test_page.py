@@ -34,6 +34,7 @@ from cxrignite.runs.evaluation import (
     CertificateCheck,
     Estimate,
     Evaluations,
+    PredictiveValues,
 )
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import (
@@ -723,6 +724,19 @@ def test_subgroups_show_what_is_defined_for_them(run):
     (_, (name, *rates)) = rows_of(run.page().section("subgroups").find("table"))
     assert missing(name, ["subgroup: virus", "30 PNEUMONIA", "25 patients"]) == []
     assert rates == ["\N{EN DASH}", "90.0 % 73.0 to 98.0 %", "\N{EN DASH}"]
+
+
+def test_predictive_values_at_other_prevalences_have_a_table(run):
+    tables = run.page().section("decisions").findall("table")
+    ppv = Estimate(0.558, Interval(0.4, 0.7), Interval(0.35, 0.75))
+    run.evaluate(at_prevalences=(PredictiveValues(0.05, ppv, Estimate(None)),))
+    page = run.page()
+    *others, added = page.section("decisions").findall("table")
+    assert len(others) == len(tables)
+    _, (name, *values) = rows_of(added)
+    line_with(name, "5 %", "PNEUMONIA")
+    intervals = "40.0 to 70.0 % by image 35.0 to 75.0 % by patient"
+    assert values == [f"55.8 % {intervals}", "\N{EN DASH}"]
 
 
 def test_the_card_names_what_is_known_and_what_only_people_know(run):
