@@ -62,6 +62,11 @@ from cxrignite.functional.operating_point import (
     select_operating_point,
 )
 from cxrignite.functional.overlay import overlay
+from cxrignite.functional.planning import (
+    ExpectedSensitivity,
+    expected_sensitivity,
+    planned_sizes,
+)
 from cxrignite.functional.random_maps import PairedDifference, paired_difference, random_maps
 from cxrignite.functional.shift import ShiftCheck, check_shift
 from cxrignite.functional.weight_randomization import (
@@ -80,6 +85,7 @@ __all__ = [
     "ClassCounts",
     "Confusion",
     "EnergyInside",
+    "ExpectedSensitivity",
     "ImageChoice",
     "ImageKind",
     "Interval",
@@ -113,6 +119,7 @@ __all__ = [
     "drawn_share",
     "ece_interval",
     "energy_inside",
+    "expected_sensitivity",
     "fit_platt",
     "fit_temperature",
     "gather_rows",
@@ -124,6 +131,7 @@ __all__ = [
     "overlay",
     "paired_difference",
     "patient_resamples",
+    "planned_sizes",
     "pointing_game",
     "prior_logit_shift",
     "random_maps",
