@@ -169,7 +169,7 @@ def _what_is_missing(point: OperatingPoint) -> str:
 def describe_plan(point: OperatingPoint) -> str:
     """Describe a plan of the number of negative patients, with its limitations."""
     return (
-        "median (5 to 95 %) of the lowest threshold certified on so many other patients of this "
+        "median (5 to 95 %) of the lowest threshold certified on that many other patients of this "
         f"site, for a TNR of {point.min_tnr:g} at {100 * (point.confidence or 0):g} % confidence; "
         f"predicted from these {counted(point.num_negative_patients, 'negative patient')} and "
         f"{counted(point.num_positive, 'positive')}; a threshold above all their negative scores "

@@ -87,7 +87,7 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     assert (run_dir / "operating_point.json").read_bytes() == before
     # The plan has the minimum and the present number of negative patients.
     rows = [line.split() for line in output.splitlines() if re.match(r"  +\d", line)]
-    assert rows[0][:2] == ["22", "0"]
+    assert rows[0][:2] == ["7", "0"]  # allow no false positive
     [now] = [row for row in rows if row[1] == "(now)"]
     assert int(now[0]) == point["num_negative_patients"]
     assert int(rows[-1][0]) >= 4 * point["num_negative_patients"]

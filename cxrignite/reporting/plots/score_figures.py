@@ -146,17 +146,20 @@ def sensitivity_plan(
     rates = np.array([each.tpr for each in plan])
     ends = np.array([each.interval for each in plan])
     spread = np.abs(ends.T - rates)
-    label = "median, 5 to 95 %"
+    label = "median, 5 to 95 % (0: threshold above all negative scores)"
     axes.errorbar(sizes, rates, spread, fmt="o-", color=BLUE, capsize=3, label=label)
-    now = sizes.index(operating_point.num_negative_patients)
-    mark_point(axes, (sizes[now], rates[now]), f"present number: {sizes[now]}")
+    present = operating_point.num_negative_patients
+    mark_point(axes, (present, rates[sizes.index(present)]), f"present number: {present}")
     # From one number to the next, twice as many false positives are allowed.
     axes.set_xscale("log")
-    axes.set_xticks(sizes, [f"{each}" for each in sizes])
+    # The present number may be too close to the next one for a label of its own.
+    ticks = [each for each in sizes if each != present]
+    axes.set_xticks(ticks, [f"{each}" for each in ticks])
     axes.minorticks_off()
-    axes.set(ylim=(-0.02, 1.02), xlabel="negative patients that choose the threshold")
+    axes.set(ylim=(-0.02, 1.15), yticks=np.linspace(0, 1, 6))
+    axes.set_xlabel("negative patients that choose the threshold")
     axes.set_ylabel("true positive rate (sensitivity)")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper right", frameon=False, ncols=2)
     return figure
 
 

@@ -129,8 +129,9 @@ def test_a_plan_shows_each_number_of_patients_and_marks_the_present_one(
     axes = figure.axes[0]
     line_with(axes.get_title(), "site-a", "0.8", "90 %")
     assert [tick.get_text() for tick in axes.get_xticklabels()] == [
-        f"{each.num_negatives}" for each in plan
+        f"{each.num_negatives}" for each in plan if each.num_negatives != number
     ]
+    line_with(legend_of(axes)[0], number)
     [now] = [each.tpr for each in plan if each.num_negatives == number]
     assert axes.lines[-1].get_xydata().tolist() == [[number, now]]
     segments = axes.containers[0].lines[2][0].get_segments()
