@@ -54,8 +54,9 @@ def expected_sensitivity(
 
     The prediction assumes that the further negatives are exchangeable with the given ones, and
     nothing about their distribution (Fligner and Wolfe, The American Statistician 1976, 30:78-85).
-    A bootstrap would draw no score above the highest given one. In a simulation with 54 normally
-    distributed negatives, the 5 % quantile for 42 negatives was 0.58 by bootstrap; it is 0.29.
+    A bootstrap is optimistic, because it draws no score above the highest given one. In a
+    simulation with 54 normally distributed negatives, it gave 0.58 as the 5 % quantile for 42
+    negatives, on average; the true quantile was 0.29.
 
     Limitations: A threshold above every given negative is unknown, so its true positive rate counts
     as 0, the worst case. With few given negatives the lower quantile is therefore pessimistic. The
