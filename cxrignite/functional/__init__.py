@@ -63,6 +63,11 @@ from cxrignite.functional.operating_point import (
     select_operating_point,
 )
 from cxrignite.functional.overlay import overlay
+from cxrignite.functional.planning import (
+    ExpectedSensitivity,
+    expected_sensitivity,
+    planned_sizes,
+)
 from cxrignite.functional.predictive_values import (
     DEFAULT_PREVALENCES,
     predictive_intervals,
@@ -88,6 +93,7 @@ __all__ = [
     "Confusion",
     "Decision",
     "EnergyInside",
+    "ExpectedSensitivity",
     "ImageChoice",
     "ImageKind",
     "Interval",
@@ -122,6 +128,7 @@ __all__ = [
     "drawn_share",
     "ece_interval",
     "energy_inside",
+    "expected_sensitivity",
     "fit_platt",
     "fit_temperature",
     "gather_rows",
@@ -134,6 +141,7 @@ __all__ = [
     "overlay",
     "paired_difference",
     "patient_resamples",
+    "planned_sizes",
     "pointing_game",
     "predictive_intervals",
     "predictive_values",

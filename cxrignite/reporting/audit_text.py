@@ -11,7 +11,6 @@ from cxrignite.reporting.text_table import table_lines
 from cxrignite.runs.audit_result import (
     MAX_COMPARED,
     AuditResult,
-    CertificateOutlook,
     Finding,
     ListedImage,
     ListedPair,
@@ -140,7 +139,10 @@ def audit_text(result: AuditResult) -> str:
         "",
         *(wrapped(each, "  ") for each in [*file_sentences(result), *plan_sentences(result)]),
     ]
-    rows: list[list[str]] = []
+    certificates = certificate_rows(result)
+    rows = [[], [f"  {certificate_title(result)}"], *certificates] if certificates else []
+    lines += table_lines(rows, indent="  ")
+    rows = []
     for name, probes in (
         (SHORTCUT_TITLE, result.shortcut_probes),
         (SHIFT_TITLE, result.shift_probes),
@@ -181,7 +183,7 @@ def file_sentences(result: AuditResult) -> list[str]:
 
 
 def plan_sentences(result: AuditResult) -> list[str]:
-    """Describe what `fit` would do with the images: the prior in training, the certificates."""
+    """Describe what `fit` would do with the images: the prior in training, the threshold."""
     sentences = []
     if result.prior_shift is not None:
         sentences.append(
@@ -197,13 +199,34 @@ def plan_sentences(result: AuditResult) -> list[str]:
             else f"sampler and loss change that to {seen:.1%}: a score of {_SCORE:.3f} is a "
             f"probability of {probability[0]:.3f} at the training prevalence"
         )
-    sentences += map(_certificate_text, result.certificates)
     if any(each.split == "val" for each in result.certificates):
         sentences.append(
             "val also selects the checkpoint, so no threshold chosen on it is certified: "
             "set data.calibration_fraction"
         )
     return sentences
+
+
+def certificate_title(result: AuditResult) -> str:
+    """Name the negative patients that the rows of certificates are about; empty without rows."""
+    if not result.certificates:
+        return ""
+    first = result.certificates[0]
+    patients = counted(first.num_negative_patients, "negative patient")
+    return f"Certificates that the {patients} of {first.split} allow"
+
+
+def certificate_rows(result: AuditResult) -> list[list[str]]:
+    """List the possible certificates below a header; no rows if there is no split for them."""
+    rows = [
+        [
+            *(f"{each.min_tnr:g}", f"{100 * each.confidence:g} %", f"{each.num_needed:,}"),
+            "too few patients" if each.num_allowed is None else f"{each.num_allowed:,}",
+        ]
+        for each in result.certificates
+    ]
+    head = ["TNR", "confidence", "patients needed", "false positives allowed"]
+    return [head, *rows] if rows else []
 
 
 def auc_text(probe: Probe) -> str:
@@ -216,18 +239,6 @@ def auc_text(probe: Probe) -> str:
     interval = f"({check.interval.low:.3f} to {check.interval.high:.3f})"
     # Only findings are marked: a difference in grey levels may be the disease itself.
     return f"{check.roc_auc:.3f} {interval}{'  !' if probe.is_finding else ''}"
-
-
-def _certificate_text(outlook: CertificateOutlook) -> str:
-    can = (
-        f"cannot certify (at least {outlook.num_needed} needed)"
-        if outlook.num_allowed is None
-        else f"can certify, with at most {counted(outlook.num_allowed, 'false positive')}"
-    )
-    return (
-        f"the {outlook.num_negative_patients} negative patients of {outlook.split} {can}, "
-        f"a TNR of {outlook.min_tnr:g} with {100 * outlook.confidence:g} % confidence"
-    )
 
 
 def _probes_text(finding: Finding) -> str:

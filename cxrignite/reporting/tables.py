@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cxrignite.functional import ExpectedSensitivity
 from cxrignite.reporting.numbers import plain_percent
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement
@@ -85,6 +86,22 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
         groups.append([f"  {group.attribute} {group.value} ({group.num_images})"])
         groups.append(["", *(_cell(each) for each in (group.tnr, group.tpr, group.roc_auc))])
     return "\n".join([*lines, *([""] if groups else []), *table_lines(groups, indent="  ")])
+
+
+def plan_lines(plan: Sequence[ExpectedSensitivity], num_negatives: int) -> list[str]:
+    """Lay out the sensitivity to expect from numbers of negative patients.
+
+    Args:
+        plan: One for each number.
+        num_negatives: The present number, which is marked.
+    """
+    rows = [["negative patients", "false positives allowed", "expected sensitivity (TPR)"]]
+    for each in plan:
+        mark = " (now)" if each.num_negatives == num_negatives else ""
+        low, high = each.interval
+        rates = f"{each.tpr:.3f} ({low:.3f} to {high:.3f})"
+        rows.append([f"{each.num_negatives}{mark}", f"{each.num_false_positives}", rates])
+    return table_lines(rows, indent="  ")
 
 
 def statement_lines(statement: Statement | None) -> list[str]:

@@ -206,6 +206,17 @@ def _what_is_missing(point: OperatingPoint) -> str:
     return f"there are enough patients, but no single threshold keeps both limits{advice}"
 
 
+def describe_plan(point: OperatingPoint) -> str:
+    """Describe a plan of the number of negative patients, with its limitations."""
+    return (
+        "median (5 to 95 %) of the lowest threshold certified on that many other patients of this "
+        f"site, for a TNR of {point.min_tnr:g} at {100 * (point.confidence or 0):g} % confidence; "
+        f"predicted from these {counted(point.num_negative_patients, 'negative patient')} and "
+        f"{counted(point.num_positive, 'positive')}; a threshold above all their negative scores "
+        "counts as TPR 0, the worst case"
+    )
+
+
 def describe_rule(rule: DecisionRule) -> str:
     """Describe a decision rule in one line, the threshold on both scales."""
     if rule.point is None:

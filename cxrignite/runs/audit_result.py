@@ -195,7 +195,8 @@ class AuditResult:
         splits: Splits that `fit` would make.
         files: Files of each class that has any.
         prior_shift: Change of the prior by sampler and loss; null if unknown.
-        certificates: Possible certificate of each threshold search of the recipe.
+        certificates: Possible certificate of each threshold search of the recipe, and of each usual
+            TNR, in ascending order of the TNR.
         shortcut_probes: Separation of the classes by properties of the files.
         shift_probes: Separation of the test images from the others by their thumbnails.
         findings: Findings, the worst first; their rows are in separate files.

@@ -157,7 +157,22 @@ def save_figure(
         figure: The figure.
         step: The epoch.
     """
+    png = write_figure(folder, name, figure)
+    board.add_png(f"figures/{name.replace('@', '/')}", png, step)
+
+
+def write_figure(folder: RunFolder, name: str, figure: Figure) -> memoryview:
+    """Write a figure to the run folder.
+
+    Args:
+        folder: The run.
+        name: Name of the file, without its suffix.
+        figure: The figure.
+
+    Returns:
+        The file's content.
+    """
     png = as_png(draw(figure))
     mark_output(folder.figures_dir)
     write_durably(folder.figures_dir / f"{name}.png", png)
-    board.add_png(f"figures/{name.replace('@', '/')}", png, step)
+    return png

@@ -10,19 +10,26 @@ from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import (
+    ExpectedSensitivity,
+    OperatingPoint,
+    expected_sensitivity,
     num_negatives_needed,
     num_positives_needed,
+    planned_sizes,
     select_operating_point,
 )
 from cxrignite.functional.certificate import joint_level
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.tables import alarm
-from cxrignite.reporting.wording import alarm_of_rule, describe_point
+from cxrignite.reporting.plots.score_figures import sensitivity_plan
+from cxrignite.reporting.tables import alarm, indented, plan_lines
+from cxrignite.reporting.wording import alarm_of_rule, describe_plan, describe_point
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import SplitScores
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import build_data, check_image_size
+from cxrignite.workflows.plots import write_figure
 from cxrignite.workflows.records import other_records
 from cxrignite.workflows.score import score_split
 
@@ -53,6 +60,8 @@ class Recalibration:
 
 def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
     """Choose an operating point from a site's images and store it beside the run's own.
+
+    The sensitivity to expect from more negative patients is printed and drawn, but not stored.
 
     Args:
         recipe: The run's own recipe with the site's source.
@@ -122,6 +131,8 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             measure_informativeness(scores, point.threshold, lower=point.lower_threshold),
         )
         folder.write_site(moved, data.records("calibration"), Reference.of(scores))
+        plan, figure = _plan(scores, point), f"plan_{request.site}"
+        write_figure(folder, figure, sensitivity_plan(plan, point, site=request.site))
         before = scores.confusion(first.threshold)
         sys.stdout.write(
             "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
@@ -129,12 +140,29 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             f"  on these images, the run's own threshold {first.threshold:.4f} gives "
             f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
             f"  written to {folder.site_path(request.site)}; use it with "
-            f"`cxrignite test --run {folder.root} --operating_point {request.site} ...`\n"
+            f"`cxrignite test --run {folder.root} --operating_point {request.site} ...`\n\n"
+            + "".join(f"{line}\n" for line in plan_lines(plan, point.num_negative_patients))
+            + f"{indented(describe_plan(point))}\n"
+            f"  drawn in {folder.figures_dir / figure}.png\n"
         )
 
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
+
+
+def _plan(scores: SplitScores, point: OperatingPoint) -> list[ExpectedSensitivity]:
+    """Predict the sensitivity for several numbers of negative patients."""
+    positive, confidence = scores.y_true == 1, point.level or 0
+    plan = expected_sensitivity(
+        independent_scores(scores.y_score, ~positive, scores.patients),
+        scores.y_score[positive],
+        planned_sizes(point.num_negative_patients, point.min_tnr, confidence),
+        min_tnr=point.min_tnr,
+        confidence=confidence,
+        min_threshold=point.min_threshold,
+    )
+    return [each for each in plan if each is not None]
 
 
 def _chosen_share(records: list[ImageRecord], share: float, seed: int) -> list[ImageRecord]:

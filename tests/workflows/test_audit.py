@@ -16,7 +16,7 @@ from cxrignite.data.sources import ClassFolders
 from cxrignite.data.survey import survey_images
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import Interval, ShiftCheck
-from cxrignite.reporting.audit_text import auc_text, finding_text, list_csv
+from cxrignite.reporting.audit_text import auc_text, certificate_title, finding_text, list_csv
 from cxrignite.runs.audit_result import SEVERITIES, AuditResult, Finding, Probe
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.workflows.audit.audit import audit
@@ -349,16 +349,27 @@ def test_what_sampler_loss_and_certificate_make_of_it_is_reported(clean_root, tm
         *("--data.sampler", "BalancedSampler", "--loss", "SoftPosWeightBCE"),
         "--validator.handlers+={class_path: ThresholdSearch, "
         "init_args: {min_tnr: 0.93, confidence: 0.95}}",
+        "--validator.handlers+={class_path: ThresholdSearch, "
+        "init_args: {min_tnr: 0.5, confidence: 0.9}}",
     )
     findings = audit(recipe, tmp_path, [])
     assert [finding.kind for finding in findings] == ["too_few_negatives"]
     line_with(finding_text(findings[0]), "0.93", "95 %", 42, "val", 5)
     result = from_json(AuditResult, (tmp_path / "audit.json").read_bytes())
-    [outlook] = result.certificates
-    assert (outlook.split, outlook.num_negative_patients, outlook.num_needed) == ("val", 5, 42)
-    table = " ".join(capsys.readouterr().out.split())
+    # The requested certificates and the usual ones, each once.
+    assert [(each.min_tnr, each.num_needed, each.num_allowed) for each in result.certificates] == [
+        *((0.5, 4, 0), (0.9, 29, None), (0.93, 42, None), (0.95, 59, None))
+    ]
+    assert {(each.split, each.num_negative_patients) for each in result.certificates} == {
+        ("val", 5)
+    }
+    printed = capsys.readouterr().out
+    line_with(printed, certificate_title(result))
+    line_with(printed, "0.5", "90 %", 4, 0)
+    line_with(printed, "0.93", "95 %", 42, "too few")
+    table = " ".join(printed.split())
     facts = ["50.6%", "PNEUMONIA", f"{result.prior_shift.seen_prevalence:.1%}", "0.900"]
-    assert missing(table, [*facts, 5, "val", 42, "0.93", "95 %", "data.calibration_fraction"]) == []
+    assert missing(table, [*facts, "data.calibration_fraction"]) == []
 
 
 @pytest.mark.usefixtures("without_page")

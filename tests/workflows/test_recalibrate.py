@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -78,11 +79,21 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     argv = ["recalibrate", "--run", str(run_dir), "--name", "site-a", *site, "--share", "0.5"]
     assert run(argv) == 0
     point = stored_point(run_dir / "operating_points" / "site-a.json")
-    printed = capsys.readouterr().out.splitlines()[0]
+    output = capsys.readouterr().out
+    printed = output.splitlines()[0]
     assert missing(printed, ["site-a", f"{point['threshold']:.4f}", "certified"]) == []
     assert (point["status"], point["chosen_on"]) == ("certified", "site-a")
     assert (point["min_tnr"], point["confidence"]) == (0.7, 0.9)
     assert (run_dir / "operating_point.json").read_bytes() == before
+    # The plan has the minimum and the present number of negative patients.
+    rows = [line.split() for line in output.splitlines() if re.match(r"  +\d", line)]
+    assert rows[0][:2] == ["7", "0"]  # allow no false positive
+    [now] = [row for row in rows if row[1] == "(now)"]
+    assert int(now[0]) == point["num_negative_patients"]
+    assert int(rows[-1][0]) >= 4 * point["num_negative_patients"]
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows}, key=int)
+    line_with(unwrapped(output), point["num_negative_patients"], "TPR 0", "0.7", "90 %")
+    assert (run_dir / "figures" / "plan_site-a.png").is_file()
 
     # It is not written over.
     first = (run_dir / "operating_points" / "site-a.json").read_bytes()

@@ -18,6 +18,8 @@ from cxrignite.reporting.audit_text import (
     SHIFT_TITLE,
     SHORTCUT_TITLE,
     WORDS,
+    certificate_rows,
+    certificate_title,
     file_sentences,
     finding_text,
     plan_sentences,
@@ -86,7 +88,14 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
             }
             for finding in result.findings
         ],
-        "counts": split_rows(result),
+        "tables": [
+            {"title": title, "head": rows[0], "rows": rows[1:]}
+            for title, rows in (
+                ("", split_rows(result)),
+                (certificate_title(result), certificate_rows(result)),
+            )
+            if rows
+        ],
         "plan": plan_sentences(result),
         "files": file_sentences(result),
         "probes": [

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from cxrignite.functional import Confusion, OperatingPoint
+from cxrignite.functional import Confusion, ExpectedSensitivity, OperatingPoint
 from cxrignite.functional.calibration import ReliabilityBin, reliability_bins
 from cxrignite.functional.intervals import clopper_pearson
 from cxrignite.reporting.plots.charting import (
@@ -28,6 +28,7 @@ from cxrignite.reporting.plots.charting import (
     make_plain,
     mark_point,
     mark_undefined,
+    single_chart,
     unit_square,
 )
 from cxrignite.reporting.wording import thresholds_text
@@ -126,6 +127,40 @@ def precision_recall_curve(
                 label = f"threshold {threshold:.4f}: PPV {point[1]:.3f}, "
                 mark_point(axes, point, f"{label}TPR {point[0]:.3f}")
         axes.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+def sensitivity_plan(
+    plan: Sequence[ExpectedSensitivity], operating_point: OperatingPoint, *, site: str
+) -> Figure:
+    """Draw the sensitivity to expect from numbers of negative patients.
+
+    Args:
+        plan: One for each number, in ascending order.
+        operating_point: Its number of negative patients and its requested TNR are shown.
+        site: Name of the site, for the title.
+    """
+    requested, confidence = operating_point.min_tnr, 100 * (operating_point.confidence or 0)
+    constraint = f"certified for a TNR of {requested:g} at {confidence:g} %"
+    figure, axes = single_chart(f"Expected sensitivity at {site}, {constraint}")
+    sizes = [each.num_negatives for each in plan]
+    rates = np.array([each.tpr for each in plan])
+    ends = np.array([each.interval for each in plan])
+    spread = np.abs(ends.T - rates)
+    label = "median, 5 to 95 % (0: threshold above all negative scores)"
+    axes.errorbar(sizes, rates, spread, fmt="o-", color=BLUE, capsize=3, label=label)
+    present = operating_point.num_negative_patients
+    mark_point(axes, (present, rates[sizes.index(present)]), f"present number: {present}")
+    # From one number to the next, twice as many false positives are allowed.
+    axes.set_xscale("log")
+    # The present number may be too close to the next one for a label of its own.
+    ticks = [each for each in sizes if each != present]
+    axes.set_xticks(ticks, [f"{each}" for each in ticks])
+    axes.minorticks_off()
+    axes.set(ylim=(-0.02, 1.15), yticks=np.linspace(0, 1, 6))
+    axes.set_xlabel("negative patients that choose the threshold")
+    axes.set_ylabel("true positive rate (sensitivity)")
+    axes.legend(loc="upper right", frameon=False, ncols=2)
     return figure
 
 

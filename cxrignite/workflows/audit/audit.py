@@ -53,7 +53,7 @@ PROBLEMS = "problem"
 
 _CPU = torch.device("cpu")
 _USUAL_CONFIDENCE = 0.95
-_USUAL_TNR = 0.93
+_USUAL_TNRS = (0.90, 0.93, 0.95)
 
 
 def audit(
@@ -173,18 +173,19 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
 
 
 def _certificates(handlers: Sequence[object], data: XrayData) -> tuple[CertificateOutlook, ...]:
-    """Compute the possible certificate of each search; of a default one if there is none."""
+    """Compute the possible certificates: those of the searches, and the usual ones."""
     split = threshold_split(data)
     have = len({record.patient for record in data.records(split) if record.label == 0})
     searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
-    requested = [(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches]
+    requested = {(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches}
+    usual = {(min_tnr, _USUAL_CONFIDENCE) for min_tnr in _USUAL_TNRS}
     return tuple(
         CertificateOutlook(
             *(split, have, min_tnr, confidence),
             num_allowed=num_false_positives_allowed(have, min_tnr, confidence),
             num_needed=num_negatives_needed(min_tnr, confidence),
         )
-        for min_tnr, confidence in requested or [(_USUAL_TNR, _USUAL_CONFIDENCE)]
+        for min_tnr, confidence in sorted(requested | usual)
     )
 
 

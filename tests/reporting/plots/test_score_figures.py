@@ -8,7 +8,12 @@ from messages import line_with
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxrignite.functional import confusion_at, select_operating_point
+from cxrignite.functional import (
+    confusion_at,
+    expected_sensitivity,
+    planned_sizes,
+    select_operating_point,
+)
 from cxrignite.functional.calibration import shift_logit
 from cxrignite.reporting.plots import score_figures as figures
 
@@ -105,6 +110,34 @@ def test_an_undefined_interval_is_left_out(draw, scored):
     labels = legend_of(draw(*scored, interval=(float("nan"), float("nan"))).axes[0])
     assert len(labels) > 1
     assert not [label for label in labels if "95 %" in label]
+
+
+def test_a_plan_shows_each_number_of_patients_and_marks_the_present_one(
+    scored, assert_nothing_is_cut
+):
+    y_score, y_true = scored
+    point = select_operating_point(*scored, min_tnr=0.8, min_threshold=0, confidence=0.9)
+    number = point.num_negative_patients
+    plan = expected_sensitivity(
+        y_score[y_true == 0],
+        y_score[y_true == 1],
+        planned_sizes(number, 0.8, 0.9),
+        min_tnr=0.8,
+        confidence=0.9,
+    )
+    figure = figures.sensitivity_plan(plan, point, site="site-a")
+    axes = figure.axes[0]
+    line_with(axes.get_title(), "site-a", "0.8", "90 %")
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        f"{each.num_negatives}" for each in plan if each.num_negatives != number
+    ]
+    line_with(legend_of(axes)[0], number)
+    [now] = [each.tpr for each in plan if each.num_negatives == number]
+    assert axes.lines[-1].get_xydata().tolist() == [[number, now]]
+    segments = axes.containers[0].lines[2][0].get_segments()
+    ends = [segment[:, 1] for segment in segments]
+    np.testing.assert_allclose(ends, [each.interval for each in plan])
+    assert_nothing_is_cut(figure)
 
 
 def test_reliability_bins_hold_every_image_once(scored):
