@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional.arrays import Numbers, Patients
+from cxrignite.functional.arrays import Numbers, Patients, as_names
 from cxrignite.functional.certificate import (
     CertifiedLimit,
     PatientReading,
@@ -74,8 +74,8 @@ class OperatingPoint:
         patient_found: When a positive patient counts as found.
         joint: True if all limits together hold with `confidence`; else each does.
         refer: True if two thresholds are allowed.
-        num_positive_patients: Number of independent positives.
-        tpr_lower_bound: Bound of the TPR per patient, as `tnr_lower_bound`.
+        num_positive_patients: Number of independent positives; None without a `min_tpr`.
+        tpr_lower_bound: Bound of the TPR per patient, as `tnr_lower_bound`; None without one.
         num_positives_needed: Fewest independent positives that can certify `min_tpr` with the same
             number of false negatives; None if no number can, or no `min_tpr` was requested.
         num_referred_negative: Number of negative images that are referred.
@@ -98,14 +98,14 @@ class OperatingPoint:
     num_negative_patients: int
     tnr_lower_bound: float
     num_negatives_needed: int | None
-    num_positive_patients: int
-    tpr_lower_bound: float
     note: str = ""
     lower_threshold: float | None = None
     min_tpr: float | None = None
     patient_found: PatientReading = "every_image"
     joint: bool = False
     refer: bool = False
+    num_positive_patients: int | None = None
+    tpr_lower_bound: float | None = None
     num_positives_needed: int | None = None
     num_referred_negative: int = 0
     num_referred_positive: int = 0
@@ -266,9 +266,14 @@ def select_operating_point(
             "an operating point needs both classes, "
             f"got {num_negative} negatives and {num_positive} positives"
         )
+    if min_tpr is not None and patients is not None:
+        # As numbers, which are sorted faster than names, for both classes.
+        patients = np.unique(as_names(patients), return_inverse=True)[1]
     negatives = independent_scores(scores, ~positive, patients)
     kept: Literal["lowest", "highest"] = "lowest" if patient_found == "every_image" else "highest"
-    positives = independent_scores(scores, positive, patients, kept)
+    positives = np.empty(0)
+    if min_tpr is not None:
+        positives = independent_scores(scores, positive, patients, kept)
     level = joint_level(confidence) if joint and confidence is not None else confidence
     floor: CertifiedLimit | None = None
     ceiling: CertifiedLimit | None = None
@@ -340,8 +345,10 @@ def select_operating_point(
         patient_found=patient_found,
         joint=joint,
         refer=refer,
-        num_positive_patients=positives.size,
-        tpr_lower_bound=clopper_pearson_lower(num_found, positives.size, usual),
+        num_positive_patients=None if min_tpr is None else positives.size,
+        tpr_lower_bound=(
+            None if min_tpr is None else clopper_pearson_lower(num_found, positives.size, usual)
+        ),
         num_positives_needed=(
             None if min_tpr in (None, 1) else num_positives_needed(min_tpr, usual, num_missed)
         ),

@@ -288,8 +288,8 @@ def state_rule(
     tpr_terms = "no guarantee covers the sensitivity"
     if point.min_tpr is not None:
         title = title.replace("specificity", "specificity and sensitivity")
-        verb = "guaranteed: at least" if rule.is_certified else "requested:"
-        tpr_terms = f"{verb} {plain_percent(point.min_tpr)}"
+        kind = "guaranteed: at least" if rule.is_certified else "requested:"
+        tpr_terms = f"{kind} {plain_percent(point.min_tpr)}"
     if rule.is_certified:
         guarantee = f"at least {requested}"
         terms = (

@@ -9,7 +9,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cxrignite.functional.confusion import confusion_at
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 
-RATES = ["tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy"]
+RATES = ["tnr", "tpr", "ppv", "npv", "balanced_accuracy", "accuracy", "referred"]
+RATES += ["negatives_referred", "positives_referred"]
 
 
 def random_case(seed, size=50):
@@ -47,10 +48,11 @@ def test_fractional_weights_are_the_sample_weights_of_scikit_learn(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_rates_are_those_of_the_images_repeated(seed):
     y_score, y_true, weights = random_case(seed)
-    figures = decision_statistics(y_score, y_true, 0.5)(weights)
+    thresholds = (0.5, None) if seed % 2 else (0.7, 0.4)
+    figures = decision_statistics(y_score, y_true, *thresholds)(weights)
     assert list(figures) == RATES
     for row, times in enumerate(weights.astype(int)):
-        cells = confusion_at(np.repeat(y_score, times), np.repeat(y_true, times), 0.5)
+        cells = confusion_at(np.repeat(y_score, times), np.repeat(y_true, times), *thresholds)
         for name in RATES:
             assert figures[name][row] == pytest.approx(getattr(cells, name), nan_ok=True)
 
@@ -79,7 +81,7 @@ def test_a_weighting_without_a_class_leaves_undefined_what_needs_it():
 def test_no_images_leave_everything_undefined():
     nothing = np.ones((2, 0))
     figures = ranking_statistics([], [])(nothing) | decision_statistics([], [], 0.5)(nothing)
-    assert len(figures) == 8
+    assert len(figures) == 11
     for figure in figures.values():
         np.testing.assert_array_equal(figure, [math.nan, math.nan])
 

@@ -45,10 +45,11 @@ def test_the_caption_says_what_it_is_called_and_what_it_is():
     for y_score, y_true in ((0.25, 1), (0.2499, 1), (0.1, 0), (0.9, 0), (0.1, UNKNOWN_LABEL)):
         each = explained(y_score=y_score, y_true=y_true)
         found = line_with(each.caption(CLASSES, "here")[0], f"{y_score:.4f}", "0.2500")
-        assert each.outcome == (y_true, int(y_score >= 0.25))
-        named = [CLASSES[number] for number in each.outcome[::-1] if number != UNKNOWN_LABEL]
+        decided = int(y_score >= 0.25)
+        assert each.decision == ("positive" if decided else "negative")
+        named = [CLASSES[number] for number in (decided, y_true) if number != UNKNOWN_LABEL]
         assert re.findall("|".join(CLASSES), found) == named
-        ends[each.outcome] = found.rpartition(named[-1])[2]
+        ends[y_true, decided] = found.rpartition(named[-1])[2]
     right, wrong, unknown = ends[1, 1], ends[1, 0], ends[UNKNOWN_LABEL, 0]
     assert (ends[0, 0], ends[0, 1]) == (right, wrong)
     assert len({right, wrong, unknown}) == 3
@@ -77,7 +78,7 @@ def test_the_table_has_a_row_an_image_and_every_figure_in_full():
         "label": "0",
         "score": repr(third),
         "threshold": "0.25",
-        "decision": "1",
+        "decision": "positive",
         "selection": "errors random",
         "raw_max": "0.5",
         "strength": "0.125",

@@ -87,7 +87,7 @@ def test_the_files_show_and_tell_what_the_images_score(tmp_path, light):
         number = int(row["index"])
         assert each.y_score == pytest.approx(expected[number], abs=1e-6)
         assert float(row["score"]) == each.y_score
-        assert row["decision"] == str(int(each.y_score >= 0.5))
+        assert row["decision"] == ("positive" if each.y_score >= 0.5 else "negative")
         assert row["label"] == str(int(LABELS[number]))
         assert row["selection"] == " ".join(each.selection)
         assert each.raw_max == pytest.approx(float(found.raw_max[number]), rel=1e-4)

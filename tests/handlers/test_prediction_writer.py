@@ -31,9 +31,9 @@ def read(path) -> list[dict[str, str]]:
 def test_each_image_has_its_row_in_the_order_of_the_images(tmp_path):
     run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.5), [0.7, 0.2, 0.5], [1, 0, 0], [2, 0, 1])
     assert [list(row.values()) for row in read(tmp_path / "p.csv")] == [
-        ["a.jpeg", "a", "0", repr(float(np.float32(0.2))), "", "0"],
-        ["b.jpeg", "b", "0", "0.5", "", "1"],
-        ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "", "1"],
+        ["a.jpeg", "a", "0", repr(float(np.float32(0.2))), "", "negative"],
+        ["b.jpeg", "b", "0", "0.5", "", "positive"],
+        ["c.jpeg", "c", "1", repr(float(np.float32(0.7))), "", "positive"],
     ]
     columns = ["path", "patient", "label", "score", "probability", "decision"]
     assert list(read(tmp_path / "p.csv")[0]) == columns
@@ -43,7 +43,7 @@ def test_arrays_in_any_order_are_written_in_the_order_of_the_images(tmp_path):
     arrays = (np.array([0.75, 0.25]), np.array([1, 0]), np.array([2, 0]))
     write_predictions(tmp_path / "p.csv", ROWS, *arrays, threshold=0.5)
     assert (tmp_path / "p.csv").read_text() == (
-        "path,patient,label,score,probability,decision\na.jpeg,a,0,0.25,,0\nc.jpeg,c,1,0.75,,1\n"
+        "path,patient,label,score,probability,decision\na.jpeg,a,0,0.25,,negative\nc.jpeg,c,1,0.75,,positive\n"
     )
 
 
@@ -53,7 +53,7 @@ def test_the_training_score_stands_beside_the_raw_one_and_decides_nothing(tmp_pa
     run(writer, [0.5, 0.25], [1, 0], [0, 1])
     rows = read(tmp_path / "p.csv")
     assert [float(row["probability"]) for row in rows] == pytest.approx([0.25, 0.1])
-    assert [row["decision"] for row in rows] == ["1", "0"]
+    assert [row["decision"] for row in rows] == ["positive", "negative"]
 
 
 def test_an_unknown_training_scale_leaves_the_column_empty(tmp_path):
@@ -70,7 +70,7 @@ def test_an_unknown_training_scale_leaves_the_column_empty(tmp_path):
 def test_a_float32_score_just_below_the_threshold_is_negative(tmp_path):
     assert float(np.float32(0.9)) < 0.9
     run(PredictionWriter(tmp_path / "p.csv", ROWS, 0.9), [0.9], [1], [0])
-    assert read(tmp_path / "p.csv")[0]["decision"] == "0"
+    assert read(tmp_path / "p.csv")[0]["decision"] == "negative"
 
 
 def test_without_a_threshold_the_decision_is_empty_and_one_may_come_later(tmp_path):
@@ -79,7 +79,7 @@ def test_without_a_threshold_the_decision_is_empty_and_one_may_come_later(tmp_pa
     assert read(tmp_path / "p.csv")[0]["decision"] == ""
     writer.threshold = 0.6
     run(writer, [0.7], [1], [1])
-    assert read(tmp_path / "p.csv")[0]["decision"] == "1"
+    assert read(tmp_path / "p.csv")[0]["decision"] == "positive"
 
 
 def test_a_path_with_a_comma_reads_back(tmp_path):

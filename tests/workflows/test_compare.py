@@ -73,7 +73,7 @@ def records(seed, strength=2.0, num_images=NUM_IMAGES):
                 "label": label,
                 "score": repr(score),
                 "probability": repr(score**2),
-                "decision": int(score >= 0.6),
+                "decision": "positive" if score >= 0.6 else "negative",
             }
         )
     return rows

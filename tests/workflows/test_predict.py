@@ -154,7 +154,7 @@ def test_the_summary_counts_and_says_what_the_threshold_is_worth(
     assert predict("--files", records) == 0
     shown = capsys.readouterr()
     rows = rows_of(tmp_path / "scores.csv")
-    num_positive = sum(row["decision"] == "1" for row in rows)
+    num_positive = sum(row["decision"] == "positive" for row in rows)
     first, decision, *remarks = unwrapped(shown.out).splitlines()
     assert missing(first, [tmp_path / "scores.csv", 26, num_positive]) == []
     threshold = f"{float(rows[0]['threshold']):.4f}"
@@ -466,7 +466,7 @@ def test_a_site_decides_by_its_own_point(predict, run_dir, records, tmp_path):
     assert predict("--files", records, "--operating_point", "ward", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
     assert {(row["decision"], row["threshold"], row["status"]) for row in rows} == {
-        ("1", "0.0", "infeasible")
+        ("positive", "0.0", "infeasible")
     }
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from results import POINT
+
 from cxrignite.functional import Confusion
 from cxrignite.reporting.plots import run_figures as figures
 from cxrignite.reporting.plots import score_figures
@@ -19,7 +21,7 @@ def drawn_as(name, instead):
         return [
             draw(figures.class_distribution(counts)),
             draw(figures.sample_grid([image], [word])),
-            draw(score_figures.confusion_pair(CELLS, CELLS, 0.7, (word, "b"))),
+            draw(score_figures.confusion_pair(CELLS, CELLS, POINT, (word, "b"))),
         ]
 
     return all(map(np.array_equal, pictures(name), pictures(instead)))

@@ -1,10 +1,12 @@
 import io
 import re
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from messages import line_with
+from results import POINT
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -38,7 +40,7 @@ def texts_of(figure):
 
 def test_the_confusion_pair_shows_both_matrices_and_their_rates(scored, assert_nothing_is_cut):
     half, chosen = confusion_at(*scored, 0.5), confusion_at(*scored, 0.9)
-    figure = figures.confusion_pair(half, chosen, 0.9, CLASSES)
+    figure = figures.confusion_pair(half, chosen, replace(POINT, threshold=0.9), CLASSES)
     left, right = figure.axes
     for axes, threshold, cells in ((left, "0.5", half), (right, "0.9000", chosen)):
         first, *rates = axes.get_title().splitlines()
@@ -58,7 +60,7 @@ def test_the_confusion_pair_shows_both_matrices_and_their_rates(scored, assert_n
 def test_a_class_without_images_has_an_undefined_rate(scored, assert_nothing_is_cut):
     y_score, _ = scored
     confusion = confusion_at(y_score, np.ones_like(y_score), 0.5)
-    figure = figures.confusion_pair(confusion, confusion, 0.5, CLASSES)
+    figure = figures.confusion_pair(confusion, confusion, POINT, CLASSES)
     tnr, tpr = [line for line in figure.axes[0].get_title().splitlines() if "T" in line][-2:]
     assert not re.search(r"\d", line_with(tnr, "TNR"))
     line_with(tpr, "TPR", "95 %")
