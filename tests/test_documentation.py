@@ -623,7 +623,9 @@ def test_the_handlers_work_on_the_engines_of_monai(ran):
     assert [row["path"] for row in predictions] == [f"test/{number}.png" for number in range(80)]
     assert [row["label"] for row in predictions] == ["0"] * 60 + ["1"] * 20
     cut = last["threshold"]
-    assert all((row["decision"] == "positive") == (float(row["score"]) >= cut) for row in predictions)
+    assert all(
+        (row["decision"] == "positive") == (float(row["score"]) >= cut) for row in predictions
+    )
     maps = rows_of(folder / "maps" / "explain.csv")
     assert re.search(rf"\b{len(maps)} maps\b", out)
     by_path = {row["path"]: row["score"] for row in predictions}

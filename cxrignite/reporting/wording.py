@@ -194,7 +194,7 @@ def _what_is_missing(point: OperatingPoint) -> str:
         f"a certificate of the {rate} at {level} needs at least {needed} independent {own} with "
         f"no more false {other}, there are {have}"
         for rate, own, other, needed, have in numbers
-        if needed is not None and needed > have
+        if needed is not None and have is not None and needed > have
     ]
     if missing:
         return "; ".join(missing)

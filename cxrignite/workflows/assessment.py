@@ -142,7 +142,6 @@ def check_certificate(
     tnr = _share(cells.num_negative - cells.fp, cells.num_negative)
     tpr = _share(cells.num_positive - cells.fn, cells.num_positive)
     requested = tpr if reading == "every_image" else tpr_by_patient
-    is_for_tpr = point.min_tpr is not None
     return CertificateCheck(
         tnr=tnr,
         tnr_by_patient=tnr_by_patient,
@@ -150,9 +149,8 @@ def check_certificate(
         is_below_min_tnr=_is_below(tnr, point.min_tnr),
         tpr=tpr,
         tpr_by_patient=tpr_by_patient,
-        is_below_certified_tpr=is_for_tpr
-        and rule.is_certified
-        and _is_below(tpr_by_patient, point.tpr_lower_bound),
+        is_below_certified_tpr=rule.is_certified
+        and _is_below(tpr_by_patient, point.tpr_lower_bound or 0.0),
         is_below_min_tpr=_is_below(requested, point.min_tpr or 0.0),
         is_shifted=shift is not None and bool(shift.is_detected),
         is_certified=rule.is_certified,

@@ -18,7 +18,7 @@ from cxrignite.functional import (
     planned_sizes,
     select_operating_point,
 )
-from cxrignite.functional.certificate import joint_level
+from cxrignite.functional.certificate import independent_scores, joint_level
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.plots.score_figures import sensitivity_plan
 from cxrignite.reporting.tables import alarm, indented, plan_lines

@@ -366,7 +366,11 @@ class Run:
         rows = []
         for number, (path, patient, label, score, *_) in enumerate(self.scored):
             row = {"path": path, "patient": patient, "label": label, "score": score}
-            row |= {"threshold": 0.9, "decision": "positive" if score >= 0.9 else "negative", "selection": "wrong"}
+            row |= {
+                "threshold": 0.9,
+                "decision": "positive" if score >= 0.9 else "negative",
+                "selection": "wrong",
+            }
             row |= {"raw_max": 1.5, "picture": f"{number}c.png", "overlay": f"{number}.png"}
             rows.append(row | (changes if path == SUREST else {}))
         return rows

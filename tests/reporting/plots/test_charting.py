@@ -1,7 +1,6 @@
 """Names in figures are text, whatever stands in them."""
 
 import numpy as np
-
 from results import POINT
 
 from cxrignite.functional import Confusion
