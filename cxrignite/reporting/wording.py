@@ -177,6 +177,15 @@ def describe_rule(rule: DecisionRule) -> str:
     return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
 
 
+def describe_other_threshold(rule: DecisionRule | None) -> str:
+    """Describe what is known of thresholds other than the stored one."""
+    choice = "another threshold" if not rule or not rule.is_certified else "another one"
+    text = f"Choosing {choice} by these images needs other images to test it."
+    if rule and rule.is_certified:
+        return f"The certificate covers only the stored threshold. {text}"
+    return text
+
+
 def describe_shift(check: ShiftCheck) -> str:
     """Describe a shift check in one line."""
     sides = (
