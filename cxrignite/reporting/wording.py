@@ -179,11 +179,9 @@ def describe_rule(rule: DecisionRule) -> str:
 
 def describe_other_threshold(rule: DecisionRule | None) -> str:
     """Describe what is known of thresholds other than the stored one."""
-    choice = "another threshold" if not rule or not rule.is_certified else "another one"
-    text = f"Choosing {choice} by these images needs other images to test it."
-    if rule and rule.is_certified:
-        return f"The certificate covers only the stored threshold. {text}"
-    return text
+    text = "Choosing another threshold by these images needs other images to test it."
+    is_certified = rule is not None and rule.is_certified
+    return f"Only the stored threshold has a certificate. {text}" if is_certified else text
 
 
 def describe_shift(check: ShiftCheck) -> str:

@@ -1,8 +1,8 @@
 """Threshold explorer of a report: the decisions on a set of images at many thresholds.
 
 All counts and intervals are computed here. The script of the page selects and shows them; without
-it, and on paper, the page has a table of a few thresholds. The page holds counts instead of scores,
-so its size is bounded and it contains no score of a single image.
+it, and on paper, the page has a table of a few thresholds. The script gets counts instead of
+scores, so its input is small for any number of images and has no names.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Page(HTMLParser):
                 [(words(cell[0]), figures(cell), cell.get("class")) for cell in row[1:]]
                 for row in body
             ]
-            for body in self.root.findall(".//table[@class='matrix']/tbody")
+            for body in self.section("decisions").findall(".//table[@class='matrix']/tbody")
         ]
 
     @property
@@ -1231,7 +1231,7 @@ def test_the_explorer_has_every_set_of_scored_images_that_has_a_threshold(run):
 
 
 def test_the_explorer_marks_the_stored_threshold_and_counts_a_tie_as_positive(run):
-    table = run.page().section("explorer").find("table")
+    table = run.page().section("explorer").find(".//table[@class='thresholds']")
     (stored,) = of_class(table, "stored")
     # Of each class: 0.9, 0.95 and 0.991 are at or above 0.9.
     assert [words(cell) for cell in stored[:5]] == ["0.9000 stored", "3", "3", "3", "3"]
