@@ -132,7 +132,10 @@ def clopper_pearson_lower_ends(
         >>> clopper_pearson_lower_ends(4, 2).round(3).tolist()
         [0.0, 0.068, 0.398]
     """
-    _check_counts(num_steps, num_trials)
+    if not 0 <= num_steps <= num_trials:
+        raise ValueError(
+            f"num_steps must be between 0 and num_trials, got {num_steps} of {num_trials}"
+        )
     _check_confidence(confidence)
     counts = np.linspace(0, num_trials, num_steps + 1)
     ends = np.zeros(num_steps + 1)
