@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("cxrignite", "recipes", "docs", "benchmarks")
-SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".svg"}
+SUFFIXES = {".py", ".md", ".yaml", ".html", ".css", ".js", ".svg"}
 FILES = [
     ROOT / "README.md",
     *(

@@ -36,6 +36,7 @@ __all__ = [
     "bootstrap_samples",
     "clopper_pearson",
     "clopper_pearson_lower",
+    "clopper_pearson_lower_ends",
     "delong_covariance",
     "delong_difference",
     "delong_interval",
@@ -107,6 +108,39 @@ def clopper_pearson_lower(num_successes: int, num_trials: int, confidence: float
     _check_counts(num_successes, num_trials)
     _check_confidence(confidence)
     return _share_bound(num_successes, num_trials, 1 - confidence)
+
+
+def clopper_pearson_lower_ends(
+    num_trials: int, num_steps: int, confidence: float = 0.95
+) -> NDArray[np.float64]:
+    """Return the lower ends of `clopper_pearson` at evenly spaced numbers of successes.
+
+    The upper end at k successes is 1 minus the lower end at `num_trials - k`.
+
+    Args:
+        num_trials: Number of trials, at least 0.
+        num_steps: Number of steps from 0 to `num_trials` successes, at most `num_trials`.
+        confidence: Coverage probability, in `(0, 1)`.
+
+    Returns:
+        The lower ends, `(num_steps + 1,)`; 0 without trials.
+
+    Raises:
+        ValueError: If a count or `confidence` is out of range.
+
+    Examples:
+        >>> clopper_pearson_lower_ends(4, 2).round(3).tolist()
+        [0.0, 0.068, 0.398]
+    """
+    if not 0 <= num_steps <= num_trials:
+        raise ValueError(
+            f"num_steps must be between 0 and num_trials, got {num_steps} of {num_trials}"
+        )
+    _check_confidence(confidence)
+    counts = np.linspace(0, num_trials, num_steps + 1)
+    ends = np.zeros(num_steps + 1)
+    ends[1:] = scipy.stats.beta.ppf((1 - confidence) / 2, counts[1:], num_trials - counts[1:] + 1)
+    return ends
 
 
 def delong_interval(y_score: Numbers, y_true: Numbers, confidence: float = 0.95) -> Interval:

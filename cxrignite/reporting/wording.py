@@ -228,6 +228,13 @@ def describe_rule(rule: DecisionRule) -> str:
     return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
 
 
+def describe_other_threshold(rule: DecisionRule | None) -> str:
+    """Describe what is known of thresholds other than the stored one."""
+    text = "Choosing another threshold by these images needs other images to test it."
+    is_certified = rule is not None and rule.is_certified
+    return f"Only the stored threshold has a certificate. {text}" if is_certified else text
+
+
 def describe_shift(check: ShiftCheck) -> str:
     """Describe a shift check in one line."""
     sides = (

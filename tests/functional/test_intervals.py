@@ -16,6 +16,7 @@ from cxrignite.functional.intervals import (
     bootstrap_samples,
     clopper_pearson,
     clopper_pearson_lower,
+    clopper_pearson_lower_ends,
     delong_covariance,
     delong_difference,
     delong_interval,
@@ -49,6 +50,19 @@ def test_without_trials_nothing_is_known_of_a_share():
     assert clopper_pearson_lower(0, 0) == 0.0
 
 
+@pytest.mark.parametrize(("trials", "steps"), [(0, 0), (1, 1), (60, 60), (60, 5), (4000, 40)])
+def test_the_lower_ends_at_many_counts_are_those_at_each(trials, steps):
+    counts = [trials // steps * step if steps else 0 for step in range(steps + 1)]
+    ends = [clopper_pearson(count, trials, 0.9).low for count in counts]
+    assert clopper_pearson_lower_ends(trials, steps, 0.9) == pytest.approx(ends, abs=1e-12)
+
+
+@pytest.mark.parametrize(("trials", "steps"), [(3, 4), (3, -1), (-1, 0)])
+def test_more_steps_than_trials_are_refused(trials, steps):
+    with refused(ValueError, "num_steps", trials, steps):
+        clopper_pearson_lower_ends(trials, steps)
+
+
 @pytest.mark.parametrize("function", [clopper_pearson, clopper_pearson_lower])
 @pytest.mark.parametrize(("successes", "trials"), [(-1, 3), (4, 3), (0, -1)])
 def test_impossible_counts_are_refused(function, successes, trials):
@@ -63,6 +77,7 @@ def test_a_confidence_out_of_range_is_refused(confidence):
     for call in (
         lambda: clopper_pearson(1, 2, confidence),
         lambda: clopper_pearson_lower(1, 2, confidence),
+        lambda: clopper_pearson_lower_ends(2, 1, confidence),
         lambda: delong_interval(y_score, y_true, confidence),
         lambda: delong_difference(y_score, y_score, y_true, confidence),
         lambda: bootstrap_intervals(figures, list("abcd"), confidence=confidence),

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: they load nothing and run no script."""
+"""Self-contained HTML pages, which load nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def render_page(template: str, **content: object) -> bytes:
         template: Name of its file, in this folder.
         content: Variables of the template; `style`, which all pages share, is added.
     """
-    page = _template(template).render(content, style=Markup(_content("page_style.css")))
+    page = _template(template).render(content, style=Markup(read_asset("page_style.css")))
     # File names that are not UTF-8 hold surrogates, which cannot be written.
     return page.encode(errors="replace")
 
@@ -36,6 +36,15 @@ def to_data_uri(image: bytes | memoryview, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
+def read_asset(name: str) -> str:
+    """Read a file of this folder.
+
+    Args:
+        name: Name of a template, style or script.
+    """
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
 @cache
 def _template(name: str) -> Template:
     environment = Environment(
@@ -45,14 +54,10 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         finalize=_typeset,
     )
-    return environment.from_string(_content(name))
+    return environment.from_string(read_asset(name))
 
 
 def _typeset(value: Any) -> Any:
     """Keep a number and its sign or unit on one line."""
     # Markup, a subclass of str, stays as it is.
     return _LOOSE.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
-
-
-def _content(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """Report of a run: one HTML page for clinicians and engineers.
 
-The page is self-contained: it loads nothing, runs no script and prints well. It shows results of
-other commands, and chooses, scores and measures nothing of its own.
+The page is self-contained: it loads nothing, needs no script, and prints well. Its one script
+moves the threshold of the explorer. It shows results of other commands, and chooses, scores and
+measures nothing of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
-from cxrignite.reporting.html import card, map_checks, maps, tables, wrong_decisions
+from cxrignite.reporting.html import card, explorer, map_checks, maps, tables, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
 from cxrignite.reporting.numbers import (
@@ -153,6 +154,8 @@ def _content(
         "rates": tables.rate_rows(evaluation, classes) if evaluation else [],
         "at_prevalences": tables.prevalence_rows(evaluation, classes) if evaluation else [],
         "prevalence": _prevalence(evaluation),
+        "explorer": explorer.explore_run(results),
+        "other_threshold": wording.describe_other_threshold(rule),
         "ranking": tables.ranking_rows(evaluations),
         "calibration": tables.calibration_rows(evaluation) if evaluation else ([], []),
         "figures": _pictures(results.folder, shown),

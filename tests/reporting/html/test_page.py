@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -22,11 +23,17 @@ from results import PRIOR_SHIFT, RULE, USELESS, evaluation_of, rule_of
 from scipy.stats import binomtest
 
 from cxrignite.errors import CxrIgniteError, DamagedRunError, RunFolderError
-from cxrignite.functional import Interval, ShiftCheck
-from cxrignite.reporting.html import MAX_PAGE_BYTES, write_report, wrong_decisions
+from cxrignite.functional import Interval, ShiftCheck, confusion_at
+from cxrignite.reporting.html import (
+    MAX_PAGE_BYTES,
+    explorer,
+    write_report,
+    wrong_decisions,
+)
 from cxrignite.reporting.html.card import BLANKS
 from cxrignite.reporting.html.map_checks import checks_summary, map_checks
 from cxrignite.reporting.html.wrong_decisions import MAX_WRONG_DECISIONS
+from cxrignite.reporting.numbers import observed_share, percent
 from cxrignite.reporting.wording import NOT_USABLE, check_rule, state_rule
 from cxrignite.runs.decision_rule import DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
@@ -49,7 +56,7 @@ CLASSES = ["NORMAL", "PNEUMONIA"]
 SUREST = "test/PNEUMONIA/image 4.png"
 """The false negative farthest from the threshold."""
 
-VOID_TAGS = {"meta", "link", "img", "br"}
+VOID_TAGS = {"meta", "link", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -77,7 +84,7 @@ class Page(HTMLParser):
         self.builder.end(tag)
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if {"style", "script"}.isdisjoint(self.open):
             self.builder.data(data)
 
     @property
@@ -145,7 +152,7 @@ class Page(HTMLParser):
                 [(words(cell[0]), figures(cell), cell.get("class")) for cell in row[1:]]
                 for row in body
             ]
-            for body in self.root.findall(".//table[@class='matrix']/tbody")
+            for body in self.section("decisions").findall(".//table[@class='matrix']/tbody")
         ]
 
     @property
@@ -733,7 +740,7 @@ def test_subgroups_show_what_is_defined_for_them(run):
 def test_predictive_values_at_other_prevalences_have_a_table(run):
     tables = run.page().section("decisions").findall("table")
     ppv = Estimate(0.558, Interval(0.4, 0.7), Interval(0.35, 0.75))
-    run.evaluate(at_prevalences=(PredictiveValues(0.05, ppv, Estimate(None)),))
+    run.evaluate(at_prevalences=(PredictiveValues(0.05, ppv, Estimate(None), Estimate(0.0)),))
     page = run.page()
     *others, added = page.section("decisions").findall("table")
     assert len(others) == len(tables)
@@ -816,7 +823,8 @@ def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
     run.picture(run.images_root / name, np.zeros((9, 9), np.uint8))
     run.decide(status="empirical", note="<script>alert(3)</script>")
     page = run.page()
-    assert {"script", "i", "u"}.isdisjoint(page.tags)
+    assert {"i", "u"}.isdisjoint(page.tags)
+    assert page.source.count("<script") == 2  # those of the threshold explorer
     assert not any(key.startswith("on") for key, _ in page.attributes)
     assert list(page.gallery) == [name]  # and in the alternative text of its picture
     assert classes[0] in page.text
@@ -835,13 +843,16 @@ def test_no_folder_of_this_machine_stands_in_the_page(run, tmp_path):
     assert "secret" not in page.source
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(run):
+def test_the_page_requests_nothing_and_runs_only_the_threshold_explorer(run):
     page = run.page()
     places = [value for key, value in page.attributes if key in {"src", "href", "srcset", "action"}]
     assert len(places) > 10
     assert all(place.startswith(("data:", "#")) for place in places)
-    assert {"script", "iframe", "object", "form"}.isdisjoint(page.tags)
+    assert {"iframe", "object", "form"}.isdisjoint(page.tags)
+    _, script = re.findall(r"<script[^>]*>(.*?)</script>", page.source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert "default-src 'none'" in page.source
+    assert f"script-src 'sha256-{digest}'" in page.source
     assert "url(" not in page.source
     targets = {value for key, value in page.attributes if key == "id"}
     assert {place[1:] for place in places if place.startswith("#")} <= targets
@@ -1085,7 +1096,8 @@ def test_a_row_that_does_not_say_whether_its_map_is_empty_is_damage(run, raw_max
 def test_what_explain_wrote_is_text_and_nothing_else(run):
     run.explain(method="<script>", target_layer="<i>", target_class='"><u>')
     page = run.page()
-    assert {"script", "i", "u"}.isdisjoint(page.tags)
+    assert {"i", "u"}.isdisjoint(page.tags)
+    assert page.source.count("<script") == 2
     assert missing(maps_hint(page), ['"><u>', "<script>", "<i>"]) == []
 
 
@@ -1212,6 +1224,198 @@ def test_a_browser_opens_it_within_a_second_without_an_error_or_a_request(run, b
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         page.close()
     assert min(seconds) < 1
+
+
+def test_the_explorer_has_every_set_of_scored_images_that_has_a_threshold(run):
+    def captions():
+        section = run.page().section("explorer")
+        return [] if section is None else [words(each) for each in section.iter("caption")]
+
+    (of_test,) = captions()
+    assert "test" in of_test
+    run.write_predictions("calibration", run.scored)
+    run.write_predictions("val", run.scored)
+    assert ["test" in captions()[0], "calibration" in captions()[1]] == [True] * 2
+    assert len(captions()) == 2  # validation images did not choose the threshold
+    for name in ("metrics/calibration.json", "metrics/test.json"):
+        run.damage(name, None)
+    (of_validation,) = captions()
+    assert "validation" in of_validation
+    run.write_predictions("val", [])
+    page = run.page()
+    assert page.section("explorer") is None
+    assert "script" not in page.tags
+    assert "script-src" not in page.source
+
+
+def test_the_explorer_marks_the_stored_threshold_and_counts_a_tie_as_positive(run):
+    table = run.page().section("explorer").find(".//table[@class='thresholds']")
+    (stored,) = of_class(table, "stored")
+    # Of each class: 0.9, 0.95 and 0.991 are at or above 0.9.
+    assert [words(cell) for cell in stored[:5]] == ["0.9000 stored", "3", "3", "3", "3"]
+    assert figures(stored[5]) == figures(stored[6]) == ["50.0 %", "11.8 to 88.2 %"]
+
+
+def test_the_certificate_of_the_explorer_is_mentioned_only_if_there_is_one(run):
+    hint = words(run.page().section("explorer").find("p"))
+    assert "certificate" in line_with(hint, "stored threshold", "other images")
+    run.decide(status="empirical")
+    assert "certificate" not in line_with(words(run.page().section("explorer").find("p")), "other")
+
+
+def scored_at_random(seed=3, sizes=(130, 64)):
+    """Rows of predictions, with ties at the threshold 0.9 and scores at both ends."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for label, size in enumerate(sizes):
+        scores = random.beta(1 + 2 * label, 3 - 2 * label, size).round(3)
+        scores[:4] = (0.0, 0.9, 0.9, 1.0)
+        rows += [(f"test/{label}/{n}.png", f"{n}", label, s, "", "") for n, s in enumerate(scores)]
+    return rows
+
+
+def scores_of(rows):
+    """Scores and labels of rows of predictions."""
+    return [np.array([row[place] for row in rows]) for place in (3, 2)]
+
+
+class OpenPage:
+    """A page in the browser, with its console messages and requests."""
+
+    def __init__(self, browser, path, **options):
+        self.problems, self.requests = [], []
+        self.page = browser.new_page(**options)
+        self.page.on("console", lambda message: self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri(), wait_until="load")
+
+    def text(self, selector):
+        return " ".join(self.page.inner_text(f"#explorer {selector}").split())
+
+    def press(self, slider, *keys):
+        self.page.focus(f"#explorer-threshold-{slider}")
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    @property
+    def thresholds(self):
+        """The thresholds of the sliders, as a screen reader reads them."""
+        sliders = self.page.query_selector_all("#explorer input")
+        return [slider.get_attribute("aria-valuetext") for slider in sliders]
+
+    @property
+    def cells(self):
+        """Count, rate and interval of each cell."""
+        return [
+            tuple(
+                " ".join(cell.query_selector(part).inner_text().split())
+                for part in ("b", ".figure", ".interval")
+            )
+            for cell in self.page.query_selector_all("#explorer [data-cell]")
+        ]
+
+    def visible(self, selector):
+        found = self.page.query_selector_all(f"#explorer {selector}")
+        return [each.is_visible() for each in found]
+
+    def close(self):
+        assert self.problems == []
+        assert [url.partition(":")[0] for url in self.requests if url[:5] != "data:"] == ["file"]
+        self.page.close()
+
+
+def expected_cells(rows, lower, upper=None):
+    """The cells as the page's other tables write them, from the scores."""
+    cells = []
+    for wanted in (0, 1):
+        scores = np.array([score for _, _, label, score, *_ in rows if label == wanted])
+        counts = [np.sum(scores < lower), np.sum(scores >= (lower if upper is None else upper))]
+        if upper is not None:
+            counts.insert(1, scores.size - sum(counts))
+        for count in map(int, counts):
+            figure = observed_share(count, scores.size - count)
+            cells.append((f"{count:,}", figure.value, figure.interval))
+    return cells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_keyboard_moves_the_threshold_of_the_explorer(run, browser, width):
+    tests, calibration = scored_at_random(), scored_at_random(4, (50, 40))
+    run.write_predictions("test", tests)
+    run.write_predictions("calibration", calibration)
+    shown = OpenPage(browser, write_report(run.root), viewport={"width": width, "height": 900})
+    assert shown.thresholds == ["0.9000 (stored)"]
+    assert shown.cells == expected_cells(tests, 0.9)
+    for keys in (["ArrowRight"], ["PageDown"] * 3, ["ArrowLeft"] * 7, ["Home"], ["End"]):
+        shown.press(0, *keys)
+        (threshold,) = shown.thresholds
+        assert shown.cells == expected_cells(tests, float(threshold))
+        (_, tnr, _), _, _, (_, tpr, _) = shown.cells
+        assert missing(shown.text("output"), [threshold, tnr, tpr]) == []
+        confusion = confusion_at(*scores_of(tests), float(threshold))
+        for name, value in (("ppv", confusion.ppv), ("npv", confusion.npv)):
+            text = percent(None if math.isnan(value) else value)
+            assert shown.text(f"[data-value={name}]") == text
+    assert threshold == "1.0000"
+    shown.page.keyboard.press("Tab")
+    shown.page.keyboard.press("Enter")
+    assert shown.thresholds == ["0.9000 (stored)"]
+    assert shown.visible("table.thresholds") == [True, False]
+    shown.page.select_option("#explorer-images", "calibration")
+    assert shown.cells == expected_cells(calibration, 0.9)
+    assert shown.visible("table.thresholds") == [False, True]
+    assert shown.visible("figure") == [False, True]
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    shown.close()
+
+
+@pytest.mark.slow
+def test_every_step_of_the_explorer_has_the_numbers_of_the_report(run, browser):
+    rows = scored_at_random(5, (16, 1200))
+    run.write_predictions("test", rows)
+    shown = OpenPage(browser, write_report(run.root))
+    shown.press(0, "Home")
+    for _ in range(len(json.loads(shown.page.inner_text("#explorer-data"))[0]["steps"]) // 9):
+        shown.press(0, *["ArrowRight"] * 9)
+        assert shown.cells == expected_cells(rows, float(shown.thresholds[0].split()[0]))
+    shown.close()
+
+
+@pytest.mark.slow
+def test_two_thresholds_of_the_explorer_refer_images_and_do_not_cross(run, browser, monkeypatch):
+    rows = scored_at_random(6)
+    two = explorer.make_explorer([explorer.explore("test", *scores_of(rows), [0.4, 0.9])])
+    monkeypatch.setattr(explorer, "explore_run", lambda results: two)
+    shown = OpenPage(browser, write_report(run.root))
+    assert shown.cells == expected_cells(rows, 0.4, 0.9)
+    shown.press(0, *["PageUp"] * 3)
+    assert shown.cells == expected_cells(rows, *map(float, (shown.thresholds[0], "0.9")))
+    shown.press(0, *["PageUp"] * 3)
+    assert len(set(shown.thresholds)) == 1  # the lower has moved the upper
+    assert [cell[0] for cell in shown.cells[1::3]] == ["0", "0"]
+    shown.press(1, "Home")
+    assert shown.thresholds == ["0.0000"] * 2
+    shown.close()
+
+
+@pytest.mark.slow
+def test_the_explorer_prints_the_stored_threshold_and_needs_no_script(run, browser):
+    run.write_predictions("calibration", run.scored)
+    path = write_report(run.root)
+    printed = OpenPage(browser, path)
+    printed.press(0, "PageDown")
+    printed.page.emulate_media(media="print")
+    without = OpenPage(browser, path, java_script_enabled=False)
+    for shown in (printed, without):
+        assert shown.visible("table.thresholds") == shown.visible("figure") == [True, True]
+        assert not any(shown.visible(".controls") + shown.visible("input"))
+        assert "0.9000" in shown.text("tr.stored")
+    assert printed.visible("figure .chosen") == [False, False]
+    assert without.text("noscript")
+    for shown in (printed, without):
+        shown.close()
 
 
 @pytest.mark.parametrize("printed_by", ["images that chose it", "the test images"])
