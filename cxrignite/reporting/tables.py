@@ -61,13 +61,14 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
         rows += [
             [f"referred, {label}", "none", _cell(share)]
             for label, share in zip(labels, shares, strict=True)
+            if share is not None
         ]
     if evaluation.at_prevalences:
         rows += [[], ["", "PPV at the threshold", "NPV at the threshold"]]
     for share in evaluation.at_prevalences:
         label = f"at a prevalence of {plain_percent(share.prevalence)}"
         rows.append([label, _cell(share.ppv), _cell(share.npv)])
-        if columns[-1].lower_threshold is not None:
+        if share.referred is not None:
             rows.append(["  referred", _cell(share.referred)])
     scales = evaluation.calibration
     shown = [scales[scale] for scale in ("score", "probability") if scale in scales]

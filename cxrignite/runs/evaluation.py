@@ -49,9 +49,9 @@ class Decisions:
         lower_threshold: A score below it is negative, and one between the two is referred; None if
             there is one threshold.
         num_referred: Number of negative and of positive images that are referred.
-        referred: Share of the images that are referred.
-        negatives_referred: Share of the negative images that are referred.
-        positives_referred: Share of the positive images that are referred.
+        referred: Share of the images that are referred; None if there is one threshold.
+        negatives_referred: Share of the negative images that are referred; None as above.
+        positives_referred: Share of the positive images that are referred; None as above.
     """
 
     threshold: float
@@ -67,9 +67,9 @@ class Decisions:
     accuracy: Estimate
     lower_threshold: float | None = None
     num_referred: tuple[int, int] = (0, 0)
-    referred: Estimate = Estimate(0.0)
-    negatives_referred: Estimate = Estimate(0.0)
-    positives_referred: Estimate = Estimate(0.0)
+    referred: Estimate | None = None
+    negatives_referred: Estimate | None = None
+    positives_referred: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class PredictiveValues:
         prevalence: Share of positives among the images, in (0, 1).
         ppv: Share of positives among the images called positive.
         npv: Share of negatives among the images called negative.
-        referred: Share of the images that are referred; 0 with one threshold.
+        referred: Share of the images that are referred; None if there is one threshold.
     """
 
     prevalence: float
     ppv: Estimate
     npv: Estimate
-    referred: Estimate
+    referred: Estimate | None = None
 
 
 @dataclass(frozen=True)

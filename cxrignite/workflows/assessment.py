@@ -79,7 +79,10 @@ def assess(
         thresholds = rule.threshold, rule.lower_threshold
         cells = scores.confusion(*thresholds)
         at_threshold = _decisions(*thresholds, cells, drawn["at_threshold"])
-        at_prevalences = _at_prevalences(cells, prevalences, drawn["at_threshold"])
+        at_prevalences = _at_prevalences(
+            *(cells, prevalences, drawn["at_threshold"]),
+            refers=rule.lower_threshold is not None,
+        )
     calibration = {}
     for scale, part in scales.items():
         intervals = drawn[scale] | {"ece": ece_interval(part, y_true, patients)}
@@ -196,7 +199,11 @@ def _with_prevalences(decisions: Statistics, prevalences: Sequence[float]) -> St
 
 
 def _at_prevalences(
-    cells: Confusion, prevalences: Sequence[float], by_patient: Mapping[str, Interval]
+    cells: Confusion,
+    prevalences: Sequence[float],
+    by_patient: Mapping[str, Interval],
+    *,
+    refers: bool,
 ) -> tuple[PredictiveValues, ...]:
     found = []
     for each in prevalences:
@@ -209,7 +216,7 @@ def _at_prevalences(
                 each,
                 _estimate(float(ppv), of_ppv, by_patient[f"ppv at {each}"]),
                 _estimate(float(npv), of_npv, by_patient[f"npv at {each}"]),
-                _estimate(referred, None, by_patient[f"referred at {each}"]),
+                _estimate(referred, None, by_patient[f"referred at {each}"]) if refers else None,
             )
         )
     return tuple(found)

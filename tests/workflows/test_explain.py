@@ -19,6 +19,7 @@ from cxrignite.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
+LABELS = {"negative": "0", "positive": "1"}
 QUICK = ["--explain.num_measured", "0", "--explain.select", "[random]", "--explain.max_images", "1"]
 
 
@@ -77,7 +78,7 @@ def test_the_report_shows_the_maps(run_dir):
     assert run(["report", "--run", str(run_dir)]) == 0
     page = (run_dir / "report.html").read_text()
     folder = run_dir / "explain" / "test"
-    wrong_decisions = [row for row in rows_of(folder) if row["label"] != row["decision"]]
+    wrong_decisions = [row for row in rows_of(folder) if LABELS[row["decision"]] != row["label"]]
     assert wrong_decisions
     assert page.count('<li class="mapped">') == len(wrong_decisions)
     captions = re.findall(r'alt="([^"]*)"', page)

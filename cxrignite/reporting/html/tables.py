@@ -184,7 +184,9 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
         ]
     rows = []
     for key, name, meaning in meanings:
-        rates: list[Estimate] = [getattr(each, key) for _, each in _decided(evaluation)]
+        rates: list[Estimate] = [
+            getattr(each, key) or Estimate(0.0) for _, each in _decided(evaluation)
+        ]
         by_image = [share_text(rate) for rate in rates]
         by_patient = [share_estimate(rate.value, rate.by_patient) for rate in rates]
         rows.append(RateRow(name, meaning, by_image, by_patient))

@@ -202,6 +202,10 @@ CHECK = CertificateCheck(
     tnr_by_patient=Estimate(0.71, Interval(0.56, 0.83)),
     is_below_certificate=False,
     is_below_min_tnr=False,
+    tpr=Estimate(0.9, Interval(0.8, 0.95)),
+    tpr_by_patient=Estimate(0.88, Interval(0.78, 0.94)),
+    is_below_certified_tpr=False,
+    is_below_min_tpr=False,
     is_shifted=False,
     is_certified=True,
 )
@@ -740,7 +744,7 @@ def test_subgroups_show_what_is_defined_for_them(run):
 def test_predictive_values_at_other_prevalences_have_a_table(run):
     tables = run.page().section("decisions").findall("table")
     ppv = Estimate(0.558, Interval(0.4, 0.7), Interval(0.35, 0.75))
-    run.evaluate(at_prevalences=(PredictiveValues(0.05, ppv, Estimate(None), Estimate(0.0)),))
+    run.evaluate(at_prevalences=(PredictiveValues(0.05, ppv, Estimate(None)),))
     page = run.page()
     *others, added = page.section("decisions").findall("table")
     assert len(others) == len(tables)
