@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from cxrignite.handlers.explanation import Explanation, explanations_table
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 from cxrignite.handlers.score_collector import ScoreCollector
 from cxrignite.handlers.tensorboard_writer import TensorBoardWriter
+from cxrignite.handlers.threshold_search import ThresholdSearch
 
 _BATCH_SIZE = 16
 
@@ -59,6 +61,9 @@ class GradCAMExporter(Attachable):
         target_layer: The layer of the maps; see `grad_cam`.
         method: Weighting of activations and gradients.
         choice: The selection of images, and the threshold for their decisions.
+        search: Its operating point replaces the threshold of `choice` as soon as there is one. On
+            the same evaluator, attach it before this handler. `least_sure` images are then those
+            nearest to the threshold of the previous epoch.
         rows: Known facts of each image, by index. All have the same keys, for example `path` and
             `patient`, which become the first columns. The first one names the picture.
         classes: The negative and the positive class, for the captions.
@@ -93,6 +98,7 @@ class GradCAMExporter(Attachable):
         rows: Sequence[Mapping[str, str]] | None = None,
         classes: tuple[str, str] = ("negative", "positive"),
         board: TensorBoardWriter | None = None,
+        search: ThresholdSearch | None = None,
     ) -> None:
         self.model = model
         self.directory = Path(directory)
@@ -102,6 +108,7 @@ class GradCAMExporter(Attachable):
         self.rows = rows
         self.classes = classes
         self.board = board
+        self.search = search
         self.step = 0
         self.explanations: list[Explanation] = []
         self._reset()
@@ -136,7 +143,8 @@ class GradCAMExporter(Attachable):
         Returns:
             The explanations, also kept as `explanations`.
         """
-        chosen = self.choice.of(y_score, y_true, index)
+        choice = self._current_choice()
+        chosen = choice.of(y_score, y_true, index)
         self._remove_pictures()
         positions = list(chosen)
         found = [
@@ -158,8 +166,8 @@ class GradCAMExporter(Attachable):
                 selection=chosen[position],
                 y_score=float(y_score[position]),
                 y_true=int(y_true[position]),
-                threshold=self.choice.threshold,
-                lower=self.choice.lower,
+                threshold=choice.threshold,
+                lower=choice.lower,
                 image=images[position].cpu(),
                 importance=importance,
                 raw_max=raw,
@@ -170,6 +178,12 @@ class GradCAMExporter(Attachable):
             self._draw(explanation)
         write_durably(self.directory / "explain.csv", explanations_table(self.explanations))
         return self.explanations
+
+    def _current_choice(self) -> ImageChoice:
+        point = self.search.operating_point if self.search else None
+        if point is None:
+            return self.choice
+        return replace(self.choice, threshold=point.threshold, lower=point.lower_threshold)
 
     def _reset(self) -> None:
         self._candidates: list[_Candidate] = []
@@ -200,11 +214,14 @@ class GradCAMExporter(Attachable):
         ]
 
     def _chosen(self, candidates: Sequence[_Candidate]) -> list[tuple[int, _Candidate]]:
-        chosen = self.choice.of(
-            [each.y_score for each in candidates],
-            [each.y_true for each in candidates],
-            [each.number for each in candidates],
-        )
+        choices = [self._current_choice()]
+        if self.search is not None:
+            # The threshold is not known yet. At any one, the errors and the most sure images are
+            # those of the highest and the lowest scores, which are selected at 0 and 1.
+            choices += [replace(self.choice, threshold=extreme) for extreme in (0.0, 1.0)]
+        columns = [(each.y_score, each.y_true, each.number) for each in candidates]
+        arrays = list(zip(*columns, strict=True)) or [(), (), ()]
+        chosen = dict.fromkeys(position for choice in choices for position in choice.of(*arrays))
         return [(position, candidates[position]) for position in chosen]
 
     def _finish(self) -> None:

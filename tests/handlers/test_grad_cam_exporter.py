@@ -5,6 +5,7 @@ import csv
 import io
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,12 @@ from torch import nn
 
 from cxrignite.errors import CxrIgniteError, NonFiniteError, RecipeError
 from cxrignite.functional import UNKNOWN_LABEL, ImageChoice, grad_cam, overlay
-from cxrignite.handlers import GradCAMExporter, ScoreCollector, TensorBoardWriter
+from cxrignite.handlers import (
+    GradCAMExporter,
+    ScoreCollector,
+    TensorBoardWriter,
+    ThresholdSearch,
+)
 from cxrignite.handlers.map_picture import map_picture
 from cxrignite.nn import LightCNN
 
@@ -455,3 +461,25 @@ def test_what_is_no_score_or_no_label_is_not_drawn(tmp_path, light, score, label
     with refused(error, *facts):
         engine.run(batches(scores=scores, labels=labels))
     assert not (tmp_path / "explain.csv").exists()
+
+
+def test_beside_a_search_the_found_threshold_decides_and_no_right_call_is_an_error(tmp_path):
+    # Scores by index; at 0.5 the first two positives are errors, at the found threshold neither.
+    y_score = torch.tensor([0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.8, 0.9])
+    y_true = torch.tensor([0.0, 0, 0, 1, 1, 1, 1, 1])
+    engine = Engine(lambda engine, batch: (batch[1], batch[2]))
+    search = ThresholdSearch(min_tnr=1.0, min_threshold=0.0)
+    choice = ImageChoice(kinds=("errors", "most_sure"), max_images=2)
+    exporter = GradCAMExporter(looking(), tmp_path, "0", choice=choice, search=search)
+    ScoreCollector(batch_transform=lambda batch: (batch[0], batch[2])).attach(engine)
+    search.attach(engine)
+    exporter.attach(engine)
+    images = torch.rand(8, 1, 8, 8)
+    engine.run([(images[:4], y_score[:4], y_true[:4]), (images[4:], y_score[4:], y_true[4:])])
+    point = search.operating_point
+    assert 0.3 < point.threshold <= 0.35
+    assert {each.threshold for each in exporter.explanations} == {point.threshold}
+    assert {reason for each in exporter.explanations for reason in each.selection} == {"most_sure"}
+    # As the same selection from all images at once.
+    direct = replace(choice, threshold=point.threshold).of(y_score, y_true.long(), range(8))
+    assert [int(each.about["index"]) for each in exporter.explanations] == list(direct)

@@ -117,12 +117,60 @@ def test_a_site_gets_its_own_threshold_once_beside_the_first(run_dir, site, caps
     assert {row["path"] for row in used}.isdisjoint(row["path"] for row in scored_now)
 
 
+def test_a_site_may_have_two_thresholds_and_the_images_between_them_are_referred(
+    run_dir, site, site_root, tmp_path, capsys
+):
+    limits = ["--min_tnr", "0.85", "--min_tpr", "0.85", "--refer", "true", "--min_threshold", "0"]
+    name = ["--run", str(run_dir), "--name"]
+    assert run(["recalibrate", *name, "ward", *site, "--share", "0.5", *limits]) == 0
+    point = stored_point(run_dir / "operating_points" / "ward.json")
+    lower, upper = point["lower_threshold"], point["threshold"]
+    assert (point["status"], lower < upper) == ("certified", True)
+    line_with(unwrapped(capsys.readouterr().out), f"{lower:.4f}", f"{upper:.4f}", "referred")
+
+    assert run(["test", *name, "other", "--operating_point", "ward", *site]) == 0
+    rows = rows_of(run_dir / "predictions" / "other@ward.csv")
+    decided = {"negative": 0, "refer": 0, "positive": 0}
+    for row in rows:
+        score = float(row["score"])
+        decision = "positive" if score >= upper else "negative" if score < lower else "refer"
+        assert row["decision"] == decision
+        decided[decision] += 1
+    found = finding(run_dir / "metrics" / "other@ward.json")
+    cells = found["at_threshold"]
+    assert decided["refer"] == sum(cells["num_referred"]) > 0
+    assert cells["tp"] + cells["fp"] == decided["positive"]
+    assert cells["referred"]["value"] == pytest.approx(decided["refer"] / len(rows))
+    low, high = cells["referred"]["by_patient"]
+    assert low <= cells["referred"]["value"] <= high
+    negatives = found["num_negative"]
+    assert cells["tnr"]["value"] == pytest.approx(1 - cells["fp"] / negatives)
+    at = {each["prevalence"]: each["referred"]["value"] for each in found["at_prevalences"]}
+    shares = [cells[f"{kind}_referred"]["value"] for kind in ("negatives", "positives")]
+    assert at[0.2] == pytest.approx(0.8 * shares[0] + 0.2 * shares[1])
+    line_with(capsys.readouterr().out, "referred, PNEUMONIA", f"{shares[1]:.3f}")
+
+    output = str(tmp_path / "scores.csv")
+    files = ["--files", str(site_root / "test"), "--output", output, "--operating_point", "ward"]
+    assert run(["predict", "--run", str(run_dir), *files]) == 0
+    kinds = {row["decision"] for row in rows_of(Path(output))}
+    assert kinds == {"negative", "refer", "positive"}
+    num_referred = sum(row["decision"] == "refer" for row in rows_of(Path(output)))
+    line_with(unwrapped(capsys.readouterr().out), f"{num_referred} referred to a reader")
+    assert run(["report", "--run", str(run_dir)]) == 0
+    page = (run_dir / "report.html").read_text()
+    assert f"{lower:.4f} to {upper:.4f}" in page
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "facts"),
     [
         (["--name", "val"], 2, ["--name", "train", "val", "calibration", "test"]),
         (["--min_tnr", "0.99"], 4, ["230", "35"]),  # so many patients are needed, and are there
         (["--min_tnr", "1.0"], 2, ["min_tnr", "[0, 1)"]),
+        (["--min_tpr", "0.99"], 4, ["TPR", "230", "positive"]),
+        (["--min_tpr", "1.5"], 2, ["min_tpr", "1.5"]),
+        (["--refer", "true"], 2, ["refer", "min_tpr"]),
         (["--confidence", "1.5"], 2, ["confidence", "(0, 1)", "1.5"]),
         (["--min_threshold", "2"], 2, ["min_threshold", "[0, 1]", "2.0"]),
         (["--share", "0.7"], 2, ["--share", "(0, 0.5]", "0.7"]),
