@@ -76,8 +76,8 @@ class OperatingPoint:
         refer: True if two thresholds are allowed.
         num_positive_patients: Number of independent positives; None without a `min_tpr`.
         tpr_lower_bound: Bound of the TPR per patient, as `tnr_lower_bound`; None without one.
-        num_positives_needed: Fewest independent positives that can certify `min_tpr` with the same
-            number of false negatives; None if no number can, or no `min_tpr` was requested.
+        num_positives_needed: Fewest independent positives that can certify `min_tpr`; None if no
+            number can, or no `min_tpr` was requested.
         num_referred_negative: Number of negative images that are referred.
         num_referred_positive: Number of positive images that are referred.
     """
@@ -318,7 +318,6 @@ def select_operating_point(
         num_found = ceiling.rank
     usual = USUAL_CONFIDENCE if level is None else level
     cells = confusion_at(scores, positive, threshold, lower)
-    num_missed = int(np.sum(positives < negative_below))
     return OperatingPoint(
         threshold=threshold,
         status=status,
@@ -350,7 +349,7 @@ def select_operating_point(
             None if min_tpr is None else clopper_pearson_lower(num_found, positives.size, usual)
         ),
         num_positives_needed=(
-            None if min_tpr in (None, 1) else num_positives_needed(min_tpr, usual, num_missed)
+            None if min_tpr in (None, 1) else num_positives_needed(min_tpr, usual)
         ),
         num_referred_negative=cells.referred_negative,
         num_referred_positive=cells.referred_positive,

@@ -186,16 +186,19 @@ def _found(point: OperatingPoint) -> str:
 
 def _what_is_missing(point: OperatingPoint) -> str:
     level = f"{100 * (point.level or _USUAL_CONFIDENCE):g} %"
-    numbers = (
-        ("TNR", "negatives", "positives", point.num_negatives_needed, point.num_negative_patients),
-        ("TPR", "positives", "negatives", point.num_positives_needed, point.num_positive_patients),
-    )
-    missing = [
-        f"a certificate of the {rate} at {level} needs at least {needed} independent {own} with "
-        f"no more false {other}, there are {have}"
-        for rate, own, other, needed, have in numbers
-        if needed is not None and have is not None and needed > have
-    ]
+    missing = []
+    needed, have = point.num_negatives_needed, point.num_negative_patients
+    if needed is not None and needed > have:
+        missing.append(
+            f"a certificate of the TNR at {level} needs at least {needed} independent negatives "
+            f"with no more false positives, there are {have}"
+        )
+    needed, have = point.num_positives_needed, point.num_positive_patients or 0
+    if needed is not None and needed > have:
+        missing.append(
+            f"a certificate of the TPR at {level} needs at least {needed} independent positives, "
+            f"there are {have}"
+        )
     if missing:
         return "; ".join(missing)
     if point.min_tnr == 1 or point.min_tpr == 1:

@@ -1,0 +1,89 @@
+"""Statements about limits of the sensitivity and about referral; the rest is tested by commands."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from messages import line_with, missing
+from results import POINT, RULE, evaluation_of, rule_of
+
+from cxrignite.functional import Interval, select_operating_point
+from cxrignite.reporting.wording import check_rule, describe_point, state_rule
+from cxrignite.runs.evaluation import CertificateCheck, Estimate
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+BOTH = {
+    "min_tpr": 0.9,
+    "num_positive_patients": 50,
+    "tpr_lower_bound": 0.91,
+    "num_positives_needed": 29,
+    "refer": True,
+}
+REFERS = {
+    "lower_threshold": 0.3,
+    "num_referred_negative": 10,
+    "num_referred_positive": 5,
+    **BOTH,
+}
+
+
+def statement(**changes):
+    return state_rule(rule_of(**changes), CLASSES, {})
+
+
+def test_a_certified_pair_says_what_each_limit_promises_and_how_they_hold_together():
+    each, together = statement(**BOTH), statement(**BOTH, joint=True)
+    for shown in (each, together):
+        assert missing(shown.text, ["93 %", "90 %", "NORMAL", "PNEUMONIA", "95 % confidence"]) == []
+        assert "90 %" in shown.tpr_terms
+        line_with("\n".join(shown.remarks), "91.0 %")
+    assert each.text.count("95 % confidence") == 2  # one by itself, and the other
+    assert together.text.count("95 % confidence") == 1
+
+
+def test_the_reading_of_a_patient_with_several_images_is_named():
+    every, some = (statement(**BOTH, patient_found=each) for each in ("every_image", "any_image"))
+    assert "all their images" in every.text
+    assert "at least one image" in some.text
+
+
+def test_a_rule_that_refers_names_both_thresholds_and_the_share_between_them():
+    for shown in (statement(**REFERS), statement(**REFERS, status="empirical", confidence=None)):
+        assert missing(shown.text, ["0.3000", "0.9000", "referred", "10.7 %"]) == []
+    line = describe_point(rule_of(**REFERS).point)
+    line_with(line, "0.3000 and 0.9000", "10 negatives", "5 positives", "0.910")
+
+
+def test_without_a_limit_nothing_is_said_to_be_guaranteed_for_the_sensitivity():
+    assert "no guarantee" in statement().tpr_terms
+    assert missing(statement().text, ["PNEUMONIA"]) == ["PNEUMONIA"]
+
+
+@pytest.mark.parametrize(("refer", "way_out"), [(False, True), (True, False)])
+def test_a_pair_that_no_threshold_keeps_names_the_way_out(refer, way_out):
+    rng = np.random.default_rng(0)
+    y_true = np.repeat([0, 1], [100, 100])
+    y_score = np.clip(rng.normal(0.4 + 0.1 * y_true, 0.2), 0, 1)
+    point = select_operating_point(
+        y_score, y_true, min_tnr=0.9, min_tpr=0.9, min_threshold=0.0, confidence=0.95
+    )
+    line = describe_point(replace(point, refer=refer))
+    assert ("refer: true" in line) == way_out
+
+
+def test_too_few_positives_are_counted():
+    changes = {**BOTH, "status": "infeasible", "num_positive_patients": 12}
+    line_with("\n".join(statement(**changes).remarks), "TPR", "29", "12")
+    line_with(describe_point(rule_of(**changes).point), "TPR", "29", "12")
+
+
+def test_a_sensitivity_below_its_limit_contradicts_the_certificate():
+    low = Estimate(0.6, Interval(0.5, 0.7))
+    fine = Estimate(0.95, Interval(0.9, 0.99))
+    check = CertificateCheck(fine, fine, False, False, low, low, True, True, False, True)
+    rule = replace(RULE, point=replace(POINT, **BOTH))
+    shown = check_rule("test", evaluation_of(rule, certificate=check))
+    assert check.is_invalid
+    line_with("\n".join(shown.reasons), "TPR by patient", "0.600", "0.910")
+    line_with("\n".join(shown.reasons), "TPR by image", "0.9")
+    assert missing(shown.text, ["0.93", "TPR of at least 0.9"]) == []
