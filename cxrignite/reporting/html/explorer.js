@@ -53,7 +53,8 @@
       cell.querySelector(".figure").textContent = rate(count, set.sizes[label]);
       cell.querySelector(".interval").textContent = interval(label, count);
     }
-    const [[tn, , fp], [fn, , tp]] = counts;
+    // A referred image is neither a false positive nor a false negative.
+    const [[tn, kept, fp], [fn, left, tp]] = counts;
     find("[data-value=ppv]").textContent = rate(tp, tp + fp);
     find("[data-value=npv]").textContent = rate(tn, tn + fn);
     const texts = steps.map((step, index) => {
@@ -63,7 +64,8 @@
     });
     find("output").textContent =
       `${steps.length > 1 ? "Thresholds" : "Threshold"} ${texts.join(" and ")}: ` +
-      `specificity ${rate(tn, set.sizes[0])}, sensitivity ${rate(tp, set.sizes[1])}.`;
+      `specificity ${rate(tn + kept, set.sizes[0])}, sensitivity ${rate(tp + left, set.sizes[1])}` +
+      (steps.length > 1 ? `, referred ${rate(kept + left, set.sizes[0] + set.sizes[1])}.` : ".");
     all("figure:not(.other) .chosen").forEach((line, index) => {
       const place = Math.min(Number(set.steps[steps[index]]), 1) * 400;
       line.setAttribute("x1", place);

@@ -173,8 +173,16 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
             "Negative predictive value",
             f"share of images called {negative} that are {negative}",
         ),
-        ("balanced_accuracy", "Balanced accuracy", "mean of specificity and sensitivity"),
-        ("accuracy", "Accuracy", "share of all images called correctly"),
+        (
+            "balanced_accuracy",
+            "Balanced accuracy",
+            "mean of specificity and sensitivity" + (", a referral counts half" if refers else ""),
+        ),
+        (
+            "accuracy",
+            "Accuracy",
+            f"share of all {'other ' if refers else ''}images called correctly",
+        ),
     ]
     if refers:
         meanings += [

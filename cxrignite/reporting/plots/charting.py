@@ -208,7 +208,7 @@ def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], tit
         counts, names, columns = counts[:, ::2], names[:, ::2], columns[::2]
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(*counts.shape):
         share = shares[row, column]
         axes.text(
@@ -228,10 +228,8 @@ def draw_confusion(axes: Axes, confusion: Confusion, classes: Sequence[str], tit
     sensitivity = _rate(positives - confusion.fn, positives)
     rates = f"specificity (TNR) {specificity}\nsensitivity (TPR) {sensitivity}"
     if any(referred):
-        rates = (
-            f"{classes[0]} not called {classes[1]}: {specificity}\n"
-            f"{classes[1]} not called {classes[0]}: {sensitivity}"
-        )
+        # The column between is neither, so that these count it as right.
+        rates = f"TNR {specificity}\nTPR {sensitivity}"
     axes.set_title(f"{title}\n{rates}", fontsize=10)
 
 
