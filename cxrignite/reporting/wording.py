@@ -109,9 +109,8 @@ def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[
         )
     low, high = measured.roc_auc_interval
     if low <= 0.5:
-        reasons.append(
-            f"the AUC is {measured.roc_auc:.3f} ({low:.3f} to {high:.3f}), 0.5 is chance"
-        )
+        chance = "0.5 is chance" if high >= 0.5 else "worse than chance, which is 0.5"
+        reasons.append(f"the AUC is {measured.roc_auc:.3f} ({low:.3f} to {high:.3f}), {chance}")
     return reasons
 
 

@@ -55,6 +55,28 @@ def test_a_good_ranking_with_a_useless_threshold_is_reported_by_youdens_j():
     assert reasons(scores, 0.75) == []
 
 
+@pytest.mark.parametrize(
+    ("y_score", "num_positive", "facts"),
+    [
+        (np.full(120, 0.7), 60, ["AUC", "0.500"]),
+        (np.linspace(1, 0, 120), 60, ["worse than chance"]),
+        (np.r_[np.linspace(0, 0.9, 117), [0.2, 0.95, 0.5]], 3, ["AUC"]),
+    ],
+    ids=["constant scores", "reversed labels", "three positives"],
+)
+def test_scores_without_information_are_not_usable(y_score, num_positive, facts):
+    y_true = np.repeat([0, 1], [120 - num_positive, num_positive])
+    line_with("\n".join(reasons(scored(y_score, y_true), 0.6)), *facts)
+
+
+def test_a_rule_that_refers_everything_is_no_better_than_chance():
+    scores = separated(3.0)
+    assert measure_informativeness(scores, 0.7, lower=0.3).is_informative
+    everything = measure_informativeness(scores, 1.0, lower=0.0)
+    assert not everything.is_informative
+    assert everything.youden == pytest.approx(0)
+
+
 def test_images_of_one_patient_do_not_count_as_many():
     assert reasons(separated(0.6, 120), 0.6) == []
     assert reasons(separated(0.6, 120, per_patient=20), 0.6)
