@@ -95,7 +95,7 @@ def test_history_and_metrics_agree_with_sklearn_on_the_predictions(trained):
     assert metrics["average_precision"]["value"] == pytest.approx(precision, abs=1e-12)
     threshold = point(trained / "operating_point.json")["threshold"]
     decisions = [int(score >= threshold) for score in y_score]
-    assert [int(row["decision"]) for row in rows] == decisions
+    assert [int(row["decision"] == "positive") for row in rows] == decisions
     tn, fp, fn, tp = confusion_matrix(y_true, decisions, labels=[0, 1]).ravel()
     stored = metrics["at_threshold"]
     assert (stored["tn"], stored["fp"], stored["fn"], stored["tp"]) == (tn, fp, fn, tp)

@@ -21,6 +21,7 @@ SETTINGS = OutputSettings(
     operating_point=None,
     chosen_on="val",
     threshold=0.5,
+    lower_threshold=None,
     status="empirical",
     image_size=(8, 8),
     batch_size=4,
@@ -28,7 +29,8 @@ SETTINGS = OutputSettings(
     device="cpu",
 )
 ROWS = [
-    (name, "@p", "0.5", "0.5", 1, "0.5", "empirical") for name in ("=a", 'b",\n"', "'-c\r", "d")
+    (name, "@p", "0.5", "0.5", "positive", "0.5", "empirical")
+    for name in ("=a", 'b",\n"', "'-c\r", "d")
 ]
 
 
