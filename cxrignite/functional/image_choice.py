@@ -32,7 +32,7 @@ class ImageChoice:
     Args:
         threshold: A score at or above it is called positive; in `[0, 1]`.
         lower: A score below it is called negative, and an image between the two is referred, which
-            is never an error; None if every score below `threshold` is called negative.
+            is neither an error nor sure; None if every score below `threshold` is called negative.
         kinds: Kinds of images. Errors and the most sure images alternate between those called
             positive and those called negative, as long as there are both.
         max_images: Maximum number of images of each kind, at least 1.
@@ -58,6 +58,8 @@ class ImageChoice:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+        if self.lower is not None and not 0 <= self.lower <= self.threshold:
+            raise ValueError(f"lower must be in [0, {self.threshold}], got {self.lower}")
         unknown = [kind for kind in self.kinds if kind not in get_args(ImageKind)]
         if unknown:
             known = ", ".join(get_args(ImageKind))
@@ -91,8 +93,9 @@ class ImageChoice:
         is_known = labels != UNKNOWN_LABEL
         scores, _ = checked_scores(y_score, np.where(is_known, labels, 0))
         called = scores >= self.threshold
-        distance = np.abs(scores - self.threshold)
         lower = self.threshold if self.lower is None else self.lower
+        distance = np.minimum(np.abs(scores - self.threshold), np.abs(scores - lower))
+        decided = np.flatnonzero(called | (scores < lower))
         is_error = is_known & np.where(labels == 1, scores < lower, called)
         everything = np.arange(len(scores))
         chosen: dict[int, list[str]] = {}
@@ -106,7 +109,7 @@ class ImageChoice:
             elif kind == "least_sure":
                 order = np.lexsort((names, distance))
             else:
-                among = everything[is_error] if kind == "errors" else everything
+                among = everything[is_error] if kind == "errors" else decided
                 order = _by_turns(among, called, distance, names)
             for position in order[: self.max_images]:
                 chosen.setdefault(int(position), []).append(kind)

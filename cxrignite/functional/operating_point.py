@@ -75,6 +75,8 @@ class OperatingPoint:
         joint: True if all limits together hold with `confidence`; else each does.
         refer: True if two thresholds are allowed.
         num_positive_patients: Number of independent positives; None without a `min_tpr`.
+        tpr_by_patient: Share of the positive patients that are found, in the reading of
+            `patient_found`; None without one.
         tpr_lower_bound: Bound of the TPR per patient, as `tnr_lower_bound`; None without one.
         num_positives_needed: Fewest independent positives that can certify `min_tpr`; None if no
             number can, or no `min_tpr` was requested.
@@ -105,6 +107,7 @@ class OperatingPoint:
     joint: bool = False
     refer: bool = False
     num_positive_patients: int | None = None
+    tpr_by_patient: float | None = None
     tpr_lower_bound: float | None = None
     num_positives_needed: int | None = None
     num_referred_negative: int = 0
@@ -155,8 +158,8 @@ class OperatingPoint:
             The point.
 
         Raises:
-            ValueError: If a field is missing, the status is unknown, or the threshold is not in
-                `[0, 1]`.
+            ValueError: If a field is missing, the status is unknown, a threshold is not in
+                `[0, 1]`, or the lower one is above the other.
         """
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in mapping]
@@ -168,6 +171,10 @@ class OperatingPoint:
                 f"status must be one of {', '.join(get_args(Status))}, got {point.status!r}"
             )
         _check_unit("threshold", point.threshold)
+        if point.lower_threshold is not None and not 0 <= point.lower_threshold <= point.threshold:
+            raise ValueError(
+                f"lower_threshold must be in [0, {point.threshold}], got {point.lower_threshold}"
+            )
         return point
 
 
@@ -345,6 +352,7 @@ def select_operating_point(
         joint=joint,
         refer=refer,
         num_positive_patients=None if min_tpr is None else positives.size,
+        tpr_by_patient=(None if min_tpr is None else float(np.mean(positives >= negative_below))),
         tpr_lower_bound=(
             None if min_tpr is None else clopper_pearson_lower(num_found, positives.size, usual)
         ),
@@ -379,7 +387,7 @@ def _keeps_tpr(
         return np.ones(thresholds.shape, dtype=bool)
     if patient_found == "any_image":
         num_below = np.searchsorted(np.sort(positives), thresholds, side="left")
-        tpr = 1 - num_below / positives.size
+        tpr = (positives.size - num_below) / positives.size
     return tpr >= min_tpr
 
 

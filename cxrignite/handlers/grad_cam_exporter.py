@@ -218,7 +218,7 @@ class GradCAMExporter(Attachable):
         if self.search is not None:
             # The threshold is not known yet. At any one, the errors and the most sure images are
             # those of the highest and the lowest scores, which are selected at 0 and 1.
-            choices += [replace(self.choice, threshold=extreme) for extreme in (0.0, 1.0)]
+            choices += [replace(self.choice, threshold=each, lower=None) for each in (0.0, 1.0)]
         columns = [(each.y_score, each.y_true, each.number) for each in candidates]
         arrays = list(zip(*columns, strict=True)) or [(), (), ()]
         chosen = dict.fromkeys(position for choice in choices for position in choice.of(*arrays))

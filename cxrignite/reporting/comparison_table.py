@@ -35,6 +35,11 @@ def comparison_table(result: ComparisonResult) -> str:
         "The bootstrap resamples patients. tnr, tpr and balanced_accuracy are at each run's own "
         "threshold.",
         *(
+            ["tnr and tpr count a referred image as not wrong: read them together with referred."]
+            if any(row.metric == "referred" for row in result.differences)
+            else []
+        ),
+        *(
             f"No tnr, tpr and balanced_accuracy for {_fitted(run)}: it has no threshold."
             for run in result.without_threshold
         ),

@@ -23,7 +23,10 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
     empty = f", {num_empty} of them empty" if num_empty else ""
     title = f"{name}: {counted(len(explained), 'map')} of evidence for {positive}{empty}"
     about = f"{evaluation.method} at {evaluation.target_layer}"
-    rows = [[title], [f"  {about}, threshold {evaluation.threshold:.4f}"]]
+    lower, thresholds = evaluation.lower_threshold, f"threshold {evaluation.threshold:.4f}"
+    if lower is not None:
+        thresholds = f"thresholds {lower:.4f} and {evaluation.threshold:.4f}"
+    rows = [[title], [f"  {about}, {thresholds}"]]
     if checks is None:
         rows.append(["  the maps were not checked"])
         return "\n".join(table_lines(rows))

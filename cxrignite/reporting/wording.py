@@ -11,7 +11,7 @@ from typing import Literal
 
 from cxrignite.functional import OperatingPoint
 from cxrignite.functional.shift import MIN_PATIENTS, ShiftCheck
-from cxrignite.reporting.numbers import percent, plain_percent, score_text
+from cxrignite.reporting.numbers import percent, plain_percent, score_text, zone_text
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.evaluation import Estimate, Evaluation
 from cxrignite.runs.informativeness import Informativeness
@@ -104,8 +104,8 @@ def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[
         reasons.append(f"none of {measured.num_positive} {positive} images is called {positive}")
     elif low <= 0:
         reasons.append(
-            f"Youden's J (TPR + TNR - 1) is {measured.youden:.3f} ({low:.3f} to {high:.3f}), "
-            "0 is chance"
+            f"Youden's J (twice the balanced accuracy - 1) is {measured.youden:.3f} "
+            f"({low:.3f} to {high:.3f}), 0 is chance"
         )
     low, high = measured.roc_auc_interval
     if low <= 0.5:
@@ -141,7 +141,10 @@ def thresholds_text(point: OperatingPoint) -> str:
 
 def describe_point(point: OperatingPoint) -> str:
     """Describe an operating point in one line, for a log."""
-    tpr_limit = "" if point.min_tpr is None else f" {_compared(point.tpr, point.min_tpr)}"
+    rate, unit = _limited_tpr(point)
+    tpr_limit = "" if point.min_tpr is None else f" {_compared(rate, point.min_tpr)}"
+    if unit == "patients" and tpr_limit:
+        tpr_limit = f", by patient {rate:.3f}{tpr_limit}"
     tnr = f"{point.tnr:.3f} {_compared(point.tnr, point.min_tnr)}"
     parts = [
         f"{thresholds_text(point)} ({point.status}): TNR {tnr} "
@@ -169,6 +172,13 @@ def describe_point(point: OperatingPoint) -> str:
     return "; ".join(parts)
 
 
+def _limited_tpr(point: OperatingPoint) -> tuple[float, str]:
+    """Return the TPR that `min_tpr` limits on the sample, and what it counts."""
+    if point.patient_found == "any_image" and point.tpr_by_patient is not None:
+        return point.tpr_by_patient, "patients"
+    return point.tpr, "images"
+
+
 def _compared(rate: float, limit: float) -> str:
     return f"{'<' if rate < limit else '>='} {limit:g}"
 
@@ -186,37 +196,42 @@ def _found(point: OperatingPoint) -> str:
 def _what_is_missing(point: OperatingPoint) -> str:
     level = f"{100 * (point.level or _USUAL_CONFIDENCE):g} %"
     missing = []
+    is_of_certificate = point.confidence is not None or point.min_tpr is None
     needed, have = point.num_negatives_needed, point.num_negative_patients
-    if needed is not None and needed > have:
+    if is_of_certificate and needed is not None and needed > have:
         missing.append(
             f"a certificate of the TNR at {level} needs at least {needed} independent negatives "
             f"with no more false positives, there are {have}"
         )
     needed, have = point.num_positives_needed, point.num_positive_patients or 0
-    if needed is not None and needed > have:
+    if is_of_certificate and needed is not None and needed > have:
         missing.append(
             f"a certificate of the TPR at {level} needs at least {needed} independent positives, "
             f"there are {have}"
         )
     if missing:
         return "; ".join(missing)
-    if point.min_tnr == 1 or point.min_tpr == 1:
-        return "no number of images certifies a rate of 1"
     if point.min_tpr is None:
+        if point.min_tnr == 1:
+            return "no number of negatives certifies a TNR of 1"
         return "there are enough negative patients, but a few of them have many images"
-    advice = "" if point.refer else "; refer: true refers the images between two thresholds"
-    return f"there are enough patients, but no single threshold keeps both limits{advice}"
+    allowed = f" of at least {point.min_threshold:g}" if point.min_threshold else ""
+    if point.refer or point.tnr < point.min_tnr:
+        return f"no threshold{allowed} keeps the TNR on these images"
+    ways = ["lower min_threshold"] if point.min_threshold else []
+    ways.append("set refer: true to refer the images between two thresholds")
+    return f"no single threshold{allowed} keeps both limits on these images; {', or '.join(ways)}"
 
 
 def describe_plan(point: OperatingPoint) -> str:
     """Describe a plan of the number of negative patients, with its limitations."""
     return (
         "median (5 to 95 %) of the lowest threshold certified on that many other patients of this "
-        f"site, for a TNR of {point.min_tnr:g} at {100 * (point.confidence or 0):g} % confidence; "
+        f"site, for a TNR of {point.min_tnr:g} at {100 * (point.level or 0):g} % confidence; "
         f"predicted from these {counted(point.num_negative_patients, 'negative patient')} and "
         f"{counted(point.num_positive, 'positive')}; a threshold above all their negative scores "
         "counts as TPR 0, the worst case"
-    )
+    ) + ("" if point.min_tpr is None else "; the limit for the TPR and referral are not part of it")
 
 
 def describe_rule(rule: DecisionRule) -> str:
@@ -226,7 +241,8 @@ def describe_rule(rule: DecisionRule) -> str:
     probability = rule.threshold_probability
     scale = ""
     if probability is not None:
-        scale = f" (as a probability at the training prevalence: {probability:.4f})"
+        which = "" if rule.lower_threshold is None else "the upper threshold "
+        scale = f" ({which}as a probability at the training prevalence: {probability:.4f})"
     return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
 
 
@@ -321,7 +337,8 @@ def _certified_text(rule: DecisionRule, point: OperatingPoint, classes: Classes)
     )
     if point.min_tpr is not None:
         part = "all their images" if point.patient_found == "every_image" else "at least one image"
-        whose = f"patients have {part}" if _is_by_patient(point) else "images are"
+        are_grouped = point.num_positive_patients != point.num_positive
+        whose = f"patients have {part}" if are_grouped else "images are"
         certain = "" if point.joint else f"With {confidence} confidence by itself, "
         also = (
             f"at least {plain_percent(point.min_tpr)} of {positive} {whose} at or above {lower}. "
@@ -357,9 +374,12 @@ def _empirical_text(rule: DecisionRule, point: OperatingPoint, classes: Classes)
         f"({plain_percent(point.min_tnr)} was requested)"
     )
     if point.min_tpr is not None:
+        rate, unit = _limited_tpr(point)
+        number = point.num_positive if unit == "images" else point.num_positive_patients
+        whose = "are" if unit == "images" else "have an image"
         rates += (
-            f", and {percent(point.tpr)} of the {point.num_positive:,} {classes[1]} images are at "
-            f"or above {lower} ({plain_percent(point.min_tpr)} was requested)"
+            f", and {percent(rate)} of the {number:,} {classes[1]} {unit} {whose} at or above "
+            f"{lower} ({plain_percent(point.min_tpr)} was requested)"
         )
     return (
         f"{rates}. The threshold was chosen on these images, so this is no guarantee for others."
@@ -375,12 +395,16 @@ def _infeasible_text(rule: DecisionRule, point: OperatingPoint, classes: Classes
     also, found = "", "specificity"
     if point.min_tpr is not None:
         also = f", and {plain_percent(point.min_tpr)} of {positive} images at or above it"
-        found = "sensitivity" if point.tnr >= point.min_tnr else "specificity"
+        needed = point.num_negatives_needed or 0
+        has_too_few = point.confidence is not None and needed > point.num_negative_patients
+        if point.tnr >= point.min_tnr and not has_too_few:
+            found = "sensitivity"
+    images = _sample(rule, point, negative) if point.min_tpr is None else "images it was chosen on"
     return (
         f"The recipe requests that {plain_percent(point.min_tnr)} of {negative} images are below "
         f"the threshold, which is at least {score_text(point.min_threshold)}{also}"
         f"{with_confidence}. "
-        f"The {_sample(rule, point, negative)} do not support that at any threshold. The threshold "
+        f"The {images} do not support that at any threshold. The threshold "
         f"shown has the highest {found} found; do not rely on it."
     )
 
@@ -464,7 +488,7 @@ def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
         )
     limits = f"TNR of at least {point.min_tnr:g}"
     if point.min_tpr is not None:
-        limits += f" and a TPR of at least {point.min_tpr:g}"
+        limits += f" and{'' if point.joint else ', by itself,'} a TPR of at least {point.min_tpr:g}"
     if check.is_invalid:
         title = f"The certificate is not valid for the {images}"
         text = (
@@ -516,6 +540,8 @@ def _requested(rule: DecisionRule) -> str:
     if rule.point is None:
         return ""
     share = plain_percent(rule.point.min_tnr)
+    if rule.point.min_tpr is not None:
+        share = f"specificity {share}, sensitivity {plain_percent(rule.point.min_tpr)}"
     return {
         "certified": f"guaranteed: at least {share}",
         "empirical": f"requested: {share}, nothing guaranteed",
@@ -535,16 +561,31 @@ def _observed(evaluation: Evaluation) -> str:
         if check.is_contradicted:
             return "contradicts the certificate"
         return "the guarantee does not cover these images"
-    tnr, interval = decisions.tnr.value, decisions.tnr.interval
-    if tnr is None or interval is None:
-        return ""
     kind = "guaranteed" if evaluation.rule.is_certified else "requested"
-    limit = f"the {kind} {plain_percent(point.min_tnr)}"
-    if interval.high < point.min_tnr:
-        return f"below {limit}, as is its whole interval"
-    if tnr < point.min_tnr:
-        return f"below {limit}, which its interval includes"
-    return f"agrees with {limit}"
+    reading = _agreement(decisions.tnr, point.min_tnr, kind)
+    if point.min_tpr is None:
+        return reading
+    tpr = decisions.tpr
+    if point.patient_found == "any_image" and check is not None:
+        tpr = check.tpr_by_patient
+    other = _agreement(tpr, point.min_tpr, kind)
+    return "; ".join(
+        f"{name} {text}"
+        for name, text in (("specificity", reading), ("sensitivity", other))
+        if text
+    )
+
+
+def _agreement(rate: Estimate, limit: float, kind: str) -> str:
+    """Compare a rate with its limit, in a few words; empty if it is undefined."""
+    if rate.value is None or rate.interval is None:
+        return ""
+    text = f"the {kind} {plain_percent(limit)}"
+    if rate.interval.high < limit:
+        return f"below {text}, as is its whole interval"
+    if rate.value < limit:
+        return f"below {text}, which its interval includes"
+    return f"agrees with {text}"
 
 
 def check_freshness(
@@ -561,11 +602,15 @@ def check_freshness(
     # A site's threshold differs on purpose.
     if rule is None or theirs.chosen_on != rule.chosen_on:
         return None
-    if (theirs.threshold, theirs.weights_sha256) == (rule.threshold, rule.weights_sha256):
+    if all(
+        getattr(theirs, name) == getattr(rule, name)
+        for name in ("threshold", "lower_threshold", "weights_sha256")
+    ):
         return None
+    old, new = (zone_text(each.threshold, each.lower_threshold) for each in (theirs, rule))
     text = (
-        f"They belong to the threshold {score_text(theirs.threshold)} and the weights of that "
-        f"time; the run's threshold is now {score_text(rule.threshold)}, or its weights have "
+        f"They belong to the threshold {old} and the weights of that "
+        f"time; the run's threshold is now {new}, or its weights have "
         "changed. Evaluate the images again."
     )
     return Statement(f"The results on the {split_name(name)} images are out of date", text)

@@ -99,6 +99,7 @@ class MapEvaluation:
         target_class: The positive class, which the maps explain.
         other_class: The negative class.
         threshold: A score at or above it is called positive.
+        lower_threshold: A score below it is called negative; None if there is one threshold.
         checks: Results of the checks; None if not requested.
         format: Format number of the file.
     """
@@ -110,4 +111,5 @@ class MapEvaluation:
     other_class: str
     threshold: float
     checks: MapChecks | None
+    lower_threshold: float | None = None
     format: Literal[1] = 1

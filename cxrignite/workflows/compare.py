@@ -22,7 +22,7 @@ from cxrignite.reporting.wording import alarm_of_evaluation, alarm_of_rule
 from cxrignite.runs.comparison_result import ComparisonResult, Difference
 from cxrignite.runs.scored_run import ScoredRun, read_scored_run
 
-_METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "balanced_accuracy", "brier")
+_METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "referred", "balanced_accuracy", "brier")
 
 
 def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = None) -> None:
@@ -145,6 +145,8 @@ def _metrics(run: ScoredRun, other: ScoredRun) -> Statistics:
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         found = {name: values for part in parts for name, values in part(weights).items()}
+        if run.lower_threshold is None and other.lower_threshold is None:
+            found.pop("referred", None)
         return {metric: found[metric] for metric in _METRICS if metric in found}
 
     return statistics

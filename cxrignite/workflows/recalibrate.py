@@ -22,7 +22,12 @@ from cxrignite.functional.certificate import independent_scores, joint_level
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.plots.score_figures import sensitivity_plan
 from cxrignite.reporting.tables import alarm, indented, plan_lines
-from cxrignite.reporting.wording import alarm_of_rule, describe_plan, describe_point
+from cxrignite.reporting.wording import (
+    alarm_of_rule,
+    describe_plan,
+    describe_point,
+    thresholds_text,
+)
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
@@ -97,6 +102,9 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         min_tpr = first.min_tpr if request.min_tpr is None else request.min_tpr
         level = joint_level(constraints["confidence"]) if first.joint else constraints["confidence"]
         limits = constraints["min_tnr"], min_tpr
+        refer = first.refer if request.refer is None else request.refer
+        if refer and min_tpr is None:
+            raise RecipeError("--refer true needs a limit for the TPR: set --min_tpr")
         pool = other_records(recipe.data, folder, "test")
         _check_enough(pool, limits, level)
         records = _chosen_share(pool, request.share, recipe.seed)
@@ -117,7 +125,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
                 min_tpr=min_tpr,
                 patient_found=first.patient_found,
                 joint=first.joint,
-                refer=first.refer if request.refer is None else request.refer,
+                refer=refer,
                 **constraints,
             )
         except ValueError as error:
@@ -133,11 +141,11 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         folder.write_site(moved, data.records("calibration"), Reference.of(scores))
         plan, figure = _plan(scores, point), f"plan_{request.site}"
         write_figure(folder, figure, sensitivity_plan(plan, point, site=request.site))
-        before = scores.confusion(first.threshold)
+        before = scores.confusion(first.threshold, first.lower_threshold)
         sys.stdout.write(
             "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
             + f"{request.site}: {describe_point(point)}\n"
-            f"  on these images, the run's own threshold {first.threshold:.4f} gives "
+            f"  on these images, the run's own {thresholds_text(first)} gives "
             f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
             f"  written to {folder.site_path(request.site)}; use it with "
             f"`cxrignite test --run {folder.root} --operating_point {request.site} ...`\n\n"

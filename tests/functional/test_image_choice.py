@@ -137,3 +137,22 @@ def test_of_no_images_none_is_chosen():
 def test_settings_out_of_range_are_refused(settings, facts):
     with refused(ValueError, *facts):
         ImageChoice(**settings)
+
+
+def test_a_referred_image_is_neither_wrong_nor_sure_and_near_either_threshold():
+    choice = ImageChoice(
+        threshold=0.8, lower=0.4, kinds=("errors", "most_sure", "least_sure"), max_images=2
+    )
+    y_score, y_true = [0.1, 0.39, 0.6, 0.79, 0.95], [1, 0, 1, 0, 0]
+    chosen = choice.of(y_score, y_true, range(5))
+    assert {place: reasons for place, reasons in chosen.items() if "errors" in reasons} == {
+        4: ["errors", "most_sure"],
+        0: ["errors", "most_sure"],
+    }
+    assert [place for place, reasons in chosen.items() if "least_sure" in reasons] == [1, 3]
+    assert 2 not in chosen
+
+
+def test_crossed_thresholds_are_refused():
+    with refused(ValueError, "lower", "0.5", "0.9"):
+        ImageChoice(threshold=0.5, lower=0.9)

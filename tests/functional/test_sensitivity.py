@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from cxrignite.functional import (
+    OperatingPoint,
     certificate,
     confusion_at,
     num_positives_needed,
@@ -291,3 +292,19 @@ def test_no_pair_of_other_thresholds_refers_fewer_images():
         cells = confusion_at(y_score, y_true, upper, lower)
         if cells.tnr >= 0.9 and cells.tpr >= 0.9:
             assert cells.referred >= chosen.referred
+
+
+def test_a_limit_that_is_met_exactly_is_met_in_both_readings():
+    y_true = np.repeat([0, 1], [10, 100])
+    y_score = np.concatenate([np.zeros(10), np.full(7, 0.4), np.full(93, 0.8)])
+    for reading in ("every_image", "any_image"):
+        point = select_operating_point(
+            y_score, y_true, min_threshold=0.5, min_tpr=0.93, patient_found=reading
+        )
+        assert (point.status, point.tpr_by_patient) == ("empirical", 0.93)
+
+
+def test_a_stored_point_with_crossed_thresholds_is_refused():
+    point = select_operating_point([0.1, 0.95, 0.92, 0.99], [0, 0, 1, 1], min_tpr=0.9, refer=True)
+    with refused(ValueError, "lower_threshold", "0.999"):
+        OperatingPoint.from_dict({**point.to_dict(), "lower_threshold": 0.999})

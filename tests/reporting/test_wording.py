@@ -8,7 +8,13 @@ from messages import line_with, missing
 from results import POINT, RULE, evaluation_of, rule_of
 
 from cxrignite.functional import Interval, select_operating_point
-from cxrignite.reporting.wording import check_rule, describe_point, state_rule
+from cxrignite.reporting.wording import (
+    check_freshness,
+    check_rule,
+    describe_point,
+    read_evaluation,
+    state_rule,
+)
 from cxrignite.runs.evaluation import CertificateCheck, Estimate
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -87,3 +93,53 @@ def test_a_sensitivity_below_its_limit_contradicts_the_certificate():
     line_with("\n".join(shown.reasons), "TPR by patient", "0.600", "0.910")
     line_with("\n".join(shown.reasons), "TPR by image", "0.9")
     assert missing(shown.text, ["0.93", "TPR of at least 0.9"]) == []
+
+
+def found_by_any(**changes):
+    """100 negatives, and 40 positive patients with a high and a low score each."""
+    y_true = np.repeat([0, 1, 1], [100, 40, 40])
+    y_score = np.concatenate([np.linspace(0, 0.5, 100), np.full(40, 0.95), np.full(40, 0.1)])
+    patients = np.concatenate([np.arange(100), np.arange(100, 140), np.arange(100, 140)])
+    settings = {"min_tpr": 0.9, "min_threshold": 0.0, "patient_found": "any_image", **changes}
+    return select_operating_point(y_score, y_true, patients=patients, **settings)
+
+
+def test_a_limit_by_patient_is_compared_with_the_rate_by_patient():
+    certified = found_by_any(confidence=0.9)
+    assert (certified.status, certified.tpr_by_patient, certified.tpr) == ("certified", 1.0, 0.5)
+    line_with(describe_point(certified), "TPR 0.500, by patient 1.000 >= 0.9")
+    text = state_rule(replace(RULE, point=certified), CLASSES, {}).text
+    assert "PNEUMONIA patients have at least one image" in text
+    empirical = state_rule(replace(RULE, point=found_by_any()), CLASSES, {}).text
+    assert "100.0 % of the 40 PNEUMONIA patients" in empirical
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "absent"),
+    [
+        ({"min_threshold": 0.0}, ["refer: true"], ["certificate", "min_threshold"]),
+        ({"min_threshold": 0.99}, ["lower min_threshold", "0.99"], ["certificate"]),
+        ({"min_tpr": 1.0}, ["keeps both limits"], ["certifies"]),
+    ],
+)
+def test_without_a_confidence_no_certificate_is_blamed(changes, facts, absent):
+    settings = {"min_tnr": 1.0, "min_tpr": 0.9, "min_threshold": 0.0, **changes}
+    point = select_operating_point([0.1, 0.95, 0.92, 0.99], [0, 0, 1, 1], **settings)
+    line = describe_point(point)
+    line_with(line, "infeasible", *facts)
+    assert not any(word in line for word in absent)
+
+
+def test_what_was_observed_is_compared_with_both_limits():
+    rule = rule_of(**BOTH, status="empirical", confidence=None)
+    low = Estimate(0.5, Interval(0.4, 0.6))
+    decisions = replace(evaluation_of().at_threshold, tpr=low)
+    reading = read_evaluation("test", evaluation_of(rule, at_threshold=decisions))
+    line_with(reading, "specificity agrees", "sensitivity below the requested 90 %")
+
+
+def test_results_at_another_lower_threshold_are_out_of_date():
+    rule = rule_of(**REFERS)
+    older = replace(rule, point=replace(rule.point, lower_threshold=0.2))
+    assert check_freshness("test", evaluation_of(rule), rule) is None
+    line_with(check_freshness("test", evaluation_of(older), rule).text, "0.2000", "0.3000")

@@ -76,7 +76,7 @@ def probe_of(read_image=read) -> MapProbe:
 
 
 def test_a_map_of_the_reason_passes_every_check(scores):
-    found, curves = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    found, curves = check_maps(probe_of(), scores, (0.5, None), 16, Path(), seed=0)
     deletion, insertion, masks = found.positive.deletion, found.positive.insertion, found.masks
     assert found.positive.num_images == 16
     assert deletion.difference.by_patient.high < 0
@@ -99,7 +99,7 @@ def test_the_progress_line_gets_to_its_end(scores, monkeypatch):
         return lines[-1]
 
     monkeypatch.setattr("cxrignite.workflows.explain.checks.progress_bar", noting)
-    check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    check_maps(probe_of(), scores, (0.5, None), 16, Path(), seed=0)
     [line] = lines
     assert line.n == line.total > 3
 
@@ -111,12 +111,12 @@ def test_images_called_negative_are_left_out_while_there_are_others(scores):
         seen.append(path.name)
         return read(path)
 
-    check_maps(probe_of(noting), scores, 0.5, 16, Path(), seed=0)
+    check_maps(probe_of(noting), scores, (0.5, None), 16, Path(), seed=0)
     assert not {"0.png", "1.png", "2.png", "3.png"} & set(seen[:16])
     assert {"0.png", "1.png", "2.png", "3.png"} == set(seen[-4:])
-    found, _ = check_maps(probe_of(), scores, 1.0, 8, Path(), seed=0)
+    found, _ = check_maps(probe_of(), scores, (1.0, None), 8, Path(), seed=0)
     assert found.positive.num_images == found.negative.num_images == 8
-    found, curves = check_maps(probe_of(), scores, 0.0, 8, Path(), seed=0)
+    found, curves = check_maps(probe_of(), scores, (0.0, None), 8, Path(), seed=0)
     assert found.negative is None
     assert list(curves) == ["deletion", "insertion"]
 
@@ -125,7 +125,7 @@ def test_masks_without_an_inside_are_left_out_and_said(scores, caplog):
     def read_some(path: Path) -> torch.Tensor:
         return torch.zeros(1, SIDE, SIDE, dtype=torch.uint8) if path.stem == "mask3" else read(path)
 
-    found, _ = check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
+    found, _ = check_maps(probe_of(read_some), scores, (0.5, None), 4, Path(), seed=0)
     assert found.masks.num_images == NUM_IMAGES - 1
     line_with("\n".join(caplog.messages), "1 of 20", "masks")
 
@@ -135,7 +135,7 @@ def test_a_mask_of_another_size_is_named(scores):
         return read(path)[:, 1:] if path.stem == "mask3" else read(path)
 
     with refused(DataError, "mask3.png"):
-        check_maps(probe_of(read_some), scores, 0.5, 4, Path(), seed=0)
+        check_maps(probe_of(read_some), scores, (0.5, None), 4, Path(), seed=0)
 
 
 def content_of(found) -> MapEvaluation:
@@ -152,7 +152,7 @@ def curves_of(table):
 
 
 def test_the_table_says_what_passed_and_what_cannot_be_reported(scores):
-    found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    found, _ = check_maps(probe_of(), scores, (0.5, None), 16, Path(), seed=0)
     deletion, insertion = curves_of(
         map_table("test", [], content_of(replace(found, negative=None)))
     )
@@ -185,7 +185,7 @@ def in_capitals(row):
 
 
 def test_the_table_shows_the_maps_against_the_positive_class_too(scores):
-    found, _ = check_maps(probe_of(), scores, 0.5, 16, Path(), seed=0)
+    found, _ = check_maps(probe_of(), scores, (0.5, None), 16, Path(), seed=0)
     assert found.negative.num_images == 4
     table = map_table("test", [], content_of(found))
     assert len(curves_of(table)) == 4
@@ -201,6 +201,6 @@ def test_the_table_of_maps_that_were_not_measured_says_so():
 
 
 def test_figures_show_everything(scores, assert_nothing_is_cut):
-    _, curves = check_maps(probe_of(), scores, 0.5, 4, Path(), seed=0)
+    _, curves = check_maps(probe_of(), scores, (0.5, None), 4, Path(), seed=0)
     assert_nothing_is_cut(perturbation_curves(curves, ("no", "yes")))
     assert_nothing_is_cut(outcome_maps([], ("a rather long class name", "yes")))

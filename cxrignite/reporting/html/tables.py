@@ -212,10 +212,11 @@ def prevalence_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[Ra
         RateRow(
             f"If {plain_percent(each.prevalence)} of the images are {classes[1]}",
             "",
-            [share_text(value) for value in (each.ppv, each.npv)],
-            [share_estimate(value.value, value.by_patient) for value in (each.ppv, each.npv)],
+            [share_text(value) for value in values],
+            [share_estimate(value.value, value.by_patient) for value in values],
         )
         for each in evaluation.at_prevalences
+        for values in [[value for value in (each.ppv, each.npv, each.referred) if value]]
     ]
 
 

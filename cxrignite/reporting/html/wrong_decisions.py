@@ -118,14 +118,17 @@ def find_wrong_decisions(
             if image.label == label and decide(image.score, threshold, lower) == wrongly
         ]
         # Ties are sorted by name, so that the page does not depend on the order of the rows.
-        wrong.sort(key=lambda image: (-abs(image.score - threshold), image.name))
+        # A positive image is wrong below the lower of two thresholds.
+        limit = lower if label and lower is not None else threshold
+        distances = {image.name: image.score - limit for image in wrong}
+        wrong.sort(key=lambda image: (-abs(distances[image.name]), image.name))
         wrong_decisions = [
             WrongDecision(
                 image.name,
                 image.patient,
                 classes[label],
                 score_text(image.score),
-                f"{image.score - threshold:+.4f}".replace("-", MINUS),
+                f"{distances[image.name]:+.4f}".replace("-", MINUS),
                 ", ".join(
                     f"{key}: {value}" for key, value in attributes.get(image.name, {}).items()
                 ),

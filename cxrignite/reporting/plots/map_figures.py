@@ -52,7 +52,11 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
         axes.imshow(picture.permute(1, 2, 0).numpy())
         score = f"score {shown.y_score:.4f}"
         axes.set_title(f"{title}\n{score}\nmap {shown.describe_strength()}", fontsize=9)
-    threshold = f", threshold {explanations[0].threshold:.4f}" if explanations else ""
+    threshold = ""
+    if explanations:
+        both = (explanations[0].lower, explanations[0].threshold)
+        known = [f"{each:.4f}" for each in both if each is not None]
+        threshold = f", threshold{'s' if len(known) > 1 else ''} {' and '.join(known)}"
     colours = ListedColormap(colour_scale(256, 1)[:, 0].T.numpy() / 255)
     bar = figure.colorbar(
         ScalarMappable(cmap=colours),

@@ -140,7 +140,7 @@ def sensitivity_plan(
         operating_point: Its number of negative patients and its requested TNR are shown.
         site: Name of the site, for the title.
     """
-    requested, confidence = operating_point.min_tnr, 100 * (operating_point.confidence or 0)
+    requested, confidence = operating_point.min_tnr, 100 * (operating_point.level or 0)
     constraint = f"certified for a TNR of {requested:g} at {confidence:g} %"
     figure, axes = single_chart(f"Expected sensitivity at {site}, {constraint}")
     sizes = [each.num_negatives for each in plan]

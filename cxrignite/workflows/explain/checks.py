@@ -85,7 +85,12 @@ class MapProbe:
 
 
 def check_maps(
-    probe: MapProbe, scores: SplitScores, threshold: float, num_images: int, root: Path, seed: int
+    probe: MapProbe,
+    scores: SplitScores,
+    thresholds: tuple[float, float | None],
+    num_images: int,
+    root: Path,
+    seed: int,
 ) -> tuple[MapChecks, dict[str, MeanCurves]]:
     """Measure the maps: by the score without their pixels, by random weights, by masks.
 
@@ -96,7 +101,8 @@ def check_maps(
     Args:
         probe: Draws the maps.
         scores: Scores of the images.
-        threshold: Scores of at least this value are positive.
+        thresholds: Scores of at least the first value are positive; those below the second, or
+            below the first if it is None, are negative.
         num_images: Maximum number of images of each kind, a random sample.
         root: The folder of the masks' relative names.
         seed: Seed of the sample and the random maps.
@@ -108,9 +114,11 @@ def check_maps(
         UnreadableImageError: A mask cannot be read.
         DataError: A mask has another size than its image.
     """
-    called = scores.y_score >= threshold
+    upper, lower = thresholds
+    called = scores.y_score >= upper
+    cleared = scores.y_score < (upper if lower is None else lower)
     records = _sample(scores, called if called.any() else ~called, num_images, seed)
-    others = [] if called.all() else _sample(scores, ~called, num_images, seed)
+    others = _sample(scores, cleared, num_images, seed) if cleared.any() else []
     masked = [
         record for record in scores.records if record.label == 1 and record.attributes.get("mask")
     ]

@@ -181,7 +181,9 @@ class _Maps:
             return None
         _logger.info("measuring the maps of up to %d images", num_images)
         probe = MapProbe(run.model, self._draw, pipeline.read, run.session.device)
-        found, curves = check_maps(probe, scores, run.map_threshold, num_images, root, seed)
+        found, curves = check_maps(
+            probe, scores, (run.map_threshold, run.rule.lower_threshold), num_images, root, seed
+        )
         figure = figures.perturbation_curves(curves, self.classes)
         save_figure(run.folder, self.board, name, figure, run.epoch)
         return found
@@ -202,6 +204,7 @@ class _Maps:
             target_class=self.classes[1],
             other_class=self.classes[0],
             threshold=self.run.map_threshold,
+            lower_threshold=self.run.rule.lower_threshold,
             checks=checks,
         )
         about = to_json(evaluation)
