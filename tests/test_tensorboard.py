@@ -153,9 +153,11 @@ def test_figures_with_the_best_weights_stand_at_their_epoch(board, run):
     for split in ("val", "calibration", "test"):
         figures = finding(run.root / "metrics" / f"{split}.json")
         auc = board.scalars(f"with_best_weights/{split}_roc_auc")
-        assert auc == {run.best_epoch: pytest.approx(figures["roc_auc"], rel=1e-6)}
+        assert auc == {run.best_epoch: pytest.approx(figures["roc_auc"]["value"], rel=1e-6)}
         tnr = board.scalars(f"with_best_weights/{split}_tnr")
-        assert tnr == {run.best_epoch: pytest.approx(figures["at_threshold"]["tnr"], rel=1e-6)}
+        assert tnr == {
+            run.best_epoch: pytest.approx(figures["at_threshold"]["tnr"]["value"], rel=1e-6)
+        }
 
 
 def test_the_validation_images_have_a_precision_recall_curve_an_epoch(board):

@@ -153,10 +153,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} {state}: {file.name} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its manifest {file.name} is damaged") from error
-    if not isinstance(manifest, dict) or not {"size", "sha256"} <= manifest.keys():
-        raise CheckpointError(f"{path}: its manifest {file.name} has no size and sha256")
-    seal = manifest.pop("manifest_sha256", None)
-    if seal is not None and seal != sealed(manifest)["manifest_sha256"]:
+    keys = {"size", "sha256", "manifest_sha256"}
+    if not isinstance(manifest, dict) or not keys <= manifest.keys():
+        missing = ", ".join(sorted(keys - set(manifest if isinstance(manifest, dict) else ())))
+        raise CheckpointError(f"{path}: its manifest {file.name} has no {missing}")
+    if manifest.pop("manifest_sha256") != sealed(manifest)["manifest_sha256"]:
         raise CheckpointError(f"{path}: its manifest {file.name} was changed")
     return manifest
 

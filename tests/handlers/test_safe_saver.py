@@ -23,7 +23,7 @@ from torch import nn
 
 from cxrignite.errors import CheckpointError, CxrIgniteError
 from cxrignite.handlers import SafeSaver, latest_valid, load_checkpoint, verify_checkpoint
-from cxrignite.handlers.checkpoint_loading import is_valid
+from cxrignite.handlers.checkpoint_loading import is_valid, sealed
 
 
 def without_sizes(message: str) -> str:
@@ -372,7 +372,7 @@ def test_every_mutation_is_found_and_the_previous_one_taken(tmp_path, caplog):
     ("content", "fact"),
     [
         *((content, "last.json") for content in ("", "{", "[]", "null", '{"size": 1}', "\x00" * 9)),
-        ('{"size": "a", "sha256": 3}', "size"),
+        ('{"size": "a", "sha256": 3}', "manifest_sha256"),
     ],
 )
 def test_a_damaged_manifest_is_found(content, fact, tmp_path):
@@ -381,6 +381,15 @@ def test_a_damaged_manifest_is_found(content, fact, tmp_path):
     with refused_as_damaged(fact):
         latest_valid(tmp_path, "last.pt")
     assert not is_valid(tmp_path / "last.pt")
+
+
+def test_a_manifest_without_its_own_digest_is_refused(tmp_path):
+    save(tmp_path, 1)
+    manifest = json.loads((tmp_path / "last.json").read_text())
+    del manifest["manifest_sha256"]
+    (tmp_path / "last.json").write_text(json.dumps(manifest))
+    with refused_as_damaged("manifest_sha256"):
+        latest_valid(tmp_path, "last.pt")
 
 
 def test_what_a_manifest_says_besides_cannot_be_changed(tmp_path):
@@ -424,7 +433,7 @@ def sign(path: Path) -> None:
 
     data = path.read_bytes()
     manifest = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    path.with_suffix(".json").write_text(json.dumps(manifest))
+    path.with_suffix(".json").write_text(json.dumps(sealed(manifest)))
 
 
 @pytest.mark.parametrize("form", ["torch", "torch_legacy", "pickle"])

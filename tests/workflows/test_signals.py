@@ -139,14 +139,17 @@ def test_a_command_stops_at_each_of_six_stages(command, number, to_group, traine
         line = COMMANDS[command].format_map(places)
         return start(["-m", "cxrignite", *line.split()], cwd=folder)
 
-    begun = time.perf_counter()
-    whole = begin(tmp_path / "whole")
-    assert whole.wait() == 0, whole.errors
-    duration, num_stopped = time.perf_counter() - begun, 0
+    # The first one may take longer, and the stages of a short command would come after its end.
+    durations, num_stopped = [], 0
+    for name in ("whole", "again"):
+        begun = time.perf_counter()
+        whole = begin(tmp_path / name)
+        assert whole.wait() == 0, whole.errors
+        durations.append(time.perf_counter() - begun)
     for stage in range(6):
         folder = tmp_path / str(stage)
         process = begin(folder)
-        if stopped(process, number, to_group, duration * (stage + 0.5) / 6):
+        if stopped(process, number, to_group, min(durations) * (stage + 0.5) / 6):
             num_stopped += 1
             assert "Traceback" not in (folder / "run" / "run.log").read_text()
         assert run(["report", "--run", str(folder / "run")]) == 0

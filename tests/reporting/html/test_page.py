@@ -24,6 +24,7 @@ from scipy.stats import binomtest
 
 from cxrignite.errors import CxrIgniteError, DamagedRunError, RunFolderError
 from cxrignite.functional import Interval, ShiftCheck, confusion_at
+from cxrignite.handlers.checkpoint_loading import sealed
 from cxrignite.reporting.html import (
     MAX_PAGE_BYTES,
     explorer,
@@ -267,7 +268,7 @@ class Run:
             self.evaluate(name)
         self.write_starts(START)
         best = {"epoch": 2, "metric": "val_roc_auc", "score": 0.97, "size": 1, "sha256": "ab" * 32}
-        self.json("checkpoints/best.json", best)
+        self.json("checkpoints/best.json", sealed(best))
         self.csv("history.csv", ["epoch", "loss", "epoch_seconds"], [(1, 0.5, 15), (2, 0.3, 17)])
         self.recipe = {
             "data": {
