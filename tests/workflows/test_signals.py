@@ -153,4 +153,5 @@ def test_a_command_stops_at_each_of_six_stages(command, number, to_group, traine
             num_stopped += 1
             assert "Traceback" not in (folder / "run" / "run.log").read_text()
         assert run(["report", "--run", str(folder / "run")]) == 0
-    assert num_stopped >= 2
+    # `compare` takes half a second, most of it before its first line.
+    assert num_stopped >= (1 if command == "compare" else 2)
