@@ -13,7 +13,7 @@ from cxrignite.terminal import counted, wrapped
 _METHODS = {"delong": "DeLong", "patient_bootstrap": "bootstrap by patient"}
 _HEADER = ["metric", "run", "baseline", "difference", "95 % interval", "method"]
 _COLUMNS = (
-    *("run", "baseline", "metric", "value", "baseline_value", "difference", "low", "high"),
+    *("run", "baseline", "finding", "metric", "value", "baseline_value", "difference", "low", "high"),
     *("method", "num_images", "num_patients"),
 )
 _MAX_PATH = 90
@@ -22,9 +22,15 @@ _MAX_PATH = 90
 def comparison_table(result: ComparisonResult) -> str:
     """Lay out a comparison for a terminal of 100 columns."""
     rows: list[list[str]] = []
-    for number, row in enumerate(result.differences):
-        if not number or row.run != result.differences[number - 1].run:
-            rows += [[], [f"run       {_fitted(row.run)}"], _HEADER]
+    has_several = len({row.finding for row in result.differences}) > 1
+    last = "", ""
+    for row in result.differences:
+        if last != (row.run, row.finding):
+            if last[0] != row.run:
+                rows += [[], [f"run       {_fitted(row.run)}"]]
+            rows += [[f"  {row.finding}"]] if has_several else []
+            rows.append(_HEADER)
+            last = row.run, row.finding
         rows.append(_cells(row))
     intervals = [row for row in result.differences if not math.isnan(row.interval.low)]
     marked = sum(row.excludes_zero for row in intervals)
@@ -68,7 +74,8 @@ def comparison_csv(result: ComparisonResult) -> bytes:
         figures = (row.value, row.baseline_value, row.difference, *row.interval)
         cells = ("" if math.isnan(figure) else repr(figure) for figure in figures)
         sizes = (result.num_images, result.num_patients)
-        rows.append((row.run, result.baseline, row.metric, *cells, row.method, *sizes))
+        about = row.run, result.baseline, row.finding, row.metric
+        rows.append((*about, *cells, row.method, *sizes))
     return csv_bytes(rows)
 
 

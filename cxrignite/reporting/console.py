@@ -44,12 +44,13 @@ def print_data(source: Source, run_dir: Path, seed: int) -> None:
         run_dir: The run folder.
         seed: Seed of the run.
     """
-    negative, positive = source.classes
+    negative, *findings = source.classes
     _log_line("run", f"{run_dir}, seed {seed}")
-    _log_line(
-        "data",
-        f"{type(source).__name__} in {source.root}: {negative} (negative), {positive} (positive)",
-    )
+    named = f"{negative} (negative), {findings[0]} (positive)"
+    if len(findings) > 1:
+        kind = "exclusive findings" if source.exclusive else "findings"
+        named = f"{len(findings)} {kind}: {', '.join(findings)}"
+    _log_line("data", f"{type(source).__name__} in {source.root}: {named}")
 
 
 def print_split(
@@ -87,12 +88,32 @@ def print_split(
 
 def split_lines(data: XrayData) -> list[str]:
     """Count images and patients of each split in a table; empty splits are left out."""
+    if len(data.findings) > 1:
+        return _split_lines_of_findings(data)
     rows = [["split", *data.classes, "images", "patients"]]
     for split in data.splits:
         records = data.records(split)
         patients = len({record.patient for record in records})
         numbers = (*data.class_counts(split), len(records), patients)
         rows.append([split, *(f"{number:,}" for number in numbers)])
+    return table_lines(rows, "<>")
+
+
+def _split_lines_of_findings(data: XrayData) -> list[str]:
+    """Count the positive and the unknown labels of each finding in each split."""
+    rows = [["", *data.splits]]
+    all_records = [data.records(split) for split in data.splits]
+    rows.append(["images", *(f"{len(records):,}" for records in all_records)])
+    patients = (len({record.patient for record in records}) for records in all_records)
+    rows.append(["patients", *(f"{number:,}" for number in patients)])
+    for index, finding in enumerate(data.findings):
+        cells = [finding]
+        for split, records in zip(data.splits, all_records, strict=True):
+            counts = data.class_counts(split, index)
+            unknown = len(records) - sum(counts)
+            without = f" ({unknown:,} unknown)" if unknown else ""
+            cells.append(f"{counts.num_positive:,}{without}")
+        rows.append(cells)
     return table_lines(rows, "<>")
 
 
@@ -177,22 +198,26 @@ class EpochLines:
 
 
 def print_end(
-    folder: RunFolder, rule: DecisionRule, best: tuple[int, str, float], data: XrayData
+    folder: RunFolder, rules: Sequence[DecisionRule], best: tuple[int, str, float], data: XrayData
 ) -> None:
-    """Print the threshold, its guarantee, and the files of the run.
+    """Print the thresholds, their guarantees, and the files of the run.
 
     Args:
         folder: The finished run.
-        rule: Its operating point.
+        rules: Its operating points, one for each finding.
         best: The best epoch, its metric and that metric's value.
         data: Images of the run; `test` is suggested next if there is a test split.
     """
     epoch, metric, value = best
-    point = rule.point
     lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
-    if point is not None:
-        lines = [f"operating point: {status(rule)}, {thresholds_text(point)}"]
-        lines = [*alarm(alarm_of_rule(rule)), *lines, indented(describe_rule(rule))]
+    if rules[0].point is not None:
+        lines = []
+    for rule in rules:
+        if rule.point is not None:
+            of_one = f" of {rule.finding}" if len(rules) > 1 else ""
+            lines += alarm(alarm_of_rule(rule))
+            lines.append(f"operating point{of_one}: {status(rule)}, {thresholds_text(rule.point)}")
+            lines.append(indented(describe_rule(rule)))
     sys.stdout.write("\n".join(["", *lines, "", ""]))
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)

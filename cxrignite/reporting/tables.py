@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from cxrignite.functional import ExpectedSensitivity
 from cxrignite.reporting.numbers import plain_percent
 from cxrignite.reporting.text_table import table_lines
-from cxrignite.reporting.wording import Statement
-from cxrignite.runs.evaluation import Estimate, Evaluation
+from cxrignite.reporting.wording import Statement, status
+from cxrignite.runs.evaluation import Estimate, Evaluation, Evaluations
 from cxrignite.terminal import counted, wrapped
 
 _RATES = (
@@ -87,6 +87,56 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
         groups.append([f"  {group.attribute} {group.value} ({group.num_images})"])
         groups.append(["", *(_cell(each) for each in (group.tnr, group.tpr, group.roc_auc))])
     return "\n".join([*lines, *([""] if groups else []), *table_lines(groups, indent="  ")])
+
+
+def findings_table(
+    name: str, classes: Sequence[str], num_images: int, num_patients: int, evaluations: Evaluations
+) -> str:
+    """Lay out the evaluations of several findings, one row for each.
+
+    Args:
+        name: Name of the images.
+        classes: Name of an image without a finding, then the findings.
+        num_images: Number of images.
+        num_patients: Number of patients.
+        evaluations: One evaluation for each finding.
+    """
+    averages = evaluations.averages
+    lines = [f"{name}: {counted(num_images, 'image')} of {counted(num_patients, 'patient')}"]
+    rows = [["", "positive", "AUC", "threshold", "TNR", "TPR", "status"]]
+    for each in evaluations.findings:
+        decisions = each.at_threshold
+        rows.append(
+            [
+                each.rule.finding,
+                f"{each.num_positive:,} of {each.num_images:,}",
+                _cell(each.roc_auc),
+                f"{decisions.threshold:.4f}" if decisions else "none",
+                _cell(decisions.tnr) if decisions else "",
+                _cell(decisions.tpr) if decisions else "",
+                status(each.rule),
+            ]
+        )
+    if averages is not None:
+        rows.append(["macro average", "", _cell(averages.roc_auc)])
+        rows.append(["micro average", "", _cell(averages.micro_roc_auc)])
+    lines += ["", *table_lines(rows, indent="  ")]
+    if averages is not None and averages.decisions is not None:
+        found = averages.decisions
+        lines += ["", "  the class of the highest probability"]
+        rows = [["", *(f"called {each}" for each in classes)]]
+        rows += [
+            [label, *(f"{number:,}" for number in row)]
+            for label, row in zip(classes, found.counts, strict=True)
+        ]
+        lines += table_lines(rows, "<>", indent="  ")
+        measures = (
+            ("accuracy", found.accuracy),
+            ("balanced accuracy", found.balanced_accuracy),
+            ("kappa", found.kappa),
+        )
+        lines += table_lines([[label, _cell(each)] for label, each in measures], indent="  ")
+    return "\n".join(lines)
 
 
 def plan_lines(plan: Sequence[ExpectedSensitivity], num_negatives: int) -> list[str]:

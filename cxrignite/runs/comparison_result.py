@@ -14,6 +14,7 @@ class Difference:
 
     Attributes:
         run: Folder of the run.
+        finding: Name of the finding.
         metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at its
             own threshold) or `brier` (of the probability).
         value: Value of the run; NaN if it is undefined.
@@ -23,6 +24,7 @@ class Difference:
     """
 
     run: str
+    finding: str
     metric: str
     value: float
     baseline_value: float

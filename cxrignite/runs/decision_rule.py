@@ -127,5 +127,5 @@ class DecisionRules:
         format: Format number of the file.
     """
 
-    findings: tuple[DecisionRule]
+    findings: tuple[DecisionRule, ...]
     format: Literal[1] = 1

@@ -235,13 +235,53 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class ClassDecisions:
+    """Decisions among exclusive classes: the class of the highest probability.
+
+    Attributes:
+        counts: Number of images by true class (rows) and decided class (columns).
+        accuracy: Share of images with the right class.
+        balanced_accuracy: Mean share of right decisions over the classes.
+        kappa: Cohen's kappa; 0 is chance, 1 is perfect.
+    """
+
+    counts: tuple[tuple[int, ...], ...]
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    kappa: Estimate
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Averages over the findings, with their intervals by patient.
+
+    Attributes:
+        num_findings: Number of findings that have both classes; only these are averaged.
+        roc_auc: Macro average: mean of the findings' areas under the ROC curve.
+        average_precision: Macro average of the average precision.
+        micro_roc_auc: Area under the ROC curve of all pairs of image and finding.
+        micro_average_precision: Average precision of all pairs.
+        decisions: Decisions among exclusive classes; None if findings may occur together.
+    """
+
+    num_findings: int
+    roc_auc: Estimate
+    average_precision: Estimate
+    micro_roc_auc: Estimate
+    micro_average_precision: Estimate
+    decisions: ClassDecisions | None = None
+
+
+@dataclass(frozen=True)
 class Evaluations:
     """Content of `metrics/NAME.json`.
 
     Attributes:
         findings: One evaluation for each finding.
+        averages: Averages over the findings; None if there is one.
         format: Format number of the file.
     """
 
-    findings: tuple[Evaluation]
+    findings: tuple[Evaluation, ...]
+    averages: Averages | None = None
     format: Literal[1] = 1

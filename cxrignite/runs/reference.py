@@ -13,30 +13,43 @@ from numpy.typing import NDArray
 
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import DamagedRunError, is_resource_error
-from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.scores import FindingScores
 
 _MAX_IMAGES = 2_000
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of the negatives that chose a threshold.
+    """Features of the images without a finding that chose its threshold.
 
     Attributes:
         features: Input of the classifier's head, `(N, F)`.
         patients: Patient of each image, `(N,)`.
+        is_negative: True if the image is known to be without the finding, `(N, K)`.
     """
 
     features: NDArray[np.float32]
     patients: list[str]
+    is_negative: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, scores: SplitScores) -> Self:
-        """Return the reference of a split, with at most 2,000 negatives, evenly spread."""
-        negatives = np.flatnonzero(scores.y_true == 0)
+    def of(cls, scores: FindingScores) -> Self:
+        """Return the reference of a split, with at most 2,000 images, evenly spread."""
+        is_negative = scores.y_true == 0
+        negatives = np.flatnonzero(is_negative.any(axis=1))
         places = np.linspace(0, len(negatives) - 1, min(len(negatives), _MAX_IMAGES))
         kept = negatives[places.round().astype(int)]
-        return cls(scores.features[kept], [scores.patients[index] for index in kept])
+        patients = scores.patients
+        return cls(scores.features[kept], [patients[row] for row in kept], is_negative[kept])
+
+    def negatives(self, index: int) -> tuple[NDArray[np.float32], list[str]]:
+        """Return features and patients of the images without one finding.
+
+        Args:
+            index: Position of the finding, from 0.
+        """
+        rows = np.flatnonzero(self.is_negative[:, index])
+        return self.features[rows], [self.patients[row] for row in rows]
 
     def write(self, path: Path, write: Callable[[Path, memoryview], None] = write_durably) -> None:
         """Write an `.npz` file, whole or not at all.
@@ -49,7 +62,12 @@ class Reference:
             CxrIgniteError: If it cannot be written.
         """
         content = io.BytesIO()
-        np.savez_compressed(content, features=self.features, patients=np.array(self.patients, str))
+        np.savez_compressed(
+            content,
+            features=self.features,
+            patients=np.array(self.patients, str),
+            is_negative=self.is_negative,
+        )
         write(path, content.getbuffer())
 
     @classmethod
@@ -62,9 +80,14 @@ class Reference:
         try:
             with np.load(path, allow_pickle=False) as content:
                 features, patients = content["features"], content["patients"]
+                is_negative = content["is_negative"]
             if features.shape != (len(patients), *features.shape[1:2]):
                 raise ValueError(f"features of shape {features.shape} for {len(patients)} images")
-            return cls(features.astype(np.float32, casting="same_kind"), patients.tolist())
+            if is_negative.dtype != bool or is_negative.shape[:-1] != (len(patients),):
+                raise ValueError(f"is_negative of shape {is_negative.shape}")
+            return cls(
+                features.astype(np.float32, casting="same_kind"), patients.tolist(), is_negative
+            )
         except Exception as error:  # zipfile, numpy and zlib raise errors of many kinds
             if is_resource_error(error):
                 raise

@@ -28,7 +28,7 @@ from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.locks import hold_lock
 from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
-from cxrignite.runs.evaluation import Evaluation, Evaluations
+from cxrignite.runs.evaluation import Evaluations
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.runs.log_file import log_file
 from cxrignite.runs.map_evaluation import MapEvaluation
@@ -241,21 +241,25 @@ class RunFolder:
         """
         return str(verify_checkpoint(self.best_path)["sha256"])
 
-    def write_rule(self, rule: DecisionRule) -> None:
-        """Write the run's own decision rule, which finishes the run."""
-        self.files.write(self.operating_point_path, to_json(DecisionRules((rule,))))
+    def write_rules(self, rules: Sequence[DecisionRule]) -> None:
+        """Write the run's own decision rules, one for each finding, which finishes the run."""
+        self.files.write(self.operating_point_path, to_json(DecisionRules(tuple(rules))))
 
     def write_site(
-        self, rule: DecisionRule, records: list[ImageRecord], reference: Reference
+        self,
+        site: str,
+        rules: Sequence[DecisionRule],
+        records: list[ImageRecord],
+        reference: Reference,
     ) -> None:
-        """Write a site's operating point, the records that chose it, and their features.
+        """Write a site's operating points, the records that chose them, and their features.
 
-        The operating point is written last; without it, the other two files are ignored.
+        The operating points are written last; without them, the other two files are ignored.
         """
-        path = self.site_path(rule.chosen_on)
+        path = self.site_path(site)
         write_split(records, path.with_suffix(".csv"), self.files.write)
         reference.write(path.with_suffix(".npz"), self.files.write)
-        self.files.write(path, to_json(DecisionRules((rule,))))
+        self.files.write(path, to_json(DecisionRules(tuple(rules))))
 
     def read_site_records(self, site: str) -> list[ImageRecord]:
         """Read the records that chose a site's operating point.
@@ -289,8 +293,8 @@ class RunFolder:
         paths = self.files.written_in(self.site_path("any").parent)
         return [path.stem for path in paths if path.suffix == ".json"]
 
-    def find_rule(self, site: str | None = None) -> DecisionRule | None:
-        """Read a stored decision rule without a check of its weights; None if there is none yet.
+    def find_rules(self, site: str | None = None) -> tuple[DecisionRule, ...] | None:
+        """Read stored decision rules without a check of their weights; None if there are none yet.
 
         Args:
             site: Name of the site; None is the run's own.
@@ -301,10 +305,10 @@ class RunFolder:
         path = self.operating_point_path if site is None else self.site_path(site)
         command = "fit --resume auto" if site is None else f"recalibrate --name {site}"
         stored = self._find(DecisionRules, path, command)
-        return stored.findings[0] if stored else None
+        return stored.findings if stored else None
 
-    def read_rule(self, site: str | None = None) -> DecisionRule:
-        """Read a stored decision rule, which must belong to the best weights.
+    def read_rules(self, site: str | None = None) -> tuple[DecisionRule, ...]:
+        """Read stored decision rules, one for each finding; they must belong to the best weights.
 
         Args:
             site: Name of the site; None is the run's own.
@@ -314,35 +318,35 @@ class RunFolder:
             DamagedRunError: The file is damaged, of another format, or was changed.
             CheckpointError: It belongs to other weights, or those are missing or damaged.
         """
-        rule = self.find_rule(site)
-        if rule is None:
+        rules = self.find_rules(site)
+        if rules is None:
             which = f" '{site}'" if site else ""
             raise RunFolderError(
                 f"{self.root} has no operating point{which}; "
                 f"available: {', '.join(self.sites) or 'only its own'}"
             )
-        if rule.weights_sha256 != self.weights_sha256():
+        weights = self.weights_sha256()
+        if any(rule.weights_sha256 != weights for rule in rules):
             path = self.operating_point_path if site is None else self.site_path(site)
             raise CheckpointError(
                 f"{path} must belong to the weights in {self.best_path}, but belongs to others: "
                 "a threshold is valid only for the scores that chose it"
             )
-        return rule
+        return rules
 
-    def write_evaluation(self, name: str, evaluation: Evaluation) -> None:
+    def write_evaluations(self, name: str, evaluations: Evaluations) -> None:
         """Write the metrics of the images of `name`."""
-        self.files.write(self.metrics_path(name), to_json(Evaluations((evaluation,))))
+        self.files.write(self.metrics_path(name), to_json(evaluations))
 
-    def find_evaluation(self, name: str) -> Evaluation | None:
+    def find_evaluations(self, name: str) -> Evaluations | None:
         """Read the metrics of the images of `name`; None if they were not evaluated yet.
 
         Raises:
             DamagedRunError: The file is damaged, of another format, or was changed.
         """
-        stored = self._find(Evaluations, self.metrics_path(name), how_to_evaluate(self.root, name))
-        return stored.findings[0] if stored else None
+        return self._find(Evaluations, self.metrics_path(name), how_to_evaluate(self.root, name))
 
-    def read_evaluations(self) -> dict[str, Evaluation]:
+    def read_evaluations(self) -> dict[str, Evaluations]:
         """Read all stored evaluations, by the name of their images.
 
         Raises:
@@ -350,7 +354,7 @@ class RunFolder:
         """
         paths = self.files.written_in(self.metrics_path("any").parent)
         names = [path.stem for path in paths if path.suffix == ".json"]
-        found = {name: self.find_evaluation(name) for name in names}
+        found = {name: self.find_evaluations(name) for name in names}
         return {name: each for name, each in found.items() if each is not None}
 
     def find_map_evaluation(self, name: str) -> MapEvaluation | None:

@@ -1,4 +1,4 @@
-"""All results of a run, for a report."""
+"""All results of a run, by finding, for a report."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from cxrignite.errors import CheckpointError, DamagedRunError, DataError
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
-from cxrignite.runs.evaluation import Evaluation
+from cxrignite.runs.evaluation import Averages, Evaluation
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import class_pair, record_of, results_name
 
 
 @dataclass(frozen=True)
@@ -90,33 +91,39 @@ class BestWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class RunResults:
-    """All results of a run; a result that no command has written yet is None or absent.
+    """All results of one finding of a run; one that no command has written is None or absent.
 
     Attributes:
         folder: Folder of the run.
+        index: Position of the finding, from 0.
+        all_classes: Name of an image without a finding, then the run's findings.
         recipe: Resolved recipe.
         starts: Starts of the run in order.
         best: Manifest of the best weights.
         rule: The run's own decision rule.
         sites: Decision rules of sites, by name.
         evaluations: Evaluations, by the name of their images.
+        averages: Averages over the findings, by the name of the images; empty with one finding.
         history: One row for each epoch.
-        records: Records of all splits.
+        records: Records of all splits, with the labels of this finding.
     """
 
     folder: RunFolder
+    index: int
+    all_classes: tuple[str, ...]
     recipe: Tree
     starts: tuple[RunStart, ...]
     best: BestWeights | None
     rule: DecisionRule | None
     sites: dict[str, DecisionRule]
     evaluations: dict[str, Evaluation]
+    averages: dict[str, Averages]
     history: list[dict[str, float]]
     records: list[ImageRecord]
 
     @classmethod
-    def read(cls, folder: RunFolder) -> RunResults:
-        """Read all results.
+    def read(cls, folder: RunFolder) -> list[RunResults]:
+        """Read all results, one for each finding.
 
         Args:
             folder: Folder of the run.
@@ -124,18 +131,31 @@ class RunResults:
         Raises:
             DamagedRunError: A file is damaged, of another format, or lost, or was changed.
         """
-        sites = {site: folder.find_rule(site) for site in folder.sites}
-        return cls(
-            folder=folder,
-            recipe=_read_recipe(folder),
-            starts=folder.read_starts(),
-            best=_read_best(folder),
-            rule=folder.find_rule(),
-            sites={site: rule for site, rule in sites.items() if rule is not None},
-            evaluations=folder.read_evaluations(),
-            history=folder.read_history(),
-            records=_read_records(folder),
-        )
+        rules, recipe, records = folder.find_rules(), _read_recipe(folder), _read_records(folder)
+        sites = {site: folder.find_rules(site) for site in folder.sites}
+        evaluations = folder.read_evaluations()
+        classes = _classes(recipe, records, rules)
+        averages = {name: each.averages for name, each in evaluations.items()}
+        shared = {
+            "folder": folder,
+            "all_classes": classes,
+            "recipe": recipe,
+            "starts": folder.read_starts(),
+            "best": _read_best(folder),
+            "averages": {name: each for name, each in averages.items() if each is not None},
+            "history": folder.read_history(),
+        }
+        return [
+            cls(
+                index=index,
+                rule=rules[index] if rules else None,
+                sites={site: of_site[index] for site, of_site in sites.items() if of_site},
+                evaluations={name: each.findings[index] for name, each in evaluations.items()},
+                records=[record_of(record, classes, index) for record in records],
+                **shared,
+            )
+            for index in range(len(classes) - 1)
+        ]
 
     @property
     def split_names(self) -> list[str]:
@@ -146,20 +166,22 @@ class RunResults:
 
     @property
     def classes(self) -> tuple[str, str]:
-        """Negative and positive class, by the recipe or by the names of the folders."""
-        names = self.recipe.texts("data.source.init_args.classes")
-        if len(names) == 2:
-            return names[0], names[1]
-        folders = [
-            {Path(record.name).parent.name for record in self.records if record.label == label}
-            for label in (0, 1)
-        ]
-        if all(len(each) == 1 and each != {""} for each in folders):
-            return folders[0].pop(), folders[1].pop()
-        return "negative", self.rule.finding if self.rule else "positive"
+        """Names of the absence and the presence of the finding."""
+        return class_pair(self.all_classes, self.index)
+
+    @property
+    def has_one_finding(self) -> bool:
+        """True if the run has no other finding."""
+        return len(self.all_classes) == 2
+
+    def results_name(self, name: str) -> str:
+        """Return the name of the files of this finding, for the images of `name`."""
+        return results_name(name, self.all_classes, self.index)
 
     def scored_records(self, name: str) -> list[ScoredImage]:
         """Read `predictions/<name>.csv`; empty if these images were not scored yet.
+
+        Images whose label of the finding is unknown are left out.
 
         Raises:
             DamagedRunError: The file is damaged or lost, or was changed.
@@ -171,8 +193,14 @@ class RunResults:
         try:
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 reader = CsvReader(file)
-                check_columns(reader, ("path", "patient", "label", "score"))
-                return [_scored(row) for row in reader]
+                one = () if self.has_one_finding else ("finding",)
+                check_columns(reader, ("path", "patient", *one, "label", "score"))
+                finding = self.classes[1]
+                return [
+                    _scored(row)
+                    for row in reader
+                    if not one or (row["finding"] == finding and row["label"])
+                ]
         except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
             raise DamagedRunError(f"{path} is damaged: {error}") from error
 
@@ -193,6 +221,25 @@ def _scored(row: Mapping[str, str]) -> ScoredImage:
     if label not in (0, 1) or not 0 <= score <= 1:
         raise ValueError(f"{row['path']} must have label 0 or 1 and a score in [0, 1]")
     return ScoredImage(row["path"], row["patient"], label, score)
+
+
+def _classes(
+    recipe: Tree, records: Sequence[ImageRecord], rules: Sequence[DecisionRule] | None
+) -> tuple[str, ...]:
+    """Return the classes by the recipe, or by the names of rules and folders."""
+    names = recipe.texts("data.source.init_args.classes")
+    if len(names) >= 2:
+        return tuple(names)
+    findings = [rule.finding for rule in rules or ()]
+    if len(findings) > 1:
+        return ("no finding", *findings)
+    folders = [
+        {Path(record.name).parent.name for record in records if record.label == label}
+        for label in (0, 1)
+    ]
+    if all(len(each) == 1 and each != {""} for each in folders):
+        return folders[0].pop(), folders[1].pop()
+    return ("negative", *(findings or ["positive"]))
 
 
 def _read_recipe(folder: RunFolder) -> Tree:

@@ -1,23 +1,25 @@
-"""Scores of one split."""
+"""Scores of one split, of all findings and of one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.functional import Confusion, confusion_at
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """Scores of one split, one for each image.
+    """Scores of one finding on one split, one for each image whose label is known.
 
     Attributes:
-        records: Records of the split.
+        records: Records of the split, with the label and the mask of this finding.
         classes: Names of the negative and the positive class.
         y_score: Scores in [0, 1] of the positive class in the order of `records`, `(N,)`.
         y_true: Labels 0 and 1, `(N,)`.
@@ -53,3 +55,112 @@ class SplitScores:
     def confusion(self, threshold: float, lower: float | None = None) -> Confusion:
         """Return the confusion counts at a threshold, or at two."""
         return confusion_at(self.y_score, self.y_true, threshold, lower)
+
+
+@dataclass(frozen=True)
+class FindingScores:
+    """Scores of all findings on one split.
+
+    Attributes:
+        records: Records of the split.
+        classes: Name of an image without a finding, then the findings.
+        exclusive: True if an image shows one finding at most.
+        y_score: Scores in [0, 1] in the order of `records`, `(N, K)`.
+        y_true: Labels 0, 1 and `UNKNOWN`, `(N, K)`.
+        features: Input of the classifier's head for each image, `(N, F)`.
+    """
+
+    records: Sequence[ImageRecord]
+    classes: tuple[str, ...]
+    exclusive: bool
+    y_score: NDArray[np.float64]
+    y_true: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient of each image."""
+        return [record.patient for record in self.records]
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self.records)
+
+    def __len__(self) -> int:
+        return len(self.classes) - 1
+
+    def __iter__(self) -> Iterator[SplitScores]:
+        """Return the scores of each finding."""
+        return map(self.of, range(len(self)))
+
+    def of(self, index: int) -> SplitScores:
+        """Return the scores of one finding, without the images whose label is unknown.
+
+        Args:
+            index: Position of the finding, from 0.
+        """
+        y_true = self.y_true[:, index]
+        known = np.flatnonzero(y_true != UNKNOWN)
+        return SplitScores(
+            [record_of(self.records[row], self.classes, index) for row in known.tolist()],
+            class_pair(self.classes, index),
+            self.y_score[known, index],
+            y_true[known],
+            self.features[known],
+        )
+
+
+def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
+    """Return the names of the absence and the presence of a finding.
+
+    Args:
+        classes: Name of an image without a finding, then the findings.
+        index: Position of the finding, from 0.
+
+    Examples:
+        >>> class_pair(("NORMAL", "PNEUMONIA"), 0)
+        ('NORMAL', 'PNEUMONIA')
+        >>> class_pair(("No Finding", "Effusion", "Nodule"), 1)
+        ('no Nodule', 'Nodule')
+    """
+    finding = classes[index + 1]
+    return (classes[0] if len(classes) == 2 else f"no {finding}", finding)
+
+
+def record_of(record: ImageRecord, classes: Sequence[str], index: int) -> ImageRecord:
+    """Return a record with the label and the mask of one finding only.
+
+    Args:
+        record: The record.
+        classes: Name of an image without a finding, then the findings.
+        index: Position of the finding, from 0.
+    """
+    if len(classes) == 2:
+        return record
+    attributes = {
+        name: value for name, value in record.attributes.items() if not name.startswith("mask:")
+    }
+    mask = record.attributes.get(f"mask:{classes[index + 1]}")
+    if mask is not None:
+        attributes["mask"] = mask
+    return record._replace(label=record.labels[index], attributes=attributes)
+
+
+def results_name(name: str, classes: Sequence[str], index: int) -> str:
+    """Return the name of the files of one finding's results.
+
+    Args:
+        name: Name of the images, a split or a given name.
+        classes: Name of an image without a finding, then the findings.
+        index: Position of the finding, from 0.
+
+    Examples:
+        >>> results_name("test", ("NORMAL", "PNEUMONIA"), 0)
+        'test'
+        >>> results_name("test", ("No Finding", "Effusion", "Pleural/Other"), 1)
+        'test_Pleural-Other'
+    """
+    if len(classes) == 2:
+        return name
+    return f"{name}_{re.sub(r'[^A-Za-z0-9]+', '-', classes[index + 1])}"

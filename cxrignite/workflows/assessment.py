@@ -28,11 +28,19 @@ from cxrignite.functional.intervals import (
     delong_interval,
 )
 from cxrignite.functional.shift import ShiftCheck
+from cxrignite.functional.weighted_averages import (
+    average_statistics,
+    class_counts_of,
+    class_statistics,
+    ranked_findings,
+)
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.evaluation import (
+    Averages,
     Calibration,
     CertificateCheck,
+    ClassDecisions,
     Decisions,
     Estimate,
     Evaluation,
@@ -40,7 +48,7 @@ from cxrignite.runs.evaluation import (
     Subgroup,
 )
 from cxrignite.runs.informativeness import measure_informativeness, num_resamples
-from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.scores import FindingScores, SplitScores
 
 _logger = logging.getLogger(__name__)
 
@@ -114,6 +122,36 @@ def assess(
         ),
         at_prevalences=at_prevalences,
     )
+
+
+def average(scores: FindingScores) -> Averages | None:
+    """Average the ranking over the findings, with intervals by patient.
+
+    Args:
+        scores: The images and their scores of all findings.
+
+    Returns:
+        The averages; None with one finding, or if no finding has both classes.
+    """
+    used = ranked_findings(scores.y_true)
+    if len(scores) == 1 or not used:
+        return None
+    prepared = {"ranking": average_statistics(scores.y_score, scores.y_true)}
+    if scores.exclusive:
+        prepared["classes"] = class_statistics(scores.y_score, scores.y_true)
+    values, drawn = _values_and_intervals(prepared, scores.patients)
+    estimates = {
+        group: {name: _estimate(value, None, drawn[group][name]) for name, value in each.items()}
+        for group, each in values.items()
+    }
+    decisions = None
+    if scores.exclusive:
+        counts = np.zeros((len(scores.classes), len(scores.classes)), dtype=int)
+        np.add.at(counts, tuple(class_counts_of(scores.y_score, scores.y_true).T), 1)
+        decisions = ClassDecisions(
+            tuple(tuple(row) for row in counts.tolist()), **estimates["classes"]
+        )
+    return Averages(num_findings=len(used), **estimates["ranking"], decisions=decisions)
 
 
 def check_certificate(

@@ -7,7 +7,7 @@ of the difference is narrower than the two single intervals suggest.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,22 +65,37 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
         if folders[number] in folders[:number]:
             raise RecipeError(f"compare needs different runs, got {run_dir} twice")
     scored = [read_scored_run(run_dir, name) for run_dir in run_dirs]
-    baseline, *runs = scored
-    if not baseline.paths:
-        raise DataError(f"{baseline.run} has no images in its {name} predictions")
-    for run in runs:
-        _check_same_records(run, baseline)
+    baselines, *others = scored
+    for runs in others:
+        _check_same_findings(runs, baselines)
+        for run, baseline in zip(runs, baselines, strict=True):
+            _check_same_records(run, baseline)
+    if not any(baseline.paths for baseline in baselines):
+        raise DataError(f"{baselines[0].run} has no images in its {name} predictions")
+    patients = {
+        path: patient
+        for baseline in baselines
+        for path, patient in zip(baseline.paths, baseline.patients, strict=True)
+    }
     return ComparisonResult(
         name,
-        baseline.run,
-        len(baseline.paths),
-        len(set(baseline.patients)),
-        tuple(row for run in runs for row in _differences(run, baseline)),
-        without_threshold=tuple(run.run for run in scored if run.threshold is None),
-        without_probability=tuple(run.run for run in scored if run.probability is None),
+        baselines[0].run,
+        len(patients),
+        len(set(patients.values())),
+        tuple(
+            row
+            for runs in others
+            for run, baseline in zip(runs, baselines, strict=True)
+            for row in _differences(run, baseline)
+        ),
+        without_threshold=_runs(run for runs in scored for run in runs if run.threshold is None),
+        without_probability=_runs(
+            run for runs in scored for run in runs if run.probability is None
+        ),
         warnings=tuple(
-            f"{run.run}: {alarm}"
-            for run in scored
+            f"{run.run}{_of(run, len(runs))}: {alarm}"
+            for runs in scored
+            for run in runs
             for alarm in (
                 alarm_of_rule(run.evaluation.rule),
                 alarm_of_evaluation(name, run.evaluation),
@@ -88,6 +103,29 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
             if alarm
         ),
     )
+
+
+def _runs(scored: Iterable[ScoredRun]) -> tuple[str, ...]:
+    """Return the folders of runs, each once."""
+    return tuple(dict.fromkeys(run.run for run in scored))
+
+
+def _of(run: ScoredRun, num_findings: int) -> str:
+    return f", {run.finding}" if num_findings > 1 else ""
+
+
+def _check_same_findings(runs: Sequence[ScoredRun], baselines: Sequence[ScoredRun]) -> None:
+    """Check that two runs have the same findings in the same order.
+
+    Raises:
+        DataError: They do not.
+    """
+    ours, theirs = ([run.finding for run in each] for each in (runs, baselines))
+    if ours != theirs and (len(ours) > 1 or len(theirs) > 1):
+        raise DataError(
+            f"{runs[0].run} and {baselines[0].run} must have the same findings, "
+            f"got {', '.join(ours)} and {', '.join(theirs)}"
+        )
 
 
 def _check_same_records(run: ScoredRun, baseline: ScoredRun) -> None:
@@ -121,8 +159,8 @@ def _differences(run: ScoredRun, baseline: ScoredRun) -> Iterator[Difference]:
     everything = np.ones((1, run.y_true.size))
     value, baseline_value = ours(everything), theirs(everything)
 
-    def difference(metric: str) -> tuple[str, str, float, float]:
-        return run.run, metric, float(value[metric][0]), float(baseline_value[metric][0])
+    def difference(metric: str) -> tuple[str, str, str, float, float]:
+        return run.run, run.finding, metric, float(value[metric][0]), float(baseline_value[metric][0])
 
     delong = delong_difference(run.y_score, baseline.y_score, baseline.y_true)
     yield Difference(*difference("roc_auc"), delong, "delong")

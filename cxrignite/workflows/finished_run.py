@@ -18,12 +18,12 @@ _NO_THRESHOLD = 0.5
 
 
 class FinishedRun(NamedTuple):
-    """Best weights of a run and the decision rule for their scores.
+    """Best weights of a run and the decision rules for their scores.
 
     Attributes:
         folder: The run folder.
         session: The processes that compute.
-        rule: The run's own decision rule, or a site's.
+        rules: The run's own decision rules, or a site's, one for each finding.
         model: The classifier with the best weights.
         computing: Settings of its forward passes.
         epoch: The epoch of the weights.
@@ -31,15 +31,15 @@ class FinishedRun(NamedTuple):
 
     folder: RunFolder
     session: Session
-    rule: DecisionRule
+    rules: tuple[DecisionRule, ...]
     model: BinaryClassifier
     computing: Computing
     epoch: int
 
-    @property
-    def map_threshold(self) -> float:
-        """Threshold of the decisions in map captions; 0.5 if the run has none."""
-        return _NO_THRESHOLD if self.rule.threshold is None else self.rule.threshold
+
+def map_threshold(rule: DecisionRule) -> float:
+    """Return the threshold of the decisions in map captions; 0.5 if the rule has none."""
+    return _NO_THRESHOLD if rule.threshold is None else rule.threshold
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def load_run(
     make: Callable[..., BinaryClassifier],
     site: str | None = None,
 ) -> FinishedRun:
-    """Load the decision rule and the best weights of a run.
+    """Load the decision rules and the best weights of a run.
 
     Args:
         folder: The run folder.
@@ -83,7 +83,7 @@ def load_run(
         RunFolderError: The run has no such operating point.
         CheckpointError: The best weights are missing, damaged, or do not fit the model.
     """
-    rule, best = folder.read_rule(site), load_best(folder.best_path)
+    rules, best = folder.read_rules(site), load_best(folder.best_path)
     computing = choose_computing(settings, session)
-    model = build_model(make, computing, best.weights)
-    return FinishedRun(folder, session, rule, model, computing, best.epoch)
+    model = build_model(make, computing, best.weights, num_findings=len(rules))
+    return FinishedRun(folder, session, rules, model, computing, best.epoch)

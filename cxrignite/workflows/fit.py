@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ignite.engine import Engine, Events
@@ -24,7 +24,7 @@ from cxrignite.runs.environment import describe_start
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.scores import FindingScores, SplitScores
 from cxrignite.terminal import counted
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
@@ -34,7 +34,7 @@ from cxrignite.workflows.parts import (
     build_loss,
     build_model,
     build_pipeline,
-    build_prior_shift,
+    build_prior_shifts,
     check_certificates,
     check_image_size,
     choose_computing,
@@ -68,7 +68,7 @@ class Prepared:
         session: The processes and the device.
         computing: Settings of the forward passes.
         training: The trainer with everything attached.
-        prior_shift: Effect of sampler and loss on the prior.
+        prior_shifts: Effect of sampler and loss on the prior of each finding.
         search: The constraints of the threshold; None if the recipe has no search.
         leaks: Pairs of images that leak between splits.
     """
@@ -77,7 +77,7 @@ class Prepared:
     session: Session
     computing: Computing
     training: Training
-    prior_shift: PriorShift
+    prior_shifts: tuple[PriorShift, ...]
     search: ThresholdSearch | None
     leaks: list[LeakedPair]
 
@@ -140,9 +140,9 @@ def _fit(
         best = train(prepared)
         scored = score(prepared, best)
         if session.is_main_process:
-            rule = choose(prepared, scored)
-            evaluate(prepared, best, scored, rule)
-            save(prepared, best, scored, rule)
+            rules = choose(prepared, scored)
+            evaluate(prepared, best, scored, rules)
+            save(prepared, best, scored, rules)
 
 
 def prepare(
@@ -186,7 +186,12 @@ def prepare(
     check_has_train(recipe.data, listed)
     check_no_second_test(recipe.data, listed)
     seed_everything(recipe.seed)
-    model = build_model(recipe.model, computing, state.weights if state else None)
+    model = build_model(
+        recipe.model,
+        computing,
+        state.weights if state else None,
+        num_findings=len(recipe.data.source.findings),
+    )
     if state is not None:
         check_best(folder, state, model)
     pipeline = build_pipeline(recipe.data)
@@ -212,7 +217,7 @@ def prepare(
     check_certificates(recipe.validator.handlers, data)
     print_split(recipe.data, recipe.seed, listed, data, frozen=state is not None)
     loss = build_loss(recipe.loss, data, session.device)
-    prior_shift = build_prior_shift(data, loss)
+    prior_shifts = build_prior_shifts(data, loss)
     training = Training(
         build_learner(
             model,
@@ -233,7 +238,7 @@ def prepare(
         getattr(recipe.model, "keywords", {}).get("arch"),
         (training.epoch_length, recipe.data.batch_size),
     )
-    if prior_shift.corrects_twice:
+    if any(shift.corrects_twice for shift in prior_shifts):
         _logger.warning(
             "the sampler and the loss both correct the class balance, which moves scores further "
             "from probabilities than one of them alone; the column probability reverses both"
@@ -242,7 +247,9 @@ def prepare(
     if state is not None:
         training.restore(state)
         _logger.info("resuming after epoch %d", training.trainer.state.epoch)
-    plots.plot_validations(training.validator, training.trainer, training.board)
+    plots.plot_validations(
+        training.validator, training.trainer, training.board, data.findings
+    )
     # All checks have passed: from here on the run folder changes.
     if session.is_main_process:
         if state is None:
@@ -257,7 +264,7 @@ def prepare(
         folder.begin(recipe_text, start)
     searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
     search = searches[-1] if searches else None
-    return Prepared(folder, session, computing, training, prior_shift, search, leaks)
+    return Prepared(folder, session, computing, training, prior_shifts, search, leaks)
 
 
 def _plot_later(training: Training) -> None:
@@ -307,7 +314,7 @@ def train(prepared: Prepared) -> Best:
     )
 
 
-def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
+def score(prepared: Prepared, best: Best) -> dict[str, FindingScores]:
     """Score the validation and the calibration split with the best weights, on all processes.
 
     All processes take part, because the forward passes are shared; the later phases need only one.
@@ -323,28 +330,44 @@ def score(prepared: Prepared, best: Best) -> dict[str, SplitScores]:
     }
 
 
-def choose(prepared: Prepared, scored: Mapping[str, SplitScores]) -> DecisionRule:
-    """Choose the threshold on the calibration split if there is one, else on the validation split.
+def choose(
+    prepared: Prepared, scored: Mapping[str, FindingScores]
+) -> tuple[DecisionRule, ...]:
+    """Choose the threshold of each finding, on the calibration split if there is one, else on val.
 
     It comes before the evaluation, so that every metric is at the threshold that is saved.
     """
-    data = prepared.training.data
-    chosen_on = threshold_split(data)
-    point = None
+    chosen_on = threshold_split(prepared.training.data)
+    pairs = zip(scored[chosen_on], scored["val"], prepared.prior_shifts, strict=True)
+    return tuple(_choose(prepared, chosen_on, *each) for each in pairs)
+
+
+def _choose(
+    prepared: Prepared,
+    chosen_on: str,
+    scores: SplitScores,
+    val: SplitScores,
+    prior_shift: PriorShift,
+) -> DecisionRule:
+    """Choose the threshold of one finding."""
+    finding, point = scores.classes[1], None
     if prepared.search is not None:
-        point = choose_point(prepared.search, scored[chosen_on], chosen_on, prepared.leaks)
+        point = choose_point(prepared.search.of(finding), scores, chosen_on, prepared.leaks)
         if point.status == "infeasible":
-            _logger.warning("no threshold meets the constraints on the %s split", chosen_on)
-    val = scored["val"]
+            several = len(prepared.prior_shifts) > 1
+            _logger.warning(
+                "no threshold meets the constraints%s on the %s split",
+                *(f" for {finding}" if several else "", chosen_on),
+            )
     return DecisionRule(
-        finding=data.classes[1],
+        finding=finding,
         point=point,
         chosen_on=chosen_on,
-        prior_shift=prepared.prior_shift,
+        prior_shift=prior_shift,
         weights_sha256=prepared.folder.weights_sha256(),
         calibrators=Calibrators.fit(val.y_score, val.y_true),
         informativeness=measure_informativeness(
-            scored[chosen_on],
+            scores,
             point.threshold if point else None,
             lower=point.lower_threshold if point else None,
         ),
@@ -378,7 +401,10 @@ def choose_point(
 
 
 def evaluate(
-    prepared: Prepared, best: Best, scored: Mapping[str, SplitScores], rule: DecisionRule
+    prepared: Prepared,
+    best: Best,
+    scored: Mapping[str, FindingScores],
+    rules: Sequence[DecisionRule],
 ) -> None:
     """Write and print the metrics of both splits at the threshold.
 
@@ -388,19 +414,22 @@ def evaluate(
         # The decision is printed once, by `save`.
         options = EvaluationOptions(split, split, prints_decision=False)
         sys.stdout.write("\n")
-        publish(scores, rule, prepared.folder, options, prepared.training.board, best.epoch)
+        publish(scores, rules, prepared.folder, options, prepared.training.board, best.epoch)
 
 
 def save(
-    prepared: Prepared, best: Best, scored: Mapping[str, SplitScores], rule: DecisionRule
+    prepared: Prepared,
+    best: Best,
+    scored: Mapping[str, FindingScores],
+    rules: Sequence[DecisionRule],
 ) -> None:
-    """Write the reference for the shift check, and last the decision rule.
+    """Write the reference for the shift check, and last the decision rules.
 
-    The rule marks the run as finished, so every other file is written before it.
+    The rules mark the run as finished, so every other file is written before them.
     """
     folder, training = prepared.folder, prepared.training
-    Reference.of(scored[rule.chosen_on]).write(folder.reference_path, folder.files.write)
+    Reference.of(scored[rules[0].chosen_on]).write(folder.reference_path, folder.files.write)
     plots.plot_training(folder, training.board)
-    folder.write_rule(rule)
+    folder.write_rules(rules)
     chosen = (best.epoch, training.best.metric, training.best.best_score or 0.0)
-    print_end(folder, rule, chosen, training.data)
+    print_end(folder, rules, chosen, training.data)

@@ -6,7 +6,8 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import DataRecipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
+from cxrignite.runs.scores import class_pair
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ def build_data(
     return XrayData(
         records,
         data.source.classes,
+        exclusive=data.source.exclusive,
         pipeline=pipeline or build_pipeline(data),
         cache=cache,
         sampler=data.sampler,
@@ -140,32 +143,40 @@ def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Modu
     """Move the loss to `device`, and give it the training class counts if it needs them."""
     loss = loss.to(device)
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
-        loss.set_class_counts(*data.class_counts("train"))
+        counts = [data.class_counts("train", index) for index in range(len(data.findings))]
+        loss.set_class_counts(*(counts[0] if len(counts) == 1 else zip(*counts, strict=True)))
     return loss
 
 
-def build_prior_shift(data: XrayData, loss: nn.Module) -> PriorShift:
-    """Compute the effect of sampler and loss on the prior of the positive class.
+def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...]:
+    """Compute the effect of sampler and loss on the prior of each finding.
 
     Args:
         data: The images, and the sampler that draws them.
         loss: The loss; the effect is known only for `BCEWithLogitsLoss` and its subclasses.
 
     Raises:
-        RecipeError: The weight of positives in the loss is not a number above 0.
+        RecipeError: The weights of positives in the loss are not numbers above 0.
         DataError: The sampler draws only one class.
     """
-    weight: float | None = None
+    num_findings = len(data.findings)
+    known: list[float] | list[None] = [None] * num_findings
+    loss = getattr(loss, "loss", loss)  # without the adapter for several findings
     if isinstance(loss, nn.BCEWithLogitsLoss) and loss.weight is None:
-        weights = [1.0] if loss.pos_weight is None else loss.pos_weight.flatten().tolist()
-        if len(weights) != 1 or not 0 < weights[0] < math.inf:
-            raise RecipeError(f"loss.pos_weight must be one number above 0, got {weights}")
-        weight = weights[0]
-    counts = data.class_counts("train")
-    try:
-        return PriorShift(*counts, data.drawn_prevalence(), weight)
-    except ValueError as error:
-        raise DataError(f"training needs both classes: {error}") from error
+        known = [1.0] if loss.pos_weight is None else loss.pos_weight.flatten().tolist()
+        if len(known) not in (1, num_findings) or not all(0 < each < math.inf for each in known):
+            rule = "one number" if num_findings == 1 else "one number, or one for each finding,"
+            raise RecipeError(f"loss.pos_weight must be {rule} above 0, got {known}")
+        known = known if len(known) == num_findings else known * num_findings
+    shifts = []
+    for index, weight in enumerate(known):
+        counts = data.class_counts("train", index)
+        try:
+            shifts.append(PriorShift(*counts, data.drawn_prevalence(index), weight))
+        except ValueError as error:
+            of_one = "both classes" if num_findings == 1 else f"both labels of {data.findings[index]}"
+            raise DataError(f"training needs {of_one}: {error}") from error
+    return tuple(shifts)
 
 
 def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
@@ -178,28 +189,34 @@ def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
     """
     split = threshold_split(data)
     for each in ("val", split):
-        counts = data.class_counts(each)
-        if min(counts) == 0:
-            raise DataError(
-                f"the {each} split needs images of both classes, got {counts.num_negative} "
-                f"{data.classes[0]} and {counts.num_positive} {data.classes[1]}"
-            )
-    records = data.records(split)
-    for handler in handlers:
-        if not isinstance(handler, ThresholdSearch) or (level := handler.level) is None:
-            continue
-        for label, (rate, minimum) in enumerate(
-            (("tnr", handler.min_tnr), ("tpr", handler.min_tpr))
-        ):
-            have = len({record.patient for record in records if record.label == label})
-            needed = 0 if minimum is None else num_negatives_needed(minimum, level)
-            if have < needed:
-                raise ConstraintError(
-                    f"ThresholdSearch with a {rate.upper()} of {minimum:g} and "
-                    f"{100 * level:g} % confidence needs at least {needed} "
-                    f"{'positive' if label else 'negative'} patients, got {have} in the {split} "
-                    f"split; add images, or lower min_{rate} or confidence"
+        for index, finding in enumerate(data.findings):
+            counts = data.class_counts(each, index)
+            if min(counts) == 0:
+                negative = class_pair(data.classes, index)[0]
+                raise DataError(
+                    f"the {each} split needs images of both classes, got {counts.num_negative} "
+                    f"{negative} and {counts.num_positive} {finding}"
                 )
+    searches = [handler for handler in handlers if isinstance(handler, ThresholdSearch)]
+    for search, (index, finding) in product(searches, enumerate(data.findings)):
+        _check_certificate(search.of(finding), data, split, index)
+
+
+def _check_certificate(search: ThresholdSearch, data: XrayData, split: str, index: int) -> None:
+    if (level := search.level) is None:
+        return
+    records = data.records(split)
+    for label, (rate, minimum) in enumerate((("tnr", search.min_tnr), ("tpr", search.min_tpr))):
+        have = len({record.patient for record in records if record.labels[index] == label})
+        needed = 0 if minimum is None else num_negatives_needed(minimum, level)
+        if have < needed:
+            of_one = "" if len(data.findings) == 1 else f" for {data.findings[index]}"
+            raise ConstraintError(
+                f"ThresholdSearch with a {rate.upper()} of {minimum:g} and "
+                f"{100 * level:g} % confidence needs at least {needed} "
+                f"{'positive' if label else 'negative'} patients{of_one}, got {have} in the "
+                f"{split} split; add images, or lower min_{rate} or confidence"
+            )
 
 
 def threshold_split(data: XrayData) -> str:
@@ -211,6 +228,8 @@ def build_model(
     make: Callable[..., BinaryClassifier],
     computing: Computing,
     state: Mapping[str, torch.Tensor] | None = None,
+    *,
+    num_findings: int = 1,
 ) -> BinaryClassifier:
     """Build the recipe's classifier on its device, in the requested memory order.
 
@@ -219,16 +238,21 @@ def build_model(
         computing: Device and memory order.
         state: Its state from a checkpoint. Then pretrained weights, which may no longer be
             available, are not loaded.
+        num_findings: Number of outputs.
 
     Raises:
-        RecipeError: A setting is out of its range.
+        RecipeError: A setting is out of its range, or the model is made for other findings.
         WeightsError: The pretrained weights are not available or do not fit.
         CheckpointError: The state does not fit the model as it is now.
     """
     try:
         keywords = getattr(make, "keywords", {})
-        weightless = {"weights": None} if state is not None and "weights" in keywords else {}
-        model = make(**weightless).to(computing.device)
+        changed: dict[str, Any] = {}
+        if state is not None and "weights" in keywords:
+            changed["weights"] = None
+        if num_findings > 1:
+            changed["num_findings"] = num_findings
+        model = make(**changed).to(computing.device)
     except ValueError as error:
         raise RecipeError(f"model: {error}") from error
     if computing.channels_last:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ignite.engine import Engine, Events
 
 from cxrignite.data import XrayData
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers import ScoreCollector, TensorBoardWriter
 from cxrignite.handlers.map_picture import as_png
@@ -45,23 +46,21 @@ def plot_data(folder: RunFolder, data: XrayData, board: TensorBoardWriter) -> It
     Yields:
         None after each figure, which takes about a second, so that the caller can stop in between.
     """
-    counts = {
-        split: dict(zip(data.classes, data.class_counts(split), strict=True))
-        for split in data.splits
-    }
+    counts = {split: _class_counts(data, split) for split in data.splits}
     for split in ("train", "test"):
         if split not in data.splits:
             continue
-        labels = np.asarray(data.labels(split))
-        chosen = [
-            int(index)
-            for label in (0, 1)
-            for index in _spread(np.flatnonzero(labels == label), _SAMPLES_PER_CLASS)
-        ]
         records = data.records(split)
+        labels = np.array([record.labels for record in records])
+        groups = [(labels == 0).all(axis=1), *(labels.T == 1)]
+        most = max(2, 2 * _SAMPLES_PER_CLASS // len(groups))
+        chosen = dict.fromkeys(
+            int(index) for group in groups for index in _spread(np.flatnonzero(group), most)
+        )
         images = [data.pipeline(records[index].path)[0].numpy() for index in chosen]
         titles = [
-            f"{data.classes[records[index].label]}\n{records[index].patient}" for index in chosen
+            f"{_named(labels[index].tolist(), data.classes)}\n{records[index].patient}"
+            for index in chosen
         ]
         save_figure(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
         yield
@@ -69,25 +68,44 @@ def plot_data(folder: RunFolder, data: XrayData, board: TensorBoardWriter) -> It
     yield
 
 
+def _class_counts(data: XrayData, split: str) -> dict[str, int]:
+    """Return the number of images of each finding, and of images without any."""
+    labels = np.array([record.labels for record in data.records(split)])
+    numbers = [(labels == 0).all(axis=1).sum(), *(labels == 1).sum(axis=0)]
+    return {name: int(number) for name, number in zip(data.classes, numbers, strict=True)}
+
+
+def _named(labels: Sequence[int], classes: Sequence[str]) -> str:
+    """Return the names of the findings of an image."""
+    found = [name for name, label in zip(classes[1:], labels, strict=True) if label == 1]
+    return ", ".join(found) or classes[0]
+
+
 def shows_data(folder: RunFolder) -> bool:
     """True if `plot_data` has written its last figure."""
     return (folder.figures_dir / f"{_LAST_OF_DATA}.png").is_file()
 
 
-def plot_validations(validator: Engine, trainer: Engine, board: TensorBoardWriter) -> None:
-    """Plot the precision-recall curve of every validation from now on.
+def plot_validations(
+    validator: Engine, trainer: Engine, board: TensorBoardWriter, findings: Sequence[str]
+) -> None:
+    """Plot the precision-recall curves of every validation from now on.
 
     Args:
         validator: The engine of the scores.
         trainer: The engine whose epoch is the step.
         board: Receives the curves.
+        findings: Names of the findings.
     """
     collector = ScoreCollector.on(validator)
 
     def show() -> None:
         scores = collector.gather()
-        curve = "val/precision_recall"
-        board.add_pr_curve(curve, scores.y_score, scores.y_true, trainer.state.epoch)
+        for index, finding in enumerate(findings):
+            y_score, y_true = (part.reshape(len(part), -1)[:, index] for part in scores[:2])
+            curve = "val/precision_recall" + (f"/{finding}" if len(findings) > 1 else "")
+            known = y_true != UNKNOWN
+            board.add_pr_curve(curve, y_score[known], y_true[known], trainer.state.epoch)
 
     validator.add_event_handler(Events.COMPLETED, show)
 

@@ -52,7 +52,7 @@ def state_to_resume(
     folder.read_history()
     folder.read_starts()
     if folder.is_finished:
-        folder.read_rule()
+        folder.read_rules()
         folder.read_reference()
     changed = folder.changed_keys(recipe_text)
     if changed:

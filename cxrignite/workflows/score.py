@@ -30,7 +30,13 @@ from cxrignite.handlers import (
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import DataRecipe, Recipe
-from cxrignite.reporting.tables import alarm, indented, score_table, statement_lines
+from cxrignite.reporting.tables import (
+    alarm,
+    findings_table,
+    indented,
+    score_table,
+    statement_lines,
+)
 from cxrignite.reporting.wording import (
     alarm_of_evaluation,
     alarm_of_rule,
@@ -40,11 +46,11 @@ from cxrignite.reporting.wording import (
     describe_shift,
 )
 from cxrignite.runs.decision_rule import DecisionRule
-from cxrignite.runs.evaluation import Evaluation
+from cxrignite.runs.evaluation import Evaluation, Evaluations
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import SplitScores
-from cxrignite.workflows.assessment import assess, check_certificate
+from cxrignite.runs.scores import FindingScores, SplitScores, results_name
+from cxrignite.workflows.assessment import assess, average, check_certificate
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import Computing, build_data, check_image_size
 from cxrignite.workflows.plots import plot_scores
@@ -116,7 +122,7 @@ def score(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
         if session.is_main_process:
             board = TensorBoardWriter(folder.tensorboard_dir)
             stack.callback(board.close)
-            publish(scores, run.rule, folder, options, board, run.epoch)
+            publish(scores, run.rules, folder, options, board, run.epoch)
             _logger.info(
                 "written to %s and %s", folder.predictions_path(name), folder.metrics_path(name)
             )
@@ -146,8 +152,8 @@ def records_to_score(
 
 
 def publish(
-    scores: SplitScores,
-    rule: DecisionRule,
+    scores: FindingScores,
+    rules: Sequence[DecisionRule],
     folder: RunFolder,
     options: EvaluationOptions,
     board: TensorBoardWriter,
@@ -157,28 +163,64 @@ def publish(
 
     Args:
         scores: The scores of the images.
-        rule: The threshold, and the calibration of the scores.
+        rules: The threshold of each finding, and the calibration of its scores.
         folder: The run folder for the files.
         options: The name of the files, and the subgroups.
         board: An open writer.
         step: The epoch of the weights.
     """
     name = options.name
-    write_scores(folder, name, scores, rule)
-    evaluation = assess(
-        scores, rule, _subgroups(scores.records, options.subgroups), options.prevalences
-    )
+    write_scores(folder, name, scores, rules)
+    evaluations = [
+        assess(each, rule, _subgroups(each.records, options.subgroups), options.prevalences)
+        for each, rule in zip(scores, rules, strict=True)
+    ]
     if options.is_independent:
-        shift = _shift_from(folder.read_reference(options.operating_point), scores)
-        evaluation = replace(
-            evaluation,
-            shift=shift,
-            certificate=check_certificate(scores, rule, shift),
-            num_evaluations=folder.record_evaluation(scores.records),
-        )
-    folder.write_evaluation(name, evaluation)
-    plot_scores(folder, name, scores, evaluation, board, step)
-    sys.stdout.write("\n".join(_lines(name, scores, evaluation, options)) + "\n")
+        reference = folder.read_reference(options.operating_point)
+        number = folder.record_evaluation(scores.records)
+        new = Reference.of(scores)
+        for index, each in enumerate(scores):
+            shift = _shift_from(reference, new, index)
+            evaluations[index] = replace(
+                evaluations[index],
+                shift=shift,
+                certificate=check_certificate(each, rules[index], shift),
+                num_evaluations=number,
+            )
+    result = Evaluations(tuple(evaluations), average(scores))
+    folder.write_evaluations(name, result)
+    for index, each in enumerate(scores):
+        of_one = results_name(name, scores.classes, index)
+        plot_scores(folder, of_one, each, evaluations[index], board, step)
+    if len(scores) == 1:
+        lines = _lines(name, scores.of(0), evaluations[0], options)
+    else:
+        lines = _lines_of_findings(name, scores, result, options)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _lines_of_findings(
+    name: str, scores: FindingScores, evaluations: Evaluations, options: EvaluationOptions
+) -> list[str]:
+    """Format the evaluations of several findings for the terminal: alarms, a table, remarks."""
+    alarms, remarks = [], []
+    for each in evaluations.findings if options.prints_decision else ():
+        for text in (alarm_of_rule(each.rule), alarm_of_evaluation(name, each)):
+            alarms += alarm(f"{each.rule.finding}: {text}" if text else "")
+    for each in evaluations.findings:
+        statement = check_rule(name, each)
+        if statement is not None:
+            title = f"{each.rule.finding}: {statement.title}"
+            remarks += statement_lines(replace(statement, title=title))
+    repetition = describe_repetition(evaluations.findings[0])
+    return [
+        *alarms,
+        findings_table(
+            *(name, scores.classes, scores.num_images, len(set(scores.patients))), evaluations
+        ),
+        *(["", indented(repetition)] if repetition else []),
+        *remarks,
+    ]
 
 
 def _lines(
@@ -203,26 +245,18 @@ def _lines(
     ]
 
 
-def write_scores(folder: RunFolder, name: str, scores: SplitScores, rule: DecisionRule) -> None:
-    """Write the score, the probability and the decision of every image as CSV.
+def write_scores(
+    folder: RunFolder, name: str, scores: FindingScores, rules: Sequence[DecisionRule]
+) -> None:
+    """Write the score, the probability and the decision of every image and finding as CSV.
 
     Args:
         folder: The run folder.
         name: Name of the results.
         scores: The scores.
-        rule: The threshold, and the conversion to probabilities.
+        rules: The threshold of each finding, and the conversion to probabilities.
     """
-    write_predictions(
-        folder.predictions_path(name),
-        [{"path": record.name, "patient": record.patient} for record in scores.records],
-        scores.y_score,
-        scores.y_true,
-        np.arange(scores.num_images),
-        rule.threshold,
-        rule.prior_shift.probability(scores.y_score),
-        folder.files.write,
-        lower=rule.lower_threshold,
-    )
+    raise NotImplementedError
 
 
 def score_split(
@@ -233,7 +267,7 @@ def score_split(
     *,
     shows: bool = False,
     handlers: Sequence[Attachable] = (),
-) -> SplitScores:
+) -> FindingScores:
     """Score the images of one split, each once, on any number of processes.
 
     Args:
@@ -254,6 +288,7 @@ def score_split(
         model,
         **computing._asdict(),
         batch_size=data.eval_batch_size(split),
+        exclusive=data.exclusive,
     )
     GracefulStop().attach(evaluator)
     collector = ScoreCollector.on(evaluator)
@@ -270,7 +305,12 @@ def score_split(
         raise NonFiniteError(
             f"scores must be finite, got {num_not_finite} of {len(y_score)} NaN or infinite"
         )
-    return SplitScores(data.records(split), data.classes, y_score, y_true, features.gather()[0])
+    shape = len(y_score), len(data.findings)
+    return FindingScores(
+        *(data.records(split), data.classes, data.exclusive),
+        *(y_score.reshape(shape), y_true.reshape(shape)),
+        features.gather()[0],
+    )
 
 
 def _not_used(records: list[ImageRecord], folder: RunFolder, site: str | None) -> list[ImageRecord]:
@@ -291,11 +331,12 @@ def _not_used(records: list[ImageRecord], folder: RunFolder, site: str | None) -
     return left
 
 
-def _shift_from(reference: Reference | None, scores: SplitScores) -> ShiftCheck | None:
+def _shift_from(reference: Reference | None, new: Reference, index: int) -> ShiftCheck | None:
     if reference is None:
         return None
-    new = Reference.of(scores)
-    return check_shift(reference.features, new.features, reference.patients, new.patients)
+    features, patients = reference.negatives(index)
+    new_features, new_patients = new.negatives(index)
+    return check_shift(features, new_features, patients, new_patients)
 
 
 def _subgroups(

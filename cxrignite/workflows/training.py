@@ -147,6 +147,8 @@ class Training:
             learner.forward,
             learner.loss,
             batch_size=data.eval_batch_size("val"),
+            exclusive=data.exclusive,
+            findings=data.findings if len(data.findings) > 1 else (),
             **computing._asdict(),
         )
         self.board = TensorBoardWriter(folder.tensorboard_dir)
@@ -250,6 +252,7 @@ class Training:
         for handler in self.validation.handlers:
             if isinstance(handler, ThresholdSearch):
                 handler.patients = patients
+                handler.findings = self.data.findings
             handler.attach(self.validator)
         if self.session.is_main_process and sys.stderr.isatty():
             ProgressLine("train", shows_loss=True).attach(trainer)

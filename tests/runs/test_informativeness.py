@@ -94,7 +94,7 @@ def test_it_comes_first_in_the_terminal_and_beside_each_decision(
 ):
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(run_dir)
-    rule = folder.read_rule()
+    rule = folder.read_rules()[0]
     assert (status(rule), rule.is_usable) == ("certified", True)
     useless = Informativeness(29, 2, 0.01, Interval(-0.1, 0.1), 0.43, Interval(0.4, 0.52))
     rule = replace(rule, informativeness=useless)

@@ -81,34 +81,36 @@ def decided(folder):
     SafeSaver(folder.checkpoints_dir)({"model": {}}, "best.pt", {"epoch": 1})
     point = select_operating_point([0.1, 0.95, 0.2, 0.97], [0, 1, 0, 1])
     rule = DecisionRule("SICK", point, "val", PRIOR_SHIFT, folder.weights_sha256())
-    folder.write_rule(rule)
+    folder.write_rules([rule])
     return rule
 
 
 def test_an_operating_point_reads_back_equal(folder, decided):
-    assert folder.read_rule() == decided
+    assert folder.read_rules() == (decided,)
 
 
 def test_an_operating_point_of_other_weights_is_refused(folder, decided):
     SafeSaver(folder.checkpoints_dir)({"model": {"a": 1}}, "best.pt", {"epoch": 2})
     with refused(CheckpointError, folder.operating_point_path, folder.best_path, "weights"):
-        folder.read_rule()
+        folder.read_rules()
 
 
 def test_a_sites_operating_point_stands_beside_the_first(folder, decided):
     records = [ImageRecord("a.png", "a.png", 0, "p1", "calibration", sha256="00")]
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
     site = decided.moved_to("site-a", decided.point, None)
-    folder.write_site(site, records, Reference(features, ["p1", "p2"]))
-    assert folder.read_rule("site-a") == site
-    assert folder.read_rule() == decided
+    is_negative = np.array([[True], [True]])
+    reference = Reference(features, ["p1", "p2"], is_negative)
+    folder.write_site("site-a", [site], records, reference)
+    assert folder.read_rules("site-a") == (site,)
+    assert folder.read_rules() == (decided,)
     assert [record.sha256 for record in folder.read_site_records("site-a")] == ["00"]
     reference = folder.read_reference("site-a")
     np.testing.assert_array_equal(reference.features, features)
     assert reference.patients == ["p1", "p2"]
     assert folder.read_reference() is None
     with refused(RunFolderError, folder.root, "'site-b'", "site-a"):
-        folder.read_rule("site-b")
+        folder.read_rules("site-b")
 
 
 def test_a_damaged_reference_is_refused(folder):
@@ -141,7 +143,7 @@ def test_looks_are_counted_by_image_whatever_the_images_are_called(folder):
 
 
 def test_going_on_takes_back_that_the_run_is_finished_and_keeps_the_first_start(folder):
-    folder.write_rule(DecisionRule("SICK", None, "val", PRIOR_SHIFT, "0" * 64))
+    folder.write_rules([DecisionRule("SICK", None, "val", PRIOR_SHIFT, "0" * 64)])
     assert folder.is_finished
     folder.begin(yaml.safe_dump(RECIPE), start("fit", "--resume", "auto"))
     assert not folder.is_finished
@@ -183,7 +185,7 @@ def test_the_hash_of_a_recipe_leaves_out_what_may_change(folder, tmp_path):
 def test_a_damaged_operating_point_is_refused(folder):
     unchecked(folder).operating_point_path.write_text('{"threshold": 0.9}')
     with refused(DamagedRunError, folder.operating_point_path):
-        folder.read_rule()
+        folder.read_rules()
 
 
 def test_a_run_without_an_end_is_reported_how_to_go_on(folder):

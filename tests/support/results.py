@@ -14,7 +14,7 @@ from cxrignite.runs.run_folder import RunFolder
 def rewrite_rule(run_dir, *, site=None, **changes):
     """Give a run another decision rule, or one of a site, with other fields than its own."""
     folder = RunFolder(run_dir)
-    rule = replace(folder.find_rule(), **changes)
+    rule = replace(folder.find_rules()[0], **changes)
     path = folder.operating_point_path if site is None else folder.site_path(site)
     path.parent.mkdir(exist_ok=True)
     folder.files.write(path, to_json(DecisionRules((rule,))))

@@ -200,7 +200,7 @@ def test_the_threshold_is_the_one_that_decided_the_scores(make_run):
     before = by_metric(compare_runs([baseline, run]))["tpr"].value
     # Another operating point now, as after more epochs or of another run: not of these scores.
     folder = RunFolder(run)
-    rule = folder.find_rule()
+    rule = folder.find_rules()[0]
     moved = replace(rule, point=replace(rule.point, threshold=0.99))
     folder.operating_point_path.write_bytes(to_json(DecisionRules((moved,))))
     assert by_metric(compare_runs([baseline, run]))["tpr"].value == before

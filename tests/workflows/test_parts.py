@@ -9,7 +9,7 @@ from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import soft_pos_weight
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import LightCNN, SoftPosWeightBCE
-from cxrignite.workflows.parts import build_prior_shift, check_certificates, check_image_size
+from cxrignite.workflows.parts import build_prior_shifts, check_certificates, check_image_size
 
 
 @pytest.fixture
@@ -78,12 +78,12 @@ def test_a_split_of_one_class_is_refused_before_training(counts, facts):
 def test_the_prior_shift_knows_sampler_and_loss():
     data = records_of({"train": (30, 90)})
     loss = SoftPosWeightBCE(power=0.5, class_counts=(30, 90))
-    prior_shift = build_prior_shift(data, loss)
+    prior_shift = build_prior_shifts(data, loss)[0]
     assert (prior_shift.prevalence, prior_shift.sampled_prevalence) == (0.75, pytest.approx(0.5))
     assert prior_shift.pos_weight == pytest.approx(soft_pos_weight(30, 90))
     assert prior_shift.corrects_twice
-    assert build_prior_shift(data, nn.BCEWithLogitsLoss()).pos_weight == 1.0
-    assert build_prior_shift(data, nn.MSELoss()).pos_weight is None
+    assert build_prior_shifts(data, nn.BCEWithLogitsLoss())[0].pos_weight == 1.0
+    assert build_prior_shifts(data, nn.MSELoss())[0].pos_weight is None
 
 
 def test_images_too_small_for_the_layers_are_refused_before_training(tmp_path):

@@ -461,7 +461,7 @@ def test_every_image_gets_its_map(predict, records, tmp_path, capsys):
 
 
 def test_a_site_decides_by_its_own_point(predict, run_dir, records, tmp_path):
-    point = replace(RunFolder(run_dir).find_rule().point, threshold=0.0, status="infeasible")
+    point = replace(RunFolder(run_dir).find_rules()[0].point, threshold=0.0, status="infeasible")
     rewrite_rule(run_dir, site="ward", point=point, chosen_on="ward")
     assert predict("--files", records, "--operating_point", "ward", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
@@ -478,7 +478,7 @@ def test_probabilities_are_at_the_prevalence_that_is_named(
     line_with(capsys.readouterr().out, "probability", "prevalence", 0.05)
     assert json.loads((tmp_path / "scores.json").read_text())["prevalence"] == 0.05
     assert predict(*normal, output="usual.csv") == 0
-    rule = RunFolder(run_dir).find_rule()
+    rule = RunFolder(run_dir).find_rules()[0]
     training = rule.prior_shift.prevalence
     rows = zip(rows_of(tmp_path / "scores.csv"), rows_of(tmp_path / "usual.csv"), strict=True)
     for row, usual in rows:
@@ -510,7 +510,7 @@ def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, reco
 def test_scores_of_another_kind_are_not_mixed(predict, run_dir, records, tmp_path, capsys):
     assert predict("--files", records / "NORMAL") == 0
     before = (tmp_path / "scores.csv").read_bytes()
-    point = RunFolder(run_dir).find_rule().point
+    point = RunFolder(run_dir).find_rules()[0].point
     rewrite_rule(run_dir, point=replace(point, threshold=0.75))
     capsys.readouterr()
     assert predict("--files", records, run_dir=run_dir) == 2

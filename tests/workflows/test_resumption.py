@@ -251,6 +251,6 @@ def test_best_weights_that_no_run_has_saved_are_refused(change, run_dir, capsys)
     folder = RunFolder(run_dir)
     whole = load_checkpoint(folder.best_path)
     SafeSaver(folder.checkpoints_dir)({**whole, **change}, "best.pt", {"epoch": 4})
-    folder.write_rule(replace(folder.find_rule(), weights_sha256=folder.weights_sha256()))
+    folder.write_rules([replace(folder.find_rules()[0], weights_sha256=folder.weights_sha256())])
     assert run(["test", "--run", str(run_dir)]) == 3
     error_line(capsys.readouterr().err, next(iter(change)))

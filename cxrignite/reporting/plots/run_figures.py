@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from cxrignite.reporting.plots.charting import (
     BLUE,
     DPI,
     GREEN,
+    GREY,
     ORANGE,
     blank_figure,
     count_epochs,
@@ -31,10 +33,13 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draw the number of images of each class in each split.
 
     Args:
-        counts: Number of images by split and class; every split has the same classes.
+        counts: Number of images by split and class; every split has the same classes. More than
+            two classes may be findings that occur together.
     """
-    figure, axes = single_chart("Images in each split")
     classes = list(next(iter(counts.values()), {}))
+    if len(classes) > 2:
+        return _finding_distribution(counts, classes)
+    figure, axes = single_chart("Images in each split")
     width = 0.8 / max(len(classes), 1)
     for number, (name, colour) in enumerate(zip(classes, (BLUE, ORANGE), strict=False)):
         places = np.arange(len(counts)) + (number - (len(classes) - 1) / 2) * width
@@ -52,6 +57,26 @@ def class_distribution(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     axes.grid(False, axis="x")
     if classes:
         axes.legend(loc="upper right", frameon=False, ncols=len(classes))
+    return figure
+
+
+def _finding_distribution(
+    counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]
+) -> Figure:
+    """Draw the number of images of each finding as one row of bars, one for each split."""
+    figure, axes = single_chart("Images of each finding")
+    height = 0.8 / len(counts)
+    for number, (split, colour) in enumerate(zip(counts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False)):
+        places = np.arange(len(classes)) + (number - (len(counts) - 1) / 2) * height
+        numbers = [counts[split][name] for name in classes]
+        bars = axes.barh(places, numbers, 0.94 * height, color=colour, label=split)
+        axes.bar_label(bars, [f"{each:,}" for each in numbers], padding=2, fontsize=8)
+    axes.set_yticks(range(len(classes)), list(classes))
+    axes.invert_yaxis()
+    axes.set_xlabel("images")
+    axes.margins(x=0.12)
+    axes.grid(False, axis="y")
+    axes.legend(loc="lower right", frameon=False)
     return figure
 
 
