@@ -121,6 +121,12 @@ class OperatingPoint:
         return (tnr + tpr) / 2
 
     @property
+    def referred(self) -> float:
+        """Share of these images that are referred; 0 with one threshold."""
+        num_referred = self.num_referred_negative + self.num_referred_positive
+        return num_referred / (self.num_negative + self.num_positive)
+
+    @property
     def level(self) -> float | None:
         """Confidence of each certificate; above `confidence` if two hold jointly; None if none."""
         if self.confidence is None or not self.joint:

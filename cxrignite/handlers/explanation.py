@@ -13,7 +13,8 @@ from cxrignite.functional.confusion import Decision, decide
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
 _OPACITY, _PALEST = 0.6, 0.2
-_FIGURES = ["label", "score", "threshold", "decision", "selection", "raw_max", "strength"]
+_FIGURES = ["label", "score", "threshold", "lower_threshold", "decision"]
+_FIGURES += ["selection", "raw_max", "strength"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def explanations_table(explanations: Sequence[Explanation]) -> bytes:
                 "" if each.y_true == UNKNOWN_LABEL else each.y_true,
                 repr(each.y_score),
                 repr(each.threshold),
+                "" if each.lower is None else repr(each.lower),
                 each.decision,
                 " ".join(each.selection),
                 repr(each.raw_max),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -18,6 +18,8 @@ from cxrignite.handlers.score_collector import ScoreCollector
 
 _log = logging.getLogger(__name__)
 
+_PUBLISHED = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")
+
 
 class ThresholdSearch(Attachable):
     """Search for the threshold with the highest soft score that meets the hard constraints.
@@ -25,9 +27,10 @@ class ThresholdSearch(Attachable):
     *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
     must not be chosen on the images that it is evaluated on.
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
-    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, and the
-    attribute `operating_point`. If the labels lack a class, the metrics are NaN, `operating_point`
-    is None, and a warning is logged; training continues.
+    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, with `refer`
+    also `referred` (the share of the images between the thresholds), and the attribute
+    `operating_point`. If the labels lack a class, the metrics are NaN, `operating_point` is None,
+    and a warning is logged; training continues.
 
     Args:
         min_tnr: Lowest true negative rate (specificity), in `[0, 1]`.
@@ -60,8 +63,6 @@ class ThresholdSearch(Attachable):
         (1.0, 1.0)
     """
 
-    publishes: ClassVar = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")
-
     def __init__(
         self,
         min_tnr: float = 0.93,
@@ -85,6 +86,7 @@ class ThresholdSearch(Attachable):
         self.patient_found: PatientReading = patient_found
         self.joint = joint
         self.refer = refer
+        self.publishes = (*_PUBLISHED, "referred") if refer else _PUBLISHED
         self.operating_point: OperatingPoint | None = None
         # `select` checks the settings, so that the rules are in one place.
         self.select(np.array([0.0, 1.0]), np.array([0, 1]))

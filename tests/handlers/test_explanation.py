@@ -78,6 +78,7 @@ def test_the_table_has_a_row_an_image_and_every_figure_in_full():
         "label": "0",
         "score": repr(third),
         "threshold": "0.25",
+        "lower_threshold": "",
         "decision": "positive",
         "selection": "errors random",
         "raw_max": "0.5",
@@ -86,6 +87,8 @@ def test_the_table_has_a_row_an_image_and_every_figure_in_full():
         "overlay": "000007_b.overlay.png",
     }
     assert (second["label"], second["selection"]) == ("", "fixed")
+    [referred] = rows(explanations_table([explained(y_score=0.2, lower=0.125)]))
+    assert [referred[key] for key in ("lower_threshold", "decision")] == ["0.125", "refer"]
     assert b"\r" not in table
 
 

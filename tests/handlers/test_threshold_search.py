@@ -42,6 +42,16 @@ def test_it_publishes_the_operating_point_of_the_whole_epoch():
     assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y_true, decided))
 
 
+def test_the_share_of_referred_images_is_published_if_two_thresholds_are_allowed():
+    y_score, y_true = scripted(0, 101)
+    limits = {"min_tnr": 0.99, "min_tpr": 0.99, "min_threshold": 0.0}
+    metrics = run(ThresholdSearch(**limits, refer=True), y_score, y_true)
+    point = select_operating_point(y_score, y_true, **limits, refer=True)
+    between = (y_score >= point.lower_threshold) & (y_score < point.threshold)
+    assert metrics["referred"] == point.referred == np.mean(between) > 0
+    assert "referred" not in run(ThresholdSearch(**limits), y_score, y_true)
+
+
 def test_the_threshold_is_found_again_every_epoch():
     engine = Engine(lambda engine, batch: (batch[0] / engine.state.epoch, batch[1]))
     search = ThresholdSearch(min_tnr=0.5, min_threshold=0.1)
@@ -52,11 +62,11 @@ def test_the_threshold_is_found_again_every_epoch():
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_gives_nan_and_a_warning_and_no_crash(label, caplog):
-    search = ThresholdSearch()
+    search = ThresholdSearch(min_tpr=0.9, refer=True)
     run(search, *scripted(0, 50))
     metrics = run(search, [0.2, 0.95], [label, label])
     assert all(math.isnan(value) for value in metrics.values())
-    assert sorted(metrics) == sorted(ThresholdSearch.publishes)
+    assert sorted(metrics) == sorted(search.publishes)
     assert search.operating_point is None
     assert search.state_dict() == {"operating_point": None}
     line_with("\n".join(caplog.messages), "threshold", 2, 1)

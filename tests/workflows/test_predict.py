@@ -142,6 +142,7 @@ def test_scores_and_decisions_are_those_of_test_to_the_last_bit(
         for key in ("patient", "score", "probability", "decision"):
             assert row[key] == of_test[key] != ""
         assert (float(row["threshold"]), row["status"]) == (point["threshold"], point["status"])
+        assert row["lower_threshold"] == ""
     # A batch of other neighbours, and another place in it.
     few = [row["path"] for row in rows[5:16:2]]
     assert predict("--files", *few, "--data.num_workers", 1, output="few.csv") == 0
@@ -504,7 +505,8 @@ def test_a_run_without_a_threshold_leaves_decisions_empty(predict, run_dir, reco
     rewrite_rule(run_dir, point=None, informativeness=None)
     assert predict("--files", records, "--explain", "true", run_dir=run_dir) == 0
     rows = rows_of(tmp_path / "scores.csv")
-    assert {(row["decision"], row["threshold"], row["status"]) for row in rows} == {("", "", "")}
+    of_rule = ("decision", "threshold", "lower_threshold", "status")
+    assert {row[key] for row in rows for key in of_rule} == {""}
 
 
 def test_scores_of_another_kind_are_not_mixed(predict, run_dir, records, tmp_path, capsys):

@@ -155,6 +155,8 @@ def test_a_site_may_have_two_thresholds_and_the_images_between_them_are_referred
     assert run(["predict", "--run", str(run_dir), *files]) == 0
     kinds = {row["decision"] for row in rows_of(Path(output))}
     assert kinds == {"negative", "refer", "positive"}
+    thresholds = {(row["lower_threshold"], row["threshold"]) for row in rows_of(Path(output))}
+    assert thresholds == {(repr(lower), repr(upper))}
     num_referred = sum(row["decision"] == "refer" for row in rows_of(Path(output)))
     line_with(unwrapped(capsys.readouterr().out), f"{num_referred} referred to a reader")
     assert run(["report", "--run", str(run_dir)]) == 0

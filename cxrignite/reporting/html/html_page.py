@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 from functools import cache
 from importlib import resources
@@ -12,6 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 _LOOSE = re.compile(r"(?<=[<>]) (?=\d)|(?<=\d) (?=%)")
+_COMMAND = re.compile(r"`([^`]+)`")
 
 
 def render_page(template: str, **content: object) -> bytes:
@@ -24,6 +26,19 @@ def render_page(template: str, **content: object) -> bytes:
     page = _template(template).render(content, style=Markup(read_asset("page_style.css")))
     # File names that are not UTF-8 hold surrogates, which cannot be written.
     return page.encode(errors="replace")
+
+
+def mark_commands(sentence: str) -> Markup:
+    """Mark the commands of a sentence, which the terminal shows in backticks.
+
+    Args:
+        sentence: Plain text; a template applies this function as the filter `commands`.
+
+    Examples:
+        >>> mark_commands("Run `test` if a < b.")
+        Markup('Run <code>test</code> if a &lt; b.')
+    """
+    return Markup(_COMMAND.sub(r"<code>\1</code>", html.escape(_typeset(sentence))))
 
 
 def to_data_uri(image: bytes | memoryview, kind: str = "png") -> str:
@@ -54,6 +69,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         finalize=_typeset,
     )
+    environment.filters["commands"] = mark_commands
     return environment.from_string(read_asset(name))
 
 

@@ -25,7 +25,10 @@ from cxrignite.workflows.predict.output_settings import (
     check_settings,
 )
 
-COLUMNS = ("path", "patient", "score", "probability", "decision", "threshold", "status")
+COLUMNS = (
+    *("path", "patient", "score", "probability"),
+    *("decision", "threshold", "lower_threshold", "status"),
+)
 MAP_COLUMNS = ("raw_max", "picture")
 
 _NUM_NAMED = 3

@@ -126,7 +126,9 @@ def _rows(
     y_score = scorer(batch.images)[0].cpu().double().numpy()
     _check_finite(records, y_score)
     probability = rule.prior_shift.probability(y_score, prevalence)
-    threshold = rule.threshold
+    thresholds = [
+        "" if each is None else repr(each) for each in (rule.threshold, rule.lower_threshold)
+    ]
     rows: list[Sequence[Any]] = [
         (
             record.name,
@@ -135,7 +137,7 @@ def _rows(
             "" if probability is None else repr(float(probability[number])),
             # Decided on the score, as in all other results.
             rule.decide(score) or "",
-            "" if threshold is None else repr(threshold),
+            *thresholds,
             status(rule),
         )
         for number, (record, patient, score) in enumerate(

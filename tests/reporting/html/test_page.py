@@ -496,7 +496,8 @@ def test_a_contradicted_certificate_is_reported_before_any_figure(run):
     assert page.state[0] == {"certified", "invalid"}
     (warning,) = page.warnings
     line_with(warning, "certificate", "test", "0.710 (0.560 to 0.830)", "0.940", "0.93", "95 %")
-    assert missing(warning, warning_of("test", evaluation)) == []
+    sentences = [each.replace("`", "") for each in warning_of("test", evaluation)]
+    assert missing(warning, sentences) == []
     boxes = [element.get("class") for element in page.root.find("body/main")]
     assert boxes.index("warning") < boxes.index("tiles")
     line_with(page.observations["test"][-1], "certificate")
@@ -511,6 +512,15 @@ def test_a_certificate_is_invalid_for_images_of_another_kind_without_being_contr
     (warning,) = page.warnings
     line_with(warning, "certificate", "test", "0.93", "AUC", "0.887", "0.850 to 0.918")
     line_with(page.observations["test"][-1])
+
+
+def test_a_command_in_a_sentence_is_marked_as_code_and_its_backticks_are_not_shown(run):
+    run.evaluate(certificate=SHIFTED, shift=SHIFT)
+    page = run.page()
+    (warning,) = of_class(page.root, "warning")
+    commands = [words(each) for each in warning.iter("code")]
+    assert commands == ["cxrignite recalibrate"]
+    assert "`" not in page.text
 
 
 def test_where_nothing_was_certified_no_certificate_is_called_invalid(run):
@@ -1043,7 +1053,7 @@ def test_maps_of_other_weights_are_left_out_until_they_are_made_again(run):
     assert page.num_jpegs == 6
     assert checks_of(page) is None
     ((_, problem),) = page.problems
-    line_with(problem, "explain/test", "`explain`", "operating_point.json")
+    line_with(problem, "explain/test", "Run explain", "operating_point.json")
     run.explain()
     (run.root / "operating_point.json").unlink()  # nothing says of which weights the run is
     assert run.page().num_jpegs == 6

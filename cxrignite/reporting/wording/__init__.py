@@ -1,0 +1,54 @@
+"""Sentences about thresholds, certificates, shifts and warnings, for console, log and HTML.
+
+A sentence that is shown in two places is written here once, from typed results.
+"""
+
+from cxrignite.reporting.wording.observations import (
+    NOT_USABLE,
+    Statement,
+    alarm_of_evaluation,
+    alarm_of_rule,
+    check_freshness,
+    check_rule,
+    chosen_images,
+    describe_repetition,
+    describe_shift,
+    read_evaluation,
+    reasons_not_usable,
+    split_name,
+)
+from cxrignite.reporting.wording.rules import (
+    RuleStatement,
+    check_weights,
+    describe_other_threshold,
+    describe_plan,
+    describe_point,
+    describe_rule,
+    state_rule,
+    status,
+    thresholds_text,
+)
+
+__all__ = [
+    "NOT_USABLE",
+    "RuleStatement",
+    "Statement",
+    "alarm_of_evaluation",
+    "alarm_of_rule",
+    "check_freshness",
+    "check_rule",
+    "check_weights",
+    "chosen_images",
+    "describe_other_threshold",
+    "describe_plan",
+    "describe_point",
+    "describe_repetition",
+    "describe_rule",
+    "describe_shift",
+    "read_evaluation",
+    "reasons_not_usable",
+    "split_name",
+    "state_rule",
+    "status",
+    "thresholds_text",
+]
