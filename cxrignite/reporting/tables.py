@@ -119,7 +119,7 @@ def findings_table(
         )
     if averages is not None:
         rows.append(["macro average", "", _cell(averages.roc_auc)])
-        rows.append(["micro average", "", _cell(averages.micro_roc_auc)])
+        rows.append(["micro average", "", _cell(averages.roc_auc_micro)])
     lines += ["", *table_lines(rows, indent="  ")]
     if averages is not None and averages.decisions is not None:
         found = averages.decisions

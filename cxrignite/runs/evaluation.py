@@ -259,16 +259,20 @@ class Averages:
         num_findings: Number of findings that have both classes; only these are averaged.
         roc_auc: Macro average: mean of the findings' areas under the ROC curve.
         average_precision: Macro average of the average precision.
-        micro_roc_auc: Area under the ROC curve of all pairs of image and finding.
-        micro_average_precision: Average precision of all pairs.
+        roc_auc_micro: Micro average: area of all pairs of image and finding.
+        average_precision_micro: Micro average of the average precision.
+        f1: Macro average of F1 at the thresholds; None without thresholds.
+        f1_micro: Micro average of F1 at the thresholds; None without thresholds.
         decisions: Decisions among exclusive classes; None if findings may occur together.
     """
 
     num_findings: int
     roc_auc: Estimate
     average_precision: Estimate
-    micro_roc_auc: Estimate
-    micro_average_precision: Estimate
+    roc_auc_micro: Estimate
+    average_precision_micro: Estimate
+    f1: Estimate | None = None
+    f1_micro: Estimate | None = None
     decisions: ClassDecisions | None = None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.data import ImageRecord
-from cxrignite.data.sources import UNKNOWN
+from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.functional import Confusion, confusion_at
 
 
@@ -66,7 +66,7 @@ class FindingScores:
         classes: Name of an image without a finding, then the findings.
         exclusive: True if an image shows one finding at most.
         y_score: Scores in [0, 1] in the order of `records`, `(N, K)`.
-        y_true: Labels 0, 1 and `UNKNOWN`, `(N, K)`.
+        y_true: Labels 0, 1 and `UNKNOWN_LABEL`, `(N, K)`.
         features: Input of the classifier's head for each image, `(N, F)`.
     """
 
@@ -101,7 +101,7 @@ class FindingScores:
             index: Position of the finding, from 0.
         """
         y_true = self.y_true[:, index]
-        known = np.flatnonzero(y_true != UNKNOWN)
+        known = np.flatnonzero(y_true != UNKNOWN_LABEL)
         return SplitScores(
             [record_of(self.records[row], self.classes, index) for row in known.tolist()],
             class_pair(self.classes, index),
@@ -161,6 +161,14 @@ def results_name(name: str, classes: Sequence[str], index: int) -> str:
         >>> results_name("test", ("No Finding", "Effusion", "Pleural/Other"), 1)
         'test_Pleural-Other'
     """
-    if len(classes) == 2:
-        return name
-    return f"{name}_{re.sub(r'[^A-Za-z0-9]+', '-', classes[index + 1])}"
+    return name if len(classes) == 2 else f"{name}_{file_name(classes[index + 1])}"
+
+
+def file_name(finding: str) -> str:
+    """Return the name of a finding in file names.
+
+    Examples:
+        >>> file_name("Pleural/Other")
+        'Pleural-Other'
+    """
+    return re.sub(r"[^A-Za-z0-9]+", "-", finding)

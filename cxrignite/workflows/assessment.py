@@ -20,6 +20,11 @@ from cxrignite.functional import (
 )
 from cxrignite.functional.calibration import calibration_statistics, ece_interval, reliability_bins
 from cxrignite.functional.certificate import independent_scores
+from cxrignite.functional.findings import (
+    average_statistics,
+    exclusive_confusion,
+    exclusive_statistics,
+)
 from cxrignite.functional.intervals import (
     Interval,
     Statistics,
@@ -28,12 +33,6 @@ from cxrignite.functional.intervals import (
     delong_interval,
 )
 from cxrignite.functional.shift import ShiftCheck
-from cxrignite.functional.weighted_averages import (
-    average_statistics,
-    class_counts_of,
-    class_statistics,
-    ranked_findings,
-)
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.evaluation import (
@@ -124,21 +123,23 @@ def assess(
     )
 
 
-def average(scores: FindingScores) -> Averages | None:
-    """Average the ranking over the findings, with intervals by patient.
+def average(scores: FindingScores, rules: Sequence[DecisionRule]) -> Averages | None:
+    """Average metrics over the findings, with intervals by patient.
 
     Args:
         scores: The images and their scores of all findings.
+        rules: The thresholds of the findings.
 
     Returns:
-        The averages; None with one finding, or if no finding has both classes.
+        The averages; None with one finding.
     """
-    used = ranked_findings(scores.y_true)
-    if len(scores) == 1 or not used:
+    if len(scores) == 1:
         return None
-    prepared = {"ranking": average_statistics(scores.y_score, scores.y_true)}
+    arrays = scores.y_score, scores.y_true
+    thresholds = [rule.threshold for rule in rules]
+    prepared = {"averages": average_statistics(*arrays, None if None in thresholds else thresholds)}
     if scores.exclusive:
-        prepared["classes"] = class_statistics(scores.y_score, scores.y_true)
+        prepared["classes"] = exclusive_statistics(*arrays)
     values, drawn = _values_and_intervals(prepared, scores.patients)
     estimates = {
         group: {name: _estimate(value, None, drawn[group][name]) for name, value in each.items()}
@@ -146,12 +147,10 @@ def average(scores: FindingScores) -> Averages | None:
     }
     decisions = None
     if scores.exclusive:
-        counts = np.zeros((len(scores.classes), len(scores.classes)), dtype=int)
-        np.add.at(counts, tuple(class_counts_of(scores.y_score, scores.y_true).T), 1)
-        decisions = ClassDecisions(
-            tuple(tuple(row) for row in counts.tolist()), **estimates["classes"]
-        )
-    return Averages(num_findings=len(used), **estimates["ranking"], decisions=decisions)
+        counts = exclusive_confusion(*arrays).tolist()
+        decisions = ClassDecisions(tuple(map(tuple, counts)), **estimates["classes"])
+    num_ranked = sum(each.has_both_classes for each in scores)
+    return Averages(num_findings=num_ranked, **estimates["averages"], decisions=decisions)
 
 
 def check_certificate(

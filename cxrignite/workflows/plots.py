@@ -12,7 +12,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from cxrignite.data import XrayData
-from cxrignite.data.sources import UNKNOWN
+from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.durable_write import write_durably
 from cxrignite.handlers import ScoreCollector, TensorBoardWriter
 from cxrignite.handlers.map_picture import as_png
@@ -104,7 +104,7 @@ def plot_validations(
         for index, finding in enumerate(findings):
             y_score, y_true = (part.reshape(len(part), -1)[:, index] for part in scores[:2])
             curve = "val/precision_recall" + (f"/{finding}" if len(findings) > 1 else "")
-            known = y_true != UNKNOWN
+            known = y_true != UNKNOWN_LABEL
             board.add_pr_curve(curve, y_score[known], y_true[known], trainer.state.epoch)
 
     validator.add_event_handler(Events.COMPLETED, show)

@@ -187,7 +187,7 @@ def publish(
                 certificate=check_certificate(each, rules[index], shift),
                 num_evaluations=number,
             )
-    result = Evaluations(tuple(evaluations), average(scores))
+    result = Evaluations(tuple(evaluations), average(scores, rules))
     folder.write_evaluations(name, result)
     for index, each in enumerate(scores):
         of_one = results_name(name, scores.classes, index)

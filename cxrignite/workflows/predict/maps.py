@@ -46,9 +46,11 @@ class MapDrawer:
         classes: The negative and the positive class.
         model: The classifier.
         layer: The layer of the maps.
-        directory: The folder of the pictures; created if missing.
+        directory: The folder of all pictures; created if missing.
         threshold: The threshold of the decisions in the captions.
         lower: A score below it is negative, if the images between both are referred.
+        finding: Position of the finding among the model's outputs.
+        subfolder: Folder of this finding's pictures inside of `directory`; empty for none.
     """
 
     def __init__(
@@ -60,12 +62,16 @@ class MapDrawer:
         directory: Path,
         threshold: float,
         lower: float | None = None,
+        finding: int = 0,
+        subfolder: str = "",
     ) -> None:
+        self._finding, self._below = finding, f"{subfolder}/" if subfolder else ""
         self._method, self._classes = method, classes
         self._model, self._layer = model, layer
         self._directory, self._threshold, self._lower = directory, threshold, lower
         self._device = next(model.parameters()).device
         mark_output(directory)
+        (directory / subfolder).mkdir(exist_ok=True)
 
     def draw(
         self,
@@ -96,7 +102,9 @@ class MapDrawer:
             part = images[start : start + _BATCH_SIZE]
             # Filled to one shape, as for the scores, so that the last bits are always the same.
             filled = fill_up(part, _BATCH_SIZE).to(self._device)
-            found = grad_cam(self._model, filled, self._layer, method=self._method)
+            found = grad_cam(
+                self._model, filled, self._layer, method=self._method, finding=self._finding
+            )
             for row in range(len(part)):
                 number = start + row
                 record = records[number]
@@ -119,10 +127,10 @@ class MapDrawer:
     def _write(self, explanation: Explanation) -> DrawnMap:
         where = f"{self._method} at {self._layer}"
         pictures = explanation_pictures(explanation, self._classes, where)
-        names = (explanation.picture, explanation.overlay)
+        names = (self._below + explanation.picture, self._below + explanation.overlay)
         for name, pixels in zip(names, pictures, strict=True):
             # Not durably: a picture counts only if its image has a row, and else is drawn again.
             path = self._directory / name
             with writing(path):
                 path.write_bytes(as_png(pixels))
-        return DrawnMap(explanation.raw_max, explanation.picture)
+        return DrawnMap(explanation.raw_max, names[0])

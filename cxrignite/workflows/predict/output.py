@@ -1,7 +1,7 @@
 """The table that `predict` writes batch by batch, and that the next command can resume.
 
-Whenever the process is stopped, only the last row may be incomplete, and the next command removes
-it. A complete row is never written again.
+Whenever the process is stopped, only the last image may be incomplete, and the next command removes
+its rows. A complete row is never written again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
@@ -30,6 +31,8 @@ COLUMNS = (
     *("decision", "threshold", "lower_threshold", "status"),
 )
 MAP_COLUMNS = ("raw_max", "picture")
+FINDING = "finding"
+"""Column after `patient` if the run has several findings, each with a row for each image."""
 
 _NUM_NAMED = 3
 
@@ -39,16 +42,19 @@ class PredictionFile:
 
     Attributes:
         names: Names of the images with a row.
-        num_positive: Number of them called positive.
-        num_referred: Number of them that are referred to a reader.
+        decisions: Number of rows by finding (empty if there is one) and decision.
         num_unreadable: Number of images that this command could not read.
         first_unreadable: The first of them, with the reasons.
     """
 
-    def __init__(self, paths: OutputPaths, file: io.FileIO, columns: Sequence[str]) -> None:
+    def __init__(
+        self, paths: OutputPaths, file: io.FileIO, columns: Sequence[str], num_findings: int
+    ) -> None:
         self._paths, self._file, self._columns = paths, file, columns
+        self._num_findings = num_findings
+        self._of_image: list[Sequence[str]] = []
         self.names: set[str] = set()
-        self.num_positive = self.num_referred = 0
+        self.decisions: Counter[tuple[str, str]] = Counter()
         self.num_unreadable = 0
         self.first_unreadable: dict[str, str] = {}
         self._end = 0
@@ -59,7 +65,7 @@ class PredictionFile:
         return len(list(islice(_whole_rows(self._file), 2))) > 1
 
     def resume(self) -> None:
-        """Read the complete rows, and remove an incomplete one after them.
+        """Read the rows of the complete images, and remove those of an incomplete one after them.
 
         Raises:
             RecipeError: The file is not such a table.
@@ -67,14 +73,15 @@ class PredictionFile:
         self._file.seek(0)
         try:
             for row, end in _whole_rows(self._file):
-                self._resume(row)
-                self._end = end
+                if self._resume(row):
+                    self._end = end
         except csv.Error as error:
             raise RecipeError(f"{self._paths.table} is damaged: {error}; {START_AGAIN}") from error
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
-    def _resume(self, row: Sequence[str]) -> None:
+    def _resume(self, row: Sequence[str]) -> bool:
+        """Check a row and count those of a complete image; return True if it is complete."""
         table, expected = self._paths.table, self._columns
         if self._end == 0:
             if tuple(row) != tuple(expected):
@@ -88,7 +95,13 @@ class PredictionFile:
                 f"got {len(row)}; {START_AGAIN}"
             )
         else:
-            self._count(row)
+            self._of_image.append(row)
+            if len(self._of_image) < self._num_findings:
+                return False
+            for each in self._of_image:
+                self._count(each)
+            self._of_image = []
+        return True
 
     @property
     def num_rows(self) -> int:
@@ -119,9 +132,8 @@ class PredictionFile:
 
     def _count(self, row: Sequence[str]) -> None:
         self.names.add(row[self._columns.index("path")])
-        decision = row[self._columns.index("decision")]
-        self.num_positive += decision == "positive"
-        self.num_referred += decision == "refer"
+        finding = row[self._columns.index(FINDING)] if FINDING in self._columns else ""
+        self.decisions[finding, row[self._columns.index("decision")]] += 1
 
     def _write(self, rows: Iterable[Sequence[Any]]) -> None:
         data = csv_bytes(rows)
@@ -152,7 +164,12 @@ class PredictionFile:
 
 @contextmanager
 def open_output(
-    paths: OutputPaths, settings: OutputSettings, columns: Sequence[str], *, overwrite: bool
+    paths: OutputPaths,
+    settings: OutputSettings,
+    columns: Sequence[str],
+    *,
+    num_findings: int = 1,
+    overwrite: bool,
 ) -> Iterator[PredictionFile]:
     """Open a new output, or one to resume, for this process only.
 
@@ -160,6 +177,7 @@ def open_output(
         paths: The files of the output.
         settings: The settings, stored beside the table.
         columns: Columns of the table.
+        num_findings: Number of rows of each image.
         overwrite: Start again, replacing earlier results of `predict`.
 
     Raises:
@@ -183,7 +201,7 @@ def open_output(
         if overwrite:
             file.truncate(0)
             _remove_maps(paths)
-        output = PredictionFile(paths, file, columns)
+        output = PredictionFile(paths, file, columns, num_findings)
         if output.holds_rows():
             check_settings(paths, settings)
             output.resume()
@@ -198,7 +216,7 @@ def open_output(
 
 def _remove_maps(paths: OutputPaths) -> None:
     # The settings stay until new ones replace them: without them no command could resume.
-    for overlay in paths.maps_dir.glob("*.overlay.png"):
+    for overlay in paths.maps_dir.rglob("*.overlay.png"):
         # Each has its picture beside it; other pictures were not made by `predict`.
         overlay.with_name(f"{overlay.name.removesuffix('.overlay.png')}.png").unlink(
             missing_ok=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +36,8 @@ class OutputSettings:
         weights_sha256: Digest of the best weights.
         operating_point: The site of the operating point; None is the run's own rule.
         chosen_on: The split, or the site's images, that chose the threshold.
-        threshold: The threshold; None if the run has none.
+        threshold: The threshold; None if the run has none. With several findings it is a list, as
+            are the next two.
         lower_threshold: Score below which an image is negative; None if there is one threshold.
         status: Status of the rule; None if the run has no threshold.
         image_size: Rows and columns of the preprocessed images.
@@ -52,9 +53,9 @@ class OutputSettings:
     weights_sha256: str
     operating_point: str | None
     chosen_on: str
-    threshold: float | None
-    lower_threshold: float | None
-    status: str | None
+    threshold: float | Sequence[float | None] | None
+    lower_threshold: float | Sequence[float | None] | None
+    status: str | Sequence[str | None] | None
     image_size: Size | None
     batch_size: int
     precision: str

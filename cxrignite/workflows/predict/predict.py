@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from cxrignite import __version__
 from cxrignite.data import ImageRecord, Source
@@ -22,14 +23,16 @@ from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.scores import class_pair, file_name
 from cxrignite.terminal import counted
 from cxrignite.workflows.allocator_tuning import allocator_tuning
-from cxrignite.workflows.finished_run import load_run, open_folder
+from cxrignite.workflows.finished_run import load_run, map_threshold, open_folder
 from cxrignite.workflows.parts import build_pipeline, check_image_size, explained_layer
 from cxrignite.workflows.predict.listing import Listing, list_manifest, list_records
 from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import (
     COLUMNS,
+    FINDING,
     MAP_COLUMNS,
     PredictionFile,
     open_output,
@@ -38,6 +41,8 @@ from cxrignite.workflows.predict.output_settings import OutputPaths, OutputSetti
 from cxrignite.workflows.predict.scoring import Unscored, score_images
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,10 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             )
         listing = _list(recipe.data.source, request)
         run = load_run(folder, session, settings, recipe.model, request.operating_point)
-        rule, model = run.rule, run.model
-        if request.prevalence is not None and rule.prior_shift.pos_weight is None:
+        rules, model = run.rules, run.model
+        if request.prevalence is not None and any(
+            rule.prior_shift.pos_weight is None for rule in rules
+        ):
             raise RecipeError(
                 f"--prevalence needs a run with probabilities, got {request.prevalence:g}: the "
                 "effect of this run's loss on the scores is unknown; omit --prevalence"
@@ -110,27 +117,39 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             model,
             **run.computing._asdict(),
             batch_size=_batch_size(recipe.data, frozen),
+            exclusive=recipe.data.source.exclusive,
         )
-        layer, drawer = None, None
+        layer = None
         if request.draws_maps:
             layer = explained_layer(recipe.explain.target_layer, model, image_size or (1, 1))
         output_settings = _settings(
-            recipe.explain.method, folder, request, rule, scorer, session, image_size, layer
+            recipe.explain.method, folder, request, rules, scorer, session, image_size, layer
         )
-        columns = (*COLUMNS, *MAP_COLUMNS) if layer else COLUMNS
+        columns = [*COLUMNS, *(MAP_COLUMNS if layer else ())]
+        if len(rules) > 1:
+            columns.insert(columns.index("patient") + 1, FINDING)
         output = stack.enter_context(
-            open_output(paths, output_settings, columns, overwrite=request.overwrite)
+            open_output(
+                *(paths, output_settings, columns),
+                num_findings=len(rules),
+                overwrite=request.overwrite,
+            )
         )
-        if layer:
-            drawer = MapDrawer(
+        classes = recipe.data.source.classes
+        drawers = [
+            MapDrawer(
                 recipe.explain.method,
-                recipe.data.source.classes,
+                class_pair(classes, index),
                 model,
                 layer,
                 paths.maps_dir,
-                run.map_threshold,
+                map_threshold(rule),
                 rule.lower_threshold,
+                index,
+                file_name(rule.finding) if len(rules) > 1 else "",
             )
+            for index, rule in enumerate(rules if layer else ())
+        ]
         records = [record for record in listing.records if record.name not in output.names]
         if output.num_rows:
             _logger.info(
@@ -144,8 +163,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         if records:
             is_tuned = settings.profile == "fast"  # as in `fit`
             with allocator_tuning(session.device) if is_tuned else nullcontext():
-                score_images(work, scorer, rule, output, drawer, recipe.data, request.prevalence)
-        sys.stdout.write(_summary(output, rule, request, paths, num_before))
+                score_images(work, scorer, rules, output, drawers, recipe.data, request.prevalence)
+        sys.stdout.write(_summary(output, rules, request, paths, num_before))
         if output.num_unreadable:
             raise DataError(_describe_unreadable(output, len(listing.records), paths))
 
@@ -196,7 +215,7 @@ def _settings(
     method: str,
     folder: RunFolder,
     request: Request,
-    rule: DecisionRule,
+    rules: Sequence[DecisionRule],
     scorer: BatchScorer,
     session: Session,
     image_size: Size | None,
@@ -205,13 +224,13 @@ def _settings(
     return OutputSettings(
         run=str(folder.root),
         version=__version__,
-        weights_sha256=rule.weights_sha256,
+        weights_sha256=rules[0].weights_sha256,
         operating_point=request.operating_point,
         prevalence=request.prevalence,
-        chosen_on=rule.chosen_on,
-        threshold=rule.threshold,
-        lower_threshold=rule.lower_threshold,
-        status=status(rule) or None,
+        chosen_on=rules[0].chosen_on,
+        threshold=_one_or_all([rule.threshold for rule in rules]),
+        lower_threshold=_one_or_all([rule.lower_threshold for rule in rules]),
+        status=_one_or_all([status(rule) or None for rule in rules]),
         image_size=image_size,
         batch_size=scorer.batch_size,
         precision=scorer.precision.name,
@@ -220,23 +239,35 @@ def _settings(
     )
 
 
+def _one_or_all(values: list[_T]) -> _T | list[_T]:
+    return values[0] if len(values) == 1 else values
+
+
 def _summary(
     output: PredictionFile,
-    rule: DecisionRule,
+    rules: Sequence[DecisionRule],
     request: Request,
     paths: OutputPaths,
     num_before: int,
 ) -> str:
     """Describe the results: the counts, the decision rule, and the files."""
-    num_images = output.num_rows
-    called = f", {output.num_positive} called positive" if rule.point else ""
-    if rule.lower_threshold is not None:
-        called += f", {output.num_referred} referred to a reader"
     before = f" ({num_before} of them by an earlier command)" if num_before else ""
-    scored = f"{counted(num_images, 'image')} scored{before}{called}"
-    lines = [*alarm(alarm_of_rule(rule)), f"{paths.table}: {scored}"]
-    lines.append(indented(describe_rule(rule)))
-    if rule.point:
+    scored = f"{counted(output.num_rows, 'image')} scored{before}"
+    alarms, described = [], []
+    for rule in rules:
+        finding = rule.finding if len(rules) > 1 else ""
+        called = f"{output.decisions[finding, 'positive']} called positive" if rule.point else ""
+        if rule.lower_threshold is not None:
+            called += f", {output.decisions[finding, 'refer']} referred to a reader"
+        of_one = f"{finding}: " if finding else ""
+        alarms += alarm(f"{of_one}{text}" if (text := alarm_of_rule(rule)) else "")
+        if finding:
+            described.append(f"{of_one}{called}" if called else finding)
+        elif called:
+            scored += f", {called}"
+        described.append(indented(describe_rule(rule)))
+    lines = [*alarms, f"{paths.table}: {scored}", *described]
+    if any(rule.point for rule in rules):
         lines.append(
             indented(
                 "this is valid for images like those that chose the threshold; check it with "

@@ -46,9 +46,9 @@ class Unscored:
 def score_images(
     work: Unscored,
     scorer: BatchScorer,
-    rule: DecisionRule,
+    rules: Sequence[DecisionRule],
     output: PredictionFile,
-    drawer: MapDrawer | None,
+    drawers: Sequence[MapDrawer],
     data: DataRecipe,
     prevalence: float | None = None,
 ) -> None:
@@ -59,9 +59,9 @@ def score_images(
     Args:
         work: The images.
         scorer: The run's model, with a fixed batch size.
-        rule: The decision rule.
+        rules: The decision rule of each finding.
         output: The open table.
-        drawer: Draws the maps; None if none are requested.
+        drawers: Draw the maps of each finding; empty if none are requested.
         data: Settings of the worker processes.
         prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
             training images.
@@ -93,11 +93,11 @@ def score_images(
     nearly_blank: list[str] = []
 
     def step(engine: Engine, batch: ReadBatch) -> None:
-        rows = _rows(batch, work, scorer, rule, drawer, output.num_rows, prevalence)
+        rows = _rows(batch, work, scorer, rules, drawers, output.num_rows, prevalence)
         failures = {work.records[each].name: text for each, text in batch.failures.items()}
         output.append(rows, failures)
         nearly_blank.extend(work.records[each].name for each in batch.nearly_blank)
-        bar.update(len(rows) + len(failures))
+        bar.update(len(rows) // len(rules) + len(failures))
 
     engine = Engine(step)
     GracefulStop().attach(engine)
@@ -113,45 +113,58 @@ def _rows(
     batch: ReadBatch,
     work: Unscored,
     scorer: BatchScorer,
-    rule: DecisionRule,
-    drawer: MapDrawer | None,
+    rules: Sequence[DecisionRule],
+    drawers: Sequence[MapDrawer],
     first: int,
     prevalence: float | None,
 ) -> list[Sequence[Any]]:
-    """Return the rows of the readable images of a batch, after drawing their maps."""
+    """Return the rows of the readable images of a batch, by image, after drawing their maps."""
     if not batch.positions:
         return []
     records = [work.records[each] for each in batch.positions]
     patients = [work.patient_of(record) for record in records]
-    y_score = scorer(batch.images)[0].cpu().double().numpy()
-    _check_finite(records, y_score)
-    probability = rule.prior_shift.probability(y_score, prevalence)
-    thresholds = [
-        "" if each is None else repr(each) for each in (rule.threshold, rule.lower_threshold)
+    scores = scorer(batch.images)[0].cpu().double().numpy().reshape(len(records), len(rules))
+    _check_finite(records, scores)
+    columns = []
+    for index, rule in enumerate(rules):
+        y_score = np.ascontiguousarray(scores[:, index])
+        cells = _cells(rule, y_score, prevalence)
+        if drawers:
+            drawn = drawers[index].draw(records, patients, batch.images, y_score, first)
+            cells = [
+                (*row, repr(each.raw_max), each.picture)
+                for row, each in zip(cells, drawn, strict=True)
+            ]
+        columns.append([(rule.finding, *row) for row in cells] if len(rules) > 1 else cells)
+    return [
+        (record.name, patient, *cells)
+        for record, patient, of_image in zip(records, patients, zip(*columns, strict=True), strict=True)
+        for cells in of_image
     ]
-    rows: list[Sequence[Any]] = [
+
+
+def _cells(
+    rule: DecisionRule, y_score: NDArray[np.float64], prevalence: float | None
+) -> list[tuple[str, ...]]:
+    """Return score, probability, decision, thresholds and status of each image."""
+    probability = rule.prior_shift.probability(y_score, prevalence)
+    upper, lower = rule.threshold, rule.lower_threshold
+    return [
         (
-            record.name,
-            patient,
             repr(score),
             "" if probability is None else repr(float(probability[number])),
             # Decided on the score, as in all other results.
             rule.decide(score) or "",
-            *thresholds,
+            "" if upper is None else repr(upper),
+            "" if lower is None else repr(lower),
             status(rule),
         )
-        for number, (record, patient, score) in enumerate(
-            zip(records, patients, y_score.tolist(), strict=True)
-        )
+        for number, score in enumerate(y_score.tolist())
     ]
-    if drawer is None:
-        return rows
-    drawn = drawer.draw(records, patients, batch.images, y_score, first)
-    return [(*row, repr(each.raw_max), each.picture) for row, each in zip(rows, drawn, strict=True)]
 
 
-def _check_finite(records: Sequence[ImageRecord], y_score: NDArray[np.float64]) -> None:
-    not_finite = np.flatnonzero(~np.isfinite(y_score))
+def _check_finite(records: Sequence[ImageRecord], scores: NDArray[np.float64]) -> None:
+    not_finite = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(not_finite):
         raise NonFiniteError(
             f"scores must be finite, got NaN or infinity for {records[not_finite[0]].name}"
