@@ -69,7 +69,7 @@ def write_report(
     # Check all files but maps, which may have been removed since they are large.
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
-    results = RunResults.read(folder)
+    results = RunResults.read(folder)[0]
     content, kinds, mapped = _content(results)
     # First without pictures, which share the rest of the page's size.
     page = render_page(_TEMPLATE, **content, errors=kinds)

@@ -40,7 +40,7 @@ from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
 from cxrignite.workflows.parts import (
     build_data,
     build_loss,
-    build_prior_shift,
+    build_prior_shifts,
     check_certificates,
     threshold_split,
 )
@@ -158,7 +158,7 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
         return _Plan(splits)
     prior_shift, findings = None, []
     try:
-        prior_shift = build_prior_shift(data, build_loss(loss, data, _CPU))
+        prior_shift, *_ = build_prior_shifts(data, build_loss(loss, data, _CPU))
     except (CxrIgniteError, ValueError) as error:
         findings.append(Finding("cannot_split", 1, str(error)))
     if prior_shift is not None and prior_shift.corrects_twice:

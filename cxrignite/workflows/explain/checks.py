@@ -62,6 +62,7 @@ class MapProbe:
     Attributes:
         model: The classifier.
         explain: Returns the maps for a classifier, images and the target class of the maps.
+        to_scores: Returns the probabilities of the target class, `(N,)`, from logits.
         read: Reads a file as an input of the classifier, `(1, H, W)`, uint8.
         device: The device of the classifier.
         advance: Called after each batch.
@@ -69,6 +70,7 @@ class MapProbe:
 
     model: nn.Module
     explain: Callable[[nn.Module, Tensor, CamTarget], CamMaps]
+    to_scores: Callable[[CamTarget, Tensor], Tensor]
     read: Callable[[Path], Tensor]
     device: torch.device
     advance: Callable[[], object] = lambda: None
@@ -79,9 +81,8 @@ class MapProbe:
 
     def score(self, target: CamTarget, images: Tensor) -> Tensor:
         """Return probabilities of the target class of the maps, `(N,)`."""
-        sign = 1 if target == "positive" else -1
         with evaluation_mode(self.model):
-            return torch.sigmoid(sign * self.model(images).float())
+            return self.to_scores(target, self.model(images).float())
 
 
 def check_maps(

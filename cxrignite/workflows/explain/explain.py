@@ -6,18 +6,28 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cxrignite.data import ImageRecord
+from cxrignite.data import ImageRecord, Source
 from cxrignite.data.image_files import image_files
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import DataError
-from cxrignite.functional import UNKNOWN_LABEL, CamMaps, CamTarget, ImageChoice, grad_cam
+from cxrignite.functional import (
+    UNKNOWN_LABEL,
+    CamMaps,
+    CamTarget,
+    ImageChoice,
+    grad_cam,
+    scores_from_logits,
+)
 from cxrignite.handlers import GradCAMExporter, TensorBoardWriter
 from cxrignite.output_marker import mark_output
 from cxrignite.recipe import DataRecipe, ExplainRecipe, Recipe
@@ -26,9 +36,14 @@ from cxrignite.reporting.plots import map_figures as figures
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import MapChecks, MapEvaluation
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.scores import SplitScores, class_pair, results_name
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
-from cxrignite.workflows.finished_run import FinishedRun, load_run, open_folder
+from cxrignite.workflows.finished_run import (
+    FinishedRun,
+    load_run,
+    map_threshold,
+    open_folder,
+)
 from cxrignite.workflows.parts import (
     build_data,
     build_pipeline,
@@ -64,21 +79,26 @@ def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
         records = records_to_score(recipe.data, folder, options)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
-        choice = ImageChoice(
-            *(run.map_threshold, settings.select, settings.max_images),
-            seed=recipe.seed,
-            lower=run.rule.lower_threshold,
-        )
-        source = recipe.data.source
-        maps = _Maps(run, settings, source.classes, options.name, records, choice, data.image_size)
-        stack.callback(maps.close)
+        source, drawn = recipe.data.source, []
+        for index, rule in enumerate(run.rules):
+            choice = ImageChoice(
+                *(map_threshold(rule), settings.select, settings.max_images),
+                seed=recipe.seed,
+                lower=rule.lower_threshold,
+            )
+            maps = _Maps(
+                *(run, index, settings, source, options.name, records, choice, data.image_size)
+            )
+            stack.callback(maps.close)
+            drawn.append(maps)
         scores = score_split(
             *(run.model, data, options.split, run.computing),
             shows=session.is_main_process,
-            handlers=[maps.exporter],
+            handlers=[maps.exporter for maps in drawn],
         )
         if session.is_main_process:
-            maps.publish(maps.measure(scores, data.pipeline, source.root, recipe.seed))
+            for maps, each in zip(drawn, scores, strict=True):
+                maps.publish(maps.measure(each, data.pipeline, source.root, recipe.seed))
 
 
 def explain_files(
@@ -107,39 +127,45 @@ def explain_files(
         images = _read(recipe.data, folder, files)
         run = load_run(folder, session, recipe.trainer, recipe.model, site)
         records = [ImageRecord(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
-        everything = ImageChoice(
-            run.map_threshold,
-            (),
-            indices=range(len(records)),
-            lower=run.rule.lower_threshold,
-        )
         height, width = images.shape[-2:]
-        classes = recipe.data.source.classes
-        maps = _Maps(run, recipe.explain, classes, name, records, everything, (height, width))
-        stack.callback(maps.close)
-        scorer = BatchScorer(run.model, **run.computing._asdict())
+        source = recipe.data.source
+        scorer = BatchScorer(run.model, **run.computing._asdict(), exclusive=source.exclusive)
         y_score = torch.cat([scorer(part)[0].cpu() for part in torch.split(images, _BATCH_SIZE)])
-        labels = torch.full((len(records),), UNKNOWN_LABEL)
-        maps.exporter.export(
-            images, y_score.double().numpy(), labels.numpy(), torch.arange(len(records)).numpy()
-        )
-        maps.publish(None)
+        scores = y_score.double().numpy().reshape(len(records), len(run.rules))
+        labels = np.full(len(records), UNKNOWN_LABEL)
+        for index, rule in enumerate(run.rules):
+            everything = ImageChoice(
+                map_threshold(rule),
+                (),
+                indices=range(len(records)),
+                lower=rule.lower_threshold,
+            )
+            maps = _Maps(
+                *(run, index, recipe.explain, source, name, records, everything, (height, width))
+            )
+            stack.callback(maps.close)
+            maps.exporter.export(images, scores[:, index], labels, np.arange(len(records)))
+            maps.publish(None)
 
 
 class _Maps:
-    """Maps of one name, drawn in a temporary folder that is renamed when all are complete."""
+    """Maps of one finding, drawn in a temporary folder that is renamed when all are complete."""
 
     def __init__(
         self,
         run: FinishedRun,
+        index: int,
         settings: ExplainRecipe,
-        classes: tuple[str, str],
+        source: Source,
         name: str,
         records: Sequence[ImageRecord],
         choice: ImageChoice,
         image_size: tuple[int, int],
     ) -> None:
-        self.run, self.settings, self.classes, self.name = run, settings, classes, name
+        self.run, self.index, self.settings, self.rule = run, index, settings, run.rules[index]
+        self.classes = class_pair(source.classes, index)
+        self.exclusive = source.exclusive
+        self.name = name = results_name(name, source.classes, index)
         check_image_size(run.model, image_size, is_restored=True)
         self.layer = explained_layer(settings.target_layer, run.model, image_size)
         self.directory = run.folder.explain_dir(name)
@@ -158,12 +184,15 @@ class _Maps:
             [{"path": record.name, "patient": record.patient} for record in records],
             classes,
             self.board,
+            finding=index,
         )
         self.exporter.step = run.epoch
 
     def _clear(self) -> None:
         """Remove files of an interrupted command."""
-        shutil.rmtree(self.unfinished_dir.parent, ignore_errors=True)
+        shutil.rmtree(self.unfinished_dir, ignore_errors=True)
+        with suppress(OSError):  # another finding's folder is in it
+            self.unfinished_dir.parent.rmdir()
 
     def close(self) -> None:
         """Close the TensorBoard writer, and remove unfinished files."""
@@ -180,10 +209,10 @@ class _Maps:
             (run.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
             return None
         _logger.info("measuring the maps of up to %d images", num_images)
-        probe = MapProbe(run.model, self._draw, pipeline.read, run.session.device)
-        found, curves = check_maps(
-            probe, scores, (run.map_threshold, run.rule.lower_threshold), num_images, root, seed
-        )
+        score = partial(_score, self.index, self.exclusive)
+        probe = MapProbe(run.model, self._draw, score, pipeline.read, run.session.device)
+        thresholds = map_threshold(self.rule), self.rule.lower_threshold
+        found, curves = check_maps(probe, scores, thresholds, num_images, root, seed)
         figure = figures.perturbation_curves(curves, self.classes)
         save_figure(run.folder, self.board, name, figure, run.epoch)
         return found
@@ -198,13 +227,13 @@ class _Maps:
         else:
             (folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
         evaluation = MapEvaluation(
-            weights_sha256=self.run.rule.weights_sha256,
+            weights_sha256=self.rule.weights_sha256,
             method=self.settings.method,
             target_layer=self.layer,
             target_class=self.classes[1],
             other_class=self.classes[0],
-            threshold=self.run.map_threshold,
-            lower_threshold=self.run.rule.lower_threshold,
+            threshold=map_threshold(self.rule),
+            lower_threshold=self.rule.lower_threshold,
             checks=checks,
         )
         about = to_json(evaluation)
@@ -221,7 +250,18 @@ class _Maps:
 
     def _draw(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
         method = self.settings.method
-        return grad_cam(model, images, self.layer, method=method, target=target)
+        return grad_cam(
+            model, images, self.layer, method=method, target=target, finding=self.index
+        )
+
+
+def _score(index: int, exclusive: bool, target: CamTarget, logits: Tensor) -> Tensor:
+    """Return probabilities of a finding, or of its absence, from the logits of a batch."""
+    if exclusive:
+        found = scores_from_logits(logits, exclusive=True)[:, index]
+        return found if target == "positive" else 1 - found
+    sign = 1 if target == "positive" else -1
+    return torch.sigmoid(sign * logits.reshape(len(logits), -1)[:, index])
 
 
 def _read(data: DataRecipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:
