@@ -61,7 +61,8 @@ def plot_data(folder: RunFolder, data: XrayData, board: TensorBoardWriter) -> It
         records = data.records(split)
         images = [data.pipeline(records[index].path)[0].numpy() for index in chosen]
         titles = [
-            f"{data.classes[records[index].label]}\n{records[index].patient}" for index in chosen
+            f"{data.classes[records[index].labels[0]]}\n{records[index].patient}"
+            for index in chosen
         ]
         save_figure(folder, board, f"samples_{split}", figures.sample_grid(images, titles), 0)
         yield

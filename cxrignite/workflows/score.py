@@ -270,7 +270,7 @@ def score_split(
         raise NonFiniteError(
             f"scores must be finite, got {num_not_finite} of {len(y_score)} NaN or infinite"
         )
-    return SplitScores(data.records(split), data.classes, y_score, y_true, features.gather()[0])
+    return SplitScores(data.records(split), data.pair(), y_score, y_true, features.gather()[0])
 
 
 def _not_used(records: list[ImageRecord], folder: RunFolder, site: str | None) -> list[ImageRecord]:

@@ -130,7 +130,7 @@ def _assess(
     order = list(SEVERITIES)
     return AuditResult(
         source=str(source.root),
-        classes=source.classes,
+        classes=source.pair(),
         num_images=len(survey.records) + len(survey.unreadable),
         num_unreadable=len(survey.unreadable),
         splits=plan.splits,

@@ -70,7 +70,7 @@ def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
             lower=run.rule.lower_threshold,
         )
         source = recipe.data.source
-        maps = _Maps(run, settings, source.classes, options.name, records, choice, data.image_size)
+        maps = _Maps(run, settings, source.pair(), options.name, records, choice, data.image_size)
         stack.callback(maps.close)
         scores = score_split(
             *(run.model, data, options.split, run.computing),
@@ -114,7 +114,7 @@ def explain_files(
             lower=run.rule.lower_threshold,
         )
         height, width = images.shape[-2:]
-        classes = recipe.data.source.classes
+        classes = recipe.data.source.pair()
         maps = _Maps(run, recipe.explain, classes, name, records, everything, (height, width))
         stack.callback(maps.close)
         scorer = BatchScorer(run.model, **run.computing._asdict())

@@ -124,7 +124,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         if layer:
             drawer = MapDrawer(
                 recipe.explain.method,
-                recipe.data.source.classes,
+                recipe.data.source.pair(),
                 model,
                 layer,
                 paths.maps_dir,
