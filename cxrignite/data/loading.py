@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from cxrignite.data.image_cache import CachedSplit
 from cxrignite.data.pipeline import Pipeline, stack_images
-from cxrignite.data.sources import ImageRecord
+from cxrignite.data.sources import UNKNOWN, ImageRecord
 from cxrignite.errors import CxrIgniteError, RecipeError
 
 
@@ -31,12 +31,13 @@ class RecordTable:
         records: The images; no reference to them is kept.
 
     Attributes:
-        labels: Shape `(N,)`, float32, 0 or 1.
+        labels: Shape `(N,)`, float32, 0 or 1; of several findings `(N, K)`, NaN for unknown.
     """
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
         paths = [record.file.encode("utf-8", "surrogateescape") for record in records]
         self.labels = torch.tensor([record.label for record in records], dtype=torch.float32)
+        self.labels[self.labels == UNKNOWN] = torch.nan
         self._ends = torch.tensor(list(accumulate(map(len, paths), initial=0)), dtype=torch.int64)
         # A copy, since torch needs writable memory.
         self._text = torch.from_numpy(np.frombuffer(b"".join(paths), dtype=np.uint8).copy())
@@ -67,7 +68,7 @@ class Batch(NamedTuple):
 
     Attributes:
         image: Shape `(N, 1, H, W)`; uint8, or float32 in `[0, 1]` if augmented.
-        label: Shape `(N,)`, float32, 0 or 1.
+        label: Shape `(N,)`, float32, 0 or 1; of several findings `(N, K)`, NaN for unknown.
         index: Shape `(N,)`, int64: positions in `XrayData.records` of that split.
         seed: Shape `(N,)`, int64: seeds of the augmentation, `NO_SEED` without augmentation.
     """

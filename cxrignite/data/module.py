@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
@@ -23,7 +24,7 @@ from cxrignite.data.loading import (
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sampling import SeededDraws, process_rank, world_size
-from cxrignite.data.sources import SPLITS, ImageRecord
+from cxrignite.data.sources import SPLITS, UNKNOWN, ImageRecord, Label
 from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.errors import DataError
 from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_share
@@ -41,12 +42,13 @@ class XrayData:
 
     Args:
         records: The records of every split.
-        classes: The two class names; the last one is positive.
+        classes: The name of images without a finding, then the name of each finding.
         pipeline: Reads, preprocesses and augments an image.
         cache: The preprocessed images; `None` reads the files in every epoch.
         sampler: Makes the training sampler, `sampler(labels, seed=seed)`; `None` shuffles.
         loader: Settings of the loaders.
         seed: Seed of the training order and of the augmentation, at least 0.
+        exclusive: True if an image has at most one of several findings.
 
     Raises:
         DataError: If a record's split is not in `SPLITS`.
@@ -55,18 +57,20 @@ class XrayData:
     def __init__(
         self,
         records: Sequence[ImageRecord],
-        classes: tuple[str, str],
+        classes: tuple[str, ...],
         *,
         pipeline: Pipeline | None = None,
         cache: ImageCache | None = None,
         sampler: Callable[..., Sampler[int]] | None = None,
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  (it is frozen)
         seed: int = 0,
+        exclusive: bool = False,
     ) -> None:
         self._records: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
         for record in records:
             self._of(record.split).append(record)
         self.classes = classes
+        self.exclusive = exclusive
         self.pipeline = Pipeline() if pipeline is None else pipeline
         self.cache = cache
         self.loader = loader
@@ -75,6 +79,11 @@ class XrayData:
         self._epoch = 0
         self.num_workers = available_workers(loader.num_workers)
         self._loaders: dict[tuple[str, bool], WorkerLoader] = {}
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The names of the findings."""
+        return self.classes[1:]
 
     @property
     def splits(self) -> list[str]:
@@ -111,8 +120,10 @@ class XrayData:
         """
         return list(self._of(split))
 
-    def labels(self, split: str) -> list[int]:
-        """Return the labels of a split, 0 or 1, in the order of its records.
+    def labels(self, split: str) -> list[Label]:
+        """Return the labels of a split in the order of its records.
+
+        Each is 0 or 1; of several findings a tuple with 1, 0 or `UNKNOWN` for each.
 
         Args:
             split: One of `SPLITS`.
@@ -122,35 +133,42 @@ class XrayData:
         """
         return [record.label for record in self._of(split)]
 
-    def class_counts(self, split: str) -> ClassCounts:
-        """Return the number of negatives and positives of a split.
+    def class_counts(self, split: str, finding: int = 0) -> ClassCounts:
+        """Return the number of known negatives and positives of a split.
 
         Args:
             split: One of `SPLITS`.
+            finding: Number of the finding, from 0.
 
         Raises:
             DataError: If there is no such split.
         """
-        return class_counts(self.labels(split))
+        labels = [record.labels[finding] for record in self._of(split)]
+        return class_counts([label for label in labels if label != UNKNOWN])
 
-    def drawn_prevalence(self) -> float:
+    def drawn_prevalence(self, finding: int = 0) -> float:
         """Return the share of positives among the images that the sampler draws, in `[0, 1]`.
 
-        For a sampler without `weights`, the images drawn in one pass are counted.
+        Only images with a known label count. For a sampler without `weights`, the images drawn in
+        one pass are counted.
+
+        Args:
+            finding: Number of the finding, from 0.
 
         Raises:
             DataError: If the sampler does not accept the labels.
         """
-        labels = self.labels("train")
+        labels = np.array([record.labels[finding] for record in self._of("train")])
+        known = labels != UNKNOWN
         if self._sampler is None:
-            return drawn_share(labels, None)
+            return drawn_share(labels[known], None)
         sampler = self._draws.sampler
         weights = getattr(sampler, "weights", None)
         if weights is not None and len(weights) == len(labels):
-            return drawn_share(labels, weights)
+            return drawn_share(labels[known], np.asarray(weights)[known])
         # A sampler may be endless; an epoch draws as many as its length.
-        drawn = islice(sampler, len(sampler))  # type: ignore[arg-type]  # as in SeededDraws
-        return drawn_share([labels[index] for index in drawn], None)
+        drawn = list(islice(sampler, len(sampler)))  # type: ignore[arg-type]  # as in SeededDraws
+        return drawn_share(labels[drawn][known[drawn]], None)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass over the train loader.

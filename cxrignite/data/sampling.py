@@ -9,6 +9,8 @@ import torch
 from torch import distributed
 from torch.utils.data import Sampler
 
+from cxrignite.data.label_groups import rarest_positive
+from cxrignite.data.sources import Label
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional.class_balance import balanced_weights, class_counts
 
@@ -16,38 +18,38 @@ from cxrignite.functional.class_balance import balanced_weights, class_counts
 class BalancedSampler(Sampler[int]):
     """A sampler that draws with replacement, both classes equally often.
 
+    With several findings, each image belongs to the group of its rarest positive finding, or to the
+    group without one. All groups that have images are drawn equally often. A finding that is not
+    rare occurs in other groups too, so findings are not equally frequent among the draws.
+
     The draw depends on `(seed, epoch)` only, for any number of processes: it is made over the whole
     set, and each process takes `draw[rank::num_replicas]`. If it does not divide evenly, the first
     draws are repeated, so that all processes have the same number. Global random state is neither
     read nor changed.
 
     Args:
-        labels: 0 or 1 for each image, shape `(N,)`.
+        labels: 0 or 1 for each image, shape `(N,)`; of several findings 1, 0 or -1 (unknown),
+            shape `(N, K)`.
         seed: At least 0.
         num_samples: Draws per epoch over all processes; `None` takes the number of labels.
         num_replicas: Number of processes; `None` takes that of `torch.distributed`.
         rank: Rank of this process, from 0; `None` takes that of `torch.distributed`.
 
     Raises:
-        DataError: If a class has no image.
+        DataError: If a class has no image, or all images are in one group.
         RecipeError: If `seed`, `num_samples`, `num_replicas` or `rank` is out of range.
     """
 
     def __init__(
         self,
-        labels: Sequence[int],
+        labels: Sequence[Label],
         *,
         seed: int = 0,
         num_samples: int | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        counts = class_counts(labels)
-        if min(counts) == 0:
-            raise DataError(
-                "balanced sampling needs images of both classes, got "
-                f"{counts.num_negative} negative and {counts.num_positive} positive"
-            )
+        weights = _group_weights(labels)
         if num_samples is not None and num_samples < 1:
             raise RecipeError(f"num_samples must be at least 1, got {num_samples}")
         self.seed = _checked_seed(seed)
@@ -57,7 +59,7 @@ class BalancedSampler(Sampler[int]):
             raise RecipeError(
                 f"rank must be in [0, num_replicas), got {self.rank} of {self.num_replicas}"
             )
-        self.weights = balanced_weights(labels)
+        self.weights = weights
         self.num_samples = len(labels) if num_samples is None else num_samples
         self.epoch = 0
 
@@ -89,8 +91,31 @@ class BalancedSampler(Sampler[int]):
         return iter(draw[self.rank :: self.num_replicas].tolist())
 
 
+def _group_weights(each: Sequence[Label]) -> torch.Tensor:
+    """Return a weight for each image, `(N,)`, that gives each group the same total."""
+    labels = np.asarray(each)
+    if labels.ndim == 2:
+        groups = rarest_positive(labels)
+        counts = np.bincount(groups)
+        num_groups = np.count_nonzero(counts)
+        if num_groups < 2:
+            what = "without a finding" if counts[0] else f"with finding {len(counts) - 1}"
+            raise DataError(
+                "balanced sampling needs images of at least two groups (with and without a "
+                f"finding), got {len(groups)} images {what}"
+            )
+        return torch.from_numpy(len(groups) / (num_groups * counts[groups]))
+    of_classes = class_counts(labels)
+    if min(of_classes) == 0:
+        raise DataError(
+            "balanced sampling needs images of both classes, got "
+            f"{of_classes.num_negative} negative and {of_classes.num_positive} positive"
+        )
+    return balanced_weights(labels)
+
+
 def balanced_sampler(
-    labels: Sequence[int],
+    labels: Sequence[Label],
     *,
     seed: int = 0,
     num_samples: int | None = None,
@@ -100,7 +125,8 @@ def balanced_sampler(
     """Make a `BalancedSampler` without a recipe.
 
     Args:
-        labels: 0 or 1 for each image, shape `(N,)`.
+        labels: 0 or 1 for each image, shape `(N,)`; of several findings 1, 0 or -1 (unknown),
+            shape `(N, K)`.
         seed: At least 0.
         num_samples: Draws per epoch over all processes; `None` takes the number of labels.
         num_replicas: Number of processes; `None` takes that of `torch.distributed`.
@@ -110,7 +136,7 @@ def balanced_sampler(
         The sampler.
 
     Raises:
-        DataError: If a class has no image.
+        DataError: If a class has no image, or all images are in one group.
         RecipeError: If `seed`, `num_samples`, `num_replicas` or `rank` is out of range.
 
     Examples:

@@ -257,7 +257,8 @@ class RunFolder:
         The operating points are written last; without them, the other two files are ignored.
         """
         path = self.site_path(site)
-        write_split(records, path.with_suffix(".csv"), self.files.write)
+        findings = [rule.finding for rule in rules]
+        write_split(records, path.with_suffix(".csv"), self.files.write, findings)
         reference.write(path.with_suffix(".npz"), self.files.write)
         self.files.write(path, to_json(DecisionRules(tuple(rules))))
 

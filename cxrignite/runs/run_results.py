@@ -12,6 +12,7 @@ import yaml
 
 from cxrignite.csv_text import CsvReader
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import class_pair
 from cxrignite.data.splits import read_split
 from cxrignite.errors import CheckpointError, DamagedRunError, DataError
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
@@ -19,7 +20,7 @@ from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Averages, Evaluation
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import class_pair, record_of, results_name
+from cxrignite.runs.scores import record_of, results_name
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import class_pair
 from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.functional import Confusion, confusion_at
 
@@ -109,23 +110,6 @@ class FindingScores:
             y_true[known],
             self.features[known],
         )
-
-
-def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
-    """Return the names of the absence and the presence of a finding.
-
-    Args:
-        classes: Name of an image without a finding, then the findings.
-        index: Position of the finding, from 0.
-
-    Examples:
-        >>> class_pair(("NORMAL", "PNEUMONIA"), 0)
-        ('NORMAL', 'PNEUMONIA')
-        >>> class_pair(("No Finding", "Effusion", "Nodule"), 1)
-        ('no Nodule', 'Nodule')
-    """
-    finding = classes[index + 1]
-    return (classes[0] if len(classes) == 2 else f"no {finding}", finding)
 
 
 def record_of(record: ImageRecord, classes: Sequence[str], index: int) -> ImageRecord:

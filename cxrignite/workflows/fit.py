@@ -253,7 +253,7 @@ def prepare(
     # All checks have passed: from here on the run folder changes.
     if session.is_main_process:
         if state is None:
-            write_split(records, folder.split_path, folder.files.write)
+            write_split(records, folder.split_path, folder.files.write, recipe.data.source.findings)
         _plot_later(training)
         start = describe_start(
             command,

@@ -15,6 +15,7 @@ from torch import nn
 from cxrignite.data import ImageRecord, LoaderSettings, XrayData
 from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.sources import class_pair
 from cxrignite.engines import Precision, choose_precision
 from cxrignite.engines.session import Session
 from cxrignite.errors import ConstraintError, DataError, RecipeError
@@ -24,7 +25,6 @@ from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts
 from cxrignite.recipe import DataRecipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
-from cxrignite.runs.scores import class_pair
 
 _logger = logging.getLogger(__name__)
 

@@ -174,10 +174,11 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
         DataError: A split would be empty, or lack a class.
     """
     check_no_second_test(data, records)
+    findings = data.source.findings
     # All shares refer to all images, so each is divided by the share that is left.
     left = 1.0
     if data.test_fraction:
-        records = split_off(records, "test", data.test_fraction, seed)
+        records = split_off(records, "test", data.test_fraction, seed, findings)
         left -= data.test_fraction
     has_val = any(record.split == "val" for record in records)
     if data.fold is not None:
@@ -186,14 +187,14 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
             records = [
                 record.moved("train") if record.split == "val" else record for record in records
             ]
-        records = split_off_fold(records, data.fold.index, data.fold.count, seed)
+        records = split_off_fold(records, data.fold.index, data.fold.count, seed, findings)
         left -= left / data.fold.count
     elif not has_val:
-        records = split_off(records, "val", min(data.val_fraction / left, 0.5), seed)
+        records = split_off(records, "val", min(data.val_fraction / left, 0.5), seed, findings)
         left -= data.val_fraction
     if data.calibration_fraction:
         fraction = min(data.calibration_fraction / left, 0.5)
-        records = split_off(records, "calibration", fraction, seed)
+        records = split_off(records, "calibration", fraction, seed, findings)
     return records
 
 

@@ -116,7 +116,7 @@ def _gallery(
         [
             {
                 "name": each.name,
-                "about": f"{each.split}, {classes[each.label]}, patient {each.patient}",
+                "about": f"{each.split}, {classes[each.labels[0]]}, patient {each.patient}",
                 "uri": _picture_uri(each, scaling),
             }
             for each in group[:_MAX_IN_GROUP]

@@ -335,7 +335,7 @@ def observation_rows(results: RunResults) -> list[Observation]:
         elif name == "test" and "test" in results.split_names:
             records = [record for record in results.records if record.split == "test"]
             positives, patients = (
-                sum(record.label for record in records),
+                sum(record.labels[0] for record in records),
                 {record.patient for record in records},
             )
             size = _size(len(records) - positives, positives, len(patients), classes)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cxrignite.data import XrayData
+from cxrignite.data.sources import class_pair
 from cxrignite.data.survey import Survey, survey_images
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import ConstraintError, CxrIgniteError, DataError, RecipeError
@@ -130,7 +131,7 @@ def _assess(
     order = list(SEVERITIES)
     return AuditResult(
         source=str(source.root),
-        classes=source.classes,
+        classes=class_pair(source.classes, 0),
         num_images=len(survey.records) + len(survey.unreadable),
         num_unreadable=len(survey.unreadable),
         splits=plan.splits,

@@ -54,7 +54,7 @@ class PlainImages(Dataset[tuple[Tensor, float]]):
             seed = int(torch.randint(2**31, ()))
             grey = pipeline.augmented(tensor[:1].mul(255).byte()[None], [seed], [record.path])[0]
             tensor = grey.expand(3, -1, -1)
-        return tensor, float(record.label)
+        return tensor, float(record.labels[0])
 
 
 def train_steps(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cxrignite.data import ImageRecord, Source
 from cxrignite.data.image_files import image_files
+from cxrignite.data.sources import class_pair
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer
@@ -36,7 +37,7 @@ from cxrignite.reporting.plots import map_figures as figures
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import MapChecks, MapEvaluation
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import SplitScores, class_pair, results_name
+from cxrignite.runs.scores import SplitScores, results_name
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 from cxrignite.workflows.finished_run import (
     FinishedRun,

@@ -15,6 +15,7 @@ from cxrignite import __version__
 from cxrignite.data import ImageRecord, Source
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
+from cxrignite.data.sources import class_pair
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session
 from cxrignite.errors import DataError, RecipeError
@@ -23,7 +24,7 @@ from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import class_pair, file_name
+from cxrignite.runs.scores import file_name
 from cxrignite.terminal import counted
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.finished_run import load_run, map_threshold, open_folder
