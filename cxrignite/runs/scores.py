@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.sources import class_pair
-from cxrignite.functional import UNKNOWN_LABEL
-from cxrignite.functional import Confusion, confusion_at
+from cxrignite.functional import UNKNOWN_LABEL, Confusion, confusion_at
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,13 @@ def _differences(run: ScoredRun, baseline: ScoredRun) -> Iterator[Difference]:
     value, baseline_value = ours(everything), theirs(everything)
 
     def difference(metric: str) -> tuple[str, str, str, float, float]:
-        return run.run, run.finding, metric, float(value[metric][0]), float(baseline_value[metric][0])
+        return (
+            run.run,
+            run.finding,
+            metric,
+            float(value[metric][0]),
+            float(baseline_value[metric][0]),
+        )
 
     delong = delong_difference(run.y_score, baseline.y_score, baseline.y_true)
     yield Difference(*difference("roc_auc"), delong, "delong")

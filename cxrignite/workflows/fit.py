@@ -247,9 +247,7 @@ def prepare(
     if state is not None:
         training.restore(state)
         _logger.info("resuming after epoch %d", training.trainer.state.epoch)
-    plots.plot_validations(
-        training.validator, training.trainer, training.board, data.findings
-    )
+    plots.plot_validations(training.validator, training.trainer, training.board, data.findings)
     # All checks have passed: from here on the run folder changes.
     if session.is_main_process:
         if state is None:
@@ -330,9 +328,7 @@ def score(prepared: Prepared, best: Best) -> dict[str, FindingScores]:
     }
 
 
-def choose(
-    prepared: Prepared, scored: Mapping[str, FindingScores]
-) -> tuple[DecisionRule, ...]:
+def choose(prepared: Prepared, scored: Mapping[str, FindingScores]) -> tuple[DecisionRule, ...]:
     """Choose the threshold of each finding, on the calibration split if there is one, else on val.
 
     It comes before the evaluation, so that every metric is at the threshold that is saved.

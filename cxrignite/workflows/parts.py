@@ -174,7 +174,9 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
         try:
             shifts.append(PriorShift(*counts, data.drawn_prevalence(index), weight))
         except ValueError as error:
-            of_one = "both classes" if num_findings == 1 else f"both labels of {data.findings[index]}"
+            of_one = (
+                "both classes" if num_findings == 1 else f"both labels of {data.findings[index]}"
+            )
             raise DataError(f"training needs {of_one}: {error}") from error
     return tuple(shifts)
 

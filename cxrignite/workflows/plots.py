@@ -12,8 +12,8 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from cxrignite.data import XrayData
-from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.durable_write import write_durably
+from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.handlers import ScoreCollector, TensorBoardWriter
 from cxrignite.handlers.map_picture import as_png
 from cxrignite.output_marker import mark_output

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cxrignite.data import ImageRecord, Source
 from cxrignite.data.image_files import image_files
-from cxrignite.data.sources import class_pair
 from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.sources import class_pair
 from cxrignite.durable_write import write_durably
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import DataError
@@ -251,9 +251,7 @@ class _Maps:
 
     def _draw(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
         method = self.settings.method
-        return grad_cam(
-            model, images, self.layer, method=method, target=target, finding=self.index
-        )
+        return grad_cam(model, images, self.layer, method=method, target=target, finding=self.index)
 
 
 def _score(index: int, exclusive: bool, target: CamTarget, logits: Tensor) -> Tensor:

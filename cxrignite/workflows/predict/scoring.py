@@ -138,7 +138,9 @@ def _rows(
         columns.append([(rule.finding, *row) for row in cells] if len(rules) > 1 else cells)
     return [
         (record.name, patient, *cells)
-        for record, patient, of_image in zip(records, patients, zip(*columns, strict=True), strict=True)
+        for record, patient, of_image in zip(
+            records, patients, zip(*columns, strict=True), strict=True
+        )
         for cells in of_image
     ]
 
