@@ -13,18 +13,8 @@ from cxrignite.terminal import counted, wrapped
 _METHODS = {"delong": "DeLong", "patient_bootstrap": "bootstrap by patient"}
 _HEADER = ["metric", "run", "baseline", "difference", "95 % interval", "method"]
 _COLUMNS = (
-    *(
-        "run",
-        "baseline",
-        "finding",
-        "metric",
-        "value",
-        "baseline_value",
-        "difference",
-        "low",
-        "high",
-    ),
-    *("method", "num_images", "num_patients"),
+    *("run", "baseline", "finding", "metric", "value", "baseline_value", "difference"),
+    *("low", "high", "method", "num_images", "num_patients"),
 )
 _MAX_PATH = 90
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,23 +137,28 @@ class RunResults:
         evaluations = folder.read_evaluations()
         classes = _classes(recipe, records, rules)
         averages = {name: each.averages for name, each in evaluations.items()}
-        shared = {
-            "folder": folder,
-            "all_classes": classes,
-            "recipe": recipe,
-            "starts": folder.read_starts(),
-            "best": _read_best(folder),
-            "averages": {name: each for name, each in averages.items() if each is not None},
-            "history": folder.read_history(),
-        }
+        first = cls(
+            folder=folder,
+            index=0,
+            all_classes=classes,
+            recipe=recipe,
+            starts=folder.read_starts(),
+            best=_read_best(folder),
+            rule=None,
+            sites={},
+            evaluations={},
+            averages={name: each for name, each in averages.items() if each is not None},
+            history=folder.read_history(),
+            records=records,
+        )
         return [
-            cls(
+            replace(
+                first,
                 index=index,
                 rule=rules[index] if rules else None,
                 sites={site: of_site[index] for site, of_site in sites.items() if of_site},
                 evaluations={name: each.findings[index] for name, each in evaluations.items()},
                 records=[record_of(record, classes, index) for record in records],
-                **shared,
             )
             for index in range(len(classes) - 1)
         ]

@@ -160,13 +160,8 @@ def _differences(run: ScoredRun, baseline: ScoredRun) -> Iterator[Difference]:
     value, baseline_value = ours(everything), theirs(everything)
 
     def difference(metric: str) -> tuple[str, str, str, float, float]:
-        return (
-            run.run,
-            run.finding,
-            metric,
-            float(value[metric][0]),
-            float(baseline_value[metric][0]),
-        )
+        values = float(value[metric][0]), float(baseline_value[metric][0])
+        return run.run, run.finding, metric, *values
 
     delong = delong_difference(run.y_score, baseline.y_score, baseline.y_true)
     yield Difference(*difference("roc_auc"), delong, "delong")

@@ -174,9 +174,8 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
         try:
             shifts.append(PriorShift(*counts, data.drawn_prevalence(index), weight))
         except ValueError as error:
-            of_one = (
-                "both classes" if num_findings == 1 else f"both labels of {data.findings[index]}"
-            )
+            name = data.findings[index]
+            of_one = "both classes" if num_findings == 1 else f"both labels of {name}"
             raise DataError(f"training needs {of_one}: {error}") from error
     return tuple(shifts)
 

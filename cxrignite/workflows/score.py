@@ -255,7 +255,25 @@ def write_scores(
         scores: The scores.
         rules: The threshold of each finding, and the conversion to probabilities.
     """
-    raise NotImplementedError
+    probabilities = [
+        rule.prior_shift.probability(each)
+        for rule, each in zip(rules, scores.y_score.T, strict=True)
+    ]
+    known = [each for each in probabilities if each is not None]
+    # One finding has arrays without a second dimension, and no column of that name.
+    shape = (-1, len(rules)) if len(rules) > 1 else (-1,)
+    write_predictions(
+        folder.predictions_path(name),
+        [{"path": record.name, "patient": record.patient} for record in scores.records],
+        scores.y_score.reshape(shape),
+        scores.y_true.reshape(shape),
+        np.arange(scores.num_images),
+        [rule.threshold for rule in rules],
+        np.stack(known, axis=1).reshape(shape) if len(known) == len(rules) else None,
+        folder.files.write,
+        lower=[rule.lower_threshold for rule in rules],
+        findings=[rule.finding for rule in rules],
+    )
 
 
 def score_split(

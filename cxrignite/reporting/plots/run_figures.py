@@ -66,9 +66,8 @@ def _finding_distribution(
     """Draw the number of images of each finding as one row of bars, one for each split."""
     figure, axes = single_chart("Images of each finding")
     height = 0.8 / len(counts)
-    for number, (split, colour) in enumerate(
-        zip(counts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False)
-    ):
+    colours = cycle((BLUE, ORANGE, GREEN, GREY))
+    for number, (split, colour) in enumerate(zip(counts, colours, strict=False)):
         places = np.arange(len(classes)) + (number - (len(counts) - 1) / 2) * height
         numbers = [counts[split][name] for name in classes]
         bars = axes.barh(places, numbers, 0.94 * height, color=colour, label=split)

@@ -183,7 +183,7 @@ class _Maps:
             settings.method,
             choice,
             [{"path": record.name, "patient": record.patient} for record in records],
-            classes,
+            self.classes,
             self.board,
             finding=index,
         )
@@ -251,13 +251,13 @@ class _Maps:
 
     def _draw(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
         method = self.settings.method
-        return grad_cam(model, images, self.layer, method=method, target=target, finding=self.index)
+        return grad_cam(model, images, self.layer, method=method, target=target, output=self.index)
 
 
 def _score(index: int, exclusive: bool, target: CamTarget, logits: Tensor) -> Tensor:
     """Return probabilities of a finding, or of its absence, from the logits of a batch."""
     if exclusive:
-        found = scores_from_logits(logits, exclusive=True)[:, index]
+        found: Tensor = scores_from_logits(logits, exclusive=True)[:, index]
         return found if target == "positive" else 1 - found
     sign = 1 if target == "positive" else -1
     return torch.sigmoid(sign * logits.reshape(len(logits), -1)[:, index])

@@ -103,7 +103,7 @@ class MapDrawer:
             # Filled to one shape, as for the scores, so that the last bits are always the same.
             filled = fill_up(part, _BATCH_SIZE).to(self._device)
             found = grad_cam(
-                self._model, filled, self._layer, method=self._method, finding=self._finding
+                self._model, filled, self._layer, method=self._method, output=self._finding
             )
             for row in range(len(part)):
                 number = start + row

@@ -149,7 +149,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 index,
                 file_name(rule.finding) if len(rules) > 1 else "",
             )
-            for index, rule in enumerate(rules if layer else ())
+            for index, rule in enumerate(rules)
+            if layer
         ]
         records = [record for record in listing.records if record.name not in output.names]
         if output.num_rows:

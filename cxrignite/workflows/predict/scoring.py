@@ -136,11 +136,10 @@ def _rows(
                 for row, each in zip(cells, drawn, strict=True)
             ]
         columns.append([(rule.finding, *row) for row in cells] if len(rules) > 1 else cells)
+    by_image = zip(records, patients, zip(*columns, strict=True), strict=True)
     return [
         (record.name, patient, *cells)
-        for record, patient, of_image in zip(
-            records, patients, zip(*columns, strict=True), strict=True
-        )
+        for record, patient, of_image in by_image
         for cells in of_image
     ]
 
