@@ -27,6 +27,7 @@ from cxrignite.handlers import (
     ScoreCollector,
     TensorBoardWriter,
 )
+from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.tables import (
