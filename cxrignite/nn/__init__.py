@@ -1,4 +1,4 @@
-"""Networks and losses: grey images in, one logit per image out.
+"""Networks and losses: grey images in, one logit per image and finding out.
 
 This is the only package that imports torchvision and timm.
 """
