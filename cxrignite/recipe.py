@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from cxrignite.data import Source
 from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
-from cxrignite.engines import EVALUATION_METRICS
+from cxrignite.engines import evaluation_metrics
 from cxrignite.errors import RecipeError
 from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable
@@ -280,13 +280,21 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
-        self.loss = fitted_loss(self.loss)  # type: ignore[assignment]  # one, or a column of it
+        source = self.data.source
+        findings = getattr(source, "findings", ("",))
+        self.loss = fitted_loss(  # type: ignore[assignment]  # the loss, or an adapter of it
+            self.loss,
+            len(findings),
+            getattr(source, "exclusive", False),
+        )
         self._try_factories()
         handlers = self.validator.handlers
         # A user's own handler may publish anything; ours list what they publish.
         if all(type(handler).__module__.startswith("cxrignite.") for handler in handlers):
             published = [name for handler in handlers for name in getattr(handler, "publishes", ())]
-            known = [*EVALUATION_METRICS, *published]
+            if len(findings) > 1:
+                published = [f"{name}/{finding}" for name in published for finding in findings]
+            known = [*evaluation_metrics(findings), *published]
             rule = f"one of {', '.join(known)}"
             _require(self.monitor.metric in known, "monitor.metric", rule, self.monitor.metric)
 

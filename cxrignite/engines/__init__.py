@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_line
 from cxrignite.engines.evaluator import create_evaluator
-from cxrignite.engines.metrics import EVALUATION_METRICS, attach_metrics
+from cxrignite.engines.metrics import EVALUATION_METRICS, attach_metrics, evaluation_metrics
 from cxrignite.engines.precision import Precision, choose_precision
 from cxrignite.engines.scoring import BatchScorer
 from cxrignite.engines.updater import amp_updater, create_trainer
@@ -20,4 +20,5 @@ __all__ = [
     "compiler_errors_in_one_line",
     "create_evaluator",
     "create_trainer",
+    "evaluation_metrics",
 ]

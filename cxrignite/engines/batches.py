@@ -10,22 +10,24 @@ from torch import Tensor
 from cxrignite.errors import RecipeError
 
 Batch = Sequence[Tensor]
-"""Images `(N, C, H, W)` and labels, and optionally indices and seeds, each `(N,)`."""
+"""Images `(N, C, H, W)`, labels `(N,)` or of several findings `(N, K)` with NaN if unknown, and
+optionally indices and seeds, each `(N,)`."""
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
-    """Check that a model returns one logit per image.
+    """Check that a model returns one logit per image and finding.
 
     Args:
         logits: Output of the model.
-        labels: Labels, shape `(N,)`.
+        labels: Labels, shape `(N,)` or `(N, K)`.
 
     Raises:
         RecipeError: If the shapes differ.
     """
     if logits.shape != labels.shape:
+        each = "image" if labels.ndim == 1 else "image and finding"
         raise RecipeError(
-            f"a model must give one logit per image, shape {tuple(labels.shape)}, "
+            f"a model must give one logit per {each}, shape {tuple(labels.shape)}, "
             f"got {tuple(logits.shape)}"
         )
 

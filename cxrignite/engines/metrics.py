@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxrignite.functional.findings import finding_names, rank_findings
 from cxrignite.functional.gathering import (
     EpochScores,
     gather_images,
@@ -24,10 +25,32 @@ from cxrignite.functional.gathering import (
 # Metrics of every evaluator; `loss` only if it has a loss function.
 EVALUATION_METRICS = ("loss", "roc_auc", "average_precision")
 
+_RANKS = ("roc_auc", "average_precision")
+
 _logger = logging.getLogger(__name__)
 
 # Number of losses to keep before they are summed: those of a million steps take half a gigabyte.
 _MAX_LOSSES = 1024
+
+
+def evaluation_metrics(findings: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names of the metrics of every evaluator; `loss` only if it has a loss function.
+
+    Args:
+        findings: Names of the findings.
+
+    Returns:
+        `EVALUATION_METRICS`; with several findings also `roc_auc_micro`, `roc_auc/NAME` and
+        `average_precision/NAME` of each.
+
+    Examples:
+        >>> evaluation_metrics(["A", "B"])[3:]
+        ('roc_auc_micro', 'roc_auc/A', 'roc_auc/B', 'average_precision/A', 'average_precision/B')
+    """
+    if len(findings) < 2:
+        return EVALUATION_METRICS
+    of_each = [f"{metric}/{name}" for metric in _RANKS for name in findings]
+    return (*EVALUATION_METRICS, "roc_auc_micro", *of_each)
 
 
 class EpochMeanLoss:
@@ -88,25 +111,35 @@ class EvaluationMetrics:
 
     Attach to: an evaluator, before handlers that read metrics at `EPOCH_COMPLETED`.
 
-    Expects: `engine.state.output` to be `(y_score, y_true)`, each of shape `(N,)`, the scores being
-    probabilities; with a `loss_fn`, the logits `(N,)` in `engine.state.logits`. The third part of a
+    Expects: `engine.state.output` to be `(y_score, y_true)`, each of shape `(N,)`, or `(N, K)` with
+    NaN for unknown labels, the scores being probabilities; with a `loss_fn`, the logits in the same
+    shape in `engine.state.logits`. The third part of a
     batch, if there is one, holds the indices of the images. Repeated images, which a distributed
     sampler adds as padding, are ignored.
 
     Publishes: `roc_auc` and `average_precision`, NaN if one class is absent; with a `loss_fn`
-    also `loss`, the mean over images. All processes publish the same numbers. The object is also
-    `engine.state.score_source`: handlers read the epoch's scores from its `gather()`.
+    also `loss`, the mean over images. With several findings the first two are means over the
+    findings that have both classes; each finding also has `roc_auc/NAME` and
+    `average_precision/NAME`, and all known labels together have `roc_auc_micro`. All processes
+    publish the same numbers. The object is also `engine.state.score_source`: handlers read the
+    epoch's scores from its `gather()`.
 
     Args:
-        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss.
+        loss_fn: Function from logits and labels, both float32 `(N,)` or `(N, K)`, to a mean loss.
         device: Device of the buffers of `loss_fn`.
+        findings: Names of several findings; without names they are numbered from 0.
+
+    Raises:
+        ValueError: During the run, if there is not one name for each column of scores.
     """
 
     def __init__(
         self,
         loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
+        findings: Sequence[str] = (),
     ) -> None:
+        self._findings = findings
         self._loss_fn = loss_fn
         self._device = torch.device(device)
         self._rows: list[Tensor] = []
@@ -146,7 +179,7 @@ class EvaluationMetrics:
         state: Any = engine.state
         y_score, y_true = state.output
         columns = [y_score, y_true] if self._loss_fn is None else [y_score, y_true, state.logits]
-        self._rows.append(torch.stack([column.float() for column in columns], dim=1))
+        self._rows.append(torch.column_stack([column.float() for column in columns]))
         self._indices.append(image_index(state.batch, len(y_score)))
 
     @torch.no_grad()
@@ -156,20 +189,44 @@ class EvaluationMetrics:
         if self._loss_fn is not None:
             # Over all images at once, in the order of the indices, so that the result depends
             # neither on the batches nor on the processes.
-            y_true, logits = (column.to(self._device) for column in columns[:, 1:].unbind(1))
+            _, y_true, logits = (part.to(self._device) for part in columns.chunk(3, dim=1))
+            if y_true.shape[1] == 1:
+                y_true, logits = y_true[:, 0], logits[:, 0]
             metrics["loss"] = float(self._loss_fn(logits, y_true)) if len(logits) else math.nan
-        metrics["roc_auc"], metrics["average_precision"] = self._rank(scores.y_true, scores.y_score)
+        if scores.y_true.ndim > 1:
+            metrics.update(self._rank_findings(scores))
+        else:
+            metrics.update(zip(_RANKS, self._rank(scores.y_true, scores.y_score), strict=True))
 
     def _gather(self) -> tuple[EpochScores, Tensor]:
         """Return the scores, and scores, labels and logits as columns, float32 on the CPU."""
         if self._gathered is None:
-            empty = torch.zeros(0, 2 if self._loss_fn is None else 3)
+            num_parts = 2 if self._loss_fn is None else 3
+            empty = torch.zeros(0, num_parts)
             rows = torch.cat(self._rows).cpu() if self._rows else empty
             indices = torch.cat([torch.zeros(0, dtype=torch.int64), *self._indices])
             rows, indices = gather_images(rows, indices)
-            self._gathered = scores_of(rows, indices), rows
+            self._gathered = scores_of(rows, indices, rows.shape[1] // num_parts), rows
             self._rows, self._indices = [], []
         return self._gathered
+
+    def _rank_findings(self, scores: EpochScores) -> dict[str, float]:
+        names = finding_names(self._findings, scores.y_true.shape[1])
+        ranks = rank_findings(scores.y_score, scores.y_true)
+        undefined = [
+            name for name, area in zip(names, ranks.roc_auc, strict=True) if math.isnan(area)
+        ]
+        if undefined and not self._was_warned:
+            _logger.warning(
+                "roc_auc and average_precision are undefined (nan) for %s: images of both classes "
+                "are needed",
+                ", ".join(undefined),
+            )
+        self._was_warned = self._was_warned or bool(undefined)
+        values = [ranks.roc_auc_macro, ranks.average_precision_macro, ranks.roc_auc_micro]
+        values += [*ranks.roc_auc.tolist(), *ranks.average_precision.tolist()]
+        _, *published = evaluation_metrics(names)
+        return dict(zip(published, values, strict=True))
 
     def _rank(self, y_true: NDArray[np.int64], y_score: NDArray[np.float64]) -> tuple[float, float]:
         if not 0 < y_true.sum() < y_true.size:
@@ -195,18 +252,20 @@ def attach_metrics(
     loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
     *,
     device: torch.device | str = "cpu",
+    findings: Sequence[str] = (),
 ) -> EvaluationMetrics:
     """Attach `EvaluationMetrics` to an evaluator.
 
     Args:
         evaluator: An engine whose output is `(y_score, y_true)`.
-        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; null for no
-            `loss`.
+        loss_fn: Function from logits and labels, both float32 `(N,)` or `(N, K)`, to a mean loss;
+            null for no `loss`.
         device: Device of the buffers of `loss_fn`.
+        findings: Names of several findings; without names they are numbered from 0.
 
     Returns:
         The attached metrics.
     """
-    metrics = EvaluationMetrics(loss_fn, device)
+    metrics = EvaluationMetrics(loss_fn, device, findings)
     metrics.attach(evaluator)
     return metrics

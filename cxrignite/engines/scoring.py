@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cxrignite.engines.batches import fill_up, move_images
 from cxrignite.engines.model_mode import ModelMode
 from cxrignite.engines.precision import FP32, Precision
+from cxrignite.functional.findings import scores_from_logits
 
 
 class BatchScorer:
@@ -17,12 +18,13 @@ class BatchScorer:
     same size, a score does not depend on the division into batches.
 
     Args:
-        model: Images in, logits `(N,)` out; on `device`.
+        model: Images in, logits out, `(N,)` or of several findings `(N, K)`; on `device`.
         device: Device of the model.
         precision: Number format of the forward pass; the sigmoid is always float32.
         channels_last: True to use the channels-last layout for images of more than one channel.
         batch_size: Number of images of every forward pass, at least that of the batches; null fills
             up nothing.
+        exclusive: True if the findings are exclusive classes; see `scores_from_logits`.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class BatchScorer:
         precision: Precision = FP32,
         channels_last: bool = False,
         batch_size: int | None = None,
+        exclusive: bool = False,
     ) -> None:
         self.model = model
         self.device = torch.device(device)
         self.precision = precision
         self.channels_last = channels_last
         self.batch_size = batch_size or 0
+        self.exclusive = exclusive
         self._mode = ModelMode(model, is_training=False)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,8 +52,8 @@ class BatchScorer:
             images: Shape `(n, C, H, W)`, at least one, on any device.
 
         Returns:
-            Probabilities of the positive class and logits, both float32, of shape `(n,)` if the
-            model gives one logit per image, on `device`.
+            Probabilities of the positive class and logits, both float32, of the shape of the
+            model's output, `(n,)` or `(n, K)`, on `device`.
         """
         self._mode.enter()
         with torch.inference_mode():
@@ -58,4 +62,5 @@ class BatchScorer:
             with self.precision.autocast(self.device):
                 logits = self.model(filled).float()
             # Added images are removed last, since the sigmoid too depends on the vector's length.
-            return torch.sigmoid(logits)[: len(images)], logits[: len(images)]
+            scores = scores_from_logits(logits, self.exclusive)
+            return scores[: len(images)], logits[: len(images)]

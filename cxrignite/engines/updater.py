@@ -46,10 +46,10 @@ def amp_updater(
     must then be known (a loader with a length, or `trainer.run(epoch_length=...)`).
 
     Args:
-        model: Images in, logits `(N,)` out; on `device`.
+        model: Images in, logits out, `(N,)` or of several findings `(N, K)`; on `device`.
         optimizer: Optimizer of the model's parameters.
-        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; its buffers
-            on `device`.
+        loss_fn: Function from logits and labels, both float32 `(N,)` or `(N, K)`, to a mean loss;
+            its buffers on `device`.
         device: Device of the model.
         precision: Number format of the forward pass; the loss is always float32.
         scaler: Gradient scaler, given if it is to be saved with a checkpoint; null creates one. It
@@ -126,10 +126,10 @@ def create_trainer(
     `trainer.state.metrics["loss"]` is the mean over its images, on all processes.
 
     Args:
-        model: Images in, logits `(N,)` out; on `device`.
+        model: Images in, logits out, `(N,)` or of several findings `(N, K)`; on `device`.
         optimizer: Optimizer of the model's parameters.
-        loss_fn: Function from logits and labels, both float32 `(N,)`, to a mean loss; its buffers
-            on `device`.
+        loss_fn: Function from logits and labels, both float32 `(N,)` or `(N, K)`, to a mean loss;
+            its buffers on `device`.
         device: Device of the model.
         precision: Number format of the forward pass.
         scaler: Gradient scaler, given if it is to be saved with a checkpoint; null creates one.

@@ -21,6 +21,7 @@ from cxrignite.functional.calibrators import (
     shift_logit,
 )
 from cxrignite.functional.certificate import (
+    family_level,
     num_false_positives_allowed,
     num_negatives_needed,
     num_positives_needed,
@@ -39,6 +40,14 @@ from cxrignite.functional.faithfulness import (
     PerturbationCurve,
     deletion_curve,
     insertion_curve,
+)
+from cxrignite.functional.findings import (
+    FindingRanks,
+    average_statistics,
+    exclusive_confusion,
+    exclusive_statistics,
+    rank_findings,
+    scores_from_logits,
 )
 from cxrignite.functional.gathering import gather_rows
 from cxrignite.functional.grad_cam import CamMaps, CamMethod, CamTarget, grad_cam
@@ -94,6 +103,7 @@ __all__ = [
     "Decision",
     "EnergyInside",
     "ExpectedSensitivity",
+    "FindingRanks",
     "ImageChoice",
     "ImageKind",
     "Interval",
@@ -108,6 +118,7 @@ __all__ = [
     "ShiftCheck",
     "Status",
     "Temperature",
+    "average_statistics",
     "balanced_weights",
     "bootstrap_differences",
     "bootstrap_intervals",
@@ -128,7 +139,10 @@ __all__ = [
     "drawn_share",
     "ece_interval",
     "energy_inside",
+    "exclusive_confusion",
+    "exclusive_statistics",
     "expected_sensitivity",
+    "family_level",
     "fit_platt",
     "fit_temperature",
     "gather_rows",
@@ -150,8 +164,10 @@ __all__ = [
     "randomization_check",
     "randomized_copy",
     "rank_correlation",
+    "rank_findings",
     "ranking_statistics",
     "reliability_bins",
+    "scores_from_logits",
     "select_operating_point",
     "shift_logit",
     "soft_pos_weight",

@@ -273,6 +273,30 @@ def joint_level(confidence: float) -> float:
     return (1 + confidence) / 2  # Bonferroni
 
 
+def family_level(confidence: float, num_certificates: int) -> float:
+    """Return the confidence of each of several certificates that together hold with `confidence`.
+
+    Args:
+        confidence: Probability with which all hold, in `(0, 1)`.
+        num_certificates: Number of certificates, at least 1.
+
+    Returns:
+        A level of at least `confidence`, by Bonferroni's inequality.
+
+    Raises:
+        ValueError: If `num_certificates` is below 1.
+
+    Examples:
+        >>> round(family_level(0.95, 10), 4)
+        0.995
+    """
+    if num_certificates < 1:
+        raise ValueError(f"num_certificates must be at least 1, got {num_certificates}")
+    if num_certificates == 1:
+        return confidence
+    return 1 - (1 - confidence) / num_certificates
+
+
 def check_certificate(rate: float, confidence: float, name: str = "min_tnr") -> None:
     """Check the settings of a certificate.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cxrignite.functional.arrays import check_finite
 from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.findings import checked_findings
 
 NO_INDEX = -1
 """Index of an image whose batch has no indices."""
@@ -25,8 +26,8 @@ class EpochScores(NamedTuple):
     """Scores of an epoch, each image once, identical on all processes.
 
     Attributes:
-        y_score: Probabilities of the positive class, shape `(N,)`.
-        y_true: Labels, 0 or 1, shape `(N,)`.
+        y_score: Probabilities of the positive class, shape `(N,)`; of several findings `(N, K)`.
+        y_true: Labels, 0 or 1, in the same shape; with several findings -1 if unknown.
         index: Positions in the evaluated split, shape `(N,)`, ascending. If the batches have no
             index, it is `NO_INDEX` and the order is that of collection.
     """
@@ -60,7 +61,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     calls it this way. This function pads the rows to the largest number and removes the padding
     afterwards.
 
-    Every process must call it, with the same dtype and the same shape after the first dimension.
+    Every process must call it, with the same dtype and the same shape after the first dimension;
+    only a process without rows may have another number of columns, since it cannot know it.
     Without an initialised process group it returns `rows` itself.
 
     Args:
@@ -81,10 +83,14 @@ def gather_rows(rows: Tensor) -> Tensor:
     if not _is_distributed():
         return rows
     device = _collective_device(rows)
-    own_count = torch.tensor([rows.shape[0]], dtype=torch.int64, device=device)
-    counts = [torch.empty_like(own_count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, own_count)
-    num_rows = [int(count) for count in counts]
+    num_columns = rows.shape[1] if rows.ndim == 2 else 0
+    own_size = torch.tensor([rows.shape[0], num_columns], dtype=torch.int64, device=device)
+    sizes = [torch.empty_like(own_size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, own_size)
+    num_rows = [int(size[0]) for size in sizes]
+    if rows.ndim == 2 and not rows.shape[0]:
+        widths = [int(size[1]) for size in sizes if size[0]]
+        rows = rows.new_empty(0, max(widths, default=num_columns))
 
     padded = torch.zeros((max(num_rows), *rows.shape[1:]), dtype=rows.dtype, device=device)
     padded[: rows.shape[0]] = rows.detach()
@@ -131,20 +137,27 @@ def gather_images(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return rows[torch.from_numpy(first).to(rows.device)], torch.from_numpy(unique)
 
 
-def scores_of(rows: Tensor, index: Tensor) -> EpochScores:
+def scores_of(rows: Tensor, index: Tensor, num_findings: int = 1) -> EpochScores:
     """Return an epoch's scores from gathered rows.
 
     Args:
-        rows: Columns of scores, labels and optional further values, shape `(N, 2 or more)`.
+        rows: Columns of scores, labels and optional further values, shape `(N, 2 * num_findings or
+            more)`.
         index: Index of each image, shape `(N,)`.
+        num_findings: Number of columns of scores, and of labels.
 
     Returns:
         The scores.
 
     Raises:
         NonFiniteError: If a score is NaN or infinite.
-        ValueError: If a score is outside `[0, 1]`, or a label is neither 0 nor 1.
+        ValueError: If a score is outside `[0, 1]`, or a label is neither 0 nor 1; of several
+            findings, a label may be NaN or -1.
     """
+    if num_findings > 1:
+        y_score, y_true = rows[:, :num_findings], rows[:, num_findings : 2 * num_findings]
+        check_finite(y_score.flatten())
+        return EpochScores(*checked_findings(y_score, y_true), index.cpu().numpy())
     check_finite(rows[:, 0])
     scores, positive = checked_scores(rows[:, 0], rows[:, 1])
     return EpochScores(scores, positive.astype(np.int64), index.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Class activation maps: regions of an image that raise or lower the logit of the positive class.
+"""Class activation maps: regions of an image that raise or lower the logit of a finding.
 
 A map weights the activations `A` of a layer with the gradients `g` of the logit with respect to
 them, sums over the channels and keeps positive values. The methods differ in the weights:
@@ -39,7 +39,7 @@ class CamMaps(NamedTuple):
             important pixel is 1; an empty map is 0 everywhere.
         raw_max: Maximum of each map before scaling, shape `(N,)`, float32, at least 0; in logits
             for `hires_cam`. It is 0 for an empty map, which has no evidence for the target.
-        logits: Logits of the positive class, shape `(N,)`, float32, for either target.
+        logits: Logits of the explained output, shape `(N,)`, float32, for either target.
         grid: Rows and columns of the layer's output, which limit the resolution of the maps.
     """
 
@@ -56,6 +56,7 @@ def grad_cam(
     *,
     method: CamMethod = "grad_cam",
     target: CamTarget = "positive",
+    output: int = 0,
 ) -> CamMaps:
     """Compute class activation maps, in one forward pass and a partial backward pass.
 
@@ -68,12 +69,14 @@ def grad_cam(
     ReLU sets to 0; choose the ReLU as the layer instead.
 
     Args:
-        model: Images in, one logit per image out, shape `(N,)` or `(N, 1)`.
+        model: Images in, logits out, shape `(N,)` or `(N, K)`.
         images: Shape `(N, C, H, W)`, as the model takes them, on its device.
         target_layer: A layer with an output of shape `(N, C', H', W')` that the model calls once,
             or its dotted name.
         method: Method that weights the activations.
         target: `positive` shows what raises the logit, `negative` what lowers it.
+        output: Index of the explained logit among the K of an image, such as the number of a
+            finding.
 
     Returns:
         The maps, upsampled bilinearly to the size of the images, on their device.
@@ -81,8 +84,8 @@ def grad_cam(
     Raises:
         RecipeError: If the model has no such layer, or the layer has no spatial output or is not
             called exactly once.
-        ValueError: If `images` have another shape, the model does not give one logit per image, the
-            logit does not depend on the layer, or `method` or `target` is unknown.
+        ValueError: If `images` or the logits have another shape, the logit does not depend on the
+            layer, there is no such `output`, or `method` or `target` is unknown.
         NonFiniteError: If a map or logit is NaN or infinite.
 
     Examples:
@@ -109,7 +112,7 @@ def grad_cam(
     ):
         # Tensors created in inference mode cannot be part of a graph.
         images = images.clone() if images.is_inference() else images
-        activation, gradient, logits = _activation_and_gradient(model, images, name, layer)
+        activation, gradient, logits = _activation_and_gradient(model, images, name, layer, output)
         if target == "negative":
             gradient = -gradient
         coarse = _combine(activation, gradient, method).clamp_min(0)
@@ -125,7 +128,7 @@ def grad_cam(
 
 
 def _activation_and_gradient(
-    model: nn.Module, images: Tensor, name: str, layer: nn.Module
+    model: nn.Module, images: Tensor, name: str, layer: nn.Module, output: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's output, the gradient of the logit with respect to it, and the logits."""
     outputs: list[Tensor] = []
@@ -142,7 +145,7 @@ def _activation_and_gradient(
     hook = layer.register_forward_hook(open_graph)
     try:
         with evaluation_mode(model), torch.no_grad():
-            logits = _checked_logits(model(images), len(images))
+            logits = _checked_logits(model(images), len(images), output)
         if len(outputs) != 1:
             raise RecipeError(
                 f"target_layer {name} must be called once in a pass, got {len(outputs)} calls"
@@ -175,15 +178,20 @@ def _checked_output(output: object, name: str, num_images: int) -> Tensor:
     return output
 
 
-def _checked_logits(output: object, num_images: int) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise ValueError(f"the model must give one tensor of logits, got a {type(output).__name__}")
-    if output.shape not in ((num_images,), (num_images, 1)):
+def _checked_logits(logits: object, num_images: int, output: int) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model must give one tensor of logits, got a {type(logits).__name__}")
+    if logits.ndim not in (1, 2) or len(logits) != num_images:
         raise ValueError(
-            f"the model must give one logit per image, shape ({num_images},), "
-            f"got {tuple(output.shape)}"
+            f"the model must give one logit per image, shape ({num_images},), or ({num_images}, K) "
+            f"for K findings, got {tuple(logits.shape)}"
         )
-    return output.flatten().float()
+    columns = logits.reshape(num_images, -1)
+    if not 0 <= output < columns.shape[1]:
+        raise ValueError(
+            f"output must be in [0, {columns.shape[1]}), the logits of an image, got {output}"
+        )
+    return columns[:, output].float()
 
 
 def _combine(activation: Tensor, gradient: Tensor, method: CamMethod) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cxrignite.durable_write import write_durably
 from cxrignite.functional.gathering import NO_INDEX
 from cxrignite.functional.grad_cam import CamMethod, grad_cam
-from cxrignite.functional.image_choice import ImageChoice
+from cxrignite.functional.image_choice import UNKNOWN_LABEL, ImageChoice
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.explanation import Explanation, explanations_table
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
@@ -44,10 +44,11 @@ class GradCAMExporter(Attachable):
     synchronises a GPU.
 
     *Attach to* an evaluator.
-    *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`; `state.batch[0]` to be the
-    images, all of one shape `(C, H, W)`, as the model takes them; and `state.batch[2]`, if there is
-    one, to be the index of each image. Without an index they are counted from 0. Other forms need
-    transforms in the engine's `ScoreCollector`.
+    *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`, or `(N, K)` for K findings,
+    of which `finding` is explained; `state.batch[0]` to be the images, all of one shape
+    `(C, H, W)`, as the model takes them; and `state.batch[2]`, if there is one, to be the index of
+    each image. Without an index they are counted from 0. Other forms need transforms in the
+    engine's `ScoreCollector`.
     *Publishes* in `directory` two PNG files per image and `explain.csv`; `explanations`; and
     TensorBoard images, if there is a `board`. On rank 0 only, for the images of all processes.
 
@@ -56,7 +57,7 @@ class GradCAMExporter(Attachable):
         explanations: Results of the last run, in the order of selection; empty on other ranks.
 
     Args:
-        model: Maps images to one logit per image.
+        model: Maps images to one logit per image and finding.
         directory: The folder of the files.
         target_layer: The layer of the maps; see `grad_cam`.
         method: Weighting of activations and gradients.
@@ -68,11 +69,13 @@ class GradCAMExporter(Attachable):
             `patient`, which become the first columns. The first one names the picture.
         classes: The negative and the positive class, for the captions.
         board: Receives the TensorBoard images.
+        finding: Number of the finding that is explained, from 0, if there are several. The labels
+            of its images may be unknown.
 
     Raises:
         RecipeError: If the model has no such layer, or maps are impossible there (in the run).
-        ValueError: If batches of several processes have no index, an index is outside `rows`, or
-            output or batch has another form (in the run).
+        ValueError: If batches of several processes have no index, an index is outside `rows`, there
+            is no such finding, or output or batch has another form (in the run).
         NonFiniteError: If a map is NaN or infinite (in the run).
         CxrIgniteError: If a file cannot be written (in the run).
 
@@ -99,6 +102,7 @@ class GradCAMExporter(Attachable):
         classes: tuple[str, str] = ("negative", "positive"),
         board: TensorBoardWriter | None = None,
         search: ThresholdSearch | None = None,
+        finding: int = 0,
     ) -> None:
         self.model = model
         self.directory = Path(directory)
@@ -109,6 +113,7 @@ class GradCAMExporter(Attachable):
         self.classes = classes
         self.board = board
         self.search = search
+        self.finding = finding
         self.step = 0
         self.explanations: list[Explanation] = []
         self._reset()
@@ -136,8 +141,8 @@ class GradCAMExporter(Attachable):
 
         Args:
             images: Shape `(N, C, H, W)`, as the model takes them, on any device.
-            y_score: Probabilities of the positive class, shape `(N,)`.
-            y_true: Labels, 0, 1 or `UNKNOWN_LABEL`, shape `(N,)`.
+            y_score: Probabilities of the finding, shape `(N,)`.
+            y_true: Its labels, 0, 1 or `UNKNOWN_LABEL`, shape `(N,)`.
             index: Index of each image, shape `(N,)`.
 
         Returns:
@@ -153,6 +158,7 @@ class GradCAMExporter(Attachable):
                 images[positions[start : start + _BATCH_SIZE]].to(_device_of(self.model)),
                 self.target_layer,
                 method=self.method,
+                output=self.finding,
             )
             for start in range(0, len(positions), _BATCH_SIZE)
         ]
@@ -180,7 +186,8 @@ class GradCAMExporter(Attachable):
         return self.explanations
 
     def _current_choice(self) -> ImageChoice:
-        point = self.search.operating_point if self.search else None
+        points = self.search.operating_points if self.search else ()
+        point = points[self.finding] if points else None
         if point is None:
             return self.choice
         return replace(self.choice, threshold=point.threshold, lower=point.lower_threshold)
@@ -203,6 +210,14 @@ class GradCAMExporter(Attachable):
                     "with several processes each image needs an index, got none in state.batch[2]"
                 )
             index = torch.arange(self._num_seen, self._num_seen + len(index))
+        if y_score.ndim > 1:
+            if not 0 <= self.finding < y_score.shape[1]:
+                raise ValueError(
+                    f"finding must be in [0, {y_score.shape[1]}), the number of columns of scores, "
+                    f"got {self.finding}"
+                )
+            y_score = y_score[:, self.finding]
+            y_true = y_true[:, self.finding].nan_to_num(UNKNOWN_LABEL)
         self._num_seen += len(index)
         new = zip(index.tolist(), y_score.tolist(), y_true.tolist(), images, strict=True)
         known = len(self._candidates)

@@ -13,10 +13,15 @@ from numpy.typing import NDArray
 from cxrignite.csv_text import csv_bytes
 from cxrignite.durable_write import write_durably
 from cxrignite.functional.confusion import decide
+from cxrignite.functional.findings import finding_names
+from cxrignite.functional.image_choice import UNKNOWN_LABEL
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
 
 ToProbability = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]
+
+Thresholds = float | Sequence[float | None] | None
+"""Threshold, or one for each finding; null makes no decision."""
 
 _COLUMNS = ("label", "score", "probability", "decision")
 
@@ -24,9 +29,12 @@ _COLUMNS = ("label", "score", "probability", "decision")
 class PredictionWriter(Attachable):
     """Writer of one CSV row per image: its known facts, label, scores and decision.
 
+    With several findings there is a row for each image and finding, and a column `finding` after
+    `patient`, or after all known facts if there is no `patient`.
+
     *Attach to* an evaluator.
-    *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)`, and `state.batch[2]` to be
-    the index of each image into `rows`.
+    *Expects* `state.output` to be `(y_score, y_true)` of shape `(N,)` or `(N, K)`, and
+    `state.batch[2]` to be the index of each image into `rows`.
     *Publishes* the file.
 
     Args:
@@ -35,11 +43,15 @@ class PredictionWriter(Attachable):
             and `patient`. They become the first columns, before `label`, `score`, `probability` and
             `decision`.
         threshold: The decision is `positive` for scores of at least this value, in `[0, 1]`.
-            Without a threshold the column is empty. May be set later, up to the epoch's end.
+            Without a threshold the column is empty. With several findings, one for each or the
+            same for all. May be set later, up to the epoch's end.
         lower: The decision is `negative` for scores below it, and `refer` between the two; without
-            it, it is `negative` for all scores below `threshold`. May be set later too.
-        probability: Converts scores to probabilities at the training prevalence, such as
-            `PriorShift.probability`. Without it, or if it returns None, the column is empty.
+            it, it is `negative` for all scores below `threshold`. In the same form; may be set
+            later too.
+        probability: Converts scores, of shape `(N,)` or `(N, K)`, to probabilities at the training
+            prevalence in the same shape, such as `PriorShift.probability`. Without it, or if it
+            returns None, the column is empty.
+        findings: Names of several findings; without names they are numbered from 0.
 
     Raises:
         ValueError: If a key of `rows` is a column of the file.
@@ -61,9 +73,10 @@ class PredictionWriter(Attachable):
         self,
         path: Path | str,
         rows: Sequence[Mapping[str, str]],
-        threshold: float | None = None,
+        threshold: Thresholds = None,
         probability: ToProbability | None = None,
-        lower: float | None = None,
+        lower: Thresholds = None,
+        findings: Sequence[str] = (),
     ) -> None:
         _check_names(rows)
         self.path = Path(path)
@@ -71,6 +84,7 @@ class PredictionWriter(Attachable):
         self.threshold = threshold
         self.probability = probability
         self.lower = lower
+        self.findings = findings
 
     def attach(self, engine: Engine) -> None:
         """Write the file after every epoch of `engine`; attaching twice acts once.
@@ -89,11 +103,12 @@ class PredictionWriter(Attachable):
             write_predictions(
                 *(self.path, self.rows, y_score, y_true, index, self.threshold, probability),
                 lower=self.lower,
+                findings=self.findings,
             )
 
 
-def _check_names(rows: Sequence[Mapping[str, str]]) -> None:
-    if taken := set(rows[0] if rows else ()) & set(_COLUMNS):
+def _check_names(rows: Sequence[Mapping[str, str]], columns: Sequence[str] = _COLUMNS) -> None:
+    if taken := set(rows[0] if rows else ()) & set(columns):
         raise ValueError(
             f"rows must not name {', '.join(sorted(taken))}: the file has these columns itself"
         )
@@ -105,44 +120,73 @@ def write_predictions(
     y_score: NDArray[np.float64],
     y_true: NDArray[np.int64],
     index: NDArray[np.int64],
-    threshold: float | None = None,
+    threshold: Thresholds = None,
     probability: NDArray[np.float64] | None = None,
     write: Callable[[Path, bytes], None] = write_durably,
     *,
-    lower: float | None = None,
+    lower: Thresholds = None,
+    findings: Sequence[str] = (),
 ) -> None:
-    """Write one CSV row per image, in the order of `index`.
+    """Write one CSV row per image, in the order of `index`; of several findings one for each.
 
     Args:
         path: The CSV file.
         rows: Known facts of each image, by index; all have the same keys.
-        y_score: Probabilities of the positive class, shape `(N,)`.
-        y_true: Labels, 0 or 1, shape `(N,)`.
+        y_score: Probabilities of the positive class, shape `(N,)` or `(N, K)`.
+        y_true: Labels, 0 or 1, in the same shape; with several findings -1 if unknown.
         index: Positions in `rows`, shape `(N,)`.
         threshold: The decision is `positive` for scores of at least this value; without a threshold
-            the column is empty.
-        probability: Probabilities at the training prevalence, shape `(N,)`; without them the
-            column is empty.
+            the column is empty. With several findings, one for each or the same for all.
+        probability: Probabilities at the training prevalence, in the shape of `y_score`; without
+            them the column is empty.
         write: Writes content to a path, completely or not at all.
         lower: The decision is `negative` for scores below it, and `refer` between the two.
+        findings: Names of several findings; without names they are numbered from 0.
 
     Raises:
-        ValueError: If an index is missing or outside `rows`, or a key of `rows` is a column of the
-            file.
+        ValueError: If an index is missing or outside `rows`, a key of `rows` is a column of the
+            file, or there is not one name or threshold for each finding.
         CxrIgniteError: If the file cannot be written.
     """
     if (index < 0).any():
         raise ValueError("predictions need the index of each image, got none in state.batch[2]")
     if (index >= len(rows)).any():
         raise ValueError(f"index must be below {len(rows)}, the number of rows, got {index.max()}")
-    _check_names(rows)
+    is_several = y_score.ndim > 1
+    columns = ("finding", *_COLUMNS) if is_several else _COLUMNS
+    _check_names(rows, columns)
     known = list(rows[0]) if rows else []
-    table: list[Sequence[object]] = [[*known, *_COLUMNS]]
+    # The finding stands beside the patient; the other facts follow.
+    place = known.index("patient") + 1 if "patient" in known else len(known)
+    names = finding_names(findings, y_score.shape[1]) if is_several else [""]
+    upper_of, lower_of = (_one_for_each(each, len(names)) for each in (threshold, lower))
+    shape = len(y_score), len(names)
+    scores, labels = y_score.reshape(shape), y_true.reshape(shape)
+    probabilities = None if probability is None else probability.reshape(shape)
+    header = [*known[:place], *(["finding"] if is_several else []), *known[place:], *_COLUMNS]
+    table: list[Sequence[object]] = [header]
     for position in np.argsort(index, kind="stable").tolist():
-        row, score = rows[index[position]], float(y_score[position])
-        cell = "" if probability is None else repr(float(probability[position]))
-        # Decided on the score: probabilities keep the order except for rounding.
-        decision = "" if threshold is None else decide(score, threshold, lower)
+        row = rows[index[position]]
         about = [row[name] for name in known]
-        table.append([*about, int(y_true[position]), repr(score), cell, decision])
+        for number, name in enumerate(names):
+            score, label = float(scores[position, number]), int(labels[position, number])
+            cell = "" if probabilities is None else repr(float(probabilities[position, number]))
+            limit = upper_of[number]
+            # Decided on the score: probabilities keep the order except for rounding.
+            decision = "" if limit is None else decide(score, limit, lower_of[number])
+            facts = [*about[:place], *([name] if is_several else []), *about[place:]]
+            table.append(
+                [*facts, "" if label == UNKNOWN_LABEL else label, repr(score), cell, decision]
+            )
     write(Path(path), csv_bytes(table))
+
+
+def _one_for_each(threshold: Thresholds, num_findings: int) -> list[float | None]:
+    if threshold is None or isinstance(threshold, int | float):
+        return [threshold] * num_findings
+    if len(threshold) != num_findings:
+        raise ValueError(
+            f"there must be one threshold for each of the {num_findings} findings, "
+            f"got {len(threshold)}"
+        )
+    return list(threshold)

@@ -24,8 +24,9 @@ class ScoredBatch(NamedTuple):
 
     Attributes:
         images: The first part of the batch, unchanged; None if the batch has no parts.
-        y_score: Probabilities of the positive class, shape `(N,)`, float32.
-        y_true: Labels, shape `(N,)`, float32, on the device of the scores.
+        y_score: Probabilities of the positive class, shape `(N,)`, float32; of several findings
+            `(N, K)`.
+        y_true: Labels, in the same shape, float32, on the device of the scores.
         index: Index of each image, shape `(N,)`, int64, on the CPU; `NO_INDEX` if there is none.
     """
 
@@ -44,13 +45,15 @@ class ScoreCollector(Attachable):
     If the evaluator collects its scores itself, as `state.score_source`, those are used.
 
     *Attach to* an evaluator.
-    *Expects* `state.output` to be `(y_score, y_true)`, each of shape `(N,)`, and `state.batch[2]`,
-    if there is one, to be the index of each image; or values that the transforms convert to these.
+    *Expects* `state.output` to be `(y_score, y_true)`, each of shape `(N,)`, or `(N, K)` for K
+    findings, whose labels may be NaN or -1 if unknown; and `state.batch[2]`, if there is one, to be
+    the index of each image; or values that the transforms convert to these.
     *Publishes* nothing; `gather()` returns the epoch's scores.
 
     Args:
         output_transform: Converts `state.output` to `(y_score, y_true)`, each of shape `(N,)` or
-            `(N, 1)`, or a list of N numbers or one-element tensors; null if no change is needed.
+            `(N, 1)`, of shape `(N, K)`, or a list of N numbers or tensors; null if no change is
+            needed.
         batch_transform: Converts `state.batch` to `(images, labels, index)`, of which the last may
             be missing; null if no change is needed.
 
@@ -125,16 +128,16 @@ class ScoreCollector(Attachable):
 
         Raises:
             NonFiniteError: If a score is NaN or infinite.
-            ValueError: If a score is outside `[0, 1]`, or a label neither 0 nor 1.
+            ValueError: If a score is outside `[0, 1]`, or a label has another value.
         """
         if self._source is not None:
             return self._source.gather()
         if self._gathered is None:
-            # The empty first piece gives a process without images the right shape.
-            rows = torch.cat([torch.empty(0, 2), *(rows.cpu() for rows in self._rows)])
+            pieces = [rows.cpu() for rows in self._rows]
+            rows = torch.cat(pieces) if pieces else torch.empty(0, 2)
             index = torch.cat([torch.empty(0, dtype=torch.int64), *self._index])
             rows, index = gather_images(rows, index)
-            self._gathered = scores_of(rows, index)
+            self._gathered = scores_of(rows, index, rows.shape[1] // 2)
             self._rows, self._index = [], []
         return self._gathered
 
@@ -172,8 +175,8 @@ class ScoreCollector(Attachable):
 
     def _append(self, engine: Engine) -> None:
         _, y_score, y_true, index = self.read(engine)
-        # `stack` copies, as `image_index` does: the next batch may reuse the same memory.
-        self._rows.append(torch.stack([y_score, y_true], dim=1))
+        # `column_stack` copies, as `image_index` does: the next batch may reuse the same memory.
+        self._rows.append(torch.column_stack([y_score, y_true]))
         self._index.append(index)
 
 
@@ -181,10 +184,12 @@ def _score_and_label(output: Any) -> tuple[Tensor, Tensor]:
     try:
         y_score, y_true = map(_column, output)
         if y_score.shape != y_true.shape:
-            raise ValueError(f"got {len(y_score)} scores and {len(y_true)} labels")
+            if y_score.ndim == y_true.ndim == 1:
+                raise ValueError(f"got {len(y_score)} scores and {len(y_true)} labels")
+            raise ValueError(f"got shapes {tuple(y_score.shape)} and {tuple(y_true.shape)}")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            "state.output must be (y_score, y_true), each of shape (N,), got "
+            "state.output must be (y_score, y_true), each of shape (N,) or (N, K), got "
             f"{type(output).__name__} ({error}); for an engine with another output, attach "
             "ScoreCollector(output_transform=...) before the handlers that need scores"
         ) from error
@@ -194,8 +199,9 @@ def _score_and_label(output: Any) -> tuple[Tensor, Tensor]:
 def _column(values: Any) -> Tensor:
     if not isinstance(values, Tensor):
         values = torch.stack([torch.as_tensor(value) for value in values])
-    if values.numel() != len(values):
+    is_column = values.numel() == len(values)
+    if not is_column and values.ndim != 2:
         raise ValueError(f"got shape {tuple(values.shape)}")
     # A plain tensor: subclasses, such as MONAI's, carry more data than a number.
-    column: Tensor = values.detach().as_subclass(Tensor).float().flatten()
-    return column
+    column: Tensor = values.detach().as_subclass(Tensor).float()
+    return column.flatten() if is_column else column

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import logging
 import math
+<<<<<<< HEAD
 from collections.abc import Sequence
 from typing import Any
+=======
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+>>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
 import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
-from cxrignite.functional.certificate import PatientReading, joint_level
+from cxrignite.functional.certificate import PatientReading, family_level, joint_level
+from cxrignite.functional.findings import finding_names
+from cxrignite.functional.image_choice import UNKNOWN_LABEL
 from cxrignite.functional.operating_point import OperatingPoint, select_operating_point
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
 
 _log = logging.getLogger(__name__)
 
+<<<<<<< HEAD
 _PUBLISHED = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")
+=======
+# Settings that each finding may have, as `select_operating_point` takes them.
+_SETTINGS = (
+    *("min_tnr", "min_threshold", "fp_cost", "fn_cost", "confidence"),
+    *("min_tpr", "patient_found", "joint", "refer"),
+)
+>>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
 
 class ThresholdSearch(Attachable):
@@ -26,11 +41,21 @@ class ThresholdSearch(Attachable):
 
     *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
     must not be chosen on the images that it is evaluated on.
+<<<<<<< HEAD
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
     *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, with `refer`
     also `referred` (the share of the images between the thresholds), and the attribute
     `operating_point`. If the labels lack a class, the metrics are NaN, `operating_point` is None,
     and a warning is logged; training continues.
+=======
+    *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`; of
+    several findings `(N, K)`. Each finding then gets its own threshold, chosen on the images whose
+    label of this finding is known.
+    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, and the
+    attribute `operating_point`; for several findings `threshold/NAME` and so on, and the attribute
+    `operating_points`. If the labels lack a class, the metrics are NaN, the operating point is
+    None, and a warning is logged; training continues.
+>>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
     Args:
         min_tnr: Lowest true negative rate (specificity), in `[0, 1]`.
@@ -49,9 +74,21 @@ class ThresholdSearch(Attachable):
         joint: Both limits together hold with `confidence`; false: each does.
         refer: If no single threshold keeps both limits, choose two, and refer the images between
             them to a reader.
+        per_finding: Settings of single findings, by name, that replace those above, such as
+            `{Effusion: {min_tnr: 0.9, confidence: 0.95}}`.
+        familywise: With several findings, all certificates together hold with `confidence`; false:
+            those of each finding do. Each is then made at a higher confidence, which its operating
+            point records (Bonferroni).
+        findings: Names of several findings; without names they are numbered from 0. May be set
+            later.
+
+    Attributes:
+        operating_points: Operating point of each finding in the last epoch, null without one;
+            empty before.
 
     Raises:
-        ValueError: If a setting is outside its range, or needs another one.
+        ValueError: If a setting is outside its range, or needs another one, or a name in
+            `per_finding` is unknown; during the run, if there is not one name for each finding.
 
     Examples:
         >>> import torch
@@ -75,6 +112,9 @@ class ThresholdSearch(Attachable):
         patient_found: PatientReading = "every_image",
         joint: bool = False,
         refer: bool = False,
+        per_finding: dict[str, dict[str, Any]] | None = None,
+        familywise: bool = False,
+        findings: Sequence[str] = (),
     ) -> None:
         self.min_tnr = min_tnr
         self.min_threshold = min_threshold
@@ -86,17 +126,105 @@ class ThresholdSearch(Attachable):
         self.patient_found: PatientReading = patient_found
         self.joint = joint
         self.refer = refer
+<<<<<<< HEAD
         self.publishes = (*_PUBLISHED, "referred") if refer else _PUBLISHED
         self.operating_point: OperatingPoint | None = None
         # `select` checks the settings, so that the rules are in one place.
         self.select(np.array([0.0, 1.0]), np.array([0, 1]))
+=======
+        self.per_finding = per_finding
+        self.familywise = familywise
+        self.operating_points: tuple[OperatingPoint | None, ...] = ()
+        self._findings: Sequence[str] = ()
+        self._check_settings()
+        self.findings = findings
+
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """The operating point of the first finding; null if there is none."""
+        return self.operating_points[0] if self.operating_points else None
+
+    @property
+    def findings(self) -> Sequence[str]:
+        """Names of several findings.
+
+        Raises:
+            ValueError: When set, if `per_finding` has another name.
+        """
+        return self._findings
+
+    @findings.setter
+    def findings(self, names: Sequence[str]) -> None:
+        unknown = [name for name in self.per_finding or {} if names and name not in names]
+        if unknown:
+            raise ValueError(
+                f"per_finding must name findings ({', '.join(names)}), got {', '.join(unknown)}"
+            )
+        self._findings = names
+>>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
     @property
     def level(self) -> float | None:
         """Confidence of each certificate; above `confidence` if both hold jointly; null if none."""
-        if self.confidence is None or not self.joint:
-            return self.confidence
-        return joint_level(self.confidence)
+        return self.level_of(None)
+
+    def level_of(self, finding: str | None) -> float | None:
+        """Return the confidence of each certificate of a finding.
+
+        Args:
+            finding: Its name; null is one without settings of its own.
+
+        Returns:
+            The confidence, above the requested one if several certificates hold together; null
+            without certificates.
+        """
+        settings = self.settings_of(finding)
+        confidence: float | None = settings["confidence"]
+        return joint_level(confidence) if confidence and settings["joint"] else confidence
+
+    def settings_of(self, finding: str | None) -> dict[str, Any]:
+        """Return the settings of a finding, as `select_operating_point` takes them.
+
+        Args:
+            finding: Its name; null is one without settings of its own.
+
+        Returns:
+            The settings by name. With `familywise`, the `confidence` is that of one finding among
+            all that request a certificate.
+        """
+        settings = self._requested(finding)
+        if self.familywise and settings["confidence"] is not None:
+            requests = [self._requested(name)["confidence"] for name in self.findings]
+            number = len(requests) - requests.count(None)
+            settings["confidence"] = family_level(settings["confidence"], max(number, 1))
+        return settings
+
+    def _requested(self, finding: str | None) -> dict[str, Any]:
+        common = {name: getattr(self, name) for name in _SETTINGS}
+        own = (self.per_finding or {}).get(finding, {}) if finding is not None else {}
+        return {**common, **own}
+
+    def _check_settings(self) -> None:
+        # `select` checks the settings, so that the rules are in one place.
+        y_score, y_true = np.array([0.0, 1.0]), np.array([0, 1])
+        self.select(y_score, y_true)
+        for name, own in (self.per_finding or {}).items():
+            unknown = set(own) - set(_SETTINGS) if isinstance(own, Mapping) else {repr(own)}
+            if unknown:
+                raise ValueError(
+                    f"per_finding of {name} must have settings among {', '.join(_SETTINGS)}, "
+                    f"got {', '.join(sorted(unknown))}"
+                )
+            try:
+                self.select(y_score, y_true, finding=name)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"per_finding of {name}: {error}") from error
+        certified = [self.confidence, *(own.get("confidence") for own in self._own_settings())]
+        if self.familywise and not any(certified):
+            raise ValueError("familywise needs confidence, got confidence null; set confidence")
+
+    def _own_settings(self) -> list[dict[str, Any]]:
+        return list((self.per_finding or {}).values())
 
     def attach(self, engine: Engine) -> None:
         """Search after every epoch of `engine`; attaching twice acts once.
@@ -109,48 +237,82 @@ class ThresholdSearch(Attachable):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._search)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the operating point as plain Python values."""
-        point = self.operating_point
-        return {"operating_point": None if point is None else point.to_dict()}
+        """Return the operating points as plain Python values."""
+        points = [None if each is None else each.to_dict() for each in self.operating_points]
+        state: dict[str, Any] = {"operating_point": points[0] if points else None}
+        return {**state, "operating_points": points} if len(points) > 1 else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the operating point of `state_dict()`.
+        """Restore the operating points of `state_dict()`.
 
         Args:
             state: The result of `state_dict()`.
         """
-        point = state["operating_point"]
-        self.operating_point = None if point is None else OperatingPoint.from_dict(point)
+        points = state.get("operating_points", [state["operating_point"]])
+        self.operating_points = tuple(
+            None if each is None else OperatingPoint.from_dict(each) for each in points
+        )
 
     def _search(self, engine: Engine) -> None:
         y_score, y_true, index = ScoreCollector.on(engine).gather()
+        patients = None if self.patients is None else self._patients_of(self.patients, index)
+        if y_true.ndim == 1:
+            name = self.findings[0] if len(self.findings) == 1 else None
+            point = self._point_of(y_score, y_true, patients, name)
+            self.operating_points = (point,)
+            engine.state.metrics.update(self._metrics(point, ""))
+            return
+        self.findings = names = finding_names(self.findings, y_true.shape[1])
+        columns = zip(names, y_score.T, y_true.T, strict=True)
+        points = [
+            self._point_of(scores, labels, patients, name) for name, scores, labels in columns
+        ]
+        self.operating_points = tuple(points)
+        for name, point in zip(names, points, strict=True):
+            engine.state.metrics.update(self._metrics(point, f"/{name}"))
+
+    def _point_of(
+        self,
+        y_score: NDArray[np.float64],
+        y_true: NDArray[np.int64],
+        patients: NDArray[Any] | None,
+        finding: str | None,
+    ) -> OperatingPoint | None:
+        """Choose the threshold of one finding on the images with a known label."""
+        known = y_true != UNKNOWN_LABEL
+        y_score, y_true = y_score[known], y_true[known]
         num_classes = len(np.unique(y_true))
         if num_classes < 2:
             _log.warning(
-                "no threshold: the labels must have 2 classes, got %d scores of %d class",
+                "no threshold%s: the labels must have 2 classes, got %d scores of %d class",
+                f" of {finding}" if len(self.findings) > 1 else "",
                 len(y_score),
                 num_classes,
             )
-            self.operating_point = None
-            values = [math.nan] * len(self.publishes)
-        else:
-            patients = None if self.patients is None else self._patients_of(self.patients, index)
-            point = self.operating_point = self.select(y_score, y_true, patients)
-            values = [getattr(point, name) for name in self.publishes]
-        engine.state.metrics.update(zip(self.publishes, values, strict=True))
+            return None
+        kept = None if patients is None else patients[known].tolist()
+        return self.select(y_score, y_true, kept, finding)
+
+    def _metrics(self, point: OperatingPoint | None, suffix: str) -> dict[str, float]:
+        return {
+            name + suffix: math.nan if point is None else getattr(point, name)
+            for name in self.publishes
+        }
 
     def select(
         self,
         y_score: NDArray[np.float64],
         y_true: NDArray[np.int64],
         patients: Sequence[str] | None = None,
+        finding: str | None = None,
     ) -> OperatingPoint:
-        """Choose a threshold for given scores, with the settings of this handler.
+        """Choose a threshold for given scores of one finding, with the settings of this handler.
 
         Args:
             y_score: Probabilities of the positive class, shape `(N,)`.
             y_true: Labels, 0 or 1, shape `(N,)`, both present.
             patients: Patient of each image, shape `(N,)`; null treats each image as a patient.
+            finding: Name of the finding; null is one without settings of its own.
 
         Returns:
             The operating point; the attribute of that name is not changed.
@@ -158,26 +320,15 @@ class ThresholdSearch(Attachable):
         Raises:
             ValueError: See `select_operating_point`.
         """
-        return select_operating_point(
-            y_score,
-            y_true,
-            min_tnr=self.min_tnr,
-            min_threshold=self.min_threshold,
-            fp_cost=self.fp_cost,
-            fn_cost=self.fn_cost,
-            confidence=self.confidence,
-            patients=patients,
-            min_tpr=self.min_tpr,
-            patient_found=self.patient_found,
-            joint=self.joint,
-            refer=self.refer,
-        )
+        settings = self.settings_of(finding)
+        return select_operating_point(y_score, y_true, patients=patients, **settings)
 
     @staticmethod
-    def _patients_of(patients: Sequence[str], index: NDArray[np.int64]) -> list[str]:
+    def _patients_of(patients: Sequence[str], index: NDArray[np.int64]) -> NDArray[Any]:
         if index.size and not 0 <= index.min() <= index.max() < len(patients):
             raise ValueError(
                 f"patients has entries for {len(patients)} images, got indices from {index.min()} "
                 f"to {index.max()} in state.batch[2]"
             )
-        return [patients[position] for position in index.tolist()]
+        # Of objects, since an array of strings would take the longest name for each.
+        return np.array([patients[position] for position in index.tolist()], dtype=object)

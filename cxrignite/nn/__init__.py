@@ -1,4 +1,4 @@
-"""Networks and losses: grey images in, one logit per image out.
+"""Networks and losses: grey images in, one logit per image and finding out.
 
 This is the only package that imports torchvision and timm.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cxrignite.nn.classifiers import BinaryClassifier
 from cxrignite.nn.light_cnn import LightCNN
-from cxrignite.nn.losses import NeedsClassCounts, SoftPosWeightBCE
+from cxrignite.nn.losses import NeedsClassCounts, SoftClassWeightCE, SoftPosWeightBCE
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
@@ -17,6 +17,7 @@ __all__ = [
     "ImageNormalizer",
     "LightCNN",
     "NeedsClassCounts",
+    "SoftClassWeightCE",
     "SoftPosWeightBCE",
     "TimmClassifier",
     "TransferClassifier",

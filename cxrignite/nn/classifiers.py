@@ -1,4 +1,4 @@
-"""Base class of the classifiers: grey images in, one logit per image out."""
+"""Base class of the classifiers: grey images in, one logit per image and finding out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from cxrignite.nn.normalizer import ImageNormalizer
 
 
 class BinaryClassifier(nn.Module):
-    """Binary classifier made of a normaliser, a backbone and a head.
+    """Classifier made of a normaliser, a backbone and a head, with one logit for each finding.
 
     Args:
         normalizer: Module from grey images to the input of the backbone.
         backbone: Module from normalised images to features, shape `(N, F)`.
-        head: Module from features to a logit, shape `(N, 1)`.
+        head: Module from features to logits, shape `(N, num_findings)`.
         image_size: Height and width that the backbone requires, in pixels; null for any size.
+        num_findings: Number of findings, K, at least 1.
+
+    Raises:
+        ValueError: If `num_findings` is below 1.
     """
 
     def __init__(
@@ -25,12 +29,15 @@ class BinaryClassifier(nn.Module):
         backbone: nn.Module,
         head: nn.Module,
         image_size: tuple[int, int] | None = None,
+        num_findings: int = 1,
     ) -> None:
+        check_num_findings(num_findings)
         super().__init__()
         self.normalizer = normalizer
         self.backbone = backbone
         self.head = head
         self.image_size = image_size
+        self.num_findings = num_findings
 
     @property
     def cam_layer(self) -> str:
@@ -52,7 +59,8 @@ class BinaryClassifier(nn.Module):
             images: Shape `(N, 1, H, W)`, uint8 in `[0, 255]` or floating point in `[0, 1]`.
 
         Returns:
-            Logits of the positive class, shape `(N,)`.
+            Logits, shape `(N,)` for one finding, else `(N, K)`. Exclusive classes have a logit for
+            each class but the first, whose logit is 0 (see `scores_from_logits`).
 
         Raises:
             ValueError: If the shape or dtype is wrong.
@@ -71,32 +79,49 @@ class BinaryClassifier(nn.Module):
         # few to choose a threshold among.
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.head(features.float())
-        return logits.squeeze(1)
+        return logits.squeeze(1)  # several findings keep their shape
 
 
-def dense_head(num_features: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Return the head for transfer learning, `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
+def dense_head(
+    num_features: int, hidden: int, dropout: float, num_findings: int = 1
+) -> nn.Sequential:
+    """Return the head for transfer learning, `Linear -> ReLU -> Dropout -> Linear(hidden, K)`.
 
     Args:
         num_features: Number of features of the backbone.
         hidden: Number of units between the two layers, at least 1.
         dropout: Share of units dropped in training, in `[0, 1)`.
+        num_findings: Number of findings, K, at least 1.
 
     Returns:
-        A module from shape `(N, num_features)` to `(N, 1)`.
+        A module from shape `(N, num_features)` to `(N, K)`.
 
     Raises:
-        ValueError: If `hidden` or `dropout` is out of range.
+        ValueError: If `hidden`, `dropout` or `num_findings` is out of range.
     """
     if hidden < 1:
         raise ValueError(f"hidden must be at least 1, got {hidden}")
     check_dropout(dropout)
+    check_num_findings(num_findings)
     return nn.Sequential(
         nn.Linear(num_features, hidden),
         nn.ReLU(),
         nn.Dropout(dropout),
-        nn.Linear(hidden, 1),
+        nn.Linear(hidden, num_findings),
     )
+
+
+def check_num_findings(num_findings: int) -> None:
+    """Check the number of findings of a classifier.
+
+    Args:
+        num_findings: Number of findings, at least 1.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if num_findings < 1:
+        raise ValueError(f"num_findings must be at least 1, got {num_findings}")
 
 
 def check_dropout(dropout: float) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from cxrignite.nn.classifiers import BinaryClassifier, check_dropout
+from cxrignite.nn.classifiers import BinaryClassifier, check_dropout, check_num_findings
 from cxrignite.nn.normalizer import ImageNormalizer, Standardize
 
 # Approximate mean and deviation of grey X-rays in [0, 1]; the first batch norm corrects the rest.
@@ -30,9 +30,11 @@ class LightCNN(BinaryClassifier):
         stride: Pixels of the image per position of the last feature map, along each side: 8, 16 or
             32. A smaller stride gives class activation maps that locate a finding better, at a
             higher cost: 1.4 times with 16, 3.9 times with 8.
+        num_findings: Number of findings, with one logit each. `fit` sets it from the data.
 
     Raises:
-        ValueError: If `width` is below 1, `dropout` outside `[0, 1)` or `stride` not 8, 16 or 32.
+        ValueError: If `width` or `num_findings` is below 1, `dropout` outside `[0, 1)` or `stride`
+            not 8, 16 or 32.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class LightCNN(BinaryClassifier):
         dropout: float = 0.3,
         standardize: Standardize = "fixed",
         stride: Stride = 32,
+        num_findings: int = 1,
     ) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
         if stride not in get_args(Stride):
             raise ValueError(f"stride must be 8, 16 or 32, got {stride}")
         check_dropout(dropout)
+        check_num_findings(num_findings)
         backbone = nn.Sequential(
             _block(1, width, kernel_size=5, stride=2),
             _block(width, 2 * width),
@@ -59,7 +63,8 @@ class LightCNN(BinaryClassifier):
         super().__init__(
             ImageNormalizer([_MEAN], [_STD], num_channels=1, standardize=standardize),
             backbone,
-            nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, 1)),
+            nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, num_findings)),
+            num_findings=num_findings,
         )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TimmClassifier(BinaryClassifier):
-    """Classifier with a timm network and a head `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`.
+    """Classifier with a timm network and a head `Linear -> ReLU -> Dropout -> Linear(hidden, K)`.
 
     Needs the extra `timm`. Mean and deviation are those of timm's settings for the network; for
     `tf_efficientnet_lite0` these are 0.5 and 0.5 (127/255 and 128/255 in the original).
@@ -28,11 +28,12 @@ class TimmClassifier(BinaryClassifier):
         dropout: Share of these units dropped in training, in `[0, 1)`.
         standardize: `fixed` normalises with the mean and deviation that the weights were trained
             with, `per_image` with those of each image.
+        num_findings: Number of findings, K, with one logit each. `fit` sets it from the data.
 
     Raises:
         RecipeError: If timm is not installed, or does not know `arch` or `weights`.
         WeightsError: If the weights cannot be loaded or do not fit.
-        ValueError: If `hidden` or `dropout` is out of range.
+        ValueError: If `hidden`, `dropout` or `num_findings` is out of range.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class TimmClassifier(BinaryClassifier):
         hidden: int = 256,
         dropout: float = 0.5,
         standardize: Standardize = "fixed",
+        num_findings: int = 1,
     ) -> None:
         timm = _import_timm()
         _check_arch(timm, arch)
         is_file = weights is not None and names_a_file(weights)
         if weights is not None and weights != "pretrained" and not is_file:
             raise RecipeError(f"weights must be pretrained, a local file or null, got {weights!r}")
-        dense_head(1, hidden, dropout)
+        dense_head(1, hidden, dropout, num_findings)
 
         backbone = _build(timm, arch, pretrained=weights == "pretrained")
         settings: dict[str, Any] = backbone.pretrained_cfg
@@ -65,8 +67,10 @@ class TimmClassifier(BinaryClassifier):
                 getattr(backbone, "head_hidden_size", None) or backbone.num_features,
                 hidden,
                 dropout,
+                num_findings,
             ),
             image_size=size,
+            num_findings=num_findings,
         )
 
 

@@ -31,7 +31,7 @@ _INCEPTIONS = ("googlenet", "inception_v3")
 class TransferClassifier(BinaryClassifier):
     """Classifier with a torchvision network and a new head.
 
-    The head is `Linear -> ReLU -> Dropout -> Linear(hidden, 1)`. `backbone` is torchvision's
+    The head is `Linear -> ReLU -> Dropout -> Linear(hidden, K)`. `backbone` is torchvision's
     network without its classifier layer, with the same layer names: `backbone.layer4` is the last
     stage of a ResNet. The last ReLU of a DenseNet, which torchvision calls as a function, is the
     layer `backbone.relu`.
@@ -45,11 +45,12 @@ class TransferClassifier(BinaryClassifier):
         dropout: Share of these units dropped in training, in `[0, 1)`.
         standardize: `fixed` normalises with the mean and deviation that the weights were trained
             with, `per_image` with those of each image.
+        num_findings: Number of findings, K, with one logit each. `fit` sets it from the data.
 
     Raises:
         RecipeError: If torchvision does not know `arch` or `weights`.
         WeightsError: If the weights cannot be loaded or do not fit.
-        ValueError: If `hidden` or `dropout` is out of range.
+        ValueError: If `hidden`, `dropout` or `num_findings` is out of range.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class TransferClassifier(BinaryClassifier):
         hidden: int = 256,
         dropout: float = 0.5,
         standardize: Standardize = "fixed",
+        num_findings: int = 1,
     ) -> None:
         import torchvision  # here, since it takes a second and 150 MB, and only this class needs it
 
@@ -70,7 +72,7 @@ class TransferClassifier(BinaryClassifier):
             _check_name(f"weights of {arch}", weights, published.__members__)
             named = published[weights]
         # Checks the settings before a large network is built or downloaded.
-        dense_head(1, hidden, dropout)
+        dense_head(1, hidden, dropout, num_findings)
 
         backbone = _build(arch, named, pretrained=weights is not None)
         num_features, classifier = _take_classifier_off(backbone)
@@ -83,8 +85,9 @@ class TransferClassifier(BinaryClassifier):
         super().__init__(
             ImageNormalizer(normalization.mean, normalization.std, standardize=standardize),
             backbone,
-            dense_head(num_features, hidden, dropout),
+            dense_head(num_features, hidden, dropout, num_findings),
             image_size=image_size,
+            num_findings=num_findings,
         )
 
 

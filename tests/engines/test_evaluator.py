@@ -2,11 +2,13 @@ import copy
 
 import pytest
 import torch
+from messages import refused
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cxrignite.engines import choose_precision, create_evaluator, create_trainer
+from cxrignite.errors import RecipeError
 from cxrignite.nn import LightCNN
 
 
@@ -112,18 +114,27 @@ def test_images_of_many_channels_are_laid_out(channels_last):
     assert set(layouts) == {channels_last}
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_scores_do_not_depend_on_the_batches_to_the_last_bit(channels_last):
+@pytest.mark.parametrize(
+    ("channels_last", "num_findings", "exclusive"),
+    [(False, 1, False), (True, 1, False), (True, 14, False), (False, 3, True)],
+)
+def test_scores_do_not_depend_on_the_batches_to_the_last_bit(
+    channels_last, num_findings, exclusive
+):
     # Ours has the matrix products whose last bits change with the number of images.
     torch.manual_seed(0)
-    model = LightCNN(width=8)
+    model = LightCNN(width=8, num_findings=num_findings)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (17, 1, 64, 64), dtype=torch.uint8)
     labels, index = torch.arange(17) % 2, torch.arange(17)
+    if num_findings > 1:
+        labels = torch.nn.functional.one_hot(torch.arange(17) % num_findings, num_findings)
 
     def scores(order, batch_size):
-        evaluator = create_evaluator(model, device="cpu", batch_size=batch_size)
+        evaluator = create_evaluator(
+            model, device="cpu", batch_size=batch_size, exclusive=exclusive
+        )
         parts = [torch.tensor(each) for each in order]
         evaluator.run([(images[part], labels[part], index[part]) for part in parts])
         return evaluator.state.score_source.gather().y_score
@@ -147,3 +158,10 @@ def test_fillings_reach_the_model_and_nothing_else():
     assert filled.num_fillings == 3
     assert filled.metrics == pytest.approx(plain.run(make_batches()).metrics)
     assert plain.state.num_fillings == 0
+
+
+def test_another_number_of_logits_than_findings_is_refused():
+    evaluator = create_evaluator(LightCNN(width=2, num_findings=2), device="cpu")
+    evaluator.logger.disabled = True
+    with refused(RecipeError, "(1, 3)", "(1, 2)"):
+        evaluator.run([(torch.rand(1, 1, 32, 32), torch.zeros(1, 3))])

@@ -9,10 +9,16 @@ from pair import run_pair
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cxrignite.engines import EVALUATION_METRICS, attach_metrics, create_evaluator
+from cxrignite.engines import (
+    EVALUATION_METRICS,
+    attach_metrics,
+    create_evaluator,
+    evaluation_metrics,
+)
 from cxrignite.engines.metrics import EpochMeanLoss
 from cxrignite.errors import NonFiniteError
 from cxrignite.functional.gathering import ScoreSource
+from cxrignite.nn.losses import fitted_loss
 
 NUM_IMAGES = 101
 
@@ -244,3 +250,91 @@ def test_scores_that_are_not_finite_are_refused_in_one_line():
     logits[3] = math.nan
     with refused(NonFiniteError, 1, len(logits), "NaN"):
         scripted_evaluator().run(as_batches(logits, labels))
+
+
+NAMES = ("Effusion", "Nodule", "Mass")
+
+
+def make_findings(num_images=NUM_IMAGES):
+    generator = torch.Generator().manual_seed(1)
+    labels = (torch.rand(num_images, 3, generator=generator) < 0.4).float()
+    logits = torch.randn(num_images, 3, generator=generator) + labels
+    labels[torch.rand(num_images, 3, generator=generator) < 0.3] = math.nan
+    return logits, labels
+
+
+def findings_evaluator(findings=NAMES, exclusive=False, loss_fn=None):
+    loss_fn = loss_fn or fitted_loss(torch.nn.BCEWithLogitsLoss(), 3)
+    model = torch.nn.Flatten()
+    settings = {"batch_size": 16, "exclusive": exclusive, "findings": findings}
+    return create_evaluator(model, loss_fn, device="cpu", **settings)
+
+
+def findings_of(indices):
+    logits, labels = make_findings()
+    return as_batches(logits[indices].view(-1, 3, 1, 1), labels[indices], indices)
+
+
+def test_each_finding_has_its_metrics_and_the_average_leaves_out_unknown_labels():
+    evaluator = findings_evaluator()
+    metrics = evaluator.run(findings_of(torch.arange(NUM_IMAGES))).metrics
+    assert tuple(metrics) == evaluation_metrics(NAMES)
+    logits, labels = make_findings()
+    scores, known = torch.sigmoid(logits), ~labels.isnan()
+    areas = []
+    for number, name in enumerate(NAMES):
+        pair = labels[:, number][known[:, number]], scores[:, number][known[:, number]]
+        areas.append(roc_auc_score(*pair))
+        assert metrics[f"roc_auc/{name}"] == pytest.approx(areas[-1], abs=1e-12)
+        precision = average_precision_score(*pair)
+        assert metrics[f"average_precision/{name}"] == pytest.approx(precision, abs=1e-12)
+    assert metrics["roc_auc"] == pytest.approx(sum(areas) / 3, abs=1e-12)
+    micro = roc_auc_score(labels[known], scores[known])
+    assert metrics["roc_auc_micro"] == pytest.approx(micro, abs=1e-12)
+    loss = binary_cross_entropy_with_logits(logits[known], labels[known])
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    gathered = evaluator.state.score_source.gather()
+    assert (gathered.y_true == labels.nan_to_num(-1).numpy()).all()
+
+
+def test_a_finding_of_one_class_is_named_once_and_left_out_of_the_average(caplog):
+    logits, labels = make_findings()
+    labels[:, 1] = 0
+    evaluator = Engine(lambda engine, batch: (torch.sigmoid(batch[0]), batch[1]))
+    attach_metrics(evaluator)
+    for _ in range(2):
+        metrics = evaluator.run(as_batches(logits, labels)).metrics
+    assert math.isnan(metrics["roc_auc/1"])
+    expected = (metrics["roc_auc/0"] + metrics["roc_auc/2"]) / 2
+    assert metrics["roc_auc"] == pytest.approx(expected)
+    assert len(caplog.records) == 1
+    assert line_with(caplog.text, "1")
+
+
+def test_scores_of_exclusive_classes_add_up_to_less_than_one():
+    evaluator = findings_evaluator(exclusive=True)
+    evaluator.run(findings_of(torch.arange(NUM_IMAGES)))
+    expected = torch.softmax(torch.nn.functional.pad(make_findings()[0], (1, 0)), 1)[:, 1:]
+    scores = torch.from_numpy(evaluator.state.score_source.gather().y_score)
+    torch.testing.assert_close(scores.float(), expected)
+
+
+def test_a_name_for_each_finding_is_needed():
+    evaluator = findings_evaluator(NAMES[:2])
+    evaluator.logger.disabled = True
+    with refused(ValueError, "3", "2"):
+        evaluator.run(findings_of(torch.arange(NUM_IMAGES)))
+
+
+def evaluate_findings_in_process(rank):
+    evaluator = findings_evaluator()
+    indices = torch.arange(NUM_IMAGES)[rank::2]
+    return {"shared": dict(evaluator.run(findings_of(indices)).metrics)}
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("_server")
+def test_two_processes_publish_the_findings_of_one(tmp_path):
+    alone = findings_evaluator().run(findings_of(torch.arange(NUM_IMAGES))).metrics
+    for results in run_pair(evaluate_findings_in_process, tmp_path):
+        assert results["shared"] == dict(alone)

@@ -37,6 +37,8 @@ def gather_in_process(rank: int) -> dict:
     results["images"] = gather_images(10.0 * index[:, None].repeat(1, 2), index)
     results["warnings"] = len(log.buffer)
     unknown = index if rank else torch.full((4,), NO_INDEX)
+    # A process without rows does not know the number of columns.
+    results["columns"] = gather_rows(torch.ones(0, 2) if rank else torch.ones(3, 6))
     results["one process does not know"] = gather_images(10.0 * index, unknown)
     return results
 
@@ -58,6 +60,11 @@ def test_two_processes_hold_all_rows_in_rank_order(results, name, dtype, trailin
         assert gathered.dtype == dtype
         assert gathered.shape == (sum(counts), *trailing)
         assert torch.equal(gathered, expected)
+
+
+@pytest.mark.integration
+def test_a_process_without_rows_takes_the_columns_of_the_others(results):
+    assert [result["columns"].shape for result in results] == [(3, 6), (3, 6)]
 
 
 @pytest.mark.integration

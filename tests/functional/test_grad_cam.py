@@ -404,11 +404,30 @@ def test_a_model_without_a_graph_behind_the_layer_is_refused(frozen):
         grad_cam(model, ACTIVATION[None], "layer")
 
 
-@pytest.mark.parametrize("num_classes", [2, 1000])
-def test_a_model_of_several_logits_is_refused(num_classes):
-    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, num_classes))
-    with refused(ValueError, "logit", "(1,)", f"(1, {num_classes})"):
-        grad_cam(model, ACTIVATION[None], "0")
+def test_one_of_several_logits_is_explained():
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 3))
+    found = [grad_cam(model, ACTIVATION[None], "0", output=output) for output in range(3)]
+    assert torch.equal(torch.cat([each.logits for each in found]), model(ACTIVATION[None])[0])
+    for output in range(3):
+        single = nn.Sequential(*model[:2], nn.Linear(12, 1))
+        single[2].weight.data = model[2].weight.data[output][None]
+        single[2].bias.data = model[2].bias.data[output][None]
+        expected = grad_cam(single, ACTIVATION[None], "0")
+        torch.testing.assert_close(found[output].maps, expected.maps)
+        torch.testing.assert_close(found[output].raw_max, expected.raw_max)
+
+
+@pytest.mark.parametrize("output", [-1, 3])
+def test_an_output_that_the_model_does_not_have_is_refused(output):
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 3))
+    with refused(ValueError, "output", "3", output):
+        grad_cam(model, ACTIVATION[None], "0", output=output)
+
+
+def test_logits_of_another_shape_are_refused():
+    model = nn.Conv2d(2, 3, 1)
+    with refused(ValueError, "logit", "(1,)", "(1, 3, 2, 2)"):
+        grad_cam(nn.Sequential(nn.Identity(), model), ACTIVATION[None], "0")
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (3, 64, 64), (0, 1, 64, 64), (1, 1, 1, 64, 64)])

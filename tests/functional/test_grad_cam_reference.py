@@ -180,3 +180,26 @@ def test_the_package_stretches_a_map_to_zero_and_ours_keeps_its_shares():
     assert grad_cam(Summed(), images, "layer").maps.flatten().tolist() == [0.75, 1.0]
     reference = theirs(Summed(), images, "layer", "grad_cam").flatten()
     assert reference.tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_of_several_outputs_has_the_maps_of_the_package(method):
+    torch.manual_seed(1)
+    model = LightCNN(width=8, num_findings=3).eval()
+    with torch.no_grad():  # the maps of the findings differ
+        model.head[1].weight.copy_(torch.randn(3, 64))
+    scaled = Column(model, 1e4)
+    scaled.forward = lambda images: 1e4 * model(images)
+    images, layer = random_images(4, 64), f"model.{model.cam_layer}"
+    target = package.utils.model_targets.ClassifierOutputTarget
+    maps = []
+    for output in range(3):
+        ours = grad_cam(scaled, images, layer, method=method, output=output)
+        with METHODS[method](scaled, [scaled.get_submodule(layer)]) as cam:
+            reference = cam(images, [target(output)] * len(images))
+        finite = (ours.raw_max > 0).numpy()
+        assert np.abs(reference[~finite]).max(initial=0.0) == 0.0
+        assert min(correlations(ours.maps[finite], reference[finite]), default=1) > 0.999
+        maps.append(ours.maps)
+    assert sum(bool(each.any()) for each in maps) >= 2
+    assert not torch.equal(maps[0], maps[1])

@@ -110,3 +110,13 @@ def test_another_mode_is_refused(tmp_path):
 def test_an_object_whose_name_is_a_key_of_the_file_is_refused(tmp_path, name):
     with refused(ValueError, "to_save", name):
         BestCheckpoint({name: nn.Linear(1, 1)}, tmp_path, metric="auc")
+
+
+def test_the_metric_of_a_finding_can_be_the_best(tmp_path):
+    best = BestCheckpoint({"model": nn.Linear(1, 1)}, tmp_path, "val_roc_auc/Mass")
+    trainer = Engine(
+        lambda engine, batch: engine.state.metrics.update({"val_roc_auc/Mass": batch / 4})
+    )
+    best.attach(trainer)
+    trainer.run([1.0, 3.0])
+    assert (best.best_score, [path.name for path in tmp_path.glob("*.pt")]) == (0.75, ["best.pt"])

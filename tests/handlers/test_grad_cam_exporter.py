@@ -483,3 +483,50 @@ def test_beside_a_search_the_found_threshold_decides_and_no_right_call_is_an_err
     # As the same selection from all images at once.
     direct = replace(choice, threshold=point.threshold).of(y_score, y_true.long(), range(8))
     assert [int(each.about["index"]) for each in exporter.explanations] == list(direct)
+
+
+def test_one_of_several_findings_is_explained(tmp_path):
+    torch.manual_seed(3)
+    model = LightCNN(width=2, stride=8, num_findings=2).eval()
+    nn.init.constant_(model.head[1].weight, 1.0)
+    with torch.no_grad():
+        model.head[1].weight[1] = torch.linspace(0, 1, 16)
+    scores = torch.stack([1 - SCORES, SCORES], dim=1)
+    labels = torch.stack([torch.full_like(LABELS, float("nan")), LABELS], dim=1)
+    labels[0, 1] = float("nan")  # else the first of the errors
+    exporter = GradCAMExporter(model, tmp_path, model.cam_layer, choice=FEW, finding=1)
+    scripted(exporter).run(batches(scores=scores, labels=labels))
+    rows = table(tmp_path)
+    assert len(rows) == len(exporter.explanations) == 2
+    for each in exporter.explanations:
+        number = int(each.about["index"])
+        assert number != 0
+        assert each.y_score == SCORES[number].double().item()
+        expected = grad_cam(model, IMAGES[number][None], model.cam_layer, output=1)
+        torch.testing.assert_close(each.importance, expected.maps[0])
+        first = grad_cam(model, IMAGES[number][None], model.cam_layer)
+        assert not torch.allclose(each.importance, first.maps[0], atol=0.01)
+    unlabelled = GradCAMExporter(
+        model, tmp_path / "b", model.cam_layer, choice=ImageChoice(kinds=("most_sure",)), finding=0
+    )
+    scripted(unlabelled).run(batches(scores=scores, labels=labels))
+    assert {each.y_true for each in unlabelled.explanations} == {UNKNOWN_LABEL}
+
+
+def test_the_threshold_of_the_explained_finding_decides(tmp_path):
+    search = ThresholdSearch(min_tnr=0.5, min_threshold=0.1)
+    scores = torch.stack([SCORES, SCORES / 2], dim=1)
+    labels = torch.stack([(SCORES > 0.5).float()] * 2, dim=1)
+    model = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(32 * 32, 2))
+    exporter = GradCAMExporter(model, tmp_path, "0", search=search, finding=1)
+    engine = Engine(lambda engine, batch: (batch[-1], batch[1]))
+    search.attach(engine)
+    exporter.attach(engine)
+    engine.run(batches(scores=scores, labels=labels))
+    assert {each.threshold for each in exporter.explanations} == {
+        search.operating_points[1].threshold
+    }
+    with refused(ValueError, "finding", "2", "5"):
+        scripted(GradCAMExporter(model, tmp_path, "0", finding=5)).run(
+            batches(scores=scores, labels=labels)
+        )

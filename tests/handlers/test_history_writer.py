@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from messages import refused
 
 from cxrignite.errors import CxrIgniteError
-from cxrignite.handlers import HistoryWriter
+from cxrignite.handlers import HistoryWriter, read_history
 
 
 def trainer(publish) -> Engine:
@@ -92,3 +92,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with refused(CxrIgniteError, "file/h.csv"):
         write(tmp_path / "file" / "h.csv", lambda epoch: {}, 1)
+
+
+def test_the_metric_of_a_finding_is_a_column(tmp_path):
+    metrics = {"val_roc_auc": 0.75, "val_roc_auc/Pleural Thickening, left": 0.5}
+    write(tmp_path / "history.csv", lambda epoch: metrics, max_epochs=2)
+    assert read_history(tmp_path / "history.csv")[1] == {"epoch": 2, **metrics}

@@ -24,3 +24,9 @@ from cxrignite.handlers.image_count import num_images
 )
 def test_images_are_counted_where_a_batch_begins_with_them(batch, number):
     assert num_images(batch) == number
+
+
+def test_labels_of_several_findings_are_no_images():
+    images, labels = torch.zeros(5, 1, 2, 2), torch.zeros(5, 14)
+    assert num_images((images, labels)) == 5
+    assert num_images({"image": images, "label": labels}) == 5

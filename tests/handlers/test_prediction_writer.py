@@ -117,3 +117,55 @@ def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(tmp_path):
     arrays = (np.array([0.75]), np.array([1]), np.array([0]))
     write_predictions(tmp_path / "p.csv", [{"path": "a\udcff.png"}], *arrays)
     assert b"\na\xff.png,1,0.75,,\n" in (tmp_path / "p.csv").read_bytes()
+
+
+def of_findings():
+    scores = [[0.25, 0.75], [0.5, 0.125]]
+    return scores, [[0, 1], [float("nan"), 0]]
+
+
+def test_several_findings_have_a_row_each(tmp_path):
+    rows = [{"path": f"{n}.png", "patient": str(n), "split": "test"} for n in range(2)]
+    writer = PredictionWriter(
+        tmp_path / "x.csv",
+        rows,
+        threshold=[0.25, None],
+        probability=lambda scores: scores / 2,
+        findings=("Effusion", "Mass"),
+    )
+    run(writer, *of_findings(), [1, 0])
+    table = read(tmp_path / "x.csv")
+    assert list(table[0]) == [
+        *("path", "patient", "finding", "split", "label", "score", "probability", "decision")
+    ]
+    cells = [[*list(row.values())[:3], *list(row.values())[4:]] for row in table]
+    assert cells == [
+        ["0.png", "0", "Effusion", "", "0.5", "0.25", "positive"],
+        ["0.png", "0", "Mass", "0", "0.125", "0.0625", ""],
+        ["1.png", "1", "Effusion", "0", "0.25", "0.125", "positive"],
+        ["1.png", "1", "Mass", "1", "0.75", "0.375", ""],
+    ]
+
+
+def test_without_a_patient_the_finding_follows_what_is_known(tmp_path):
+    writer = PredictionWriter(
+        tmp_path / "x.csv", [{"path": "a"}, {"path": "b"}], threshold=0.7, lower=0.2
+    )
+    run(writer, *of_findings(), [0, 1])
+    table = read(tmp_path / "x.csv")
+    assert list(table[0])[:3] == ["path", "finding", "label"]
+    assert [(row["finding"], row["decision"]) for row in table] == [
+        *(("0", "refer"), ("1", "positive"), ("0", "refer"), ("1", "negative"))
+    ]
+
+
+def test_thresholds_and_names_have_to_fit_the_findings(tmp_path):
+    rows = [{"path": "a"}, {"path": "b"}]
+    for settings, facts in (
+        ({"threshold": [0.5]}, ["threshold", "2", "1"]),
+        ({"findings": ("Mass",)}, ["findings", "2", "1"]),
+    ):
+        with refused(ValueError, *facts):
+            run(PredictionWriter(tmp_path / "x.csv", rows, **settings), *of_findings(), [0, 1])
+    with refused(ValueError, "finding"):
+        run(PredictionWriter(tmp_path / "x.csv", [{"finding": "a"}] * 2), *of_findings(), [0, 1])

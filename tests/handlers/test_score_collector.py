@@ -7,6 +7,7 @@ from ignite.engine import Engine
 from messages import refused
 
 from cxrignite.engines import attach_metrics
+from cxrignite.errors import NonFiniteError
 from cxrignite.handlers import PredictionWriter, ScoreCollector, ThresholdSearch
 
 
@@ -230,7 +231,7 @@ def test_what_a_subclass_of_tensor_carries_along_is_left_behind():
         torch.zeros(2),
         torch.tensor(0.5),
         (torch.zeros(2, 2), torch.zeros(2)),
-        (torch.zeros(2, 2), torch.zeros(2, 2)),
+        (torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)),
         (torch.zeros(2), torch.zeros(3)),
         (torch.tensor(0.5), torch.tensor(1.0)),
     ],
@@ -271,3 +272,43 @@ def test_a_third_part_that_is_no_index_is_refused_and_the_way_out_is_named():
     collector.attach(engine)
     engine.run([(*batch([0.5, 0.25], [1, 0]), third)])
     assert collector.gather().index.tolist() == [-1, -1]
+
+
+NAN = float("nan")
+FINDINGS = [[[0.75, 0.25], [0.5, 0.125]], [[1, NAN], [-1, 0]]]
+
+
+@pytest.mark.parametrize("has_metrics", [False, True])
+def test_several_findings_keep_their_columns_and_an_unknown_label_is_minus_one(has_metrics):
+    engine = evaluator()
+    if has_metrics:
+        attach_metrics(engine)
+    collector = ScoreCollector.on(engine)
+    for size in (1, 2):
+        parts = [*map(torch.tensor, FINDINGS), torch.tensor([3, 1])]
+        engine.run(list(zip(*(part.split(size) for part in parts), strict=True)))
+        scores = collector.gather()
+        assert scores.y_score.tolist() == [[0.5, 0.125], [0.75, 0.25]]
+        assert scores.y_score.dtype == np.float64
+        assert scores.y_true.tolist() == [[-1, 0], [1, -1]]
+        assert scores.y_true.dtype == np.int64
+        assert scores.index.tolist() == [1, 3]
+
+
+def test_findings_may_come_as_a_list_of_tensors_for_each_image():
+    engine = Engine(lambda engine, batch: [list(map(torch.tensor, part)) for part in FINDINGS])
+    collector = ScoreCollector.on(engine)
+    engine.run([None])
+    assert collector.gather().y_score.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "error"),
+    [([[0.5, NAN]], [[0, 1]], NonFiniteError), ([[0.5, 0.5]], [[0, 2]], ValueError)],
+)
+def test_findings_that_are_no_scores_or_labels_are_refused(scores, labels, error):
+    engine = evaluator()
+    collector = ScoreCollector.on(engine)
+    engine.run([batch(scores, labels)])
+    with refused(error, "1" if error is NonFiniteError else "2"):
+        collector.gather()

@@ -181,3 +181,11 @@ def test_a_disk_that_takes_no_more_is_one_line_with_the_folder_and_closing_hides
     line_with(message, tmp_path, "free", "File too large")
     # Ignite's own line repeats the message.
     line_with(process.output.replace(message, ""), tmp_path, "File too large")
+
+
+def test_the_metric_of_a_finding_stands_under_its_metric(tmp_path):
+    name = "Pleural Thickening"
+    published = {f"val_roc_auc/{name}": 0.5, f"threshold/{name}": 0.25}
+    run(TensorBoardWriter(tmp_path), lambda epoch: published, max_epochs=1)
+    assert scalars(tmp_path, f"val/roc_auc/{name}") == [(1, 0.5)]
+    assert scalars(tmp_path, f"train/threshold/{name}") == [(1, 0.25)]

@@ -162,3 +162,137 @@ def test_two_processes_find_exactly_what_one_finds(tmp_path):
     )
     assert alone[1]["operating_point"] == point.to_dict()
     assert point.status == "certified"
+
+
+NAMES = ("Effusion", "Nodule", "Mass")
+
+
+def of_findings(seed=0, size=300):
+    """Scores and labels of three findings, of which a third is unknown."""
+    rng = np.random.default_rng(seed)
+    y_true = (rng.random((size, 3)) < [0.5, 0.3, 0.1]).astype(float)
+    y_score = 1 / (1 + np.exp(-rng.normal(3 * y_true - 1.5)))
+    y_true[rng.random(y_true.shape) < 1 / 3] = np.nan
+    return y_score.astype(np.float32), y_true
+
+
+def test_each_finding_has_its_own_threshold_from_its_known_labels():
+    y_score, y_true = of_findings()
+    search = ThresholdSearch(
+        min_tnr=0.8,
+        min_threshold=0.3,
+        per_finding={"Nodule": {"min_tnr": 0.95, "min_threshold": 0.1}},
+        findings=NAMES,
+        patients=[str(number // 2) for number in range(150)] * 2,
+    )
+    engine = Engine(lambda engine, batch: batch[:2])
+    search.attach(engine)
+    parts = (torch.tensor(y_score), torch.tensor(y_true), torch.arange(len(y_true)))
+    metrics = engine.run(list(zip(*(part.split(64) for part in parts), strict=True))).metrics
+    assert len(search.operating_points) == 3
+    assert search.operating_point is search.operating_points[0]
+    assert set(metrics) == {f"{name}/{of}" for name in search.publishes for of in NAMES}
+    for number, (name, point) in enumerate(zip(NAMES, search.operating_points, strict=True)):
+        known = ~np.isnan(y_true[:, number])
+        own = {"min_tnr": 0.95, "min_threshold": 0.1} if name == "Nodule" else {}
+        expected = select_operating_point(
+            y_score[known, number],
+            y_true[known, number],
+            patients=np.array(search.patients)[known],
+            **{"min_tnr": 0.8, "min_threshold": 0.3, **own},
+        )
+        assert point == expected
+        assert metrics[f"threshold/{name}"] == point.threshold
+    state = search.state_dict()
+    other = ThresholdSearch()
+    other.load_state_dict(state)
+    assert other.operating_points == search.operating_points
+
+
+def test_a_finding_of_one_class_has_no_threshold_and_the_others_do(caplog):
+    y_score, y_true = of_findings()
+    y_true[:, 1] = np.nan
+    search = ThresholdSearch(min_tnr=0.8, min_threshold=0.3, findings=NAMES)
+    metrics = run(search, y_score, y_true, 64)
+    assert [point is None for point in search.operating_points] == [False, True, False]
+    assert math.isnan(metrics["tnr/Nodule"])
+    assert metrics["tnr/Mass"] >= 0.8
+    assert line_with(caplog.text, "Nodule")
+    assert search.state_dict()["operating_points"][1] is None
+
+
+def test_findings_without_names_are_numbered_and_wrong_names_are_refused():
+    search = ThresholdSearch(min_tnr=0.8, min_threshold=0.3)
+    assert "threshold/2" in run(search, *of_findings(), 64)
+    with refused(ValueError, "3", "2"):
+        run(ThresholdSearch(findings=NAMES[:2]), *of_findings(), 64)
+    late = ThresholdSearch(per_finding={"Efusion": {"min_tnr": 0.5}})
+    with refused(ValueError, "per_finding", "Effusion", "Efusion"):
+        late.findings = NAMES
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({"per_finding": {"Mass": {"min_tnr": 2}}}, ["Mass", "min_tnr", "2"]),
+        ({"per_finding": {"Mass": {"min_tpr": 0.9, "tnr": 1}}}, ["Mass", "min_tnr", "tnr"]),
+        ({"familywise": True}, ["familywise", "confidence"]),
+    ],
+)
+def test_settings_of_findings_are_checked_at_once(settings, facts):
+    with refused(ValueError, *facts):
+        ThresholdSearch(**settings)
+
+
+def test_familywise_certificates_are_made_at_a_higher_confidence():
+    search = ThresholdSearch(0.8, 0.0, confidence=0.9, familywise=True, findings=NAMES)
+    assert search.level == pytest.approx(1 - 0.1 / 3)
+    run(search, *of_findings(), 64)
+    assert [point.confidence for point in search.operating_points] == [search.level] * 3
+    # A finding that requests no certificate takes no part, and joint limits divide its own share.
+    search = ThresholdSearch(
+        **{"min_tnr": 0.8, "min_tpr": 0.5, "confidence": 0.9, "familywise": True, "joint": True},
+        per_finding={"Mass": {"confidence": None, "joint": False}},
+        findings=NAMES,
+    )
+    assert search.level_of("Mass") is None
+    assert search.level_of("Nodule") == pytest.approx(1 - 0.1 / 4)
+    alone = ThresholdSearch(0.8, 0.0, confidence=0.9, familywise=True)
+    assert alone.level == 0.9
+
+
+def share_of_broken_families(num_runs: int, familywise: bool, num_findings: int = 14) -> float:
+    """The share of simulated choices in which the true TNR of any finding is below its limit.
+
+    The score of a negative is the distribution function of itself, so a threshold is its own true
+    TNR. The scores of the findings of an image are correlated by pairs, and labels are missing.
+    """
+    rng = np.random.default_rng(7)
+    names = [f"finding {number}" for number in range(num_findings)]
+    # Sensitivity counts a hundred times as much: the lowest certified threshold is chosen.
+    search = ThresholdSearch(
+        0.9, 0.0, fn_cost=100, confidence=0.95, familywise=familywise, findings=names
+    )
+    broken = 0
+    for _ in range(num_runs):
+        y_score = rng.random((250, num_findings))
+        y_score[:, 1::4] = y_score[:, ::4][:, : y_score[:, 1::4].shape[1]]
+        y_true = (rng.random(y_score.shape) < 0.1).astype(float)
+        y_score = np.where(y_true == 1, y_score**0.2, y_score)
+        y_true[rng.random(y_true.shape) < 0.15] = np.nan
+        engine = Engine(lambda engine, batch: batch)
+        search.attach(engine)
+        engine.run([(torch.tensor(y_score), torch.tensor(y_true))])
+        assert all(point.status == "certified" for point in search.operating_points)
+        broken += any(point.threshold < 0.9 for point in search.operating_points)
+    return broken / num_runs
+
+
+def test_a_few_simulated_families_of_certificates_hold():
+    assert share_of_broken_families(60, familywise=True) <= 0.05
+    assert share_of_broken_families(30, familywise=False) > 0.15
+
+
+@pytest.mark.slow
+def test_at_most_a_twentieth_of_a_thousand_simulated_families_is_broken():
+    assert share_of_broken_families(1000, familywise=True) <= 0.05

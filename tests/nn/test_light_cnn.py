@@ -1,9 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from messages import refused
 
 from cxrignite.functional import grad_cam
-from cxrignite.nn import BinaryClassifier, LightCNN
+from cxrignite.nn import BinaryClassifier, LightCNN, TimmClassifier, TransferClassifier
 
 
 @pytest.mark.parametrize("size", [(32, 32), (128, 96), (224, 224)])
@@ -11,6 +13,32 @@ def test_an_image_gets_one_logit(size):
     logits = LightCNN(width=4).eval()(torch.randint(0, 256, (3, 1, *size), dtype=torch.uint8))
     assert logits.shape == (3,)
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(LightCNN, width=4),
+        partial(TransferClassifier, "resnet18", hidden=8),
+        partial(TimmClassifier, "resnet10t", hidden=8),
+    ],
+    ids=["light", "torchvision", "timm"],
+)
+def test_several_findings_get_a_logit_each_and_one_is_the_default(make):
+    states = []
+    for settings in ({}, {"num_findings": 1}, {"num_findings": 3}):
+        torch.manual_seed(0)
+        model = make(**settings).eval()
+        states.append(model.state_dict())
+    assert model.num_findings == 3
+    assert model(torch.rand(2, 1, 64, 64)).shape == (2, 3)
+    assert model(torch.rand(1, 1, 64, 64)).shape == (1, 3)
+    default, one, three = states
+    assert [name for name in default if not torch.equal(default[name], one[name])] == []
+    *_, weight, bias = default
+    assert (default[weight].shape[0], three[weight].shape[0], len(three[bias])) == (1, 3, 3)
+    with refused(ValueError, "num_findings", "1", "0"):
+        make(num_findings=0)
 
 
 def test_a_single_image_gets_one_logit_too():

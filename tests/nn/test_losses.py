@@ -7,7 +7,7 @@ from monai.losses import FocalLoss, GlobalMutualInformationLoss
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cxrignite.nn import SoftPosWeightBCE
+from cxrignite.nn import SoftClassWeightCE, SoftPosWeightBCE
 from cxrignite.nn.losses import fitted_loss
 
 
@@ -130,3 +130,197 @@ def test_a_loss_that_does_not_fall_for_either_label_is_refused(loss):
 def test_a_loss_for_each_image_is_refused():
     with refused(ValueError, "reduction: none"):
         fitted_loss(nn.BCEWithLogitsLoss(reduction="none"))
+
+
+def several(seed=0, size=12, num_findings=4):
+    """Logits, and labels of which some are unknown; no label of the last finding is known."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(size, num_findings, generator=generator)
+    labels = (torch.rand(size, num_findings, generator=generator) < 0.4).float()
+    labels[torch.rand(size, num_findings, generator=generator) < 0.3] = float("nan")
+    labels[:, -1] = float("nan")
+    return logits.requires_grad_(), labels
+
+
+def exclusive_labels(size=12):
+    classes = torch.arange(size) % 3
+    labels = nn.functional.one_hot(classes, 3)[:, 1:].float()
+    labels[::5] = float("nan")
+    return torch.randn(size, 2).requires_grad_(), labels, classes
+
+
+def gradient_of(loss_fn, logits, labels):
+    value = loss_fn(logits, labels)
+    assert value.ndim == 0
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.item(), gradient
+
+
+SOFT = SoftPosWeightBCE()
+SOFT.set_class_counts([10, 20, 30, 5], [5, 2, 30, 5])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.BCEWithLogitsLoss(),
+        nn.MSELoss(),
+        nn.HuberLoss(),
+        FocalLoss(gamma=2.0),
+        SoftPosWeightBCE(class_counts=(4, 1)),
+        OwnLoss(lambda logits, labels: (logits - labels).square().mean()),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_unknown_labels_change_neither_value_nor_gradient(loss):
+    logits, labels = several()
+    known = ~labels.isnan()
+    value, gradient = gradient_of(fitted_loss(loss, num_findings=4), logits, labels)
+    picked = logits.detach()[known].requires_grad_()
+    expected, alone = gradient_of(fitted_loss(loss), picked, labels[known])
+    assert value == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(gradient[known], alone, atol=1e-6, rtol=0)
+    assert (gradient[~known] == 0).all()
+
+
+def test_each_finding_has_its_own_weight_of_positives():
+    logits, labels = several()
+    value, gradient = gradient_of(SOFT, logits, labels)
+    assert SOFT.pos_weight.tolist() == pytest.approx([2**0.5, 10**0.5, 1, 1])
+    p = torch.sigmoid(logits.double())
+    by_hand = -(SOFT.pos_weight * labels * p.log() + (1 - labels) * (1 - p).log())
+    known = ~labels.isnan()
+    expected = by_hand[known].mean()
+    (alone,) = torch.autograd.grad(expected, logits)
+    assert value == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(gradient, alone.nan_to_num(), atol=1e-6, rtol=0)
+
+
+def test_finding_weights_weigh_the_mean():
+    logits, labels = several(num_findings=3)
+    loss_fn = SoftPosWeightBCE(power=0, finding_weights=[2.0, 0.5, 7.0])
+    loss_fn.set_class_counts([1, 1, 1], [1, 1, 1])
+    plain = nn.BCEWithLogitsLoss(reduction="none")(logits, labels.nan_to_num())
+    weight = torch.tensor([2.0, 0.5, 7.0]) * ~labels.isnan()
+    expected = (plain * weight).sum() / weight.sum()
+    assert loss_fn(logits, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert loss_fn.state_dict() == {}
+    with refused(ValueError, "3", "2"):
+        loss_fn.set_class_counts([1, 1], [1, 1])
+    for wrong in ([1.0, -1.0], [0.0, 0.0], [float("nan")]):
+        with refused(ValueError, "finding_weights"):
+            SoftPosWeightBCE(finding_weights=wrong)
+
+
+def test_the_weights_of_a_torch_loss_stay_one_a_finding():
+    logits, labels = several()
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    loss_fn = fitted_loss(nn.BCEWithLogitsLoss(pos_weight=weights), 4)
+    plain = nn.BCEWithLogitsLoss(pos_weight=weights, reduction="none")(logits, labels.nan_to_num())
+    expected = plain[~labels.isnan()].mean()
+    assert loss_fn(logits, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+    with refused(ValueError, "4", "3"):
+        fitted_loss(nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)), 4)
+
+
+CE = SoftClassWeightCE()
+CE.set_class_counts([8, 8], [4, 4])
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        SOFT,
+        fitted_loss(nn.BCEWithLogitsLoss(), 4),
+        fitted_loss(FocalLoss(), 4),
+        CE,
+        fitted_loss(nn.CrossEntropyLoss(), 2, exclusive=True),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_no_known_label_gives_zero_and_no_gradient(loss_fn):
+    logits = torch.randn(3, 2 if loss_fn is CE else 4).requires_grad_()
+    value, gradient = gradient_of(loss_fn, logits, torch.full(logits.shape, float("nan")))
+    assert value == 0
+    assert (gradient == 0).all()
+
+
+def test_class_weights_are_softened_by_the_power():
+    loss_fn = SoftClassWeightCE(power=0.5)
+    with refused(RuntimeError, "set_class_counts"):
+        loss_fn(torch.zeros(1, 2), torch.zeros(1, 2))
+    loss_fn.set_class_counts([90, 70], [10, 30])
+    logits, labels, classes = exclusive_labels()
+    weight = torch.tensor([(100 / 180) ** 0.5, (100 / 30) ** 0.5, (100 / 90) ** 0.5])
+    known = ~labels.isnan().any(1)
+    expected = nn.functional.cross_entropy(
+        torch.cat([torch.zeros(len(logits), 1), logits], 1)[known], classes[known], weight
+    )
+    value, gradient = gradient_of(loss_fn, logits, labels)
+    (alone,) = torch.autograd.grad(expected, logits)
+    assert value == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(gradient, alone, atol=1e-6, rtol=0)
+    # For two classes the ratio of the weights is the weight of positives.
+    loss_fn.set_class_counts([1349], [3883])
+    bce = SoftPosWeightBCE(class_counts=(1349, 3883))
+    assert (loss_fn.weight[1] / loss_fn.weight[0]).item() == pytest.approx(bce.pos_weight.item())
+    assert loss_fn.state_dict() == {}
+
+
+def test_cross_entropy_of_torch_gets_the_logits_of_all_classes():
+    logits, labels, classes = exclusive_labels()
+    loss_fn = fitted_loss(nn.CrossEntropyLoss(label_smoothing=0.1), 2, exclusive=True)
+    known = ~labels.isnan().any(1)
+    expected = nn.functional.cross_entropy(
+        torch.cat([torch.zeros(len(logits), 1), logits], 1)[known],
+        classes[known],
+        label_smoothing=0.1,
+    )
+    value, gradient = gradient_of(loss_fn, logits, labels)
+    (alone,) = torch.autograd.grad(expected, logits)
+    assert value == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(gradient, alone, atol=1e-6, rtol=0)
+    own = OwnLoss(lambda logits, index: nn.functional.nll_loss(logits.log_softmax(1), index))
+    assert fitted_loss(own, 2, exclusive=True)(logits, labels).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("counts", "facts"),
+    [(([1, 2], [2, 2]), ["3", "4"]), (([1, 1], [1, 1]), ["0"]), (([4, 2], [0, 2]), ["0"])],
+)
+def test_counts_of_exclusive_classes_have_to_fit(counts, facts):
+    with refused(ValueError, *facts):
+        SoftClassWeightCE().set_class_counts(*counts)
+
+
+@pytest.mark.parametrize(
+    ("loss", "num_findings", "exclusive"),
+    [
+        (nn.BCEWithLogitsLoss(), 2, True),
+        (SoftPosWeightBCE(), 2, True),
+        (FocalLoss(), 2, True),
+        (nn.CrossEntropyLoss(), 2, False),
+        (SoftClassWeightCE(), 2, False),
+        (SoftClassWeightCE(), 1, False),
+        (nn.CrossEntropyLoss(reduction="none"), 2, True),
+        (nn.BCEWithLogitsLoss(reduction="none"), 2, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_loss_of_another_task_is_refused(loss, num_findings, exclusive):
+    with refused(ValueError, "loss"):
+        fitted_loss(loss, num_findings, exclusive)
+
+
+def test_a_loss_of_ones_own_may_handle_unknown_labels_itself():
+    def masked(logits, labels):
+        return (logits - labels)[~labels.isnan()].square().mean()
+
+    for exclusive in (False, True):
+        own = OwnLoss(masked)
+        assert fitted_loss(own, 3, exclusive) is own
+    for loss, exclusive in ((nn.MSELoss(), False), (nn.CrossEntropyLoss(), True)):
+        adapted = fitted_loss(loss, 3, exclusive)
+        assert fitted_loss(adapted, 3, exclusive) is adapted
+    for loss in (SoftPosWeightBCE(), SoftClassWeightCE()):
+        assert fitted_loss(loss, 3, isinstance(loss, SoftClassWeightCE)) is loss
