@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-<<<<<<< HEAD
-from collections.abc import Sequence
-from typing import Any
-=======
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
->>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -25,15 +20,12 @@ from cxrignite.handlers.score_collector import ScoreCollector
 
 _log = logging.getLogger(__name__)
 
-<<<<<<< HEAD
 _PUBLISHED = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")
-=======
 # Settings that each finding may have, as `select_operating_point` takes them.
 _SETTINGS = (
     *("min_tnr", "min_threshold", "fp_cost", "fn_cost", "confidence"),
     *("min_tpr", "patient_found", "joint", "refer"),
 )
->>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
 
 class ThresholdSearch(Attachable):
@@ -41,21 +33,14 @@ class ThresholdSearch(Attachable):
 
     *Attach to* the evaluator of the validation or calibration split, and to no other: a threshold
     must not be chosen on the images that it is evaluated on.
-<<<<<<< HEAD
-    *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`.
-    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, with `refer`
-    also `referred` (the share of the images between the thresholds), and the attribute
-    `operating_point`. If the labels lack a class, the metrics are NaN, `operating_point` is None,
-    and a warning is logged; training continues.
-=======
     *Expects* `state.output` to be `(y_score, y_true)`, probabilities and labels of shape `(N,)`; of
     several findings `(N, K)`. Each finding then gets its own threshold, chosen on the images whose
     label of this finding is known.
-    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, and the
-    attribute `operating_point`; for several findings `threshold/NAME` and so on, and the attribute
+    *Publishes* `threshold`, `tnr`, `tpr`, `balanced_accuracy` and `tnr_lower_bound`, with `refer`
+    also `referred` (the share of the images between the thresholds), and the attribute
+    `operating_point`; for several findings `threshold/NAME` and so on, and the attribute
     `operating_points`. If the labels lack a class, the metrics are NaN, the operating point is
     None, and a warning is logged; training continues.
->>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
     Args:
         min_tnr: Lowest true negative rate (specificity), in `[0, 1]`.
@@ -126,14 +111,10 @@ class ThresholdSearch(Attachable):
         self.patient_found: PatientReading = patient_found
         self.joint = joint
         self.refer = refer
-<<<<<<< HEAD
-        self.publishes = (*_PUBLISHED, "referred") if refer else _PUBLISHED
-        self.operating_point: OperatingPoint | None = None
-        # `select` checks the settings, so that the rules are in one place.
-        self.select(np.array([0.0, 1.0]), np.array([0, 1]))
-=======
         self.per_finding = per_finding
         self.familywise = familywise
+        refers = any(each.get("refer", refer) for each in [{}, *self._own_settings()])
+        self.publishes = (*_PUBLISHED, "referred") if refers else _PUBLISHED
         self.operating_points: tuple[OperatingPoint | None, ...] = ()
         self._findings: Sequence[str] = ()
         self._check_settings()
@@ -161,7 +142,6 @@ class ThresholdSearch(Attachable):
                 f"per_finding must name findings ({', '.join(names)}), got {', '.join(unknown)}"
             )
         self._findings = names
->>>>>>> f46e0b5cf95022cfeec8509099dcf9e69bd29971
 
     @property
     def level(self) -> float | None:

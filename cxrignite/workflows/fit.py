@@ -348,7 +348,7 @@ def _choose(
     """Choose the threshold of one finding."""
     finding, point = scores.classes[1], None
     if prepared.search is not None:
-        point = choose_point(prepared.search.of(finding), scores, chosen_on, prepared.leaks)
+        point = choose_point(prepared.search, scores, chosen_on, prepared.leaks)
         if point.status == "infeasible":
             several = len(prepared.prior_shifts) > 1
             _logger.warning(
@@ -381,7 +381,8 @@ def choose_point(
         split: Name of that split.
         leaks: Pairs of images that leak between splits.
     """
-    point = search.select(scores.y_score, scores.y_true, scores.patients)
+    finding = scores.classes[1]
+    point = search.select(scores.y_score, scores.y_true, scores.patients, finding)
     if split == "val":
         point = point.without_certificate(
             "not certified, because these images also chose the checkpoint: "

@@ -200,14 +200,17 @@ def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
                 )
     searches = [handler for handler in handlers if isinstance(handler, ThresholdSearch)]
     for search, (index, finding) in product(searches, enumerate(data.findings)):
-        _check_certificate(search.of(finding), data, split, index)
+        _check_certificate(search, data, split, index, finding)
 
 
-def _check_certificate(search: ThresholdSearch, data: XrayData, split: str, index: int) -> None:
-    if (level := search.level) is None:
+def _check_certificate(
+    search: ThresholdSearch, data: XrayData, split: str, index: int, finding: str
+) -> None:
+    if (level := search.level_of(finding)) is None:
         return
-    records = data.records(split)
-    for label, (rate, minimum) in enumerate((("tnr", search.min_tnr), ("tpr", search.min_tpr))):
+    records, settings = data.records(split), search.settings_of(finding)
+    for label, rate in enumerate(("tnr", "tpr")):
+        minimum = settings[f"min_{rate}"]
         have = len({record.patient for record in records if record.labels[index] == label})
         needed = 0 if minimum is None else num_negatives_needed(minimum, level)
         if have < needed:
