@@ -23,9 +23,12 @@ from cxrignite.errors import DataError, RecipeError
 __all__ = [
     "MIN_VAL_IMAGES",
     "SPLITS",
+    "UNKNOWN",
     "ClassFolders",
     "ImageRecord",
+    "Label",
     "Source",
+    "checked_classes",
     "image_files",
     "join_small_validation",
     "two_classes",
@@ -39,6 +42,12 @@ MIN_VAL_IMAGES = 50
 SPLITS = ("train", "val", "calibration", "test")
 """Train the weights, select the checkpoint, choose the threshold, evaluate the result."""
 
+UNKNOWN = -1
+"""The label of a finding that nobody looked for, or that a report leaves open."""
+
+Label = int | tuple[int, ...]
+"""0 or 1; of several findings a tuple with 1, 0 or `UNKNOWN` for each."""
+
 _FOLDERS = ("train", "val", "test")
 
 
@@ -47,7 +56,7 @@ class _RecordFields(NamedTuple):
 
     file: str
     name: str
-    label: int
+    label: Label
     patient: str
     split: str
     attributes: Mapping[str, str] = {}
@@ -63,7 +72,8 @@ class ImageRecord(_RecordFields):
     Attributes:
         file: The path of its file.
         name: The path relative to the source's root, with forward slashes. It identifies the image.
-        label: 0 for the first class, 1 for the last (positive) one.
+        label: 1 if the finding is present, 0 if not. Of several findings a tuple with 1, 0 or
+            `UNKNOWN` for each.
         patient: The patient's key; images of one patient share it.
         split: One of `SPLITS`.
         attributes: Further properties of the image, such as its subgroup.
@@ -76,6 +86,11 @@ class ImageRecord(_RecordFields):
     def path(self) -> Path:
         """Path of the image file."""
         return Path(self.file)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The label of each finding, also if there is only one."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
     def moved(self, split: str) -> ImageRecord:
         """Return the same record in another split.
@@ -96,15 +111,22 @@ class ImageRecord(_RecordFields):
 
 
 class Source(ABC):
-    """A data set of two classes; the last class is the positive one.
+    """A data set with labels of one or more findings.
 
     Attributes:
-        classes: The two class names.
+        classes: The name of images without a finding, then the name of each finding.
+        exclusive: True if an image has at most one of several findings.
         root: The folder that every image's name is relative to.
     """
 
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
+    exclusive: bool = False
     root: Path
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The names of the findings."""
+        return self.classes[1:]
 
     @abstractmethod
     def records(self) -> list[ImageRecord]:
@@ -228,6 +250,24 @@ class ClassFolders(Source):
                     split=split,
                     attributes={"subgroup": subgroup} if subgroup else {},
                 )
+
+
+def checked_classes(classes: Sequence[str], what: str = "names") -> tuple[str, ...]:
+    """Return the classes of a source: the name of "nothing found", then those of the findings.
+
+    Args:
+        classes: The names, as a recipe lists them.
+        what: The kind of names, for the error.
+
+    Raises:
+        RecipeError: If there are fewer than two, or a name is empty or repeated.
+    """
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not all(classes):
+        raise RecipeError(
+            f"classes must be two or more different {what}, the first for images without a "
+            f"finding, got {list(classes)}; list each finding once after the first name"
+        )
+    return tuple(classes)
 
 
 def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
