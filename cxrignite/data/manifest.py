@@ -28,6 +28,7 @@ from cxrignite.data.sources import (
     join_small_validation,
 )
 from cxrignite.errors import DataError, RecipeError, suggestion
+from cxrignite.terminal import counted
 
 _logger = logging.getLogger(__name__)
 
@@ -222,11 +223,13 @@ class Manifest(Source):
                 records[name] = ImageRecord(before + name, name, *facts)
                 lines.append(line)
             elif first[2:5] != facts[:3]:
-                if self.labels.rows == "any_positive" and first[3:5] == facts[1:3]:
-                    records[name] = first._replace(label=_any_positive[first.label, label])
-                    continue
-                first_line = lines[list(records).index(name)]
-                raise _contradiction(table, line, first_line, first, facts)
+                if self.labels.rows == "any_positive":
+                    label = _any_positive[first.label, label]
+                    first = records[name] = first._replace(label=label)
+                    facts = label, *facts[1:]
+                if first[2:5] != facts[:3]:
+                    first_line = lines[list(records).index(name)]
+                    raise _contradiction(table, line, first_line, first, facts)
         listed = list(records.values())
         selection.check(listed)
         if lists is not None:
@@ -332,9 +335,9 @@ class _OtherCells:
         odd = {cell: age for cell, age in ages.items() if age > _MAX_AGE}
         if odd:
             _logger.warning(
-                "%s: %s rows have an age over %s in column '%s', the largest is %g",
-                *(self._table.path, f"{sum(self._ages[cell] for cell in odd):,}", _MAX_AGE),
-                *(self._table.header[self.columns[self._age_at]], max(odd.values())),
+                "%s: %s with an age over %s in column '%s', the largest is %g",
+                *(self._table.path, counted(sum(self._ages[cell] for cell in odd), "row")),
+                *(_MAX_AGE, self._table.header[self.columns[self._age_at]], max(odd.values())),
             )
 
     def _position(self, usual: str, column: str | None) -> int | None:

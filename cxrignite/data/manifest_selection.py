@@ -36,6 +36,7 @@ _PLURALS = {
     "missing": "without a label",
     "other": "labels of neither class",
 }
+_WITHOUT = "without any known label"
 _PLURALS_OF_SEVERAL = {
     "uncertain": "uncertain labels",
     "missing": "missing labels",
@@ -162,8 +163,9 @@ class RowSelection:
         """Return a hint if an unlisted label resembles a finding; it is no patient's name then."""
         if self._reader.own_columns:
             return ""
-        near = nearest(finding, sorted(self._unlisted()))
-        return f"did you mean '{near}', a label of {self._unlisted()[near]:,} rows?" if near else ""
+        unlisted = self._unlisted()
+        near = nearest(finding, sorted(unlisted))
+        return f"did you mean '{near}' ({counted(unlisted[near], 'row')})?" if near else ""
 
     def _unlisted(self) -> Counter[str]:
         """Return the labels in the label column that the recipe does not list."""
@@ -193,9 +195,9 @@ class RowSelection:
         if self._is_elsewhere(key):
             return "by where"
         unclear = list(self._unclear(key))
-        skipping = [kind for kind, _, policy in unclear if policy == "skip"]
-        kinds = skipping or list({kind for kind, _, _ in unclear})
-        return self._plural(kinds[0]) if skipping or len(kinds) == 1 else _WITHOUT
+        if len(self._findings) > 1:
+            unclear = [each for each in unclear if each[2] == "skip"]
+        return self._plural(unclear[0][0]) if unclear else _WITHOUT
 
     def _log(self) -> None:
         """Log the rows left out, and the unclear labels that a policy counted, a line for each."""
@@ -242,7 +244,9 @@ class RowSelection:
             cells = self._column(self._num_labels + place)
             if not any(comparable(cell) in allowed for cell in cells):
                 return f"column '{name}' holds {_some(cells)}"
-        return f"the labels are {_some(self._column(at if self._reader.own_columns else 0))}"
+        if self._reader.own_columns:
+            return f"the labels of '{self._findings[at]}' are {_some(self._column(at))}"
+        return f"the labels are {_some(self._column(0))}"
 
     def _column(self, at: int) -> Counter[str]:
         """Return the number of rows by value of one of the columns."""
@@ -329,11 +333,11 @@ class RowSelection:
             )
         seen = {at for key in self._counts for at in self._present(key)}
         absent = [name for at, name in enumerate(self._findings) if at not in seen]
-        near = next(((name, hint) for name in absent if (hint := self._near(name))), None)
-        hint = f"; no row has '{near[0]}', {near[1]}" if near else ""
+        near = next((f"'{name}': {hint}" for name in absent if (hint := self._near(name))), "")
         return (
-            f"belongs to no class ({rows}){hint or '; add its class to classes'}, "
-            "or set labels.on_other to skip or negative"
+            f"belongs to no class ({rows})"
+            + (f", and no row has {near} Otherwise " if near else "; ")
+            + "add its class to classes, or set labels.on_other to skip or negative"
         )
 
     def _present(self, key: Key) -> list[int]:
@@ -345,9 +349,6 @@ class RowSelection:
 
     def _plural(self, kind: Unclear) -> str:
         return (_PLURALS if len(self._findings) == 1 else _PLURALS_OF_SEVERAL)[kind]
-
-
-_WITHOUT = "without any known label"
 
 
 def _are_categories(cells: Counter[str]) -> bool:
