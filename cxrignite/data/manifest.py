@@ -327,7 +327,7 @@ class _OtherCells:
         return patient, split, attributes
 
     def report(self) -> None:
-        """Log ages that nobody reaches; subgroups by age would contain them."""
+        """Log impossible ages; subgroups by age would contain them."""
         if self._age_at is None:
             return
         matches = {cell: _AGE.fullmatch(cell.strip()) for cell in self._ages}

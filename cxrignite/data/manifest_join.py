@@ -20,18 +20,18 @@ class ManifestJoin:
 
     Attributes:
         path: The table: CSV or Parquet.
-        on: Columns that both tables have. Rows with equal cells in all of them belong together.
+        by: Columns that both tables have. Rows with equal cells in all of them belong together.
 
     Raises:
         RecipeError: If no column is named.
     """
 
     path: Path | str
-    on: list[str]
+    by: list[str]
 
     def __post_init__(self) -> None:
-        if not self.on:
-            raise RecipeError(f"join.on must name at least one column of {self.path}, got none")
+        if not self.by:
+            raise RecipeError(f"join.by must name at least one column of {self.path}, got none")
 
 
 def joined(table: Table, settings: ManifestJoin) -> Table:
@@ -49,8 +49,8 @@ def joined(table: Table, settings: ManifestJoin) -> Table:
             reading: if a row has several partners that differ, or no row has one.
     """
     other = open_table(Path(settings.path))
-    keys = [table.column(name, "join.on") for name in settings.on]
-    other_keys = [other.column(name, "join.on") for name in settings.on]
+    keys = [table.column(name, "join.by") for name in settings.by]
+    other_keys = [other.column(name, "join.by") for name in settings.by]
     known = {name.casefold() for name in table.header}
     added = [at for at, name in enumerate(other.header) if name.casefold() not in known]
     header = [*table.header, *(other.header[at] for at in added)]
@@ -88,7 +88,7 @@ def _partners(
             names = ", ".join(f"'{other.header[at]}'" for at in keys)
             raise DataError(
                 f"{other.at(line)}: the row differs from an earlier one with the same {names}; "
-                "add to join.on the columns that identify a row"
+                "add to join.by the columns that identify a row"
             )
     return partners
 
@@ -100,11 +100,11 @@ def _key(cells: Sequence[str]) -> tuple[str, ...]:
 def _report(
     table: Table, other: Table, settings: ManifestJoin, num_alone: int, num_rows: int
 ) -> None:
-    names = ", ".join(f"'{name}'" for name in settings.on)
+    names = ", ".join(f"'{name}'" for name in settings.by)
     if 0 < num_rows == num_alone:
         raise DataError(
             f"{other.path} must have rows with the same {names} as {table.path}, got none in "
-            f"{num_rows:,} rows; set join.on to columns with the same values"
+            f"{num_rows:,} rows; set join.by to columns with the same values"
         )
     if num_alone:
         _logger.warning(

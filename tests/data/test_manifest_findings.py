@@ -394,7 +394,7 @@ def test_lists_that_do_not_fit_the_table_are_refused(tmp_path, source_of):
         ("Stage", ["411", "412", "413"], []),
     ],
 )
-def test_ages_that_nobody_reaches_are_reported(source_of, caplog, column, ages, facts):
+def test_impossible_ages_are_reported(source_of, caplog, column, ages, facts):
     rows = [
         f"{name}.png,{label},{name},{age}"
         for name, label, age in zip("abc", CLASSES, ages, strict=True)

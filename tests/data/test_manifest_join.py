@@ -16,7 +16,7 @@ LABELS_JOIN = ["subject_id", "study_id"]
 def source_of(tmp_path):
     """A manifest of three tables like those of MIMIC-CXR."""
 
-    def source(meta=META, splits=SPLITS, findings=LABELS, on=LABELS_JOIN, **settings):
+    def source(meta=META, splits=SPLITS, findings=LABELS, by=LABELS_JOIN, **settings):
         (tmp_path / "a.jpg").touch()
         for name, text in (("meta", meta), ("splits", splits), ("labels", findings)):
             (tmp_path / f"{name}.csv").write_text(text)
@@ -29,7 +29,7 @@ def source_of(tmp_path):
                 "labels": ManifestLabels(on_uncertain="unknown", on_missing="negative"),
                 "join": [
                     ManifestJoin(tmp_path / "splits.csv", ["dicom_id"]),
-                    ManifestJoin(tmp_path / "labels.csv", on),
+                    ManifestJoin(tmp_path / "labels.csv", by),
                 ],
             }
             | settings,
@@ -74,7 +74,7 @@ def test_a_row_without_a_partner_has_empty_cells_and_is_counted(source_of, caplo
 
 
 def test_tables_without_a_row_in_common_are_refused(source_of):
-    with refused(DataError, "labels.csv", "meta.csv", "join.on", "'study_id'", 4):
+    with refused(DataError, "labels.csv", "meta.csv", "join.by", "'study_id'", 4):
         source_of(
             findings=LABELS.replace(",s1", ",t1").replace(",s2", ",t2").replace(",s3", ",t3")
         ).records()
@@ -82,14 +82,14 @@ def test_tables_without_a_row_in_common_are_refused(source_of):
 
 def test_rows_with_the_same_key_must_not_differ(source_of):
     assert len(source_of(findings=f"{LABELS}11,s2,-1.0,1.0\n").records()) == 4
-    with refused(DataError, "labels.csv", "line 5", "'subject_id'", "'study_id'", "join.on"):
+    with refused(DataError, "labels.csv", "line 5", "'subject_id'", "'study_id'", "join.by"):
         source_of(findings=f"{LABELS}11,s2,1.0,1.0\n").records()
 
 
 def test_a_column_that_one_of_the_tables_lacks_is_named(source_of):
-    with refused(DataError, "meta.csv", "'studyid'", "source.join.on", "'study_id'"):
-        source_of(on=["studyid"]).records()
-    with refused(DataError, "labels.csv", "'ViewPosition'", "source.join.on"):
-        source_of(on=["ViewPosition"]).records()
-    with refused(RecipeError, "join.on", "labels.csv"):
+    with refused(DataError, "meta.csv", "'studyid'", "source.join.by", "'study_id'"):
+        source_of(by=["studyid"]).records()
+    with refused(DataError, "labels.csv", "'ViewPosition'", "source.join.by"):
+        source_of(by=["ViewPosition"]).records()
+    with refused(RecipeError, "join.by", "labels.csv"):
         ManifestJoin("labels.csv", [])
