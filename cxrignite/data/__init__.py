@@ -13,6 +13,7 @@ from cxrignite.data.cache_building import open_cache
 from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.manifest import Manifest, ManifestColumns
+from cxrignite.data.manifest_join import ManifestJoin
 from cxrignite.data.manifest_labels import ManifestLabels
 from cxrignite.data.manifest_patients import ManifestPatients
 from cxrignite.data.module import XrayData
@@ -32,6 +33,7 @@ __all__ = [
     "LoaderSettings",
     "Manifest",
     "ManifestColumns",
+    "ManifestJoin",
     "ManifestLabels",
     "ManifestPatients",
     "Phantom",

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import logging
+import re
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Memo, RowSelection, Value
+from cxrignite.data.manifest_join import ManifestJoin, joined
+from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Memo, Value
 from cxrignite.data.manifest_paths import ImageNames, check_some_exist, check_template, name_of_new
 from cxrignite.data.manifest_patients import ManifestPatients, PatientReader
+from cxrignite.data.manifest_selection import RowSelection
+from cxrignite.data.manifest_splits import SplitLists, check_split_lists, split_of
 from cxrignite.data.manifest_table import Table, open_table
-from cxrignite.data.sources import SPLITS, ImageRecord, Source, join_small_validation, two_classes
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.data.sources import (
+    SPLITS,
+    ImageRecord,
+    Label,
+    Source,
+    checked_classes,
+    join_small_validation,
+)
+from cxrignite.errors import DataError, RecipeError, suggestion
+from cxrignite.terminal import counted
 
 _logger = logging.getLogger(__name__)
 
-_SPLIT_NAMES = {name: name for name in SPLITS} | {
-    **dict.fromkeys(("valid", "validation", "dev"), "val"),
-    "training": "train",
-    "testing": "test",
-}
 _HEADER_THREADS = 8
+# A column of ages, but not `Image` or `Stage`; `058Y` is DICOM's way to write an age.
+_AGE_COLUMN = re.compile(r"(?<![A-Za-z])(age|Age|AGE)(?![A-Za-z])|(?<=[a-z])Age(?![a-z])")
+_AGE = re.compile(r"(\d{1,6}(?:\.\d*)?) ?[Yy]?")
+_MAX_AGE = 120
 
 
 @dataclass(frozen=True)
@@ -33,18 +45,23 @@ class ManifestColumns:
 
     Attributes:
         path: The column of the image's path, or a template of columns: `images/{patientId}.dcm`.
-        label: The column of the label.
+            `{subject_id:.2}` is the first two characters. After `**/` the file is searched in all
+            folders below the root.
+        label: The column of the label; null if each finding has its own column.
         patient: The column of the patient; null takes the column `patient`, if there is one.
         split: The column of the split; null takes the column `split`, if there is one. Without a
             split column all images are `train`.
         attributes: Columns whose values define subgroups in the results.
+        findings: Columns by finding, if each has its own; a finding that is not listed has a
+            column of its name.
     """
 
     path: str = "path"
-    label: str = "label"
+    label: str | None = "label"
     patient: str | None = None
     split: str | None = None
     attributes: list[str] = field(default_factory=list)
+    findings: dict[str, str] = field(default_factory=dict)
 
 
 class Manifest(Source):
@@ -55,12 +72,15 @@ class Manifest(Source):
 
     Args:
         path: The table; read by `records()`, not by the constructor.
-        classes: The two classes; the last one is positive.
+        classes: The name of "nothing found", then the name of each finding.
         columns: Names of the columns.
         labels: Meaning of the labels, and the handling of unclear ones.
         where: Values by column: only rows that have one of the values in each column are used.
         root: The folder that paths are relative to; null takes the table's own folder.
         patients: Source of the patient keys, if no column holds them.
+        exclusive: True if each image has one of three or more classes, in one label column.
+        join: Further tables; their columns are added to those of `path`.
+        split_lists: Files with the names of a split's images, one a line, by split.
 
     Raises:
         RecipeError: If the settings contradict each other, or `labels` names a class that does not
@@ -76,15 +96,43 @@ class Manifest(Source):
         where: dict[str, list[Value]] | None = None,
         root: Path | str | None = None,
         patients: ManifestPatients = ManifestPatients(),  # noqa: B008
+        exclusive: bool = False,
+        join: list[ManifestJoin] | None = None,
+        split_lists: dict[str, Path | str] | None = None,
     ) -> None:
-        self.classes = two_classes(classes, "names")
+        self.classes = checked_classes(classes, "names")
+        if exclusive and len(self.classes) == 2:
+            raise RecipeError(
+                f"exclusive must have three or more classes, got {list(classes)}; remove it, since "
+                "two classes exclude each other"
+            )
         check_template(columns.path)
         if columns.patient is not None and (patients.pattern is not None or patients.from_header):
             raise RecipeError(
                 "columns.patient and patients both name the patient, "
                 f"got column {columns.patient!r}; remove one of them"
             )
-        LabelReader(self.classes, labels)  # raises if the settings are not valid
+        for name in columns.findings:
+            if name not in self.classes[1:]:
+                raise RecipeError(
+                    f"columns.findings must name a finding, got '{name}'"
+                    f"{suggestion(name, self.classes[1:])}"
+                )
+        if columns.split is not None and split_lists:
+            raise RecipeError(
+                "columns.split and split_lists both give the split, "
+                f"got column '{columns.split}'; remove one of them"
+            )
+        check_split_lists(split_lists or {})
+        self._label_reader = LabelReader(
+            self.classes,
+            labels,
+            own_columns=columns.label is None or bool(columns.findings),
+            exclusive=exclusive,
+        )
+        self.exclusive = exclusive
+        self.join = join or []
+        self.split_lists = split_lists or {}
         self.path = Path(path)
         self.root = self.path.parent if root is None else Path(root)
         self.columns = columns
@@ -103,6 +151,8 @@ class Manifest(Source):
             RecipeError: If it is Parquet and pyarrow is missing, or the salt cannot be used.
         """
         table = open_table(self.path)
+        for each in self.join:
+            table = joined(table, each)
         if not self.root.is_dir():
             raise DataError(f"source.root must be an existing folder, got {self.root}")
         records = self._listed(table)
@@ -142,9 +192,17 @@ class Manifest(Source):
 
     def _listed(self, table: Table) -> list[ImageRecord]:
         """Return the records of the selected rows; the patient is empty if unknown so far."""
+        lists = SplitLists(self.split_lists) if self.split_lists else None
         names = ImageNames(table, self.columns.path, self.root)
-        selection = RowSelection(table, self.columns.label, self.classes, self.labels, self.where)
-        others = _OtherCells(table, self.columns, self._patient_reader)
+        selection = RowSelection(
+            table,
+            self._label_columns(table),
+            self.classes,
+            self._label_reader,
+            self.where,
+            exclusive=self.exclusive,
+        )
+        others = _OtherCells(table, self.columns, self._patient_reader, lists)
         at_label = len(names.columns)
         at_others = at_label + len(selection.columns)
         columns = [*names.columns, *selection.columns, *others.columns]
@@ -165,15 +223,37 @@ class Manifest(Source):
                 records[name] = ImageRecord(before + name, name, *facts)
                 lines.append(line)
             elif first[2:5] != facts[:3]:
-                first_line = lines[list(records).index(name)]
-                raise _contradiction(table, line, first_line, first, facts)
-        selection.check(list(records.values()))
+                if self.labels.rows == "any_positive":
+                    label = _any_positive[first.label, label]
+                    first = records[name] = first._replace(label=label)
+                    facts = label, *facts[1:]
+                if first[2:5] != facts[:3]:
+                    first_line = lines[list(records).index(name)]
+                    raise _contradiction(table, line, first_line, first, facts)
+        listed = list(records.values())
+        selection.check(listed)
+        if lists is not None:
+            lists.check(listed)
+        names.report(num_rows)
+        others.report()
         if num_rows > len(records):
             _logger.info(
                 "%s: %s rows name an image that an earlier row names",
                 *(table.path, f"{num_rows - len(records):,}"),
             )
-        return list(records.values())
+        return listed
+
+    def _label_columns(self, table: Table) -> list[int]:
+        """Return the positions of the label columns: one, or one for each finding."""
+        if not self._label_reader.own_columns:
+            return [table.column(self.columns.label or "", "columns.label")]
+        own = self.columns.findings
+        return [
+            table.column(own[name], f"columns.findings.{name}")
+            if name in own
+            else table.column(name, "classes")
+            for name in self.findings
+        ]
 
     def _with_patients(self, records: list[ImageRecord]) -> list[ImageRecord]:
         """Read patients from headers if requested; an image without one is its own patient."""
@@ -201,15 +281,25 @@ class Manifest(Source):
 class _OtherCells:
     """Reader of a row's patient, split and attributes."""
 
-    def __init__(self, table: Table, columns: ManifestColumns, reader: PatientReader) -> None:
+    def __init__(
+        self,
+        table: Table,
+        columns: ManifestColumns,
+        reader: PatientReader,
+        lists: SplitLists | None,
+    ) -> None:
         self.columns: list[int] = []
         self._table = table
+        self._lists = lists
         patients = reader.settings
         self._of_name = reader.of_name if patients.pattern is not None else None
         by_column = self._of_name is None and not patients.from_header
         self._patients = Memo(reader.of_cell)
         self._patient_at = self._position("patient", columns.patient) if by_column else None
-        has_split = self._position("split", columns.split) is not None
+        age = next((name for name in table.header if _AGE_COLUMN.search(name)), None)
+        self._age_at = None if age is None else self._position("age", age)
+        self._ages: Counter[str] = Counter()
+        has_split = lists is None and self._position("split", columns.split) is not None
         attributes = [table.column(name, "columns.attributes") for name in columns.attributes]
         self._rest_from = len(self.columns) - has_split
         self.columns += attributes
@@ -225,12 +315,30 @@ class _OtherCells:
             patient = self._patients[cells[self._patient_at]]
         elif self._of_name is not None:
             patient = self._of_name(name)
+        if self._age_at is not None:
+            self._ages[cells[self._age_at]] += 1
         split, attributes = self._rest[tuple(cells[self._rest_from :])]
+        if self._lists is not None:
+            return patient, self._lists.split(name), attributes
         if split not in SPLITS:
             raise DataError(
                 f"{self._table.at(line)}: split must be one of {', '.join(SPLITS)}, got '{split}'"
             )
         return patient, split, attributes
+
+    def report(self) -> None:
+        """Log impossible ages; subgroups by age would contain them."""
+        if self._age_at is None:
+            return
+        matches = {cell: _AGE.fullmatch(cell.strip()) for cell in self._ages}
+        ages = {cell: float(match[1]) for cell, match in matches.items() if match}
+        odd = {cell: age for cell, age in ages.items() if age > _MAX_AGE}
+        if odd:
+            _logger.warning(
+                "%s: %s with an age over %s in column '%s', the largest is %g",
+                *(self._table.path, counted(sum(self._ages[cell] for cell in odd), "row")),
+                *(_MAX_AGE, self._table.header[self.columns[self._age_at]], max(odd.values())),
+            )
 
     def _position(self, usual: str, column: str | None) -> int | None:
         """Return the position among the cells of an optional column, `None` if there is none."""
@@ -251,7 +359,7 @@ def _split_and_attributes(
     split, values = (cells[0].strip(), cells[1:]) if has_split else ("train", cells)
     attributes = {name: cell.strip() for name, cell in zip(names, values, strict=True)}
     return (
-        _SPLIT_NAMES.get(split.casefold(), split),
+        split_of(split),
         {name: value for name, value in attributes.items() if value},
     )
 
@@ -262,6 +370,19 @@ def _contradiction(
     """Return the error for two rows that disagree about one image; attributes may differ."""
     pairs = zip(("label", "patient", "split"), first[2:], facts, strict=False)
     what = next(what for what, before, now in pairs if before != now)
+    hint = "; set labels.rows to any_positive if one positive row decides"
     return DataError(
         f"{table.at(line)}: the {what} of '{first.name}' differs from {table.unit} {first_line}"
+        f"{hint if what == 'label' else ''}"
     )
+
+
+def _larger(labels: tuple[Label, Label]) -> Label:
+    """Return the label of an image with two rows: of each finding positive, negative, unknown."""
+    first, second = labels
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return tuple(map(max, first, second))
+    return first if second == 0 else second
+
+
+_any_positive: Memo[tuple[Label, Label], Label] = Memo(_larger)

@@ -1,22 +1,21 @@
-"""Reading of a manifest's label cells, selection of its rows, and counts of both."""
+"""Reading of a manifest's label cells: which findings are present, absent or unclear."""
 
 from __future__ import annotations
 
-import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from typing import Literal, TypeVar
 
-from cxrignite.data.manifest_table import Table
-from cxrignite.data.sources import ImageRecord
-from cxrignite.errors import DataError, RecipeError, suggestion
-from cxrignite.terminal import counted
+from cxrignite.errors import RecipeError, suggestion
 
 Value = bool | int | float | str
 Unclear = Literal["uncertain", "missing", "other"]
+Meaning = int | Unclear
+
+KINDS: tuple[Unclear, ...] = ("uncertain", "missing", "other")
+"""The kinds of labels that do not say if a finding is present."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
 # Long numbers of images or patients may differ in the last digits only, which floats would lose.
@@ -25,79 +24,221 @@ _EXACT = Context(prec=1000)
 _LIST_MARKS = " \t\r\n[](){}'\""
 # YAML reads each of these words as a boolean; the manifest may have any of them.
 _BOOLEANS = {True: ("true", "yes", "on"), False: ("false", "no", "off")}
+# Cells of a finding's own column.
+_OWN = {"negative": [0, False], "positive": [1, True]}
+_PER_FINDING = {
+    "on_uncertain": ("raise", "skip", "unknown", "negative", "positive"),
+    "on_missing": ("raise", "skip", "unknown", "negative"),
+}
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class Memo(dict[K, T]):
+    """A cache of a function of cells: a million rows have few different ones."""
+
+    def __init__(self, function: Callable[[K], T]) -> None:
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, key: K) -> T:
+        value = self[key] = self._function(key)
+        return value
 
 
 @dataclass(frozen=True)
 class ManifestLabels:
-    """Meaning of the cells in a manifest's label column.
+    """Meaning of the cells in a manifest's label columns.
 
     Attributes:
         values: Labels of each class. A class that is not listed has its own name as label; if none
-            is listed, 0 and 1 count too. Case is ignored, and `1` equals `1.0`.
+            of two classes is listed, 0 and 1 count too. Case is ignored, and `1` equals `1.0`. If
+            each finding has its own column: the cells that mean `positive` and `negative`, by
+            default 1 and 0.
         separator: Text between several labels in a cell; null takes the cell as one label. Among
             several, positive counts before uncertain, uncertain before negative, all before others.
-        uncertain: Labels that leave the class of an image open.
-        on_uncertain: Handling of uncertain labels: stop, leave the image out, or count it as a
-            class.
+        uncertain: Labels that leave a finding open; -1 if each finding has its own column and
+            nothing is listed.
+        on_uncertain: Handling of uncertain labels: stop, leave the image out, or count the finding
+            as unknown, negative or positive. An image without any known label is left out.
         on_missing: Handling of an empty label.
         on_other: Handling of a label that is not listed above.
+        per_finding: Other values of `on_uncertain` and `on_missing` by finding.
+        rows: `agree`: all rows of an image must have the same label. `any_positive`: a finding is
+            positive if one of the rows says so; else negative if one does.
     """
 
     values: dict[str, list[Value]] | None = None
     separator: str | None = None
     uncertain: list[Value] = field(default_factory=list)
-    on_uncertain: Literal["raise", "skip", "negative", "positive"] = "raise"
-    on_missing: Literal["raise", "skip", "negative"] = "raise"
-    on_other: Literal["raise", "skip", "negative"] = "raise"
+    on_uncertain: Literal["raise", "skip", "unknown", "negative", "positive"] = "raise"
+    on_missing: Literal["raise", "skip", "unknown", "negative"] = "raise"
+    on_other: Literal["raise", "skip", "negative", "positive"] = "raise"
+    per_finding: dict[str, dict[str, str]] | None = None
+    rows: Literal["agree", "any_positive"] = "agree"
 
 
 class LabelReader:
     """Reader of label cells.
 
     Args:
-        classes: The two class names; the last one is positive.
+        classes: The name of "nothing found", then those of the findings.
         settings: Meaning of the labels.
+        own_columns: True if each finding has its own column; else one column names the findings.
+        exclusive: True if a label names one class.
+
+    Attributes:
+        policies: The handling of each kind of unclear label, for each finding.
+        own_columns: As given.
 
     Raises:
-        RecipeError: If `settings` name a class that does not exist, or a label has two meanings.
+        RecipeError: If `settings` name a class that does not exist, a label has two meanings, or
+            settings contradict each other.
     """
 
-    def __init__(self, classes: tuple[str, str], settings: ManifestLabels) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str],
+        settings: ManifestLabels,
+        *,
+        own_columns: bool = False,
+        exclusive: bool = False,
+    ) -> None:
+        findings = classes[1:]
         if settings.separator == "":
             raise RecipeError("labels.separator must be a text or null, got ''")
+        self.policies = _policies(findings, settings)
+        if exclusive and (own_columns or settings.separator or settings.rows != "agree"):
+            raise RecipeError(
+                "exclusive classes must have one label column with one class in each cell, got a "
+                "column for each finding, labels.separator or labels.rows; remove it, or remove "
+                "exclusive"
+            )
+        if own_columns and settings.separator:
+            raise RecipeError(
+                "labels.separator needs a label column, but each finding has its own column; "
+                "remove one of them"
+            )
+        if len(findings) > 1 and not own_columns:
+            self._check_no_positive_policy()
+        self.own_columns = own_columns
         self._separator = settings.separator
-        self._meanings: dict[str, int | Unclear] = {}
-        for label, values in enumerate(_class_values(classes, settings.values)):
-            self._add(values, label, f"labels.values.{classes[label]}")
-        self._add(settings.uncertain, "uncertain", "labels.uncertain")
+        self._num_findings = len(findings)
+        self._meanings: dict[str, Meaning] = {}
+        values = _cell_values(settings.values) if own_columns else {}
+        values = values or _class_values(classes, settings.values)
+        for label, (name, each) in enumerate(values.items()):
+            self._add(each, label, f"labels.values.{name}")
+        self._uncertain = settings.uncertain or ([-1] if own_columns else [])
+        self._add(self._uncertain, "uncertain", "labels.uncertain")
+        # An unlisted label that counts as the finding counts like one that is listed.
+        others_first = settings.on_other == "positive" and not own_columns
+        self._order: tuple[Unclear, ...] = ("other", "uncertain") if others_first else KINDS[:1]
+        self._cells: Memo[str, Meaning] = Memo(self._own_cell)
 
-    def read(self, cell: str) -> int | Unclear:
-        """Return the meaning of a cell: 1 positive, 0 negative, or the kind of unclear label."""
-        parts = [cell.strip()]
-        if self._separator is not None:
+    def read(self, cells: Sequence[str]) -> tuple[Meaning, ...]:
+        """Return the meaning of a row for each finding: 1, 0, or the kind of unclear label.
+
+        Args:
+            cells: The cells of the label columns: one, or one for each finding.
+        """
+        if self.own_columns:
+            return tuple([self._cells[cell] for cell in cells])
+        found = {self._meanings.get(comparable(part), "other") for part in self.parts(cells[0])}
+        rest: Meaning = next((each for each in self._order if each in found), "missing")
+        if rest == "missing" and found:
+            rest = "other" if found == {"other"} else 0
+        return tuple([1 if each in found else rest for each in range(1, self._num_findings + 1)])
+
+    def parts(self, cell: str) -> list[str]:
+        """Return the labels in a cell that are not empty."""
+        if self._separator is None:
+            parts = [cell.strip()]
+        else:
             parts = [part.strip(_LIST_MARKS) for part in cell.split(self._separator)]
-        found = {self._meanings.get(comparable(part), "other") for part in parts if part}
-        order: tuple[int | Unclear, ...] = (1, "uncertain", 0, "other")
-        return next((each for each in order if each in found), "missing")
+        return [part for part in parts if part]
 
-    def _add(self, values: Iterable[Value], meaning: int | Unclear, key: str) -> None:
+    def is_listed(self, label: str) -> bool:
+        """True if the recipe gives a label a meaning."""
+        return comparable(label) in self._meanings
+
+    def is_uncertain(self, label: str) -> bool:
+        """True if the recipe lists a label as uncertain."""
+        return self._meanings.get(comparable(label)) == "uncertain"
+
+    def _own_cell(self, cell: str) -> Meaning:
+        text = comparable(cell)
+        return self._meanings.get(text, "other") if text else "missing"
+
+    def _add(self, values: Iterable[Value], meaning: Meaning, key: str) -> None:
         for value in values:
             for text in comparables(value):
                 if self._meanings.setdefault(text, meaning) != meaning:
                     raise RecipeError(f"{key} must differ from the other labels, got {value!r}")
 
+    def _check_no_positive_policy(self) -> None:
+        """Raise if an unclear label of a whole image counts as every one of several findings."""
+        for kind, policies in self.policies.items():
+            if "positive" in policies:
+                raise RecipeError(
+                    f"labels.on_{kind} must not be positive if one column names several findings: "
+                    "the label does not say which finding; list it in labels.values of a finding, "
+                    "or use two classes"
+                )
+
+
+def _policies(findings: Sequence[str], settings: ManifestLabels) -> dict[Unclear, tuple[str, ...]]:
+    """Return the policy of each finding for each kind of unclear label."""
+    per_finding = settings.per_finding or {}
+    for name, policies in per_finding.items():
+        if name not in findings:
+            raise RecipeError(
+                f"labels.per_finding must name a finding, got '{name}'{suggestion(name, findings)}"
+            )
+        for key, policy in policies.items():
+            if key not in _PER_FINDING:
+                raise RecipeError(
+                    f"labels.per_finding.{name} has no key '{key}'{suggestion(key, _PER_FINDING)}"
+                )
+            if policy not in _PER_FINDING[key]:
+                raise RecipeError(
+                    f"labels.per_finding.{name}.{key} must be one of "
+                    f"{', '.join(_PER_FINDING[key])}, got '{policy}'"
+                )
+    defaults: dict[Unclear, str] = {
+        "uncertain": settings.on_uncertain,
+        "missing": settings.on_missing,
+        "other": settings.on_other,
+    }
+    return {
+        kind: tuple([per_finding.get(each, {}).get(f"on_{kind}", default) for each in findings])
+        for kind, default in defaults.items()
+    }
+
 
 def _class_values(
-    classes: tuple[str, str], values: Mapping[str, list[Value]] | None
-) -> list[list[Value]]:
+    classes: Sequence[str], values: Mapping[str, list[Value]] | None
+) -> Mapping[str, Sequence[Value]]:
     if not values:
-        return [[name, label] for label, name in enumerate(classes)]
+        # The order of three and more classes is the recipe's own: numbers must be listed.
+        numbered = len(classes) == 2
+        return {name: [name, *[label] * numbered] for label, name in enumerate(classes)}
+    _check_names(values, classes, "a class")
+    return {name: values.get(name, [name]) for name in classes}
+
+
+def _cell_values(values: Mapping[str, list[Value]] | None) -> Mapping[str, Sequence[Value]]:
+    _check_names(values or {}, list(_OWN), "positive or negative")
+    return {**_OWN, **(values or {})}
+
+
+def _check_names(values: Iterable[str], known: Sequence[str], what: str) -> None:
     for name in values:
-        if name not in classes:
+        if name not in known:
             raise RecipeError(
-                f"labels.values must name a class, got '{name}'{suggestion(name, classes)}"
+                f"labels.values must name {what}, got '{name}'{suggestion(name, known)}"
             )
-    return [values.get(name, [name]) for name in classes]
 
 
 def comparable(value: Value) -> str:
@@ -118,220 +259,3 @@ def comparable(value: Value) -> str:
 def comparables(value: Value) -> tuple[str, ...]:
     """Return all texts that a recipe's value may be in a manifest."""
     return _BOOLEANS[value] if isinstance(value, bool) else (comparable(value),)
-
-
-_logger = logging.getLogger(__name__)
-
-_NUM_NAMED = 5
-# A column named by mistake may hold patients' names: messages show only what looks like categories.
-_MAX_CATEGORIES = 12
-_MAX_CATEGORY_LENGTH = 40
-_ROWS_PER_CATEGORY = 2
-_LABELS = {"negative": 0, "positive": 1}
-
-K = TypeVar("K")
-T = TypeVar("T")
-
-
-class Memo(dict[K, T]):
-    """A cache of a function of cells: a million rows have few different ones."""
-
-    def __init__(self, function: Callable[[K], T]) -> None:
-        super().__init__()
-        self._function = function
-
-    def __missing__(self, key: K) -> T:
-        value = self[key] = self._function(key)
-        return value
-
-
-class RowSelection:
-    """Selection of rows by `where` and by their labels, with counts.
-
-    Args:
-        table: The manifest.
-        label: The column of the label.
-        classes: The two class names; the last one is positive.
-        labels: Meaning of the labels, and the policies for unclear ones.
-        where: The accepted values of each column.
-
-    Attributes:
-        columns: Positions of the cells it needs, the label's first.
-
-    Raises:
-        DataError: If the manifest lacks a column.
-    """
-
-    def __init__(
-        self,
-        table: Table,
-        label: str,
-        classes: tuple[str, str],
-        labels: ManifestLabels,
-        where: Mapping[str, list[Value]],
-    ) -> None:
-        self.columns = [
-            table.column(label, "columns.label"),
-            *(table.column(name, "where") for name in where),
-        ]
-        self._table, self._classes, self._where = table, classes, where
-        self._reader = LabelReader(classes, labels)
-        self._uncertain = {text for value in labels.uncertain for text in comparables(value)}
-        self._allowed = [
-            {text for value in values for text in comparables(value)} for values in where.values()
-        ]
-        self._meanings = Memo(self._meaning)
-        self._counts: Counter[tuple[str, ...]] = Counter()
-        self._policies = {
-            "uncertain": labels.on_uncertain,
-            "missing": labels.on_missing,
-            "other": labels.on_other,
-        }
-        self._unclear: dict[Unclear, Counter[str]] = {
-            "uncertain": Counter(),
-            "missing": Counter(),
-            "other": Counter(),
-        }
-        self._first: dict[Unclear, int] = {}
-        self._num_rows = self._num_elsewhere = 0
-
-    def label(self, line: int, cells: Sequence[str]) -> int | None:
-        """Return the label that a row counts as, `None` if it is left out.
-
-        Args:
-            line: The row's line.
-            cells: The cells at `columns`.
-        """
-        self._num_rows += 1
-        key = tuple(cells)
-        self._counts[key] += 1
-        meaning = self._meanings[key]
-        if isinstance(meaning, int):
-            return meaning
-        if meaning == "elsewhere":
-            self._num_elsewhere += 1
-            return None
-        self._first.setdefault(meaning, line)
-        self._unclear[meaning][cells[0].strip()] += 1
-        return _LABELS.get(self._policies[meaning])
-
-    def check(self, records: Sequence[ImageRecord]) -> None:
-        """Check the labels and that both classes have images; log the rows left out.
-
-        Args:
-            records: The records of all selected rows.
-
-        Raises:
-            DataError: If a policy rejects a label (the message counts all and names the first), or
-                a class has no image.
-        """
-        rejected = [kind for kind in self._first if self._policies[kind] == "raise"]
-        if rejected:
-            self._reject(min(rejected, key=self._first.__getitem__))
-        if not self._num_rows:
-            raise DataError(f"{self._table.path} must have one row per image, it has only a header")
-        num_positive = sum(record.label for record in records)
-        counts = (len(records) - num_positive, num_positive)
-        if not all(counts):
-            text = " and ".join(f"{n:,} {c}" for n, c in zip(counts, self._classes, strict=True))
-            left_out = f" ({self._left_out()})" if self._left_out() else ""
-            raise DataError(
-                f"{self._table.path} must have images of both classes, got {text}{left_out}; "
-                f"{self._found()}"
-            )
-        self._log()
-
-    def _left_out(self) -> str:
-        """Return the counts of rows left out, by reason; empty if there are none."""
-        reasons = {"by where": self._num_elsewhere}
-        for kind, cells in self._unclear.items():
-            if self._policies[kind] == "skip":
-                reasons[_plural(kind)] = cells.total()
-        total = sum(reasons.values())
-        text = ", ".join(f"{num:,} {reason}" for reason, num in reasons.items() if num)
-        return f"{total:,} of {self._num_rows:,} rows left out: {text}" if total else ""
-
-    def _log(self) -> None:
-        """Log the rows left out, and those that a policy counted as a class."""
-        if self._left_out():
-            _logger.info("%s: %s", self._table.path, self._left_out())
-        for kind, cells in self._unclear.items():
-            policy = self._policies[kind]
-            if cells and policy in _LABELS:
-                _logger.info(
-                    "%s: %s %s counted as %s",
-                    *(self._table.path, f"{cells.total():,}", _plural(kind)),
-                    self._classes[_LABELS[policy]],
-                )
-
-    def _found(self) -> str:
-        """Return the values of the first column that excludes every row, for messages."""
-        for at, (name, allowed) in enumerate(zip(self._where, self._allowed, strict=True), 1):
-            cells = self._column(at)
-            if not any(comparable(cell) in allowed for cell in cells):
-                return f"column '{name}' holds {_some(cells)}"
-        return f"the labels are {_some(self._column(0))}"
-
-    def _column(self, at: int) -> Counter[str]:
-        """Return the number of rows by value of one of the columns."""
-        found: Counter[str] = Counter()
-        for cells, num in self._counts.items():
-            found[cells[at].strip()] += num
-        return found
-
-    def _meaning(self, cells: tuple[str, ...]) -> int | Unclear | Literal["elsewhere"]:
-        label, *others = cells
-        for allowed, other in zip(self._allowed, others, strict=True):
-            if comparable(other) not in allowed:
-                return "elsewhere"
-        return self._reader.read(label)
-
-    def _reject(self, kind: Unclear) -> None:
-        cells, place = self._unclear[kind], self._table.at(self._first[kind])
-        first, num = next(iter(cells)), cells.total()
-        rows = f"{num:,} such row{'s' if num > 1 else ''}"
-        if kind == "missing":
-            raise DataError(
-                f"{place}: the row has no label ({rows}); set labels.on_missing to skip or negative"
-            )
-        text = _are_categories(self._column(0))
-        label = f"label '{first}'" if text or comparable(first) in self._uncertain else "the label"
-        if kind == "uncertain":
-            raise DataError(
-                f"{place}: {label} is uncertain ({rows}); "
-                "set labels.on_uncertain to skip, negative or positive"
-            )
-        if text:
-            common = [f"'{cell}' {num:,}" for cell, num in cells.most_common(_NUM_NAMED)]
-            rows += f": {', '.join(common)}{', ...' if len(cells) > _NUM_NAMED else ''}"
-        raise DataError(
-            f"{place}: {label} belongs to neither class, {' or '.join(self._classes)} ({rows}); "
-            "add it to labels.values, or set labels.on_other to skip or negative"
-        )
-
-
-def _plural(kind: Unclear) -> str:
-    return {
-        "uncertain": "uncertain labels",
-        "missing": "without a label",
-        "other": "labels of neither class",
-    }[kind]
-
-
-def _are_categories(cells: Counter[str]) -> bool:
-    """True if a column's values are few, short and repeated, and so not names of patients."""
-    found = {cell: num for cell, num in cells.items() if cell}
-    return (
-        len(found) <= _MAX_CATEGORIES
-        and all(len(cell) <= _MAX_CATEGORY_LENGTH for cell in found)
-        and sum(found.values()) >= _ROWS_PER_CATEGORY * len(found)
-    )
-
-
-def _some(cells: Counter[str]) -> str:
-    """Return the values of a column, or only their number if they may be names."""
-    if not _are_categories(cells):
-        values, rows = counted(len(cells), "value"), counted(cells.total(), "row")
-        return f"{values} in {rows}, not shown because they may be names"
-    names = [f"'{cell}'" for cell in cells]
-    return ", ".join([*names[:_NUM_NAMED], *(["..."] if len(names) > _NUM_NAMED else [])])

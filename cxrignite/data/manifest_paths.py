@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from cxrignite.data.image_files import find_images
 from cxrignite.data.manifest_table import Table
 from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import DataError, RecipeError
@@ -15,7 +18,13 @@ from cxrignite.errors import DataError, RecipeError
 NUM_TRIED = 32
 """Number of images whose existence is checked when a manifest is read."""
 
-_FIELD = re.compile(r"\{([^{}]*)\}")
+_logger = logging.getLogger(__name__)
+
+SEARCHED = "**/"
+"""Start of a template whose files may be in any folder below the root."""
+
+# A column, and the number of its first characters that are used: `{subject_id:.2}`.
+_FIELD = re.compile(r"\{([^{}]*?)(:\.\d+)?\}")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -25,7 +34,8 @@ def check_template(text: str) -> None:
     Raises:
         RecipeError: If a brace has no partner or a pair of braces is empty.
     """
-    if any(brace in _FIELD.sub("", text) for brace in "{}") or "" in _FIELD.findall(text):
+    names = [name for name, _ in _FIELD.findall(text)]
+    if any(brace in _FIELD.sub("", text) for brace in "{}") or "" in names:
         raise RecipeError(
             f"columns.path must be a column or a template such as 'images/{{id}}.png', got {text!r}"
         )
@@ -36,7 +46,8 @@ class ImageNames:
 
     Args:
         table: The manifest.
-        path: The column of the path, or a template: `images/{patientId}.dcm`.
+        path: The column of the path, or a template: `images/{patientId}.dcm`. After `**/` the rest
+            is searched in all folders below the root.
         root: The folder that names are relative to.
 
     Attributes:
@@ -47,9 +58,12 @@ class ImageNames:
     """
 
     def __init__(self, table: Table, path: str, root: Path) -> None:
-        fields = _FIELD.findall(path)
+        self._files = _files_below(root) if path.startswith(SEARCHED) else None
+        self._num_absent = 0
+        path = path.removeprefix(SEARCHED)
+        fields = [name for name, _ in _FIELD.findall(path)]
         self.columns = [table.column(name, "columns.path") for name in fields or [path]]
-        self._template = _FIELD.sub("{}", path) if fields else ""
+        self._template = _FIELD.sub(r"{\2}", path) if fields else ""
         self._table, self._root = table, root
         # As written and with links followed: the manifest may have either.
         self._roots = _written_and_real(root)
@@ -62,7 +76,8 @@ class ImageNames:
             cells: The cells at `columns`.
 
         Raises:
-            DataError: If a cell is empty, or the path leads out of the root.
+            DataError: If a cell is empty, the path leads out of the root, or several files below
+                the root may be meant.
         """
         stripped = [cell.strip() for cell in cells]
         if "" in stripped:
@@ -79,8 +94,28 @@ class ImageNames:
             or name[-1] in "./"
             or name[1:2] == ":"
         ):
-            return self._plain(line, name)
-        return name
+            name = self._plain(line, name)
+        return name if self._files is None else self._searched(line, name)
+
+    def report(self, num_images: int) -> None:
+        """Log how many images the search has not found; reading them reports each."""
+        if self._num_absent:
+            _logger.warning(
+                "%s: %s of %s names were not found below %s",
+                *(self._table.path, f"{self._num_absent:,}", f"{num_images:,}", self._root),
+            )
+
+    def _searched(self, line: int, name: str) -> str:
+        """Return the path of the file below the root that has this name or ends with it."""
+        files = (self._files or {}).get(posixpath.basename(name), [])
+        found = [each for each in files if each == name or each.endswith(f"/{name}")]
+        if len(found) > 1:
+            raise DataError(
+                f"{self._table.at(line)}: '{name}' must be one file below {self._root}, found "
+                f"{len(found)}: '{found[0]}', '{found[1]}'; name their folder in columns.path"
+            )
+        self._num_absent += not found
+        return found[0] if found else name
 
     def _plain(self, line: int, given: str) -> str:
         # A table made on Windows has backslashes, which file names on Unix hardly ever contain.
@@ -119,6 +154,15 @@ def name_of_new(path: Path, root: Path) -> str:
             return file.removeprefix(each)
     shared = max((os.path.commonpath([each, file]) for each in roots), key=len)
     return posixpath.join("/", file.removeprefix(shared))
+
+
+def _files_below(root: Path) -> dict[str, list[str]]:
+    """Return the paths of all images below a folder, relative to it, by file name."""
+    before = str(root / "name").removesuffix("name")
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in find_images(root)[0]:
+        files[posixpath.basename(path)].append(path.removeprefix(before))
+    return files
 
 
 def _written_and_real(root: Path) -> list[str]:
