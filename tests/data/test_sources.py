@@ -113,8 +113,8 @@ def test_an_empty_class_folder_is_named(tmp_path, make_images):
         ClassFolders(tmp_path).records()
 
 
-@pytest.mark.parametrize("classes", [["NORMAL"], ["A", "A"], ["A", "B", "C"], ["", "B"], []])
-def test_classes_have_to_be_two_different_names(classes):
+@pytest.mark.parametrize("classes", [["NORMAL"], ["A", "A"], ["A", "B", "A"], ["", "B"], []])
+def test_classes_have_to_be_two_or_more_different_names(classes):
     with refused(RecipeError, "classes", classes):
         ClassFolders("root", classes=classes)
 
