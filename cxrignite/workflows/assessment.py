@@ -136,8 +136,9 @@ def average(scores: FindingScores, rules: Sequence[DecisionRule]) -> Averages | 
     if len(scores) == 1:
         return None
     arrays = scores.y_score, scores.y_true
-    thresholds = [rule.threshold for rule in rules]
-    prepared = {"averages": average_statistics(*arrays, None if None in thresholds else thresholds)}
+    thresholds = [rule.threshold for rule in rules if rule.threshold is not None]
+    limits = thresholds if len(thresholds) == len(rules) else None
+    prepared = {"averages": average_statistics(*arrays, limits)}
     if scores.exclusive:
         prepared["classes"] = exclusive_statistics(*arrays)
     values, drawn = _values_and_intervals(prepared, scores.patients)

@@ -160,16 +160,18 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
         DataError: The sampler draws only one class.
     """
     num_findings = len(data.findings)
-    known: list[float] | list[None] = [None] * num_findings
+    known: list[float] = []
     loss = getattr(loss, "loss", loss)  # without the adapter for several findings
     if isinstance(loss, nn.BCEWithLogitsLoss) and loss.weight is None:
         known = [1.0] if loss.pos_weight is None else loss.pos_weight.flatten().tolist()
         if len(known) not in (1, num_findings) or not all(0 < each < math.inf for each in known):
             rule = "one number" if num_findings == 1 else "one number, or one for each finding,"
             raise RecipeError(f"loss.pos_weight must be {rule} above 0, got {known}")
-        known = known if len(known) == num_findings else known * num_findings
+    weights: list[float | None] = [None] * num_findings
+    if known:
+        weights = [*known] if len(known) == num_findings else [known[0]] * num_findings
     shifts = []
-    for index, weight in enumerate(known):
+    for index, weight in enumerate(weights):
         counts = data.class_counts("train", index)
         try:
             shifts.append(PriorShift(*counts, data.drawn_prevalence(index), weight))

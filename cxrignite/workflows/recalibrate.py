@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
@@ -28,10 +30,11 @@ from cxrignite.reporting.wording import (
     describe_point,
     thresholds_text,
 )
+from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
-from cxrignite.runs.scores import SplitScores
+from cxrignite.runs.scores import SplitScores, results_name
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import build_data, check_image_size
 from cxrignite.workflows.plots import write_figure
@@ -80,86 +83,129 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             nothing is written.
         RecipeError: A constraint is out of range.
     """
-    folder = RunFolder(run_dir)
+    folder, site = RunFolder(run_dir), request.site
     with open_folder(folder, recipe.trainer) as (session, stack):
         run = load_run(folder, session, recipe.trainer, recipe.model)
-        first = run.rule.point
-        if first is None:
+        if any(rule.point is None for rule in run.rules):
             raise RunFolderError(
                 f"{folder.root} has no operating point to recalibrate: "
                 "its recipe has no ThresholdSearch; train a run with one"
             )
-        if folder.site_path(request.site).exists():
+        if folder.site_path(site).exists():
             raise RunFolderError(
-                f"{folder.site_path(request.site)} already exists and is not overwritten; "
+                f"{folder.site_path(site)} already exists and is not overwritten; "
                 "choose another --name"
             )
-        constraints = {
-            "min_tnr": _first(request.min_tnr, first.min_tnr),
-            "min_threshold": _first(request.min_threshold, first.min_threshold),
-            "confidence": _first(request.confidence, first.confidence, 0.95),
-        }
-        min_tpr = first.min_tpr if request.min_tpr is None else request.min_tpr
-        level = joint_level(constraints["confidence"]) if first.joint else constraints["confidence"]
-        limits = constraints["min_tnr"], min_tpr
-        refer = first.refer if request.refer is None else request.refer
-        if refer and min_tpr is None:
-            raise RecipeError("--refer true needs a limit for the TPR: set --min_tpr")
+        limits = [_Limits.of(rule.point, request) for rule in run.rules if rule.point is not None]
         pool = other_records(recipe.data, folder, "test")
-        _check_enough(pool, limits, level)
-        records = _chosen_share(pool, request.share, recipe.seed)
-        _check_enough(records, limits, level)
+        findings = recipe.data.source.findings
+        _check_enough(pool, limits, findings)
+        records = _chosen_share(pool, request.share, recipe.seed, findings)
+        _check_enough(records, limits, findings)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
         scores = score_split(
             run.model, data, "calibration", run.computing, shows=session.is_main_process
         )
-        try:
-            point = select_operating_point(
-                scores.y_score,
-                scores.y_true,
-                fp_cost=first.fp_cost,
-                fn_cost=first.fn_cost,
-                patients=scores.patients,
-                min_tpr=min_tpr,
-                patient_found=first.patient_found,
-                joint=first.joint,
-                refer=refer,
-                **constraints,
-            )
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
-        if point.status == "infeasible":
-            raise ConstraintError(f"nothing was written: {describe_point(point)}")
+        rules = [_choose(*each, site) for each in zip(run.rules, scores, limits, strict=True)]
         if not session.is_main_process:
             return
-        moved = run.rule.moved_to(
-            *(request.site, point),
-            measure_informativeness(scores, point.threshold, lower=point.lower_threshold),
+        folder.write_site(site, rules, data.records("calibration"), Reference.of(scores))
+        for index, each in enumerate(scores):
+            name = results_name(f"plan_{site}", scores.classes, index)
+            lines = _describe(folder, run.rules[index], rules[index], each, name)
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Constraints of a finding at a site.
+
+    Attributes:
+        settings: Settings of `select_operating_point`.
+        min_tnr: Lowest true negative rate.
+        min_tpr: Lowest true positive rate; None sets no limit.
+        level: Confidence of each certificate.
+    """
+
+    settings: dict[str, Any]
+    min_tnr: float
+    min_tpr: float | None
+    level: float
+
+    @classmethod
+    def of(cls, first: OperatingPoint, request: Recalibration) -> Self:
+        """Return the requested constraints; those not requested are the run's own.
+
+        Raises:
+            RecipeError: A referral is requested without a limit for the TPR.
+        """
+        confidence = _first(request.confidence, first.confidence, 0.95)
+        min_tnr = _first(request.min_tnr, first.min_tnr)
+        min_tpr = first.min_tpr if request.min_tpr is None else request.min_tpr
+        refer = first.refer if request.refer is None else request.refer
+        if refer and min_tpr is None:
+            raise RecipeError("--refer true needs a limit for the TPR: set --min_tpr")
+        settings = {
+            "min_tnr": min_tnr,
+            "min_threshold": _first(request.min_threshold, first.min_threshold),
+            "confidence": confidence,
+            "fp_cost": first.fp_cost,
+            "fn_cost": first.fn_cost,
+            "min_tpr": min_tpr,
+            "patient_found": first.patient_found,
+            "joint": first.joint,
+            "refer": refer,
+        }
+        level = joint_level(confidence) if first.joint else confidence
+        return cls(settings, min_tnr, min_tpr, level)
+
+
+def _choose(rule: DecisionRule, scores: SplitScores, limits: _Limits, site: str) -> DecisionRule:
+    """Choose the threshold of one finding."""
+    try:
+        point = select_operating_point(
+            scores.y_score, scores.y_true, patients=scores.patients, **limits.settings
         )
-        folder.write_site(moved, data.records("calibration"), Reference.of(scores))
-        plan, figure = _plan(scores, point), f"plan_{request.site}"
-        write_figure(folder, figure, sensitivity_plan(plan, point, site=request.site))
-        before = scores.confusion(first.threshold, first.lower_threshold)
-        sys.stdout.write(
-            "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
-            + f"{request.site}: {describe_point(point)}\n"
-            f"  on these images, the run's own {thresholds_text(first)} gives "
-            f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}\n"
-            f"  written to {folder.site_path(request.site)}; use it with "
-            f"`cxrignite test --run {folder.root} --operating_point {request.site} ...`\n\n"
-            + "".join(f"{line}\n" for line in plan_lines(plan, point.num_negative_patients))
-            + f"{indented(describe_plan(point))}\n"
-            f"  drawn in {folder.figures_dir / figure}.png\n"
-        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    if point.status == "infeasible":
+        raise ConstraintError(f"nothing was written: {describe_point(point)}")
+    informativeness = measure_informativeness(scores, point.threshold, lower=point.lower_threshold)
+    return rule.moved_to(site, point, informativeness)
+
+
+def _describe(
+    folder: RunFolder, own: DecisionRule, rule: DecisionRule, scores: SplitScores, plan: str
+) -> list[str]:
+    """Draw the plan of one finding, and return the lines about its new threshold."""
+    site, first, point = rule.chosen_on, own.point, rule.point
+    if first is None or point is None:
+        raise AssertionError("unreachable: both were checked")
+    planned = _draw_plan(folder, plan, scores, point, site)
+    before = scores.confusion(first.threshold, first.lower_threshold)
+    return [
+        *alarm(alarm_of_rule(rule)),
+        f"{site}: {describe_point(point)}",
+        f"  on these images, the run's own {thresholds_text(first)} gives "
+        f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}",
+        f"  written to {folder.site_path(site)}; use it with "
+        f"`cxrignite test --run {folder.root} --operating_point {site} ...`",
+        "",
+        *planned,
+        indented(describe_plan(point)),
+        f"  drawn in {folder.figures_dir / plan}.png",
+    ]
 
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
 
-def _plan(scores: SplitScores, point: OperatingPoint) -> list[ExpectedSensitivity]:
+def _draw_plan(
+    folder: RunFolder, name: str, scores: SplitScores, point: OperatingPoint, site: str
+) -> list[str]:
     """Predict the sensitivity for several numbers of negative patients."""
     positive, confidence = scores.y_true == 1, point.level or 0
     plan = expected_sensitivity(
@@ -170,42 +216,52 @@ def _plan(scores: SplitScores, point: OperatingPoint) -> list[ExpectedSensitivit
         confidence=confidence,
         min_threshold=point.min_threshold,
     )
-    return [each for each in plan if each is not None]
+    plan = [each for each in plan if each is not None]
+    write_figure(folder, name, sensitivity_plan(plan, point, site=site))
+    return plan_lines(plan, point.num_negative_patients)
 
 
-def _chosen_share(records: list[ImageRecord], share: float, seed: int) -> list[ImageRecord]:
+def _chosen_share(
+    records: list[ImageRecord], share: float, seed: int, findings: Sequence[str]
+) -> list[ImageRecord]:
     """Select the patients whose images choose the threshold, and mark these as calibration."""
     if share == 1:
         return [record.moved("calibration") for record in records]
-    divided = split_off([record.moved("train") for record in records], "calibration", share, seed)
+    divided = split_off(
+        [record.moved("train") for record in records], "calibration", share, seed, findings
+    )
     return [record for record in divided if record.split == "calibration"]
 
 
 def _check_enough(
-    records: list[ImageRecord], limits: tuple[float, float | None], level: float
+    records: list[ImageRecord], limits: Sequence[_Limits], findings: Sequence[str]
 ) -> None:
-    """Check the number of patients of each class before the images are scored."""
-    labels = {record.label for record in records}
-    if labels != {0, 1}:
-        have = "no negatives" if 0 not in labels else "no positives"
-        raise DataError(f"an operating point needs images of both classes, got {have}")
-    min_tnr, min_tpr = limits
-    try:
-        needed = (
-            num_negatives_needed(min_tnr, level),
-            0 if min_tpr is None else num_positives_needed(min_tpr, level),
-        )
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-    for label, number in enumerate(needed):
-        patients = len({record.patient for record in records if record.label == label})
-        if patients < number:
-            rate, name = (
-                (f"TPR of {min_tpr:g}", "positive")
-                if label
-                else (f"TNR of {min_tnr:g}", "negative")
+    """Check the number of patients of each label before the images are scored."""
+    for index, (each, finding) in enumerate(zip(limits, findings, strict=True)):
+        of_one = f" for {finding}" if len(findings) > 1 else ""
+        patients: dict[int, set[str]] = {0: set(), 1: set()}
+        for record in records:
+            patients.setdefault(record.labels[index], set()).add(record.patient)
+        if not patients[0] or not patients[1]:
+            have = "no positives" if patients[0] else "no negatives"
+            raise DataError(f"an operating point{of_one} needs images of both classes, got {have}")
+        try:
+            needed = (
+                num_negatives_needed(each.min_tnr, each.level),
+                0 if each.min_tpr is None else num_positives_needed(each.min_tpr, each.level),
             )
-            raise ConstraintError(
-                f"a {rate} at {100 * level:g} % confidence needs at least {number} "
-                f"{name} patients, got {patients}; add {number - patients} more"
-            )
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        for label, number in enumerate(needed):
+            have_patients = len(patients[label])
+            if have_patients < number:
+                rate, name = (
+                    (f"TPR of {each.min_tpr:g}", "positive")
+                    if label
+                    else (f"TNR of {each.min_tnr:g}", "negative")
+                )
+                raise ConstraintError(
+                    f"a {rate} at {100 * each.level:g} % confidence{of_one} needs at least "
+                    f"{number} {name} patients, got {have_patients}; "
+                    f"add {number - have_patients} more"
+                )
