@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from cxrignite.data.phantom_rendering import render_phantom
-from cxrignite.data.sources import ImageRecord, Source
+from cxrignite.data.phantom_rendering import FINDINGS, render_findings
+from cxrignite.data.sources import UNKNOWN, ImageRecord, Label, Source
 from cxrignite.durable_write import writing
 from cxrignite.errors import DataError
 from cxrignite.locks import hold_lock
@@ -27,30 +27,41 @@ RENDERER_VERSION = 1
 
 _MARKER = "phantom.json"
 _FORMAT = "cxrignite phantom"
+_MASK_OF = "mask:"
 
 
 class Phantom(Source):
-    """Rendered chest images, some of them with opacities in the lungs.
+    """Rendered chest images, some of them with opacities in the lungs, or with other findings.
 
     The files are rendered on the first call of `records()` and reused while the settings stay the
     same. An image is `<root>/<train|test>/<class>/<patient>_<k>.png`. Each positive image has a
     mask of its opacities (255 inside), `<root>/masks/<train|test>/<class>/<patient>_<k>.png`. All
     images of a patient show the same anatomy and have the same label.
 
+    With `findings`, each patient has each of them independently, so that some have several. Then an
+    image is `<root>/<train|test>/<patient>_<k>.png`, and has a mask for each finding that is
+    present, `<root>/masks/<finding>/<train|test>/<patient>_<k>.png` (attribute `mask:<finding>`).
+
     Args:
         root: The folder to write; it must be new, empty or written by a phantom.
         num_train: Number of training images, from which other splits are taken.
         num_test: Number of test images, of other patients.
         size: Side of the square images in pixels, at least 32.
-        positive_fraction: Share of images with disease in each split, in `(0, 1)`.
+        positive_fraction: Share of images with disease in each split, in `(0, 1)`; about the share
+            with any finding if there are several.
         images_per_patient: Largest number of images of one patient.
         seed: The same seed gives the same images, byte for byte.
+        findings: Two or more of `Opacity` (consolidation), `Effusion` (fluid at the base of a lung)
+            and `Nodule` (one to three round shadows); null renders opacities in two classes.
+        unknown_fraction: Share of the labels of several findings that are unknown in the training
+            split, in `[0, 1)`. The test split has all labels.
 
     Raises:
-        ValueError: If a number is out of range, or a split would lack a class.
+        ValueError: If a number is out of range, a finding cannot be rendered, or a split would lack
+            a class.
     """
 
-    classes = ("NORMAL", "PNEUMONIA")
+    classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
 
     def __init__(
         self,
@@ -61,6 +72,8 @@ class Phantom(Source):
         positive_fraction: float = 0.6,
         images_per_patient: int = 2,
         seed: int = 0,
+        findings: list[str] | None = None,
+        unknown_fraction: float = 0.0,
     ) -> None:
         if size < 32:
             raise ValueError(f"size must be at least 32 pixels, got {size}")
@@ -70,8 +83,18 @@ class Phantom(Source):
             raise ValueError(f"images_per_patient must be at least 1, got {images_per_patient}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
+        if findings is not None:
+            _check_findings(findings)
+            self.classes = ("No Finding", *findings)
+        if not 0 <= unknown_fraction < 1:
+            raise ValueError(f"unknown_fraction must be in [0, 1), got {unknown_fraction}")
+        if unknown_fraction and findings is None:
+            raise ValueError(f"unknown_fraction needs findings, got {unknown_fraction} without")
+        share = self._share_of_each(positive_fraction)
         for name, count in (("num_train", num_train), ("num_test", num_test)):
-            if not 0 < round(count * positive_fraction) < count:
+            # With several findings, a patient is the unit that has them.
+            units = count if findings is None else -(-count // images_per_patient)
+            if not 0 < round(units * share) < units:
                 raise ValueError(f"{name} must be enough for an image of each class, got {count}")
         self.root = Path(root)
         self.num_images = {"train": num_train, "test": num_test}
@@ -79,6 +102,8 @@ class Phantom(Source):
         self.positive_fraction = positive_fraction
         self.images_per_patient = images_per_patient
         self.seed = seed
+        self.unknown_fraction = unknown_fraction
+        self._has_several = findings is not None
 
     def records(self) -> list[ImageRecord]:
         """Return the records of train, then of test; render the files if they do not exist.
@@ -97,16 +122,27 @@ class Phantom(Source):
         return records
 
     def _settings(self) -> dict[str, Any]:
-        return {
+        """Return the settings that the files depend on."""
+        settings: dict[str, Any] = {
             "num_images": self.num_images,
             "size": self.size,
             "positive_fraction": self.positive_fraction,
             "images_per_patient": self.images_per_patient,
             "seed": self.seed,
         }
+        return {**settings, "findings": list(self.findings)} if self._has_several else settings
+
+    def _share_of_each(self, positive_fraction: float) -> float:
+        """Return the share of positives of each finding, if they are independent."""
+        num_findings = len(self.findings)
+        if num_findings == 1:
+            return positive_fraction
+        return float(1 - (1 - positive_fraction) ** (1 / num_findings))
 
     def _plan(self) -> list[ImageRecord]:
         """Return the records of all patients; no file is read or written."""
+        if self._has_several:
+            return self._plan_findings()
         rng = np.random.default_rng(self.seed)
         records: list[ImageRecord] = []
         number = 0
@@ -118,6 +154,45 @@ class Phantom(Source):
                     taken = min(missing, int(rng.integers(1, self.images_per_patient + 1)))
                     missing -= taken
                     records += [self._record(split, label, number, k) for k in range(1, taken + 1)]
+        return records
+
+    def _plan_findings(self) -> list[ImageRecord]:
+        """Return the records of all patients, each with any of several findings."""
+        rng = np.random.default_rng([self.seed, 1])
+        hidden = np.random.default_rng([self.seed, 2])
+        share = self._share_of_each(self.positive_fraction)
+        shared: dict[Label, Label] = {}  # equal labels are one object
+        records: list[ImageRecord] = []
+        number = 0
+        for split, count in self.num_images.items():
+            sizes: list[int] = []
+            while missing := count - sum(sizes):
+                sizes.append(min(missing, int(rng.integers(1, self.images_per_patient + 1))))
+            # The number of patients with each finding is fixed, so that no split lacks one.
+            is_chosen = np.arange(len(sizes)) < round(share * len(sizes))
+            present = np.stack([rng.permutation(is_chosen) for _ in self.findings], axis=1)
+            for size, of_patient in zip(sizes, present, strict=True):
+                number += 1
+                for k in range(1, size + 1):
+                    name = f"{split}/p{number:05d}_{k}.png"
+                    is_hidden = hidden.random(len(self.findings)) < self.unknown_fraction
+                    if split == "test":
+                        is_hidden[:] = False
+                    label = tuple(np.where(is_hidden, UNKNOWN, of_patient).tolist())
+                    records.append(
+                        ImageRecord(
+                            file=f"{self.root}/{name}",
+                            name=name,
+                            label=shared.setdefault(label, label),
+                            patient=f"p{number:05d}",
+                            split=split,
+                            attributes={
+                                f"{_MASK_OF}{finding}": f"masks/{finding}/{name}"
+                                for finding, has in zip(self.findings, of_patient, strict=True)
+                                if has
+                            },
+                        )
+                    )
         return records
 
     def _record(self, split: str, label: int, number: int, k: int) -> ImageRecord:
@@ -148,18 +223,17 @@ class Phantom(Source):
             for record in tqdm(
                 records, desc="rendering phantom images", leave=False, disable=None, delay=2
             ):
-                rendering = render_phantom(
+                names = _mask_names(record)
+                rendering = render_findings(
                     _seed_of(self.seed, record.name),
                     size=self.size,
-                    positive=record.label == 1,
+                    present=names.keys(),
                     patient_seed=_seed_of(self.seed, record.patient),
                 )
                 sizes[record.name] = _save(built / record.name, rendering.image)
-                if record.label == 1:
-                    mask = rendering.lesion.astype(np.uint8) * 255
-                    sizes[record.attributes["mask"]] = _save(
-                        built / record.attributes["mask"], mask
-                    )
+                for finding, name in names.items():
+                    mask = rendering.masks[finding].astype(np.uint8) * 255
+                    sizes[name] = _save(built / name, mask)
             marker = {
                 "format": _FORMAT,
                 "renderer": RENDERER_VERSION,
@@ -169,6 +243,26 @@ class Phantom(Source):
             (built / _MARKER).write_text(json.dumps(marker, indent=1) + "\n")
             shutil.rmtree(home, ignore_errors=True)
             os.replace(built, home)
+
+
+def _check_findings(findings: list[str]) -> None:
+    """Check the names of several findings.
+
+    Raises:
+        ValueError: If there are fewer than two, or one is repeated or cannot be rendered.
+    """
+    if len(findings) < 2 or len(set(findings)) < len(findings) or not {*findings} <= {*FINDINGS}:
+        raise ValueError(
+            f"findings must be two or more of {', '.join(FINDINGS)}, each once, got {findings}"
+        )
+
+
+def _mask_names(record: ImageRecord) -> dict[str, str]:
+    """Return the names of a record's masks by finding; that of the binary set is an opacity."""
+    return {
+        key.removeprefix(_MASK_OF) if key.startswith(_MASK_OF) else "Opacity": name
+        for key, name in record.attributes.items()
+    }
 
 
 def _seed_of(seed: int, name: str) -> int:
@@ -229,9 +323,9 @@ def _warn_of_other(root: Path, settings: dict[str, Any]) -> None:
     marker = _read_marker(root)
     before = settings if marker is None else marker["settings"]
     differing = [
-        f"{name}: {before.get(name)} before, {value} now"
-        for name, value in settings.items()
-        if before.get(name) != value
+        f"{name}: {before.get(name)} before, {settings.get(name)} now"
+        for name in {**settings, **before}
+        if before.get(name) != settings.get(name)
     ]
     if differing:
         _logger.warning(

@@ -1,12 +1,13 @@
-"""Rendering of one synthetic chest X-ray from a seed: chest, opacities and X-ray machine.
+"""Rendering of one synthetic chest X-ray from a seed: chest, findings and X-ray machine.
 
-Patient, machine and disease have separate random streams, so that the label changes only the
-opacities. Images of the same seed with and without disease differ only inside of the lesion mask,
-and by the blur just around it.
+Patient, machine and each finding have separate random streams, so that a label changes only its
+finding. Images of the same seed with and without it differ only inside of its mask, and by the blur
+just around it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ from cxrignite.data.phantom_anatomy import (
     Coordinates,
     FloatImage,
     body_coordinates,
+    cage_half_width,
     draw_chest,
     smooth_noise,
+    soft_step,
 )
 
 _FULL_LUNG = 0.75  # attenuation that a filled lung adds
@@ -45,6 +48,20 @@ class Rendering(NamedTuple):
     lungs: NDArray[np.bool_]
 
 
+class FindingsRendering(NamedTuple):
+    """An image, with a mask of each finding that is present.
+
+    Args:
+        image: uint8, shape `(size, size)`; high attenuation is bright.
+        masks: bool, same shape, by the name of the finding.
+        lungs: bool, same shape: the lungs without the parts behind heart and diaphragm.
+    """
+
+    image: NDArray[np.uint8]
+    masks: dict[str, NDArray[np.bool_]]
+    lungs: NDArray[np.bool_]
+
+
 def render_phantom(
     seed: int, *, size: int, positive: bool, patient_seed: int | None = None
 ) -> Rendering:
@@ -62,11 +79,34 @@ def render_phantom(
     Raises:
         ValueError: If `size` is below 32.
     """
+    present = ["Opacity"] if positive else []
+    image, masks, lungs = render_findings(
+        seed, size=size, present=present, patient_seed=patient_seed
+    )
+    return Rendering(image, masks.get("Opacity", np.zeros_like(lungs)), lungs)
+
+
+def render_findings(
+    seed: int, *, size: int, present: Collection[str], patient_seed: int | None = None
+) -> FindingsRendering:
+    """Render one image with any of the findings in `FINDINGS`.
+
+    Args:
+        seed: Seed of pose, exposure, noise and findings.
+        size: Side of the square image in pixels, at least 32.
+        present: Names of the findings in the image.
+        patient_seed: Seed of the anatomy, so that images can show one patient; `seed` if None.
+
+    Returns:
+        The image and its masks.
+
+    Raises:
+        ValueError: If `size` is below 32.
+    """
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
     patient = np.random.default_rng([0, seed if patient_seed is None else patient_seed])
     machine = np.random.default_rng([1, seed])
-    disease = np.random.default_rng([2, seed])
 
     at = body_coordinates(
         size,
@@ -74,14 +114,24 @@ def render_phantom(
         shift=(machine.normal(0, 0.035), machine.normal(0, 0.03)),
         zoom=machine.uniform(0.92, 1.1),
     )
-    chest = draw_chest(Build.draw(patient), patient, at)
+    build = Build.draw(patient)
+    chest = draw_chest(build, patient, at)
     attenuation = chest.attenuation + _faint_spots(machine, at)
-    opacity = _opacities(disease, chest, at) if positive else np.zeros_like(attenuation)
-    image = _expose(machine, attenuation, opacity, at)
-    return Rendering(image, opacity > 0, chest.lungs >= _LUNG_SHARE)
+    shadows = {
+        name: draw(np.random.default_rng([2 + number, seed]), build, chest, at)
+        for number, (name, draw) in enumerate(_DRAWINGS.items())
+        if name in present
+    }
+    total = np.zeros_like(attenuation)
+    for name, shadow in shadows.items():
+        # Fluid hides a consolidation; a nodule stays visible in front of both.
+        total = total + shadow if name == "Nodule" else np.maximum(total, shadow)
+    image = _expose(machine, attenuation, total, at)
+    masks = {name: shadow > 0 for name, shadow in shadows.items()}
+    return FindingsRendering(image, masks, chest.lungs >= _LUNG_SHARE)
 
 
-def _opacities(rng: np.random.Generator, chest: Chest, at: Coordinates) -> FloatImage:
+def _opacities(rng: np.random.Generator, build: Build, chest: Chest, at: Coordinates) -> FloatImage:
     """Draw one to three patches of consolidation: ragged, mottled, some barely visible."""
     local_share = ndimage.uniform_filter(chest.lungs, max(3, int(0.12 / at.pixel)))
     places = np.flatnonzero(local_share >= min(0.8, local_share.max()))
@@ -106,6 +156,47 @@ def _opacities(rng: np.random.Generator, chest: Chest, at: Coordinates) -> Float
     # A border too faint for the image would only enlarge the mask.
     opacity: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.01), total, 0)
     return opacity
+
+
+def _effusions(rng: np.random.Generator, build: Build, chest: Chest, at: Coordinates) -> FloatImage:
+    """Draw fluid at the base of one lung or both: blunted angle, upper border as a meniscus."""
+    sides = [rng.choice([-1, 1])] if rng.uniform() < 0.75 else [-1, 1]
+    lateral = np.clip(np.abs(at.u) / cage_half_width(build, at.v), 0, 1)
+    total = np.zeros_like(at.u)
+    for side in sides:
+        dome = build.dome[int(side > 0)]
+        # From a blunted costophrenic angle to half of the lung.
+        level = dome + rng.uniform(-0.36, 0.05)
+        rise, width = rng.uniform(0.10, 0.20), rng.uniform(0.15, 0.3)
+        border = level + rise * (1 - np.exp((lateral - 1) / width))
+        fluid = soft_step(at.v - border, 0.012 + 0.5 * at.pixel)
+        total += rng.uniform(0.70, 0.92) * fluid * (np.sign(at.u) == side)
+    total *= chest.lungs
+    effusion: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.05), total, 0)
+    return effusion
+
+
+def _nodules(rng: np.random.Generator, build: Build, chest: Chest, at: Coordinates) -> FloatImage:
+    """Draw one to three round shadows with a sharp border, in the lungs above the diaphragm."""
+    local_share = ndimage.uniform_filter(chest.lungs, max(3, int(0.12 / at.pixel)))
+    local_share[at.v > build.dome[0] - 0.05] = 0
+    places = np.flatnonzero(local_share >= min(0.9, local_share.max()))
+    total = np.zeros_like(at.u)
+    for _ in range(rng.integers(1, 4)):
+        place = places[rng.integers(len(places))]
+        radius = max(rng.uniform(0.05, 0.10), at.pixel)
+        distance = np.hypot(at.u - at.u.flat[place], at.v - at.v.flat[place])
+        sphere = np.sqrt(np.clip(1 - (distance / radius) ** 2, 0, 1))
+        total = np.maximum(total, rng.uniform(0.4, 0.7) * sphere)
+    total *= chest.lungs
+    nodules: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.05), total, 0)
+    return nodules
+
+
+_DRAWINGS = {"Opacity": _opacities, "Effusion": _effusions, "Nodule": _nodules}
+
+FINDINGS = tuple(_DRAWINGS)
+"""The findings that can be rendered."""
 
 
 def _faint_spots(rng: np.random.Generator, at: Coordinates) -> FloatImage:

@@ -44,7 +44,7 @@ SPLITS = ("train", "val", "calibration", "test")
 """Train the weights, select the checkpoint, choose the threshold, evaluate the result."""
 
 UNKNOWN = -1
-"""The label of a finding that nobody looked for, or that a report leaves open."""
+"""The label of a finding that was not examined, or that a report leaves open."""
 
 Label = int | tuple[int, ...]
 """0 or 1; of several findings a tuple with 1, 0 or `UNKNOWN` for each."""

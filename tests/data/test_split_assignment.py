@@ -312,3 +312,129 @@ def test_a_fold_that_a_patient_of_most_images_would_fill_is_refused():
     records += [record(f"big{n}.png", n % 2, "big") for n in range(160)]
     with refused(DataError, 0, 5, 0.2):
         split_off_fold(records, 0, 5, 0)
+
+
+NAMES = ["Common", "Usual", "Seldom", "Rare"]
+
+
+def several_findings(num_patients: int, seed: int = 0, unknown: float = 0.1) -> list[ImageRecord]:
+    """Images with four findings, of 1 to 8 each; patients tend to have several at once."""
+    random = np.random.default_rng(seed)
+    result = []
+    for patient in range(num_patients):
+        is_ill = random.random() < 0.5
+        for view in range(min(8, random.geometric(0.5))):
+            truth = random.random(4) < np.array([0.3, 0.1, 0.04, 0.008]) * (1.8 if is_ill else 0.2)
+            label = np.where(random.random(4) < unknown, -1, truth.astype(int))
+            name = f"{patient}-{view}.png"
+            result.append(record(name, tuple(label.tolist()), f"p{patient}"))
+    return result
+
+
+def known_in(records: list[ImageRecord], split: str) -> np.ndarray:
+    """Negatives and positives of each finding in a split."""
+    labels = np.array([record.label for record in records if record.split == split])
+    return np.array([(labels == value).sum(axis=0) for value in (0, 1)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("most_stratified", [20_000, 100])
+def test_the_share_is_met_for_each_of_several_findings(seed, most_stratified, monkeypatch):
+    monkeypatch.setattr(split_assignment, "MAX_STRATIFIED_PATIENTS", most_stratified)
+    records = several_findings(2000, seed)
+    assigned = split_off(records, "val", 0.2, seed, NAMES)
+    assert not leaked_pairs(assigned)
+    assert [f._replace(split="") for f in assigned] == [f._replace(split="") for f in records]
+    share = known_in(assigned, "val") / known_in(records, "train")
+    assert share[:, :3] == pytest.approx(0.2, abs=0.01)
+    assert share[:, 3] == pytest.approx(0.2, abs=0.05)  # about 30 images
+    assert shares_of_images(assigned) == pytest.approx(0.2, abs=0.005)
+    assert split_off(records, "val", 0.2, seed, NAMES) == assigned
+    assert split_off(records, "val", 0.2, seed + 1, NAMES) != assigned
+
+
+def shares_of_images(records: list[ImageRecord]) -> float:
+    return sum(record.split == "val" for record in records) / len(records)
+
+
+def test_three_splits_have_every_finding():
+    records = several_findings(2000)
+    for split, fraction in (("test", 0.2), ("val", 0.15 / 0.8), ("calibration", 0.2 / 0.65)):
+        records = split_off(records, split, fraction, 1, NAMES)
+    for split in ("train", "val", "calibration", "test"):
+        assert known_in(records, split).min() >= 3
+
+
+@pytest.mark.parametrize("num_folds", [2, 5])
+def test_over_all_folds_each_image_of_several_findings_is_validated_once(num_folds):
+    records = several_findings(800)
+    validated = []
+    for index in range(num_folds):
+        assigned = split_off_fold(records, index, num_folds, 3, NAMES)
+        assert not leaked_pairs(assigned)
+        validated += [f.name for f in assigned if f.split == "val"]
+        share = known_in(assigned, "val") / known_in(records, "train")
+        assert share[:, :3] == pytest.approx(1 / num_folds, abs=0.04)
+    assert sorted(validated) == sorted(record.name for record in records)
+
+
+def test_exclusive_classes_are_split_evenly():
+    labels = [(0, 0)] * 300 + [(1, 0)] * 150 + [(0, 1)] * 40
+    records = [record(f"{n}.png", label, f"p{n}") for n, label in enumerate(labels)]
+    counts = Counter(
+        f.label for f in split_off(records, "val", 0.2, 0, NAMES[:2]) if f.split == "val"
+    )
+    assert counts == {(0, 0): 60, (1, 0): 30, (0, 1): 8}
+
+
+@pytest.mark.parametrize(("num_patients", "is_enough"), [(1, False), (2, False), (5, True)])
+def test_a_rare_finding_is_in_both_splits_or_named(num_patients, is_enough):
+    labels = [(n % 2, int(n < num_patients)) for n in range(200)]
+    records = [record(f"{n}.png", label, f"p{n}") for n, label in enumerate(labels)]
+    for seed in range(10):
+        if is_enough:
+            assigned = split_off(records, "val", 0.15, seed, ["Usual", "Rare"])
+            assert min(known_in(assigned, split)[1, 1] for split in ("train", "val")) >= 1
+        else:
+            with refused(DataError, "'Rare'", "val", 0.15, num_patients, 200 - num_patients):
+                split_off(records, "val", 0.15, seed, ["Usual", "Rare"])
+
+
+@pytest.mark.parametrize(("num_patients", "num_refused"), [(1, 5), (2, 3), (5, 0)])
+def test_a_fold_without_a_rare_finding_is_refused(num_patients, num_refused):
+    labels = [(n % 2, int(n < num_patients)) for n in range(200)]
+    records = [record(f"{n}.png", label, f"p{n}") for n, label in enumerate(labels)]
+    refusals = []
+    for index in range(5):
+        try:
+            split_off_fold(records, index, 5, 0, ["Usual", "Rare"])
+        except DataError as error:
+            refusals.append(str(error))
+    assert len(refusals) == num_refused
+    for text in refusals:
+        assert missing(text, ["'Rare'", "fold", num_patients]) == []
+
+
+def test_a_finding_without_known_negatives_in_a_split_is_named():
+    labels = [(n % 2, 1 if n % 3 else -1) for n in range(90)] + [(0, 0)]
+    records = [record(f"{n}.png", label, f"p{n}") for n, label in enumerate(labels)]
+    with refused(DataError, "'Frequent'", 0, 60, "1"):
+        split_off(records, "val", 0.2, 0, ["Usual", "Frequent"])
+
+
+def test_a_finding_that_nobody_is_known_to_have_does_not_stop_a_split():
+    records = [record(f"{n}.png", (n % 2, -(n % 3 == 0)), f"p{n}") for n in range(60)]
+    assigned = split_off(records, "val", 0.2, 0, ["Usual", "Never"])
+    assert known_in(assigned, "val")[:, 0].tolist() == [6, 6]
+
+
+def test_identical_files_stay_together_with_several_findings():
+    records = with_digests(several_findings(300))
+    for number in range(0, 120, 4):
+        records[number + 2] = records[number + 2].hashed(records[number].sha256)
+    assigned = split_off(records, "val", 0.3, 1, NAMES)
+    splits = {}
+    for each in assigned:
+        splits.setdefault(each.sha256, set()).add(each.split)
+    assert all(len(each) == 1 for each in splits.values())
+    assert not leaked_pairs(assigned)
