@@ -222,9 +222,10 @@ class RowSelection:
             counts: The number of such labels of each finding.
         """
         what, policies = self._plural(kind), self._reader.policies[kind]
-        if len(set(counts)) == len(set(policies)) == 1:  # of a whole row, or of the only finding
+        of_row = len(counts) == 1 or not self._reader.own_columns
+        if of_row and len(set(counts)) == len(set(policies)) == 1:
             policy = policies[0]
-            as_class = len(counts) == 1 or (policy == "negative" and not self._reader.own_columns)
+            as_class = len(counts) == 1 or policy == "negative"
             name = self._classes[_LABELS[policy]] if as_class else policy
             return f"{counts[0]:,} {what} counted as {name}"
         parts = [

@@ -7,6 +7,7 @@ from messages import line_with, refused
 
 from cxrignite.data import Manifest, ManifestColumns, ManifestLabels
 from cxrignite.errors import DataError, RecipeError
+from cxrignite.output_marker import OUTPUT_MARKER
 
 CLASSES = ["No Finding", "Effusion", "Mass"]
 OWN = ManifestColumns(label=None)
@@ -342,6 +343,21 @@ def test_the_first_characters_of_a_column_may_be_a_folder(source_of):
     files = ["files/p10/p10000032/ab.jpg"]
     records = source_of(text, files, columns=ManifestColumns(path=path)).records()
     assert [record.name for record in records][:2] == [*files, "files/p11/p11/c.jpg"]
+
+
+def test_a_search_skips_output_folders_and_hidden_ones_and_follows_links(tmp_path, source_of):
+    files = ["x/a.png", ".trash/a.png", "run/pictures/a.png", "c.png"]
+    labels = ManifestLabels(separator="|", on_other="negative")
+    columns = ManifestColumns(path="**/{path}")
+    source = source_of(NAMES, files, columns=columns, labels=labels)
+    (tmp_path / "run" / OUTPUT_MARKER).touch()
+    (tmp_path / "x" / "loop").symlink_to(tmp_path)
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}-elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "b.png").touch()
+    (tmp_path / "linked").symlink_to(elsewhere)
+    names = [record.name for record in source.records()]
+    assert names[:3] == ["x/a.png", "linked/b.png", "c.png"]
 
 
 # Split lists.
