@@ -64,8 +64,11 @@ from cxrignite.functional.operating_point import (
 )
 from cxrignite.functional.overlay import overlay
 from cxrignite.functional.planning import (
+    ExpectedReferral,
     ExpectedSensitivity,
+    expected_referral,
     expected_sensitivity,
+    patients_for_one_threshold,
     planned_sizes,
 )
 from cxrignite.functional.predictive_values import (
@@ -93,6 +96,7 @@ __all__ = [
     "Confusion",
     "Decision",
     "EnergyInside",
+    "ExpectedReferral",
     "ExpectedSensitivity",
     "ImageChoice",
     "ImageKind",
@@ -128,6 +132,7 @@ __all__ = [
     "drawn_share",
     "ece_interval",
     "energy_inside",
+    "expected_referral",
     "expected_sensitivity",
     "fit_platt",
     "fit_temperature",
@@ -141,6 +146,7 @@ __all__ = [
     "overlay",
     "paired_difference",
     "patient_resamples",
+    "patients_for_one_threshold",
     "planned_sizes",
     "pointing_game",
     "predictive_intervals",
