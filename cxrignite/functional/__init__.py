@@ -73,8 +73,11 @@ from cxrignite.functional.operating_point import (
 )
 from cxrignite.functional.overlay import overlay
 from cxrignite.functional.planning import (
+    ExpectedReferral,
     ExpectedSensitivity,
+    expected_referral,
     expected_sensitivity,
+    patients_for_one_threshold,
     planned_sizes,
 )
 from cxrignite.functional.predictive_values import (
@@ -102,6 +105,7 @@ __all__ = [
     "Confusion",
     "Decision",
     "EnergyInside",
+    "ExpectedReferral",
     "ExpectedSensitivity",
     "FindingRanks",
     "ImageChoice",
@@ -141,6 +145,7 @@ __all__ = [
     "energy_inside",
     "exclusive_confusion",
     "exclusive_statistics",
+    "expected_referral",
     "expected_sensitivity",
     "family_level",
     "fit_platt",
@@ -155,6 +160,7 @@ __all__ = [
     "overlay",
     "paired_difference",
     "patient_resamples",
+    "patients_for_one_threshold",
     "planned_sizes",
     "pointing_game",
     "predictive_intervals",

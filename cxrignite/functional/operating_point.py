@@ -28,6 +28,7 @@ from cxrignite.functional.certificate import (
 )
 from cxrignite.functional.confusion import checked_scores, confusion_at, counts_by_threshold
 from cxrignite.functional.intervals import clopper_pearson_lower
+from cxrignite.functional.planning import patients_for_one_threshold
 
 Status = Literal["certified", "empirical", "infeasible"]
 
@@ -82,6 +83,10 @@ class OperatingPoint:
             number can, or no `min_tpr` was requested.
         num_referred_negative: Number of negative images that are referred.
         num_referred_positive: Number of positive images that are referred.
+        num_negatives_expected: Number of independent negatives with which, beside
+            `num_positives_expected`, one threshold is expected to keep both limits of an infeasible
+            pair, see `patients_for_one_threshold`; None if unknown or not infeasible.
+        num_positives_expected: Number of independent positives, as above.
     """
 
     threshold: float
@@ -112,6 +117,8 @@ class OperatingPoint:
     num_positives_needed: int | None = None
     num_referred_negative: int = 0
     num_referred_positive: int = 0
+    num_negatives_expected: int | None = None
+    num_positives_expected: int | None = None
 
     @property
     def balanced_accuracy(self) -> float:
@@ -330,6 +337,15 @@ def select_operating_point(
     if is_certified and ceiling is not None:
         num_found = ceiling.rank
     usual = USUAL_CONFIDENCE if level is None else level
+    expected = None
+    if status == "infeasible" and not refer and min_tpr is not None and level is not None:
+        expected = patients_for_one_threshold(
+            *(negatives, positives),
+            min_tnr=min_tnr,
+            min_tpr=min_tpr,
+            confidence=level,
+            min_threshold=min_threshold,
+        )
     cells = confusion_at(scores, positive, threshold, lower)
     return OperatingPoint(
         threshold=threshold,
@@ -367,6 +383,8 @@ def select_operating_point(
         ),
         num_referred_negative=cells.referred_negative,
         num_referred_positive=cells.referred_positive,
+        num_negatives_expected=expected and expected[0],
+        num_positives_expected=expected and expected[1],
     )
 
 

@@ -208,24 +208,27 @@ def plan_sentences(result: AuditResult) -> list[str]:
 
 
 def certificate_title(result: AuditResult) -> str:
-    """Name the negative patients that the rows of certificates are about; empty without rows."""
+    """Name the patients that the rows of certificates are about; empty without rows."""
     if not result.certificates:
         return ""
-    first = result.certificates[0]
-    patients = counted(first.num_negative_patients, "negative patient")
-    return f"Certificates that the {patients} of {first.split} allow"
+    numbers = {each.rate: each.num_patients for each in result.certificates}
+    patients = counted(numbers["tnr"], "negative patient")
+    if "tpr" in numbers:
+        patients += f" and the {counted(numbers['tpr'], 'positive patient')}"
+    return f"Certificates that the {patients} of {result.certificates[0].split} allow"
 
 
 def certificate_rows(result: AuditResult) -> list[list[str]]:
     """List the possible certificates below a header; no rows if there is no split for them."""
     rows = [
         [
-            *(f"{each.min_tnr:g}", f"{100 * each.confidence:g} %", f"{each.num_needed:,}"),
+            f"{each.rate.upper()} {each.minimum:g}",
+            *(f"{100 * each.confidence:g} %", f"{each.num_needed:,}"),
             "too few patients" if each.num_allowed is None else f"{each.num_allowed:,}",
         ]
         for each in result.certificates
     ]
-    head = ["TNR", "confidence", "patients needed", "false positives allowed"]
+    head = ["rate", "confidence", "patients needed", "errors allowed"]
     return [head, *rows] if rows else []
 
 

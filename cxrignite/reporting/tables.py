@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cxrignite.functional import ExpectedSensitivity
+from cxrignite.functional import ExpectedReferral, ExpectedSensitivity, OperatingPoint
 from cxrignite.reporting.numbers import plain_percent
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement, status
@@ -152,6 +152,24 @@ def plan_lines(plan: Sequence[ExpectedSensitivity], num_negatives: int) -> list[
         low, high = each.interval
         rates = f"{each.tpr:.3f} ({low:.3f} to {high:.3f})"
         rows.append([f"{each.num_negatives}{mark}", f"{each.num_false_positives}", rates])
+    return table_lines(rows, indent="  ")
+
+
+def referral_lines(plan: Sequence[ExpectedReferral], point: OperatingPoint) -> list[str]:
+    """Lay out the share of images to expect between two thresholds, by numbers of patients.
+
+    Args:
+        plan: One for each pair of numbers.
+        point: The operating point with the present numbers, which are marked.
+    """
+    rows = [["negative patients", "positive patients", "expected share referred"]]
+    for each in plan:
+        present = point.num_negative_patients, point.num_positive_patients
+        sizes = each.num_negatives, each.num_positives
+        mark = " (now)" if sizes == present else ""
+        low, high = each.interval
+        share = f"{each.referred:.3f} ({low:.3f} to {high:.3f})"
+        rows.append([f"{sizes[0]}{mark}", f"{sizes[1]}{mark}", share])
     return table_lines(rows, indent="  ")
 
 

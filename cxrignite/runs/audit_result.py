@@ -164,20 +164,22 @@ class ClassFiles:
 
 @dataclass(frozen=True)
 class CertificateOutlook:
-    """Certificate that the negative patients of a split allow.
+    """Certificate that the patients of one class of a split allow.
 
     Attributes:
         split: Split that would choose the threshold.
-        num_negative_patients: Its negative patients.
-        min_tnr: TNR to certify.
+        rate: Rate to certify: `tnr`, by the negative patients, or `tpr`, by the positive ones.
+        num_patients: Its patients of that class.
+        minimum: Lowest rate to certify.
         confidence: Confidence of the certificate.
-        num_allowed: Allowed false positives; null if no certificate is possible.
-        num_needed: Negative patients that a certificate needs.
+        num_allowed: Allowed false decisions; null if no certificate is possible.
+        num_needed: Patients of that class that a certificate needs.
     """
 
     split: str
-    num_negative_patients: int
-    min_tnr: float
+    rate: Literal["tnr", "tpr"]
+    num_patients: int
+    minimum: float
     confidence: float
     num_allowed: int | None
     num_needed: int
@@ -195,8 +197,8 @@ class AuditResult:
         splits: Splits that `fit` would make.
         files: Files of each class that has any.
         prior_shift: Change of the prior by sampler and loss; null if unknown.
-        certificates: Possible certificate of each threshold search of the recipe, and of each usual
-            TNR, in ascending order of the TNR.
+        certificates: Possible certificates of each threshold search of the recipe, and of each
+            usual TNR, in ascending order; those of the TNR first.
         shortcut_probes: Separation of the classes by properties of the files.
         shift_probes: Separation of the test images from the others by their thumbnails.
         findings: Findings, the worst first; their rows are in separate files.

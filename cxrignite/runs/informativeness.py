@@ -32,6 +32,10 @@ class Informativeness:
     one patient resemble each other, which the first ignores. If all resamples agree, the second
     (a bootstrap) does not exist.
 
+    Two thresholds are judged as one rule: an upper threshold that calls no image positive does no
+    harm if the lower one clears negatives. But neither may be worse than chance alone, because its
+    decisions would be wrong more often than right.
+
     Attributes:
         num_positive: Number of positive images.
         num_found: Number of positive images at or above the threshold.
@@ -39,6 +43,7 @@ class Informativeness:
         youden_interval: Its 95 % interval.
         roc_auc: Area under the ROC curve; 0.5 is chance.
         roc_auc_interval: Its 95 % interval.
+        youden_of_each: J of the lower and of the upper threshold alone; empty if there is one.
     """
 
     num_positive: int
@@ -47,12 +52,14 @@ class Informativeness:
     youden_interval: Interval
     roc_auc: float
     roc_auc_interval: Interval
+    youden_of_each: tuple[float, ...] = ()
 
     @property
     def is_informative(self) -> bool:
-        """True if a positive image is found and both intervals lie above chance."""
+        """True if both intervals lie above chance, and neither of two thresholds below it."""
+        # Without a positive image found, J of one threshold is at most 0.
         above_chance = self.youden_interval.low > 0 and self.roc_auc_interval.low > 0.5
-        return self.num_found > 0 and above_chance
+        return above_chance and min(self.youden_of_each, default=0.0) >= 0
 
 
 def num_resamples(num_images: int) -> int:
@@ -99,6 +106,9 @@ def measure_informativeness(
         roc_auc_interval=_lower(
             delong_interval(scores.y_score, scores.y_true), by_patient["roc_auc"]
         ),
+        youden_of_each=()
+        if lower is None
+        else tuple(2 * scores.confusion(at).balanced_accuracy - 1 for at in (lower, threshold)),
     )
 
 

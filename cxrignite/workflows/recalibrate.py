@@ -12,8 +12,8 @@ from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import (
-    ExpectedSensitivity,
     OperatingPoint,
+    expected_referral,
     expected_sensitivity,
     num_negatives_needed,
     num_positives_needed,
@@ -22,8 +22,8 @@ from cxrignite.functional import (
 )
 from cxrignite.functional.certificate import independent_scores, joint_level
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.plots.score_figures import sensitivity_plan
-from cxrignite.reporting.tables import alarm, indented, plan_lines
+from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
+from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
 from cxrignite.reporting.wording import (
     alarm_of_rule,
     describe_plan,
@@ -69,7 +69,8 @@ class Recalibration:
 def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
     """Choose an operating point from a site's images and store it beside the run's own.
 
-    The sensitivity to expect from more negative patients is printed and drawn, but not stored.
+    The sensitivity, or the share referred, to expect from other numbers of patients is printed and
+    drawn, but not stored.
 
     Args:
         recipe: The run's own recipe with the site's source.
@@ -206,19 +207,43 @@ def _first(*values: float | None) -> float:
 def _draw_plan(
     folder: RunFolder, name: str, scores: SplitScores, point: OperatingPoint, site: str
 ) -> list[str]:
-    """Predict the sensitivity for several numbers of negative patients."""
+    """Predict and draw the sensitivity, or the share referred, for several numbers of patients."""
     positive, confidence = scores.y_true == 1, point.level or 0
-    plan = expected_sensitivity(
-        independent_scores(scores.y_score, ~positive, scores.patients),
-        scores.y_score[positive],
-        planned_sizes(point.num_negative_patients, point.min_tnr, confidence),
-        min_tnr=point.min_tnr,
-        confidence=confidence,
-        min_threshold=point.min_threshold,
-    )
-    plan = [each for each in plan if each is not None]
-    write_figure(folder, name, sensitivity_plan(plan, point, site=site))
-    return plan_lines(plan, point.num_negative_patients)
+    negatives = independent_scores(scores.y_score, ~positive, scores.patients)
+    present = point.num_negative_patients
+    sizes = planned_sizes(present, point.min_tnr, confidence)
+    if point.min_tpr is None or point.num_positive_patients is None:
+        plan = [
+            each
+            for each in expected_sensitivity(
+                *(negatives, scores.y_score[positive], sizes),
+                min_tnr=point.min_tnr,
+                confidence=confidence,
+                min_threshold=point.min_threshold,
+            )
+            if each is not None
+        ]
+        write_figure(folder, name, sensitivity_plan(plan, point, site=site))
+        return plan_lines(plan, present)
+    others = planned_sizes(point.num_positive_patients, point.min_tpr, confidence)
+    pairs = [(size, point.num_positive_patients) for size in sizes]
+    pairs += [(present, size) for size in others if size != point.num_positive_patients]
+    kept = "lowest" if point.patient_found == "every_image" else "highest"
+    referral = [
+        each
+        for each in expected_referral(
+            negatives,
+            independent_scores(scores.y_score, positive, scores.patients, kept),
+            *(scores.y_score, pairs),
+            min_tnr=point.min_tnr,
+            min_tpr=point.min_tpr,
+            confidence=confidence,
+            min_threshold=point.min_threshold,
+        )
+        if each is not None
+    ]
+    write_figure(folder, name, referral_plan(referral, point, site=site))
+    return referral_lines(referral, point)
 
 
 def _chosen_share(

@@ -77,6 +77,33 @@ def test_a_rule_that_refers_everything_is_no_better_than_chance():
     assert everything.youden == pytest.approx(0)
 
 
+def cleared(of_negatives, of_positives=0.0):
+    """Scores whose lower threshold 0.3 is good; these shares of each class score 0.95 instead."""
+    y_true = np.repeat([0, 1], 100)
+    y_score = np.where(y_true == 0, 0.1, 0.5)
+    y_score[: int(100 * of_negatives)] = 0.95
+    y_score[100 : 100 + int(100 * of_positives)] = 0.95
+    return measure_informativeness(scored(y_score, y_true), 0.9, lower=0.3)
+
+
+def test_two_thresholds_are_judged_as_one_rule():
+    alone = measure_informativeness(scored([0.1] * 50 + [0.5] * 50, [0] * 50 + [1] * 50), 0.9)
+    assert not alone.is_informative  # the same upper threshold, without a lower one
+    both = cleared(0.0)
+    assert (both.num_found, both.is_informative) == (0, True)
+    assert both.youden_of_each == (1.0, 0.0)
+    assert reasons_not_usable(both, "SICK") == []
+
+
+@pytest.mark.parametrize("of_positives", [0.0, 0.02])
+def test_an_upper_threshold_that_calls_mainly_negatives_positive_is_not_usable(of_positives):
+    measured = cleared(0.05, of_positives)
+    assert measured.youden_interval.low > 0  # the lower threshold would be enough
+    assert not measured.is_informative
+    [reason] = reasons_not_usable(measured, "SICK")
+    line_with(reason, "upper", f"{of_positives - 0.05:.3f}")
+
+
 def test_images_of_one_patient_do_not_count_as_many():
     assert reasons(separated(0.6, 120), 0.6) == []
     assert reasons(separated(0.6, 120, per_patient=20), 0.6)

@@ -350,22 +350,27 @@ def test_what_sampler_loss_and_certificate_make_of_it_is_reported(clean_root, tm
         "--validator.handlers+={class_path: ThresholdSearch, "
         "init_args: {min_tnr: 0.93, confidence: 0.95}}",
         "--validator.handlers+={class_path: ThresholdSearch, "
-        "init_args: {min_tnr: 0.5, confidence: 0.9}}",
+        "init_args: {min_tnr: 0.5, confidence: 0.9, min_tpr: 0.4, joint: true}}",
+        "--validator.handlers+={class_path: ThresholdSearch, init_args: {min_tnr: 1.0}}",
     )
     findings = audit(recipe, tmp_path, [])
     assert [finding.kind for finding in findings] == ["too_few_negatives"]
     line_with(finding_text(findings[0]), "0.93", "95 %", 42, "val", 5)
     result = from_json(AuditResult, (tmp_path / "audit.json").read_bytes())
     # The requested certificates and the usual ones, each once.
-    assert [(each.min_tnr, each.num_needed, each.num_allowed) for each in result.certificates] == [
-        *((0.5, 4, 0), (0.9, 29, None), (0.93, 42, None), (0.95, 59, None))
+    assert [
+        (each.rate, each.minimum, each.num_needed, each.num_allowed) for each in result.certificates
+    ] == [
+        *(("tnr", 0.5, 5, 0), ("tnr", 0.9, 29, None), ("tnr", 0.93, 42, None)),
+        *(("tnr", 0.95, 59, None), ("tpr", 0.4, 4, 0)),
     ]
-    assert {(each.split, each.num_negative_patients) for each in result.certificates} == {
-        ("val", 5)
+    assert {(each.split, each.rate, each.num_patients) for each in result.certificates} == {
+        *(("val", "tnr", 5), ("val", "tpr", 4))
     }
     printed = capsys.readouterr().out
     line_with(printed, certificate_title(result))
-    line_with(printed, "0.5", "90 %", 4, 0)
+    line_with(printed, "TNR 0.5", "95 %", 5, 0)
+    line_with(printed, "TPR 0.4", "95 %", 4, 0)
     line_with(printed, "0.93", "95 %", 42, "too few")
     table = " ".join(printed.split())
     facts = ["50.6%", "PNEUMONIA", f"{result.prior_shift.seen_prevalence:.1%}", "0.900"]

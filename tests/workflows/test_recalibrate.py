@@ -126,7 +126,18 @@ def test_a_site_may_have_two_thresholds_and_the_images_between_them_are_referred
     point = stored_point(run_dir / "operating_points" / "ward.json")
     lower, upper = point["lower_threshold"], point["threshold"]
     assert (point["status"], lower < upper) == ("certified", True)
-    line_with(unwrapped(capsys.readouterr().out), f"{lower:.4f}", f"{upper:.4f}", "referred")
+    output = capsys.readouterr().out
+    line_with(unwrapped(output), f"{lower:.4f}", f"{upper:.4f}", "referred")
+    # The plan varies the patients of one class, then of the other.
+    rows = [line.replace("(now)", "").split() for line in output.splitlines() if "(now)" in line]
+    present = [f"{point[f'num_{kind}_patients']}" for kind in ("negative", "positive")]
+    assert [row[:2] for row in rows] == [present]
+    planned = [
+        line.split() for line in output.splitlines() if re.match(r"  +\d+ +\d+ +[01]\.", line)
+    ]
+    assert {present[1], present[0]} <= {size for row in planned for size in row[:2]}
+    assert all(present[0] == row[0] or present[1] == row[1] for row in planned)
+    assert (run_dir / "figures" / "plan_ward.png").is_file()
 
     assert run(["test", *name, "other", "--operating_point", "ward", *site]) == 0
     rows = rows_of(run_dir / "predictions" / "other@ward.csv")

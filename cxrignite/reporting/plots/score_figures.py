@@ -16,7 +16,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from cxrignite.functional import Confusion, ExpectedSensitivity, OperatingPoint
+from cxrignite.functional import (
+    Confusion,
+    ExpectedReferral,
+    ExpectedSensitivity,
+    OperatingPoint,
+)
 from cxrignite.functional.calibration import ReliabilityBin, reliability_bins
 from cxrignite.functional.intervals import clopper_pearson
 from cxrignite.reporting.plots.charting import (
@@ -160,6 +165,49 @@ def sensitivity_plan(
     axes.set(ylim=(-0.02, 1.15), yticks=np.linspace(0, 1, 6))
     axes.set_xlabel("negative patients that choose the threshold")
     axes.set_ylabel("true positive rate (sensitivity)")
+    axes.legend(loc="upper right", frameon=False, ncols=2)
+    return figure
+
+
+def referral_plan(
+    plan: Sequence[ExpectedReferral], operating_point: OperatingPoint, *, site: str
+) -> Figure:
+    """Draw the share referred to expect from numbers of patients of each class.
+
+    Args:
+        plan: One for each pair of numbers, of which at least one is the present number.
+        operating_point: Its numbers of patients and its limits are shown.
+        site: Name of the site, for the title.
+    """
+    point = operating_point
+    limits = f"TNR of {point.min_tnr:g} and a TPR of {point.min_tpr:g}"
+    title = f"Expected share referred at {site}, certified for a {limits}"
+    figure, axes = single_chart(f"{title} at {100 * (point.level or 0):g} %")
+    present = point.num_negative_patients, point.num_positive_patients or 0
+    for varied, name, colour in ((0, "negative", BLUE), (1, "positive", ORANGE)):
+        fixed = 1 - varied
+        drawn = sorted(each for each in plan if each[fixed] == present[fixed])
+        if not drawn:
+            continue
+        shares = np.array([each.referred for each in drawn])
+        spread = np.abs(np.array([each.interval for each in drawn]).T - shares)
+        other = ("negative", "positive")[fixed]
+        axes.errorbar(
+            *([each[varied] for each in drawn], shares, spread),
+            **{"fmt": "o-", "color": colour, "capsize": 3},
+            label=f"{name} patients, with {present[fixed]} {other} ones",
+        )
+    axes.set_xscale("log")
+    sizes = sorted({size for each in plan for size in each[:2]})
+    # Numbers that are closer would write their labels over each other.
+    ticks = [
+        size for number, size in enumerate(sizes) if not number or size > 1.25 * sizes[number - 1]
+    ]
+    axes.set_xticks(ticks, [f"{each}" for each in ticks])
+    axes.minorticks_off()
+    axes.set(ylim=(-0.02, 1.2), yticks=np.linspace(0, 1, 6))
+    axes.set_xlabel("patients that choose the thresholds")
+    axes.set_ylabel("share referred (median, 5 to 95 %)")
     axes.legend(loc="upper right", frameon=False, ncols=2)
     return figure
 

@@ -56,13 +56,19 @@ def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[
         return []
     reasons = []
     low, high = measured.youden_interval
-    if not measured.num_found:
+    if not measured.num_found and low <= 0:
         reasons.append(f"none of {measured.num_positive} {positive} images is called {positive}")
     elif low <= 0:
         reasons.append(
             f"Youden's J (twice the balanced accuracy - 1) is {measured.youden:.3f} "
             f"({low:.3f} to {high:.3f}), 0 is chance"
         )
+    else:
+        reasons += [
+            f"the {name} threshold alone is worse than chance, Youden's J is {youden:.3f}"
+            for name, youden in zip(("lower", "upper"), measured.youden_of_each, strict=False)
+            if youden < 0
+        ]
     low, high = measured.roc_auc_interval
     if low <= 0.5:
         chance = "0.5 is chance" if high >= 0.5 else "worse than chance, which is 0.5"

@@ -87,12 +87,13 @@ def describe_point(point: OperatingPoint) -> str:
             f"{counted(point.num_referred_positive, 'positive')}"
         )
     if point.status == "certified":
-        bounds = f"the true TNR by patient is at least {point.tnr_lower_bound:.3f}"
+        level = f"with {100 * (point.confidence or 0):g} % confidence"
+        bound = f"{level} the true TNR by patient is at least {point.tnr_lower_bound:.3f}"
         if point.min_tpr is not None:
-            bounds += f"{_jointly(point)} the true TPR {_found(point)} {point.tpr_lower_bound:.3f}"
-        parts.append(
-            f"with {100 * (point.confidence or 0):g} % confidence {bounds} for images like these"
-        )
+            join = " and" if point.joint else f"; {level} by itself"
+            bound += f"{join} the true TPR {_found(point)} {point.tpr_lower_bound:.3f}"
+        both = ", both" if point.min_tpr is not None and not point.joint else ""
+        parts.append(f"{bound} for images like these{both}")
     if point.note:
         parts.append(point.note)
     if point.status == "infeasible":
@@ -111,34 +112,44 @@ def _compared(rate: float, limit: float) -> str:
     return f"{'<' if rate < limit else '>='} {limit:g}"
 
 
-def _jointly(point: OperatingPoint) -> str:
-    """Join two guarantees: both hold together, or each by itself."""
-    return " and" if point.joint else ", and with the same confidence by itself"
-
-
 def _found(point: OperatingPoint) -> str:
     reading = "every image" if point.patient_found == "every_image" else "at least one image"
     return f"by patient ({reading} found) is at least"
 
 
 def _what_is_missing(point: OperatingPoint) -> str:
+    parts = _shortages(point) or [_why_infeasible(point)]
+    if point.num_negatives_expected is not None:
+        parts.append(
+            f"about {point.num_negatives_expected:,} negative and "
+            f"{point.num_positives_expected:,} positive patients like these are expected to allow "
+            "one certified threshold"
+        )
+    return "; ".join(parts)
+
+
+def _shortages(point: OperatingPoint) -> list[str]:
+    """List the classes with fewer patients than a certificate needs."""
+    if point.confidence is None and point.min_tpr is not None:
+        return []
     level = f"{100 * (point.level or _USUAL_CONFIDENCE):g} %"
-    missing = []
-    is_of_certificate = point.confidence is not None or point.min_tpr is None
+    shortages = []
     needed, have = point.num_negatives_needed, point.num_negative_patients
-    if is_of_certificate and needed is not None and needed > have:
-        missing.append(
+    if needed is not None and needed > have:
+        shortages.append(
             f"a certificate of the TNR at {level} needs at least {needed} independent negatives "
             f"with no more false positives, there are {have}"
         )
     needed, have = point.num_positives_needed, point.num_positive_patients or 0
-    if is_of_certificate and needed is not None and needed > have:
-        missing.append(
+    if needed is not None and needed > have:
+        shortages.append(
             f"a certificate of the TPR at {level} needs at least {needed} independent positives, "
             f"there are {have}"
         )
-    if missing:
-        return "; ".join(missing)
+    return shortages
+
+
+def _why_infeasible(point: OperatingPoint) -> str:
     if point.min_tpr is None:
         if point.min_tnr == 1:
             return "no number of negatives certifies a TNR of 1"
@@ -152,14 +163,24 @@ def _what_is_missing(point: OperatingPoint) -> str:
 
 
 def describe_plan(point: OperatingPoint) -> str:
-    """Describe a plan of the number of negative patients, with its limitations."""
+    """Describe a plan of the numbers of patients, with its limitations."""
+    confidence = f"{100 * (point.level or 0):g} % confidence"
+    if point.min_tpr is not None:
+        return (
+            "median (5 to 95 %) of the share of these images between two thresholds certified on "
+            f"that many other patients of this site, for a TNR of {point.min_tnr:g} and a TPR of "
+            f"{point.min_tpr:g}, each at {confidence}; 0 means that one threshold keeps both; "
+            f"predicted from these {counted(point.num_negative_patients, 'negative patient')} and "
+            f"{counted(point.num_positive_patients or 0, 'positive patient')}; if a threshold lies "
+            "beyond all their scores, all images on that side count as referred, the worst case"
+        )
     return (
         "median (5 to 95 %) of the lowest threshold certified on that many other patients of this "
-        f"site, for a TNR of {point.min_tnr:g} at {100 * (point.level or 0):g} % confidence; "
+        f"site, for a TNR of {point.min_tnr:g} at {confidence}; "
         f"predicted from these {counted(point.num_negative_patients, 'negative patient')} and "
         f"{counted(point.num_positive, 'positive')}; a threshold above all their negative scores "
         "counts as TPR 0, the worst case"
-    ) + ("" if point.min_tpr is None else "; the limit for the TPR and referral are not part of it")
+    )
 
 
 def describe_rule(rule: DecisionRule) -> str:
@@ -264,8 +285,8 @@ def _zone(point: OperatingPoint) -> str:
         return ""
     return (
         f" Images between the thresholds {score_text(point.lower_threshold)} and "
-        f"{score_text(point.threshold)} are referred to a reader: {percent(point.referred)} of those it was "
-        "chosen on."
+        f"{score_text(point.threshold)} are referred to a reader: {percent(point.referred)} of "
+        "those it was chosen on."
     )
 
 

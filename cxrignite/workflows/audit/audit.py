@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -176,18 +176,27 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
 def _certificates(handlers: Sequence[object], data: XrayData) -> tuple[CertificateOutlook, ...]:
     """Compute the possible certificates: those of the searches, and the usual ones."""
     split = threshold_split(data)
-    have = len({record.patient for record in data.records(split) if record.label == 0})
     searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
-    requested = {(each.min_tnr, each.confidence or _USUAL_CONFIDENCE) for each in searches}
-    usual = {(min_tnr, _USUAL_CONFIDENCE) for min_tnr in _USUAL_TNRS}
-    return tuple(
-        CertificateOutlook(
-            *(split, have, min_tnr, confidence),
-            num_allowed=num_false_positives_allowed(have, min_tnr, confidence),
-            num_needed=num_negatives_needed(min_tnr, confidence),
-        )
-        for min_tnr, confidence in sorted(requested | usual)
-    )
+    limits: dict[Literal["tnr", "tpr"], set[tuple[float, float]]]
+    limits = {"tnr": {(each, _USUAL_CONFIDENCE) for each in _USUAL_TNRS}, "tpr": set()}
+    for search in searches:
+        level = search.level or _USUAL_CONFIDENCE
+        limits["tnr"].add((search.min_tnr, level))
+        if search.min_tpr is not None:
+            limits["tpr"].add((search.min_tpr, level))
+    certificates = []
+    for label, (rate, requested) in enumerate(limits.items()):
+        have = len({each.patient for each in data.records(split) if each.label == label})
+        certificates += [
+            CertificateOutlook(
+                *(split, rate, have, minimum, confidence),
+                num_allowed=num_false_positives_allowed(have, minimum, confidence),
+                num_needed=num_negatives_needed(minimum, confidence),
+            )
+            for minimum, confidence in sorted(requested)
+            if minimum < 1  # no number of patients certifies a rate of 1
+        ]
+    return tuple(certificates)
 
 
 def _probed(

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrignite.functional import (
     confusion_at,
+    expected_referral,
     expected_sensitivity,
     planned_sizes,
     select_operating_point,
@@ -139,6 +140,28 @@ def test_a_plan_shows_each_number_of_patients_and_marks_the_present_one(
     segments = axes.containers[0].lines[2][0].get_segments()
     ends = [segment[:, 1] for segment in segments]
     np.testing.assert_allclose(ends, [each.interval for each in plan])
+    assert_nothing_is_cut(figure)
+
+
+def test_a_plan_of_referral_has_a_line_for_each_class(scored, assert_nothing_is_cut):
+    y_score, y_true = scored
+    limits = {"min_tnr": 0.9, "min_tpr": 0.9, "confidence": 0.9}
+    point = select_operating_point(*scored, min_threshold=0, refer=True, **limits)
+    negatives, positives = y_score[y_true == 0], y_score[y_true == 1]
+    present = (negatives.size, positives.size)
+    pairs = [(each, present[1]) for each in planned_sizes(present[0], 0.9, 0.9)]
+    pairs += [(present[0], each) for each in planned_sizes(present[1], 0.9, 0.9)]
+    plan = expected_referral(negatives, positives, y_score, sorted(set(pairs)), **limits)
+    figure = figures.referral_plan(plan, point, site="site-a")
+    axes = figure.axes[0]
+    line_with(axes.get_title(), "site-a", "TNR of 0.9", "TPR of 0.9", "90 %")
+    drawn = [each.lines[0].get_xydata().tolist() for each in axes.containers]
+    for varied, fixed in ((0, 1), (1, 0)):
+        assert drawn[varied] == [
+            [each[varied], each.referred] for each in plan if each[fixed] == present[fixed]
+        ]
+    for text, number in zip(legend_of(axes), reversed(present), strict=True):
+        line_with(text, number)
     assert_nothing_is_cut(figure)
 
 
