@@ -55,6 +55,7 @@ from cxrignite.workflows.records import (
 from cxrignite.workflows.resumption import check_best, check_processes, is_complete, state_to_resume
 from cxrignite.workflows.score import EvaluationOptions, publish, score_split
 from cxrignite.workflows.training import Training, build_learner
+from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ def _fit(
         if session.is_main_process:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
+        stack.enter_context(parts_limited(folder.root))
         prepared = prepare(recipe, recipe_text, resume, command, folder, session, stack)
         if prepared is None:
             _logger.info("%s is already finished: nothing to do", folder.root)

@@ -38,6 +38,7 @@ from cxrignite.workflows.parts import (
     choose_computing,
 )
 from cxrignite.workflows.records import read_records
+from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
                 f"benchmark needs one process, got {session.world_size}; start it without torchrun"
             )
         folder = RunFolder(recipe.run_dir)
-        with folder.lock():
+        with folder.lock(), parts_limited(folder.root):
             place = folder.root / "benchmark"
             mark_output(place)
             with tempfile.TemporaryDirectory(prefix="caches-", dir=place) as caches:
