@@ -57,7 +57,7 @@ class _Limit:
         self.run_dir = run_dir
         self.refused: list[str] = []
         named = [os.environ[name] for name in _LIBRARY_FOLDERS if os.environ.get(name)]
-        self.folders = (*writable_folders(run_dir), *map(resolved, (*named, *_LIBRARY_DEFAULTS)))
+        self.folders = [*writable_folders(run_dir), *map(resolved, [*named, *_LIBRARY_DEFAULTS])]
         self.temporary = resolved(tempfile.gettempdir())
         self.foreign = {
             name for name in os.listdir(self.temporary) if not name.startswith("torchinductor_")
@@ -92,7 +92,7 @@ def writable_folders(run_dir: Path) -> list[Path]:
         run_dir: The run folder.
     """
     further = filter(None, os.environ.get(WRITABLE, "").split(os.pathsep))
-    return [resolved(each) for each in (run_dir, *further)]
+    return [resolved(run_dir), *map(resolved, further)]
 
 
 def rule_of_writes(run_dir: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
-from cxrignite.terminal import counted
+from cxrignite.terminal import counted, print_output
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.parts import (
@@ -389,7 +388,7 @@ def evaluate(
     for split, scores in scored.items():
         # The decision is printed once, by `save`.
         options = EvaluationOptions(split, split, prints_decision=False)
-        sys.stdout.write("\n")
+        print_output("\n")
         publish(scores, rule, prepared.folder, options, prepared.training.board, best.epoch)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
+from cxrignite.terminal import print_output
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import build_data, check_image_size
 from cxrignite.workflows.plots import write_figure
@@ -142,7 +142,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         plan, figure = _plan(scores, point), f"plan_{request.site}"
         write_figure(folder, figure, sensitivity_plan(plan, point, site=request.site))
         before = scores.confusion(first.threshold, first.lower_threshold)
-        sys.stdout.write(
+        print_output(
             "".join(f"{line}\n" for line in alarm(alarm_of_rule(moved)))
             + f"{request.site}: {describe_point(point)}\n"
             f"  on these images, the run's own {thresholds_text(first)} gives "

@@ -44,6 +44,7 @@ from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores
+from cxrignite.terminal import print_output
 from cxrignite.workflows.assessment import assess, check_certificate
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import Computing, build_data, check_image_size
@@ -178,7 +179,7 @@ def publish(
         )
     folder.write_evaluation(name, evaluation)
     plot_scores(folder, name, scores, evaluation, board, step)
-    sys.stdout.write("\n".join(_lines(name, scores, evaluation, options)) + "\n")
+    print_output("\n".join(_lines(name, scores, evaluation, options)) + "\n")
 
 
 def _lines(
