@@ -71,6 +71,7 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # of th
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+        self.setFormatter(EscapingFormatter())
         self.addFilter(lambda record: not getattr(record, "in_file_only", False))
 
     def format(self, record: logging.LogRecord) -> str:
@@ -107,6 +108,33 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"  # a byte of a file name
     return character.encode("unicode_escape").decode()
+
+
+class EscapingFormatter(logging.Formatter):
+    """Formatter in which no value of a log line, such as a file name, can begin another line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a log record with control characters of its values escaped.
+
+        Args:
+            record: The log record; it is not changed.
+        """
+        if isinstance(record.args, tuple):
+            record = logging.makeLogRecord(record.__dict__)
+            record.args = tuple(
+                printable(str(each), keep="") if isinstance(each, str | os.PathLike) else each
+                for each in record.args or ()
+            )
+        return super().format(record)
+
+
+def print_output(text: str) -> None:
+    """Write results to stdout, with control characters of names escaped.
+
+    Args:
+        text: Lines, with their ends.
+    """
+    sys.stdout.write(printable(text))
 
 
 def print_error(text: str) -> None:

@@ -16,11 +16,14 @@ import pytest
 
 from cxrignite import terminal
 from cxrignite.data import Phantom
+from cxrignite.reporting.text_table import table_lines
 from cxrignite.terminal import (
     IN_FILE_ONLY,
     MAX_WIDTH,
+    EscapingFormatter,
     TerminalHandler,
     print_error,
+    print_output,
     printable,
     text_width,
     wrapped,
@@ -310,6 +313,20 @@ def test_control_characters_of_a_name_are_shown_and_do_nothing(capsys):
     record = logging.makeLogRecord({"msg": name})
     assert TerminalHandler().format(record) == shown.replace(r"b\n", "b\n")
     assert printable("\x07", keep="\x07") == "\x07"
+
+
+def test_a_name_on_stdout_cannot_act_on_the_terminal(capsys):
+    print_output("a\x1b[2J.png\n\tb\n")
+    assert capsys.readouterr().out == "a\\x1b[2J.png\n\tb\n"
+
+
+def test_a_name_cannot_begin_a_line_of_a_log_or_of_a_table():
+    name = "a\nERROR forged.png"
+    record = logging.makeLogRecord({"msg": "%s, %s, %d", "args": (name, Path(name), 3)})
+    for shown in (EscapingFormatter().format(record), TerminalHandler().format(record)):
+        assert shown == r"a\nERROR forged.png, a\nERROR forged.png, 3"
+    assert record.args == (name, Path(name), 3)
+    assert table_lines([["name", "count"], [name, "3"]])[1].split("  ")[0] == r"a\nERROR forged.png"
 
 
 def test_a_line_for_the_log_file_alone_is_not_shown():

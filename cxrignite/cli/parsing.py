@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxrignite.cli.user_paths import expand_paths, user_path
 from cxrignite.cli.written_paths import check_written_paths
+from cxrignite.write_guard import part_runs, parts_limited
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -156,7 +157,8 @@ def parse_recipe(command: str, task: str, argv: list[str]) -> tuple[Recipe, str,
         for name, value in own_root.items():
             config.data.source.init_args[name] = value
         check_written_paths(config.as_dict())  # before a handler creates its folder
-        objects = parser.instantiate(config)
+        with parts_limited(config.run_dir), part_runs():
+            objects = parser.instantiate(config)
         recipe = Recipe(**{name: objects[name] for name in names})
     except Exception as error:  # a module of the user may raise anything
         raise error_of_parser(error, tree) from error

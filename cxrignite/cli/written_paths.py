@@ -3,6 +3,7 @@
 A recipe may come from another person or from an old file. It must not be able to overwrite files of
 its user. Handlers and transforms write to paths in their settings, so these paths must lie in the
 run folder, which is checked before any object is made. Only the environment can allow more folders.
+What no setting shows, `write_guard.py` refuses when it happens.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrignite.errors import RecipeError
-
-WRITABLE = "CXRIGNITE_WRITABLE"
-"""Environment variable with further folders, separated as in PATH."""
+from cxrignite.write_guard import resolved, rule_of_writes, writable_folders
 
 _PLACES = (
     *("trainer.handlers", "validator.handlers"),
@@ -38,16 +37,12 @@ def check_written_paths(settings: Mapping[str, Any]) -> None:
         RecipeError: A path in a setting lies elsewhere.
     """
     run_dir = settings["run_dir"]
-    further = filter(None, os.environ.get(WRITABLE, "").split(os.pathsep))
-    allowed = [_resolved(each) for each in (run_dir, *further)]
+    allowed = writable_folders(run_dir)
     for place in _PLACES:
         group, _, name = place.partition(".")
         for key, value in _places_of(settings[group][name], place):
-            if not any(_resolved(value).is_relative_to(folder) for folder in allowed):
-                raise RecipeError(
-                    f"{key} must lie below run_dir {run_dir} (or in a folder that the environment "
-                    f"variable {WRITABLE} names), got {value}"
-                )
+            if not any(resolved(value).is_relative_to(folder) for folder in allowed):
+                raise RecipeError(f"{key} {rule_of_writes(run_dir)}, got {value}")
 
 
 def _places_of(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -72,7 +67,3 @@ def _is_place(name: str, value: str | Path) -> bool:
 def _is_bare(name: str, value: str | Path) -> bool:
     """True if a bare file name belongs to a folder in the same settings."""
     return name in ("filename", "fname") and os.path.basename(value) == str(value) != ".."
-
-
-def _resolved(place: str | Path) -> Path:
-    return Path(os.path.expanduser(place)).resolve()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cxrignite.errors import DataError, RecipeError, is_resource_error
+from cxrignite.write_guard import part_runs
 
 if TYPE_CHECKING:
     from monai.transforms.transform import Transform as Transform
@@ -107,6 +108,7 @@ def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path 
     Raises:
         DataError: If a transform fails, or returns another shape than `(1, H, W)` or another scale
             than `[0, 1]`.
+        RecipeError: If it writes outside of the run folder, see `write_guard`.
     """
     from monai.utils.type_conversion import convert_to_tensor
 
@@ -114,7 +116,10 @@ def apply_transforms(transforms: Sequence[Transform], image: Tensor, path: Path 
     with _plain_tensors():
         for transform in transforms:
             try:
-                image = convert_to_tensor(transform(image), track_meta=False)
+                with part_runs():
+                    image = convert_to_tensor(transform(image), track_meta=False)
+            except RecipeError:
+                raise
             except Exception as error:
                 reason = error.__cause__ or error
                 if is_resource_error(reason):

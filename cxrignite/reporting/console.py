@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status, thresholds_text
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.terminal import print_output
 
 _logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def print_end(
             lines += alarm(alarm_of_rule(rule))
             lines.append(f"operating point{of_one}: {status(rule)}, {thresholds_text(rule.point)}")
             lines.append(indented(describe_rule(rule)))
-    sys.stdout.write("\n".join(["", *lines, "", ""]))
+    print_output("\n".join(["", *lines, "", ""]))
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)
     _logger.info("written to %s:", root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cxrignite.terminal import wrapped
+from cxrignite.terminal import printable, wrapped
 
 _GAP = "  "
 
@@ -33,6 +33,7 @@ def table_lines(
                images
         train       7
     """
+    rows = [[printable(cell, keep="") for cell in row] for row in rows]
     columns = [row for row in rows if len(row) > 1]
     widths = [
         max(len(row[column]) for row in columns if column < len(row))

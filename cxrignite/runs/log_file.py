@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cxrignite.errors import CxrIgniteError, WorkerKilled
+from cxrignite.terminal import EscapingFormatter, printable
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def log_file(path: Path) -> Iterator[None]:
         Nothing, for the block whose log is kept.
     """
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cxrignite")
     logger.addHandler(handler)
     try:
@@ -32,7 +33,7 @@ def log_file(path: Path) -> Iterator[None]:
         # get a traceback.
         is_expected = isinstance(error, (CxrIgniteError, KeyboardInterrupt, WorkerKilled))
         info = None if is_expected else (type(error), error, error.__traceback__)
-        text = f"ended by {type(error).__name__}: {error}"
+        text = printable(f"ended by {type(error).__name__}: {error}")
         handler.emit(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), info))
         raise
     finally:

@@ -6,7 +6,6 @@ of the difference is narrower than the two single intervals suggest.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cxrignite.reporting.comparison_table import comparison_csv, comparison_tabl
 from cxrignite.reporting.wording import alarm_of_evaluation, alarm_of_rule
 from cxrignite.runs.comparison_result import ComparisonResult, Difference
 from cxrignite.runs.scored_run import ScoredRun, read_scored_run
+from cxrignite.terminal import print_output
 
 _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "referred", "balanced_accuracy", "brier")
 
@@ -37,7 +37,7 @@ def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = 
         CxrIgniteError: As in `compare_runs`, or the file cannot be written.
     """
     result = compare_runs(run_dirs, name)
-    sys.stdout.write(f"{comparison_table(result)}\n")
+    print_output(f"{comparison_table(result)}\n")
     if output is not None:
         write_durably(output, comparison_csv(result))
 

@@ -13,6 +13,7 @@ from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.parts import Computing, build_model, choose_computing
+from cxrignite.write_guard import parts_limited
 
 _NO_THRESHOLD = 0.5
 
@@ -60,6 +61,7 @@ def open_folder(
         if writes and session.is_main_process:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
+        stack.enter_context(parts_limited(folder.root))
         yield session, stack
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import FindingScores, SplitScores
-from cxrignite.terminal import counted
+from cxrignite.terminal import counted, print_output
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.parts import (
@@ -55,6 +54,7 @@ from cxrignite.workflows.records import (
 from cxrignite.workflows.resumption import check_best, check_processes, is_complete, state_to_resume
 from cxrignite.workflows.score import EvaluationOptions, publish, score_split
 from cxrignite.workflows.training import Training, build_learner
+from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ def _fit(
         if session.is_main_process:
             stack.enter_context(folder.lock())
             stack.enter_context(folder.logging())
+        stack.enter_context(parts_limited(folder.root))
         prepared = prepare(recipe, recipe_text, resume, command, folder, session, stack)
         if prepared is None:
             _logger.info("%s is already finished: nothing to do", folder.root)
@@ -410,7 +411,7 @@ def evaluate(
     for split, scores in scored.items():
         # The decision is printed once, by `save`.
         options = EvaluationOptions(split, split, prints_decision=False)
-        sys.stdout.write("\n")
+        print_output("\n")
         publish(scores, rules, prepared.folder, options, prepared.training.board, best.epoch)
 
 

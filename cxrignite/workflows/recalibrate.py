@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores, results_name
+from cxrignite.terminal import print_output
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import build_data, check_image_size
 from cxrignite.workflows.plots import write_figure
@@ -116,7 +116,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         for index, each in enumerate(scores):
             name = results_name(f"plan_{site}", scores.classes, index)
             lines = _describe(folder, run.rules[index], rules[index], each, name)
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
+            print_output("".join(f"{line}\n" for line in lines))
 
 
 @dataclass(frozen=True)

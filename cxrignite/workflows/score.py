@@ -50,6 +50,7 @@ from cxrignite.runs.evaluation import Evaluation, Evaluations
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import FindingScores, SplitScores, results_name
+from cxrignite.terminal import print_output
 from cxrignite.workflows.assessment import assess, average, check_certificate
 from cxrignite.workflows.finished_run import load_run, open_folder
 from cxrignite.workflows.parts import Computing, build_data, check_image_size
@@ -196,7 +197,7 @@ def publish(
         lines = _lines(name, scores.of(0), evaluations[0], options)
     else:
         lines = _lines_of_findings(name, scores, result, options)
-    sys.stdout.write("\n".join(lines) + "\n")
+    print_output("\n".join(lines) + "\n")
 
 
 def _lines_of_findings(

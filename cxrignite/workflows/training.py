@@ -46,6 +46,7 @@ from cxrignite.reporting.console import EpochLines
 from cxrignite.runs.checkpoints import Stateful, TrainingState, load_state, load_weights
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.parts import Computing
+from cxrignite.write_guard import part_runs
 
 _logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class Training:
         """
         if not self.is_finished:
             epochs = self.settings.max_epochs
-            with compiler_errors_in_one_line():
+            with part_runs(), compiler_errors_in_one_line():
                 self.trainer.run(self.loader, max_epochs=epochs, epoch_length=self.epoch_length)
         idist.barrier()  # until the first process has saved
 
@@ -253,13 +254,15 @@ class Training:
             if isinstance(handler, ThresholdSearch):
                 handler.patients = patients
                 handler.findings = self.data.findings
-            handler.attach(self.validator)
+            with part_runs():
+                handler.attach(self.validator)
         if self.session.is_main_process and sys.stderr.isatty():
             ProgressLine("train", shows_loss=True).attach(trainer)
             ProgressLine("validate").attach(self.validator)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
         for handler in settings.handlers:
-            handler.attach(trainer)
+            with part_runs():
+                handler.attach(trainer)
         # After the recipe's handlers, so that an `EpochTimer` counts the start of the workers.
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_pass)
         history = HistoryWriter(self.folder.history_path)

@@ -4,8 +4,9 @@ import pytest
 from messages import refused
 
 from cxrignite.cli.parsing import parse_recipe
-from cxrignite.cli.written_paths import WRITABLE, check_written_paths
+from cxrignite.cli.written_paths import check_written_paths
 from cxrignite.errors import RecipeError
+from cxrignite.write_guard import WRITABLE
 
 
 def settings_of(run_dir, handlers=(), preprocess=()):
@@ -73,3 +74,21 @@ def test_nothing_is_written_before_a_recipe_is_refused(tmp_path, recipes_dir, ke
     with refused(RecipeError, f"{key}[0].{place}", WRITABLE):
         parse_recipe("fit", "Train", argv)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_writes_elsewhere_when_it_is_made_is_refused(
+    tmp_path, recipes_dir, monkeypatch
+):
+    """No setting names the place."""
+    (tmp_path / "writing_part.py").write_text(
+        "class Writer:\n"
+        "    def __init__(self, prefix: str) -> None:\n"
+        "        open(prefix + 'x', 'w').close()\n"
+        "    def attach(self, engine) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    part = f"{{class_path: writing_part.Writer, init_args: {{prefix: {tmp_path}/}}}}"
+    argv = ["--config", str(recipes_dir / "quickstart.yaml"), "--run_dir", str(tmp_path / "run")]
+    with refused(RecipeError, tmp_path / "x", WRITABLE):
+        parse_recipe("fit", "Train", [*argv, f"--trainer.handlers=[{part}]"])
+    assert not (tmp_path / "x").exists()

@@ -26,6 +26,7 @@ from cxrignite.cli import run
 from cxrignite.data import Phantom
 from cxrignite.handlers import SafeSaver, load_checkpoint
 from cxrignite.nn import LightCNN
+from cxrignite.write_guard import WRITABLE
 
 pytestmark = pytest.mark.integration
 
@@ -80,6 +81,27 @@ def test_the_recipe_left_behind_repeats_the_run(trained, tmp_path):
     argv = ["fit", "--config", str(trained / "recipe.yaml"), "--run_dir", str(tmp_path / "again")]
     assert run([*argv, "--data.cache", str(trained.parent / "cache")]) == 0
     assert_same_run(trained, tmp_path / "again")
+
+
+def test_a_handler_that_writes_outside_of_the_run_folder_ends_the_run(
+    fit, tmp_path, monkeypatch, capsys
+):
+    """No setting names the place."""
+    (tmp_path / "writing_handler.py").write_text(
+        "from ignite.engine import Events\n"
+        "class Writer:\n"
+        "    def __init__(self, prefix: str) -> None:\n"
+        "        self.prefix = prefix\n"
+        "    def attach(self, engine) -> None:\n"
+        "        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)\n"
+        "    def write(self) -> None:\n"
+        "        open(self.prefix + 'x', 'w').close()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    part = f"{{class_path: writing_handler.Writer, init_args: {{prefix: {tmp_path}/}}}}"
+    assert fit(tmp_path / "run", f"--trainer.handlers=[{part}]") == 2
+    error_line(capsys.readouterr().err, tmp_path / "x", WRITABLE)
+    assert not (tmp_path / "x").exists()
 
 
 def test_history_and_metrics_agree_with_sklearn_on_the_predictions(trained):

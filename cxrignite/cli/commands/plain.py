@@ -10,6 +10,7 @@ from cxrignite.cli.arguments import OneLineParser
 from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.commands.of_run import checked_name
 from cxrignite.cli.user_paths import user_path
+from cxrignite.terminal import print_output
 
 
 def compare_command(argv: list[str]) -> int:
@@ -47,7 +48,7 @@ def report_command(argv: list[str]) -> int:
     from cxrignite.reporting.html import write_report
 
     page = write_report(options.run, options.output, source_root=options.source_root)
-    sys.stdout.write(f"{page}\n")
+    print_output(f"{page}\n")
     return 0
 
 
@@ -108,5 +109,5 @@ def recipes_command(argv: list[str]) -> int:
 
         sys.stdout.write(f"{json.dumps(recipe_json_schema(), indent=1)}\n")
     else:
-        sys.stdout.write(f"{shipped.copy_recipe(options.name, Path.cwd())}\n")
+        print_output(f"{shipped.copy_recipe(options.name, Path.cwd())}\n")
     return 0

@@ -36,6 +36,7 @@ from cxrignite.runs.audit_result import (
     SplitSize,
 )
 from cxrignite.runs.json_codec import from_json, to_json
+from cxrignite.terminal import print_output
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
 from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
 from cxrignite.workflows.parts import (
@@ -81,7 +82,7 @@ def audit(
     data = build_data(recipe.data, list(survey.records), recipe.seed, device=_CPU)
     plan = _plan_training(data, recipe.loss, recipe.validator.handlers)
     result = _assess(recipe.data, recipe.seed, survey, plan, unsplit)
-    sys.stdout.write(f"{audit_text(result)}\n")
+    print_output(f"{audit_text(result)}\n")
     _write(output_dir, result, audit_page(result, survey))
     failing = [each for each in result.findings if {each.kind, each.severity} & set(fail_on)]
     if failing:

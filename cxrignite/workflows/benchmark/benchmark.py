@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from cxrignite.reporting.plots.charting import draw
 from cxrignite.runs.benchmark_result import BenchmarkResult
 from cxrignite.runs.environment import describe_start
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.terminal import print_output
 from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
 from cxrignite.workflows.parts import (
@@ -38,6 +38,7 @@ from cxrignite.workflows.parts import (
     choose_computing,
 )
 from cxrignite.workflows.records import read_records
+from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
                 f"benchmark needs one process, got {session.world_size}; start it without torchrun"
             )
         folder = RunFolder(recipe.run_dir)
-        with folder.lock():
+        with folder.lock(), parts_limited(folder.root):
             place = folder.root / "benchmark"
             mark_output(place)
             with tempfile.TemporaryDirectory(prefix="caches-", dir=place) as caches:
@@ -156,7 +157,7 @@ def _write(place: Path, result: BenchmarkResult) -> None:
     write_durably(place / "benchmark.md", table.encode())
     write_durably(place / "benchmark.csv", benchmark_csv(result))
     write_durably(place / "benchmark.png", as_png(draw(benchmark_figure(result))))
-    sys.stdout.write(table)
+    print_output(table)
     _logger.info("written to %s", place)
 
 

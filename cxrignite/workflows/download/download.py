@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from cxrignite.errors import CxrIgniteError, DataError
 from cxrignite.locks import hold_lock
 from cxrignite.reporting.download_text import download_text
 from cxrignite.stops import stoppable
+from cxrignite.terminal import print_output
 from cxrignite.workflows.download.catalogue import PublicData
 from cxrignite.workflows.download.fetch import Patience, fetch, part_path
 from cxrignite.workflows.download.unpack import is_complete, sweep_partials, unpack
@@ -47,14 +47,14 @@ def download(
     """
     target = into / data.folder
     if is_complete(target, data):
-        sys.stdout.write(f"{target} exists and is complete: nothing to download\n")
+        print_output(f"{target} exists and is complete: nothing to download\n")
     else:
         with _sole_writer(target), stoppable():
             # Another process may have downloaded it in between.
             if not is_complete(target, data):
                 _download(data, target, archive, keep_archive, patience or Patience())
     about = {"licence": data.licence, "citation": data.citation, "doi": data.doi}
-    sys.stdout.write(download_text(target, data.num_images, **about))
+    print_output(download_text(target, data.num_images, **about))
 
 
 def _download(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -38,6 +37,7 @@ from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import MapChecks, MapEvaluation
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores, results_name
+from cxrignite.terminal import print_output
 from cxrignite.workflows.explain.checks import MapProbe, check_maps
 from cxrignite.workflows.finished_run import (
     FinishedRun,
@@ -246,7 +246,7 @@ class _Maps:
         # Replaced as a whole: old pictures could be mistaken for results of this command.
         shutil.rmtree(self.directory, ignore_errors=True)
         self.unfinished_dir.rename(self.directory)
-        sys.stdout.write(f"{map_table(self.name, explained, evaluation)}\n")
+        print_output(f"{map_table(self.name, explained, evaluation)}\n")
         _logger.info("written to %s", self.directory)
 
     def _draw(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import file_name
-from cxrignite.terminal import counted
+from cxrignite.terminal import counted, print_output
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.finished_run import load_run, map_threshold, open_folder
 from cxrignite.workflows.parts import build_pipeline, check_image_size, explained_layer
@@ -166,7 +165,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             is_tuned = settings.profile == "fast"  # as in `fit`
             with allocator_tuning(session.device) if is_tuned else nullcontext():
                 score_images(work, scorer, rules, output, drawers, recipe.data, request.prevalence)
-        sys.stdout.write(_summary(output, rules, request, paths, num_before))
+        print_output(_summary(output, rules, request, paths, num_before))
         if output.num_unreadable:
             raise DataError(_describe_unreadable(output, len(listing.records), paths))
 
