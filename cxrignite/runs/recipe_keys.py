@@ -60,23 +60,20 @@ def flatten_recipe(value: object, prefix: str = "") -> Leaves:
     return leaves
 
 
-def read_recipe(path: Path) -> Leaves:
-    """Read every leaf of a run's recipe by its dotted key.
-
-    Args:
-        path: The file in the run folder.
+def read_recipe(path: Path) -> Mapping[str, object]:
+    """Read the recipe of a run, as YAML gives it.
 
     Raises:
         DamagedRunError: It is missing or damaged.
     """
     try:
-        leaves = flatten_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML errors have several lines
         raise DamagedRunError(f"{path} is damaged: {reason}") from error
-    if not isinstance(leaves.get("trainer.max_epochs"), int):
-        raise DamagedRunError(f"{path} is damaged: trainer.max_epochs must be an integer")
-    return leaves
+    if not isinstance(content, Mapping):
+        raise DamagedRunError(f"{path} is damaged: it must be a mapping")
+    return content
 
 
 def changed_keys(ours: Leaves, theirs: Leaves) -> list[str]:

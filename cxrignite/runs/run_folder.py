@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -165,7 +165,7 @@ class RunFolder:
             RunFolderError: `trainer.max_epochs` is smaller.
             DamagedRunError: This run's recipe is damaged or was changed.
         """
-        ours, theirs = self._read_recipe(), flatten_recipe(yaml.safe_load(recipe_text))
+        ours, theirs = self._read_keys(), flatten_recipe(yaml.safe_load(recipe_text))
         check_epochs(self.root, ours, theirs)
         return changed_keys(ours, theirs)
 
@@ -175,11 +175,23 @@ class RunFolder:
         Raises:
             DamagedRunError: This run's recipe is damaged or was changed.
         """
-        return recipe_hash(self._read_recipe())
+        return recipe_hash(self._read_keys())
 
-    def _read_recipe(self) -> Leaves:
+    def read_recipe(self) -> Mapping[str, object]:
+        """Read this run's recipe, as YAML gives it.
+
+        Raises:
+            DamagedRunError: It is missing or damaged, or was changed.
+        """
         self.files.check(self.recipe_path)
         return read_recipe(self.recipe_path)
+
+    def _read_keys(self) -> Leaves:
+        leaves = flatten_recipe(self.read_recipe())
+        if not isinstance(leaves.get("trainer.max_epochs"), int):
+            rule = "trainer.max_epochs must be an integer"
+            raise DamagedRunError(f"{self.recipe_path} is damaged: {rule}")
+        return leaves
 
     def finished_recipe(self) -> Path:
         """Return the recipe file of a finished run, with best weights and threshold.

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from cxrignite.csv_text import CsvReader
 from cxrignite.data import ImageRecord
-from cxrignite.data.splits import read_split
-from cxrignite.errors import CheckpointError, DamagedRunError, DataError
+from cxrignite.errors import CheckpointError, DamagedRunError
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Evaluation
-from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
+
+_PREDICTION_COLUMNS = ["path", "patient", "label", "score", "probability", "decision"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class ScoredImage(NamedTuple):
     patient: str
     label: int
     score: float
+    probability: float | None
 
 
 class BestWeights(NamedTuple):
@@ -127,14 +128,14 @@ class RunResults:
         sites = {site: folder.find_rule(site) for site in folder.sites}
         return cls(
             folder=folder,
-            recipe=_read_recipe(folder),
+            recipe=Tree(folder.read_recipe()),
             starts=folder.read_starts(),
             best=_read_best(folder),
             rule=folder.find_rule(),
             sites={site: rule for site, rule in sites.items() if rule is not None},
             evaluations=folder.read_evaluations(),
             history=folder.read_history(),
-            records=_read_records(folder),
+            records=folder.read_split(""),
         )
 
     @property
@@ -164,17 +165,35 @@ class RunResults:
         Raises:
             DamagedRunError: The file is damaged or lost, or was changed.
         """
-        path = self.folder.predictions_path(name)
-        self.folder.files.check(path)
-        if not path.is_file():
-            return []
-        try:
-            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                reader = CsvReader(file)
-                check_columns(reader, ("path", "patient", "label", "score"))
-                return [_scored(row) for row in reader]
-        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
-            raise DamagedRunError(f"{path} is damaged: {error}") from error
+        return read_predictions(self.folder, name) or []
+
+
+def read_predictions(folder: RunFolder, name: str) -> list[ScoredImage] | None:
+    """Read `predictions/NAME.csv`; None if these images were not scored yet.
+
+    Raises:
+        DamagedRunError: The file is damaged or lost, or was changed.
+    """
+    path = folder.predictions_path(name)
+    folder.files.check(path)
+    if not path.is_file():
+        return None
+    try:
+        # `surrogateescape` keeps file names that are not UTF-8.
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = CsvReader(file)
+            if reader.fieldnames != _PREDICTION_COLUMNS:
+                found = ", ".join(reader.fieldnames or ["none"])
+                expected = ", ".join(_PREDICTION_COLUMNS)
+                raise ValueError(f"its columns must be {expected}, got {found}")
+            images = [_scored(row) for row in reader]
+        counts = Counter(image.name for image in images)
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"duplicate row {repeated[0]}")
+    except (OSError, csv.Error, ValueError) as error:
+        remedy = f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
+        raise DamagedRunError(f"{path} is damaged: {error}; {remedy}") from error
+    return images
 
 
 def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
@@ -189,23 +208,20 @@ def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
 
 
 def _scored(row: Mapping[str, str]) -> ScoredImage:
-    label, score = int(row["label"]), float(row["score"])
-    if label not in (0, 1) or not 0 <= score <= 1:
-        raise ValueError(f"{row['path']} must have label 0 or 1 and a score in [0, 1]")
-    return ScoredImage(row["path"], row["patient"], label, score)
+    if None in row or None in row.values():
+        raise ValueError(f"each row must have {len(_PREDICTION_COLUMNS)} cells")
+    if row["label"] not in ("0", "1"):
+        raise ValueError(f"a label must be 0 or 1, got {row['label']!r}")
+    score, probability = _share(row["score"]), row["probability"]
+    known = _share(probability) if probability else None
+    return ScoredImage(row["path"], row["patient"], int(row["label"]), score, known)
 
 
-def _read_recipe(folder: RunFolder) -> Tree:
-    path = folder.recipe_path
-    folder.files.check(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DamagedRunError(f"{path} is damaged: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise DamagedRunError(f"{path} is damaged: it must be a mapping")
-    return Tree(content)
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"a score must be in [0, 1], got {value:g}")
+    return value
 
 
 def _read_best(folder: RunFolder) -> BestWeights | None:
@@ -221,12 +237,4 @@ def _read_best(folder: RunFolder) -> BestWeights | None:
             str(manifest["sha256"]),
         )
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
-        raise DamagedRunError(str(error)) from error
-
-
-def _read_records(folder: RunFolder) -> list[ImageRecord]:
-    folder.files.check(folder.split_path)
-    try:
-        return read_split(folder.split_path, "")
-    except DataError as error:
         raise DamagedRunError(str(error)) from error

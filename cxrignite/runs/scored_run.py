@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.csv_text import CsvReader
 from cxrignite.errors import DamagedRunError, RunFolderError
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
-
-_COLUMNS = ["path", "patient", "label", "score", "probability", "decision"]
+from cxrignite.runs.run_results import read_predictions
 
 
 @dataclass(frozen=True)
@@ -69,61 +64,33 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
     """
     folder = RunFolder(run_dir)
     folder.finished_recipe()
-    path, remedy = folder.predictions_path(name), _remedy(run_dir, name)
-    folder.files.check(path, folder.metrics_path(name), folder.operating_point_path)
-    if not path.is_file():
-        raise RunFolderError(f"{run_dir} has no {path.relative_to(run_dir)}; {remedy}")
-    evaluation = _evaluation(folder, name)
-    try:
-        rows = _rows(path)
-        probability = [row["probability"] for row in rows]
-        return ScoredRun(
-            run=str(run_dir),
-            paths=[row["path"] for row in rows],
-            patients=[row["patient"] for row in rows],
-            y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
-            y_score=_probabilities([row["score"] for row in rows]),
-            probability=_probabilities(probability) if any(probability) else None,
-            evaluation=evaluation,
+    folder.files.check(folder.metrics_path(name), folder.operating_point_path)
+    images = read_predictions(folder, name)
+    if images is None:
+        raise _missing(folder, folder.predictions_path(name), name)
+    images.sort(key=lambda image: image.name)
+    known = [image.probability for image in images if image.probability is not None]
+    if known and len(known) < len(images):
+        path = folder.predictions_path(name)
+        raise DamagedRunError(
+            f"{path} is damaged: {len(images) - len(known)} rows lack a probability"
         )
-    except (OSError, ValueError, csv.Error) as error:
-        raise DamagedRunError(f"{path} is damaged: {error}; {remedy}") from error
+    return ScoredRun(
+        run=str(run_dir),
+        paths=[image.name for image in images],
+        patients=[image.patient for image in images],
+        y_true=np.array([image.label for image in images], dtype=np.int64),
+        y_score=np.array([image.score for image in images], dtype=np.float64),
+        probability=np.array(known, dtype=np.float64) if known else None,
+        evaluation=_evaluation(folder, name),
+    )
 
 
-def _remedy(run_dir: Path, name: str) -> str:
-    if name == "calibration":
-        return "`cxrignite fit` writes it if data.calibration_fraction is above 0"
-    return f"`cxrignite {how_to_evaluate(run_dir, name)}` writes it"
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    # `surrogateescape` keeps file names that are not UTF-8.
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = CsvReader(file)
-        if reader.fieldnames != _COLUMNS:
-            found = ", ".join(reader.fieldnames or ["none"])
-            raise ValueError(f"its columns must be {', '.join(_COLUMNS)}, got {found}")
-        rows = sorted(reader, key=lambda row: row["path"])
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"each row must have {len(_COLUMNS)} cells")
-    for row, following in itertools.pairwise(rows):
-        if row["path"] == following["path"]:
-            raise ValueError(f"duplicate row {row['path']}")
-    return rows
-
-
-def _label(text: str) -> int:
-    if text not in ("0", "1"):
-        raise ValueError(f"a label must be 0 or 1, got {text!r}")
-    return int(text)
-
-
-def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
-    scores = np.array([float(text) for text in texts], dtype=np.float64)
-    outside = scores[~((scores >= 0) & (scores <= 1))]
-    if outside.size:
-        raise ValueError(f"a score must be in [0, 1], got {outside[0]:g}")
-    return scores
+def _missing(folder: RunFolder, path: Path, name: str) -> RunFolderError:
+    return RunFolderError(
+        f"{folder.root} has no {path.relative_to(folder.root)}; "
+        f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
+    )
 
 
 def _evaluation(folder: RunFolder, name: str) -> Evaluation:
@@ -134,11 +101,11 @@ def _evaluation(folder: RunFolder, name: str) -> Evaluation:
         DamagedRunError: It is damaged or of another format.
     """
     path, evaluation = folder.metrics_path(name), folder.find_evaluation(name)
-    remedy = _remedy(folder.root, name)
     if evaluation is None:
-        raise RunFolderError(f"{folder.root} has no {path.relative_to(folder.root)}; {remedy}")
+        raise _missing(folder, path, name)
     if evaluation.rule.weights_sha256 != folder.weights_sha256():
         raise RunFolderError(
-            f"{path} belongs to other weights than {folder.root} has now; {remedy}"
+            f"{path} belongs to other weights than {folder.root} has now; "
+            f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
         )
     return evaluation
