@@ -1,103 +1,78 @@
-"""Scoring of images, batch by batch, into rows of the table."""
+"""Scoring of images, batch by batch, into rows of the table; a row may have a map."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.image_stream import ImageStream, ReadBatch
-from cxrignite.data.pipeline import Pipeline
-from cxrignite.data.reading import Size
+from cxrignite.durable_write import writing
 from cxrignite.engines import BatchScorer
+from cxrignite.engines.batches import fill_up
 from cxrignite.errors import NonFiniteError
-from cxrignite.handlers import GracefulStop
-from cxrignite.recipe import DataRecipe
+from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam
+from cxrignite.handlers import Explanation, GracefulStop
+from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
+from cxrignite.nn import BinaryClassifier
+from cxrignite.output_marker import mark_output
 from cxrignite.reporting.wording import status
 from cxrignite.runs.decision_rule import DecisionRule
-from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile
 from cxrignite.workflows.records import warn_of_nearly_blank
 
-
-@dataclass(frozen=True)
-class Unscored:
-    """Images without a score.
-
-    Attributes:
-        records: At least one.
-        patient_of: Returns the patient of an image.
-        pipeline: The run's pipeline.
-        image_size: Rows and columns of the run's images after preprocessing.
-    """
-
-    records: Sequence[ImageRecord]
-    patient_of: Callable[[ImageRecord], str]
-    pipeline: Pipeline
-    image_size: Size
+_MAP_BATCH_SIZE = 16  # small, to save memory
 
 
 def score_images(
-    work: Unscored,
-    scorer: BatchScorer,
-    rule: DecisionRule,
+    records: Sequence[ImageRecord],
+    stream: ImageStream,
+    rows: RowMaker,
     output: PredictionFile,
-    drawer: MapDrawer | None,
-    data: DataRecipe,
-    prevalence: float | None = None,
+    grey_scaling: str,
 ) -> None:
     """Score images in order, and write each batch before the next is scored.
 
     A signal ends it after the current batch.
 
     Args:
-        work: The images.
-        scorer: The run's model, with a fixed batch size.
-        rule: The decision rule.
+        records: At least one image.
+        stream: Reads them.
+        rows: Makes the rows of the table.
         output: The open table.
-        drawer: Draws the maps; None if none are requested.
-        data: Settings of the worker processes.
-        prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
-            training images.
+        grey_scaling: The setting of the grey scaling, for a warning.
 
     Raises:
         NonFiniteError: A score or a map is NaN or infinite.
         CxrIgniteError: The table cannot be written, or a worker process was killed.
         StopRequested: A signal has arrived.
     """
-    stream = ImageStream(
-        work.records,
-        work.pipeline,
-        work.image_size,
-        batch_size=scorer.batch_size,
-        num_workers=data.num_workers,
-        prefetch_factor=data.prefetch_factor,
-        worker_timeout=data.worker_timeout,
-    )
     num_before = output.num_rows
     # `disable=None` hides the bar if stderr is not a terminal.
     bar = tqdm(
-        total=num_before + len(work.records),
+        total=num_before + len(records),
         initial=num_before,
         desc="predict",
         unit="image",
         disable=None,
     )
-
     nearly_blank: list[str] = []
 
     def step(engine: Engine, batch: ReadBatch) -> None:
-        rows = _rows(batch, work, scorer, rule, drawer, output.num_rows, prevalence)
-        failures = {work.records[each].name: text for each, text in batch.failures.items()}
-        output.append(rows, failures)
-        nearly_blank.extend(work.records[each].name for each in batch.nearly_blank)
-        bar.update(len(rows) + len(failures))
+        read = [records[each] for each in batch.positions]
+        scored = rows.of(read, batch.images, output.num_rows) if read else []
+        failures = {records[each].name: text for each, text in batch.failures.items()}
+        output.append(scored, failures)
+        nearly_blank.extend(records[each].name for each in batch.nearly_blank)
+        bar.update(len(scored) + len(failures))
 
     engine = Engine(step)
     GracefulStop().attach(engine)
@@ -106,51 +81,148 @@ def score_images(
     finally:
         bar.close()
         stream.close()
-        warn_of_nearly_blank(data.grey_scaling, nearly_blank, output.num_rows - num_before)
+        warn_of_nearly_blank(grey_scaling, nearly_blank, output.num_rows - num_before)
 
 
-def _rows(
-    batch: ReadBatch,
-    work: Unscored,
-    scorer: BatchScorer,
-    rule: DecisionRule,
-    drawer: MapDrawer | None,
-    first: int,
-    prevalence: float | None,
-) -> list[Sequence[Any]]:
-    """Return the rows of the readable images of a batch, after drawing their maps."""
-    if not batch.positions:
-        return []
-    records = [work.records[each] for each in batch.positions]
-    patients = [work.patient_of(record) for record in records]
-    y_score = scorer(batch.images)[0].cpu().double().numpy()
-    _check_finite(records, y_score)
-    probability = rule.prior_shift.probability(y_score, prevalence)
-    threshold = rule.threshold
-    rows: list[Sequence[Any]] = [
-        (
-            record.name,
-            patient,
-            repr(score),
-            "" if probability is None else repr(float(probability[number])),
-            # Decided on the score, as in all other results.
-            rule.decide(score) or "",
-            "" if threshold is None else repr(threshold),
-            status(rule),
-        )
-        for number, (record, patient, score) in enumerate(
-            zip(records, patients, y_score.tolist(), strict=True)
-        )
-    ]
-    if drawer is None:
-        return rows
-    drawn = drawer.draw(records, patients, batch.images, y_score, first)
-    return [(*row, repr(each.raw_max), each.picture) for row, each in zip(rows, drawn, strict=True)]
+@dataclass(frozen=True)
+class RowMaker:
+    """Maker of the rows of the table.
+
+    Attributes:
+        scorer: The run's model, with a fixed batch size.
+        rule: The decision rule.
+        patient_of: Returns the patient of an image.
+        drawer: Draws the maps; None if none are requested.
+        prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
+            training images.
+    """
+
+    scorer: BatchScorer
+    rule: DecisionRule
+    patient_of: Callable[[ImageRecord], str]
+    drawer: MapDrawer | None = None
+    prevalence: float | None = None
+
+    def of(self, records: Sequence[ImageRecord], images: Tensor, first: int) -> list[Sequence[Any]]:
+        """Return the rows of some images, after drawing their maps; `first` numbers the maps."""
+        rule, patients = self.rule, [self.patient_of(record) for record in records]
+        y_score = self.scorer(images)[0].cpu().double().numpy()
+        not_finite = np.flatnonzero(~np.isfinite(y_score))
+        if len(not_finite):
+            name = records[not_finite[0]].name
+            raise NonFiniteError(f"scores must be finite, got NaN or infinity for {name}")
+        probability = rule.prior_shift.probability(y_score, self.prevalence)
+        rows: list[Sequence[Any]] = [
+            (
+                record.name,
+                patient,
+                repr(score),
+                "" if probability is None else repr(float(probability[number])),
+                # Decided on the score, as in all other results.
+                rule.decide(score) or "",
+                "" if rule.threshold is None else repr(rule.threshold),
+                status(rule),
+            )
+            for number, (record, patient, score) in enumerate(
+                zip(records, patients, y_score.tolist(), strict=True)
+            )
+        ]
+        if self.drawer is None:
+            return rows
+        drawn = self.drawer.draw(records, patients, images, y_score, first)
+        return [(*row, *cells) for row, cells in zip(rows, drawn, strict=True)]
 
 
-def _check_finite(records: Sequence[ImageRecord], y_score: NDArray[np.float64]) -> None:
-    not_finite = np.flatnonzero(~np.isfinite(y_score))
-    if len(not_finite):
-        raise NonFiniteError(
-            f"scores must be finite, got NaN or infinity for {records[not_finite[0]].name}"
-        )
+class MapDrawer:
+    """Drawer of the maps of all scored images.
+
+    A map's pixels do not depend on the other images of its batch, and its strength is not compared
+    with other maps. So a resumed command gives the same pictures as an uninterrupted one.
+
+    Args:
+        method: The method, such as `grad_cam`.
+        classes: The negative and the positive class.
+        model: The classifier.
+        layer: The layer of the maps.
+        directory: The folder of the pictures; created if missing.
+        threshold: The threshold of the decisions in the captions.
+        lower: A score below it is negative, if the images between both are referred.
+    """
+
+    def __init__(
+        self,
+        method: CamMethod,
+        classes: tuple[str, str],
+        model: BinaryClassifier,
+        layer: str,
+        directory: Path,
+        threshold: float,
+        lower: float | None = None,
+    ) -> None:
+        self._method, self._classes = method, classes
+        self._model, self._layer = model, layer
+        self._directory, self._threshold, self._lower = directory, threshold, lower
+        self._device = next(model.parameters()).device
+        mark_output(directory)
+
+    def draw(
+        self,
+        records: Sequence[ImageRecord],
+        patients: Sequence[str],
+        images: Tensor,
+        y_score: NDArray[np.float64],
+        first: int,
+    ) -> list[tuple[str, str]]:
+        """Draw the maps of a batch.
+
+        Args:
+            records: Its `n` images.
+            patients: Their patients.
+            images: Shape `(n, 1, H, W)`, uint8.
+            y_score: Their scores, shape `(n,)`.
+            first: Number of the first image; the others follow.
+
+        Returns:
+            The cells of `MAP_COLUMNS` for each image: the highest value of the map, 0 if no region
+            contributes to the class; and the file of image, map and caption. The file with only
+            the map over the image has the suffix `.overlay.png`.
+
+        Raises:
+            NonFiniteError: A map is NaN or infinite.
+            CxrIgniteError: A picture cannot be written.
+        """
+        drawn = []
+        for start in range(0, len(records), _MAP_BATCH_SIZE):
+            part = images[start : start + _MAP_BATCH_SIZE]
+            # Filled to one shape, as for the scores, so that the last bits are always the same.
+            filled = fill_up(part, _MAP_BATCH_SIZE).to(self._device)
+            found = grad_cam(self._model, filled, self._layer, method=self._method)
+            for row in range(len(part)):
+                number = start + row
+                record = records[number]
+                explanation = Explanation(
+                    about={"path": record.name, "patient": patients[number]},
+                    selection=("fixed",),
+                    y_score=float(y_score[number]),
+                    y_true=UNKNOWN_LABEL,
+                    threshold=self._threshold,
+                    image=part[row],
+                    importance=found.maps[row].cpu(),
+                    raw_max=float(found.raw_max[row]),
+                    strength=None,
+                    name=picture_name(first + number, record.name),
+                    lower=self._lower,
+                )
+                drawn.append(self._write(explanation))
+        return drawn
+
+    def _write(self, explanation: Explanation) -> tuple[str, str]:
+        where = f"{self._method} at {self._layer}"
+        pictures = explanation_pictures(explanation, self._classes, where)
+        names = (explanation.picture, explanation.overlay)
+        for name, pixels in zip(names, pictures, strict=True):
+            # Not durably: a picture counts only if its image has a row, and else is drawn again.
+            path = self._directory / name
+            with writing(path):
+                path.write_bytes(as_png(pixels))
+        return repr(explanation.raw_max), explanation.picture
