@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
 from cxrignite.cli.user_paths import user_path
 from cxrignite.errors import RecipeError
@@ -156,7 +155,7 @@ def _recipe_of_run(command: str, argv: list[str]) -> tuple[Recipe, dict[str, Any
         from cxrignite.runs.run_folder import RunFolder
 
         argv = [f"--config={RunFolder(user_path(values[-1])).finished_recipe()}", *argv]
-    recipe, _, options = parse_recipe(command, COMMANDS[command], argv)
+    recipe, _, options = parse_recipe(command, argv)
     for key in ("name", "operating_point"):
         if options.get(key) is not None:
             checked_name(options[key], f"--{key}")
