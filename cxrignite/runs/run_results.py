@@ -26,9 +26,6 @@ class Tree:
     """YAML of a recipe, with typed access to its values.
 
     Keys are dotted. A value that is missing or of another type is None or empty.
-
-    Args:
-        content: Nested mappings.
     """
 
     content: Mapping[str, object] = field(default_factory=dict)
@@ -94,15 +91,7 @@ class RunResults:
     """All results of a run; a result that no command has written yet is None or absent.
 
     Attributes:
-        folder: Folder of the run.
-        recipe: Resolved recipe.
-        starts: Starts of the run in order.
         best: Manifest of the best weights.
-        rule: The run's own decision rule.
-        sites: Decision rules of sites, by name.
-        evaluations: Evaluations, by the name of their images.
-        history: One row for each epoch.
-        records: Records of all splits.
     """
 
     folder: RunFolder
@@ -118,9 +107,6 @@ class RunResults:
     @classmethod
     def read(cls, folder: RunFolder) -> RunResults:
         """Read all results.
-
-        Args:
-            folder: Folder of the run.
 
         Raises:
             DamagedRunError: A file is damaged, of another format, or lost, or was changed.
@@ -185,11 +171,13 @@ def read_predictions(folder: RunFolder, name: str) -> list[ScoredImage] | None:
             if reader.fieldnames != _PREDICTION_COLUMNS:
                 found = ", ".join(reader.fieldnames or ["none"])
                 expected = ", ".join(_PREDICTION_COLUMNS)
-                raise ValueError(f"its columns must be {expected}, got {found}")
+                raise ValueError(f"its columns must be {expected}, got {found!a:.100}")
             images = [_scored(row) for row in reader]
         counts = Counter(image.name for image in images)
         if repeated := [name for name, count in counts.items() if count > 1]:
             raise ValueError(f"duplicate row {repeated[0]}")
+        if len({image.probability is None for image in images}) > 1:
+            raise ValueError("each row must have a probability, or none may have one")
     except (OSError, csv.Error, ValueError) as error:
         remedy = f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
         raise DamagedRunError(f"{path} is damaged: {error}; {remedy}") from error

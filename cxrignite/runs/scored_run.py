@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.errors import DamagedRunError, RunFolderError
+from cxrignite.errors import RunFolderError
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
 from cxrignite.runs.run_results import read_predictions
@@ -50,13 +50,6 @@ class ScoredRun:
 def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
     """Read the scores of a finished run on a set of images, with their evaluation.
 
-    Args:
-        run_dir: The run folder.
-        name: A split or a given name.
-
-    Returns:
-        The scores.
-
     Raises:
         RunFolderError: The run is not finished, or has not scored these images with its weights.
         DamagedRunError: A file is damaged, lost, or of another format, or was changed.
@@ -70,11 +63,6 @@ def read_scored_run(run_dir: Path, name: str) -> ScoredRun:
         raise _missing(folder, folder.predictions_path(name), name)
     images.sort(key=lambda image: image.name)
     known = [image.probability for image in images if image.probability is not None]
-    if known and len(known) < len(images):
-        path = folder.predictions_path(name)
-        raise DamagedRunError(
-            f"{path} is damaged: {len(images) - len(known)} rows lack a probability"
-        )
     return ScoredRun(
         run=str(run_dir),
         paths=[image.name for image in images],
