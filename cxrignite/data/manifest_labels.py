@@ -54,9 +54,7 @@ class ManifestLabels:
 class LabelReader:
     """Reader of label cells.
 
-    Args:
-        classes: The two class names; the last one is positive.
-        settings: Meaning of the labels.
+    The last class is positive.
 
     Raises:
         RecipeError: If `settings` name a class that does not exist, or a label has two meanings.
@@ -198,9 +196,7 @@ class RowSelection:
     def label(self, line: int, cells: Sequence[str]) -> int | None:
         """Return the label that a row counts as, `None` if it is left out.
 
-        Args:
-            line: The row's line.
-            cells: The cells at `columns`.
+        The cells are those at `columns`.
         """
         self._num_rows += 1
         key = tuple(cells)
@@ -217,9 +213,6 @@ class RowSelection:
 
     def check(self, records: Sequence[ImageRecord]) -> None:
         """Check the labels and that both classes have images; log the rows left out.
-
-        Args:
-            records: The records of all selected rows.
 
         Raises:
             DataError: If a policy rejects a label (the message counts all and names the first), or

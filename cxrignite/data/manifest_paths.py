@@ -34,13 +34,7 @@ def check_template(text: str) -> None:
 class ImageNames:
     """Maker of an image's name from the cells that hold its path.
 
-    Args:
-        table: The manifest.
-        path: The column of the path, or a template: `images/{patientId}.dcm`.
-        root: The folder that names are relative to.
-
-    Attributes:
-        columns: Positions of the cells it needs.
+    `path` is a column or a template of columns, such as `images/{patientId}.dcm`.
 
     Raises:
         DataError: If the manifest lacks a column.
@@ -57,9 +51,7 @@ class ImageNames:
     def name(self, line: int, cells: Sequence[str]) -> str:
         """Return the path relative to the root, with forward slashes.
 
-        Args:
-            line: The row's line in the manifest.
-            cells: The cells at `columns`.
+        The cells are those at `columns`.
 
         Raises:
             DataError: If a cell is empty, or the path leads out of the root.
@@ -131,10 +123,6 @@ def check_some_exist(records: Sequence[ImageRecord], root: Path) -> None:
 
     Only `NUM_TRIED` are checked: checking a million takes minutes on a network disk, and reading
     them later finds the missing ones anyway.
-
-    Args:
-        records: At least one record.
-        root: The folder that the names are relative to.
 
     Raises:
         DataError: If none of a sample, evenly spread over the records, exists.

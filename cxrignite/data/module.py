@@ -49,7 +49,7 @@ class XrayData:
         seed: Seed of the training order and of the augmentation, at least 0.
 
     Raises:
-        DataError: If a record's split is not in `SPLITS`.
+        DataError: If a record's split is not in `SPLITS`; all methods raise it for another split.
     """
 
     def __init__(
@@ -105,9 +105,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return list(self._of(split))
 
@@ -116,9 +113,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return [record.label for record in self._of(split)]
 
@@ -127,9 +121,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return class_counts(self.labels(split))
 
@@ -197,9 +188,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return min(self.loader.eval_size, len(self._of(split)))
 

@@ -20,10 +20,6 @@ ATTRIBUTE_PREFIX = "attr_"
 def check_same_records(frozen: Sequence[ImageRecord], current: Sequence[ImageRecord]) -> None:
     """Check that a source still has the images that a split was made from.
 
-    Args:
-        frozen: The records of the split, with their digests.
-        current: The records of the source now, with their digests.
-
     Raises:
         DataError: If a file is missing, new or changed; the message gives their numbers and the
             first name.
@@ -54,11 +50,6 @@ def write_split(
     Columns: `path` (the image's name), `label`, `patient`, `split`, `sha256`, then `attr_<name>`
     for each attribute of any image. An empty cell means that the image does not have the attribute.
 
-    Args:
-        records: The records of every split.
-        path: The file; replaced if it exists.
-        write: Function of path and content that writes a file, completely or not at all.
-
     Raises:
         CxrIgniteError: If the file cannot be written; an existing file is then unchanged.
     """
@@ -77,10 +68,6 @@ def write_split(
 
 def read_split(path: Path | str, source_root: Path | str) -> list[ImageRecord]:
     """Read a file written by `write_split`.
-
-    Args:
-        path: The CSV file.
-        source_root: The folder that the names are relative to.
 
     Returns:
         The records in the file's order. The existence of the images is not checked.

@@ -33,12 +33,10 @@ class Informativeness:
     (a bootstrap) does not exist.
 
     Attributes:
-        num_positive: Number of positive images.
         num_found: Number of positive images at or above the threshold.
         youden: Youden's J, TPR + TNR - 1, with a referred image counted half; 0 is chance.
         youden_interval: Its 95 % interval.
         roc_auc: Area under the ROC curve; 0.5 is chance.
-        roc_auc_interval: Its 95 % interval.
     """
 
     num_positive: int

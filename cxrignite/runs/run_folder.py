@@ -49,6 +49,9 @@ _T = TypeVar("_T")
 class RunFolder:
     """Files of one run.
 
+    A file that a later command relies on is checked when it is read: `DamagedRunError` is raised if
+    it is damaged, of another format, lost, or was changed.
+
     Args:
         root: The folder; it is created by the first write.
 
@@ -140,22 +143,15 @@ class RunFolder:
                     self.files.settle()
 
     def begin(self, recipe_text: str, start: RunStart) -> None:
-        """Write the resolved recipe and the environment, and mark the run as not finished.
-
-        Raises:
-            DamagedRunError: The environment of an earlier start is damaged; nothing is changed.
-        """
+        """Write the resolved recipe and the environment, and mark the run as not finished."""
+        # Read first: if it is damaged, nothing is changed.
         starts = RunStarts((*self.read_starts(), start))
         self.files.remove(self.operating_point_path)
         self.files.write(self.environment_path, to_json(starts))
         self.files.write(self.recipe_path, recipe_text.encode())
 
     def read_starts(self) -> tuple[RunStart, ...]:
-        """Read the starts from `environment.json`; empty before the first.
-
-        Raises:
-            DamagedRunError: The file is damaged or lost, or was changed.
-        """
+        """Read the starts from `environment.json`; empty before the first."""
         return (self._find(RunStarts, self.environment_path) or RunStarts()).starts
 
     def changed_keys(self, recipe_text: str) -> list[str]:
@@ -163,26 +159,17 @@ class RunFolder:
 
         Raises:
             RunFolderError: `trainer.max_epochs` is smaller.
-            DamagedRunError: This run's recipe is damaged or was changed.
         """
         ours, theirs = self._read_keys(), flatten_recipe(yaml.safe_load(recipe_text))
         check_epochs(self.root, ours, theirs)
         return changed_keys(ours, theirs)
 
     def recipe_hash(self) -> str:
-        """Return a digest of this run's recipe, without the keys that may change.
-
-        Raises:
-            DamagedRunError: This run's recipe is damaged or was changed.
-        """
+        """Return a digest of this run's recipe, without the keys that may change."""
         return recipe_hash(self._read_keys())
 
     def read_recipe(self) -> Mapping[str, object]:
-        """Read this run's recipe, as YAML gives it.
-
-        Raises:
-            DamagedRunError: It is missing or damaged, or was changed.
-        """
+        """Read this run's recipe, as YAML gives it."""
         self.files.check(self.recipe_path)
         return read_recipe(self.recipe_path)
 
@@ -230,9 +217,6 @@ class RunFolder:
             kind: Dataclass of the result.
             path: File of the result.
             remedy: Command that writes it again.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, lost, or was changed.
         """
         self.files.check(path)
         try:
@@ -270,11 +254,7 @@ class RunFolder:
         self.files.write(path, to_json(DecisionRules((rule,))))
 
     def read_site_records(self, site: str) -> list[ImageRecord]:
-        """Read the records that chose a site's operating point.
-
-        Raises:
-            DamagedRunError: The list is missing or damaged.
-        """
+        """Read the records that chose a site's operating point."""
         return self._read_records(self.site_path(site).with_suffix(".csv"), "")
 
     def read_split(self, source_root: Path | str) -> list[ImageRecord]:
@@ -282,9 +262,6 @@ class RunFolder:
 
         Args:
             source_root: Folder that their paths are relative to.
-
-        Raises:
-            DamagedRunError: The list is missing or damaged, or was changed.
         """
         return self._read_records(self.split_path, source_root)
 
@@ -304,11 +281,7 @@ class RunFolder:
     def find_rule(self, site: str | None = None) -> DecisionRule | None:
         """Read a stored decision rule without a check of its weights; None if there is none yet.
 
-        Args:
-            site: Name of the site; None is the run's own.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, or was changed.
+        Without a site it is the own rule of the run.
         """
         path = self.operating_point_path if site is None else self.site_path(site)
         command = "fit --resume auto" if site is None else f"recalibrate --name {site}"
@@ -318,12 +291,10 @@ class RunFolder:
     def read_rule(self, site: str | None = None) -> DecisionRule:
         """Read a stored decision rule, which must belong to the best weights.
 
-        Args:
-            site: Name of the site; None is the run's own.
+        Without a site it is the own rule of the run.
 
         Raises:
             RunFolderError: There is none.
-            DamagedRunError: The file is damaged, of another format, or was changed.
             CheckpointError: It belongs to other weights, or those are missing or damaged.
         """
         rule = self.find_rule(site)
@@ -346,40 +317,24 @@ class RunFolder:
         self.files.write(self.metrics_path(name), to_json(Evaluations((evaluation,))))
 
     def find_evaluation(self, name: str) -> Evaluation | None:
-        """Read the metrics of the images of `name`; None if they were not evaluated yet.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, or was changed.
-        """
+        """Read the metrics of the images of `name`; None if they were not evaluated yet."""
         stored = self._find(Evaluations, self.metrics_path(name), how_to_evaluate(self.root, name))
         return stored.findings[0] if stored else None
 
     def read_evaluations(self) -> dict[str, Evaluation]:
-        """Read all stored evaluations, by the name of their images.
-
-        Raises:
-            DamagedRunError: A file is damaged, of another format, or was changed.
-        """
+        """Read all stored evaluations, by the name of their images."""
         paths = self.files.written_in(self.metrics_path("any").parent)
         names = [path.stem for path in paths if path.suffix == ".json"]
         found = {name: self.find_evaluation(name) for name in names}
         return {name: each for name, each in found.items() if each is not None}
 
     def find_map_evaluation(self, name: str) -> MapEvaluation | None:
-        """Read the evaluation of the maps of the images of `name`; None if there are none.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, or was changed.
-        """
+        """Read the evaluation of the maps of the images of `name`; None if there are none."""
         path = self.explain_dir(name) / "explain.json"
         return self._find(MapEvaluation, path, f"explain --run {self.root}")
 
     def read_reference(self, site: str | None = None) -> Reference | None:
-        """Read the features of the negatives that chose an operating point; None without a file.
-
-        Raises:
-            DamagedRunError: The file is damaged or lost, or was changed.
-        """
+        """Read the features of the negatives that chose an operating point; None without a file."""
         path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
         self.files.check(path)
         return Reference.read(path) if path.is_file() else None
@@ -389,9 +344,6 @@ class RunFolder:
 
         Returns:
             The largest number of evaluations of any of these images.
-
-        Raises:
-            DamagedRunError: The count is damaged or lost, or was changed.
         """
         counts = self.read_evaluation_counts()
         digests = {record.sha256[:16] for record in records}
@@ -400,11 +352,7 @@ class RunFolder:
         return max(counts[digest] for digest in digests)
 
     def read_evaluation_counts(self) -> dict[str, int]:
-        """Read the number of evaluations of each image, by the start of its digest.
-
-        Raises:
-            DamagedRunError: The count is damaged or lost, or was changed.
-        """
+        """Read the number of evaluations of each image, by the start of its digest."""
         counts = self._find(dict[str, int], self.evaluation_counts_path) or {}
         if min(counts.values(), default=1) < 1:
             raise DamagedRunError(
@@ -413,11 +361,7 @@ class RunFolder:
         return counts
 
     def read_history(self) -> list[dict[str, float]]:
-        """Read the rows of `history.csv`, without empty cells.
-
-        Raises:
-            DamagedRunError: The file is missing or damaged, or was changed.
-        """
+        """Read the rows of `history.csv`, without empty cells."""
         self.files.check(self.history_path)
         try:
             rows = read_history(self.history_path)

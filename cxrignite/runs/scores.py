@@ -17,7 +17,6 @@ class SplitScores:
     """Scores of one split, one for each image.
 
     Attributes:
-        records: Records of the split.
         classes: Names of the negative and the positive class.
         y_score: Scores in [0, 1] of the positive class in the order of `records`, `(N,)`.
         y_true: Labels 0 and 1, `(N,)`.

@@ -18,16 +18,7 @@ _NO_THRESHOLD = 0.5
 
 
 class FinishedRun(NamedTuple):
-    """Best weights of a run and the decision rule for their scores.
-
-    Attributes:
-        folder: The run folder.
-        session: The processes that compute.
-        rule: The run's own decision rule, or a site's.
-        model: The classifier with the best weights.
-        computing: Settings of its forward passes.
-        epoch: The epoch of the weights.
-    """
+    """Best weights of a run and the decision rule for their scores."""
 
     folder: RunFolder
     session: Session
@@ -48,10 +39,7 @@ def open_folder(
 ) -> Iterator[tuple[Session, ExitStack]]:
     """Open a session on a run folder, with a stack that is closed with it.
 
-    Args:
-        folder: The run folder.
-        settings: The recipe's `trainer`.
-        writes: Lock the folder and append to its log.
+    With `writes`, the folder is locked, and its log continues.
 
     Raises:
         RunFolderError: Another process writes into the folder.
@@ -72,12 +60,7 @@ def load_run(
 ) -> FinishedRun:
     """Load the decision rule and the best weights of a run.
 
-    Args:
-        folder: The run folder.
-        session: The processes that compute.
-        settings: The recipe's `trainer`.
-        make: The recipe's `model`.
-        site: The site whose operating point is used; null is the run's own.
+    `site` names the operating point; None is that of the run.
 
     Raises:
         RunFolderError: The run has no such operating point.

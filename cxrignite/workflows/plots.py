@@ -75,13 +75,7 @@ def shows_data(folder: RunFolder) -> bool:
 
 
 def plot_validations(validator: Engine, trainer: Engine, board: TensorBoardWriter) -> None:
-    """Plot the precision-recall curve of every validation from now on.
-
-    Args:
-        validator: The engine of the scores.
-        trainer: The engine whose epoch is the step.
-        board: Receives the curves.
-    """
+    """Plot the precision-recall curve of every validation from now on."""
     collector = ScoreCollector.on(validator)
 
     def show() -> None:
@@ -150,12 +144,7 @@ def save_figure(
 ) -> None:
     """Write a figure to the run folder and to TensorBoard.
 
-    Args:
-        folder: The run.
-        board: An open writer.
-        name: Name of the file, without its suffix.
-        figure: The figure.
-        step: The epoch.
+    `name` is that of the file, without its suffix.
     """
     png = write_figure(folder, name, figure)
     board.add_png(f"figures/{name.replace('@', '/')}", png, step)
@@ -164,13 +153,7 @@ def save_figure(
 def write_figure(folder: RunFolder, name: str, figure: Figure) -> memoryview:
     """Write a figure to the run folder.
 
-    Args:
-        folder: The run.
-        name: Name of the file, without its suffix.
-        figure: The figure.
-
-    Returns:
-        The file's content.
+    `name` is that of the file, without its suffix.
     """
     png = as_png(draw(figure))
     mark_output(folder.figures_dir)

@@ -85,10 +85,7 @@ class EvaluationOptions:
 def score(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
     """Score one split of a run, or images of another source, and write the results.
 
-    Args:
-        recipe: The run's own recipe; its source may be another one.
-        run_dir: The run folder.
-        options: The images, the name of the results, and the operating point.
+    The recipe is that of the run; its source may be another one.
 
     Raises:
         RunFolderError: The folder is in use, its run did not finish, or it has no such operating
@@ -127,11 +124,6 @@ def records_to_score(
 ) -> list[ImageRecord]:
     """Return the checked records to score, without those that chose the operating point.
 
-    Args:
-        data: The run's own recipe of the data; its source may be another one.
-        folder: The run folder.
-        options: The images and the operating point.
-
     Raises:
         DataError: There is no image to score, one has changed since the run, or was used in it.
     """
@@ -153,16 +145,7 @@ def publish(
     board: TensorBoardWriter,
     step: int,
 ) -> None:
-    """Write predictions, metrics, figures and TensorBoard entries, and print the table.
-
-    Args:
-        scores: The scores of the images.
-        rule: The threshold, and the calibration of the scores.
-        folder: The run folder for the files.
-        options: The name of the files, and the subgroups.
-        board: An open writer.
-        step: The epoch of the weights.
-    """
+    """Write predictions, metrics, figures and TensorBoard entries, and print the table."""
     name = options.name
     write_scores(folder, name, scores, rule)
     evaluation = assess(
@@ -204,14 +187,7 @@ def _lines(
 
 
 def write_scores(folder: RunFolder, name: str, scores: SplitScores, rule: DecisionRule) -> None:
-    """Write the score, the probability and the decision of every image as CSV.
-
-    Args:
-        folder: The run folder.
-        name: Name of the results.
-        scores: The scores.
-        rule: The threshold, and the conversion to probabilities.
-    """
+    """Write the score, the probability and the decision of every image as CSV."""
     write_predictions(
         folder.predictions_path(name),
         [{"path": record.name, "patient": record.patient} for record in scores.records],
@@ -235,17 +211,6 @@ def score_split(
     handlers: Sequence[Attachable] = (),
 ) -> SplitScores:
     """Score the images of one split, each once, on any number of processes.
-
-    Args:
-        model: The classifier.
-        data: The images.
-        split: The split to score.
-        computing: Settings of the forward pass.
-        shows: True to show a progress bar in a terminal.
-        handlers: More handlers for the evaluator.
-
-    Returns:
-        The same scores on every process.
 
     Raises:
         NonFiniteError: A score is NaN or infinite.

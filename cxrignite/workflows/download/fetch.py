@@ -72,11 +72,6 @@ def fetch(data: PublicData, part: Path, patience: Patience) -> None:
 
     If the file on the server changes in between, the digest of the archive reveals it.
 
-    Args:
-        data: Source of the address and the size.
-        part: The partial file; it may be missing.
-        patience: Limits of the retries.
-
     Raises:
         DownloadError: The server cannot be reached, refuses, has a file of another size, or the
             disk is full. The received bytes are kept.

@@ -206,10 +206,6 @@ def _write_origin(folder: Path, data: PublicData) -> None:
 def is_complete(folder: Path, data: PublicData) -> bool:
     """True if a folder holds the whole data set, by the number and the size of its files.
 
-    Args:
-        folder: The folder; it may be missing or empty.
-        data: The expected data set.
-
     Raises:
         DataError: The folder has other contents, or a part; only the user may remove it.
     """

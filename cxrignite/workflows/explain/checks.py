@@ -60,10 +60,8 @@ class MapProbe:
     """Functions and objects to draw maps of images.
 
     Attributes:
-        model: The classifier.
         explain: Returns the maps for a classifier, images and the target class of the maps.
         read: Reads a file as an input of the classifier, `(1, H, W)`, uint8.
-        device: The device of the classifier.
         advance: Called after each batch.
     """
 
