@@ -124,12 +124,7 @@ class _Pool(NamedTuple):
 
     @classmethod
     def of(cls, records: Sequence[ImageRecord], split: str, seed: int) -> _Pool:
-        """Return the training images, of which some are to be moved to `split`.
-
-        Raises:
-            RecipeError: If `seed` is out of range.
-            DataError: If the split exists already.
-        """
+        """Return the training images, of which some are to be moved to `split`."""
         if seed < 0:
             raise RecipeError(f"seed must be at least 0, got {seed}")
         splits = [record.split for record in records]
@@ -143,11 +138,7 @@ class _Pool(NamedTuple):
         return cls(labels, patients, _numbered(patients), len(set(patients)))
 
     def check_enough(self, num_folds: int, what: str) -> None:
-        """Check that each fold can have a patient of each class.
-
-        Raises:
-            DataError: If it cannot.
-        """
+        """Check that each fold can have a patient of each class."""
         for label in (0, 1):
             num_patients = np.count_nonzero(np.bincount(self.numbers[self.labels == label]))
             if num_patients < num_folds:

@@ -169,11 +169,7 @@ class RunFiles:
 
 
 def _digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None if it does not exist.
-
-    Raises:
-        DamagedRunError: It cannot be read.
-    """
+    """Return the SHA-256 of a file; None if it does not exist."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -266,11 +266,7 @@ def _shift_from(reference: Reference | None, scores: SplitScores) -> ShiftCheck 
 def _subgroups(
     records: Sequence[ImageRecord], pattern: re.Pattern[str] | None
 ) -> Sequence[Mapping[str, str]]:
-    """Return the subgroups of each image, by attribute.
-
-    Raises:
-        RecipeError: The pattern matches no image.
-    """
+    """Return the subgroups of each image, by attribute."""
     if pattern is None:
         return [record.attributes for record in records]
     matches = [pattern.search(record.name) for record in records]

@@ -84,11 +84,7 @@ def _opened(archive: Path) -> ZipFile:
 
 
 def _image_entries(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[ZipInfo, str]]:
-    """List the archive's images, each with its path below the target.
-
-    Raises:
-        DataError: An entry is refused; with its name and the reason.
-    """
+    """List the archive's images, each with its path below the target."""
     folders = {
         "/".join((data.folder, *parts[:depth], ""))
         for parts in (name.split("/") for name in data.num_images)

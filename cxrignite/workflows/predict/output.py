@@ -140,11 +140,7 @@ def _check_outside_of_runs(table: Path) -> None:
 
 
 def _check_settings(paths: OutputPaths, settings: OutputSettings) -> None:
-    """Refuse to resume an output with other settings.
-
-    Raises:
-        RecipeError: A setting differs; with its name and both values.
-    """
+    """Refuse to resume an output with other settings."""
     stored = json.loads(paths.settings.read_text(encoding="utf-8"))
     current = json.loads(settings.to_json())
     keys = [key for key in {**current, **stored} if key not in _INFORMATION]
