@@ -84,7 +84,7 @@ def measure_steps(case: Case, repeats: int) -> None:
         path.write_text(
             RECIPE.format(folder=place, size=case.size, model=case.model, batch=case.batch)
         )
-        recipe, _, _ = parse_recipe("fit", "", ["--config", str(path)])
+        recipe, _, _ = parse_recipe("fit", ["--config", str(path)])
         records = split_records(
             recipe.data, read_records(recipe.data, recipe.data.source.records()), recipe.seed
         )

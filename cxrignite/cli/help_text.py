@@ -39,13 +39,7 @@ class OfRunFormatter(BriefFormatter):
 
 
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:
-    """Hide keys that a command refuses from its help.
-
-    Args:
-        parser: Parser of the command.
-        keys: Beginnings of the recipe keys that it accepts.
-        options: Its own options.
-    """
+    """Hide keys that a command refuses from its help."""
     for action in parser._actions:
         name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
         if name not in ("help", *options) and not name.startswith(keys):

@@ -408,9 +408,7 @@ def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
 def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
     """Return the two classes of a source.
 
-    Args:
-        classes: The negative and the positive class, as a recipe lists them.
-        what: The kind of names, for the error.
+    `what` names the kind of names, for the error.
 
     Raises:
         RecipeError: If they are not two different names.
@@ -424,14 +422,7 @@ def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
 
 
 def join_small_validation(records: list[ImageRecord]) -> list[ImageRecord]:
-    """Join a validation split of fewer than `MIN_VAL_IMAGES` to train.
-
-    Args:
-        records: The records of every split.
-
-    Returns:
-        The records, in the same order.
-    """
+    """Join a validation split of fewer than `MIN_VAL_IMAGES` to train."""
     num_val = sum(record.split == "val" for record in records)
     if not 0 < num_val < MIN_VAL_IMAGES:
         return records
@@ -448,9 +439,6 @@ _SPLIT_DIRS = ("train", "test")
 
 def check_root(root: Path) -> None:
     """Check that a root has a folder `train` or `test`.
-
-    Args:
-        root: `<root>/{train,test}/<class>/...`.
 
     Raises:
         DataError: If it has neither; the message names the folder searched or the likely root.
@@ -471,10 +459,6 @@ def check_root(root: Path) -> None:
 def check_class_dir(split_dir: Path, class_name: str) -> Path:
     """Return the folder of a class in a split.
 
-    Args:
-        split_dir: The split's folder.
-        class_name: The class.
-
     Raises:
         DataError: If it does not exist; the message lists the folders that do.
     """
@@ -488,11 +472,7 @@ def check_class_dir(split_dir: Path, class_name: str) -> Path:
 
 
 def folder_names(folder: Path) -> str:
-    """Return the names of the folders in a folder, for a message.
-
-    Args:
-        folder: An existing folder.
-    """
+    """Return the names of the folders in a folder, for a message."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return ", ".join(f"'{name}'" for name in names) or "no folder"
 

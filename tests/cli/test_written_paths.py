@@ -72,7 +72,7 @@ def test_nothing_is_written_before_a_recipe_is_refused(tmp_path, recipes_dir, ke
     argv = ["--config", str(recipes_dir / "quickstart.yaml"), "--run_dir", str(tmp_path / "run")]
     argv += [f"--{key}", f"[{part}{place}: {tmp_path / 'elsewhere'}}}}}]"]
     with refused(RecipeError, f"{key}[0].{place}", WRITABLE):
-        parse_recipe("fit", "Train", argv)
+        parse_recipe("fit", argv)
     assert list(tmp_path.iterdir()) == []
 
 

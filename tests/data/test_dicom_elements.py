@@ -285,7 +285,7 @@ def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path, pytho
         "    except Exception:\n"
         "        traceback.print_exc()\n"
         "records = [ImageRecord(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
-        "found = inspect_images(records, on_unreadable='skip')\n"
+        "found = inspect_images(records)\n"
         "print(len(found.records), len(found.unreadable), found.unreadable)\n"
     )
     done = python("-c", program, folder)

@@ -76,7 +76,7 @@ def without_page(monkeypatch):
 
 def recipe_of(root, *options):
     source = ["--data.source", "ClassFolders", "--data.source.root", str(root)]
-    return parse_recipe("audit", "", [*source, *options])[0]
+    return parse_recipe("audit", [*source, *options])[0]
 
 
 def found(root, check=check_copies):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cxrignite.cli.commands import of_run, plain, with_recipe
-from cxrignite.cli.commands.names import COMMANDS
+from cxrignite.cli.parsing import COMMANDS
 
 __all__ = ["COMMANDS", "FUNCTIONS"]
 

@@ -25,10 +25,6 @@ def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
 
     Images of the test split are left out, because a finding here may change the recipe.
 
-    Args:
-        survey: Images of both classes.
-        seed: Seed of the folds, and of the sample of patients.
-
     Returns:
         One probe each for `size and aspect`, `colour mode and format`, `bytes a pixel`,
         `grey levels`, and for all of them. A side of fewer than 20 patients leaves it undecided.
@@ -55,11 +51,6 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
 
     A second probe of each class compares two random halves of its patients outside the test split.
     Its result is the result of chance.
-
-    Args:
-        survey: The images.
-        classes: The names of label 0 and 1.
-        seed: Seed of the folds and samples.
 
     Returns:
         Two probes for each class that has test images and others; none without a test split.

@@ -847,7 +847,8 @@ def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
 
 
 def test_a_file_name_that_is_not_utf_8_does_not_stop_the_report(run):
-    raw = b"path,patient,label,score\ntest/NORMAL/\xff.png,p,0,0.99\n"
+    header = b"path,patient,label,score,probability,decision"
+    raw = header + b"\ntest/NORMAL/\xff.png,p,0,0.99,,\n"
     (run.root / "predictions" / "test.csv").write_bytes(raw)
     assert "test/NORMAL/?.png" in run.page().text
 
@@ -920,7 +921,7 @@ def _equal_pictures_are_made_once(monkeypatch):
 @pytest.mark.usefixtures("_equal_pictures_are_made_once")
 def test_the_page_stays_under_its_size_whatever_the_number_of_wrong_decisions(run):
     names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_WRONG_DECISIONS + 30)]
-    rows = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2)) for k, name in enumerate(names)]
+    rows = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2), "", "") for k, name in enumerate(names)]
     run.write_predictions("test", rows)
     run.picture(run.images_root / names[0], noise(320, 320))
     for name in names[1:]:
