@@ -13,6 +13,7 @@ from cxrignite.csv_text import CsvReader
 from cxrignite.data import ImageRecord
 from cxrignite.data.sources import class_pair
 from cxrignite.errors import CheckpointError, DamagedRunError
+from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from cxrignite.cli.commands.of_run import checked_name
 from cxrignite.cli.parsing import COMMANDS
 from cxrignite.cli.user_paths import user_path
-from cxrignite.terminal import print_output
 from cxrignite.errors import RecipeError, suggestion
+from cxrignite.terminal import print_output
 
 
 def compare_command(argv: list[str]) -> int:
