@@ -104,7 +104,7 @@ def _digests(names: NDArray[Any]) -> NDArray[np.uint64]:
     characters = np.ascontiguousarray(names).view(unit).reshape(names.size, -1)
     digests = np.zeros(names.size, np.uint64)
     for column in characters.T:
-        digests ^= column
+        digests ^= column.astype(np.uint64)
         digests *= np.uint64(0x9E3779B97F4A7C15)
         digests ^= digests >> np.uint64(29)
     return digests
