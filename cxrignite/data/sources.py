@@ -32,7 +32,6 @@ __all__ = [
     "class_pair",
     "image_files",
     "join_small_validation",
-    "two_classes",
 ]
 
 logger = logging.getLogger(__name__)
@@ -403,22 +402,6 @@ def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
     """
     finding = classes[index + 1]
     return (classes[0] if len(classes) == 2 else f"no {finding}", finding)
-
-
-def two_classes(classes: Sequence[str], what: str) -> tuple[str, str]:
-    """Return the two classes of a source.
-
-    `what` names the kind of names, for the error.
-
-    Raises:
-        RecipeError: If they are not two different names.
-    """
-    if len(classes) != 2 or classes[0] == classes[1] or not all(classes):
-        raise RecipeError(
-            f"classes must be two different {what}, got {list(classes)}; "
-            "only two classes are supported, merge further ones into these"
-        )
-    return classes[0], classes[1]
 
 
 def join_small_validation(records: list[ImageRecord]) -> list[ImageRecord]:

@@ -64,10 +64,11 @@ def read_scored_run(run_dir: Path, name: str) -> list[ScoredRun]:
     folder = RunFolder(run_dir)
     folder.finished_recipe()
     folder.files.check(folder.metrics_path(name), folder.operating_point_path)
-    evaluations = _evaluations(folder, name)
-    images = read_predictions(folder, name, has_several=len(evaluations) > 1)
+    has_several = len(folder.find_rules() or ()) > 1
+    images = read_predictions(folder, name, has_several=has_several)
     if images is None:
         raise _missing(folder, folder.predictions_path(name), name)
+    evaluations = _evaluations(folder, name)
     images.sort(key=lambda image: image.name)
     found = []
     for evaluation in evaluations:
