@@ -18,7 +18,7 @@ from cxrignite.functional import (
     delong_interval,
     ranking_statistics,
 )
-from cxrignite.functional.youden import youden_interval
+from cxrignite.functional.youden_interval import youden_interval
 from cxrignite.runs.scores import SplitScores
 
 _MANY_IMAGES = 20_000  # enough images for a fine interval from few resamples

@@ -26,6 +26,7 @@ from cxrignite.errors import (
 )
 from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.locks import hold_lock
+from cxrignite.runs.checked_files import CheckedFiles
 from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
 from cxrignite.runs.evaluation import Evaluations
@@ -41,7 +42,6 @@ from cxrignite.runs.recipe_keys import (
     recipe_hash,
 )
 from cxrignite.runs.reference import Reference
-from cxrignite.runs.run_files import RunFiles
 
 _T = TypeVar("_T")
 
@@ -61,7 +61,7 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = RunFiles(root)
+        self.files = CheckedFiles(root)
         self.recipe_path = root / "recipe.yaml"
         self.environment_path = root / "environment.json"
         self.split_path = root / "split.csv"

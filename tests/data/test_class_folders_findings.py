@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from messages import line_with, refused
 
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.errors import DataError, RecipeError
 
 THREE = ["NORMAL", "BACTERIAL", "VIRAL"]

@@ -7,9 +7,9 @@ import pytest
 from messages import line_with, refused
 
 from cxrignite.data import Phantom
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.image_files import image_files
 from cxrignite.data.inspection import inspect_images
-from cxrignite.data.sources import ClassFolders
 from cxrignite.errors import DataError, RecipeError
 
 

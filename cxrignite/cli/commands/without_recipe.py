@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cxrignite.cli.commands.of_run import checked_name
+from cxrignite.cli.commands.with_run_recipe import checked_name
 from cxrignite.cli.parsing import COMMANDS
 from cxrignite.cli.user_paths import user_path
 from cxrignite.errors import RecipeError, suggestion

@@ -1,8 +1,8 @@
 """Files of a run folder that later commands rely on, and their digests in `digests.json`.
 
 Checkpoints have their own manifests. Every other file that a later command relies on is written by
-`RunFiles.write`, and its digest is checked before it is read. A process may be killed between or
-inside any of the steps of a write:
+`CheckedFiles.write`, and its digest is checked before it is read. A process may be killed between
+or inside any of the steps of a write:
 
 | after the step | the file is | `digests.json` accepts |
 | --- | --- | --- |
@@ -38,7 +38,7 @@ _UNCHECKED = (
 Digests = dict[str, list[str | None]]
 
 
-class RunFiles:
+class CheckedFiles:
     """Writer and checker of the files of a run folder, by their digests.
 
     Every method raises `DamagedRunError` if `digests.json` is damaged, and `CxrIgniteError` if a
