@@ -60,7 +60,6 @@ def test_two_folders_are_one_finding():
     source = ClassFolders("root", ["A", "B"])
     assert not source.exclusive
     assert source.findings == ("B",)
-    assert source.pair() == ("A", "B")
 
 
 def test_the_classes_are_found_in_file_names(kermany):
