@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cxrignite.data import ImageRecord, XrayData
 from cxrignite.data.cache_building import open_cache
+from cxrignite.data.sources import is_of_class
 from cxrignite.durable_write import write_durably
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import DataError, RecipeError
@@ -32,6 +33,7 @@ from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
 from cxrignite.workflows.parts import (
     build_data,
+    build_loss,
     build_model,
     build_pipeline,
     check_image_size,
@@ -42,7 +44,7 @@ from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
 
-# Validation images of the `fit` variant, half of each class.
+# Validation images of the `fit` variant, about as many of each class.
 _NUM_VAL = 32
 
 
@@ -104,7 +106,11 @@ def _plan(
     records = _choose_records(recipe.data, listed, num_steps)
     pipeline, computing = build_pipeline(recipe.data), choose_computing(recipe.trainer, session)
     seed_everything(recipe.seed)
-    model = build_model(recipe.model, computing)
+    model = build_model(recipe.model, computing, num_findings=len(recipe.data.source.findings))
+    # A few of the images may lack a rare finding, so the loss gets the counts of all.
+    loss = build_loss(
+        recipe.loss, build_data(recipe.data, listed, recipe.seed, device=device), device
+    )
     start = perf_counter()
     cache = open_cache(caches, records, pipeline, num_workers=recipe.data.num_workers)
     build_rate = len(records) / (perf_counter() - start)
@@ -130,7 +136,9 @@ def _plan(
         ),
     )
     num_steps = min(num_steps, len(data.records("train")) // batch)
-    runner = VariantRunner(recipe, session, precision, model, records, pipeline, cache, num_steps)
+    runner = VariantRunner(
+        *(recipe, session, precision, model, loss, records, pipeline, cache, num_steps)
+    )
     return _Plan(result, data, build_rate, runner)
 
 
@@ -169,9 +177,10 @@ def _choose_records(
     count = min(num_steps * batch + _NUM_VAL, len(listed))
     records = read_records(data, [listed[number * len(listed) // count] for number in range(count)])
     aside: set[str] = set()
-    for label in (0, 1):
-        names = [record.name for record in records if record.label == label]
-        aside.update(names[: min(_NUM_VAL // 2, len(names) // 4)])
+    num_classes = len(data.source.classes)
+    for number in range(num_classes):
+        names = [record.name for record in records if is_of_class(record, number)]
+        aside.update(names[: min(_NUM_VAL // num_classes, len(names) // 4)])
     num_train = len(records) - len(aside)
     if num_train < 2 * batch:
         raise DataError(
