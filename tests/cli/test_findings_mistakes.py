@@ -90,6 +90,7 @@ def write_table(folder, cells):
 
 SEARCH = "--validator.handlers=[{class_path: ThresholdSearch, init_args: {%s}}]"
 SOURCE = "--data.source.init_args"
+COLUMNS = f"{SOURCE}.columns={{path: path, label: null, findings: {{Efusion: E}}}}"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_metric_of_one_finding_may_select_the_checkpoint(folder, metric):
             ["values", "Efusion"],
         ),
         (
-            [f"{SOURCE}.columns={{path: path, label: null, findings: {{Efusion: E}}}}"],
+            [COLUMNS],
             ["columns.findings", "Efusion", "Effusion"],
         ),
         (["--model.init_args.num_findings", "5"], ["num_findings", 3, 5]),
