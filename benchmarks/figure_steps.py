@@ -24,7 +24,13 @@ from cxrignite.engines.session import open_session
 from cxrignite.nn import BinaryClassifier, ImageNormalizer
 from cxrignite.runs.benchmark_result import Settings, Variant
 from cxrignite.workflows.benchmark.variants import VariantRunner
-from cxrignite.workflows.parts import build_model, build_pipeline, choose_computing
+from cxrignite.workflows.parts import (
+    build_data,
+    build_loss,
+    build_model,
+    build_pipeline,
+    choose_computing,
+)
 from cxrignite.workflows.records import read_records, split_records
 
 RECIPE = """\
@@ -92,8 +98,10 @@ def measure_steps(case: Case, repeats: int) -> None:
         cache = open_cache(folder / "cache", records, pipeline)
         computing = choose_computing(recipe.trainer, session)
         model, precision = build_model(recipe.model, computing), computing.precision
+        data = build_data(recipe.data, records, recipe.seed, device=session.device)
+        loss = build_loss(recipe.loss, data, session.device)
         runner = VariantRunner(
-            recipe, session, precision, model, records, pipeline, cache, case.num_steps
+            recipe, session, precision, model, loss, records, pipeline, cache, case.num_steps
         )
         plain = Variant("plain loop", PLAIN)
         fit = Variant("fit", replace(PLAIN, engine=True))

@@ -6,9 +6,10 @@ are factories: `model()`, `optimizer(parameters)`, `lr_scheduler(optimizer)` and
 written in Python: `Recipe(model=LightCNN, ...)`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,9 +22,9 @@ from cxrignite.data import Source
 from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
 from cxrignite.engines import evaluation_metrics
-from cxrignite.errors import RecipeError
+from cxrignite.errors import RecipeError, suggestion
 from cxrignite.functional import CamMethod, ImageKind
-from cxrignite.handlers import Attachable
+from cxrignite.handlers import Attachable, ThresholdSearch
 from cxrignite.nn import BinaryClassifier
 from cxrignite.nn.losses import fitted_loss
 
@@ -42,6 +43,28 @@ def _named(key: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
+
+
+def _check_model(make: Callable[[], BinaryClassifier], num_findings: int) -> None:
+    """Check that the classifier can be built for the findings of the source."""
+    given = getattr(make, "keywords", {}).get("num_findings", 1)
+    if given not in (1, num_findings):
+        raise ValueError(
+            f"model.num_findings must be {num_findings}, as many as the findings of data.source, "
+            f"got {given}; leave it out, since it is set from the source"
+        )
+    if num_findings == 1:
+        return
+    # A factory of a recipe file has the class among its arguments.
+    arguments = reversed(getattr(make, "args", ()))
+    kind = next(filter(callable, arguments), getattr(make, "func", make))
+    parameters = signature(kind).parameters.values()
+    if not any(each.name == "num_findings" or each.kind is each.VAR_KEYWORD for each in parameters):
+        raise ValueError(
+            f"model must have a parameter num_findings, since data.source has {num_findings} "
+            f"findings, got {getattr(kind, '__name__', kind)} without; add the parameter, and "
+            "return as many logits for each image"
+        )
 
 
 @dataclass
@@ -204,7 +227,8 @@ class MonitorRecipe:
     """Validation metric that selects the best checkpoint and stops training early.
 
     Attributes:
-        metric: A metric of the validator, such as `roc_auc` or `loss`.
+        metric: A metric of the validator, such as `roc_auc` or `loss`; of several findings also
+            `roc_auc/NAME` of one of them, or `roc_auc_micro`.
         mode: `max` if a higher value is better, `min` if a lower one is.
         patience: Stop after this many epochs without a better value; null: never.
     """
@@ -282,6 +306,7 @@ class Recipe:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
         source = self.data.source
         findings = getattr(source, "findings", ("",))
+        _check_model(self.model, len(findings))
         self.loss = fitted_loss(  # type: ignore[assignment]  # the loss, or an adapter of it
             self.loss,
             len(findings),
@@ -289,14 +314,28 @@ class Recipe:
         )
         self._try_factories()
         handlers = self.validator.handlers
+        for handler in handlers:
+            if isinstance(handler, ThresholdSearch):
+                with _named("validator.handlers: ThresholdSearch"):
+                    handler.findings = findings
+        self._check_metric(findings)
+
+    def _check_metric(self, findings: Sequence[str]) -> None:
+        """Check that the validator publishes the metric that selects the checkpoint."""
+        handlers, metric = self.validator.handlers, self.monitor.metric
         # A user's own handler may publish anything; ours list what they publish.
         if all(type(handler).__module__.startswith("cxrignite.") for handler in handlers):
             published = [name for handler in handlers for name in getattr(handler, "publishes", ())]
             if len(findings) > 1:
                 published = [f"{name}/{finding}" for name in published for finding in findings]
             known = [*evaluation_metrics(findings), *published]
-            rule = f"one of {', '.join(known)}"
-            _require(self.monitor.metric in known, "monitor.metric", rule, self.monitor.metric)
+            if len(findings) == 1:
+                _require(metric in known, "monitor.metric", f"one of {', '.join(known)}", metric)
+            elif metric not in known:  # too many to list
+                near = suggestion(metric, known)
+                raise ValueError(
+                    f"monitor.metric must be a metric of the validator, got {metric}{near}"
+                )
 
     def _try_factories(self) -> None:
         """Call each light factory once on dummy input, so that a wrong setting fails at once."""

@@ -41,6 +41,8 @@ class OfRunFormatter(BriefFormatter):
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:
     """Hide keys that a command refuses from its help."""
     for action in parser._actions:
-        name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
+        # A list has a second option, which ends with `+`.
+        options_of_it = action.option_strings
+        name = options_of_it[-1].lstrip("-").rstrip("+") if options_of_it else action.dest
         if name not in ("help", *options) and not name.startswith(keys):
             action.help = argparse.SUPPRESS

@@ -109,6 +109,7 @@ OPTIONS = {
         Option("split", str, "Split of the run: train, val, calibration or test.", default="test"),
         Option("files", Path, "Images or folders to explain, in place of a split.", "+"),
         Option("name", str, "Name of the results, if --data.source or --files names images."),
+        Option("findings", list[str], "Findings to explain, as '[Effusion, Mass]'; default: all."),
         _SITE,
     ),
     "predict": (

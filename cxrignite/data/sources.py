@@ -165,6 +165,22 @@ def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
     return (classes[0] if len(classes) == 2 else f"no {finding}", finding)
 
 
+def is_of_class(record: ImageRecord, number: int) -> bool:
+    """True if an image is of one of its source's classes; of several findings, it may have several.
+
+    Args:
+        record: The image.
+        number: Position of the class: 0 is without any finding, 1 is with the first one.
+
+    Examples:
+        >>> record = ImageRecord("a.png", "a.png", (0, 1, UNKNOWN), "", "train")
+        >>> [is_of_class(record, number) for number in range(4)]
+        [False, False, True, False]
+    """
+    # An unknown finding may be present, so it is not 0.
+    return record.labels[number - 1] == 1 if number else not any(record.labels)
+
+
 def join_small_validation(records: list[ImageRecord]) -> list[ImageRecord]:
     """Join a validation split of fewer than `MIN_VAL_IMAGES` to train."""
     num_val = sum(record.split == "val" for record in records)

@@ -11,6 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from cxrignite.errors import suggestion
 from cxrignite.functional.certificate import PatientReading, family_level, joint_level
 from cxrignite.functional.findings import finding_names
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
@@ -138,9 +139,8 @@ class ThresholdSearch(Attachable):
     def findings(self, names: Sequence[str]) -> None:
         unknown = [name for name in self.per_finding or {} if names and name not in names]
         if unknown:
-            raise ValueError(
-                f"per_finding must name findings ({', '.join(names)}), got {', '.join(unknown)}"
-            )
+            near = suggestion(str(unknown[0]), names)
+            raise ValueError(f"per_finding must name findings, got '{unknown[0]}'{near}")
         self._findings = names
 
     @property

@@ -382,6 +382,8 @@ def fitted_loss(loss: nn.Module, num_findings: int = 1, exclusive: bool = False)
         ValueError: If the loss does not accept the values, does not decrease, or does not return
             one number per batch.
     """
+    if isinstance(loss, SoftPosWeightBCE):
+        _check_num_weights(loss.finding_weights, num_findings)
     is_weighted_ce = isinstance(loss, SoftClassWeightCE)
     if num_findings > 1 and exclusive:
         if isinstance(loss, nn.BCEWithLogitsLoss) or not (is_weighted_ce or _is_own(loss)):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cxrignite.csv_text import dict_rows
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import UNKNOWN, is_of_class
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.runs.audit_result import (
     MAX_COMPARED,
@@ -15,6 +16,7 @@ from cxrignite.runs.audit_result import (
     ListedImage,
     ListedPair,
     Probe,
+    conflicting,
 )
 from cxrignite.terminal import counted, wrapped
 
@@ -95,14 +97,20 @@ WORDS: Mapping[str, tuple[str, str]] = {
 }
 """Title of each kind of finding, and what to do about it."""
 
+PRIOR_TITLE = "Share of positives in training"
 SHORTCUT_TITLE = "Separation of the classes (shortcuts)"
 SHIFT_TITLE = "Separation of test and other images (shift)"
 _MARKS = {"problem": "!!", "warning": " !"}
 _SCORE = 0.9
 
 
-def finding_text(finding: Finding) -> str:
-    """Describe a finding in one line, with the first examples of its list."""
+def finding_text(finding: Finding, classes: Sequence[str] = ()) -> str:
+    """Describe a finding in one line, with the first examples of its list.
+
+    Args:
+        finding: The finding of the audit.
+        classes: The name of images without a finding, then the findings in images.
+    """
     if finding.error is not None:
         return finding.error
     if finding.kind == "corrected_twice":
@@ -114,15 +122,21 @@ def finding_text(finding: Finding) -> str:
     pairs = [row for row in finding.rows if isinstance(row, ListedPair)]
     if pairs:
         return _pairs_text(finding.kind, pairs)
-    return _images_text(finding, [row for row in finding.rows if isinstance(row, ListedImage)])
+    images = [row for row in finding.rows if isinstance(row, ListedImage)]
+    return _images_text(finding, images, classes)
 
 
-def list_csv(finding: Finding) -> bytes:
-    """Write the list of a finding as CSV."""
+def list_csv(finding: Finding, classes: Sequence[str]) -> bytes:
+    """Write the list of a finding as CSV.
+
+    Args:
+        finding: The finding of the audit.
+        classes: The name of images without a finding, then the findings in images.
+    """
     rows = [
-        _pair_cells(row)
+        _pair_cells(row, classes)
         if isinstance(row, ListedPair)
-        else {**_cells(row.record), "group": row.group, "reason": _reason(finding, row)}
+        else {**_cells(row.record, classes), "group": row.group, "reason": _reason(finding, row)}
         for row in finding.rows
     ]
     # In a list, a column is filled in every row or in none.
@@ -139,9 +153,11 @@ def audit_text(result: AuditResult) -> str:
         "",
         *(wrapped(each, "  ") for each in [*file_sentences(result), *plan_sentences(result)]),
     ]
-    certificates = certificate_rows(result)
-    rows = [[], [f"  {certificate_title(result)}"], *certificates] if certificates else []
-    lines += table_lines(rows, indent="  ")
+    for title, rows in (
+        (PRIOR_TITLE, prior_rows(result)),
+        (certificate_title(result), certificate_rows(result)),
+    ):
+        lines += table_lines([[], [f"  {title}"], *rows] if rows else [], indent="  ")
     rows = []
     for name, probes in (
         (SHORTCUT_TITLE, result.shortcut_probes),
@@ -149,10 +165,12 @@ def audit_text(result: AuditResult) -> str:
     ):
         if probes:
             rows += [[], [name, "AUC"], *([probe.name, auc_text(probe)] for probe in probes)]
-    lines += [*table_lines(rows, indent="  "), ""]
+    lines += table_lines(rows, indent="  ")
+    lines += [*(wrapped(each, "  ") for each in probed_sentences(result)), ""]
     for finding in result.findings:
         (title, advice), mark = WORDS[finding.kind], _MARKS[finding.severity]
-        lines += [f"{mark} {title} ({finding.kind})", wrapped(finding_text(finding), "     ")]
+        text = finding_text(finding, result.classes)
+        lines += [f"{mark} {title} ({finding.kind})", wrapped(text, "     ")]
         lines.append(wrapped(advice, "     -> "))
     if not result.findings:
         lines.append("no problems found")
@@ -160,7 +178,14 @@ def audit_text(result: AuditResult) -> str:
 
 
 def split_rows(result: AuditResult) -> list[list[str]]:
-    """Count images and patients of each split, below a header; no rows if no image can be read."""
+    """Count images and patients of each split, below a header; no rows if no image can be read.
+
+    Several findings have a row each, one finding has a column for each class.
+    """
+    if not result.splits:
+        return []
+    if len(result.classes) > 2:
+        return _split_columns(result)
     # A class's patients stand beside its images, so that the table fits 80 columns.
     head = ["split", "images", "patients", *(f"{name} (patients)" for name in result.classes)]
     rows = [
@@ -170,7 +195,22 @@ def split_rows(result: AuditResult) -> list[list[str]]:
         ]
         for row in result.splits
     ]
-    return [head, *rows] if rows else []
+    return [head, *rows]
+
+
+def _split_columns(result: AuditResult) -> list[list[str]]:
+    rows = [
+        ["images (patients)", *(each.split for each in result.splits)],
+        ["all", *(f"{each.num_images:,} ({each.num_patients:,})" for each in result.splits)],
+    ]
+    for number, name in enumerate(result.classes):
+        sizes = [row.classes[number] for row in result.splits]
+        rows.append([name, *(f"{each.num_images:,} ({each.num_patients:,})" for each in sizes)])
+    for number, name in enumerate(result.classes):
+        unknown = [row.classes[number].num_unknown for row in result.splits]
+        if any(unknown):
+            rows.append([f"{name}, label unknown", *(f"{each:,}" for each in unknown)])
+    return rows
 
 
 def file_sentences(result: AuditResult) -> list[str]:
@@ -183,16 +223,15 @@ def file_sentences(result: AuditResult) -> list[str]:
 
 
 def plan_sentences(result: AuditResult) -> list[str]:
-    """Describe what `fit` would do with the images: the prior in training, the threshold."""
+    """Describe what `fit` would do with the images: the prior in training, the threshold.
+
+    The prior of several findings is in `prior_rows`.
+    """
     sentences = []
-    if result.prior_shift is not None:
-        sentences.append(
-            f"{result.prior_shift.prevalence:.1%} of the training images are {result.classes[1]}"
-        )
-        probability, seen = (
-            result.prior_shift.probability([_SCORE]),
-            result.prior_shift.seen_prevalence,
-        )
+    if len(result.prior_shifts) == 1:
+        [shift] = result.prior_shifts
+        sentences.append(f"{shift.prevalence:.1%} of the training images are {result.classes[1]}")
+        probability, seen = shift.probability([_SCORE]), shift.seen_prevalence
         sentences.append(
             "the effect of the loss on that is not known: read scores as a ranking only"
             if probability is None or seen is None
@@ -207,10 +246,40 @@ def plan_sentences(result: AuditResult) -> list[str]:
     return sentences
 
 
+def prior_rows(result: AuditResult) -> list[list[str]]:
+    """List the prior of several findings in training, below a header; no rows of one finding."""
+    if len(result.prior_shifts) < 2:
+        return []
+    rows = [["", "training images", "with sampler and loss", f"a score of {_SCORE:.3f} means"]]
+    for name, shift in zip(result.classes[1:], result.prior_shifts, strict=True):
+        probability, seen = shift.probability([_SCORE]), shift.seen_prevalence
+        known = probability is not None and seen is not None
+        rows.append(
+            [
+                *(name, f"{shift.prevalence:.1%}"),
+                f"{seen:.1%}" if known else "unknown",
+                f"{probability[0]:.3f}" if probability is not None else "a ranking only",
+            ]
+        )
+    return rows
+
+
+def probed_sentences(result: AuditResult) -> list[str]:
+    """Name the findings that were probed, if there are others."""
+    if len(result.probed) == len(result.classes) - 1:
+        return []
+    return [
+        f"shortcuts and shift are measured for the {len(result.probed)} findings with the most "
+        f"positive patients outside of the test split: {', '.join(result.probed)}"
+    ]
+
+
 def certificate_title(result: AuditResult) -> str:
     """Name the patients that the rows of certificates are about; empty without rows."""
     if not result.certificates:
         return ""
+    if len(result.classes) > 2:
+        return f"Certificates that the patients of {result.certificates[0].split} allow"
     numbers = {each.rate: each.num_patients for each in result.certificates}
     patients = counted(numbers["tnr"], "negative patient")
     if "tpr" in numbers:
@@ -220,7 +289,10 @@ def certificate_title(result: AuditResult) -> str:
 
 def certificate_rows(result: AuditResult) -> list[list[str]]:
     """List the possible certificates below a header; no rows if there is no split for them."""
-    rows = [
+    if not result.certificates:
+        return []
+    rows = [["rate", "confidence", "patients needed", "errors allowed"]]
+    rows += [
         [
             f"{each.rate.upper()} {each.minimum:g}",
             *(f"{100 * each.confidence:g} %", f"{each.num_needed:,}"),
@@ -228,8 +300,15 @@ def certificate_rows(result: AuditResult) -> list[list[str]]:
         ]
         for each in result.certificates
     ]
-    head = ["rate", "confidence", "patients needed", "errors allowed"]
-    return [head, *rows] if rows else []
+    if len(result.classes) == 2:
+        return rows
+    # The patients of one finding are in the title.
+    have = ["patients", *(f"{each.num_patients:,}" for each in result.certificates)]
+    names = ["", *(each.finding for each in result.certificates)]
+    return [
+        [name, *row[:2], number, *row[2:]]
+        for name, number, row in zip(names, have, rows, strict=True)
+    ]
 
 
 def auc_text(probe: Probe) -> str:
@@ -252,7 +331,7 @@ def _probes_text(finding: Finding) -> str:
     return "; ".join(areas)
 
 
-def _images_text(finding: Finding, images: Sequence[ListedImage]) -> str:
+def _images_text(finding: Finding, images: Sequence[ListedImage], classes: Sequence[str]) -> str:
     if finding.kind == "unreadable":
         errors = Counter(each.error for each in images)
         most = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
@@ -267,12 +346,22 @@ def _images_text(finding: Finding, images: Sequence[ListedImage]) -> str:
         groups.setdefault(each.group, []).append(each.record.name)
     if finding.kind == "label_conflict":
         named = _examples([" and ".join(names) for names in groups.values()])
-        return f"{counted(len(groups), 'picture')}: {named}"
+        of_each = "" if len(classes) <= 2 else f" ({_conflicts(images, classes)})"
+        return f"{counted(len(groups), 'picture')}{of_each}: {named}"
     num_pairs = sum(len(names) * (len(names) - 1) // 2 for names in groups.values())
     return (
         f"{counted(len(groups), 'group')} of identical files: {counted(len(images), 'file')}, "
         f"{counted(num_pairs, 'pair')}"
     )
+
+
+def _conflicts(images: Sequence[ListedImage], classes: Sequence[str]) -> str:
+    """Count the conflicts of each finding."""
+    groups: dict[int | None, list[ImageRecord]] = {}
+    for each in images:
+        groups.setdefault(each.group, []).append(each.record)
+    numbers = Counter(number for group in groups.values() for number in conflicting(group))
+    return ", ".join(f"{classes[number + 1]} {count:,}" for number, count in numbers.most_common())
 
 
 def _reason(finding: Finding, listed: ListedImage) -> str | None:
@@ -310,18 +399,35 @@ def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
     )
 
 
-def _cells(record: ImageRecord) -> dict[str, object]:
-    return {
-        "path": record.name,
-        "split": record.split,
-        "label": record.label,
-        "patient": record.patient,
+def label_text(record: ImageRecord, classes: Sequence[str]) -> str:
+    """Name the class of an image, or its findings and the number of those that are unknown.
+
+    Args:
+        record: The image.
+        classes: The name of images without a finding, then the findings.
+    """
+    names = [name for number, name in enumerate(classes) if is_of_class(record, number)]
+    num_unknown = record.labels.count(UNKNOWN)
+    return " and ".join([*names, *([f"{num_unknown} unknown"] if num_unknown else [])])
+
+
+def _cells(record: ImageRecord, classes: Sequence[str]) -> dict[str, object]:
+    # As in `split.csv`.
+    labels: dict[str, object] = {"label": record.label}
+    if isinstance(record.label, tuple):
+        labels = {
+            f"label:{name}": "" if label == UNKNOWN else label
+            for name, label in zip(classes[1:], record.label, strict=True)
+        }
+    return {"path": record.name, "split": record.split, **labels, "patient": record.patient}
+
+
+def _pair_cells(pair: ListedPair, classes: Sequence[str]) -> dict[str, object]:
+    cells = {
+        f"{side}_{name}": cell
+        for side, record in (("first", pair.first), ("second", pair.second))
+        for name, cell in _cells(record, classes).items()
     }
-
-
-def _pair_cells(pair: ListedPair) -> dict[str, object]:
-    sides = {"first": pair.first, "second": pair.second}
-    cells = {f"{side}_{k}": v for side, record in sides.items() for k, v in _cells(record).items()}
     correlation = None if pair.correlation is None else f"{pair.correlation:.4f}"
     return {**cells, "likeness": pair.likeness, "correlation": correlation}
 

@@ -8,7 +8,7 @@ from cxrignite.functional import ExpectedReferral, ExpectedSensitivity, Operatin
 from cxrignite.reporting.numbers import plain_percent
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement, status
-from cxrignite.runs.evaluation import Estimate, Evaluation, Evaluations
+from cxrignite.runs.evaluation import Decisions, Estimate, Evaluation, Evaluations
 from cxrignite.terminal import counted, wrapped
 
 _RATES = (
@@ -92,7 +92,7 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
 def findings_table(
     name: str, classes: Sequence[str], num_images: int, num_patients: int, evaluations: Evaluations
 ) -> str:
-    """Lay out the evaluations of several findings, one row for each.
+    """Lay out the evaluations of several findings, two rows for each: values, then intervals.
 
     Args:
         name: Name of the images.
@@ -103,23 +103,25 @@ def findings_table(
     """
     averages = evaluations.averages
     lines = [f"{name}: {counted(num_images, 'image')} of {counted(num_patients, 'patient')}"]
-    rows = [["", "positive", "AUC", "threshold", "TNR", "TPR", "status"]]
+    # With its interval beside each value, a row of a long name takes 130 columns.
+    rows = [["", "AUC", "threshold", "TNR", "TPR", "status"], ["  positive", "95 % interval"]]
     for each in evaluations.findings:
-        decisions = each.at_threshold
-        rows.append(
-            [
-                each.rule.finding,
-                f"{each.num_positive:,} of {each.num_images:,}",
-                _cell(each.roc_auc),
-                f"{decisions.threshold:.4f}" if decisions else "none",
-                _cell(decisions.tnr) if decisions else "",
-                _cell(decisions.tpr) if decisions else "",
-                status(each.rule),
-            ]
-        )
+        decisions, states = each.at_threshold, status(each.rule).split(" (")
+        upper, lower = ("none", "") if decisions is None else _thresholds(decisions)
+        rates = [decisions.tnr, decisions.tpr] if decisions else []
+        values, intervals = zip(*map(_two_cells, [each.roc_auc, *rates]), strict=True)
+        filling = [""] * (3 - len(values))
+        rows.append([each.rule.finding, values[0], upper, *values[1:], *filling, states[0]])
+        share = f"  {each.num_positive:,} of {each.num_images:,}"
+        rows.append([share, intervals[0], lower, *intervals[1:], *filling])
+        rows[-1] += [f"({state}" for state in states[1:]]
     if averages is not None:
-        rows.append(["macro average", "", _cell(averages.roc_auc)])
-        rows.append(["micro average", "", _cell(averages.roc_auc_micro)])
+        for label, estimate in (
+            ("macro average", averages.roc_auc),
+            ("micro average", averages.roc_auc_micro),
+        ):
+            value, interval = _two_cells(estimate)
+            rows += [[label, value], *([["", interval]] if interval else [])]
     lines += ["", *table_lines(rows, indent="  ")]
     if averages is not None and averages.decisions is not None:
         found = averages.decisions
@@ -194,6 +196,19 @@ def indented(text: str, first: str = "  ") -> str:
         first: Start of the first line; the others are indented further.
     """
     return wrapped(text, first, " " * len(first) + "  ")
+
+
+def _thresholds(decisions: Decisions) -> tuple[str, str]:
+    lower = decisions.lower_threshold
+    return f"{decisions.threshold:.4f}", "" if lower is None else f"and {lower:.4f}"
+
+
+def _two_cells(estimate: Estimate) -> tuple[str, str]:
+    """Return the value and its interval, for a cell below it."""
+    if estimate.value is None:
+        return "undefined", ""
+    pair = estimate.interval or estimate.by_patient
+    return f"{estimate.value:.3f}", f"{pair.low:.3f}-{pair.high:.3f}" if pair else ""
 
 
 def _cell(estimate: Estimate, digits: int = 3) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -26,8 +26,23 @@ SEVERITIES: Mapping[str, Severity] = {
 }
 """Severity of each kind of finding; the worst come first."""
 
+MAX_PROBED = 5
+"""Largest number of findings whose labels are probed; all of many findings would take minutes."""
+
 MAX_COMPARED = 100_000
 """Largest number of images that are searched for near duplicates; more would take hours."""
+
+
+def conflicting(records: Sequence[ImageRecord]) -> list[int]:
+    """Return the positions of the findings that are present in one image and absent in another.
+
+    An unknown label contradicts none.
+
+    Args:
+        records: Images that should have the same labels.
+    """
+    labels = zip(*(record.labels for record in records), strict=True)
+    return [number for number, column in enumerate(labels) if {0, 1} <= {*column}]
 
 
 @dataclass(frozen=True)
@@ -131,16 +146,24 @@ class Probe:
 
 @dataclass(frozen=True)
 class ClassSize:
-    """Images and patients of one class in one split."""
+    """Images and patients of one class in one split.
+
+    Attributes:
+        name: Name of images without a finding, or of the finding.
+        num_images: Its images.
+        num_patients: Their patients.
+        num_unknown: Images whose label of this finding is unknown.
+    """
 
     name: str
     num_images: int
     num_patients: int
+    num_unknown: int = 0
 
 
 @dataclass(frozen=True)
 class SplitSize:
-    """Images and patients of one split, and of each class in it."""
+    """Images and patients of one split, and of each class in it; an image may have several."""
 
     split: str
     num_images: int
@@ -160,9 +183,10 @@ class ClassFiles:
 
 @dataclass(frozen=True)
 class CertificateOutlook:
-    """Certificate that the patients of one class of a split allow.
+    """Certificate that the patients with or without a finding in a split allow.
 
     Attributes:
+        finding: Name of the finding.
         split: Split that would choose the threshold.
         rate: Rate to certify: `tnr`, by the negative patients, or `tpr`, by the positive ones.
         num_patients: Its patients of that class.
@@ -172,6 +196,7 @@ class CertificateOutlook:
         num_needed: Patients of that class that a certificate needs.
     """
 
+    finding: str
     split: str
     rate: Literal["tnr", "tpr"]
     num_patients: int
@@ -186,26 +211,33 @@ class AuditResult:
     """Result of an audit.
 
     Attributes:
-        classes: The negative and the positive class.
+        source: Folder of the data set.
+        classes: The name of images without a finding, then the findings.
+        num_images: Images that the source lists.
         num_unreadable: Images that cannot be read.
         splits: Splits that `fit` would make.
         files: Files of each class that has any.
-        prior_shift: Change of the prior by sampler and loss; null if unknown.
-        certificates: Possible certificates of each threshold search of the recipe, and of each
-            usual TNR, in ascending order; those of the TNR first.
+        prior_shifts: Change of the prior of each finding by sampler and loss; empty if it cannot be
+            computed.
+        certificates: Possible certificates of each finding: of each threshold search of the recipe,
+            and of each usual TNR, in ascending order; those of the TNR first. Of several findings,
+            the usual ones are there only without a search.
+        probed: Findings of the probes, at most `MAX_PROBED`: those with most positive patients
+            outside of the test split.
         shortcut_probes: Separation of the classes by properties of the files.
         shift_probes: Separation of the test images from the others by their thumbnails.
         findings: Findings, the worst first; their rows are in separate files.
     """
 
     source: str
-    classes: tuple[str, str]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
     num_images: int
     num_unreadable: int
     splits: tuple[SplitSize, ...]
     files: tuple[ClassFiles, ...]
-    prior_shift: PriorShift | None
+    prior_shifts: tuple[PriorShift, ...]
     certificates: tuple[CertificateOutlook, ...]
+    probed: tuple[str, ...]
     shortcut_probes: tuple[Probe, ...]
     shift_probes: tuple[Probe, ...]
     findings: tuple[Finding, ...]

@@ -108,7 +108,7 @@ def check_image_size(
     blank = torch.zeros(1, 1, *size, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), evaluation_mode(model):
-            model(blank)
+            shape = tuple(model(blank).shape)
     except Exception as error:  # a user's model may raise anything
         if is_restored and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise does_not_run(model, error) from error
@@ -120,13 +120,28 @@ def check_image_size(
         raise RecipeError(
             f"the model cannot take images of data.image_size {list(size)}: {reason}"
         ) from error
+    if model.num_findings > 1 and shape != (1, model.num_findings):
+        raise RecipeError(
+            f"the model must return {model.num_findings} logits for each image, one for each "
+            f"finding, got an output of shape {list(shape)} for one image"
+        )
 
 
 def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Module:
-    """Move the loss to `device`, and give it the training class counts if it needs them."""
+    """Move the loss to `device`, and give it the training class counts if it needs them.
+
+    Raises:
+        DataError: It needs them, and one of several findings lacks a class.
+    """
     loss = loss.to(device)
     if isinstance(loss, NeedsClassCounts) and loss.class_counts is None:
         counts = [data.class_counts("train", index) for index in range(len(data.findings))]
+        for finding, each in zip(data.findings, counts, strict=True):
+            if len(counts) > 1 and min(each) == 0:
+                raise DataError(
+                    f"training needs images with and without {finding}, got {each.num_positive} "
+                    f"with and {each.num_negative} without it"
+                )
         loss.set_class_counts(*(counts[0] if len(counts) == 1 else zip(*counts, strict=True)))
     return loss
 
@@ -177,9 +192,10 @@ def check_certificates(handlers: Iterable[object], data: XrayData) -> None:
             counts = data.class_counts(each, index)
             if min(counts) == 0:
                 negative = class_pair(data.classes, index)[0]
+                is_known = "" if len(data.findings) == 1 else " by their known labels"
                 raise DataError(
                     f"the {each} split needs images of both classes, got {counts.num_negative} "
-                    f"{negative} and {counts.num_positive} {finding}"
+                    f"{negative} and {counts.num_positive} {finding}{is_known}"
                 )
     searches = [handler for handler in handlers if isinstance(handler, ThresholdSearch)]
     for search, (index, finding) in product(searches, enumerate(data.findings)):
@@ -242,6 +258,11 @@ def build_model(
         model = make(**changed).to(computing.device)
     except ValueError as error:
         raise RecipeError(f"model: {error}") from error
+    if model.num_findings != num_findings:
+        raise RecipeError(
+            f"the model must have num_findings {num_findings}, as the data, got "
+            f"{model.num_findings}; pass num_findings to BinaryClassifier"
+        )
     if computing.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if state is not None:

@@ -136,6 +136,22 @@ def test_a_recipe_is_measured_beside_the_plain_loop(
     assert not (tmp_path / "run" / "history.csv").exists()
 
 
+@pytest.mark.integration
+def test_a_recipe_of_several_findings_is_measured(
+    recipes_dir, smoke_arguments, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(stages, "_SECONDS", 0)
+    argv = ["--config", str(recipes_dir / "baseline_cnn.yaml"), *smoke_arguments]
+    argv += ["--data.source.root", str(tmp_path / "phantom"), "--data.num_workers", "0"]
+    argv += ["--data.source.findings=[Opacity, Effusion]", "--data.source.unknown_fraction=0.1"]
+    argv += ["--run_dir", str(tmp_path / "run"), "--num_steps", "2", "--repeats", "1"]
+    assert run(["benchmark", *argv]) == 0, capsys.readouterr().err
+    table = (tmp_path / "run/benchmark/benchmark.csv").read_text()
+    training = [row for row in csv.DictReader(table.splitlines()) if row["part"] == "training"]
+    assert training[-1]["name"] == "fit (engine, handlers)"
+    assert all(float(row["images_per_second"]) > 0 for row in training)
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "facts"),
     [

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from messages import missing, refused
 from PIL import Image
 from torch import nn
@@ -9,7 +10,12 @@ from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import soft_pos_weight
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import LightCNN, SoftPosWeightBCE
-from cxrignite.workflows.parts import build_prior_shifts, check_certificates, check_image_size
+from cxrignite.workflows.parts import (
+    build_loss,
+    build_prior_shifts,
+    check_certificates,
+    check_image_size,
+)
 
 
 @pytest.fixture
@@ -115,3 +121,13 @@ def test_the_check_leaves_the_model_in_its_mode(data):
     model = LightCNN(width=2)
     check_image_size(model, data.image_size)
     assert all(part.training for part in model.modules())
+
+
+def test_a_finding_that_training_images_lack_is_refused_by_a_balanced_loss():
+    labels = [(1, 0, -1), (0, 1, 0), (0, 0, 0)]
+    records = [
+        ImageRecord("x.png", f"{n}.png", label, f"p{n}", "train") for n, label in enumerate(labels)
+    ]
+    data = XrayData(records, ("No Finding", "Effusion", "Nodule", "Mass"))
+    with refused(DataError, "Mass", 0, 2):
+        build_loss(SoftPosWeightBCE(), data, torch.device("cpu"))

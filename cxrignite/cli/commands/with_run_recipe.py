@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from cxrignite.cli.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
 from cxrignite.cli.user_paths import user_path
-from cxrignite.errors import RecipeError
+from cxrignite.errors import RecipeError, suggestion
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cxrignite.recipe import Recipe
 
 
@@ -40,6 +42,7 @@ def explain_command(argv: list[str]) -> int:
     from cxrignite.data.sources import SPLITS
 
     split, site, files = options["split"], options["operating_point"], options["files"]
+    findings = _positions(options["findings"], recipe.data.source.findings)
     if split not in SPLITS:
         raise RecipeError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     if files is not None:
@@ -49,15 +52,32 @@ def explain_command(argv: list[str]) -> int:
         _check_no_split(name, "images of no split need a")
         from cxrignite.workflows.explain.explain import explain_files
 
-        explain_files(recipe, options["run"], files, _results_name(name, name, site), site)
+        name = _results_name(name, name, site)
+        explain_files(recipe, options["run"], files, name, site, findings)
         return 0
     other_records = _names_other_images(argv, options["name"], split)
     from cxrignite.workflows.explain.explain import explain
     from cxrignite.workflows.score import EvaluationOptions
 
     name = _results_name(options["name"], split, site)
-    explain(recipe, options["run"], EvaluationOptions(split, name, not other_records, site))
+    images = EvaluationOptions(split, name, not other_records, site)
+    explain(recipe, options["run"], images, findings)
     return 0
+
+
+def _positions(names: list[str] | None, findings: Sequence[str]) -> list[int]:
+    """Return the positions of the findings that `--findings` names; of all without names.
+
+    Raises:
+        RecipeError: The run has no such finding, or none is named.
+    """
+    for name in names or ():
+        if name not in findings:
+            near = suggestion(name, findings)
+            raise RecipeError(f"--findings must name findings of the run, got '{name}'{near}")
+    if names == []:
+        raise RecipeError("--findings must name at least one finding, got []")
+    return [index for index, name in enumerate(findings) if names is None or name in names]
 
 
 def predict_command(argv: list[str]) -> int:

@@ -15,6 +15,7 @@ from cxrignite.data.survey import Survey
 from cxrignite.errors import UnreadableImageError
 from cxrignite.handlers.map_picture import as_png
 from cxrignite.reporting.audit_text import (
+    PRIOR_TITLE,
     SHIFT_TITLE,
     SHORTCUT_TITLE,
     WORDS,
@@ -22,7 +23,10 @@ from cxrignite.reporting.audit_text import (
     certificate_title,
     file_sentences,
     finding_text,
+    label_text,
     plan_sentences,
+    prior_rows,
+    probed_sentences,
     split_rows,
 )
 from cxrignite.reporting.html.html_page import render_page, to_data_uri
@@ -82,7 +86,7 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
             {
                 "finding": finding,
                 "title": WORDS[finding.kind][0],
-                "text": finding_text(finding),
+                "text": finding_text(finding, classes),
                 "advice": WORDS[finding.kind][1],
                 "gallery": _gallery(finding, survey.grey_scaling, classes),
             }
@@ -92,11 +96,13 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
             {"title": title, "head": rows[0], "rows": rows[1:]}
             for title, rows in (
                 ("", split_rows(result)),
+                (PRIOR_TITLE, prior_rows(result)),
                 (certificate_title(result), certificate_rows(result)),
             )
             if rows
         ],
         "plan": plan_sentences(result),
+        "probed": probed_sentences(result),
         "files": file_sentences(result),
         "probes": [
             {"title": name, "meaning": meaning, "figure": _uri(figures.areas(some, ""))}
@@ -109,14 +115,14 @@ def audit_page(result: AuditResult, survey: Survey) -> bytes:
 
 
 def _gallery(
-    finding: Finding, scaling: GreyScaling, classes: tuple[str, str]
+    finding: Finding, scaling: GreyScaling, classes: tuple[str, ...]
 ) -> list[list[dict[str, str]]]:
     """Return the first groups of a finding's images, each image with its picture."""
     return [
         [
             {
                 "name": each.name,
-                "about": f"{each.split}, {classes[each.labels[0]]}, patient {each.patient}",
+                "about": f"{each.split}, {label_text(each, classes)}, patient {each.patient}",
                 "uri": _picture_uri(each, scaling),
             }
             for each in group[:_MAX_IN_GROUP]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cxrignite.data import XrayData
-from cxrignite.data.sources import class_pair
+from cxrignite.data.sources import UNKNOWN, is_of_class
 from cxrignite.data.survey import Survey, survey_images
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import ConstraintError, CxrIgniteError, DataError, RecipeError
@@ -38,7 +38,7 @@ from cxrignite.runs.audit_result import (
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.terminal import print_output
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients
-from cxrignite.workflows.audit.probes import shift_probes, shortcut_probes
+from cxrignite.workflows.audit.probes import probed_findings, shift_probes, shortcut_probes
 from cxrignite.workflows.parts import (
     build_data,
     build_loss,
@@ -115,8 +115,9 @@ def _assess(
     recipe: DataRecipe, seed: int, survey: Survey, plan: _Plan, unsplit: Sequence[Finding]
 ) -> AuditResult:
     source = recipe.source
-    shortcuts = tuple(shortcut_probes(survey, seed))
-    shifts = tuple(shift_probes(survey, source.classes, seed))
+    probed = probed_findings(survey, source.classes)
+    shortcuts = tuple(shortcut_probes(survey, source.classes, probed, seed))
+    shifts = tuple(shift_probes(survey, source.classes, probed, seed))
     found = [
         *unsplit,
         *check_files(survey, recipe.image_size),
@@ -129,13 +130,14 @@ def _assess(
     order = list(SEVERITIES)
     return AuditResult(
         source=str(source.root),
-        classes=class_pair(source.classes, 0),
+        classes=source.classes,
         num_images=len(survey.records) + len(survey.unreadable),
         num_unreadable=len(survey.unreadable),
         splits=plan.splits,
         files=_class_files(survey, source.classes),
-        prior_shift=plan.prior_shift,
+        prior_shifts=plan.prior_shifts,
         certificates=plan.certificates,
+        probed=tuple(source.classes[number] for number in probed),
         shortcut_probes=shortcuts,
         shift_probes=shifts,
         findings=tuple(sorted(found, key=lambda each: order.index(each.kind))),
@@ -146,7 +148,7 @@ class _Plan(NamedTuple):
     """Expected splits, prior shift, certificates and findings of a `fit` on the images."""
 
     splits: tuple[SplitSize, ...]
-    prior_shift: PriorShift | None = None
+    prior_shifts: tuple[PriorShift, ...] = ()
     certificates: tuple[CertificateOutlook, ...] = ()
     findings: Sequence[Finding] = ()
 
@@ -155,12 +157,13 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
     splits = _split_sizes(data)
     if not {"train", threshold_split(data)} <= set(data.splits):
         return _Plan(splits)
-    prior_shift, findings = None, []
+    prior_shifts: tuple[PriorShift, ...] = ()
+    findings = []
     try:
-        prior_shift, *_ = build_prior_shifts(data, build_loss(loss, data, _CPU))
+        prior_shifts = build_prior_shifts(data, build_loss(loss, data, _CPU))
     except (CxrIgniteError, ValueError) as error:
         findings.append(Finding("cannot_split", 1, str(error)))
-    if prior_shift is not None and prior_shift.corrects_twice:
+    if any(shift.corrects_twice for shift in prior_shifts):
         findings.append(Finding("corrected_twice", 1))
     try:
         check_certificates(handlers, data)
@@ -168,33 +171,38 @@ def _plan_training(data: XrayData, loss: nn.Module, handlers: Sequence[object]) 
         is_certificate = isinstance(error, ConstraintError)
         kind = "too_few_negatives" if is_certificate else "cannot_split"
         findings.append(Finding(kind, 1, str(error)))
-    return _Plan(splits, prior_shift, _certificates(handlers, data), findings)
+    certificates = [
+        each for index in range(len(data.findings)) for each in _certificates(handlers, data, index)
+    ]
+    return _Plan(splits, prior_shifts, tuple(certificates), findings)
 
 
-def _certificates(handlers: Sequence[object], data: XrayData) -> tuple[CertificateOutlook, ...]:
-    """Compute the possible certificates: those of the searches, and the usual ones."""
-    split = threshold_split(data)
+def _certificates(
+    handlers: Sequence[object], data: XrayData, index: int
+) -> Iterator[CertificateOutlook]:
+    """Compute the possible certificates of a finding: those of the searches, and the usual ones."""
+    split, finding = threshold_split(data), data.findings[index]
     searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
-    limits: dict[Literal["tnr", "tpr"], set[tuple[float, float]]]
-    limits = {"tnr": {(each, _USUAL_CONFIDENCE) for each in _USUAL_TNRS}, "tpr": set()}
+    limits: dict[Literal["tnr", "tpr"], set[tuple[float, float]]] = {"tnr": set(), "tpr": set()}
+    # A table of three usual rates for each of many findings would hide the requested ones.
+    if len(data.findings) == 1 or not searches:
+        limits["tnr"] |= {(each, _USUAL_CONFIDENCE) for each in _USUAL_TNRS}
     for search in searches:
-        level = search.level or _USUAL_CONFIDENCE
-        limits["tnr"].add((search.min_tnr, level))
-        if search.min_tpr is not None:
-            limits["tpr"].add((search.min_tpr, level))
-    certificates = []
+        settings = search.settings_of(finding)
+        level = search.level_of(finding) or _USUAL_CONFIDENCE
+        limits["tnr"].add((settings["min_tnr"], level))
+        if settings["min_tpr"] is not None:
+            limits["tpr"].add((settings["min_tpr"], level))
+    records = data.records(split)
     for label, (rate, requested) in enumerate(limits.items()):
-        have = len({each.patient for each in data.records(split) if each.label == label})
-        certificates += [
-            CertificateOutlook(
-                *(split, rate, have, minimum, confidence),
-                num_allowed=num_false_positives_allowed(have, minimum, confidence),
-                num_needed=num_negatives_needed(minimum, confidence),
-            )
-            for minimum, confidence in sorted(requested)
-            if minimum < 1  # no number of patients certifies a rate of 1
-        ]
-    return tuple(certificates)
+        have = len({each.patient for each in records if each.labels[index] == label})
+        for minimum, confidence in sorted(requested):
+            if minimum < 1:  # no number of patients certifies a rate of 1
+                yield CertificateOutlook(
+                    *(finding, split, rate, have, minimum, confidence),
+                    num_allowed=num_false_positives_allowed(have, minimum, confidence),
+                    num_needed=num_negatives_needed(minimum, confidence),
+                )
 
 
 def _probed(
@@ -209,9 +217,10 @@ def _split_sizes(data: XrayData) -> tuple[SplitSize, ...]:
     for split in data.splits:
         records = data.records(split)
         classes = []
-        for label, name in enumerate(data.classes):
-            patients = [record.patient for record in records if record.label == label]
-            classes.append(ClassSize(name, len(patients), len(set(patients))))
+        for number, name in enumerate(data.classes):
+            patients = [record.patient for record in records if is_of_class(record, number)]
+            num_unknown = number and sum(record.labels[number - 1] == UNKNOWN for record in records)
+            classes.append(ClassSize(name, len(patients), len(set(patients)), num_unknown))
         num_patients = len({record.patient for record in records})
         sizes.append(SplitSize(split, len(records), num_patients, tuple(classes)))
     return tuple(sizes)
@@ -219,9 +228,9 @@ def _split_sizes(data: XrayData) -> tuple[SplitSize, ...]:
 
 def _class_files(survey: Survey, classes: Sequence[str]) -> tuple[ClassFiles, ...]:
     rows = []
-    for label, name in enumerate(classes):
+    for number, name in enumerate(classes):
         pairs = zip(survey.records, survey.facts, strict=True)
-        facts = [each for record, each in pairs if record.label == label]
+        facts = [each for record, each in pairs if is_of_class(record, number)]
         if facts:
             modes = Counter(f"{each.format} {each.mode}" for each in facts)
             width = float(np.median([each.width for each in facts]))
@@ -243,7 +252,7 @@ def _write(output_dir: Path, result: AuditResult, page: bytes) -> None:
             (output_dir / finding.list_file).unlink(missing_ok=True)
     for finding in result.findings:
         if finding.list_file is not None:
-            write_durably(output_dir / finding.list_file, list_csv(finding))
+            write_durably(output_dir / finding.list_file, list_csv(finding, result.classes))
     write_durably(output_dir / "audit.json", to_json(result))
     write_durably(output_dir / "audit.html", page)
     _logger.info("written to %s", output_dir)

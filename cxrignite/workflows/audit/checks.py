@@ -25,7 +25,13 @@ from cxrignite.functional.near_duplicates import (
     detail_correlation,
     near_duplicates,
 )
-from cxrignite.runs.audit_result import MAX_COMPARED, Finding, ListedImage, ListedPair
+from cxrignite.runs.audit_result import (
+    MAX_COMPARED,
+    Finding,
+    ListedImage,
+    ListedPair,
+    conflicting,
+)
 
 _DETAIL_SIZE = (128, 128)
 _MAX_KEPT = 4_096
@@ -110,7 +116,7 @@ def check_copies(survey: Survey) -> list[Finding]:
     findings = [finding for kind, pairs in leaks.items() for finding in _listed(kind, pairs)]
     findings += _listed("near_leakage", across)
     same = [*by_content.values(), *([pair.first, pair.second] for pair in near)]
-    conflicts = [rows for rows in same if len({records[row].label for row in rows}) > 1]
+    conflicts = [rows for rows in same if conflicting([records[row] for row in rows])]
     findings += _listed("label_conflict", _grouped(conflicts, records), len(conflicts))
     copies = [rows for rows in by_split.values() if len(rows) > 1]
     findings += _listed("duplicate", _grouped(copies, records), len(copies))

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import is_of_class
 from cxrignite.data.survey import ImageFacts, Survey
 from cxrignite.functional.shift import ShiftCheck, check_shift
-from cxrignite.runs.audit_result import Probe
+from cxrignite.runs.audit_result import MAX_PROBED, Probe
 
 MAX_PATIENTS = 2_000
 """Limit per side; of more patients a random sample is drawn, which is as informative."""
@@ -20,14 +21,47 @@ _PIXELS = 16
 _NO_SIGNS = ("size and aspect", "colour mode and format")
 
 
-def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
-    """Predict the class from acquisition artefacts (shortcuts), and from the grey levels.
+def probed_findings(survey: Survey, classes: Sequence[str]) -> tuple[int, ...]:
+    """Choose the findings with most positive patients outside of the test split, to probe them.
+
+    Args:
+        survey: The images.
+        classes: The name of images without a finding, then the findings.
+
+    Returns:
+        The positions of at most `MAX_PROBED` findings in `classes`, in that order.
+    """
+    findings = range(1, len(classes))
+    patients = {
+        number: len(
+            {
+                record.patient
+                for record in survey.records
+                if record.split != "test" and is_of_class(record, number)
+            }
+        )
+        for number in findings
+    }
+    return tuple(sorted(sorted(findings, key=lambda each: -patients[each])[:MAX_PROBED]))
+
+
+def shortcut_probes(
+    survey: Survey, classes: Sequence[str], probed: Sequence[int], seed: int
+) -> list[Probe]:
+    """Predict each finding from acquisition artefacts (shortcuts), and from the grey levels.
 
     Images of the test split are left out, because a finding here may change the recipe.
 
+    Args:
+        survey: The images.
+        classes: The name of images without a finding, then the findings.
+        probed: Positions of the findings to probe.
+        seed: Seed of the folds, and of the sample of patients.
+
     Returns:
         One probe each for `size and aspect`, `colour mode and format`, `bytes a pixel`,
-        `grey levels`, and for all of them. A side of fewer than 20 patients leaves it undecided.
+        `grey levels`, and for all of them. A side of fewer than 20 patients leaves it undecided. Of
+        several findings, each has these, on the images with a known label.
     """
     kept = [row for row, record in enumerate(survey.records) if record.split != "test"]
     if not kept:
@@ -35,22 +69,30 @@ def shortcut_probes(survey: Survey, seed: int) -> list[Probe]:
     records = [survey.records[row] for row in kept]
     columns = _columns([survey.facts[row] for row in kept])
     columns["all of these"] = np.concatenate(list(columns.values()), axis=1)
-    is_positive = np.array([record.label == 1 for record in records], dtype=bool)
-    return [
-        Probe(
-            name,
-            _compare(records, table, ~is_positive, is_positive, seed),
-            may_be_disease=name not in _NO_SIGNS,
-        )
-        for name, table in columns.items()
-    ]
+    labels = np.array([record.labels for record in records])
+    probes = []
+    for number in probed:
+        label = labels[:, number - 1]
+        of_one = "" if len(classes) == 2 else f"{classes[number]}: "
+        for name, table in columns.items():
+            check = _compare(records, table, label == 0, label == 1, seed)
+            probes.append(Probe(f"{of_one}{name}", check, may_be_disease=name not in _NO_SIGNS))
+    return probes
 
 
-def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Probe]:
+def shift_probes(
+    survey: Survey, classes: Sequence[str], probed: Sequence[int], seed: int
+) -> list[Probe]:
     """Distinguish the test images of each class from the others by their thumbnails.
 
     A second probe of each class compares two random halves of its patients outside the test split.
     Its result is the result of chance.
+
+    Args:
+        survey: The images.
+        classes: The name of images without a finding, then the findings.
+        probed: Positions of the findings to probe, besides the images without one.
+        seed: Seed of the folds and samples.
 
     Returns:
         Two probes for each class that has test images and others; none without a test split.
@@ -58,7 +100,6 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
     if not survey.records:
         return []
     pixels = _standard_pixels(survey.thumbnails)
-    label = np.array([record.label for record in survey.records])
     is_test = np.array([record.split == "test" for record in survey.records], dtype=bool)
     random = np.random.default_rng(seed)
     patients, patient = np.unique(
@@ -66,8 +107,9 @@ def shift_probes(survey: Survey, classes: Sequence[str], seed: int) -> list[Prob
     )
     is_half = random.random(len(patients))[patient] < 0.5
     probes = []
-    for number, name in enumerate(classes):
-        ours = label == number
+    for number in (0, *probed):
+        name = classes[number]
+        ours = np.array([is_of_class(record, number) for record in survey.records], dtype=bool)
         if not (ours & is_test).any() or not (ours & ~is_test).any():
             continue
         others = ours & ~is_test

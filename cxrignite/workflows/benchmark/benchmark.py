@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.cache_building import open_cache
+from cxrignite.data.sources import is_of_class
 from cxrignite.durable_write import write_durably
 from cxrignite.engines.session import Session, open_session, seed_everything
 from cxrignite.errors import DataError, RecipeError
@@ -30,6 +31,7 @@ from cxrignite.workflows.benchmark.stages import measure_stages
 from cxrignite.workflows.benchmark.variants import VariantRunner, plan_variants, quietly
 from cxrignite.workflows.parts import (
     build_data,
+    build_loss,
     build_model,
     build_pipeline,
     check_image_size,
@@ -40,7 +42,7 @@ from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
 
-# Validation images of the `fit` variant, half of each class.
+# Validation images of the `fit` variant, about as many of each class.
 _NUM_VAL = 32
 
 
@@ -89,7 +91,11 @@ def _measure(
     pipeline, computing = build_pipeline(recipe.data), choose_computing(recipe.trainer, session)
     precision = computing.precision
     seed_everything(recipe.seed)
-    model = build_model(recipe.model, computing)
+    model = build_model(recipe.model, computing, num_findings=len(recipe.data.source.findings))
+    # A few of the images may lack a rare finding, so the loss gets the counts of all.
+    loss = build_loss(
+        recipe.loss, build_data(recipe.data, listed, recipe.seed, device=device), device
+    )
     start = perf_counter()
     cache = open_cache(caches, records, pipeline, num_workers=recipe.data.num_workers)
     build_rate = len(records) / (perf_counter() - start)
@@ -100,7 +106,9 @@ def _measure(
     variants = plan_variants(recipe.trainer, recipe.data.num_workers, device, with_compile)
     num_train = len(data.records("train"))
     num_steps = min(num_steps, num_train // batch)
-    runner = VariantRunner(recipe, session, precision, model, records, pipeline, cache, num_steps)
+    runner = VariantRunner(
+        *(recipe, session, precision, model, loss, records, pipeline, cache, num_steps)
+    )
     _logger.info("%d images, %d steps of %d, %d repeats", *(num_train, num_steps, batch, repeats))
     # The log lines of many loaders and runs would repeat each other.
     with quietly():
@@ -146,9 +154,10 @@ def _choose_records(
     count = min(num_steps * batch + _NUM_VAL, len(listed))
     records = read_records(data, [listed[number * len(listed) // count] for number in range(count)])
     aside: set[str] = set()
-    for label in (0, 1):
-        names = [record.name for record in records if record.label == label]
-        aside.update(names[: min(_NUM_VAL // 2, len(names) // 4)])
+    num_classes = len(data.source.classes)
+    for number in range(num_classes):
+        names = [record.name for record in records if is_of_class(record, number)]
+        aside.update(names[: min(_NUM_VAL // num_classes, len(names) // 4)])
     num_train = len(records) - len(aside)
     if num_train < 2 * batch:
         raise DataError(

@@ -18,12 +18,13 @@ from torchvision import transforms
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.data.transforms import apply_transforms
 from cxrignite.engines import Precision
 from cxrignite.runs.benchmark_result import Steps
 
 
-class PlainImages(Dataset[tuple[Tensor, float]]):
+class PlainImages(Dataset[tuple[Tensor, Tensor]]):
     """Data set of images read by Pillow: RGB, `Resize`, `ToTensor`, the recipe's transforms.
 
     Args:
@@ -43,7 +44,7 @@ class PlainImages(Dataset[tuple[Tensor, float]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         record, pipeline = self.records[index], self.pipeline
         with Image.open(record.path) as image:
             tensor: Tensor = self.transform(image.convert("RGB"))
@@ -54,7 +55,8 @@ class PlainImages(Dataset[tuple[Tensor, float]]):
             seed = int(torch.randint(2**31, ()))
             grey = pipeline.augmented(tensor[:1].mul(255).byte()[None], [seed], [record.path])[0]
             tensor = grey.expand(3, -1, -1)
-        return tensor, float(record.labels[0])
+        label = torch.tensor(record.label, dtype=torch.float32)
+        return tensor, label.where(label != UNKNOWN, torch.nan)
 
 
 def train_steps(

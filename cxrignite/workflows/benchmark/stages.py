@@ -33,7 +33,7 @@ def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[S
     plain, workers = PlainImages(records, bare), data.num_workers
 
     def load(pipeline: Pipeline, workers: int) -> tuple[float, float]:
-        plain_loader: DataLoader[tuple[Tensor, float]] = DataLoader(
+        plain_loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             PlainImages(records, pipeline),
             size,
             shuffle=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cxrignite.data import ImageRecord, XrayData
@@ -32,7 +33,7 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.benchmark.memory import PeakMemory
 from cxrignite.workflows.benchmark.plain_loop import PlainImages, train_steps
-from cxrignite.workflows.parts import build_data, build_loss, choose_computing
+from cxrignite.workflows.parts import build_data, choose_computing
 from cxrignite.workflows.training import Learner, Training, build_learner
 
 _WARMUP_STEPS = 2
@@ -75,12 +76,18 @@ class VariantRunner:
 
     Attributes:
         model: The classifier, copied for each variant.
+        loss: The loss, with the class counts of all training images.
+        records: Images for training and validation.
+        pipeline: The recipe's pipeline.
+        cache: The cache of these images.
+        num_steps: Batches per repeat.
     """
 
     recipe: Recipe
     session: Session
     precision: Precision
     model: BinaryClassifier
+    loss: nn.Module
     records: list[ImageRecord]
     pipeline: Pipeline
     cache: ImageCache
@@ -108,7 +115,7 @@ class VariantRunner:
         # The model may be channels last already, if the recipe says so.
         memory = torch.channels_last if settings.channels_last else torch.contiguous_format
         model = copy.deepcopy(self.model).to(memory_format=memory)
-        learner = self._learner(model, data, is_compiled=settings.compile)
+        learner = self._learner(model, is_compiled=settings.compile)
         plain = PlainImages(data.records("train"), self.pipeline)
         loader: Iterable[Any] = DataLoader(plain, self.recipe.data.batch_size, shuffle=True)
         if settings.scaled_decode:
@@ -143,7 +150,7 @@ class VariantRunner:
             folder.begin("trainer: {max_epochs: 1}\n", start)
             model = copy.deepcopy(self.model)
             training = Training(
-                self._learner(model, data, is_compiled=settings.compile),
+                self._learner(model, is_compiled=settings.compile),
                 *(data, folder, self.session, choose_computing(trainer, self.session), trainer),
                 *(self.recipe.monitor, self.recipe.validator, self.recipe.seed),
             )
@@ -157,12 +164,10 @@ class VariantRunner:
         last = timer.epochs[-1]
         return Steps(last.num_images, last.seconds, last.data_wait_seconds)
 
-    def _learner(self, model: BinaryClassifier, data: XrayData, *, is_compiled: bool) -> Learner:
+    def _learner(self, model: BinaryClassifier, *, is_compiled: bool) -> Learner:
         recipe = self.recipe
-        # A copy, because a loss stores the class counts of its data.
-        loss = build_loss(copy.deepcopy(recipe.loss), data, self.session.device)
         return build_learner(
-            model, loss, recipe.optimizer, recipe.lr_scheduler, is_compiled=is_compiled
+            *(model, self.loss, recipe.optimizer, recipe.lr_scheduler), is_compiled=is_compiled
         )
 
     def _data(self, settings: Settings) -> XrayData:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from cxrignite.output_marker import mark_output
 from cxrignite.recipe import DataRecipe, ExplainRecipe, Recipe
 from cxrignite.reporting.map_table import map_table
 from cxrignite.reporting.plots import map_figures as figures
+from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import MapChecks, MapEvaluation
 from cxrignite.runs.run_folder import RunFolder
@@ -59,10 +60,19 @@ _logger = logging.getLogger(__name__)
 _BATCH_SIZE = 16
 
 
-def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
+def explain(
+    recipe: Recipe,
+    run_dir: Path,
+    options: EvaluationOptions,
+    findings: Sequence[int] | None = None,
+) -> None:
     """Draw and measure maps of one split of a run, or of another source.
 
-    The recipe is that of the run; its source may be another one.
+    Args:
+        recipe: The run's own; its source may be another one.
+        run_dir: The run folder.
+        options: The images, the name of the results, and the operating point.
+        findings: Positions of the findings to explain, from 0; null is all.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
@@ -78,7 +88,7 @@ def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         source, drawn = recipe.data.source, []
-        for index, rule in enumerate(run.rules):
+        for index, rule in _chosen(run, findings):
             choice = ImageChoice(
                 *(map_threshold(rule), settings.select, settings.max_images),
                 seed=recipe.seed,
@@ -95,17 +105,28 @@ def explain(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
             handlers=[maps.exporter for maps in drawn],
         )
         if session.is_main_process:
-            for maps, each in zip(drawn, scores, strict=True):
+            for maps in drawn:
+                each = scores.of(maps.index)
                 maps.publish(maps.measure(each, data.pipeline, source.root, recipe.seed))
 
 
 def explain_files(
-    recipe: Recipe, run_dir: Path, paths: Sequence[Path], name: str, site: str | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    paths: Sequence[Path],
+    name: str,
+    site: str | None = None,
+    findings: Sequence[int] | None = None,
 ) -> None:
     """Draw maps of any images without labels.
 
-    `paths` are images, folders of images, and patterns of either. `site` names the operating point;
-    None is that of the run.
+    Args:
+        recipe: The run's own.
+        run_dir: The run folder.
+        paths: Images, folders of images, and patterns of either.
+        name: Name of the results.
+        site: The site whose operating point is used; null is the run's own.
+        findings: Positions of the findings to explain, from 0; null is all.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
@@ -127,7 +148,7 @@ def explain_files(
         y_score = torch.cat([scorer(part)[0].cpu() for part in torch.split(images, _BATCH_SIZE)])
         scores = y_score.double().numpy().reshape(len(records), len(run.rules))
         labels = np.full(len(records), UNKNOWN_LABEL)
-        for index, rule in enumerate(run.rules):
+        for index, rule in _chosen(run, findings):
             everything = ImageChoice(
                 map_threshold(rule),
                 (),
@@ -140,6 +161,13 @@ def explain_files(
             stack.callback(maps.close)
             maps.exporter.export(images, scores[:, index], labels, np.arange(len(records)))
             maps.publish(None)
+
+
+def _chosen(run: FinishedRun, findings: Sequence[int] | None) -> Iterator[tuple[int, DecisionRule]]:
+    """Return the positions and the decision rules of the findings to explain."""
+    for index, rule in enumerate(run.rules):
+        if findings is None or index in findings:
+            yield index, rule
 
 
 class _Maps:
