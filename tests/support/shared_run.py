@@ -99,7 +99,11 @@ run_dir: FOLDER/run
 def write_classes(root: Path) -> None:
     """Write grey images of three classes: dark, bright on the left, bright below."""
     rng = np.random.default_rng(0)
-    names = {"NORMAL": "IM-{0}-1", "BACTERIAL": "person{0}_bacteria_1", "VIRAL": "person{0}_virus_1"}
+    names = {
+        "NORMAL": "IM-{0}-1",
+        "BACTERIAL": "person{0}_bacteria_1",
+        "VIRAL": "person{0}_virus_1",
+    }
     for split, number in (("train", 30), ("test", 10)):
         for position, (kind, name) in enumerate(names.items()):
             folder = root / split / ("NORMAL" if position == 0 else "PNEUMONIA")
