@@ -1,4 +1,4 @@
-"""What the tests share: commands in forked processes, one trained run, the kept messages."""
+"""What the tests share: commands in forked processes, trained runs, the kept messages."""
 
 import gc
 import io
@@ -14,7 +14,7 @@ import pytest
 from forked import ADDRESS, SESSION, Done, Forked, run_forked, start_server, wait_for_server
 from messages import SNAPSHOT, current_test, function_of, snapshot
 from PIL import Image
-from shared_run import shared_run
+from shared_run import RECIPE_OF_CLASSES, RECIPE_OF_FINDINGS, shared_run, write_classes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Two workers on two cores: with a thread each they do not wait for one another, and a process may
@@ -71,7 +71,7 @@ def pytest_sessionstart(session):
 def pytest_collection_modifyitems(items):
     """Tests that take long come first, so that the workers finish at the same time."""
     for item in items:
-        if {"_server", "trained"} & {*item.fixturenames}:
+        if {"_server", "trained", "trained_findings", "trained_classes"} & {*item.fixturenames}:
             item.add_marker("integration")
     files = {item.path: item.path.name not in LONGEST for item in items}
     integration = {item.path for item in items if item.get_closest_marker("integration")}
@@ -203,6 +203,18 @@ def command(python) -> Callable[..., Done]:
 def trained(_server, shared_folder) -> Path:
     """The run folder of the shared run, to be looked at and not changed."""
     return shared_run(shared_folder)
+
+
+@pytest.fixture(scope="session")
+def trained_findings(_server, shared_folder) -> Path:
+    """The run folder of the shared run with three findings side by side."""
+    return shared_run(shared_folder, "run_of_findings", RECIPE_OF_FINDINGS)
+
+
+@pytest.fixture(scope="session")
+def trained_classes(_server, shared_folder) -> Path:
+    """The run folder of the shared run with three exclusive classes."""
+    return shared_run(shared_folder, "run_of_classes", RECIPE_OF_CLASSES, write_classes)
 
 
 @pytest.fixture

@@ -181,10 +181,10 @@ def _nodules(rng: np.random.Generator, build: Build, chest: Chest, at: Coordinat
     total = np.zeros_like(at.u)
     for _ in range(rng.integers(1, 4)):
         place = places[rng.integers(len(places))]
-        radius = max(rng.uniform(0.05, 0.10), at.pixel)
+        radius = max(rng.uniform(0.08, 0.13), at.pixel)
         distance = np.hypot(at.u - at.u.flat[place], at.v - at.v.flat[place])
         sphere = np.sqrt(np.clip(1 - (distance / radius) ** 2, 0, 1))
-        total = np.maximum(total, rng.uniform(0.4, 0.7) * sphere)
+        total = np.maximum(total, rng.uniform(0.6, 0.95) * sphere)
     total *= chest.lungs
     nodules: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.05), total, 0)
     return nodules

@@ -214,8 +214,9 @@ def print_end(
         lines = []
     for rule in rules:
         if rule.point is not None:
-            of_one = f" of {rule.finding}" if len(rules) > 1 else ""
-            lines += alarm(alarm_of_rule(rule))
+            finding = rule.finding if len(rules) > 1 else ""
+            of_one = f" of {finding}" if finding else ""
+            lines += alarm(alarm_of_rule(rule), finding)
             lines.append(f"operating point{of_one}: {status(rule)}, {thresholds_text(rule.point)}")
             lines.append(indented(describe_rule(rule)))
     print_output("\n".join(["", *lines, "", ""]))

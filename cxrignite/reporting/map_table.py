@@ -69,7 +69,7 @@ def _curves(checks: PerturbationChecks, scored: str) -> list[list[str]]:
         f"({counted(checks.num_images, 'image')}, called {scored} if any is)"
     )
     return [
-        [wrapped(heading, "  ")],
+        *([line] for line in wrapped(heading, "  ").splitlines()),
         *_curve("deletion, lower is better", checks.deletion, below=True),
         *_curve("insertion, higher is better", checks.insertion, below=False),
     ]

@@ -183,9 +183,14 @@ def statement_lines(statement: Statement | None) -> list[str]:
     return [indented(statement.title.upper(), "!! "), *reasons, indented(statement.text)]
 
 
-def alarm(text: str) -> list[str]:
-    """Lay out an alarm, which is printed before everything else; no line without one."""
-    return [indented(text, "!! ")] if text else []
+def alarm(text: str, finding: str = "") -> list[str]:
+    """Lay out an alarm, which is printed before everything else; no line without one.
+
+    Args:
+        text: One line; empty without an alarm.
+        finding: Name of the finding, if there are several.
+    """
+    return [indented(f"{finding}: {text}" if finding else text, "!! ")] if text else []
 
 
 def indented(text: str, first: str = "  ") -> str:

@@ -92,7 +92,8 @@ def assess(
         )
     calibration = {}
     for scale, part in scales.items():
-        intervals = drawn[scale] | {"ece": ece_interval(part, y_true, patients)}
+        ece = ece_interval(part, y_true, patients) if patients else drawn[scale]["ece"]
+        intervals = drawn[scale] | {"ece": ece}
         calibration[scale] = Calibration(
             **{
                 name: _estimate(values[scale][name], None, each) for name, each in intervals.items()
@@ -211,7 +212,11 @@ def _values_and_intervals(
         }
 
     once = joined(np.ones((1, len(patients))))
-    intervals = bootstrap_intervals(joined, patients, num_resamples=num_resamples(len(patients)))
+    # No label of a finding may be known.
+    intervals = dict.fromkeys(once, Interval(math.nan, math.nan))
+    if patients:
+        number = num_resamples(len(patients))
+        intervals = bootstrap_intervals(joined, patients, num_resamples=number)
     values: dict[str, dict[str, float]] = {group: {} for group in prepared}
     drawn: dict[str, dict[str, Interval]] = {group: {} for group in prepared}
     for key, value in once.items():

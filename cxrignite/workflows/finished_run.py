@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+from cxrignite.data import Source
 from cxrignite.engines.session import Session, open_session
+from cxrignite.errors import DataError
 from cxrignite.nn import BinaryClassifier
-from cxrignite.recipe import TrainerRecipe
+from cxrignite.recipe import Recipe, TrainerRecipe
 from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
@@ -63,11 +65,7 @@ def open_folder(
 
 
 def load_run(
-    folder: RunFolder,
-    session: Session,
-    settings: TrainerRecipe,
-    make: Callable[..., BinaryClassifier],
-    site: str | None = None,
+    folder: RunFolder, session: Session, recipe: Recipe, site: str | None = None
 ) -> FinishedRun:
     """Load the decision rules and the best weights of a run.
 
@@ -76,8 +74,23 @@ def load_run(
     Raises:
         RunFolderError: The run has no such operating point.
         CheckpointError: The best weights are missing, damaged, or do not fit the model.
+        DataError: The source has other findings than the run.
     """
     rules, best = folder.read_rules(site), load_best(folder.best_path)
-    computing = choose_computing(settings, session)
-    model = build_model(make, computing, best.weights, num_findings=len(rules))
+    _check_findings(recipe.data.source, folder, rules)
+    computing = choose_computing(recipe.trainer, session)
+    model = build_model(recipe.model, computing, best.weights, num_findings=len(rules))
     return FinishedRun(folder, session, rules, model, computing, best.epoch)
+
+
+def _check_findings(source: Source, folder: RunFolder, rules: Sequence[DecisionRule]) -> None:
+    """Check that a source has the findings of a run, in the same order.
+
+    One finding may have any name: another site may name its classes differently.
+    """
+    ours, theirs = [rule.finding for rule in rules], list(source.findings)
+    if ours != theirs and (len(ours) > 1 or len(theirs) > 1):
+        raise DataError(
+            f"{source.root} must have the findings of {folder.root} in the same order, "
+            f"{', '.join(ours)}, got {', '.join(theirs)}; set data.source.classes"
+        )

@@ -22,7 +22,7 @@ from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import PriorShift, grad_cam, num_negatives_needed
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
-from cxrignite.nn import BinaryClassifier, NeedsClassCounts
+from cxrignite.nn import BinaryClassifier, NeedsClassCounts, SoftPosWeightBCE
 from cxrignite.recipe import DataRecipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
 
@@ -158,14 +158,22 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
     num_findings = len(data.findings)
     known: list[float] = []
     loss = getattr(loss, "loss", loss)  # without the adapter for several findings
-    if isinstance(loss, nn.BCEWithLogitsLoss) and loss.weight is None:
+    # A weight of a finding leaves its prior as it is, unless it is 0 and trains nothing.
+    of_finding: list[float] = [1.0] * num_findings
+    shares = getattr(loss, "weight", None)
+    if shares is not None and isinstance(loss, SoftPosWeightBCE):
+        of_finding, shares = shares.tolist(), None
+    if isinstance(loss, nn.BCEWithLogitsLoss) and shares is None:
         known = [1.0] if loss.pos_weight is None else loss.pos_weight.flatten().tolist()
         if len(known) not in (1, num_findings) or not all(0 < each < math.inf for each in known):
             rule = "one number" if num_findings == 1 else "one number, or one for each finding,"
             raise RecipeError(f"loss.pos_weight must be {rule} above 0, got {known}")
     weights: list[float | None] = [None] * num_findings
     if known:
-        weights = [*known] if len(known) == num_findings else [known[0]] * num_findings
+        each = known if len(known) == num_findings else known * num_findings
+        weights = [
+            value if share > 0 else None for value, share in zip(each, of_finding, strict=True)
+        ]
     shifts = []
     for index, weight in enumerate(weights):
         counts = data.class_counts("train", index)

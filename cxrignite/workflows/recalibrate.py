@@ -86,7 +86,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
     """
     folder, site = RunFolder(run_dir), request.site
     with open_folder(folder, recipe.trainer) as (session, stack):
-        run = load_run(folder, session, recipe.trainer, recipe.model)
+        run = load_run(folder, session, recipe)
         if any(rule.point is None for rule in run.rules):
             raise RunFolderError(
                 f"{folder.root} has no operating point to recalibrate: "
@@ -109,13 +109,16 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         scores = score_split(
             run.model, data, "calibration", run.computing, shows=session.is_main_process
         )
-        rules = [_choose(*each, site) for each in zip(run.rules, scores, limits, strict=True)]
+        names = findings if len(findings) > 1 else [""]  # in messages only
+        rules = [
+            _choose(*each, site) for each in zip(run.rules, scores, limits, names, strict=True)
+        ]
         if not session.is_main_process:
             return
         folder.write_site(site, rules, data.records("calibration"), Reference.of(scores))
         for index, each in enumerate(scores):
-            name = results_name(f"plan_{site}", scores.classes, index)
-            lines = _describe(folder, run.rules[index], rules[index], each, name)
+            plan = results_name(f"plan_{site}", scores.classes, index)
+            lines = _describe(folder, run.rules[index], rules[index], each, plan, names[index])
             print_output("".join(f"{line}\n" for line in lines))
 
 
@@ -163,8 +166,10 @@ class _Limits:
         return cls(settings, min_tnr, min_tpr, level)
 
 
-def _choose(rule: DecisionRule, scores: SplitScores, limits: _Limits, site: str) -> DecisionRule:
-    """Choose the threshold of one finding."""
+def _choose(
+    rule: DecisionRule, scores: SplitScores, limits: _Limits, finding: str, site: str
+) -> DecisionRule:
+    """Choose the threshold of one finding; its name is empty if there is no other."""
     try:
         point = select_operating_point(
             scores.y_score, scores.y_true, patients=scores.patients, **limits.settings
@@ -172,23 +177,32 @@ def _choose(rule: DecisionRule, scores: SplitScores, limits: _Limits, site: str)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     if point.status == "infeasible":
-        raise ConstraintError(f"nothing was written: {describe_point(point)}")
+        of_one = f"{finding}: " if finding else ""
+        raise ConstraintError(f"nothing was written: {of_one}{describe_point(point)}")
     informativeness = measure_informativeness(scores, point.threshold, lower=point.lower_threshold)
     return rule.moved_to(site, point, informativeness)
 
 
 def _describe(
-    folder: RunFolder, own: DecisionRule, rule: DecisionRule, scores: SplitScores, plan: str
+    folder: RunFolder,
+    own: DecisionRule,
+    rule: DecisionRule,
+    scores: SplitScores,
+    plan: str,
+    finding: str,
 ) -> list[str]:
-    """Draw the plan of one finding, and return the lines about its new threshold."""
+    """Draw the plan of one finding, and return the lines about its new threshold.
+
+    The lines name the finding if there are several; else `finding` is empty.
+    """
     site, first, point = rule.chosen_on, own.point, rule.point
     if first is None or point is None:
         raise AssertionError("unreachable: both were checked")
     planned = _draw_plan(folder, plan, scores, point, site)
     before = scores.confusion(first.threshold, first.lower_threshold)
     return [
-        *alarm(alarm_of_rule(rule)),
-        f"{site}: {describe_point(point)}",
+        *alarm(alarm_of_rule(rule), finding),
+        f"{site}{f', {finding}' if finding else ''}: {describe_point(point)}",
         f"  on these images, the run's own {thresholds_text(first)} gives "
         f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}",
         f"  written to {folder.site_path(site)}; use it with "

@@ -103,7 +103,7 @@ def score(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
     """
     folder, name, site = RunFolder(run_dir), options.name, options.operating_point
     with open_folder(folder, recipe.trainer) as (session, stack):
-        run = load_run(folder, session, recipe.trainer, recipe.model, site)
+        run = load_run(folder, session, recipe, site)
         if options.is_independent:  # a damaged file is refused before anything is written
             folder.read_reference(site)
             folder.read_evaluation_counts()
@@ -199,7 +199,7 @@ def _lines_of_findings(
     alarms, remarks = [], []
     for each in evaluations.findings if options.prints_decision else ():
         for text in (alarm_of_rule(each.rule), alarm_of_evaluation(name, each)):
-            alarms += alarm(f"{each.rule.finding}: {text}" if text else "")
+            alarms += alarm(text, each.rule.finding)
     for each in evaluations.findings:
         statement = check_rule(name, each)
         if statement is not None:

@@ -110,6 +110,22 @@ def test_a_split_is_a_row_of_images_and_patients():
     assert ends[0][1:] == ends[1][1:]
 
 
+def test_of_several_findings_the_splits_are_columns():
+    labels = [(1, 0), (-1, 1), (0, 0), (0, -1)]
+    records = [
+        ImageRecord(f"{n}.png", f"{n}.png", label, f"p{n // 2}", "train" if n < 3 else "val")
+        for n, label in enumerate(labels)
+    ]
+    lines = split_lines(XrayData(records, ("none", "Effusion", "Nodule")))
+    assert [line.split() for line in lines] == [
+        ["train", "val"],
+        ["images", "3", "1"],
+        ["patients", "2", "1"],
+        ["Effusion", "1", "(1", "unknown)", "0"],
+        ["Nodule", "1", "0", "(1", "unknown)"],
+    ]
+
+
 def _optimizer(parameters):
     from torch.optim import SGD
 

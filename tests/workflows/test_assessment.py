@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 from messages import line_with, missing
 from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    f1_score,
+    roc_auc_score,
+)
 
 from cxrignite.data import ImageRecord
 from cxrignite.functional import Interval, PriorShift, ShiftCheck, select_operating_point
-from cxrignite.reporting.tables import score_table, statement_lines
+from cxrignite.reporting.tables import findings_table, score_table, statement_lines
 from cxrignite.reporting.wording import check_rule
 from cxrignite.runs.decision_rule import Calibrators, DecisionRule
 from cxrignite.runs.evaluation import Estimate, Evaluation, Evaluations
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.json_codec import from_json, to_json
-from cxrignite.runs.scores import SplitScores
-from cxrignite.workflows.assessment import assess, check_certificate
+from cxrignite.runs.scores import FindingScores, SplitScores
+from cxrignite.workflows.assessment import assess, average, check_certificate
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 PRIOR_SHIFT = PriorShift(100, 300, sampled_prevalence=0.5, pos_weight=0.6)
@@ -342,3 +348,128 @@ def test_the_table_fits_a_terminal_and_shows_intervals(content):
     line_with(table, "subgroup virus")
     line_with(table, 150, 75, "60 NORMAL", "90 PNEUMONIA")
     assert not math.isnan(content.roc_auc.value)
+
+
+THREE = ("No Finding", "Opacity", "Effusion", "Nodule")
+
+
+def of_findings(y_score, y_true, classes=THREE, exclusive=False) -> FindingScores:
+    records = [
+        ImageRecord(f"{n}.png", f"{n}.png", tuple(labels), f"p{n // 2}", "test")
+        for n, labels in enumerate(y_true.tolist())
+    ]
+    features = np.zeros((len(y_true), 2), np.float32)
+    return FindingScores(records, classes, exclusive, y_score, y_true, features)
+
+
+@pytest.fixture
+def several() -> FindingScores:
+    """Three findings with unknown labels; the last one is present in no image."""
+    rng = np.random.default_rng(1)
+    y_true = (rng.random((120, 3)) < [0.4, 0.2, 0]).astype(int)
+    y_score = 1 / (1 + np.exp(-rng.normal(2 * y_true - 1, 1.5)))
+    y_true[rng.random(y_true.shape) < 0.2] = -1
+    return of_findings(y_score, y_true)
+
+
+def rules_of(scores: FindingScores, thresholds) -> list[DecisionRule]:
+    rules = []
+    for each, threshold in zip(scores, thresholds, strict=True):
+        point = None
+        if threshold is not None:
+            point = replace(certified().point, threshold=threshold)
+        rules.append(replace(rule_of(point), finding=each.classes[1]))
+    return rules
+
+
+def test_averages_are_over_the_findings_with_both_classes(several):
+    thresholds = [0.5, 0.6, 0.7]
+    found = average(several, rules_of(several, thresholds))
+    both = [several.of(0), several.of(1)]
+    assert found.num_findings == 2
+    expected = np.mean([roc_auc_score(each.y_true, each.y_score) for each in both])
+    assert found.roc_auc.value == pytest.approx(expected)
+    expected = np.mean([average_precision_score(each.y_true, each.y_score) for each in both])
+    assert found.average_precision.value == pytest.approx(expected)
+    known = several.y_true >= 0
+    pooled = several.y_true[known], several.y_score[known]
+    assert found.roc_auc_micro.value == pytest.approx(roc_auc_score(*pooled))
+    called = several.y_score >= thresholds
+    assert found.f1_micro.value == pytest.approx(f1_score(pooled[0], called[known]))
+    expected = np.mean(
+        [
+            f1_score(each.y_true, each.y_score >= threshold)
+            for each, threshold in zip(both, thresholds[:2], strict=True)
+        ]
+    )
+    assert found.f1.value == pytest.approx(expected)
+    assert found.decisions is None
+    for name, each in estimates_of(found).items():
+        assert each.by_patient.low < each.value < each.by_patient.high, name
+
+
+def test_averages_need_several_findings_and_f1_all_thresholds(several):
+    one = of_findings(several.y_score[:, :1], several.y_true[:, :1], CLASSES)
+    assert average(one, rules_of(one, [0.5])) is None
+    found = average(several, rules_of(several, [0.5, None, 0.7]))
+    assert (found.f1, found.f1_micro) == (None, None)
+
+
+def test_exclusive_classes_are_decided_by_the_highest_probability():
+    rng = np.random.default_rng(2)
+    true = rng.integers(0, 3, 90)
+    logits = rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[true]
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    y_true = np.eye(3, dtype=int)[true][:, 1:]
+    classes = ("NORMAL", "BACTERIAL", "VIRAL")
+    scores = of_findings(probability[:, 1:], y_true, classes, exclusive=True)
+    found = average(scores, rules_of(scores, [0.5, 0.5])).decisions
+    decided = probability.argmax(axis=1)
+    assert found.accuracy.value == pytest.approx((decided == true).mean())
+    assert found.kappa.value == pytest.approx(cohen_kappa_score(true, decided))
+    assert sum(map(sum, found.counts)) == 90
+    assert found.counts[2][0] == ((true == 2) & (decided == 0)).sum()
+    rules = rules_of(scores, [0.5, 0.5])
+    evaluations = Evaluations(tuple(map(assessed, scores, rules)), average(scores, rules))
+    assert from_json(Evaluations, to_json(evaluations)) == evaluations
+    table = findings_table("test", classes, 90, 45, evaluations)
+    line_with(table, "test", 90, 45)
+    line_with(table, *(f"called {name}" for name in classes))
+    line_with(table, "VIRAL", *found.counts[2])
+    line_with(table, "kappa", f"{found.kappa.value:.3f}")
+
+
+def test_the_table_of_findings_has_a_row_for_each_and_the_averages(several):
+    rules = rules_of(several, [0.5, 0.6, None])
+    evaluations = Evaluations(tuple(map(assessed, several, rules)), average(several, rules))
+    table = findings_table("test", THREE, 120, 60, evaluations)
+    assert "nan" not in table.lower()
+    line_with(table, "positive", "AUC", "threshold", "TNR", "TPR", "status")
+    for each in evaluations.findings[:2]:
+        decisions = each.at_threshold
+        counts = f"{each.num_positive} of {each.num_images}"
+        rates = (
+            f"{each.roc_auc.value:.3f}",
+            f"{decisions.threshold:.4f}",
+            f"{decisions.tpr.value:.3f}",
+        )
+        line_with(table, each.rule.finding, counts, *rates)
+    line_with(table, "Nodule", "0 of", "undefined", "none")  # one class, no threshold
+    averages = evaluations.averages
+    line_with(table, "macro", f"{averages.roc_auc.value:.3f}")
+    line_with(table, "micro", f"{averages.roc_auc_micro.value:.3f}")
+
+
+def test_a_finding_without_a_known_label_is_undefined(several):
+    y_true = several.y_true.copy()
+    y_true[:, 2] = -1
+    scores = of_findings(several.y_score, y_true)
+    evaluations = Evaluations(
+        tuple(map(assessed, scores, rules_of(scores, [0.5] * 3))),
+        average(scores, rules_of(scores, [0.5] * 3)),
+    )
+    last = evaluations.findings[2]
+    assert (last.num_images, last.num_patients) == (0, 0)
+    assert last.roc_auc == last.at_threshold.tnr == Estimate(None)
+    assert from_json(Evaluations, to_json(evaluations)) == evaluations
+    assert evaluations.averages.num_findings == 2

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +8,16 @@ from PIL import Image
 from torch import nn
 
 from cxrignite.data import BalancedSampler, ImageRecord, XrayData
+from cxrignite.engines import choose_precision
 from cxrignite.errors import ConstraintError, DataError, RecipeError
 from cxrignite.functional import soft_pos_weight
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import LightCNN, SoftPosWeightBCE
+from cxrignite.nn.losses import fitted_loss
 from cxrignite.workflows.parts import (
+    Computing,
     build_loss,
+    build_model,
     build_prior_shifts,
     check_certificates,
     check_image_size,
@@ -131,3 +137,94 @@ def test_a_finding_that_training_images_lack_is_refused_by_a_balanced_loss():
     data = XrayData(records, ("No Finding", "Effusion", "Nodule", "Mass"))
     with refused(DataError, "Mass", 0, 2):
         build_loss(SoftPosWeightBCE(), data, torch.device("cpu"))
+
+
+NAMES = ("No Finding", "Effusion", "Nodule")
+
+
+def findings_of(counts, **settings) -> XrayData:
+    """Nameless images by split, as numbers by label; every image is a patient."""
+    records = [
+        ImageRecord("x.png", f"{split}/{label}/{n}.png", label, f"{split}-{label}-{n}", split)
+        for split, sizes in counts.items()
+        for label, size in sizes.items()
+        for n in range(size)
+    ]
+    return XrayData(records, NAMES, **settings)
+
+
+TRAIN = {(0, 0): 30, (1, 0): 10, (0, 1): 20, (1, -1): 5, (-1, 1): 5}
+
+
+def test_each_finding_has_its_own_prior_shift():
+    data = findings_of({"train": TRAIN})
+    loss = SoftPosWeightBCE(power=0.5)
+    build_loss(loss, data, torch.device("cpu"))
+    weights = [soft_pos_weight(50, 15, 0.5), soft_pos_weight(40, 25, 0.5)]
+    assert loss.pos_weight.tolist() == pytest.approx(weights)
+    shifts = build_prior_shifts(data, loss)
+    assert [shift.prevalence for shift in shifts] == [15 / 65, 25 / 65]
+    assert [shift.pos_weight for shift in shifts] == pytest.approx(weights)
+    assert not any(shift.corrects_twice for shift in shifts)
+    balanced = build_prior_shifts(findings_of({"train": TRAIN}, sampler=BalancedSampler), loss)
+    # The group of the rarer finding is drawn more often; that of the other is drawn as it is.
+    assert [shift.corrects_twice for shift in balanced] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"), [(None, [1, 1]), (4.0, [4, 4]), ([4.0, 0.5], [4, 0.5])]
+)
+def test_a_weight_of_positives_is_for_one_finding_or_for_all(weight, expected):
+    data = findings_of({"train": TRAIN})
+    pos_weight = None if weight is None else torch.tensor(weight)
+    loss = fitted_loss(nn.BCEWithLogitsLoss(pos_weight=pos_weight), 2)
+    assert [shift.pos_weight for shift in build_prior_shifts(data, loss)] == expected
+
+
+def test_weights_of_findings_do_not_change_their_priors():
+    data = findings_of({"train": TRAIN})
+    plain, weighted = SoftPosWeightBCE(), SoftPosWeightBCE(finding_weights=[3.0, 1.0])
+    for loss in (plain, weighted):
+        build_loss(loss, data, torch.device("cpu"))
+    assert build_prior_shifts(data, weighted) == build_prior_shifts(data, plain)
+    none = SoftPosWeightBCE(finding_weights=[1.0, 0.0])
+    build_loss(none, data, torch.device("cpu"))
+    # A finding that is not trained has scores of no scale.
+    assert [shift.pos_weight is None for shift in build_prior_shifts(data, none)] == [False, True]
+
+
+def test_a_finding_of_one_label_is_refused_by_name():
+    train = {label: size for label, size in TRAIN.items() if label[1] != 1}
+    with refused(DataError, "Nodule"):
+        build_prior_shifts(findings_of({"train": train}), nn.BCEWithLogitsLoss())
+    for missing_label, counts in ((1, (3, 0)), (0, (0, 3))):
+        val = {(0, 1 - missing_label): 3, (1, -1): 5}
+        data = findings_of({"train": TRAIN, "val": val})
+        with refused(DataError, "val", "Nodule", *counts):
+            check_certificates([ThresholdSearch()], data)
+
+
+def test_certificates_are_checked_by_finding_with_its_own_settings():
+    val = {(0, 0): 10, (1, 0): 10, (0, 1): 2, (-1, 1): 30}
+    data = findings_of({"train": TRAIN, "val": val})
+    # 12 known negatives of Effusion, 20 of Nodule.
+    search = ThresholdSearch(min_tnr=0.8, confidence=0.95)
+    with refused(ConstraintError, "0.8", "Effusion", 14, 12, "val"):
+        check_certificates([search], data)
+    own = {"Effusion": {"min_tnr": 0.7}}
+    check_certificates([ThresholdSearch(min_tnr=0.8, confidence=0.95, per_finding=own)], data)
+    own = {"Effusion": {"confidence": None}}
+    check_certificates([ThresholdSearch(min_tnr=0.8, confidence=0.95, per_finding=own)], data)
+    positives = ThresholdSearch(min_tnr=0.5, min_tpr=0.75, confidence=0.95)
+    with refused(ConstraintError, "TPR", "0.75", "Effusion", 11, 10, "positive"):
+        check_certificates([positives], data)
+
+
+def test_a_model_has_an_output_for_each_finding():
+    computing = Computing(torch.device("cpu"), choose_precision("fp32", torch.device("cpu")), False)
+    images = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    model = build_model(partial(LightCNN, width=2), computing, num_findings=3)
+    assert model(images).shape == (2, 3)
+    assert build_model(partial(LightCNN, width=2), computing)(images).shape == (2,)
+    again = build_model(partial(LightCNN, width=2), computing, model.state_dict(), num_findings=3)
+    assert torch.equal(again.eval()(images), model.eval()(images))

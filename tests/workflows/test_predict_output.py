@@ -13,6 +13,7 @@ from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.workflows.predict.listing import list_manifest
 from cxrignite.workflows.predict.output import (
     COLUMNS,
+    FINDING,
     OutputPaths,
     OutputSettings,
     open_output,
@@ -33,7 +34,7 @@ SETTINGS = OutputSettings(
     device="cpu",
 )
 ROWS = [
-    (name, "@p", "0.5", "0.5", "positive", "0.5", "empirical")
+    (name, "@p", "0.5", "0.5", "positive", "0.5", "", "empirical")
     for name in ("=a", 'b",\n"', "'-c\r", "d")
 ]
 
@@ -47,7 +48,7 @@ def written(path):
         left = [row for row in ROWS if row[0] not in output.names]
         for row in left:
             output.append([row], {})
-        assert output.num_positive == output.num_rows == len(ROWS)
+        assert output.decisions["", "positive"] == output.num_rows == len(ROWS)
     return len(left)
 
 
@@ -171,3 +172,36 @@ def test_on_a_full_disk_the_rows_before_stay_whole(tmp_path):
     text = path.read_text()
     assert text.endswith("empirical\n")
     assert 5 < text.count("\n") < 30
+
+
+COLUMNS_OF_FINDINGS = (*COLUMNS[:2], FINDING, *COLUMNS[2:])
+
+
+def written_by_finding(path):
+    with open_output(
+        *(OutputPaths(path), SETTINGS, COLUMNS_OF_FINDINGS), num_findings=2, overwrite=False
+    ) as output:
+        left = [row for row in ROWS if row[0] not in output.names]
+        assert output.num_rows == len(ROWS) - len(left)
+        for row in left:
+            rows = [(*row[:2], name, *row[2:]) for name in ("Effusion", "No, dule")]
+            output.append(rows, {})
+        counts = {(name, "positive"): len(ROWS) for name in ("Effusion", "No, dule")}
+        assert output.decisions == counts
+    return len(left)
+
+
+def test_of_several_findings_the_rows_of_an_incomplete_image_are_written_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    path = tmp_path / "scores.csv"
+    assert written_by_finding(path) == len(ROWS)
+    whole = path.read_bytes()
+    num_left = []
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        num_left.append(written_by_finding(path))
+        assert path.read_bytes() == whole
+    assert num_left == sorted(num_left, reverse=True)
+    assert set(num_left) == set(range(len(ROWS) + 1))

@@ -65,6 +65,8 @@ def _finding_distribution(
 ) -> Figure:
     """Draw the number of images of each finding as one row of bars, one for each split."""
     figure, axes = single_chart("Images of each finding")
+    # Names are longer than the numbers that the margin is made for; 0.085 inches a character.
+    figure.subplots_adjust(left=max(0.9, 0.3 + 0.085 * max(map(len, classes))) / 8.4)
     height = 0.8 / len(counts)
     colours = cycle((BLUE, ORANGE, GREEN, GREY))
     for number, (split, colour) in enumerate(zip(counts, colours, strict=False)):

@@ -83,7 +83,7 @@ def explain(
     """
     folder, settings = RunFolder(run_dir), recipe.explain
     with open_folder(folder, recipe.trainer) as (session, stack):
-        run = load_run(folder, session, recipe.trainer, recipe.model, options.operating_point)
+        run = load_run(folder, session, recipe, options.operating_point)
         records = records_to_score(recipe.data, folder, options)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
@@ -140,7 +140,7 @@ def explain_files(
         if not session.is_main_process:
             return
         images = _read(recipe.data, folder, files)
-        run = load_run(folder, session, recipe.trainer, recipe.model, site)
+        run = load_run(folder, session, recipe, site)
         records = [ImageRecord(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
         height, width = images.shape[-2:]
         source = recipe.data.source

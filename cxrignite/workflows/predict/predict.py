@@ -94,7 +94,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 "of the images, each with its own --output"
             )
         listing = _list(recipe.data.source, request)
-        run = load_run(folder, session, settings, recipe.model, request.operating_point)
+        run = load_run(folder, session, recipe, request.operating_point)
         rules, model = run.rules, run.model
         if request.prevalence is not None and any(
             rule.prior_shift.pos_weight is None for rule in rules
@@ -265,10 +265,9 @@ def _summary(
         called = f"{output.decisions[finding, 'positive']} called positive" if rule.point else ""
         if rule.lower_threshold is not None:
             called += f", {output.decisions[finding, 'refer']} referred to a reader"
-        of_one = f"{finding}: " if finding else ""
-        alarms += alarm(f"{of_one}{text}" if (text := alarm_of_rule(rule)) else "")
+        alarms += alarm(alarm_of_rule(rule), finding)
         if finding:
-            described.append(f"{of_one}{called}" if called else finding)
+            described.append(f"{finding}: {called}" if called else finding)
         elif called:
             scored += f", {called}"
         described.append(indented(describe_rule(rule)))

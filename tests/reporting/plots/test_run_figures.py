@@ -34,6 +34,24 @@ def test_the_class_distribution_shows_each_count_and_its_share_of_the_split(asse
     assert_nothing_is_cut(figure)
 
 
+def test_findings_have_a_row_of_bars_with_one_for_each_split(assert_nothing_is_cut):
+    counts = {
+        "train": {"No Finding": 1200, "Effusion": 30, "Enlarged Cardiomediastinum": 5},
+        "test": {"No Finding": 40, "Effusion": 10, "Enlarged Cardiomediastinum": 0},
+    }
+    figure = figures.class_distribution(counts)
+    [axes] = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [1200, 30, 5, 40, 10, 0]
+    assert {"1,200", "30", "0"} <= set(texts_of(figure))
+    assert legend_of(axes) == ["train", "test"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(counts["train"])
+    # The first finding is above the others, and no bar covers another.
+    places = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in axes.patches)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    assert axes.yaxis_inverted()
+    assert_nothing_is_cut(figure)
+
+
 def test_an_empty_split_has_a_bar_of_height_zero(assert_nothing_is_cut):
     figure = figures.class_distribution({"test": {"NORMAL": 0, "PNEUMONIA": 0}})
     assert [bar.get_height() for bar in figure.axes[0].patches] == [0, 0]
