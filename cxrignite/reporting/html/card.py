@@ -35,7 +35,7 @@ BLANKS = (
 class SplitCell(NamedTuple):
     """Number of images or patients, and a remark."""
 
-    count: str
+    number: str
     remark: str = ""
 
 
