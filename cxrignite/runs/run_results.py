@@ -121,6 +121,10 @@ class RunResults:
     averages: dict[str, Averages]
     history: list[dict[str, float]]
     records: list[ImageRecord]
+    # By the name of the images, then by finding; shared by the findings of a run.
+    _scored: dict[str, dict[str, list[ScoredImage]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def read(cls, folder: RunFolder) -> list[RunResults]:
@@ -204,23 +208,31 @@ class RunResults:
         Raises:
             DamagedRunError: The file is damaged or lost, or was changed.
         """
+        if name not in self._scored:
+            # One reading for all findings: a table of many images takes seconds.
+            self._scored[name] = self._read_scored(name)
+        return self._scored[name].get(self.classes[1], [])
+
+    def _read_scored(self, name: str) -> dict[str, list[ScoredImage]]:
+        """Read the scored images of every finding, by its name."""
         path = self.folder.predictions_path(name)
         self.folder.files.check(path)
+        scored: dict[str, list[ScoredImage]] = {}
         if not path.is_file():
-            return []
+            return scored
+        texts: dict[str, str] = {}  # findings share the names of images and patients
         try:
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 reader = CsvReader(file)
                 one = () if self.has_one_finding else ("finding",)
                 check_columns(reader, ("path", "patient", *one, "label", "score"))
-                finding = self.classes[1]
-                return [
-                    _scored(row)
-                    for row in reader
-                    if not one or (row["finding"] == finding and row["label"])
-                ]
+                for row in reader:
+                    if not one or row["label"]:
+                        finding = row["finding"] if one else self.classes[1]
+                        scored.setdefault(finding, []).append(_scored(row, texts))
         except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
             raise DamagedRunError(f"{path} is damaged: {error}") from error
+        return scored
 
 
 def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
@@ -234,11 +246,12 @@ def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
         raise ValueError(f"it has no column {missing[0]}")
 
 
-def _scored(row: Mapping[str, str]) -> ScoredImage:
+def _scored(row: Mapping[str, str], texts: dict[str, str]) -> ScoredImage:
     label, score = int(row["label"]), float(row["score"])
     if label not in (0, 1) or not 0 <= score <= 1:
         raise ValueError(f"{row['path']} must have label 0 or 1 and a score in [0, 1]")
-    return ScoredImage(row["path"], row["patient"], label, score)
+    path, patient = (texts.setdefault(row[key], row[key]) for key in ("path", "patient"))
+    return ScoredImage(path, patient, label, score)
 
 
 def _classes(

@@ -25,7 +25,9 @@ from cxrignite.reporting.numbers import observed_share
 from cxrignite.runs.decision_rule import DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
 from cxrignite.runs.evaluation import (
+    Averages,
     CertificateCheck,
+    ClassDecisions,
     Estimate,
     Evaluations,
 )
@@ -436,3 +438,96 @@ def expected_cells(rows, lower, upper=None):
             figure = observed_share(count, scores.size - count)
             cells.append((f"{count:,}", figure.value, figure.interval))
     return cells
+
+
+class SeveralRun(Run):
+    """A run of several findings: exclusive classes, or findings that may occur together.
+
+    Of the test images, 0 to 3 show nothing, and each finding has four more, 4 to 7 and so on. The
+    scores of a finding are wrong on one of its images and on one of the next finding. Without
+    exclusive classes the first image of each finding also shows the first finding, and the label
+    of the last finding is unknown in image 0.
+    """
+
+    def __init__(self, root, findings=("BACTERIAL", "VIRAL"), *, exclusive=True):
+        super().__init__(root)
+        self.findings, self.exclusive = findings, exclusive
+        self.classes = ("NORMAL", *findings)
+        arguments = self.recipe["data"]["source"]["init_args"]
+        arguments["classes"] = list(self.classes)
+        if not exclusive:
+            self.recipe["data"]["source"]["class_path"] = "cxrignite.data.Manifest"
+        self.write_recipe()
+        self.labels = {}
+        for split, number in itertools.product(("train", "test"), range(4 * len(self.classes))):
+            shown = number // 4
+            labels = [int(shown == finding + 1) for finding in range(len(findings))]
+            if not exclusive and shown and number % 4 == 0:
+                labels[0] = 1
+            if not exclusive and number == 0:
+                labels[-1] = ""
+            self.labels[f"{split}/image {number}.png"] = labels
+        self.write_labels()
+        self.rules = [rule_of(finding=name) for name in findings]
+        self.write_rules()
+        for number, name in enumerate(findings):
+            for kind in ("roc", "precision_recall", "reliability"):
+                grey = np.full((20, 30), 100 + number, np.uint8)
+                self.picture(self.root / "figures" / f"{kind}_test_{name}.png", grey)
+
+    def write_labels(self):
+        columns = ["path", *(f"label:{name}" for name in self.findings), "patient", "split"]
+        rows, scored = [], []
+        for name, labels in self.labels.items():
+            split, patient = name.split("/")[0], name.rpartition(".")[0]
+            rows.append((name, *labels, patient, split, hashlib.sha256(name.encode()).hexdigest()))
+            if split == "test":
+                number = int(re.search(r"\d+", name)[0])
+                for place, label in enumerate(labels):
+                    score = 0.95 if label == 1 else 0.2
+                    if number == 4 * (place + 1):
+                        score = 0.3  # a false negative
+                    if number == 4 * ((place + 1) % len(self.findings) + 1) + 1:
+                        score = 0.97  # a false positive
+                    scored.append((name, patient, self.findings[place], label, score, "", ""))
+                pixels = np.full((40, 50), 90, np.uint8)
+                self.picture(self.images_root / name, pixels)
+        self.csv("split.csv", [*columns, "sha256"], rows)
+        self.write_scored("test", scored)
+
+    def write_scored(self, name, rows):
+        columns = ["path", "patient", "finding", "label", "score", "probability", "decision"]
+        self.csv(f"predictions/{name}.csv", columns, rows)
+
+    def result_of_rules(self):
+        """Write the rules alone, without evaluations at their thresholds."""
+        self.result("operating_point.json", DecisionRules(tuple(self.rules)))
+
+    def write_rules(self):
+        self.result_of_rules()
+        for name in ("val", "calibration", "test"):
+            self.evaluate_all(name)
+
+    def evaluate_all(self, name="test", averages=None, **changes):
+        """Evaluate all findings; `changes` are those of single findings, by name."""
+        evaluations = tuple(
+            evaluation_of(rule, **{"num_images": 110, **changes.get(rule.finding, {})})
+            for rule in self.rules
+        )
+        averages = averages or self.averages
+        self.result(f"metrics/{name}.json", Evaluations(evaluations, averages))
+
+    @property
+    def averages(self):
+        def estimate(value):
+            return Estimate(value, None, Interval(value - 0.05, value + 0.04))
+
+        counts = np.full((len(self.classes),) * 2, 7) + np.diag(range(30, 30 + len(self.classes)))
+        decisions = ClassDecisions(
+            tuple(map(tuple, counts.tolist())), *map(estimate, (0.7, 0.6, 0.5))
+        )
+        return Averages(
+            len(self.findings),
+            *map(estimate, (0.91, 0.82, 0.93, 0.84, 0.75, 0.76)),
+            decisions if self.exclusive else None,
+        )
