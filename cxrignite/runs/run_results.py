@@ -173,6 +173,18 @@ class RunResults:
         """True if the run has no other finding."""
         return len(self.all_classes) == 2
 
+    @property
+    def is_exclusive(self) -> bool:
+        """True if an image has one of several findings at most."""
+        if self.has_one_finding:
+            return False
+        source = self.recipe.child("data.source")
+        return (
+            source.text("class_path").rpartition(".")[2] == "ClassFolders"
+            or source.flag("init_args.exclusive")
+            or any(each.decisions is not None for each in self.averages.values())
+        )
+
     def results_name(self, name: str) -> str:
         """Return the name of the files of this finding, for the images of `name`."""
         return results_name(name, self.all_classes, self.index)

@@ -1,5 +1,6 @@
 """Statements about limits of the sensitivity and about referral; the rest is tested by commands."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,9 @@ from cxrignite.functional import Interval, select_operating_point
 from cxrignite.reporting.wording import (
     check_freshness,
     check_rule,
+    describe_family,
+    describe_findings,
+    describe_negatives,
     describe_point,
     read_evaluation,
     state_rule,
@@ -143,3 +147,35 @@ def test_results_at_another_lower_threshold_are_out_of_date():
     older = replace(rule, point=replace(rule.point, lower_threshold=0.2))
     assert check_freshness("test", evaluation_of(rule), rule) is None
     line_with(check_freshness("test", evaluation_of(older), rule).text, "0.2000", "0.3000")
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ([{}, {}, {"status": "empirical"}], ["2 of 3", "90 %"]),
+        ([{"confidence": 1 - 0.05 / 14}] * 14, ["14 of 14", "95 %"]),  # familywise
+        ([{"min_tpr": 0.8}, {}], ["2 of 2", "85 %"]),  # both limits of the first hold alone
+        ([{"min_tpr": 0.8, "joint": True}, {}], ["2 of 2", "90 %"]),
+    ],
+)
+def test_certificates_of_several_findings_hold_together_with_less_confidence(changes, facts):
+    line_with(describe_family([rule_of(**each) for each in changes]), *facts)
+
+
+def test_many_certificates_have_no_known_confidence_together():
+    text = line_with(describe_family([RULE] * 20), "20 of 20")
+    assert "%" not in text
+    assert describe_family([RULE, None, rule_of(point=None)]) == ""
+
+
+def test_the_negatives_of_a_finding_are_named():
+    classes = ("NORMAL", "BACTERIAL", "VIRAL")
+    line_with(describe_negatives(classes, 1, is_exclusive=True), "no VIRAL", "NORMAL or BACTERIAL")
+    side_by_side = describe_negatives(classes, 1, is_exclusive=False, num_unknown=1200)
+    assert "NORMAL" not in line_with(side_by_side, "no VIRAL", "1,200 images")
+
+
+def test_only_exclusive_findings_are_called_classes():
+    names = ("No Finding", "Mass", "Nodule")
+    line_with(describe_findings(names, is_exclusive=True), "3 classes", "Mass or Nodule")
+    assert not re.search(r"class|No Finding", describe_findings(names, is_exclusive=False))

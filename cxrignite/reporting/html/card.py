@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.leakage import describe_leaks, leaked_pairs
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.reporting.numbers import decimal, percent, score_text
-from cxrignite.reporting.wording import NOT_USABLE, Statement, split_name, status
+from cxrignite.reporting.wording import NOT_USABLE, Statement, listed, split_name, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_results import BestWeights, RunResults, Tree
 from cxrignite.terminal import counted
@@ -31,27 +32,27 @@ BLANKS = (
 """Information that no run folder contains; each follows the words "To be filled in:"."""
 
 
-class SplitRow(NamedTuple):
-    """Number of images by class, and of patients, in a split."""
+class SplitCell(NamedTuple):
+    """Number of images or patients, and a remark."""
 
-    name: str
-    num_negative: int
-    num_positive: int
-    num_patients: int
+    number: str
+    remark: str = ""
 
 
 class SplitSummary(NamedTuple):
     """Summary of the splits.
 
     Attributes:
-        rows: One per split.
+        columns: Titles of the columns.
+        rows: Name and cells of each row: a split, or one of several findings.
         num_shared_patients: Patients with images in more than one split.
         num_shared_files: Files whose content is in more than one split.
         digest: SHA-256 of `split.csv`.
         patients_from: How patients were identified.
     """
 
-    rows: Sequence[SplitRow]
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[SplitCell]]]
     num_shared_patients: int
     num_shared_files: int
     digest: str
@@ -65,38 +66,84 @@ class CardGroup(NamedTuple):
     lines: Sequence[tuple[str, str]]
 
 
-def summarize_split(results: RunResults) -> SplitSummary | None:
+def summarize_split(findings: Sequence[RunResults]) -> SplitSummary | None:
     """Count images and patients of each split, and those in more than one split.
 
     Args:
-        results: The run.
+        findings: Results of each finding of the run.
 
     Returns:
         The summary; None if there is no split to read.
     """
-    records = results.records
+    first = findings[0]
+    records = first.records
     if not records:
         return None
-    rows = []
     patients: dict[str, set[str]] = {}
     files: dict[str, set[str]] = {}
     for record in records:
         patients.setdefault(record.patient, set()).add(record.split)
         if record.sha256:
             files.setdefault(record.sha256, set()).add(record.split)
-    for name in results.split_names:
-        labels = [record.label for record in records if record.split == name]
-        members = {record.patient for record in records if record.split == name}
-        rows.append(
-            SplitRow(split_name(name), labels.count(0), labels.count(1), len(members)),
-        )
+    columns, rows = (_one_finding if first.has_one_finding else _several_findings)(findings)
     return SplitSummary(
+        columns,
         rows,
         sum(len(splits) > 1 for splits in patients.values()),
         sum(len(splits) > 1 for splits in files.values()),
-        hashlib.sha256(results.folder.split_path.read_bytes()).hexdigest(),
-        patient_origin(results.recipe.child("data.source"), records),
+        hashlib.sha256(first.folder.split_path.read_bytes()).hexdigest(),
+        patient_origin(first.recipe.child("data.source"), records),
     )
+
+
+_SplitTable = tuple[list[str], list[tuple[str, list[SplitCell]]]]
+
+
+def _one_finding(findings: Sequence[RunResults]) -> _SplitTable:
+    """Return columns and rows: a row for each split."""
+    results = findings[0]
+    rows = []
+    for name in results.split_names:
+        labels = [record.label for record in results.records if record.split == name]
+        patients = {record.patient for record in results.records if record.split == name}
+        counts = (labels.count(0), labels.count(1), len(patients))
+        rows.append((split_name(name), [SplitCell(f"{count:,}") for count in counts]))
+    return ["Split", *results.classes, "Patients"], rows
+
+
+def _several_findings(findings: Sequence[RunResults]) -> _SplitTable:
+    """Return columns and rows: a column for each split, which are fewer than the findings."""
+    first = findings[0]
+    images = Counter(record.split for record in first.records)
+    patients = Counter(split for _, split in {(each.patient, each.split) for each in first.records})
+    # Images on which every finding is known to be absent.
+    of_image = zip(*([each.label for each in one.records] for one in findings), strict=True)
+    nothing = Counter(
+        record.split
+        for record, labels in zip(first.records, of_image, strict=True)
+        if not any(labels)
+    )
+    splits = first.split_names
+
+    def row(name: str, counts: Counter[str]) -> tuple[str, list[SplitCell]]:
+        return name, [SplitCell(f"{counts[split]:,}") for split in splits]
+
+    rows = [
+        row("Images", images),
+        row("Patients", patients),
+        row(first.all_classes[0] if first.is_exclusive else "Images without any finding", nothing),
+    ]
+    for one in findings:
+        counts = Counter((record.split, record.label) for record in one.records)
+        cells = []
+        for split in splits:
+            unknown = counts[split, UNKNOWN]
+            remark = f"{counts[split, 0]:,} negative" + (
+                f", {unknown:,} unknown" if unknown else ""
+            )
+            cells.append(SplitCell(f"{counts[split, 1]:,}", remark))
+        rows.append((one.classes[1], cells))
+    return ["Number of", *(split_name(name) for name in splits)], rows
 
 
 def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
@@ -120,18 +167,20 @@ def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
     return Statement("Patients or images are in more than one split", text, reasons)
 
 
-def prior_shift_sentences(rule: DecisionRule | None) -> list[str]:
+def prior_shift_sentences(rule: DecisionRule | None, *, has_unknown: bool = False) -> list[str]:
     """Describe how sampling and loss changed the prior, and how probabilities correct for it.
 
     Args:
         rule: Decision rule with the prior shift; without one there is no sentence.
+        has_unknown: True if the label of some images is unknown.
     """
     if rule is None:
         return []
     prior_shift, positive = rule.prior_shift, rule.finding
     share = prior_shift.prevalence
+    known = " with a known label" if has_unknown else ""
     first = (
-        f"{percent(share)} of the training images are {positive}, and "
+        f"{percent(share)} of the training images{known} are {positive}, and "
         f"{percent(prior_shift.sampled_prevalence)} of those drawn by the sampler"
     )
     seen, shift = prior_shift.seen_prevalence, prior_shift.logit_shift
@@ -158,13 +207,14 @@ def prior_shift_sentences(rule: DecisionRule | None) -> list[str]:
     ]
 
 
-def model_card(results: RunResults) -> list[CardGroup]:
+def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
     """Fill in the parts of a model card that a run folder contains; no line names a folder.
 
     Args:
-        results: The run.
+        findings: Results of each finding of the run.
     """
-    recipe, best, rule, starts = results.recipe, results.best, results.rule, results.starts
+    results = findings[0]
+    recipe, best, starts = results.recipe, results.best, results.starts
     trainer, data = recipe.child("trainer"), recipe.child("data")
     packages = starts[-1].packages if starts else {}
     num_processes = starts[-1].num_processes if starts else None
@@ -174,7 +224,7 @@ def model_card(results: RunResults) -> list[CardGroup]:
             "Data",
             [
                 ("Source", class_name(data.text("source.class_path"))),
-                ("Classes", " (negative), ".join(results.classes) + " (positive)"),
+                ("Classes", _classes_text(results)),
                 ("Images", images_of_splits(results)),
                 ("Validation", fold_words(data)),
                 ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
@@ -184,7 +234,7 @@ def model_card(results: RunResults) -> list[CardGroup]:
                 ("Sampler", text_of(data.get("sampler"))),
             ],
         ),
-        CardGroup("Model", [("Class and parameters", text_of(recipe.get("model")))]),
+        CardGroup("Model", [("Class and parameters", text_of(_model(results)))]),
         CardGroup(
             "Training",
             [
@@ -200,18 +250,12 @@ def model_card(results: RunResults) -> list[CardGroup]:
             ],
         ),
         CardGroup(
-            "Weights and threshold",
+            "Weights and threshold" if results.has_one_finding else "Weights and thresholds",
             [
                 ("Epoch of the weights", text_of(best and best.epoch)),
-                ("Selected by", _selected_by(best)),
+                ("Selected by", _selected_by(best, len(findings))),
                 ("SHA-256 of the checkpoint", text_of(best and best.sha256)),
-                ("Status", status(rule) if rule else ""),
-                ("Threshold, all digits", text_of(rule and rule.threshold)),
-                ("Lower threshold, all digits", text_of(rule and rule.lower_threshold)),
-                (
-                    "SHA-256 of its checkpoint",
-                    text_of(rule and rule.weights_sha256),
-                ),
+                *_threshold_lines(findings),
             ],
         ),
         CardGroup(
@@ -234,44 +278,128 @@ def model_card(results: RunResults) -> list[CardGroup]:
     return [group for group in kept if group.lines]
 
 
-def _selected_by(best: BestWeights | None) -> str:
+def _classes_text(results: RunResults) -> str:
+    if results.has_one_finding:
+        return " (negative), ".join(results.classes) + " (positive)"
+    if results.is_exclusive:
+        return f"{listed(results.all_classes, 'or')}; an image has one of them"
+    return f"{listed(results.all_classes[1:])}; an image may have several, or none"
+
+
+def _threshold_lines(findings: Sequence[RunResults]) -> list[tuple[str, str]]:
+    rule = findings[0].rule
+    digest = text_of(rule and rule.weights_sha256)
+    if len(findings) == 1:
+        return [
+            ("Status", status(rule) if rule else ""),
+            ("Threshold, all digits", text_of(rule and rule.threshold)),
+            ("Lower threshold, all digits", text_of(rule and rule.lower_threshold)),
+            ("SHA-256 of its checkpoint", digest),
+        ]
+    lines = []
+    for each in findings:
+        if each.rule is not None and each.rule.point is not None:
+            text = f"{status(each.rule)}; threshold {each.rule.threshold}"
+            lower = each.rule.lower_threshold
+            text += "" if lower is None else f", lower threshold {lower}"
+            lines.append((each.classes[1], text))
+    return [*lines, ("SHA-256 of the thresholds' checkpoint", digest)]
+
+
+def _model(results: RunResults) -> Any:
+    """Return the recipe's model with the number of findings that it was built with."""
+    model = results.recipe.get("model")
+    arguments = model.get("init_args") if isinstance(model, Mapping) else None
+    if results.has_one_finding or not isinstance(arguments, Mapping):
+        return model
+    return {**model, "init_args": {**arguments, "num_findings": len(results.all_classes) - 1}}
+
+
+def _selected_by(best: BestWeights | None, num_findings: int) -> str:
     if best is None or best.score is None:
         return ""
-    return f"{best.metric} {decimal(best.score, 4)}"
+    is_mean = num_findings > 1 and best.metric.endswith(("roc_auc", "average_precision"))
+    mean = ", mean over the findings" if is_mean else ""
+    return f"{best.metric} {decimal(best.score, 4)}{mean}"
 
 
-def limits_of_use(results: RunResults, *, is_invalid: bool, is_usable: bool) -> list[str]:
+def intended_use(results: RunResults) -> str:
+    """State what the model is intended for.
+
+    Args:
+        results: Results of one finding of the run.
+    """
+    classes = results.all_classes
+    if results.has_one_finding or results.is_exclusive:
+        what = f"the classification of chest X-rays into {listed(classes)}"
+    else:
+        what = f"the detection of {listed(classes[1:])} on chest X-rays"
+    return f"Intended for research on {what}, by people who have reference labels for the images."
+
+
+def limits_of_use(
+    findings: Sequence[RunResults], *, invalid: Sequence[str], unusable: Sequence[str]
+) -> list[str]:
     """List what the model must not be used for.
 
     Args:
-        results: The run.
-        is_invalid: True if some evaluated images contradict the certificate or differ from those
-            the threshold was chosen on.
-        is_usable: True if the threshold was shown to be better than chance.
+        findings: Results of each finding of the run.
+        invalid: Findings for which some evaluated images contradict the certificate or differ from
+            those the threshold was chosen on.
+        unusable: Findings whose threshold was not shown to be better than chance.
     """
-    negative, positive = results.classes
+    results, names = findings[0], [each.classes[1] for each in findings]
     limits = [
         "Not for patient care. This is a research model, not a medical device; it has not been "
         "reviewed or cleared for clinical use.",
         "Not for images unlike the training images: other ages (adults if it was trained on "
         "children), views (lateral or supine), scanners or processing, photographs of images.",
-        f"Not for any finding but {positive}: an image called {negative} may show other disease.",
-        f"Not as the only reader, and not to rule out {positive}: some {positive} images are "
-        f"called {negative}.",
+        *(_of_one_finding(results) if len(names) == 1 else _of_several_findings(results)),
         "Not at another site before it was evaluated on labelled images of that site. If they "
         "differ, choose the threshold again.",
     ]
     if class_name(results.recipe.text("data.source.class_path")) == "Phantom":
         limits.insert(0, "Not for real images: the model was trained on synthetic images.")
-    if not is_usable:
-        limits.insert(0, f"Not for any decision: the threshold is {NOT_USABLE} (see the top).")
-    if is_invalid:
+    if unusable:
+        on = "" if len(names) == 1 else f" on {listed(unusable, 'or')}"
+        limits.insert(0, f"Not for any decision{on}: the threshold is {NOT_USABLE} (see the top).")
+    uncertified = [
+        each.classes[1] for each in findings if each.rule is None or not each.rule.is_certified
+    ]
+    if invalid:
+        of = "" if len(names) == 1 else f" of {listed(invalid, 'or')}"
         limits.append(
-            "Not on images like those for which the certificate is not valid (see the top)."
+            f"Not on images like those for which the certificate{of} is not valid (see the top)."
         )
-    elif results.rule is None or not results.rule.is_certified:
+    uncertified = [name for name in uncertified if name not in invalid]
+    if uncertified:
+        of = "" if len(names) == 1 else f" for {listed(uncertified, 'or')}"
         limits.append(
-            "Not if a specificity has to be guaranteed: no certificate covers this threshold."
+            f"Not if a specificity has to be guaranteed{of}: no certificate covers this threshold."
+        )
+    return limits
+
+
+def _of_one_finding(results: RunResults) -> list[str]:
+    negative, positive = results.classes
+    return [
+        f"Not for any finding but {positive}: an image called {negative} may show other disease.",
+        f"Not as the only reader, and not to rule out {positive}: some {positive} images are "
+        f"called {negative}.",
+    ]
+
+
+def _of_several_findings(results: RunResults) -> list[str]:
+    limits = [
+        f"Not for any finding but {listed(results.all_classes[1:])}: an image that is negative for "
+        "all of them may show other disease.",
+        "Not as the only reader, and not to rule out a finding: some images that show a finding "
+        "are called negative for it.",
+    ]
+    if results.is_exclusive:
+        limits.append(
+            "Not for images that may show several of these findings: the model was trained on "
+            "images with one of them at most."
         )
     return limits
 

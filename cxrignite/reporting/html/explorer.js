@@ -1,12 +1,12 @@
 "use strict";
-(() => {
-  const find = (selector) => document.querySelector("#explorer " + selector);
-  const all = (selector) => [...document.querySelectorAll("#explorer " + selector)];
+for (const root of document.querySelectorAll("[data-explorer]")) {
+  const find = (selector) => root.querySelector(selector);
+  const all = (selector) => [...root.querySelectorAll(selector)];
   const sums = (differences) => {
     let sum = 0;
     return differences.map((difference) => (sum += difference));
   };
-  const sets = JSON.parse(document.getElementById("explorer-data").textContent).map((set) => ({
+  const sets = JSON.parse(find("script").textContent).map((set) => ({
     ...set, below: set.below.map(sums), lows: set.lows.map(sums),
   }));
   const sliders = all("input[type=range]");
@@ -103,4 +103,4 @@
   choice?.addEventListener("change", choose);
   for (const part of all(".controls")) part.hidden = false;
   choose();
-})();
+}

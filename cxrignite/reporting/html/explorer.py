@@ -108,14 +108,15 @@ class Explorer(NamedTuple):
     script_hash: Markup
 
 
-def explore_run(results: RunResults) -> Explorer | None:
+def explore_run(results: RunResults, max_bounds: int = MAX_BOUNDS) -> Explorer | None:
     """Collect the scored images of a run that have a threshold.
 
     Validation images are left out if other images chose the threshold, and so are images whose
     rule refers some, if that of the first images does not, or the reverse.
 
     Args:
-        results: Results of the run.
+        results: Results of one finding of the run.
+        max_bounds: Maximum number of intervals of a class.
 
     Returns:
         The explorer, first of the test images; None if there are no such images.
@@ -137,7 +138,7 @@ def explore_run(results: RunResults) -> Explorer | None:
         if scored:
             scores = np.array([image.score for image in scored], dtype=np.float64)
             labels = np.array([image.label for image in scored], dtype=np.int64)
-            explored.append(explore(split_name(name), scores, labels, thresholds[name]))
+            explored.append(explore(split_name(name), scores, labels, thresholds[name], max_bounds))
     explored = [each for each in explored if len(each.stored) == len(explored[0].stored)]
     return make_explorer(explored) if explored else None
 
@@ -159,6 +160,7 @@ def explore(
     y_score: NDArray[np.float64],
     y_true: NDArray[np.int64],
     stored: Sequence[float],
+    max_bounds: int = MAX_BOUNDS,
 ) -> ExploredImages:
     """Compute the decisions on a set of images.
 
@@ -168,6 +170,7 @@ def explore(
         y_true: Labels 0 and 1, `(N,)`.
         stored: The stored threshold, or two in ascending order: scores below the first are
             negative, scores at or above the last are positive.
+        max_bounds: Maximum number of intervals of a class.
     """
     scores, positive = checked_scores(y_score, y_true)
     by_class = [np.sort(scores[~positive]), np.sort(scores[positive])]
@@ -184,7 +187,7 @@ def explore(
         "sizes": [each.size for each in by_class],
         # Differences are shorter than the numbers.
         "below": [_differences(np.searchsorted(each, values, side="left")) for each in by_class],
-        "lows": [_differences(_lower_ends(each.size)) for each in by_class],
+        "lows": [_differences(_lower_ends(each.size, max_bounds)) for each in by_class],
     }
     rows = {f"{float(text):.4f}": float(text) for text in _TABLE_STEPS} | {
         text: steps[text] for text in texts
@@ -215,8 +218,8 @@ def _step_texts() -> list[str]:
     ]
 
 
-def _lower_ends(num_trials: int) -> NDArray[np.int64]:
-    ends = clopper_pearson_lower_ends(num_trials, min(num_trials, MAX_BOUNDS))
+def _lower_ends(num_trials: int, max_bounds: int) -> NDArray[np.int64]:
+    ends = clopper_pearson_lower_ends(num_trials, min(num_trials, max_bounds))
     return np.round(ends / _BOUND_UNIT).astype(np.int64)
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 _LOOSE = re.compile(r"(?<=[<>]) (?=\d)|(?<=\d) (?=%)")
@@ -23,9 +23,19 @@ def render_page(template: str, **content: object) -> bytes:
         template: Name of its file, in this folder.
         content: Variables of the template; `style`, which all pages share, is added.
     """
-    page = _template(template).render(content, style=Markup(read_asset("page_style.css")))
+    page = render_part(template, **content, style=Markup(read_asset("page_style.css")))
     # File names that are not UTF-8 hold surrogates, which cannot be written.
     return page.encode(errors="replace")
+
+
+def render_part(template: str, **content: object) -> Markup:
+    """Fill in the template of a part of a page.
+
+    Args:
+        template: Name of its file, in this folder.
+        content: Variables of the template.
+    """
+    return Markup(_environment().get_template(template).render(content))
 
 
 def mark_commands(sentence: str) -> Markup:
@@ -61,8 +71,9 @@ def read_asset(name: str) -> str:
 
 
 @cache
-def _template(name: str) -> Template:
+def _environment() -> Environment:
     environment = Environment(
+        loader=FunctionLoader(read_asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -70,7 +81,7 @@ def _template(name: str) -> Template:
         finalize=_typeset,
     )
     environment.filters["commands"] = mark_commands
-    return environment.from_string(read_asset(name))
+    return environment
 
 
 def _typeset(value: Any) -> Any:

@@ -64,6 +64,7 @@ def read_maps(results: RunResults, name: str, image_names: Collection[str]) -> S
     Raises:
         DamagedRunError: Their list or their evaluation is damaged.
     """
+    name = results.results_name(name)
     evaluation = results.folder.find_map_evaluation(name)
     if evaluation is None:
         return None

@@ -8,6 +8,7 @@ measures nothing of its own.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -17,18 +18,11 @@ from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
-from cxrignite.reporting.html import card, explorer, map_checks, maps, tables, wrong_decisions
+from cxrignite.reporting.html import card, summary, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
-from cxrignite.reporting.html.html_page import render_page, to_data_uri
-from cxrignite.reporting.numbers import (
-    UNDEFINED,
-    Figure,
-    percent,
-    score_text,
-    share_text,
-    zone_text,
-)
-from cxrignite.runs.evaluation import Evaluation
+from cxrignite.reporting.html.finding_part import FindingPart, Limits, collect_part, read_figures
+from cxrignite.reporting.html.html_page import render_page
+from cxrignite.reporting.wording import Statement
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted
@@ -37,9 +31,11 @@ MAX_PAGE_BYTES = 5_000_000
 """Maximum size of a page: pictures of wrong decisions are reduced until it fits."""
 
 _TEMPLATE = "report_template.html"
+_FIGURES = ("learning_curves", "epoch_times", "class_distribution", "samples_train")
 _MAX_FIGURE_BYTES = 2_000_000
-# A gallery needs more markup than the list in the first rendering.
-_GALLERY_MARKUP_BYTES = 150_000
+# A picture of a wrong decision needs more markup than its row of the list in the first rendering.
+_GALLERY_MARKUP_BYTES = 750
+_MAX_NAMES = 3  # of findings in the title
 
 
 def write_report(
@@ -69,125 +65,132 @@ def write_report(
     # Check all files but maps, which may have been removed since they are large.
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
-    results = RunResults.read(folder)[0]
-    content, kinds, mapped = _content(results)
+    findings = RunResults.read(folder)
+    limits = Limits.shared(len(findings), _MAX_FIGURE_BYTES)
+    of_run, labels = _statements(findings), _labels(findings)
+    parts = [collect_part(each, limits, of_run, labels) for each in findings]
+    num_bytes = _MAX_FIGURE_BYTES - sum(part.figure_bytes for part in parts)
+    figures = read_figures(folder, {name: name for name in _FIGURES}, num_bytes)
+    content = _content(findings, parts, of_run) | {"figures": figures}
     # First without pictures, which share the rest of the page's size.
-    page = render_page(_TEMPLATE, **content, errors=kinds)
-    root = source_root or _source_root(results)
-    overlays = mapped.overlays if mapped else {}
-    num_bytes = MAX_PAGE_BYTES - len(page) - _GALLERY_MARKUP_BYTES
-    scaling = results.recipe.text("data.grey_scaling")
-    choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
-    known: GreyScaling = next((each for each in choices if each == scaling), "file")
-    gallery = wrong_decisions.draw_wrong_decisions(kinds, root, known, overlays, num_bytes)
-    pictured = render_page(_TEMPLATE, **content, errors=gallery)
+    page = _render(content, parts, [part.errors for part in parts])
+    root = source_root or _source_root(findings[0])
+    gallery = _draw_errors(findings[0], parts, root, MAX_PAGE_BYTES - len(page))
+    pictured = _render(content, parts, gallery)
     page = pictured if len(pictured) <= MAX_PAGE_BYTES else page
     path = output or run_dir / "report.html"
     write_durably(path, page)
     return path
 
 
-def _content(
-    results: RunResults,
-) -> tuple[dict[str, object], list[wrong_decisions.ErrorKind], maps.ScoreMaps | None]:
-    """Collect the variables of the template, the wrong decisions, and their maps.
+def _render(
+    content: Mapping[str, object],
+    parts: Sequence[FindingPart],
+    errors: Sequence[Sequence[wrong_decisions.ErrorKind]],
+) -> bytes:
+    rendered = [part.render(kinds) for part, kinds in zip(parts, errors, strict=True)]
+    return render_page(_TEMPLATE, **content, rendered=rendered)
 
-    They describe the validation images if the test split was not evaluated.
-    """
-    classes, evaluations, rule = results.classes, results.evaluations, results.rule
-    shown = next((name for name in ("test", "val", "calibration") if name in evaluations), "val")
-    evaluation = evaluations.get(shown)
-    # Evaluations at a site's threshold do not affect the run's own certificate.
-    own = {
-        name: each
-        for name, each in evaluations.items()
-        if rule and each.rule.chosen_on == rule.chosen_on
-    }
-    statement = wording.state_rule(rule, classes, own)
-    statements = [
-        card.leakage_statement(results.records),
-        wording.check_weights(rule, results.best.sha256) if results.best else None,
-        *(wording.check_rule(name, each) for name, each in evaluations.items()),
-        *(wording.check_freshness(name, each, rule) for name, each in evaluations.items()),
-    ]
-    decisions = evaluation.at_threshold if evaluation else None
-    decided = decisions or (rule if rule and rule.point else None)
-    threshold = 0.5 if decided is None or decided.threshold is None else decided.threshold
-    lower = decided.lower_threshold if decided else None
-    scored = results.scored_records(shown)
-    kinds = wrong_decisions.find_wrong_decisions(scored, threshold, results.records, classes, lower)
-    mapped = maps.read_maps(
-        results, shown, [wrong.name for kind in kinds for wrong in kind.wrong_decisions]
-    )
-    checks = mapped.checks if mapped else None
-    measured = map_checks.map_checks(checks) if checks else []
-    is_invalid = any(each.is_invalid for each in evaluations.values())
-    content = {
-        "run": results.folder.root.resolve().name,
-        "classes": classes,
+
+def _draw_errors(
+    results: RunResults, parts: Sequence[FindingPart], root: Path | None, num_bytes: int
+) -> list[list[wrong_decisions.ErrorKind]]:
+    """Draw the wrong decisions of each finding; a finding leaves what it does not need."""
+    scaling = results.recipe.text("data.grey_scaling")
+    choices: tuple[GreyScaling, ...] = get_args(GreyScaling)
+    known: GreyScaling = next((each for each in choices if each == scaling), "file")
+    listed = (len(kind.wrong_decisions) for part in parts for kind in part.errors)
+    num_bytes -= _GALLERY_MARKUP_BYTES * sum(listed)
+    gallery = []
+    for number_left, part in zip(range(len(parts), 0, -1), parts, strict=True):
+        kinds = wrong_decisions.draw_wrong_decisions(
+            part.errors, root, known, part.overlays, num_bytes // number_left
+        )
+        num_bytes -= sum(kind.num_bytes for kind in kinds)
+        gallery.append(kinds)
+    return gallery
+
+
+def _content(
+    findings: Sequence[RunResults], parts: Sequence[FindingPart], of_run: Sequence[Statement]
+) -> dict[str, object]:
+    """Collect the variables of the page's template."""
+    first, shown = findings[0], parts[0].shown
+    names = first.all_classes[1:]
+    averages = first.averages.get(shown)
+    explored = [part.explorer for part in parts if part.explorer]
+    several = f"{wording.listed(names) if len(names) <= _MAX_NAMES else f'{len(names)} findings'}"
+    return {
+        "run": first.folder.root.resolve().name,
+        "title": names[0] if first.has_one_finding else several,
+        "heading": f"{names[0]} against {first.all_classes[0]}"
+        if first.has_one_finding
+        else several,
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
         "version": __version__,
-        "is_finished": results.folder.is_finished,
-        "statements": [each for each in statements if each],
-        "is_invalid": any(each.is_invalid for each in own.values()),
-        "rule": statement,
-        "threshold": zone_text(rule.threshold, rule.lower_threshold) if rule else UNDEFINED,
-        "refers": lower is not None,
-        "threshold_probability": score_text(rule.threshold_probability)
-        if rule and rule.threshold_probability is not None
-        else "",
-        "tnr": share_text(decisions.tnr) if decisions else Figure(),
-        "tpr": share_text(decisions.tpr) if decisions else Figure(),
-        "observations": tables.observation_rows(results),
-        "sites": {
-            name: (
-                wording.state_rule(site, classes, {}),
-                zone_text(site.threshold, site.lower_threshold),
-            )
-            for name, site in results.sites.items()
-        },
+        "parts": parts,
+        "is_one": first.has_one_finding,
+        "explorer": explored[0] if explored else None,
+        "statements": of_run,
+        "is_finished": first.folder.is_finished,
         "shown": wording.split_name(shown),
-        "size": _size(evaluation),
-        "is_tested": "test" in evaluations,
-        "has_test": "test" in results.split_names,
-        "confusions": tables.confusion_tables(evaluation, classes) if evaluation else [],
-        "rates": tables.rate_rows(evaluation, classes) if evaluation else [],
-        "at_prevalences": tables.prevalence_rows(evaluation, classes) if evaluation else [],
-        "prevalence": _prevalence(evaluation),
-        "explorer": explorer.explore_run(results),
-        "other_threshold": wording.describe_other_threshold(rule),
-        "ranking": tables.ranking_rows(evaluations),
-        "calibration": tables.calibration_rows(evaluation) if evaluation else ([], []),
-        "figures": _pictures(results.folder, shown),
-        "training": _training(results),
-        "maps": mapped,
-        "map_checks": measured,
-        "map_summary": map_checks.checks_summary(measured),
-        "map_images": map_checks.checks_size(checks) if checks else "",
-        "has_predictions": bool(scored),
-        "decided_at": zone_text(threshold, lower),
-        "predictions": f"predictions/{shown}.csv",
-        "subgroups": tables.subgroup_rows(evaluation, classes) if evaluation else ([], 0),
-        "split_summary": card.summarize_split(results),
-        "prior_shift": card.prior_shift_sentences(rule),
+        "is_tested": "test" in first.evaluations,
+        "has_test": "test" in first.split_names,
+        "described": wording.describe_findings(first.all_classes, is_exclusive=first.is_exclusive),
+        "rows": [
+            summary.finding_row(
+                *(each, shown, part.anchor, part.rule, part.problems), is_invalid=part.is_invalid
+            )
+            for each, part in zip(findings, parts, strict=True)
+        ],
+        "family": wording.describe_family([each.rule for each in findings]),
+        "averages": summary.average_rows(averages) if averages else [],
+        "num_averaged": averages.num_findings if averages else 0,
+        "class_table": summary.class_table(averages.decisions, first.all_classes)
+        if averages and averages.decisions
+        else None,
+        "class_decisions": wording.describe_class_decisions(first.all_classes[0]),
+        "refers": any(each.rule and each.rule.lower_threshold is not None for each in findings),
+        "training": _training(first),
+        "split_summary": card.summarize_split(findings),
+        "intended": card.intended_use(first),
         "limits": card.limits_of_use(
-            results, is_invalid=is_invalid, is_usable=not statement.alarms
+            findings,
+            invalid=[part.name for part in parts if part.is_invalid_anywhere],
+            unusable=[part.name for part in parts if part.rule.alarms],
         ),
-        "card": card.model_card(results),
+        "card": card.model_card(findings),
         "blanks": card.BLANKS,
     }
-    return content, kinds, mapped
 
 
-def _size(evaluation: Evaluation | None) -> str:
-    if evaluation is None:
-        return ""
-    images, patients = evaluation.num_images, evaluation.num_patients
-    return f"{counted(images, 'image')} of {counted(patients, 'patient')}"
+def _statements(findings: Sequence[RunResults]) -> list[Statement]:
+    """Collect the warnings that concern the whole run."""
+    best = findings[0].best
+    of_weights = [wording.check_weights(each.rule, best.sha256) for each in findings if best]
+    statements = [
+        card.leakage_statement(findings[0].records),
+        next((each for each in of_weights if each), None),
+    ]
+    return [each for each in statements if each]
 
 
-def _prevalence(evaluation: Evaluation | None) -> str:
-    return percent(evaluation.num_positive / evaluation.num_images if evaluation else None)
+def _labels(findings: Sequence[RunResults]) -> dict[str, str]:
+    """Return all labels of each image; empty if there is one finding."""
+    first = findings[0]
+    if first.has_one_finding:
+        return {}
+    nothing, names = first.all_classes[0], first.all_classes[1:]
+    if not first.is_exclusive:
+        nothing = "none"
+    found = zip(*(each.records for each in findings), strict=True)
+    return {
+        records[0].name: ", ".join(
+            name for name, record in zip(names, records, strict=True) if record.label == 1
+        )
+        or nothing
+        for records in found
+    }
 
 
 def _training(results: RunResults) -> str:
@@ -200,23 +203,6 @@ def _training(results: RunResults) -> str:
         f"{counted(len(results.history), 'epoch')} on {device}, {statistics.median(seconds):.3g} "
         f"seconds per epoch (median), {sum(seconds) / 60:.3g} minutes in total, without validation."
     )
-
-
-def _pictures(folder: RunFolder, shown: str) -> dict[str, str]:
-    """Return the run's figures by name, as data URIs; names omit the set of images."""
-    by_images = {kind: f"{kind}_{shown}" for kind in ("roc", "precision_recall", "reliability")}
-    of_run = ("learning_curves", "epoch_times", "class_distribution", "samples_train")
-    uris: dict[str, str] = {}
-    left = _MAX_FIGURE_BYTES
-    for key, name in [*by_images.items(), *zip(of_run, of_run, strict=True)]:
-        try:
-            png = (folder.figures_dir / f"{name}.png").read_bytes()
-        except OSError:
-            continue
-        if png.startswith(b"\x89PNG") and len(png) <= left:
-            left -= len(png)
-            uris[key] = to_data_uri(png)
-    return uris
 
 
 def _source_root(results: RunResults) -> Path | None:

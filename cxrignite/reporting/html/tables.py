@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.reporting.numbers import (
     UNDEFINED,
     Figure,
@@ -333,11 +334,13 @@ def observation_rows(results: RunResults) -> list[Observation]:
                 )
             )
         elif name == "test" and "test" in results.split_names:
-            records = [record for record in results.records if record.split == "test"]
-            positives, patients = (
-                sum(record.labels[0] for record in records),
-                {record.patient for record in records},
-            )
+            records = [
+                record
+                for record in results.records
+                if record.split == "test" and record.label != UNKNOWN
+            ]
+            positives = sum(record.label == 1 for record in records)
+            patients = {record.patient for record in records}
             size = _size(len(records) - positives, positives, len(patients), classes)
             rows.append(Observation("test", size, reading="not evaluated"))
     return rows

@@ -35,6 +35,7 @@ class WrongDecision(NamedTuple):
         name: Path inside the data set.
         patient: Key of the patient.
         label: Name of the labelled class.
+        labels: All its labels, if there are several findings.
         score: Score, as text.
         distance: Score minus threshold, with its sign, as text.
         attributes: Further attributes of the image.
@@ -43,6 +44,7 @@ class WrongDecision(NamedTuple):
     name: str
     patient: str
     label: str
+    labels: str
     score: str
     distance: str
     attributes: str
@@ -66,7 +68,7 @@ class ErrorKind:
 
     Attributes:
         title: Name of the kind.
-        wrong_decisions: The farthest from the threshold first, at most `MAX_WRONG_DECISIONS`.
+        wrong_decisions: The farthest from the threshold first, at most a given number.
         num_left_out: Number of further wrong decisions.
         pictures: Pictures of the images that were found, by name.
         maps: The map over an image, by the image's name; None is an empty map.
@@ -77,6 +79,12 @@ class ErrorKind:
     num_left_out: int
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     maps: Mapping[str, Picture | None] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the pictures in the page."""
+        drawn = [*self.pictures.values(), *self.maps.values()]
+        return sum(len(picture.uri) for picture in drawn if picture is not None)
 
     def pictured(
         self, pictures: Mapping[str, Picture], maps: Mapping[str, Picture | None]
@@ -96,6 +104,9 @@ def find_wrong_decisions(
     records: Sequence[ImageRecord],
     classes: tuple[str, str],
     lower: float | None = None,
+    *,
+    max_number: int = MAX_WRONG_DECISIONS,
+    labels: Mapping[str, str] | None = None,
 ) -> list[ErrorKind]:
     """Collect the false negatives, then the false positives.
 
@@ -105,6 +116,8 @@ def find_wrong_decisions(
         records: The images of the run, for their attributes.
         classes: The negative and the positive class.
         lower: A score below it is called negative, if the images between both are referred.
+        max_number: Maximum number of each kind.
+        labels: All labels of an image, by its name, if there are several findings.
     """
     attributes = {record.name: record.attributes for record in records}
     kinds = []
@@ -127,13 +140,14 @@ def find_wrong_decisions(
                 image.name,
                 image.patient,
                 classes[label],
+                (labels or {}).get(image.name, ""),
                 score_text(image.score),
                 f"{distances[image.name]:+.4f}".replace("-", MINUS),
                 ", ".join(
                     f"{key}: {value}" for key, value in attributes.get(image.name, {}).items()
                 ),
             )
-            for image in wrong[:MAX_WRONG_DECISIONS]
+            for image in wrong[:max_number]
         ]
         kinds.append(ErrorKind(title, wrong_decisions, len(wrong) - len(wrong_decisions)))
     return kinds

@@ -28,6 +28,13 @@ from cxrignite.reporting.wording.rules import (
     status,
     thresholds_text,
 )
+from cxrignite.reporting.wording.several import (
+    describe_class_decisions,
+    describe_family,
+    describe_findings,
+    describe_negatives,
+    listed,
+)
 
 __all__ = [
     "NOT_USABLE",
@@ -39,12 +46,17 @@ __all__ = [
     "check_rule",
     "check_weights",
     "chosen_images",
+    "describe_class_decisions",
+    "describe_family",
+    "describe_findings",
+    "describe_negatives",
     "describe_other_threshold",
     "describe_plan",
     "describe_point",
     "describe_repetition",
     "describe_rule",
     "describe_shift",
+    "listed",
     "read_evaluation",
     "reasons_not_usable",
     "split_name",
