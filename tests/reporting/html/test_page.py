@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from messages import line_with, missing, refused, sentence_with
 from PIL import Image
 from report_pages import (
@@ -46,7 +45,6 @@ from cxrignite.functional import (
     confusion_at,
     select_operating_point,
 )
-from cxrignite.handlers.checkpoint_loading import sealed
 from cxrignite.nn import LightCNN
 from cxrignite.reporting.html import (
     MAX_PAGE_BYTES,
@@ -64,7 +62,6 @@ from cxrignite.runs.evaluation import (
     PredictiveValues,
 )
 from cxrignite.runs.informativeness import measure_informativeness
-from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import (
     MapChecks,
     MaskCheck,
