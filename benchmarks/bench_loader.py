@@ -17,7 +17,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 def whole_augmentation():
     argv = ["--config", str(RECIPES / "efficientnet_lite0.yaml")]
-    return build_pipeline(parse_recipe("fit", "", argv)[0].data)
+    return build_pipeline(parse_recipe("fit", argv)[0].data)
 
 
 PIPELINES = {

@@ -120,7 +120,7 @@ def measure_input(root: Path) -> None:
             passes(plain_loader(AffineImages(records))),
             cached(Pipeline(image_size=SIZE, batch_augment=affine)),
         )
-        recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/efficientnet_lite0.yaml"])
+        recipe, _, _ = parse_recipe("fit", ["--config", f"{RECIPES}/efficientnet_lite0.yaml"])
         whole = build_pipeline(recipe.data)
         compare(
             "cached, Lite0's augmentation, two workers",

@@ -53,7 +53,7 @@ class RepeatedImages(Source):
 
 def measure_million(root: Path, num_images: int) -> None:
     """Measure the time to the first batch without a cache, and the private memory of workers."""
-    recipe, _, _ = parse_recipe("fit", "", ["--config", f"{RECIPES}/baseline_cnn.yaml"])
+    recipe, _, _ = parse_recipe("fit", ["--config", f"{RECIPES}/baseline_cnn.yaml"])
     recipe.data.source, recipe.data.cache = RepeatedImages(root, num_images), "off"
     pipeline = build_pipeline(recipe.data)
     with collector_paused():

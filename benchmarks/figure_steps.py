@@ -40,7 +40,7 @@ data:
 model: {model}
 loss: SoftPosWeightBCE
 optimizer: {{class_path: SGD, init_args: {{lr: 1.0e-3}}}}
-trainer: {{max_epochs: 2, handlers: [EpochTimer]}}
+trainer: {{max_epochs: 2}}  # the measurement attaches an EpochTimer itself
 validator:
   handlers: [{{class_path: ThresholdSearch, init_args: {{min_tnr: 0.9, min_threshold: 0.5}}}}]
 """
@@ -84,7 +84,7 @@ def measure_steps(case: Case, repeats: int) -> None:
         path.write_text(
             RECIPE.format(folder=place, size=case.size, model=case.model, batch=case.batch)
         )
-        recipe, _, _ = parse_recipe("fit", "", ["--config", str(path)])
+        recipe, _, _ = parse_recipe("fit", ["--config", str(path)])
         records = split_records(
             recipe.data, read_records(recipe.data, recipe.data.source.records()), recipe.seed
         )

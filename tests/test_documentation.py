@@ -374,7 +374,7 @@ def test_a_yaml_block_may_be_laid_over_a_recipe(block, tmp_path):
         read = read_apart([recipe, overlay], parts=parts, folder=tmp_path)
         assert read.returncode == 0, read.stderr
     else:
-        parse_recipe("fit", "", ["--config", str(recipe), "--config", str(overlay)])
+        parse_recipe("fit", ["--config", str(recipe), "--config", str(overlay)])
 
 
 @pytest.mark.parametrize("block", [*blocks("bash"), *blocks("sh")])

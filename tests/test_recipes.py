@@ -29,10 +29,10 @@ def recipe_path(request):
 
 
 def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_path, tmp_path):
-    recipe, text, _ = parse_recipe("fit", "train", ["--config", str(recipe_path)])
+    recipe, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(text)
-    again, text_again, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
+    again, text_again, _ = parse_recipe("fit", ["--config", str(dumped)])
     assert text_again == text
     assert type(again.loss) is type(recipe.loss)
     assert again.trainer.max_epochs == recipe.trainer.max_epochs
@@ -45,16 +45,16 @@ def test_a_recipe_of_nothing_but_what_is_required_can_be_read_back(tmp_path):
         "model: LightCNN\n"
         "optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}\n"
     )
-    recipe, text, _ = parse_recipe("fit", "train", ["--config", str(least)])
+    recipe, text, _ = parse_recipe("fit", ["--config", str(least)])
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(text)
-    again, text_again, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
+    again, text_again, _ = parse_recipe("fit", ["--config", str(dumped)])
     assert text_again == text
     assert type(again.loss) is type(recipe.loss) is torch.nn.BCEWithLogitsLoss
 
 
 def test_a_dump_keeps_nulls(recipe_path):
-    _, text, _ = parse_recipe("fit", "train", ["--config", str(recipe_path)])
+    _, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
     trainer = yaml.safe_load(text)["trainer"]
     assert "max_grad_norm" in trainer
     assert trainer["max_grad_norm"] is None
@@ -67,7 +67,7 @@ def test_a_recipe_opens_with_the_commands_that_launch_it(recipe_path):
 
 
 def test_no_recipe_flips_a_chest(recipe_path):
-    _, text, _ = parse_recipe("fit", "train", ["--config", str(recipe_path)])
+    _, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
     assert "Flip" not in text
 
 
@@ -88,10 +88,10 @@ def test_augmentation_is_the_same_after_reading_the_dump_back(recipe_path, tmp_p
 
     pixels = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    recipe, text, _ = parse_recipe("fit", "train", ["--config", str(recipe_path)])
+    recipe, text, _ = parse_recipe("fit", ["--config", str(recipe_path)])
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(text)
-    again, _, _ = parse_recipe("fit", "train", ["--config", str(dumped)])
+    again, _, _ = parse_recipe("fit", ["--config", str(dumped)])
     pipelines = [build_pipeline(each.data) for each in (recipe, again)]
     for seed in range(24):  # enough that each random transform takes part
         first, second = (pipeline(tmp_path / "image.png", seed=seed) for pipeline in pipelines)

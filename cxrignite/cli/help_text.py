@@ -39,13 +39,7 @@ class OfRunFormatter(BriefFormatter):
 
 
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:
-    """Hide keys that a command refuses from its help.
-
-    Args:
-        parser: Parser of the command.
-        keys: Beginnings of the recipe keys that it accepts.
-        options: Its own options.
-    """
+    """Hide keys that a command refuses from its help."""
     for action in parser._actions:
         # A list has a second option, which ends with `+`.
         options_of_it = action.option_strings

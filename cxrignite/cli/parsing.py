@@ -20,6 +20,22 @@ if TYPE_CHECKING:
     from cxrignite.cli.recipe_tree import Node
     from cxrignite.recipe import Recipe
 
+COMMANDS = {
+    "audit": "Check a data set for problems before training",
+    "fit": "Train and validate a model, choose the threshold, and write a run folder",
+    "validate": "Evaluate a run on its validation split, with the stored threshold",
+    "test": "Evaluate a run on its test split or on other images, with a stored threshold",
+    "recalibrate": "Choose a threshold for one site, with labelled images of that site",
+    "predict": "Score new images into a CSV table; an interrupted run can be resumed",
+    "explain": "Draw class activation maps, and check that they show what moves the score",
+    "compare": "Compare runs with a first one, in pairs on the same images",
+    "report": "Write a report about a run: one self-contained HTML page",
+    "benchmark": "Measure training speed, compared with a plain PyTorch loop",
+    "download": "Download and unpack a public data set, checked by size and SHA-256",
+    "recipes": "List, show or copy the included recipes; print their JSON schema for editors",
+}
+"""Task of each command, in the order of the help."""
+
 EXIT_CODES = (
     "exit codes: 0 success, 1 failure while running, 2 wrong recipe or arguments, 3 wrong data, "
     "4 a constraint cannot be met"
@@ -131,13 +147,8 @@ OPTIONS = {
 }
 
 
-def parse_recipe(command: str, task: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
+def parse_recipe(command: str, argv: list[str]) -> tuple[Recipe, str, dict[str, Any]]:
     """Parse the arguments of a command that takes a recipe.
-
-    Args:
-        command: One of `OPTIONS`.
-        task: Task of the command, for its help.
-        argv: The arguments after the command.
 
     Returns:
         The recipe, its resolved text (itself a recipe file), and the command's own options.
@@ -151,7 +162,7 @@ def parse_recipe(command: str, task: str, argv: list[str]) -> tuple[Recipe, str,
 
     names = [field.name for field in dataclasses.fields(Recipe)]
     tree, argv, own_root = _validated(command, argv)
-    parser = _recipe_parser(command, task)
+    parser = _recipe_parser(command)
     try:
         config = parser.parse_args(argv)
         expand_paths(config)
@@ -224,7 +235,7 @@ def recipe_json_schema() -> dict[str, Any]:
     return recipe_schema(Recipe, _bases())
 
 
-def _recipe_parser(command: str, task: str) -> ArgumentParser:
+def _recipe_parser(command: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but
@@ -239,7 +250,7 @@ def _recipe_parser(command: str, task: str) -> ArgumentParser:
         prog=f"cxrignite {command}",
         # By default the usage would repeat all keys of the list below.
         usage=f"%(prog)s {'--config RECIPE' if takes_recipe else '--run RUN'} [--KEY VALUE ...]",
-        description=f"{task}.",
+        description=f"{COMMANDS[command]}.",
         epilog=EXIT_CODES,
         allow_abbrev=False,
         exit_on_error=False,

@@ -42,9 +42,7 @@ def recipe_schema(recipe_class: type, bases: Mapping[str, type]) -> Schema:
 
     No key is required, because a recipe may overlay another one.
 
-    Args:
-        recipe_class: The dataclass of a whole recipe.
-        bases: Base class of each dotted key that takes a class.
+    `bases` has the base class of each dotted key that takes a class.
 
     Returns:
         A schema of draft 2020-12. `$defs` holds the classes by their base.

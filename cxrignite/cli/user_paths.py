@@ -23,8 +23,7 @@ def user_path(text: Path | str) -> Path:
 def expand_paths(config: Any) -> None:
     """Replace `~` and variables in every path of a parsed command line, in place.
 
-    Args:
-        config: A namespace or mapping with dotted keys, whose paths are `Path` objects.
+    Its paths are `Path` objects, its keys are dotted.
     """
     for key, value in list(config.items()):
         config[key] = _expanded(key, value)

@@ -66,12 +66,6 @@ class RecipeKeys(SchemaWriter):
 def check_recipe(recipe: Node, schema: Schema, keys: RecipeKeys, names: str) -> dict[str, Any]:
     """Validate a recipe that is merged from files and options.
 
-    Args:
-        recipe: The whole recipe.
-        schema: Schema of a recipe, with the options of the command.
-        keys: Writer of the schema.
-        names: Names of the recipe files.
-
     Returns:
         The default `root` of the source, if the `root` of another class in an earlier recipe would
         replace it; usually empty.
@@ -212,11 +206,6 @@ def _names(base: type) -> list[str]:
 def find_class(path: Node, base: type, key: str) -> Any:
     """Return the class, or the function, that a recipe names.
 
-    Args:
-        path: Its short name or import path.
-        base: Required base class.
-        key: Key of the recipe.
-
     Raises:
         RecipeError: The class does not exist, is not allowed, cannot be imported, or has another
             base.
@@ -271,12 +260,7 @@ def _imported(name: str, path: Node, key: str) -> Any:
 
 
 def error_of_parser(error: Exception, recipe: Node) -> RecipeError:
-    """Return the error of a constructor or of jsonargparse as one line.
-
-    Args:
-        error: Exception of jsonargparse, of a constructor, or of a module of the user.
-        recipe: The recipe, with the places of its keys.
-    """
+    """Return the error of a constructor or of jsonargparse as one line."""
     chain: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in chain:

@@ -30,8 +30,7 @@ _NAMES_PLACE = re.compile(
 def check_written_paths(settings: Mapping[str, Any]) -> None:
     """Refuse a handler or a transform that would write outside of the run folder.
 
-    Args:
-        settings: The parsed recipe as plain mappings and lists, before any object is made.
+    The settings are plain mappings and lists; no object has been made.
 
     Raises:
         RecipeError: A path in a setting lies elsewhere.

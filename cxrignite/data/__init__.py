@@ -10,6 +10,7 @@ from cxrignite.data.batch_transforms import (
     RandomNoise,
 )
 from cxrignite.data.cache_building import open_cache
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.loading import Batch, LoaderSettings
 from cxrignite.data.manifest import Manifest, ManifestColumns
@@ -21,7 +22,7 @@ from cxrignite.data.phantom import Phantom
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
 from cxrignite.data.sampling import BalancedSampler, balanced_sampler
-from cxrignite.data.sources import ClassFolders, ImageRecord, Source
+from cxrignite.data.sources import ImageRecord, Source
 
 __all__ = [
     "BalancedSampler",

@@ -40,9 +40,6 @@ def seeded_uniforms(seeds: NDArray[np.integer], num_transforms: int) -> list[Uni
     Args:
         seeds: Shape `(N,)`, in `[0, 2**32)`.
         num_transforms: Number of transforms.
-
-    Returns:
-        Uniforms for each transform.
     """
     words = seeds.astype(np.uint64) << np.uint64(32)
     starts = _mix(words | np.arange(num_transforms, dtype=np.uint64)[:, None])

@@ -101,9 +101,7 @@ def open_cache(
 def inspected(cache: ImageCache, hashed: Inspection) -> Inspection:
     """Return the inspection with what the cache knows, as if each image had been decoded.
 
-    Args:
-        cache: The cache of these images.
-        hashed: The images with their digests, and those whose bytes cannot be read.
+    `hashed` lists the images with their digests, and those whose bytes cannot be read.
     """
     reasons = cache.unreadable
     good = [record for record in hashed.records if record.sha256 not in reasons]

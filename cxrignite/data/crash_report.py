@@ -30,14 +30,6 @@ def report_crashes_of_worker() -> None:
 def call_named(path: Path | str, function: Callable[..., T], *args: Any) -> T:
     """Call a function from code that is named after the file that it reads; takes microseconds.
 
-    Args:
-        path: The file.
-        function: The function that reads it.
-        *args: Its arguments.
-
-    Returns:
-        The function's result.
-
     Raises:
         CxrIgniteError: If memory runs out, for which the file is not to blame.
     """

@@ -50,11 +50,6 @@ class Codec(NamedTuple):
 def decoded(frame: bytes, syntax: str, pixels: PixelFormat) -> NDArray[Any]:
     """Decode a stream whose own header was checked.
 
-    Args:
-        frame: The whole stream.
-        syntax: The transfer syntax's UID, one in `CODECS`.
-        pixels: The pixel format in the DICOM header.
-
     Returns:
         Shape `(rows, columns)`: signed values, or their bits.
 
@@ -215,11 +210,6 @@ _PADDING = 512
 
 def stored_bits(header: Elements, syntax: str, pixels: PixelFormat) -> Bits:
     """Return each pixel's stored bits, taken as unsigned.
-
-    Args:
-        header: The file's elements, including its pixel data.
-        syntax: The transfer syntax's UID.
-        pixels: The pixel format in the header.
 
     Returns:
         Shape `(rows, columns)`, below `2**bits_stored`; may be the file's own memory.

@@ -83,8 +83,7 @@ def as_eight_bits(frame: bytes) -> tuple[bytes, int]:
 def _jpeg(next_marker: re.Pattern[bytes]) -> Callable[[bytes, PixelFormat], bytes]:
     """Return a check that steps over a JPEG's segments and scans up to its end.
 
-    Args:
-        next_marker: Pattern of the marker that ends a scan's coded data, which may contain 0xFF.
+    `next_marker` matches the marker that ends the coded data of a scan, which may contain 0xFF.
     """
 
     def check(frame: bytes, pixels: PixelFormat) -> bytes:

@@ -70,11 +70,7 @@ def rescaled(pixels: Bits, scaling: GreyScaling) -> NDArray[np.uint8]:
 
 
 def is_nearly_blank(grey: NDArray[np.uint8]) -> bool:
-    """True if the middle 98 % of the pixels use less than `MIN_SHARE` of the grey range.
-
-    Args:
-        grey: An image, of any shape.
-    """
+    """True if the middle 98 % of the pixels use less than `MIN_SHARE` of the grey range."""
     low, high = _at_shares(grey, np.arange(256.0), 0.01, 0.99)
     return high - low < MIN_SHARE * 255
 

@@ -160,10 +160,6 @@ def write_manifest(
 def read_cache(path: Path, digests: NDArray[np.bytes_]) -> ImageCache:
     """Open a complete cache.
 
-    Args:
-        path: The file of its images.
-        digests: As in `ImageCache`.
-
     Raises:
         DataError: If it is truncated, damaged, or not a cache.
     """

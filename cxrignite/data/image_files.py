@@ -34,7 +34,6 @@ class LeftOut(NamedTuple):
     """A file or folder that looks like images and is left out.
 
     Attributes:
-        path: The file or folder.
         reason: The reason, in a few words.
     """
 
@@ -48,9 +47,6 @@ def find_images(folder: Path | str) -> tuple[list[str], list[LeftOut]]:
     A dead link and a folder that cannot be read are listed as files, so that reading them reports
     them like any other unreadable file. A folder that several links lead to is listed once, by its
     own name if that is below `folder`.
-
-    Args:
-        folder: An existing folder.
 
     Returns:
         The paths of the images, sorted by name, and the files left out.
@@ -131,11 +127,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def report_left_out(left_out: Collection[LeftOut]) -> None:
-    """Log the files left out in one line: their number, the reasons, and the first of each.
-
-    Args:
-        left_out: The files; nothing is logged if there are none.
-    """
+    """Log the files left out in one line: their number, the reasons, and the first of each."""
     if left_out:
         _logger.warning("%s", _summary(left_out))
 
@@ -187,12 +179,7 @@ def _reason_to_skip(entry: os.DirEntry[str]) -> str | None:
 
 
 def images_outside(folder: Path, kept: Sequence[str]) -> Iterator[LeftOut]:
-    """Yield the images in a folder that are outside of the folders that are read.
-
-    Args:
-        folder: An existing folder.
-        kept: Names of the folders in it that are read.
-    """
+    """Yield the images in a folder that are outside of the folders that are read."""
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     if any(entry.name == OUTPUT_MARKER for entry in entries):

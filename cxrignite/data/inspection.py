@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.reading import Size, decode_image, read_bytes
@@ -74,7 +74,6 @@ class Inspection:
 def inspect_images(
     records: Sequence[ImageRecord],
     *,
-    on_unreadable: Literal["raise", "skip"] = "raise",
     decode: bool = True,
     size: Size | None = None,
     grey_scaling: GreyScaling = "file",
@@ -86,21 +85,14 @@ def inspect_images(
 
     Args:
         records: The images to inspect.
-        on_unreadable: `raise` stops at the end of the pass, `skip` leaves unreadable images out.
         decode: Decode the images too. If false, a file is unreadable only if its bytes are.
         size: Rows and columns that training reads them at, which is faster; see `decode_image`.
         grey_scaling: The grey scaling that training uses.
         progress: Show a progress bar on stderr if that is a terminal.
-
-    Returns:
-        The readable images and the errors of the others.
-
-    Raises:
-        UnreadableImageError: Under `raise`, for the first unreadable image in the order given.
     """
     inspect = partial(_inspect, decode=decode, size=size, grey_scaling=grey_scaling)
     outcomes = outcomes_of(records, inspect, "inspecting", progress=progress)
-    inspection = Inspection(
+    return Inspection(
         [
             record.hashed(each.sha256)
             for record, each in zip(records, outcomes, strict=True)
@@ -113,9 +105,6 @@ def inspect_images(
             if isinstance(each, _Inspected) and each.is_nearly_blank
         ],
     )
-    if on_unreadable == "raise":
-        inspection.check_all_readable()
-    return inspection
 
 
 def outcomes_of(
@@ -123,14 +112,8 @@ def outcomes_of(
 ) -> list[T]:
     """Read each file once, with one thread per core, at most `MAX_THREADS`.
 
-    Args:
-        records: The images; a file that several of them name is read once.
-        read: Function that reads a file.
-        what: Name of the task, for the progress bar.
-        progress: Show a progress bar on stderr if that is a terminal.
-
-    Returns:
-        The result of `read` for each record.
+    A file that several records name is read once. `what` names the task in the progress bar, which
+    is shown only if stderr is a terminal.
     """
     paths = list(dict.fromkeys(record.file for record in records))
     # Several files per task: submitting a task takes as long as hashing a small file.

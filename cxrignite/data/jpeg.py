@@ -112,13 +112,6 @@ class Jpeg(NamedTuple):
 def open_jpeg(data: bytes, path: Path | str) -> Jpeg:
     """Read and check a JPEG's header.
 
-    Args:
-        data: The file's content, which begins with `SIGNATURE`.
-        path: The file, for errors.
-
-    Returns:
-        The header and the content to decode.
-
     Raises:
         UnreadableImageError: If the header is damaged, claims too much (pixels, memory, scans) or
             more than the file can hold, lacks a scan, or is of a kind that is not supported:

@@ -82,10 +82,6 @@ def write_leaks(pairs: Sequence[LeakedPair], path: Path) -> None:
     Columns: `reason`, `first` and `second` (the images' names) with `first_split` and
     `second_split`, and `patient` and `sha256` of the second image.
 
-    Args:
-        pairs: The result of `leaked_pairs`.
-        path: The file; replaced if it exists.
-
     Raises:
         CxrIgniteError: If the file cannot be written.
     """

@@ -46,11 +46,7 @@ class RecordTable:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """Return the file of an image.
-
-        Args:
-            index: Its position, from 0.
-        """
+        """Return the file of an image."""
         start, end = self._ends[index : index + 2].tolist()
         return self._text[start:end].numpy().tobytes().decode("utf-8", "surrogateescape")
 
@@ -148,11 +144,8 @@ class PlainDraws(Sampler[Draw]):
 class ImageBatches(Dataset[Batch]):
     """A data set of whole batches of a split; an error is returned, not raised.
 
-    Args:
-        table: Paths and labels of the images.
-        pipeline: Reads and augments the images.
-        cached: The same images preprocessed; `None` reads the files.
-        augment_on_device: Leave `pipeline.batch_augment` out.
+    Without `cached`, the images preprocessed, it reads the files. With `augment_on_device`,
+    `batch_augment` is left to the trainer.
     """
 
     def __init__(

@@ -124,12 +124,6 @@ class Manifest(Source):
                 f"got column '{columns.split}'; remove one of them"
             )
         check_split_lists(split_lists or {})
-        self._label_reader = LabelReader(
-            self.classes,
-            labels,
-            own_columns=columns.label is None or bool(columns.findings),
-            exclusive=exclusive,
-        )
         self.exclusive = exclusive
         self.join = join or []
         self.split_lists = split_lists or {}
@@ -137,6 +131,7 @@ class Manifest(Source):
         self.root = self.path.parent if root is None else Path(root)
         self.columns = columns
         self.labels = labels
+        self._label_reader()  # raises if the settings are not valid
         self.where = where or {}
         self.patients = patients
         self._patient_reader = PatientReader(patients)  # kept, so that the salt is read once
@@ -193,12 +188,13 @@ class Manifest(Source):
     def _listed(self, table: Table) -> list[ImageRecord]:
         """Return the records of the selected rows; the patient is empty if unknown so far."""
         lists = SplitLists(self.split_lists) if self.split_lists else None
+        reader = self._label_reader()
         names = ImageNames(table, self.columns.path, self.root)
         selection = RowSelection(
             table,
-            self._label_columns(table),
+            self._label_columns(table, own=reader.own_columns),
             self.classes,
-            self._label_reader,
+            reader,
             self.where,
             exclusive=self.exclusive,
         )
@@ -243,14 +239,21 @@ class Manifest(Source):
             )
         return listed
 
-    def _label_columns(self, table: Table) -> list[int]:
+    def _label_reader(self) -> LabelReader:
+        """Return a reader of the label cells."""
+        own_columns = self.columns.label is None or bool(self.columns.findings)
+        return LabelReader(
+            self.classes, self.labels, own_columns=own_columns, exclusive=self.exclusive
+        )
+
+    def _label_columns(self, table: Table, *, own: bool) -> list[int]:
         """Return the positions of the label columns: one, or one for each finding."""
-        if not self._label_reader.own_columns:
+        if not own:
             return [table.column(self.columns.label or "", "columns.label")]
-        own = self.columns.findings
+        names = self.columns.findings
         return [
-            table.column(own[name], f"columns.findings.{name}")
-            if name in own
+            table.column(names[name], f"columns.findings.{name}")
+            if name in names
             else table.column(name, "classes")
             for name in self.findings
         ]

@@ -71,9 +71,7 @@ class ImageNames:
     def name(self, line: int, cells: Sequence[str]) -> str:
         """Return the path relative to the root, with forward slashes.
 
-        Args:
-            line: The row's line in the manifest.
-            cells: The cells at `columns`.
+        The cells are those at `columns`.
 
         Raises:
             DataError: If a cell is empty, the path leads out of the root, or several files below
@@ -188,10 +186,6 @@ def check_some_exist(records: Sequence[ImageRecord], root: Path) -> None:
 
     Only `NUM_TRIED` are checked: checking a million takes minutes on a network disk, and reading
     them later finds the missing ones anyway.
-
-    Args:
-        records: At least one record.
-        root: The folder that the names are relative to.
 
     Raises:
         DataError: If none of a sample, evenly spread over the records, exists.

@@ -61,11 +61,7 @@ class ManifestPatients:
 
 @dataclass
 class PatientReader:
-    """Reader of patient keys; a key is empty if the patient is unknown.
-
-    Attributes:
-        settings: The source of the keys, and the salt.
-    """
+    """Reader of patient keys; a key is empty if the patient is unknown."""
 
     settings: ManifestPatients
 

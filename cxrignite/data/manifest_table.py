@@ -33,8 +33,6 @@ class Table:
     """A table of text with a header.
 
     Attributes:
-        path: The file.
-        header: The names of its columns.
         read: Function from two or more column positions to the rows, each a line number and the
             cells as written.
         unit: The unit of a row's number: `line` or `row`.
@@ -64,9 +62,7 @@ class Table:
     def column(self, name: str, setting: str) -> int:
         """Return the position of a column that a recipe names.
 
-        Args:
-            name: The column; case is ignored if only one matches.
-            setting: The recipe's key, for the error.
+        Case is ignored if only one matches. `setting` is the key of the recipe, for the error.
 
         Raises:
             DataError: If there is none (the message names the nearest) or several.
@@ -88,12 +84,6 @@ def open_table(path: Path) -> Table:
     CSV is UTF-8, or UTF-16 with a byte order mark, and has a header. Its cells are separated by a
     comma, semicolon, tab or bar: the one that Excel's line `sep=;` names, else the one that fits
     the first lines best. `.gz` is decompressed.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The table; its rows are read on demand.
 
     Raises:
         DataError: If it cannot be read or has no header.

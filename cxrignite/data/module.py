@@ -51,7 +51,7 @@ class XrayData:
         exclusive: True if an image has at most one of several findings.
 
     Raises:
-        DataError: If a record's split is not in `SPLITS`.
+        DataError: If a record's split is not in `SPLITS`; all methods raise it for another split.
     """
 
     def __init__(
@@ -114,9 +114,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return list(self._of(split))
 
@@ -127,9 +124,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return [record.label for record in self._of(split)]
 
@@ -215,9 +209,6 @@ class XrayData:
 
         Args:
             split: One of `SPLITS`.
-
-        Raises:
-            DataError: If there is no such split.
         """
         return min(self.loader.eval_size, len(self._of(split)))
 

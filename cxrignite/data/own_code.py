@@ -55,9 +55,6 @@ def own_sources(modules: Iterable[str]) -> dict[str, bytes]:
     Imports inside of functions count too. Code that is loaded by a computed name or a name from a
     file is not found, and neither are data files.
 
-    Args:
-        modules: Full names of the modules.
-
     Returns:
         Each module's name and its file's content, sorted by name.
     """

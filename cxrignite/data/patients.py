@@ -69,9 +69,7 @@ def patient_in_path(name: str, pattern: str) -> str:
 def hashed_patient(key: str, salt: bytes) -> str:
     """Return a patient's key that does not identify the patient without the salt.
 
-    Args:
-        key: The hospital's key of the patient.
-        salt: The secret; the same salt gives the same keys.
+    The same salt gives the same keys.
 
     Returns:
         The first 16 hexadecimal digits of the HMAC-SHA256. With 64 bits, the probability that any
@@ -99,9 +97,6 @@ def image_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
     Args:
         name: The image's path relative to its source, or its file name.
         pattern: A name in `SUBGROUPS`; other patterns have no subgroups.
-
-    Returns:
-        The subgroup, or an empty string.
     """
     if pattern not in SUBGROUPS or not is_patient_name(name, pattern):
         return ""

@@ -56,11 +56,7 @@ class Build:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Build:
-        """Draw one patient's build.
-
-        Args:
-            rng: The patient's own random stream.
-        """
+        """Draw one patient's build."""
         base = rng.uniform(0.40, 0.58)
         return cls(
             half_width=rng.uniform(0.66, 0.80),
@@ -89,9 +85,6 @@ def body_coordinates(
         angle: Rotation in radians.
         shift: Displacement to the right and downwards, in half sides of the image.
         zoom: Magnification; above 1 enlarges.
-
-    Returns:
-        The coordinates of each pixel.
     """
     axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
     x, y = (axis - shift[0])[None, :], (axis - shift[1])[:, None]
@@ -110,11 +103,6 @@ def body_coordinates(
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> FloatImage:
     """Draw noise with one random value at each corner of a cell, smooth in between.
-
-    Args:
-        rng: The random stream.
-        size: Side of the result in pixels.
-        cells: Cells along a side.
 
     Returns:
         Shape `(size, size)`, of mean 0; of deviation 1 at the corners, less in between.
@@ -167,16 +155,7 @@ class Chest(NamedTuple):
 
 
 def draw_chest(build: Build, rng: np.random.Generator, at: Coordinates) -> Chest:
-    """Compute the attenuation of a healthy chest.
-
-    Args:
-        build: The patient's build.
-        rng: The patient's own random stream, for the vessels and the grain of the lungs.
-        at: Body coordinates of each pixel.
-
-    Returns:
-        The attenuation and the lungs.
-    """
+    """Compute the attenuation of a healthy chest."""
     u, v = at.u, at.v
     side = np.abs(u)
     cage = cage_half_width(build, v)
@@ -295,12 +274,7 @@ _NUM_RIBS = 10
 
 
 def cage_half_width(build: Build, v: FloatImage) -> FloatImage:
-    """Return the half width of the rib cage, a blunt cone.
-
-    Args:
-        build: The patient's build.
-        v: Heights, any shape.
-    """
+    """Return the half width of the rib cage, a blunt cone."""
     below_top = np.clip((v - build.top) / 1.25, 0, 1)
     width: FloatImage = build.half_width * np.sqrt(1 - (1 - below_top) ** 3.2) + 1e-3
     return width
@@ -309,10 +283,7 @@ def cage_half_width(build: Build, v: FloatImage) -> FloatImage:
 def ribs(build: Build, at: Coordinates, cage: FloatImage) -> FloatImage:
     """Return the attenuation of both halves of the rib hoops; the anterior fades to the sternum.
 
-    Args:
-        build: The patient's build.
-        at: Body coordinates of each pixel.
-        cage: Half width of the rib cage at each pixel, shape `(size, size)`.
+    `cage` is the half width of the rib cage at each pixel, shape `(size, size)`.
     """
     u, v = at.u, at.v
     across = np.clip(np.abs(u) / cage, 0, 1)
@@ -337,12 +308,7 @@ def ribs(build: Build, at: Coordinates, cage: FloatImage) -> FloatImage:
 
 
 def spine(build: Build, at: Coordinates) -> FloatImage:
-    """Return the attenuation of the vertebrae, brighter at edges and pedicles, with dark discs.
-
-    Args:
-        build: The patient's build.
-        at: Body coordinates of each pixel.
-    """
+    """Return the attenuation of the vertebrae, brighter at edges and pedicles, with dark discs."""
     half = 0.075 + 0.02 * np.clip(at.v + 0.5, 0, 1)
     side = np.abs(at.u)
     column = soft_step(half - side, 0.014)
@@ -355,12 +321,7 @@ def spine(build: Build, at: Coordinates) -> FloatImage:
 
 
 def shoulders(build: Build, at: Coordinates) -> FloatImage:
-    """Return the attenuation of clavicles, shoulder blades, and upper arms with their bones.
-
-    Args:
-        build: The patient's build.
-        at: Body coordinates of each pixel.
-    """
+    """Return the attenuation of clavicles, shoulder blades, and upper arms with their bones."""
     v, side, on_right = at.v, np.abs(at.u), at.u > 0
     width = build.half_width
     rise = by_side(on_right, build.clavicle) * (side - 0.07)

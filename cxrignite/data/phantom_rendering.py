@@ -73,9 +73,6 @@ def render_phantom(
         positive: True adds opacities to the lungs.
         patient_seed: Seed of the anatomy, so that images can show one patient; `seed` if None.
 
-    Returns:
-        The image and its masks.
-
     Raises:
         ValueError: If `size` is below 32.
     """

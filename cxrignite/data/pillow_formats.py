@@ -18,13 +18,6 @@ _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 def open_with_pillow(data: bytes, path: Path | str) -> Image.Image:
     """Decode an image and rotate it by its EXIF orientation.
 
-    Args:
-        data: The file's content.
-        path: The file, for errors.
-
-    Returns:
-        The image, loaded.
-
     Raises:
         UnreadableImageError: If it has another format, is damaged, has several images or 32-bit
             values, or its header claims more than `MAX_PIXELS` pixels.

@@ -25,7 +25,6 @@ from cxrignite.data import (
     dicom_values,
     exif,
     grey_scaling,
-    in_work,
     jpeg,
     pillow_formats,
     pixel_limit,
@@ -38,6 +37,7 @@ from cxrignite.data.grey_scaling import GreyScaling, is_nearly_blank
 from cxrignite.data.own_code import named_modules, own_sources
 from cxrignite.data.reading import Size
 from cxrignite.data.transforms import Transform, apply_transforms
+from cxrignite.data.worker_loading import note
 from cxrignite.errors import CacheError, DataError, RecipeError, is_resource_error
 
 _DICOM = (dicom, dicom_elements, dicom_pixels, dicom_streams, dicom_values)
@@ -131,7 +131,7 @@ class Pipeline:
             UnreadableImageError: If the file is not a complete image of a supported format.
             DataError: If a transform fails, or breaks the rules for shape and scale.
         """
-        in_work.note(path)
+        note(path)
         grey = reading.read_image(path, self.image_size, self.grey_scaling)
         image = torch.from_numpy(grey).unsqueeze(0)
         if self.preprocess:
@@ -164,7 +164,7 @@ class Pipeline:
         if self.augment:
             done = []
             for image, seed, path in zip(images, seeds, paths, strict=True):
-                in_work.note(path)
+                note(path)
                 transforms.seed_each(self.augment, seed)
                 done.append(apply_transforms(self.augment, image, path))
             images = stack_images(done, paths)
@@ -214,10 +214,6 @@ class Pipeline:
 
 def stack_images(images: Sequence[Tensor], paths: Sequence[Path | str]) -> Tensor:
     """Stack the images of a batch.
-
-    Args:
-        images: Each of shape `(1, H, W)`.
-        paths: Their files, for errors.
 
     Returns:
         Shape `(N, 1, H, W)`.

@@ -16,11 +16,6 @@ MAX_MEMORY = 2**29
 def check_pixels(width: int, height: int, path: Path | str) -> None:
     """Check the size in an image's header, before decoding.
 
-    Args:
-        width: Columns that the header claims.
-        height: Rows that it claims.
-        path: The file, for the error.
-
     Raises:
         UnreadableImageError: If one of them is 0, or their product exceeds `MAX_PIXELS`.
     """
@@ -36,10 +31,6 @@ def check_pixels(width: int, height: int, path: Path | str) -> None:
 def check_memory(num_bytes: int, path: Path | str) -> None:
     """Check the memory needed according to an image's header, before decoding.
 
-    Args:
-        num_bytes: Largest number of bytes that decoding needs, by the header.
-        path: The file, for the error.
-
     Raises:
         UnreadableImageError: If that is more than `MAX_MEMORY`.
     """
@@ -54,10 +45,7 @@ def check_memory(num_bytes: int, path: Path | str) -> None:
 def check_content(least: int, present: int, path: Path | str) -> None:
     """Check that a file is large enough for the pixels that its header claims, before decoding.
 
-    Args:
-        least: Number of bytes of the shortest possible code of such an image.
-        present: Number of bytes in the file.
-        path: The file, for the error.
+    `least` is the number of bytes of the shortest possible code of such an image.
 
     Raises:
         UnreadableImageError: If there are fewer.

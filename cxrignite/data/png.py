@@ -29,10 +29,6 @@ _MAX_RATIO = 1032
 def open_png(data: bytes, path: Path | str) -> tuple[Image.Image, int]:
     """Decode a PNG; return it as stored, with its EXIF orientation.
 
-    Args:
-        data: The file's content, which begins with `SIGNATURE`.
-        path: The file, for errors.
-
     Returns:
         The image, loaded, and the orientation 1 to 8; 1 if EXIF is missing or damaged.
 

@@ -61,12 +61,6 @@ def read_image(
 def read_bytes(path: Path | str) -> bytes:
     """Read a file's content.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The bytes.
-
     Raises:
         UnreadableImageError: If the file cannot be opened or read.
         CxrIgniteError: If this process or machine cannot open any file.
@@ -177,12 +171,7 @@ def _turned(grey: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def holds_dicom(data: bytes, path: Path | str) -> bool:
-    """True if a file is DICOM, by its preamble or, if it has none, by its name.
-
-    Args:
-        data: The file's content.
-        path: The file.
-    """
+    """True if a file is DICOM, by its preamble or, if it has none, by its name."""
     if is_dicom(data):
         return True
     is_named = os.path.splitext(path)[1].lower() in DICOM_SUFFIXES

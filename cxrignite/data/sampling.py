@@ -38,6 +38,11 @@ class BalancedSampler(Sampler[int]):
     Raises:
         DataError: If a class has no image, or all images are in one group.
         RecipeError: If `seed`, `num_samples`, `num_replicas` or `rank` is out of range.
+
+    Examples:
+        >>> sampler = BalancedSampler([0, 1, 1, 1], seed=7, num_samples=1000)
+        >>> round(sum(index == 0 for index in sampler) / 1000, 1)
+        0.5
     """
 
     def __init__(
@@ -114,39 +119,8 @@ def _group_weights(each: Sequence[Label]) -> torch.Tensor:
     return balanced_weights(labels)
 
 
-def balanced_sampler(
-    labels: Sequence[Label],
-    *,
-    seed: int = 0,
-    num_samples: int | None = None,
-    num_replicas: int | None = None,
-    rank: int | None = None,
-) -> BalancedSampler:
-    """Make a `BalancedSampler` without a recipe.
-
-    Args:
-        labels: 0 or 1 for each image, shape `(N,)`; of several findings 1, 0 or -1 (unknown),
-            shape `(N, K)`.
-        seed: At least 0.
-        num_samples: Draws per epoch over all processes; `None` takes the number of labels.
-        num_replicas: Number of processes; `None` takes that of `torch.distributed`.
-        rank: Rank of this process, from 0; `None` takes that of `torch.distributed`.
-
-    Returns:
-        The sampler.
-
-    Raises:
-        DataError: If a class has no image, or all images are in one group.
-        RecipeError: If `seed`, `num_samples`, `num_replicas` or `rank` is out of range.
-
-    Examples:
-        >>> sampler = balanced_sampler([0, 1, 1, 1], seed=7, num_samples=1000)
-        >>> round(sum(index == 0 for index in sampler) / 1000, 1)
-        0.5
-    """
-    return BalancedSampler(
-        labels, seed=seed, num_samples=num_samples, num_replicas=num_replicas, rank=rank
-    )
+balanced_sampler = BalancedSampler
+"""The sampler as a factory, for code without a recipe."""
 
 
 class SeededDraws(Sampler[tuple[int, int]]):

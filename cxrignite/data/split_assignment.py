@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cxrignite.data.label_groups import known_counts
@@ -47,9 +49,6 @@ def split_off(
         fraction: Share of the images in `train`, in `(0, 0.5]`.
         seed: Seed of the assignment, at least 0; the same seed and records give the same split.
         findings: Names of several findings, for errors.
-
-    Returns:
-        The records in the same order, each in one of `SPLITS`.
 
     Raises:
         RecipeError: If `fraction` or `seed` is out of range.
@@ -100,9 +99,6 @@ def split_off_fold(
         seed: Seed of the assignment, at least 0; the same seed and records give the same folds.
         findings: Names of several findings, for errors.
 
-    Returns:
-        The records in the same order, each in one of `SPLITS`.
-
     Raises:
         RecipeError: If a number is out of range.
         DataError: If a `val` split exists already, a class has fewer patients than there are folds,
@@ -140,7 +136,6 @@ class _Pool(NamedTuple):
         labels: Label of each image; `(N, K)` if there are several findings.
         patients: Group of each image: its patient, or the first of several joined patients.
         numbers: Number of each image's group, from 0, in the order of the images.
-        num_patients: Number of groups.
     """
 
     labels: NDArray[np.int64]
@@ -150,12 +145,7 @@ class _Pool(NamedTuple):
 
     @classmethod
     def of(cls, records: Sequence[ImageRecord], split: str, seed: int) -> _Pool:
-        """Return the training images, of which some are to be moved to `split`.
-
-        Raises:
-            RecipeError: If `seed` is out of range.
-            DataError: If the split exists already.
-        """
+        """Return the training images, of which some are to be moved to `split`."""
         if seed < 0:
             raise RecipeError(f"seed must be at least 0, got {seed}")
         splits = [record.split for record in records]
@@ -166,9 +156,7 @@ class _Pool(NamedTuple):
         candidates = [record for record in records if record.split == "train"]
         labels = np.array([record.label for record in candidates], dtype=np.int64)
         patients = _joined_patients(candidates)
-        numbers: dict[str, int] = {}
-        each = [numbers.setdefault(patient, len(numbers)) for patient in patients]
-        return cls(labels, patients, np.array(each, dtype=np.int64), len(numbers))
+        return cls(labels, patients, _numbered(patients), len(set(patients)))
 
     @property
     def has_several_findings(self) -> bool:
@@ -239,28 +227,27 @@ def _joined_patients(records: Sequence[ImageRecord]) -> list[str]:
     digests = [record.sha256 or record.name for record in records]
     if len(set(digests)) == len(digests):
         return patients  # the usual case; the rest takes a second for a million images
-    last = dict(zip(digests, patients, strict=True))
-    owners = [last[digest] for digest in digests]
-    parents: dict[str, str] = {}
+    patient_at = _numbered(patients)
+    num_patients = int(patient_at.max()) + 1
+    content_at = num_patients + _numbered(digests)
+    size = int(content_at.max()) + 1
+    links = coo_array((np.ones(len(patients)), (patient_at, content_at)), (size, size))
+    group = connected_components(links, directed=False)[1][:num_patients]
+    num_joined = int((np.bincount(group)[group] > 1).sum())
+    if num_joined:
+        _logger.info("%d patients share identical files and stay in one split", num_joined)
+    # The first patient names the group.
+    first: dict[int, str] = {}
+    return [
+        first.setdefault(number, patient)
+        for number, patient in zip(group[patient_at].tolist(), patients, strict=True)
+    ]
 
-    def root(patient: str) -> str:
-        while (parent := parents.get(patient, patient)) != patient:
-            parents[patient] = patient = parents.get(parent, parent)
-        return patient
 
-    for owner, patient in zip(owners, patients, strict=True):
-        if owner != patient:
-            parents[root(owner)] = root(patient)
-    if not parents:
-        return patients
-    involved = {*parents, *parents.values()}
-    _logger.info("%d patients share identical files and stay in one split", len(involved))
-    # The first patient names the group, so that the name does not depend on the joining order.
-    first: dict[str, str] = {}
-    for patient in patients:
-        if patient in involved:
-            first.setdefault(root(patient), patient)
-    return [first[root(each)] if each in involved else each for each in patients]
+def _numbered(items: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of each item, `(N,)`, from 0 in the order of their first appearance."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(each, len(numbers)) for each in items], dtype=np.int64)
 
 
 def _stratify(pool: _Pool, num_folds: int, seed: int) -> NDArray[np.int64]:

@@ -23,10 +23,6 @@ _TEXTS = {label: cell for cell, label in _CELLS.items()}
 def check_same_records(frozen: Sequence[ImageRecord], current: Sequence[ImageRecord]) -> None:
     """Check that a source still has the images that a split was made from.
 
-    Args:
-        frozen: The records of the split, with their digests.
-        current: The records of the source now, with their digests.
-
     Raises:
         DataError: If a file is missing, new or changed; the message gives their numbers and the
             first name.
@@ -88,10 +84,6 @@ def write_split(
 
 def read_split(path: Path | str, source_root: Path | str) -> list[ImageRecord]:
     """Read a file written by `write_split`.
-
-    Args:
-        path: The CSV file.
-        source_root: The folder that the names are relative to.
 
     Returns:
         The records in the file's order. The existence of the images is not checked.

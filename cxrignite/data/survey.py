@@ -40,9 +40,7 @@ class ImageFacts(NamedTuple):
         colour: Mean difference of a pixel's largest and smallest channel, in grey levels; 0 for a
             grey image in any mode.
         mean: Mean grey level of the image at 64 x 64, in `[0, 255]`.
-        deviation: Standard deviation of the grey levels.
         quantiles: Quantiles of the grey levels at 1, 25, 50, 75 and 99 %.
-        num_bytes: Size of the file.
     """
 
     format: str
@@ -65,7 +63,6 @@ class Survey:
         facts: The properties of each.
         thumbnails: The thumbnail of each, shape `(N, 32, 32)`, uint8.
         unreadable: The images that cannot be read, each with the error.
-        grey_scaling: The grey scaling used.
     """
 
     records: list[ImageRecord]
@@ -80,13 +77,7 @@ def survey_images(
 ) -> Survey:
     """Read each file once, in threads, and keep its properties and a thumbnail.
 
-    Args:
-        records: The records of every split.
-        grey_scaling: The grey scaling that training uses.
-        progress: Show a progress bar on stderr if that is a terminal.
-
-    Returns:
-        The survey.
+    A progress bar is shown only if stderr is a terminal.
     """
     inspect = partial(_inspect, grey_scaling=grey_scaling)
     outcomes = outcomes_of(records, inspect, "surveying", progress=progress)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from cxrignite.data import in_work
 from cxrignite.data.crash_report import report_crashes_of_worker
 from cxrignite.errors import CxrIgniteError
 from cxrignite.stops import held_signals
@@ -31,6 +31,16 @@ _POLL_SECONDS = 5
 _WARN_SECONDS = 60  # long before the limit
 # From `sys/prctl.h`.
 _PR_SET_PDEATHSIG = 1
+_NOTE_BYTES = 4096  # of each worker: the largest length of a path
+_own_note: tuple[mmap.mmap, int] | None = None
+
+
+def note(path: Path | str) -> None:
+    """Note the file that this process reads, for the message if it hangs; only workers do."""
+    if _own_note is not None:
+        notes, start = _own_note
+        text = os.fsencode(path)[: _NOTE_BYTES - 1] + b"\0"
+        notes[start : start + len(text)] = text
 
 
 class WorkerLoader(DataLoader[Any]):
@@ -78,14 +88,10 @@ class WorkerLoader(DataLoader[Any]):
             **settings,
         )
         self.worker_timeout = worker_timeout
-        self._notes = mmap.mmap(-1, max(1, num_workers) * in_work.NOTE_BYTES)
+        self._notes = mmap.mmap(-1, max(1, num_workers) * _NOTE_BYTES)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Start the workers, or a new pass with the existing ones.
-
-        Returns:
-            An iterator over the batches.
-        """
+        """Start the workers, or a new pass with the existing ones."""
         try:
             if self._iterator is None and self.num_workers:
                 of_main = threading.current_thread() is threading.main_thread()
@@ -164,7 +170,9 @@ class WorkerLoader(DataLoader[Any]):
 
     def _silent_worker(self, iterator: Any, seconds: float) -> str:
         # A worker without work has an empty note.
-        paths = [in_work.read_note(self._notes, each) for each in range(self.num_workers)]
+        starts = range(0, self.num_workers * _NOTE_BYTES, _NOTE_BYTES)
+        notes = (self._notes[start : start + _NOTE_BYTES].partition(b"\0")[0] for start in starts)
+        paths = [os.fsdecode(each) for each in notes]
         number = next((each for each, path in enumerate(paths) if path), 0)
         return (
             f"worker {number} (pid {iterator._workers[number].pid}) of the data loader has not "
@@ -194,7 +202,8 @@ def init_worker(
         if os.getppid() != parent:
             os._exit(1)
     if notes is not None:
-        in_work.keep_notes(notes, worker_id)
+        global _own_note
+        _own_note = notes, worker_id * _NOTE_BYTES
     torch.set_num_threads(1)
     # A garbage collection writes into every object, and so copies the main process's memory.
     gc.freeze()
@@ -217,7 +226,7 @@ def _of_each(batch: Any, kind: type, change: Any) -> Any:
 
 
 def _as_arrays(batch: Any) -> Any:
-    in_work.note("")
+    note("")
     return _of_each(batch, Tensor, Tensor.numpy)
 
 

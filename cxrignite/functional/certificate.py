@@ -30,7 +30,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from cxrignite.functional.arrays import Patients, as_names
+from cxrignite.functional.arrays import Patients, as_names, patient_codes
 
 PatientReading = Literal["every_image", "any_image"]
 """When a positive patient counts as found: if every image is called positive (the lowest score
@@ -155,7 +155,7 @@ def independent_scores(
         kept: Score of a patient that is kept.
 
     Returns:
-        Scores, shape `(P,)`, in the order of the patients' names.
+        Scores, shape `(P,)`, in no particular order.
 
     Raises:
         ValueError: If `patients` is not one per image, or holds neither names nor whole numbers.
@@ -167,9 +167,9 @@ def independent_scores(
         raise ValueError(
             f"patients must name one for each of the {scores.size} images, got shape {names.shape}"
         )
-    unique, owner = np.unique(names[selected], return_inverse=True)
+    owner = patient_codes(names[selected])
     is_highest = kept == "highest"
-    found = np.full(unique.size, -np.inf if is_highest else np.inf)
+    found = np.full(owner.max(initial=-1) + 1, -np.inf if is_highest else np.inf)
     (np.maximum if is_highest else np.minimum).at(found, owner, scores[selected])
     return found
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional.arrays import Numbers, Patients, as_names
+from cxrignite.functional.arrays import Numbers, Patients, patient_codes
 from cxrignite.functional.certificate import (
     CertifiedLimit,
     PatientReading,
@@ -287,8 +287,7 @@ def select_operating_point(
             f"got {num_negative} negatives and {num_positive} positives"
         )
     if min_tpr is not None and patients is not None:
-        # As numbers, which are sorted faster than names, for both classes.
-        patients = np.unique(as_names(patients), return_inverse=True)[1]
+        patients = patient_codes(patients)  # once for both classes
     negatives = independent_scores(scores, ~positive, patients)
     kept: Literal["lowest", "highest"] = "lowest" if patient_found == "every_image" else "highest"
     positives = np.empty(0)

@@ -50,7 +50,6 @@ class ListedImage:
     """One image of a finding's list.
 
     Attributes:
-        record: The image.
         group: Number of its group, from 1; null if the finding has no groups.
         error: Reason why it cannot be read; null if it can.
         facts: Measurements of the image; null if the finding does not depend on them.
@@ -67,8 +66,6 @@ class ListedPair:
     """Two images that belong together.
 
     Attributes:
-        first: One of them.
-        second: The other.
         likeness: Kind of similarity; null if the images share their patient or all bytes.
         correlation: Correlation of their pixels; null as above.
     """
@@ -85,7 +82,6 @@ class Finding:
 
     Attributes:
         kind: A key of `SEVERITIES`.
-        count: Number of files, pairs, groups or probes found.
         error: Exception that `fit` would end with; null if it would not fail.
         image_size: Rows and columns of the loaded images, if the finding depends on them.
         list_file: Name of the CSV file that lists it; null if there is nothing to list.
@@ -215,9 +211,7 @@ class AuditResult:
     """Result of an audit.
 
     Attributes:
-        source: Folder of the data set.
         classes: The name of images without a finding, then the findings.
-        num_images: Images that the source lists.
         num_unreadable: Images that cannot be read.
         splits: Splits that `fit` would make.
         files: Files of each class that has any.
@@ -231,7 +225,6 @@ class AuditResult:
         shortcut_probes: Separation of the classes by properties of the files.
         shift_probes: Separation of the test images from the others by their thumbnails.
         findings: Findings, the worst first; their rows are in separate files.
-        format: Format number of the file.
     """
 
     source: str

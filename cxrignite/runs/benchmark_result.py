@@ -11,13 +11,7 @@ from cxrignite.runs.environment import RunStart
 
 
 class Steps(NamedTuple):
-    """Duration of a few steps.
-
-    Attributes:
-        num_images: Number of images.
-        seconds: Duration.
-        wait_seconds: Part of the duration spent waiting for batches.
-    """
+    """Duration of a few steps."""
 
     num_images: int
     seconds: float
@@ -26,14 +20,7 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """Stage of the input pipeline, in plain code and in this library.
-
-    Attributes:
-        name: Name of the stage.
-        plain: Images a second of the plain code.
-        ours: Images a second of this library.
-        note: Settings of the measurement.
-    """
+    """Stage of the input pipeline, in plain code and in this library."""
 
     name: str
     plain: float
@@ -76,8 +63,6 @@ class Variant:
     """Row of the table.
 
     Attributes:
-        name: Optimisation that it adds.
-        settings: Optimisations that are on.
         steps: Duration of each repeat.
         memory_bytes: Peak memory of this process and its workers, or of the GPU.
         failure: Reason why it was not measured; empty if it was.
@@ -107,18 +92,12 @@ class BenchmarkResult:
     """Result of a benchmark.
 
     Attributes:
-        start: Device, threads and versions.
         torch: Version of torch, with its build.
         gpu: Name of the GPU; None on another device.
         num_cores: Processor cores; None if unknown.
-        precision: Precision of the recipe.
         model: Class of the classifier, with its backbone if the recipe names one.
         image_size: Rows and columns of the images.
-        num_workers: Loader processes.
-        num_images: Images of a whole training epoch.
-        batch_size: Images in a step.
         variants: The plain loop, then each optimisation.
-        stages: Stages of the input pipeline.
     """
 
     start: RunStart

@@ -46,7 +46,6 @@ class Best:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        weights: Tensors by the names of parameters and buffers.
     """
 
     epoch: int
@@ -58,8 +57,6 @@ class TrainingState:
     """State from which a run is resumed.
 
     Attributes:
-        recipe_hash: Digest of the run's recipe.
-        weights: Tensors by the names of parameters and buffers.
         epoch: Last complete epoch.
         epoch_length: Steps in an epoch.
         num_not_better: Epochs since the last better one, for early stopping.
@@ -79,9 +76,6 @@ class TrainingState:
 def load_best(path: Path) -> Best:
     """Load the best weights of a run.
 
-    Args:
-        path: The checkpoint.
-
     Raises:
         CheckpointError: It is missing, damaged, or holds something else.
     """
@@ -93,9 +87,6 @@ def load_best(path: Path) -> Best:
 
 def load_training_state(path: Path) -> TrainingState:
     """Load the state that `fit` resumes from.
-
-    Args:
-        path: The checkpoint.
 
     Raises:
         CheckpointError: It is missing, damaged, or not a training state.
@@ -146,10 +137,6 @@ def _count(checkpoint: Mapping[str, object], name: str, key: str, least: int, pa
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load the weights of a checkpoint into a model.
 
-    Args:
-        model: Model of the recipe.
-        weights: Tensors by the names of its parameters and buffers.
-
     Raises:
         CheckpointError: They do not fit.
     """
@@ -162,10 +149,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that do not fit a model, whose code or packages have changed.
-
-    Args:
-        model: Model of the recipe.
-        weights: Tensors by the names of its parameters and buffers.
 
     Raises:
         CheckpointError: They do not fit.
@@ -186,23 +169,13 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def does_not_run(model: nn.Module, error: Exception) -> CheckpointError:
-    """Return the error of a model that accepts the weights of a checkpoint but fails on an image.
-
-    Args:
-        model: Model of the recipe.
-        error: Exception that it raised for a blank image.
-    """
+    """Return the error of a model that takes the weights of a checkpoint but fails on an image."""
     name = type(model).__name__
     return CheckpointError(f"{name} fails on an image: {_one_line(error)}; {_WAY_OUT}")
 
 
 def load_state(thing: Stateful, state: object, name: str) -> None:
     """Load the state of a part of a training from a checkpoint.
-
-    Args:
-        thing: The part.
-        state: Its state in the checkpoint.
-        name: Name of the part in the checkpoint.
 
     Raises:
         CheckpointError: It does not fit.

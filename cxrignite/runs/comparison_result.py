@@ -18,9 +18,7 @@ class Difference:
         metric: `roc_auc`, `average_precision`, `tnr`, `tpr`, `balanced_accuracy` (each run at its
             own threshold) or `brier` (of the probability).
         value: Value of the run; NaN if it is undefined.
-        baseline_value: Value of the baseline.
         interval: 95 % interval of the difference; NaN if there is none.
-        method: Method of the interval.
     """
 
     run: str
@@ -49,9 +47,7 @@ class ComparisonResult:
     Attributes:
         name: Name of the images, a split or a given name.
         baseline: Folder of the first run.
-        num_images: Number of images.
         num_patients: Number of patients, by the records of the first run.
-        differences: Differences by run, then by method and metric.
         without_threshold: Runs whose decisions cannot be compared.
         without_probability: Runs whose probabilities cannot be compared.
         warnings: Run and reason for each threshold that is not usable.

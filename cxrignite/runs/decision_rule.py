@@ -19,7 +19,6 @@ class Calibrators:
 
     Attributes:
         platt: Platt scaling; None if the scores do not rise with the label.
-        temperature: Temperature scaling.
     """
 
     platt: Platt | None
@@ -47,7 +46,6 @@ class DecisionRule:
         finding: The positive class.
         point: The operating point; None if the recipe chooses none.
         chosen_on: `val`, `calibration`, or the name of the site whose images chose it.
-        prior_shift: Change of the prior by sampler and loss.
         weights_sha256: Digest of the file with its weights.
         calibrators: Maps fitted on the validation split; None if that has one class.
         informativeness: Measured on the images that chose the threshold; None without a threshold.
@@ -124,7 +122,6 @@ class DecisionRules:
 
     Attributes:
         findings: One rule for each finding.
-        format: Format number of the file.
     """
 
     findings: tuple[DecisionRule, ...]

@@ -18,17 +18,8 @@ class RunStart:
     """Start of a run.
 
     Attributes:
-        command: Command line.
-        cxrignite: Version of this package.
-        python: Version of Python.
-        platform: Operating system and processor.
-        packages: Versions of other packages.
-        num_threads: Threads of torch.
         git_revision: Git revision of the working folder, with `-dirty` if files differ from it;
             None without a repository.
-        device: Device of the training.
-        precision: Precision of the training.
-        num_processes: Number of training processes.
     """
 
     command: tuple[str, ...]
@@ -45,12 +36,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RunStarts:
-    """Content of `environment.json`.
-
-    Attributes:
-        starts: Starts of the run in order.
-        format: Format number of the file.
-    """
+    """Content of `environment.json`."""
 
     starts: tuple[RunStart, ...] = ()
     format: Literal[1] = 1
@@ -59,14 +45,7 @@ class RunStarts:
 def describe_start(
     command: list[str], *, device: str, precision: str, num_processes: int
 ) -> RunStart:
-    """Return a description of this process.
-
-    Args:
-        command: Arguments of the command line.
-        device: Device of the training.
-        precision: Precision of the training.
-        num_processes: Number of training processes.
-    """
+    """Return a description of this process."""
     import torch
 
     versions = {name: _version(name) for name in _PACKAGES}

@@ -36,10 +36,6 @@ class Decisions:
 
     Attributes:
         threshold: A score at or above it is positive.
-        tn: True negatives.
-        fp: False positives.
-        fn: False negatives.
-        tp: True positives.
         tnr: Specificity.
         tpr: Sensitivity.
         ppv: Positive predictive value.
@@ -94,12 +90,8 @@ class Calibration:
     """Calibration of the scores on one scale.
 
     Attributes:
-        brier: Brier score.
-        log_loss: Mean negative log likelihood.
-        ece: Expected calibration error.
         calibration_slope: Slope; below 1 the scores are too extreme.
         calibration_intercept: Intercept; below 0 the scores are too high.
-        bins: Bins that have images.
     """
 
     brier: Estimate
@@ -115,14 +107,6 @@ class Subgroup:
     """Metrics of the images with one value of one attribute.
 
     Attributes:
-        attribute: Name of the attribute.
-        value: Value of the attribute.
-        num_images: Number of images.
-        num_negative: Number of negative images.
-        num_positive: Number of positive images.
-        num_patients: Number of patients.
-        tnr: Specificity at the threshold.
-        tpr: Sensitivity at the threshold.
         roc_auc: Area under the ROC curve; if the subgroup has one class, against all images of
             the other.
     """
@@ -187,16 +171,9 @@ class Evaluation:
 
     Attributes:
         rule: Decision rule, with its finding.
-        num_images: Number of images.
-        num_negative: Number of negative images.
-        num_positive: Number of positive images.
-        num_patients: Number of patients.
-        roc_auc: Area under the ROC curve.
-        average_precision: Area under the precision-recall curve.
         at_half: Decisions at 0.5.
         at_threshold: Decisions at the rule's threshold; None if it has none.
         calibration: Calibration by scale: `score`, `probability`, `platt`, `temperature`, if known.
-        subgroups: Subgroups by attribute, then by value.
         informativeness: Informativeness of the threshold on these images; None without a threshold
             or if a class is missing.
         at_prevalences: Predictive values at the prevalences that the user named; empty without a

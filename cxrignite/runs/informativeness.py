@@ -18,7 +18,7 @@ from cxrignite.functional import (
     delong_interval,
     ranking_statistics,
 )
-from cxrignite.functional.youden import youden_interval
+from cxrignite.functional.youden_interval import youden_interval
 from cxrignite.runs.scores import SplitScores
 
 _MANY_IMAGES = 20_000  # enough images for a fine interval from few resamples
@@ -37,7 +37,6 @@ class Informativeness:
     decisions would be wrong more often than right.
 
     Attributes:
-        num_positive: Number of positive images.
         num_found: Number of positive images at or above the threshold.
         youden: Youden's J, TPR + TNR - 1, with a referred image counted half; 0 is chance.
         youden_interval: Its 95 % interval.

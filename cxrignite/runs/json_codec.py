@@ -11,21 +11,13 @@ _T = TypeVar("_T")
 
 
 def to_json(result: object) -> bytes:
-    """Return a dataclass as JSON; NaN and infinity, which JSON does not have, become null.
-
-    Args:
-        result: A dataclass of plain values, other dataclasses, or tuples and mappings of them.
-    """
+    """Return a dataclass as JSON; NaN and infinity, which JSON does not have, become null."""
     content: bytes = _adapter(cast("Any", type(result))).dump_json(result, indent=2)
     return content + b"\n"
 
 
 def from_json(kind: type[_T], content: bytes) -> _T:
     """Return the dataclass that `to_json` wrote.
-
-    Args:
-        kind: The dataclass.
-        content: The JSON.
 
     Raises:
         ValueError: A key is missing or unknown, or its value is of another type or out of range.

@@ -18,9 +18,6 @@ def log_file(path: Path) -> Iterator[None]:
 
     Args:
         path: The file, in an existing folder.
-
-    Yields:
-        Nothing, for the block whose log is kept.
     """
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(message)s"))

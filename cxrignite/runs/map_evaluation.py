@@ -32,7 +32,6 @@ class PerturbationChecks:
     """Deletion and insertion on the same images.
 
     Attributes:
-        num_images: Number of images.
         deletion: Deletion; lower is better.
         insertion: Insertion; higher is better.
     """
@@ -95,13 +94,11 @@ class MapEvaluation:
     Attributes:
         weights_sha256: Digest of the file with the weights.
         method: Method of the maps, such as `grad_cam`.
-        target_layer: Explained layer of the model.
         target_class: The positive class, which the maps explain.
         other_class: The negative class.
         threshold: A score at or above it is called positive.
         lower_threshold: A score below it is called negative; None if there is one threshold.
         checks: Results of the checks; None if not requested.
-        format: Format number of the file.
     """
 
     weights_sha256: str

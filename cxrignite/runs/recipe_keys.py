@@ -29,8 +29,7 @@ _MAY_CHANGE = (
 def may_change(key: str) -> bool:
     """True if a key may change when a run is resumed.
 
-    Args:
-        key: Dotted, such as `trainer.max_epochs`.
+    The key is dotted, such as `trainer.max_epochs`.
     """
     return any(key == each or key.startswith(f"{each}.") for each in _MAY_CHANGE)
 
@@ -38,9 +37,7 @@ def may_change(key: str) -> bool:
 def flatten_recipe(value: object, prefix: str = "") -> Leaves:
     """Return every leaf of a recipe by its dotted key; list elements by their index.
 
-    Args:
-        value: A recipe as YAML gives it, or a part of one.
-        prefix: Key of the part.
+    `prefix` is the key of `value`, if that is a part of a recipe.
 
     Examples:
         >>> flatten_recipe({"seed": 1, "trainer": {"handlers": ["EpochTimer"]}})
@@ -60,32 +57,25 @@ def flatten_recipe(value: object, prefix: str = "") -> Leaves:
     return leaves
 
 
-def read_recipe(path: Path) -> Leaves:
-    """Read every leaf of a run's recipe by its dotted key.
-
-    Args:
-        path: The file in the run folder.
+def read_recipe(path: Path) -> Mapping[str, object]:
+    """Read the recipe of a run, as YAML gives it.
 
     Raises:
         DamagedRunError: It is missing or damaged.
     """
     try:
-        leaves = flatten_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML errors have several lines
+        reason = "nested too deeply" if isinstance(error, RecursionError) else reason
         raise DamagedRunError(f"{path} is damaged: {reason}") from error
-    if not isinstance(leaves.get("trainer.max_epochs"), int):
-        raise DamagedRunError(f"{path} is damaged: trainer.max_epochs must be an integer")
-    return leaves
+    if not isinstance(content, Mapping):
+        raise DamagedRunError(f"{path} is damaged: it must be a mapping")
+    return content
 
 
 def changed_keys(ours: Leaves, theirs: Leaves) -> list[str]:
-    """Return the keys in which two recipes differ, except those that may change.
-
-    Args:
-        ours: Leaves of one recipe by their dotted keys.
-        theirs: Leaves of the other recipe.
-    """
+    """Return the keys in which two recipes differ, except those that may change."""
     missing = object()
     return [
         key
@@ -97,11 +87,6 @@ def changed_keys(ours: Leaves, theirs: Leaves) -> list[str]:
 def check_epochs(root: Path, ours: Leaves, theirs: Leaves) -> None:
     """Refuse to resume a run with fewer epochs than it was started with.
 
-    Args:
-        root: The run folder.
-        ours: Leaves of its recipe by their dotted keys.
-        theirs: Leaves of the recipe to resume it with.
-
     Raises:
         RunFolderError: `trainer.max_epochs` is smaller.
     """
@@ -112,10 +97,6 @@ def check_epochs(root: Path, ours: Leaves, theirs: Leaves) -> None:
 
 
 def recipe_hash(leaves: Leaves) -> str:
-    """Return a digest of a recipe, without the keys that may change.
-
-    Args:
-        leaves: Leaves by their dotted keys.
-    """
+    """Return a digest of a recipe, without the keys that may change."""
     fixed = {key: leaf for key, leaf in sorted(leaves.items()) if not may_change(key)}
     return hashlib.sha256(json.dumps(fixed, default=str).encode()).hexdigest()

@@ -54,10 +54,6 @@ class Reference:
     def write(self, path: Path, write: Callable[[Path, memoryview], None] = write_durably) -> None:
         """Write an `.npz` file, whole or not at all.
 
-        Args:
-            path: The file.
-            write: Function that writes content to a path.
-
         Raises:
             CxrIgniteError: If it cannot be written.
         """

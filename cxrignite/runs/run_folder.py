@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,7 @@ from cxrignite.errors import (
 )
 from cxrignite.handlers import read_history, verify_checkpoint
 from cxrignite.locks import hold_lock
+from cxrignite.runs.checked_files import CheckedFiles
 from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
 from cxrignite.runs.evaluation import Evaluations
@@ -41,13 +42,15 @@ from cxrignite.runs.recipe_keys import (
     recipe_hash,
 )
 from cxrignite.runs.reference import Reference
-from cxrignite.runs.run_files import RunFiles
 
 _T = TypeVar("_T")
 
 
 class RunFolder:
     """Files of one run.
+
+    A file that a later command relies on is checked when it is read: `DamagedRunError` is raised if
+    it is damaged, of another format, lost, or was changed.
 
     Args:
         root: The folder; it is created by the first write.
@@ -58,7 +61,7 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = RunFiles(root)
+        self.files = CheckedFiles(root)
         self.recipe_path = root / "recipe.yaml"
         self.environment_path = root / "environment.json"
         self.split_path = root / "split.csv"
@@ -140,22 +143,15 @@ class RunFolder:
                     self.files.settle()
 
     def begin(self, recipe_text: str, start: RunStart) -> None:
-        """Write the resolved recipe and the environment, and mark the run as not finished.
-
-        Raises:
-            DamagedRunError: The environment of an earlier start is damaged; nothing is changed.
-        """
+        """Write the resolved recipe and the environment, and mark the run as not finished."""
+        # Read first: if it is damaged, nothing is changed.
         starts = RunStarts((*self.read_starts(), start))
         self.files.remove(self.operating_point_path)
         self.files.write(self.environment_path, to_json(starts))
         self.files.write(self.recipe_path, recipe_text.encode())
 
     def read_starts(self) -> tuple[RunStart, ...]:
-        """Read the starts from `environment.json`; empty before the first.
-
-        Raises:
-            DamagedRunError: The file is damaged or lost, or was changed.
-        """
+        """Read the starts from `environment.json`; empty before the first."""
         return (self._find(RunStarts, self.environment_path) or RunStarts()).starts
 
     def changed_keys(self, recipe_text: str) -> list[str]:
@@ -163,23 +159,26 @@ class RunFolder:
 
         Raises:
             RunFolderError: `trainer.max_epochs` is smaller.
-            DamagedRunError: This run's recipe is damaged or was changed.
         """
-        ours, theirs = self._read_recipe(), flatten_recipe(yaml.safe_load(recipe_text))
+        ours, theirs = self._read_keys(), flatten_recipe(yaml.safe_load(recipe_text))
         check_epochs(self.root, ours, theirs)
         return changed_keys(ours, theirs)
 
     def recipe_hash(self) -> str:
-        """Return a digest of this run's recipe, without the keys that may change.
+        """Return a digest of this run's recipe, without the keys that may change."""
+        return recipe_hash(self._read_keys())
 
-        Raises:
-            DamagedRunError: This run's recipe is damaged or was changed.
-        """
-        return recipe_hash(self._read_recipe())
-
-    def _read_recipe(self) -> Leaves:
+    def read_recipe(self) -> Mapping[str, object]:
+        """Read this run's recipe, as YAML gives it."""
         self.files.check(self.recipe_path)
         return read_recipe(self.recipe_path)
+
+    def _read_keys(self) -> Leaves:
+        leaves = flatten_recipe(self.read_recipe())
+        if not isinstance(leaves.get("trainer.max_epochs"), int):
+            rule = "trainer.max_epochs must be an integer"
+            raise DamagedRunError(f"{self.recipe_path} is damaged: {rule}")
+        return leaves
 
     def finished_recipe(self) -> Path:
         """Return the recipe file of a finished run, with best weights and threshold.
@@ -218,9 +217,6 @@ class RunFolder:
             kind: Dataclass of the result.
             path: File of the result.
             remedy: Command that writes it again.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, lost, or was changed.
         """
         self.files.check(path)
         try:
@@ -263,11 +259,7 @@ class RunFolder:
         self.files.write(path, to_json(DecisionRules(tuple(rules))))
 
     def read_site_records(self, site: str) -> list[ImageRecord]:
-        """Read the records that chose a site's operating point.
-
-        Raises:
-            DamagedRunError: The list is missing or damaged.
-        """
+        """Read the records that chose a site's operating point."""
         return self._read_records(self.site_path(site).with_suffix(".csv"), "")
 
     def read_split(self, source_root: Path | str) -> list[ImageRecord]:
@@ -275,9 +267,6 @@ class RunFolder:
 
         Args:
             source_root: Folder that their paths are relative to.
-
-        Raises:
-            DamagedRunError: The list is missing or damaged, or was changed.
         """
         return self._read_records(self.split_path, source_root)
 
@@ -297,11 +286,7 @@ class RunFolder:
     def find_rules(self, site: str | None = None) -> tuple[DecisionRule, ...] | None:
         """Read stored decision rules without a check of their weights; None if there are none yet.
 
-        Args:
-            site: Name of the site; None is the run's own.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, or was changed.
+        Without a site it is the own rule of the run.
         """
         path = self.operating_point_path if site is None else self.site_path(site)
         command = "fit --resume auto" if site is None else f"recalibrate --name {site}"
@@ -311,12 +296,10 @@ class RunFolder:
     def read_rules(self, site: str | None = None) -> tuple[DecisionRule, ...]:
         """Read stored decision rules, one for each finding; they must belong to the best weights.
 
-        Args:
-            site: Name of the site; None is the run's own.
+        Without a site it is the own rule of the run.
 
         Raises:
             RunFolderError: There is none.
-            DamagedRunError: The file is damaged, of another format, or was changed.
             CheckpointError: It belongs to other weights, or those are missing or damaged.
         """
         rules = self.find_rules(site)
@@ -359,20 +342,12 @@ class RunFolder:
         return {name: each for name, each in found.items() if each is not None}
 
     def find_map_evaluation(self, name: str) -> MapEvaluation | None:
-        """Read the evaluation of the maps of the images of `name`; None if there are none.
-
-        Raises:
-            DamagedRunError: The file is damaged, of another format, or was changed.
-        """
+        """Read the evaluation of the maps of the images of `name`; None if there are none."""
         path = self.explain_dir(name) / "explain.json"
         return self._find(MapEvaluation, path, f"explain --run {self.root}")
 
     def read_reference(self, site: str | None = None) -> Reference | None:
-        """Read the features of the negatives that chose an operating point; None without a file.
-
-        Raises:
-            DamagedRunError: The file is damaged or lost, or was changed.
-        """
+        """Read the features of the negatives that chose an operating point; None without a file."""
         path = self.reference_path if site is None else self.site_path(site).with_suffix(".npz")
         self.files.check(path)
         return Reference.read(path) if path.is_file() else None
@@ -382,9 +357,6 @@ class RunFolder:
 
         Returns:
             The largest number of evaluations of any of these images.
-
-        Raises:
-            DamagedRunError: The count is damaged or lost, or was changed.
         """
         counts = self.read_evaluation_counts()
         digests = {record.sha256[:16] for record in records}
@@ -393,11 +365,7 @@ class RunFolder:
         return max(counts[digest] for digest in digests)
 
     def read_evaluation_counts(self) -> dict[str, int]:
-        """Read the number of evaluations of each image, by the start of its digest.
-
-        Raises:
-            DamagedRunError: The count is damaged or lost, or was changed.
-        """
+        """Read the number of evaluations of each image, by the start of its digest."""
         counts = self._find(dict[str, int], self.evaluation_counts_path) or {}
         if min(counts.values(), default=1) < 1:
             raise DamagedRunError(
@@ -406,11 +374,7 @@ class RunFolder:
         return counts
 
     def read_history(self) -> list[dict[str, float]]:
-        """Read the rows of `history.csv`, without empty cells.
-
-        Raises:
-            DamagedRunError: The file is missing or damaged, or was changed.
-        """
+        """Read the rows of `history.csv`, without empty cells."""
         self.files.check(self.history_path)
         try:
             rows = read_history(self.history_path)

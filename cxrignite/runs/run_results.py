@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from cxrignite.csv_text import CsvReader
 from cxrignite.data import ImageRecord
 from cxrignite.data.sources import class_pair
-from cxrignite.data.splits import read_split
-from cxrignite.errors import CheckpointError, DamagedRunError, DataError
+from cxrignite.errors import CheckpointError, DamagedRunError
+from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Averages, Evaluation
-from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
 from cxrignite.runs.scores import record_of, results_name
+
+_PREDICTION_COLUMNS = ["path", "patient", "label", "score", "probability", "decision"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,6 @@ class Tree:
     """YAML of a recipe, with typed access to its values.
 
     Keys are dotted. A value that is missing or of another type is None or empty.
-
-    Args:
-        content: Nested mappings.
     """
 
     content: Mapping[str, object] = field(default_factory=dict)
@@ -73,12 +71,14 @@ class Tree:
 
 
 class ScoredImage(NamedTuple):
-    """Row of `predictions/*.csv`."""
+    """Row of `predictions/*.csv`; `finding` is empty if the run has one finding."""
 
     name: str
     patient: str
     label: int
     score: float
+    probability: float | None
+    finding: str
 
 
 class BestWeights(NamedTuple):
@@ -95,17 +95,10 @@ class RunResults:
     """All results of one finding of a run; one that no command has written is None or absent.
 
     Attributes:
-        folder: Folder of the run.
         index: Position of the finding, from 0.
         all_classes: Name of an image without a finding, then the run's findings.
-        recipe: Resolved recipe.
-        starts: Starts of the run in order.
         best: Manifest of the best weights.
-        rule: The run's own decision rule.
-        sites: Decision rules of sites, by name.
-        evaluations: Evaluations, by the name of their images.
         averages: Averages over the findings, by the name of the images; empty with one finding.
-        history: One row for each epoch.
         records: Records of all splits, with the labels of this finding.
     """
 
@@ -121,18 +114,18 @@ class RunResults:
     averages: dict[str, Averages]
     history: list[dict[str, float]]
     records: list[ImageRecord]
+    # Read once for all findings.
+    _scored: dict[str, list[ScoredImage]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: RunFolder) -> list[RunResults]:
         """Read all results, one for each finding.
 
-        Args:
-            folder: Folder of the run.
-
         Raises:
             DamagedRunError: A file is damaged, of another format, or lost, or was changed.
         """
-        rules, recipe, records = folder.find_rules(), _read_recipe(folder), _read_records(folder)
+        rules, records = folder.find_rules(), folder.read_split("")
+        recipe = Tree(folder.read_recipe())
         sites = {site: folder.find_rules(site) for site in folder.sites}
         evaluations = folder.read_evaluations()
         classes = _classes(recipe, records, rules)
@@ -192,23 +185,49 @@ class RunResults:
         Raises:
             DamagedRunError: The file is damaged or lost, or was changed.
         """
-        path = self.folder.predictions_path(name)
-        self.folder.files.check(path)
-        if not path.is_file():
-            return []
-        try:
-            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                reader = CsvReader(file)
-                one = () if self.has_one_finding else ("finding",)
-                check_columns(reader, ("path", "patient", *one, "label", "score"))
-                finding = self.classes[1]
-                return [
-                    _scored(row)
-                    for row in reader
-                    if not one or (row["finding"] == finding and row["label"])
-                ]
-        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
-            raise DamagedRunError(f"{path} is damaged: {error}") from error
+        if name not in self._scored:
+            found = read_predictions(self.folder, name, has_several=not self.has_one_finding)
+            self._scored[name] = found or []
+        finding = "" if self.has_one_finding else self.classes[1]
+        return [
+            each
+            for each in self._scored[name]
+            if each.finding == finding and each.label != UNKNOWN_LABEL
+        ]
+
+
+def read_predictions(
+    folder: RunFolder, name: str, *, has_several: bool
+) -> list[ScoredImage] | None:
+    """Read `predictions/NAME.csv`; None if these images were not scored yet.
+
+    Raises:
+        DamagedRunError: The file is damaged or lost, or was changed.
+    """
+    path = folder.predictions_path(name)
+    folder.files.check(path)
+    if not path.is_file():
+        return None
+    columns = [*_PREDICTION_COLUMNS]
+    if has_several:
+        columns.insert(2, "finding")
+    try:
+        # `surrogateescape` keeps file names that are not UTF-8.
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = CsvReader(file)
+            if reader.fieldnames != columns:
+                found = ", ".join(reader.fieldnames or ["none"])
+                raise ValueError(f"its columns must be {', '.join(columns)}, got {found!a:.100}")
+            images = [_scored(row) for row in reader]
+        counts = Counter((image.name, image.finding) for image in images)
+        if repeated := [name for (name, _), count in counts.items() if count > 1]:
+            raise ValueError(f"duplicate row {repeated[0]}")
+        if len({image.probability is None for image in images}) > 1:
+            raise ValueError("each row must have a probability, or none may have one")
+    except (OSError, csv.Error, ValueError) as error:
+        remedy = f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
+        raise DamagedRunError(f"{path} is damaged: {error}; {remedy}") from error
+    return images
 
 
 def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
@@ -223,10 +242,17 @@ def check_columns(reader: csv.DictReader[str], columns: Sequence[str]) -> None:
 
 
 def _scored(row: Mapping[str, str]) -> ScoredImage:
-    label, score = int(row["label"]), float(row["score"])
-    if label not in (0, 1) or not 0 <= score <= 1:
-        raise ValueError(f"{row['path']} must have label 0 or 1 and a score in [0, 1]")
-    return ScoredImage(row["path"], row["patient"], label, score)
+    if None in row or None in row.values():
+        raise ValueError(f"each row must have {len(row) - (None in row)} cells")
+    finding = row.get("finding", "")
+    # Only one of several findings may have an unknown label, which is an empty cell.
+    labels = ("0", "1", "") if "finding" in row else ("0", "1")
+    if row["label"] not in labels:
+        raise ValueError(f"a label must be 0 or 1, got {row['label']!r}")
+    label = int(row["label"]) if row["label"] else UNKNOWN_LABEL
+    score, probability = _share(row["score"]), row["probability"]
+    known = _share(probability) if probability else None
+    return ScoredImage(row["path"], row["patient"], label, score, known, finding)
 
 
 def _classes(
@@ -248,17 +274,11 @@ def _classes(
     return ("negative", *(findings or ["positive"]))
 
 
-def _read_recipe(folder: RunFolder) -> Tree:
-    path = folder.recipe_path
-    folder.files.check(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DamagedRunError(f"{path} is damaged: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise DamagedRunError(f"{path} is damaged: it must be a mapping")
-    return Tree(content)
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"a score must be in [0, 1], got {value:g}")
+    return value
 
 
 def _read_best(folder: RunFolder) -> BestWeights | None:
@@ -274,12 +294,4 @@ def _read_best(folder: RunFolder) -> BestWeights | None:
             str(manifest["sha256"]),
         )
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
-        raise DamagedRunError(str(error)) from error
-
-
-def _read_records(folder: RunFolder) -> list[ImageRecord]:
-    folder.files.check(folder.split_path)
-    try:
-        return read_split(folder.split_path, "")
-    except DataError as error:
         raise DamagedRunError(str(error)) from error

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.csv_text import CsvReader
-from cxrignite.errors import DamagedRunError, RunFolderError
+from cxrignite.errors import RunFolderError
+from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
-
-_COLUMNS = ["path", "patient", "label", "score", "probability", "decision"]
+from cxrignite.runs.run_results import read_predictions
 
 
 @dataclass(frozen=True)
@@ -57,10 +53,6 @@ class ScoredRun:
 def read_scored_run(run_dir: Path, name: str) -> list[ScoredRun]:
     """Read the scores of a finished run on a set of images, with their evaluations.
 
-    Args:
-        run_dir: The run folder.
-        name: A split or a given name.
-
     Returns:
         The scores of each finding, without the images whose label of it is unknown.
 
@@ -71,79 +63,42 @@ def read_scored_run(run_dir: Path, name: str) -> list[ScoredRun]:
     """
     folder = RunFolder(run_dir)
     folder.finished_recipe()
-    path, remedy = folder.predictions_path(name), _remedy(run_dir, name)
-    folder.files.check(path, folder.metrics_path(name), folder.operating_point_path)
-    if not path.is_file():
-        raise RunFolderError(f"{run_dir} has no {path.relative_to(run_dir)}; {remedy}")
+    folder.files.check(folder.metrics_path(name), folder.operating_point_path)
+    has_several = len(folder.find_rules() or ()) > 1
+    images = read_predictions(folder, name, has_several=has_several)
+    if images is None:
+        raise _missing(folder, folder.predictions_path(name), name)
     evaluations = _evaluations(folder, name)
-    try:
-        rows = _rows(path, len(evaluations) > 1)
-        return [_scored_run(run_dir, rows, each) for each in evaluations]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DamagedRunError(f"{path} is damaged: {error}; {remedy}") from error
+    images.sort(key=lambda image: image.name)
+    found = []
+    for evaluation in evaluations:
+        finding = evaluation.rule.finding
+        known = [
+            image
+            for image in images
+            if image.finding in ("", finding) and image.label != UNKNOWN_LABEL
+        ]
+        probability = [image.probability for image in known if image.probability is not None]
+        found.append(
+            ScoredRun(
+                run=str(run_dir),
+                finding=finding,
+                paths=[image.name for image in known],
+                patients=[image.patient for image in known],
+                y_true=np.array([image.label for image in known], dtype=np.int64),
+                y_score=np.array([image.score for image in known], dtype=np.float64),
+                probability=np.array(probability, dtype=np.float64) if probability else None,
+                evaluation=evaluation,
+            )
+        )
+    return found
 
 
-def _scored_run(
-    run_dir: Path, all_rows: Sequence[Mapping[str, str]], evaluation: Evaluation
-) -> ScoredRun:
-    finding = evaluation.rule.finding
-    rows = [
-        row
-        for row in all_rows
-        if "finding" not in row or (row["finding"] == finding and row["label"])
-    ]
-    probability = [row["probability"] for row in rows]
-    return ScoredRun(
-        run=str(run_dir),
-        finding=finding,
-        paths=[row["path"] for row in rows],
-        patients=[row["patient"] for row in rows],
-        y_true=np.array([_label(row["label"]) for row in rows], dtype=np.int64),
-        y_score=_probabilities([row["score"] for row in rows]),
-        probability=_probabilities(probability) if any(probability) else None,
-        evaluation=evaluation,
+def _missing(folder: RunFolder, path: Path, name: str) -> RunFolderError:
+    return RunFolderError(
+        f"{folder.root} has no {path.relative_to(folder.root)}; "
+        f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
     )
-
-
-def _remedy(run_dir: Path, name: str) -> str:
-    if name == "calibration":
-        return "`cxrignite fit` writes it if data.calibration_fraction is above 0"
-    return f"`cxrignite {how_to_evaluate(run_dir, name)}` writes it"
-
-
-def _rows(path: Path, has_several: bool) -> list[dict[str, str]]:
-    columns = [*_COLUMNS[:2], "finding", *_COLUMNS[2:]] if has_several else _COLUMNS
-    # `surrogateescape` keeps file names that are not UTF-8.
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = CsvReader(file)
-        if reader.fieldnames != columns:
-            found = ", ".join(reader.fieldnames or ["none"])
-            raise ValueError(f"its columns must be {', '.join(columns)}, got {found}")
-        rows = sorted(reader, key=_identity)
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"each row must have {len(columns)} cells")
-    for row, following in itertools.pairwise(rows):
-        if _identity(row) == _identity(following):
-            raise ValueError(f"duplicate row {row['path']}")
-    return rows
-
-
-def _identity(row: Mapping[str, str]) -> tuple[str, str]:
-    return row["path"], row.get("finding", "")
-
-
-def _label(text: str) -> int:
-    if text not in ("0", "1"):
-        raise ValueError(f"a label must be 0 or 1, got {text!r}")
-    return int(text)
-
-
-def _probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
-    scores = np.array([float(text) for text in texts], dtype=np.float64)
-    outside = scores[~((scores >= 0) & (scores <= 1))]
-    if outside.size:
-        raise ValueError(f"a score must be in [0, 1], got {outside[0]:g}")
-    return scores
 
 
 def _evaluations(folder: RunFolder, name: str) -> tuple[Evaluation, ...]:
@@ -154,11 +109,11 @@ def _evaluations(folder: RunFolder, name: str) -> tuple[Evaluation, ...]:
         DamagedRunError: It is damaged or of another format.
     """
     path, evaluations = folder.metrics_path(name), folder.find_evaluations(name)
-    remedy = _remedy(folder.root, name)
     if evaluations is None:
-        raise RunFolderError(f"{folder.root} has no {path.relative_to(folder.root)}; {remedy}")
+        raise _missing(folder, path, name)
     if evaluations.findings[0].rule.weights_sha256 != folder.weights_sha256():
         raise RunFolderError(
-            f"{path} belongs to other weights than {folder.root} has now; {remedy}"
+            f"{path} belongs to other weights than {folder.root} has now; "
+            f"`cxrignite {how_to_evaluate(folder.root, name)}` writes it"
         )
     return evaluations.findings

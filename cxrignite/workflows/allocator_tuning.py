@@ -24,9 +24,6 @@ def allocator_tuning(device: torch.device) -> Iterator[None]:
     the time. The process keeps up to a tenth more memory at its peak, and frees it at the end.
     Settings of `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_MAX_` are lost. Afterwards glibc no longer
     adapts its limit for mapping to the allocated sizes.
-
-    Args:
-        device: The device of the model; CUDA has its own cache.
     """
     library = _glibc() if device.type == "cpu" else None
     if library is None:

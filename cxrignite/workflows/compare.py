@@ -28,10 +28,7 @@ _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "referred", "balanced_
 def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = None) -> None:
     """Print the comparison of every run with the first, on the images that all have scored.
 
-    Args:
-        run_dirs: At least two run folders, each once; the first is the baseline.
-        name: Name of the images, a split or a given name.
-        output: A CSV file for the same table; None writes none.
+    `output` is a CSV file for the same table.
 
     Raises:
         CxrIgniteError: As in `compare_runs`, or the file cannot be written.
@@ -45,9 +42,7 @@ def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = 
 def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResult:
     """Compute the difference of every run to the first, on the images that all have scored.
 
-    Args:
-        run_dirs: At least two run folders, each once; the first is the baseline.
-        name: Name of the images, a split or a given name.
+    The first run is the baseline. `name` is a split or a given name.
 
     Returns:
         The differences: `roc_auc` by DeLong and, like all others, by the bootstrap over patients

@@ -49,10 +49,7 @@ def open_folder(
 ) -> Iterator[tuple[Session, ExitStack]]:
     """Open a session on a run folder, with a stack that is closed with it.
 
-    Args:
-        folder: The run folder.
-        settings: The recipe's `trainer`.
-        writes: Lock the folder and append to its log.
+    With `writes`, the folder is locked, and its log continues.
 
     Raises:
         RunFolderError: Another process writes into the folder.
@@ -74,12 +71,7 @@ def load_run(
 ) -> FinishedRun:
     """Load the decision rules and the best weights of a run.
 
-    Args:
-        folder: The run folder.
-        session: The processes that compute.
-        settings: The recipe's `trainer`.
-        make: The recipe's `model`.
-        site: The site whose operating point is used; null is the run's own.
+    `site` names the operating point; None is that of the run.
 
     Raises:
         RunFolderError: The run has no such operating point.

@@ -30,13 +30,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Computing(NamedTuple):
-    """Settings of a forward pass.
-
-    Attributes:
-        device: The device of this process.
-        precision: Precision of the arithmetic.
-        channels_last: True for the channels-last memory order.
-    """
+    """Settings of a forward pass."""
 
     device: torch.device
     precision: Precision
@@ -44,12 +38,7 @@ class Computing(NamedTuple):
 
 
 def choose_computing(settings: TrainerRecipe, session: Session) -> Computing:
-    """Choose device, precision and memory order of a recipe's forward passes.
-
-    Args:
-        settings: The recipe's `trainer`.
-        session: The processes and the device.
-    """
+    """Choose device, precision and memory order of a recipe's forward passes."""
     precision = choose_precision(settings.precision, session.device)
     return Computing(session.device, precision, settings.channels_last)
 
@@ -76,13 +65,7 @@ def build_data(
 ) -> XrayData:
     """Build the data module of a recipe over these images.
 
-    Args:
-        data: The sampler and the loaders' settings.
-        records: Images of any split.
-        seed: Seed of the run.
-        device: Device of the model; a GPU also augments the batches.
-        pipeline: The recipe's pipeline, if it has been built.
-        cache: The preprocessed images.
+    A GPU also augments the batches. A pipeline that has been built is used again.
     """
     return XrayData(
         records,
@@ -166,9 +149,7 @@ def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Modu
 def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...]:
     """Compute the effect of sampler and loss on the prior of each finding.
 
-    Args:
-        data: The images, and the sampler that draws them.
-        loss: The loss; the effect is known only for `BCEWithLogitsLoss` and its subclasses.
+    It is known only for `BCEWithLogitsLoss` and its subclasses.
 
     Raises:
         RecipeError: The weights of positives in the loss are not numbers above 0.

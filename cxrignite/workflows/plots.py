@@ -168,12 +168,7 @@ def save_figure(
 ) -> None:
     """Write a figure to the run folder and to TensorBoard.
 
-    Args:
-        folder: The run.
-        board: An open writer.
-        name: Name of the file, without its suffix.
-        figure: The figure.
-        step: The epoch.
+    `name` is that of the file, without its suffix.
     """
     png = write_figure(folder, name, figure)
     board.add_png(f"figures/{name.replace('@', '/')}", png, step)
@@ -182,13 +177,7 @@ def save_figure(
 def write_figure(folder: RunFolder, name: str, figure: Figure) -> memoryview:
     """Write a figure to the run folder.
 
-    Args:
-        folder: The run.
-        name: Name of the file, without its suffix.
-        figure: The figure.
-
-    Returns:
-        The file's content.
+    `name` is that of the file, without its suffix.
     """
     png = as_png(draw(figure))
     mark_output(folder.figures_dir)

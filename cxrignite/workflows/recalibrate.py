@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
@@ -228,7 +228,9 @@ def _draw_plan(
     others = planned_sizes(point.num_positive_patients, point.min_tpr, confidence)
     pairs = [(size, point.num_positive_patients) for size in sizes]
     pairs += [(present, size) for size in others if size != point.num_positive_patients]
-    kept = "lowest" if point.patient_found == "every_image" else "highest"
+    kept: Literal["lowest", "highest"] = (
+        "lowest" if point.patient_found == "every_image" else "highest"
+    )
     referral = [
         each
         for each in expected_referral(

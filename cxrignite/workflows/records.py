@@ -64,11 +64,7 @@ def read_and_cache(
 ) -> ReadImages:
     """Read every image once, and cache the preprocessed pixels if the recipe says so.
 
-    Args:
-        data: The folder of the caches, and the policy for unreadable images.
-        records: The records that the source lists.
-        pipeline: The recipe's pipeline.
-        run_dir: The run folder; caches lie beside it if the recipe names no folder.
+    Caches lie beside the run folder if the recipe names no folder.
 
     Raises:
         DataError: An image cannot be read (policy `raise`), or the pipeline fails.
@@ -78,7 +74,7 @@ def read_and_cache(
     if folder is None or not records:
         return ReadImages(read_records(data, records), None)
     progress = sys.stderr.isatty()
-    hashed = inspect_images(records, decode=False, on_unreadable="skip", progress=progress)
+    hashed = inspect_images(records, decode=False, progress=progress)
     try:
         loading = data.num_workers, data.worker_timeout
         cache = open_cache(folder, hashed.records, pipeline, *loading, progress=progress)
@@ -93,10 +89,6 @@ def read_and_cache(
 def read_records(data: DataRecipe, records: list[ImageRecord]) -> list[ImageRecord]:
     """Read every image once, without a cache.
 
-    Args:
-        data: Policy for unreadable images.
-        records: The records that a source lists.
-
     Raises:
         DataError: An image cannot be read (policy `raise`), or none can.
     """
@@ -104,7 +96,6 @@ def read_records(data: DataRecipe, records: list[ImageRecord]) -> list[ImageReco
         return []
     inspection = inspect_images(
         records,
-        on_unreadable="skip",
         size=data.image_size,
         grey_scaling=data.grey_scaling,
         progress=sys.stderr.isatty(),
@@ -164,10 +155,7 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
 
     The test split comes first, so that it depends only on the images, its share and the seed.
 
-    Args:
-        data: Shares of the splits, and the fold.
-        records: The records with the splits of their source. With a fold, `val` joins `train`.
-        seed: Seed of the assignment.
+    With a fold, `val` of the source joins `train`.
 
     Raises:
         RecipeError: There is a test split, and another is requested.
@@ -208,11 +196,6 @@ def list_leakage(folder: RunFolder, pairs: list[LeakedPair]) -> None:
 
 def check_leakage(folder: RunFolder, pairs: list[LeakedPair], *, is_allowed: bool) -> None:
     """Refuse to train on splits that share patients or files, unless the recipe allows it.
-
-    Args:
-        folder: The run folder with the list.
-        pairs: The leaked pairs.
-        is_allowed: True if the recipe allows leakage.
 
     Raises:
         DataError: There is leakage, and it is not allowed.
@@ -259,11 +242,8 @@ def frozen_records(
 ) -> list[ImageRecord]:
     """Return the records of a run's `split.csv`, checked against the current files.
 
-    Args:
-        data: The run's own recipe of the data.
-        folder: The run folder.
-        split: The only split whose files are checked; null checks all.
-        current: The source's records, if they have just been read; null reads the checked files.
+    Only the files of `split` are checked; None checks all. `current` has the records of the source,
+    if they have just been read; None reads the checked files.
 
     Raises:
         DataError: An image is missing or has changed since this run.
@@ -304,13 +284,7 @@ def other_records(data: DataRecipe, folder: RunFolder, split: str) -> list[Image
 
 
 def warn_of_nearly_blank(grey_scaling: str, names: Sequence[str], num_images: int) -> None:
-    """Log the number of images that use little of the grey range; nothing if there is none.
-
-    Args:
-        grey_scaling: The setting of the grey scaling.
-        names: Names of those images.
-        num_images: Number of images read.
-    """
+    """Log the number of images that use little of the grey range; nothing if there is none."""
     if not names:
         return
     more = ", ..." if len(names) > _MAX_NAMED else ""

@@ -21,11 +21,6 @@ def state_to_resume(
 ) -> TrainingState | None:
     """Return the state to resume from; None for a new run.
 
-    Args:
-        folder: The run folder.
-        recipe_text: The recipe of this start.
-        resume: As for `fit`.
-
     Raises:
         RunFolderError: The folder holds a run already (without `resume`), none (with a path), or a
             run of another recipe.
@@ -82,10 +77,6 @@ def state_to_resume(
 def check_processes(folder: RunFolder, num_processes: int) -> None:
     """Check that a run is resumed on as many processes as before: the steps depend on it.
 
-    Args:
-        folder: The run folder.
-        num_processes: Number of processes now.
-
     Raises:
         RunFolderError: The run was trained on another number.
         DamagedRunError: `environment.json` is damaged, missing or changed.
@@ -134,11 +125,8 @@ def is_complete(
 ) -> bool:
     """True if a run is finished and no epoch is left.
 
-    Args:
-        folder: The run folder.
-        patience: Epochs without improvement after which training stops; None never stops.
-        max_epochs: Number of epochs in the recipe.
-        state: Its newest state.
+    `patience` is the number of epochs without improvement after which training stops; None never
+    stops.
     """
     stopped = patience is not None and state.num_not_better >= patience
     return folder.is_finished and (stopped or state.epoch >= max_epochs)

@@ -92,10 +92,7 @@ class EvaluationOptions:
 def score(recipe: Recipe, run_dir: Path, options: EvaluationOptions) -> None:
     """Score one split of a run, or images of another source, and write the results.
 
-    Args:
-        recipe: The run's own recipe; its source may be another one.
-        run_dir: The run folder.
-        options: The images, the name of the results, and the operating point.
+    The recipe is that of the run; its source may be another one.
 
     Raises:
         RunFolderError: The folder is in use, its run did not finish, or it has no such operating
@@ -133,11 +130,6 @@ def records_to_score(
     data: DataRecipe, folder: RunFolder, options: EvaluationOptions
 ) -> list[ImageRecord]:
     """Return the checked records to score, without those that chose the operating point.
-
-    Args:
-        data: The run's own recipe of the data; its source may be another one.
-        folder: The run folder.
-        options: The images and the operating point.
 
     Raises:
         DataError: There is no image to score, one has changed since the run, or was used in it.
@@ -289,17 +281,6 @@ def score_split(
 ) -> FindingScores:
     """Score the images of one split, each once, on any number of processes.
 
-    Args:
-        model: The classifier.
-        data: The images.
-        split: The split to score.
-        computing: Settings of the forward pass.
-        shows: True to show a progress bar in a terminal.
-        handlers: More handlers for the evaluator.
-
-    Returns:
-        The same scores on every process.
-
     Raises:
         NonFiniteError: A score is NaN or infinite.
     """
@@ -361,11 +342,7 @@ def _shift_from(reference: Reference | None, new: Reference, index: int) -> Shif
 def _subgroups(
     records: Sequence[ImageRecord], pattern: re.Pattern[str] | None
 ) -> Sequence[Mapping[str, str]]:
-    """Return the subgroups of each image, by attribute.
-
-    Raises:
-        RecipeError: The pattern matches no image.
-    """
+    """Return the subgroups of each image, by attribute."""
     if pattern is None:
         return [record.attributes for record in records]
     matches = [pattern.search(record.name) for record in records]

@@ -1,7 +1,7 @@
 import pytest
 from messages import refused
 
-from cxrignite.cli.arguments import OneLineParser
+from cxrignite.cli.commands.without_recipe import OneLineParser
 from cxrignite.errors import RecipeError
 
 

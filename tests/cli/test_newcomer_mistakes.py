@@ -888,7 +888,7 @@ def test_a_rate_that_yaml_takes_for_text_is_a_number_here(rate, folder):
     from cxrignite.cli.parsing import parse_recipe
 
     Path("recipe.yaml").write_text(RECIPE.replace("1.0e-3", rate))
-    recipe, text, _ = parse_recipe("fit", "", ["--config", "recipe.yaml"])
+    recipe, text, _ = parse_recipe("fit", ["--config", "recipe.yaml"])
     assert recipe.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 1e-4
     assert "lr: 0.0001" in text
 

@@ -43,7 +43,7 @@ def test_paths_of_recipes_and_options_are_expanded_and_the_recipe_keeps_them(tmp
         "model: {class_path: TransferClassifier, init_args: {arch: resnet18, weights: ~/w.pt}}\n"
     )
     recipe, text, options = parse_recipe(
-        "audit", "audit", ["--config=~/more.yaml", "--output_dir", "$IMAGES/audit"]
+        "audit", ["--config=~/more.yaml", "--output_dir", "$IMAGES/audit"]
     )
     assert recipe.data.source.root == tmp_path / "images"
     assert (recipe.run_dir, recipe.data.cache) == (Path("/images/run"), tmp_path / "caches")
@@ -54,7 +54,7 @@ def test_paths_of_recipes_and_options_are_expanded_and_the_recipe_keeps_them(tmp
 
 
 def source_of(*argv):
-    return parse_recipe("audit", "audit", list(argv))[0].data.source
+    return parse_recipe("audit", list(argv))[0].data.source
 
 
 def test_a_source_of_another_class_does_not_take_over_the_root(tmp_path):

@@ -25,7 +25,7 @@ def parse(tmp_path, monkeypatch, recipes_dir):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "signed_parts.py").write_text(PARTS)
     quickstart = str(recipes_dir / "quickstart.yaml")
-    return lambda *argv: parse_recipe("fit", "", ["--config", quickstart, *argv])[1]
+    return lambda *argv: parse_recipe("fit", ["--config", quickstart, *argv])[1]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_nothing_is_written_before_a_recipe_is_refused(tmp_path, recipes_dir, ke
     argv = ["--config", str(recipes_dir / "quickstart.yaml"), "--run_dir", str(tmp_path / "run")]
     argv += [f"--{key}", f"[{part}{place}: {tmp_path / 'elsewhere'}}}}}]"]
     with refused(RecipeError, f"{key}[0].{place}", WRITABLE):
-        parse_recipe("fit", "Train", argv)
+        parse_recipe("fit", argv)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,5 +90,5 @@ def test_a_part_that_writes_elsewhere_when_it_is_made_is_refused(
     part = f"{{class_path: writing_part.Writer, init_args: {{prefix: {tmp_path}/}}}}"
     argv = ["--config", str(recipes_dir / "quickstart.yaml"), "--run_dir", str(tmp_path / "run")]
     with refused(RecipeError, tmp_path / "x", WRITABLE):
-        parse_recipe("fit", "Train", [*argv, f"--trainer.handlers=[{part}]"])
+        parse_recipe("fit", [*argv, f"--trainer.handlers=[{part}]"])
     assert not (tmp_path / "x").exists()

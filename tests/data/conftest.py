@@ -10,7 +10,8 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from cxrignite.data.sources import ClassFolders, ImageRecord
+from cxrignite.data.class_folders import ClassFolders
+from cxrignite.data.sources import ImageRecord
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from messages import line_with, refused
 
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.errors import DataError, RecipeError
 
 THREE = ["NORMAL", "BACTERIAL", "VIRAL"]
@@ -60,7 +60,6 @@ def test_two_folders_are_one_finding():
     source = ClassFolders("root", ["A", "B"])
     assert not source.exclusive
     assert source.findings == ("B",)
-    assert source.pair() == ("A", "B")
 
 
 def test_the_classes_are_found_in_file_names(kermany):

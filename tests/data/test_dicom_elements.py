@@ -277,7 +277,8 @@ def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path, pytho
         "from cxrignite.data.inspection import inspect_images\n"
         "from cxrignite.data.dicom import patient_id\n"
         "from cxrignite.data.reading import read_image\n"
-        "from cxrignite.data.sources import ImageRecord, image_files\n"
+        "from cxrignite.data.image_files import image_files\n"
+        "from cxrignite.data.sources import ImageRecord\n"
         "paths = image_files([Path(sys.argv[1])])\n"
         "for path in paths:\n"
         "    try:\n"
@@ -285,7 +286,7 @@ def test_nothing_of_the_patient_reaches_the_terminal(identified, tmp_path, pytho
         "    except Exception:\n"
         "        traceback.print_exc()\n"
         "records = [ImageRecord(str(path), path.name, 0, path.name, 'train') for path in paths]\n"
-        "found = inspect_images(records, on_unreadable='skip')\n"
+        "found = inspect_images(records)\n"
         "print(len(found.records), len(found.unreadable), found.unreadable)\n"
     )
     done = python("-c", program, folder)

@@ -87,7 +87,6 @@ def test_data_count_the_known_labels_of_each_finding(records):
     data = XrayData(records, CLASSES, exclusive=False)
     assert data.findings == FINDINGS
     assert not data.exclusive
-    assert data.pair(1) == ("No Finding", "Mass, or nodule")
     assert data.labels("train") == LABELS
     assert [tuple(data.class_counts("train", k)) for k in range(3)] == [(1, 3), (4, 1), (3, 1)]
     assert data.class_counts("train") == (1, 3)

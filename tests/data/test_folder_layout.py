@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from messages import refused
 
-from cxrignite.data.sources import check_class_dir, check_root, folder_names
+from cxrignite.data.class_folders import check_class_dir, check_root, folder_names
 from cxrignite.errors import DataError
 
 

@@ -344,7 +344,7 @@ from pathlib import Path
 from cxrignite.data.inspection import inspect_images
 from cxrignite.data.cache_building import open_cache
 from cxrignite.data.pipeline import Pipeline
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.class_folders import ClassFolders
 
 class Slow(Pipeline):
     def read(self, path):

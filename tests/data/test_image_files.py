@@ -5,10 +5,10 @@ import pytest
 from messages import line_with, refused
 from PIL import Image
 
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.image_files import image_files
 from cxrignite.data.image_formats import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from cxrignite.data.reading import read_image
-from cxrignite.data.sources import ClassFolders
 from cxrignite.errors import DataError, UnreadableImageError
 from cxrignite.output_marker import OUTPUT_MARKER, mark_output
 

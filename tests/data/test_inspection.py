@@ -22,12 +22,12 @@ def test_every_image_gets_its_digest_in_order(make_images):
     ]
 
 
-def test_under_raise_the_first_in_order_is_named_and_the_others_counted(make_images):
+def test_the_first_unreadable_in_order_is_named_and_the_others_counted(make_images):
     records = make_images()
     for index in (20, 3, 7):
         records[index].path.write_bytes(records[index].path.read_bytes()[:60])
     with refused(UnreadableImageError, records[3].path, 2) as caught:
-        inspect_images(records)
+        inspect_images(records).check_all_readable()
     assert caught.value.path == records[3].path
 
 
@@ -35,15 +35,15 @@ def test_a_single_unreadable_image_counts_no_others(make_images):
     records = make_images()
     records[5].path.unlink()
     with refused(UnreadableImageError, records[5].path, os.strerror(ENOENT)) as caught:
-        inspect_images(records)
+        inspect_images(records).check_all_readable()
     assert not re.search(r"\d", str(caught.value).replace(str(records[5].path), ""))
 
 
-def test_under_skip_the_unreadable_are_left_out_and_returned(make_images):
+def test_the_unreadable_are_left_out_and_returned(make_images):
     records = make_images()
     records[20].path.write_text("<html>")
     records[3].path.write_bytes(b"")
-    inspection = inspect_images(records, on_unreadable="skip")
+    inspection = inspect_images(records)
     assert [error.path for error in inspection.unreadable] == [records[3].path, records[20].path]
     kept = [record for index, record in enumerate(records) if index not in (3, 20)]
     assert [record.name for record in inspection.records] == [record.name for record in kept]
@@ -52,7 +52,7 @@ def test_under_skip_the_unreadable_are_left_out_and_returned(make_images):
 def test_a_image_whose_pixels_are_cut_is_found_though_its_header_is_whole(make_images):
     record = make_images()[0]
     record.path.write_bytes(record.path.read_bytes()[:-40])
-    assert len(inspect_images([record], on_unreadable="skip").unreadable) == 1
+    assert len(inspect_images([record]).unreadable) == 1
 
 
 def test_no_images_are_no_failure():
@@ -115,7 +115,7 @@ def test_without_decoding_a_file_of_any_content_has_its_digest(tmp_path, make_im
     records = make_images(num_normal=2, num_pneumonia=2)
     records[1].path.write_bytes(b"no image")
     records[2].path.unlink()
-    found = inspect_images(records, decode=False, on_unreadable="skip")
+    found = inspect_images(records, decode=False)
     assert [record.name for record in found.records] == [records[i].name for i in (0, 1, 3)]
     assert found.records[1].sha256 == hashlib.sha256(b"no image").hexdigest()
     assert [error.path for error in found.unreadable] == [records[2].path]
@@ -124,7 +124,7 @@ def test_without_decoding_a_file_of_any_content_has_its_digest(tmp_path, make_im
 def test_many_that_are_left_out_are_one_line_and_all_of_them_go_to_the_log_file(tmp_path, caplog):
     names = [f"{number}.png" for number in range(1200)]
     records = [ImageRecord(str(tmp_path / name), name, 0, name, "train") for name in names]
-    inspect_images(records, on_unreadable="skip").log_unreadable()
+    inspect_images(records).log_unreadable()
     *others, last = caplog.records
     assert len(others) == 1200
     assert all(record.in_file_only for record in others)

@@ -28,9 +28,7 @@ def records_of(tmp_path, monkeypatch):
             Path(name).touch()
         Path("overlay.yaml").write_text(block, encoding="utf-8")
         shipped = ROOT / "recipes" / f"{base}.yaml"
-        recipe, _, _ = parse_recipe(
-            "fit", "", ["--config", str(shipped), "--config", "overlay.yaml"]
-        )
+        recipe, _, _ = parse_recipe("fit", ["--config", str(shipped), "--config", "overlay.yaml"])
         found = recipe.data.source.records()
         assert recipe.data.source.classes[1] in ("PNEUMONIA", "LUNG_OPACITY")
         return found

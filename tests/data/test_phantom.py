@@ -10,9 +10,9 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.phantom import Phantom
 from cxrignite.data.phantom_rendering import render_phantom
-from cxrignite.data.sources import ClassFolders
 from cxrignite.errors import CxrIgniteError, DataError
 
 SMALL = {"num_train": 10, "num_test": 6, "size": 48}

@@ -42,7 +42,7 @@ def failing(request, tmp_path, monkeypatch, make_dicom, dicom_bytes):
 
 READERS = [
     lambda record: reading.read_image(record.path),
-    lambda record: inspect_images([record], on_unreadable="skip"),
+    lambda record: inspect_images([record]),
     lambda record: survey_images([record]),
     lambda record: list(ImageStream([record], Pipeline(), (16, 16), batch_size=1)),
 ]

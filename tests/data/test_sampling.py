@@ -130,11 +130,6 @@ def test_settings_out_of_range_are_refused(settings, facts):
         BalancedSampler(LABELS, **settings)
 
 
-def test_the_factory_makes_the_same_sampler():
-    settings = {"seed": 4, "num_samples": 50, "num_replicas": 2, "rank": 1}
-    assert list(balanced_sampler(LABELS, **settings)) == list(BalancedSampler(LABELS, **settings))
-
-
 def test_draws_keep_the_order_and_add_a_seed_each():
     draws = list(SeededDraws(BalancedSampler(LABELS, seed=1), seed=9))
     assert [index for index, _ in draws] == list(BalancedSampler(LABELS, seed=1))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cxrignite.cli.parsing import parse_recipe
+from cxrignite.data import ManifestJoin
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "guides" / "several-findings.md"
@@ -33,7 +34,7 @@ def source_of(tmp_path, monkeypatch):
             Path("overlay.yaml").write_text(block, encoding="utf-8")
             base = ROOT / "recipes" / "resnet50.yaml"
             arguments = ["--config", str(base), "--config", "overlay.yaml"]
-        recipe, _, _ = parse_recipe("fit", "", arguments)
+        recipe, _, _ = parse_recipe("fit", arguments)
         return recipe.data.source
 
     return source
@@ -226,6 +227,29 @@ def test_rsna_classes(source_of):
     source = source_of("rsna_classes", {table: text}, image)
     assert source.exclusive
     assert list(labels_of(source).values()) == [(1, 0), (0, 1), (0, 0)]
+
+
+def test_a_recipe_read_back_from_its_dump_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "written.yaml").write_text(
+        "data:\n  source:\n    class_path: Manifest\n    init_args:\n"
+        "      path: ~/t.csv\n      classes: [No Finding, Mass, Edema]\n"
+        "      columns: {path: '**/{id:.2}/{id}', label: null, findings: {Mass: 'm, s'}}\n"
+        "      labels: {on_uncertain: unknown, per_finding: {Mass: {on_missing: negative}}}\n"
+        "      split_lists: {test: ~/test.txt}\n"
+        "      join: [{path: ~/more.csv, by: [id]}]\n"
+    )
+    base = ["--config", str(ROOT / "recipes" / "resnet50.yaml")]
+    written = [*base, "--config", str(tmp_path / "written.yaml")]
+    recipe, text, _ = parse_recipe("fit", written)
+    (tmp_path / "dump.yaml").write_text(text)
+    again, text_again, _ = parse_recipe("fit", ["--config", str(tmp_path / "dump.yaml")])
+    assert text_again == text
+    assert vars(again.data.source) == vars(recipe.data.source)
+    source = recipe.data.source
+    assert source.split_lists == {"test": tmp_path / "test.txt"}
+    assert source.join == [ManifestJoin(tmp_path / "more.csv", ["id"])]
+    assert source.columns.label is None
 
 
 def test_the_first_block_of_the_page(source_of, tmp_path):

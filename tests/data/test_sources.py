@@ -7,9 +7,9 @@ import pytest
 from messages import line_with, refused
 
 from cxrignite.data import Phantom
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.image_files import image_files
 from cxrignite.data.inspection import inspect_images
-from cxrignite.data.sources import ClassFolders
 from cxrignite.errors import DataError, RecipeError
 
 
@@ -181,5 +181,5 @@ def test_a_link_to_a_file_that_is_not_there_is_an_unreadable_image(tmp_path, mak
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "loop.png").symlink_to(folder / "loop.png")
     (folder / "notes.txt").symlink_to(tmp_path / "nowhere.txt")
-    unreadable = inspect_images(ClassFolders(tmp_path).records(), on_unreadable="skip").unreadable
+    unreadable = inspect_images(ClassFolders(tmp_path).records()).unreadable
     assert sorted(error.path.name for error in unreadable) == ["gone.png", "loop.png"]

@@ -11,8 +11,7 @@ import torch
 from messages import refused
 from torch.utils.data import Dataset
 
-from cxrignite.data import in_work
-from cxrignite.data.worker_loading import WorkerLoader
+from cxrignite.data.worker_loading import WorkerLoader, note
 from cxrignite.errors import CxrIgniteError
 
 
@@ -27,7 +26,7 @@ class Images(Dataset):
 
     def __getitems__(self, numbers):
         for number in numbers:
-            in_work.note(f"{number}.png")
+            note(f"{number}.png")
             if number == self.stalled:
                 time.sleep(1000)
         return torch.tensor(numbers, dtype=torch.float32)
@@ -59,7 +58,7 @@ def test_a_slow_worker_is_waited_for_and_a_pass_can_be_repeated():
 LITTLE = """
 import resource
 from test_worker_loading import Images
-from cxrignite.data.worker_loading import WorkerLoader
+from cxrignite.data.worker_loading import WorkerLoader, note
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
 loader = WorkerLoader(Images(), batch_size=1, num_workers=2, prefetch_factor=4)
 kept = [batch for _ in range(4) for batch in loader]
@@ -81,7 +80,7 @@ HUNG = """
 import sys
 from ignite.engine import Engine, Events
 from test_worker_loading import Images
-from cxrignite.data.worker_loading import WorkerLoader
+from cxrignite.data.worker_loading import WorkerLoader, note
 from cxrignite.handlers import GracefulStop, StopRequested
 loader = WorkerLoader(Images(stalled=0), batch_size=2, num_workers=2)
 engine = Engine(lambda engine, batch: None)

@@ -294,11 +294,11 @@ def test_it_finds_what_trying_every_candidate_finds(num_cases):
     assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.13 * num_cases
 
 
-def mapie_controller(y_score, y_true, thresholds, settings, **options):
+def mapie_controller(y_score, y_true, thresholds, settings, *, risk="fpr", **options):
     controller = BinaryClassificationController(
         lambda scores: np.stack([1 - scores, scores], axis=1),
-        risk="fpr",
-        target_level=1 - settings["min_tnr"],
+        risk=risk,
+        target_level=1 - settings["min_tnr"] if risk == "fpr" else settings["min_tnr"],
         confidence_level=settings["confidence"],
         best_predict_param_choice="recall",
         list_predict_params=thresholds,
@@ -362,6 +362,52 @@ def test_it_agrees_with_mapie(num_cases):
             assert point.threshold in ours, seed
             assert point.tpr == recall, seed
     assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.13 * num_cases
+
+
+def test_it_agrees_with_mapie_on_the_tpr(num_cases):
+    """The same for its performance `recall`, on the same cases with the positives in few images.
+
+    Of its valid thresholds MAPIE would take the highest recall, the lowest threshold. With costly
+    false positives we take one with the highest TNR, so only the valid thresholds are compared.
+    """
+    statuses = []
+    for seed in itertools.count():
+        if len(statuses) == num_cases:
+            break
+        y_score, y_true, patients, settings = random_case(seed)
+        y_true = 1 - y_true  # the larger class is the positive one, so that certificates exist
+        names = patients[y_true == 1]
+        lowest = [y_score[(patients == name) & (y_true == 1)].min() for name in np.unique(names)]
+        y_score = np.append(y_score[y_true == 0], lowest)
+        y_true = np.repeat([0, 1], [len(y_score) - len(lowest), len(lowest)])
+        thresholds = np.unique([0.0, *y_score])
+        fn = np.array([np.sum(np.array(lowest) < threshold) for threshold in thresholds])
+        missed = len(lowest) * (1 - (len(lowest) - fn) / len(lowest))
+        if (np.ceil(missed) != fn).any() or thresholds.size < 2:
+            continue
+        minimum, confidence = settings["min_tnr"], settings["confidence"]
+        point = select_operating_point(
+            *(y_score, y_true),
+            **{"min_tnr": 0.0, "min_threshold": 0.0, "fp_cost": 1e6},
+            min_tpr=minimum,
+            confidence=confidence,
+        )
+        mapie = mapie_controller(
+            *(y_score, y_true, thresholds, settings),
+            risk="recall",
+            fwer_method="fixed_sequence",
+        )
+        statuses.append(point.status)
+        allowed = num_false_positives_allowed(len(lowest), minimum, confidence)
+        ours = thresholds[fn <= (-1 if allowed is None else allowed)]
+        assert np.sort(mapie.valid_predict_params).tolist() == ours.tolist(), seed
+        # Even a TNR of 0 is only certified above the lowest negative score.
+        highest = ours[ours > y_score[y_true == 0].min()][-1:]
+        assert (point.status == "certified") == bool(highest.size), seed
+        if highest.size:
+            assert point.threshold in ours, seed
+            assert point.tnr == confusion_at(y_score, y_true, highest[0]).tnr, seed
+    assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.1 * num_cases
 
 
 def test_mapie_with_its_defaults_is_never_less_conservative():

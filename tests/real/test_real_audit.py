@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from messages import missing
 
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.survey import survey_images
 from cxrignite.reporting.audit_text import finding_text
 from cxrignite.workflows.audit.checks import check_copies, check_files, check_patients

@@ -9,13 +9,14 @@ import pytest
 from monai.transforms import RandAffine, Resize
 from PIL import Image
 
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.inspection import inspect_images
 from cxrignite.data.leakage import leaked_pairs
 from cxrignite.data.loading import LoaderSettings
 from cxrignite.data.module import XrayData
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
-from cxrignite.data.sources import ClassFolders, ImageRecord
+from cxrignite.data.sources import ImageRecord
 from cxrignite.data.split_assignment import split_off, split_off_fold
 from cxrignite.data.splits import check_same_records, read_split, write_split
 

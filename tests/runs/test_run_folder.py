@@ -119,7 +119,8 @@ def test_a_damaged_reference_is_refused(folder):
         folder.read_reference()
     assert missing(str(caught.value), [folder.reference_path]) == []
     assert "\n" not in str(caught.value)
-    np.savez(folder.reference_path, features=np.zeros(3), patients=np.array(["a"]))
+    of_one = {"patients": np.array(["a"]), "is_negative": np.ones((1, 1), bool)}
+    np.savez(folder.reference_path, features=np.zeros(3), **of_one)
     with refused(DamagedRunError, folder.reference_path):
         folder.read_reference()
 

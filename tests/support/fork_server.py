@@ -35,7 +35,7 @@ def serve(path: str, until: int) -> None:
         importlib.import_module(module)
     # jsonargparse asks an interpreter for its path once a process, for the first recipe it reads.
     recipe = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
-    sys.modules["cxrignite.cli.parsing"].parse_recipe("fit", "", ["--config", str(recipe)])
+    sys.modules["cxrignite.cli.parsing"].parse_recipe("fit", ["--config", str(recipe)])
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
         raise RuntimeError(f"a server must have one thread to fork from, got {len(threads)}")

@@ -12,7 +12,7 @@ from messages import error_line, line_with, missing, refused
 from PIL import Image
 
 from cxrignite.cli.parsing import parse_recipe
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.data.survey import survey_images
 from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import Interval, ShiftCheck
@@ -76,7 +76,7 @@ def without_page(monkeypatch):
 
 def recipe_of(root, *options):
     source = ["--data.source", "ClassFolders", "--data.source.root", str(root)]
-    return parse_recipe("audit", "", [*source, *options])[0]
+    return parse_recipe("audit", [*source, *options])[0]
 
 
 def found(root, check=check_copies):

@@ -69,7 +69,7 @@ def parsed(tmp_path, root):
     def call(*settings: str):
         fixed = ["--config", str(tmp_path / "recipe.yaml"), "--data.source.root", str(root)]
         fixed += ["--run_dir", str(tmp_path / "run")]
-        return parse_recipe("fit", "", [*fixed, *settings])[:2]
+        return parse_recipe("fit", [*fixed, *settings])[:2]
 
     return call
 

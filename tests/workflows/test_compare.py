@@ -340,7 +340,7 @@ def test_a_folder_without_a_finished_run_is_refused(make_run, tmp_path):
         ({"score": "high"}, ["'high'"]),
         ({"score": "nan"}, ["score", "[0, 1]", "nan"]),
         ({"probability": "1.5"}, ["score", "[0, 1]", "1.5"]),
-        ({"probability": ""}, ["''"]),
+        ({"probability": ""}, ["probability"]),
         ({"path": "image001.png"}, ["image001.png"]),
     ],
 )

@@ -21,7 +21,7 @@ import pytest
 from messages import error_line, line_with, missing, refused
 
 from cxrignite.cli import run
-from cxrignite.data.sources import ClassFolders
+from cxrignite.data.class_folders import ClassFolders
 from cxrignite.errors import CxrIgniteError, DataError, DownloadError
 from cxrignite.workflows.download.catalogue import PUBLIC_DATA, PublicData
 from cxrignite.workflows.download.download import download

@@ -227,7 +227,7 @@ def plant(root: Path, name: str, patient: str | None = None) -> None:
 def split_of(tmp_path: Path, root: Path) -> list[ImageRecord]:
     """What a run on these images would carve; an image more in the test changes nothing of it."""
     options = ["--config", str(tmp_path / "recipe.yaml"), "--data.source.root", str(root)]
-    recipe, _, _ = parse_recipe("fit", "", options)
+    recipe, _, _ = parse_recipe("fit", options)
     return assigned(recipe, recipe.data.source.records())
 
 

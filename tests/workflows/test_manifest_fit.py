@@ -59,7 +59,7 @@ def test_a_mistake_in_a_recipe_is_reported_in_one_line_that_names_the_place(
     recipe_of, setting, facts
 ):
     with refused(RecipeError, *facts) as caught:
-        parse_recipe("fit", "", ["--config", str(recipe_of("root: images", setting))])
+        parse_recipe("fit", ["--config", str(recipe_of("root: images", setting))])
     assert "recipe.yaml:9: " in str(caught.value)
 
 
@@ -72,7 +72,7 @@ def test_a_mistake_in_a_recipe_is_reported_in_one_line_that_names_the_place(
 )
 def test_a_mistake_on_the_command_line_names_no_file(recipe_of, option, facts):
     with refused(RecipeError, *facts) as caught:
-        parse_recipe("fit", "", ["--config", str(recipe_of()), *option])
+        parse_recipe("fit", ["--config", str(recipe_of()), *option])
     assert ".yaml" not in str(caught.value)
 
 
@@ -85,10 +85,10 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(recipe_of, tmp_path):
         "root: images",
         "patients: {salt_file: salt.txt}",
     )
-    recipe, text, _ = parse_recipe("fit", "", ["--config", str(written)])
+    recipe, text, _ = parse_recipe("fit", ["--config", str(written)])
     dumped = tmp_path / "dump.yaml"
     dumped.write_text(text)
-    again, text_again, _ = parse_recipe("fit", "", ["--config", str(dumped)])
+    again, text_again, _ = parse_recipe("fit", ["--config", str(dumped)])
     assert text_again == text
     assert vars(again.data.source) == vars(recipe.data.source)
 

@@ -23,7 +23,7 @@ from results import rewrite_rule
 
 from cxrignite.cli import run
 from cxrignite.handlers import SafeSaver, load_checkpoint
-from cxrignite.runs.run_files import RunFiles
+from cxrignite.runs.checked_files import CheckedFiles
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.predict.output import COLUMNS
 
@@ -39,7 +39,7 @@ def trained(trained, tmp_path_factory):
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
     folders = {"root": str(trained.parent / "images"), "patient_pattern": "^(p[0-9]+)_"}
     recipe["data"]["source"] = {"class_path": "ClassFolders", "init_args": folders}
-    RunFiles(run_dir).write(run_dir / "recipe.yaml", yaml.safe_dump(recipe).encode())
+    CheckedFiles(run_dir).write(run_dir / "recipe.yaml", yaml.safe_dump(recipe).encode())
     return run_dir
 
 
@@ -284,7 +284,7 @@ def test_images_are_scaled_as_the_runs_and_nearly_blank_ones_are_reported_once(
     recipe = (run_dir / "recipe.yaml").read_text()
     for scaling, num_blank in (("file", 0), ("stored", 4)):
         changed = re.sub(r"grey_scaling: \w+", f"grey_scaling: {scaling}", recipe)
-        RunFiles(run_dir).write(run_dir / "recipe.yaml", changed.encode())
+        CheckedFiles(run_dir).write(run_dir / "recipe.yaml", changed.encode())
         output = f"{scaling}.csv"
         assert predict("--files", tmp_path / "p*.png", output=output, run_dir=run_dir) == 0
         scores[scaling] = [row["score"] for row in rows_of(tmp_path / output)]
@@ -297,7 +297,7 @@ def test_images_are_scaled_as_the_runs_and_nearly_blank_ones_are_reported_once(
 
 def test_where_nothing_can_be_read_that_is_all_there_is_to_say(predict, run_dir, tmp_path, capsys):
     text = (run_dir / "split.csv").read_text()
-    RunFiles(run_dir).write(run_dir / "split.csv", text.replace("/p0", "/gone").encode())
+    CheckedFiles(run_dir).write(run_dir / "split.csv", text.replace("/p0", "/gone").encode())
     assert predict("--files", tmp_path / "a.png", "--explain", "true", run_dir=run_dir) == 3
     error_line(capsys.readouterr().err, 1, tmp_path / "scores.unreadable.csv", tmp_path / "a.png")
     assert rows_of(tmp_path / "scores.csv") == []

@@ -11,8 +11,12 @@ from cxrignite.cli.parsing import with_maps
 from cxrignite.data import Manifest, ManifestPatients
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.workflows.predict.listing import list_manifest
-from cxrignite.workflows.predict.output import COLUMNS, open_output
-from cxrignite.workflows.predict.output_settings import OutputPaths, OutputSettings
+from cxrignite.workflows.predict.output import (
+    COLUMNS,
+    OutputPaths,
+    OutputSettings,
+    open_output,
+)
 
 SETTINGS = OutputSettings(
     run="runs/a",

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cxrignite.cli.commands import of_run, plain, with_recipe
-from cxrignite.cli.commands.names import COMMANDS
+from cxrignite.cli.commands import with_recipe, with_run_recipe, without_recipe
+from cxrignite.cli.parsing import COMMANDS
 
 __all__ = ["COMMANDS", "FUNCTIONS"]
 
 FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "audit": with_recipe.audit_command,
     "fit": with_recipe.fit_command,
-    "validate": lambda argv: of_run.score_command(argv, "val"),
-    "test": lambda argv: of_run.score_command(argv, "test"),
-    "recalibrate": of_run.recalibrate_command,
-    "predict": of_run.predict_command,
-    "explain": of_run.explain_command,
-    "compare": plain.compare_command,
-    "report": plain.report_command,
+    "validate": lambda argv: with_run_recipe.score_command(argv, "val"),
+    "test": lambda argv: with_run_recipe.score_command(argv, "test"),
+    "recalibrate": with_run_recipe.recalibrate_command,
+    "predict": with_run_recipe.predict_command,
+    "explain": with_run_recipe.explain_command,
+    "compare": without_recipe.compare_command,
+    "report": without_recipe.report_command,
     "benchmark": with_recipe.benchmark_command,
-    "download": plain.download_command,
-    "recipes": plain.recipes_command,
+    "download": without_recipe.download_command,
+    "recipes": without_recipe.recipes_command,
 }
 """Function of each command: it takes the arguments after the command and returns an exit code."""

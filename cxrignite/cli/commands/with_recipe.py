@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.errors import RecipeError
 
@@ -13,7 +12,7 @@ def audit_command(argv: list[str]) -> int:
     """Run `audit`."""
     if not argv:
         raise RecipeError("give a recipe with --config FILE, or a source with --data.source CLASS")
-    recipe, _, options = parse_recipe("audit", COMMANDS["audit"], argv)
+    recipe, _, options = parse_recipe("audit", argv)
     from cxrignite.runs.run_folder import RunFolder
     from cxrignite.workflows.audit.audit import audit
 
@@ -25,10 +24,8 @@ def audit_command(argv: list[str]) -> int:
 def fit_command(argv: list[str]) -> int:
     """Run `fit`."""
     if not argv:
-        raise RecipeError(
-            "give a recipe with --config FILE; `cxrignite recipes list` shows the included ones"
-        )
-    recipe, text, options = parse_recipe("fit", COMMANDS["fit"], argv)
+        raise RecipeError(_NO_RECIPE)
+    recipe, text, options = parse_recipe("fit", argv)
     from cxrignite.workflows.fit import fit
 
     fit(recipe, text, resume=options["resume"], command=["fit", *argv])
@@ -38,10 +35,8 @@ def fit_command(argv: list[str]) -> int:
 def benchmark_command(argv: list[str]) -> int:
     """Run `benchmark`."""
     if not argv:
-        raise RecipeError(
-            "give a recipe with --config FILE; `cxrignite recipes list` shows the included ones"
-        )
-    recipe, _, options = parse_recipe("benchmark", COMMANDS["benchmark"], argv)
+        raise RecipeError(_NO_RECIPE)
+    recipe, _, options = parse_recipe("benchmark", argv)
     from cxrignite.workflows.benchmark.benchmark import benchmark
 
     benchmark(recipe, **options)

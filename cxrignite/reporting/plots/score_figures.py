@@ -192,11 +192,9 @@ def referral_plan(
         shares = np.array([each.referred for each in drawn])
         spread = np.abs(np.array([each.interval for each in drawn]).T - shares)
         other = ("negative", "positive")[fixed]
-        axes.errorbar(
-            *([each[varied] for each in drawn], shares, spread),
-            **{"fmt": "o-", "color": colour, "capsize": 3},
-            label=f"{name} patients, with {present[fixed]} {other} ones",
-        )
+        numbers, label = [each[varied] for each in drawn], f"{name} patients, with"
+        label += f" {present[fixed]} {other} ones"
+        axes.errorbar(numbers, shares, spread, fmt="o-", color=colour, capsize=3, label=label)
     axes.set_xscale("log")
     sizes = sorted({size for each in plan for size in each[:2]})
     # Numbers that are closer would write their labels over each other.

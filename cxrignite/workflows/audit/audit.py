@@ -68,9 +68,6 @@ def audit(
         output_dir: The folder for `audit.json`, `audit.html` and a CSV file per list of a finding.
         fail_on: Kinds of findings that are errors, or `problem` for all of that severity.
 
-    Returns:
-        The findings, the worst first.
-
     Raises:
         RecipeError: `fail_on` has an unknown kind, `output_dir` is a file, or the recipe
             contradicts the source.

@@ -48,9 +48,7 @@ _SMALLEST: Size = (64, 64)
 def check_files(survey: Survey, image_size: Size | None) -> list[Finding]:
     """Check each file alone, and compared with the others.
 
-    Args:
-        survey: The survey of all images.
-        image_size: The size after preprocessing; smaller images would be enlarged.
+    Images smaller than `image_size`, the size after preprocessing, would be enlarged.
     """
     unreadable = [ListedImage(record, error=error.reason) for record, error in survey.unreadable]
     findings = _listed("unreadable", unreadable)
@@ -95,11 +93,7 @@ def check_patients(survey: Survey) -> list[Finding]:
 
 
 def check_copies(survey: Survey) -> list[Finding]:
-    """Find patients and images that are in several places.
-
-    Args:
-        survey: The survey of all images, each in its split.
-    """
+    """Find patients and images that are in several places."""
     records = survey.records
     by_content: dict[str, list[int]] = defaultdict(list)
     by_split: dict[tuple[str, str], list[int]] = defaultdict(list)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from cxrignite.data import ImageRecord, XrayData
+from cxrignite.data import ImageRecord
 from cxrignite.data.cache_building import open_cache
 from cxrignite.data.sources import is_of_class
 from cxrignite.durable_write import write_durably
@@ -51,11 +49,9 @@ _NUM_VAL = 32
 def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: bool) -> None:
     """Measure the training speed of a recipe and its data on this machine.
 
-    Args:
-        recipe: The experiment; its weights and its run are not changed.
-        num_steps: Batches per variant and repeat.
-        repeats: Number of measurements; medians are reported.
-        with_compile: Measure `trainer.compile` even if the recipe does not use it.
+    The weights and the run of the recipe are not changed. Each variant trains `num_steps` batches,
+    `repeats` times; medians are reported. `with_compile` measures `trainer.compile` even if the
+    recipe does not use it.
 
     Raises:
         RecipeError: A number is out of range, or several processes were started.
@@ -76,35 +72,24 @@ def benchmark(recipe: Recipe, *, num_steps: int, repeats: int, with_compile: boo
             place = folder.root / "benchmark"
             mark_output(place)
             with tempfile.TemporaryDirectory(prefix="caches-", dir=place) as caches:
-                plan = _plan(recipe, session, Path(caches), num_steps, with_compile)
-                result = _measure(plan, repeats)
+                result = _measure(recipe, session, Path(caches), num_steps, repeats, with_compile)
             _write(place, result)
 
 
-class _Plan(NamedTuple):
-    """Objects to measure, and a result without stages and times.
-
-    Attributes:
-        result: Machine, recipe and variants.
-        data: The recipe's data module for some of its images.
-        build_rate: Images per second while the cache was built.
-        runner: Trains a few steps of a variant.
-    """
-
-    result: BenchmarkResult
-    data: XrayData
-    build_rate: float
-    runner: VariantRunner
-
-
-def _plan(
-    recipe: Recipe, session: Session, caches: Path, num_steps: int, with_compile: bool
-) -> _Plan:
-    """Read some of the images, cache them, and build the model."""
+def _measure(
+    recipe: Recipe,
+    session: Session,
+    caches: Path,
+    num_steps: int,
+    repeats: int,
+    with_compile: bool,
+) -> BenchmarkResult:
+    """Read and cache some of the images, then measure the input pipeline and the training."""
     device, batch = session.device, recipe.data.batch_size
     listed = [record for record in recipe.data.source.records() if record.split == "train"]
     records = _choose_records(recipe.data, listed, num_steps)
     pipeline, computing = build_pipeline(recipe.data), choose_computing(recipe.trainer, session)
+    precision = computing.precision
     seed_everything(recipe.seed)
     model = build_model(recipe.model, computing, num_findings=len(recipe.data.source.findings))
     # A few of the images may lack a rare finding, so the loss gets the counts of all.
@@ -118,9 +103,22 @@ def _plan(
         recipe.data, records, recipe.seed, device=device, pipeline=pipeline, cache=cache
     )
     check_image_size(model, data.image_size)
+    variants = plan_variants(recipe.trainer, recipe.data.num_workers, device, with_compile)
+    num_train = len(data.records("train"))
+    num_steps = min(num_steps, num_train // batch)
+    runner = VariantRunner(
+        *(recipe, session, precision, model, loss, records, pipeline, cache, num_steps)
+    )
+    _logger.info("%d images, %d steps of %d, %d repeats", *(num_train, num_steps, batch, repeats))
+    # The log lines of many loaders and runs would repeat each other.
+    with quietly():
+        stages = measure_stages(data, repeats=repeats, build_rate=build_rate)
+        # One round over all variants after the other, so that a disturbance affects them all.
+        for variant in tqdm(variants * repeats, desc="training", disable=None):
+            if not variant.failure:
+                runner.run(variant)
     name, arch = type(model).__name__, getattr(recipe.model, "keywords", {}).get("arch")
-    precision = computing.precision
-    result = BenchmarkResult(
+    return BenchmarkResult(
         describe_start([], device=str(device), precision=precision.name, num_processes=1),
         torch=torch.__version__,
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -131,30 +129,9 @@ def _plan(
         num_workers=data.num_workers,
         num_images=len(listed),
         batch_size=batch,
-        variants=tuple(
-            plan_variants(recipe.trainer, recipe.data.num_workers, device, with_compile)
-        ),
+        variants=tuple(variants),
+        stages=tuple(stages),
     )
-    num_steps = min(num_steps, len(data.records("train")) // batch)
-    runner = VariantRunner(
-        *(recipe, session, precision, model, loss, records, pipeline, cache, num_steps)
-    )
-    return _Plan(result, data, build_rate, runner)
-
-
-def _measure(plan: _Plan, repeats: int) -> BenchmarkResult:
-    """Measure the input pipeline, then training."""
-    variants, batch = plan.result.variants, plan.result.batch_size
-    sizes = len(plan.data.records("train")), plan.runner.num_steps, batch, repeats
-    _logger.info("%d images, %d steps of %d, %d repeats", *sizes)
-    # The log lines of many loaders and runs would repeat each other.
-    with quietly():
-        stages = measure_stages(plan.data, repeats=repeats, build_rate=plan.build_rate)
-        # One round over all variants after the other, so that a disturbance affects them all.
-        for variant in tqdm(variants * repeats, desc="training", disable=None):
-            if not variant.failure:
-                plan.runner.run(variant)
-    return replace(plan.result, stages=tuple(stages))
 
 
 def _write(place: Path, result: BenchmarkResult) -> None:

@@ -62,8 +62,7 @@ class PeakMemory:
 def memory_with_children(process: Path) -> int:
     """Return the bytes of a process and its children, each page once; 0 after its end.
 
-    Args:
-        process: The folder of the process in `/proc`.
+    `process` is a folder in `/proc`.
     """
     try:
         children = [

@@ -23,10 +23,8 @@ _SECONDS = 0.3
 def measure_stages(data: XrayData, *, repeats: int, build_rate: float) -> list[Stage]:
     """Measure decoding, caching and loading, alternating between plain PyTorch and ours.
 
-    Args:
-        data: The pipeline and the settings of the loaders, with the cache.
-        repeats: Number of measurements; the median is reported.
-        build_rate: Images per second while the cache was built.
+    Medians of `repeats` measurements are reported; `build_rate` was measured while the cache was
+    built.
     """
     records, pipeline, size = data.records("train"), data.pipeline, data.loader.batch_size
     bare = Pipeline(

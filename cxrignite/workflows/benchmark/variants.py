@@ -44,11 +44,8 @@ def plan_variants(
 ) -> list[Variant]:
     """List the variants to measure, from the plain loop to the whole recipe.
 
-    Args:
-        trainer: Source of the settings that the variants switch on.
-        num_workers: The recipe's number of workers; above 0 they have a variant.
-        device: The device of training; allocator tuning is a variant on a CPU.
-        with_compile: Measure `compile` even if the recipe does not use it.
+    Workers are a variant if there are any, allocator tuning on a CPU, and `compile` if the recipe
+    uses it or `with_compile` is true.
     """
     keeps_memory = device.type == "cpu" and trainer.profile == "fast"
     settings = Settings()
@@ -78,15 +75,8 @@ class VariantRunner:
     """Runner that trains a few steps of a variant.
 
     Attributes:
-        recipe: The recipe.
-        session: The processes and the device.
-        precision: The recipe's precision, for the variants that use it.
         model: The classifier, copied for each variant.
         loss: The loss, with the class counts of all training images.
-        records: Images for training and validation.
-        pipeline: The recipe's pipeline.
-        cache: The cache of these images.
-        num_steps: Batches per repeat.
     """
 
     recipe: Recipe
@@ -102,8 +92,7 @@ class VariantRunner:
     def run(self, variant: Variant) -> None:
         """Measure a variant once, after a few warm-up steps.
 
-        Args:
-            variant: Receives the result, or the reason why it cannot be measured.
+        The variant receives the result, or the reason why it cannot be measured.
         """
         device = self.session.device
         with PeakMemory(device) as memory:

@@ -11,17 +11,10 @@ class PublicData:
     """Public data set: a zip archive of images.
 
     Attributes:
-        name: Name on the command line.
-        url: Address of the archive, http or https.
-        archive_name: File name of the archive.
-        size: Size of the archive in bytes.
         sha256: Digest of the archive in lower-case hexadecimal.
         folder: The only top folder of the archive, also the name of the target folder.
         num_images: Number of images by folder, such as `train/NORMAL`.
         max_unpacked_bytes: Limit of the unpacked size; an archive that claims more is refused.
-        licence: Name and address of the licence.
-        citation: The citation required for work that uses the data.
-        doi: DOI of the data set.
     """
 
     name: str

@@ -93,11 +93,7 @@ def _fetched(data: PublicData, target: Path, part: Path, patience: Patience) -> 
 
 
 def _check(archive: Path, data: PublicData) -> None:
-    """Check the size and the digest of an archive.
-
-    Raises:
-        DataError: One of them differs, or the file cannot be read.
-    """
+    """Check the size and the digest of an archive."""
     try:
         size = archive.stat().st_size
         if size != data.size:
@@ -127,11 +123,7 @@ def _check_free_space(target: Path, num_bytes: int) -> None:
 
 @contextmanager
 def _sole_writer(target: Path) -> Iterator[None]:
-    """Lock the target against other processes; the lock ends with this process.
-
-    Raises:
-        CxrIgniteError: Another process holds it, or the folder cannot be written to.
-    """
+    """Lock the target against other processes; the lock ends with this process."""
     path = target.with_name(f".{target.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

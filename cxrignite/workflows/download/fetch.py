@@ -72,11 +72,6 @@ def fetch(data: PublicData, part: Path, patience: Patience) -> None:
 
     If the file on the server changes in between, the digest of the archive reveals it.
 
-    Args:
-        data: Source of the address and the size.
-        part: The partial file; it may be missing.
-        patience: Limits of the retries.
-
     Raises:
         DownloadError: The server cannot be reached, refuses, has a file of another size, or the
             disk is full. The received bytes are kept.
@@ -197,11 +192,7 @@ def _offset(response: HTTPResponse, part: Path, here: int, size: int) -> int:
 
 
 def _chunks(response: HTTPResponse, missing: int) -> Iterator[bytes]:
-    """Yield the bytes of a response as they arrive, at most the missing ones.
-
-    Raises:
-        _TryFailed: They end too early, or none arrives in time.
-    """
+    """Yield the bytes of a response as they arrive, at most the missing ones."""
     while missing:
         try:
             # Not `read`, which waits for all bytes: a slow connection would time out.
@@ -238,11 +229,7 @@ class _CarefulRedirects(HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> Request | None:
-        """Return the request that follows a redirect.
-
-        Raises:
-            DownloadError: The redirect leads to another protocol.
-        """
+        """Return the request that follows a redirect."""
         scheme, host = urlsplit(newurl)[:2]
         if scheme not in {"https", req.type} or req.type not in {"http", "https"}:
             raise DownloadError(

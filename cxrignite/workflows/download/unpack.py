@@ -84,11 +84,7 @@ def _opened(archive: Path) -> ZipFile:
 
 
 def _image_entries(archive: Path, contents: ZipFile, data: PublicData) -> list[tuple[ZipInfo, str]]:
-    """List the archive's images, each with its path below the target.
-
-    Raises:
-        DataError: An entry is refused; with its name and the reason.
-    """
+    """List the archive's images, each with its path below the target."""
     folders = {
         "/".join((data.folder, *parts[:depth], ""))
         for parts in (name.split("/") for name in data.num_images)
@@ -205,10 +201,6 @@ def _write_origin(folder: Path, data: PublicData) -> None:
 
 def is_complete(folder: Path, data: PublicData) -> bool:
     """True if a folder holds the whole data set, by the number and the size of its files.
-
-    Args:
-        folder: The folder; it may be missing or empty.
-        data: The expected data set.
 
     Raises:
         DataError: The folder has other contents, or a part; only the user may remove it.

@@ -60,11 +60,9 @@ class MapProbe:
     """Functions and objects to draw maps of images.
 
     Attributes:
-        model: The classifier.
         explain: Returns the maps for a classifier, images and the target class of the maps.
         to_scores: Returns the probabilities of the target class, `(N,)`, from logits.
         read: Reads a file as an input of the classifier, `(1, H, W)`, uint8.
-        device: The device of the classifier.
         advance: Called after each batch.
     """
 

@@ -34,10 +34,7 @@ class Listing(NamedTuple):
 def list_records(paths: Sequence[Path], source: Source) -> Listing:
     """List the images named on the command line.
 
-    Args:
-        paths: Images, folders of images, and patterns of either. A missing file is listed, so that
-            the others are scored.
-        source: The run's source, which finds the patient of a file.
+    A missing file is listed, so that the others are scored. The source finds the patient of a file.
 
     Raises:
         DataError: A folder has no image, or a pattern matches none.
@@ -50,12 +47,8 @@ def list_manifest(
 ) -> Listing:
     """List the images of a table, in its order; repeated names count once.
 
-    Args:
-        path: CSV or Parquet, as `open_table` reads it. Relative names start from its folder.
-        source: The run's source. It converts the table's patients to keys, or finds the patient of
-            a file if the table has none.
-        path_column: The column of the names.
-        patient_column: The column of the patients; null takes `patient` if there is one.
+    Relative names start from the folder of the table. Without a column of patients, the source
+    finds the patient in the file; None as `patient_column` takes `patient`, if there is one.
 
     Raises:
         DataError: The file cannot be read, lacks a column, or a row names no image. Messages never

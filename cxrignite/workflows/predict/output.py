@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from cxrignite.csv_text import csv_bytes, plain_cell
+from cxrignite.data.reading import Size
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.locks import hold_lock
-from cxrignite.workflows.predict.output_settings import (
-    START_AGAIN,
-    OutputPaths,
-    OutputSettings,
-    check_settings,
-)
 
 COLUMNS = (
     *("path", "patient", "score", "probability"),
@@ -35,6 +33,138 @@ FINDING = "finding"
 """Column after `patient` if the run has several findings, each with a row for each image."""
 
 _NUM_NAMED = 3
+_OTHER = "choose another --output"
+_START_AGAIN = "choose another --output, or start again with --overwrite true"
+
+# These may differ between commands, because the scores do not depend on them.
+_INFORMATION = frozenset({"run", "version"})
+_OF_PREDICT = frozenset({"run", "weights_sha256"})
+_SUFFIX = ".csv"
+_RUN_FILES = ("recipe.yaml", "environment.json", "split.csv", "history.csv")
+_RUN_FOLDERS = frozenset(
+    {
+        *("audit", "checkpoints", "explain", "figures", "metrics", "operating_points"),
+        *("predictions", "tensorboard"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Settings that determine every cell to the last bit; stored beside the table.
+
+    Attributes:
+        operating_point: The site of the operating point; None is the run's own rule.
+        chosen_on: The split, or the site's images, that chose the threshold.
+        threshold: The threshold; None if the run has none.
+        lower_threshold: Score below which an image is negative; None if there is one threshold.
+        status: Status of the rule; None if the run has no threshold.
+        image_size: Rows and columns of the preprocessed images.
+        prevalence: Share of positives for the probabilities; None is that of the training images.
+        maps: Method and layer of the maps; None if none are drawn.
+    """
+
+    run: str
+    version: str
+    weights_sha256: str
+    operating_point: str | None
+    chosen_on: str
+    threshold: float | Sequence[float | None] | None
+    lower_threshold: float | Sequence[float | None] | None
+    status: str | Sequence[str | None] | None
+    image_size: Size | None
+    batch_size: int
+    precision: str
+    device: str
+    prevalence: float | None = None
+    maps: Mapping[str, str] | None = None
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+class OutputPaths:
+    """Paths of the files of one output.
+
+    Args:
+        table: The CSV table of the scores; the other files are named after it.
+
+    Raises:
+        RecipeError: It is not a CSV file, or would lie among a run's own files.
+    """
+
+    def __init__(self, table: Path) -> None:
+        if table.suffix != _SUFFIX:
+            raise RecipeError(f"--output must end in {_SUFFIX}, got {table}")
+        _check_outside_of_runs(table)
+        self.table = table
+        file = table.resolve()  # so that a link and its target share one lock
+        self.lock = file.with_name(f".{file.name}.lock")
+        self.settings = table.with_suffix(".json")
+        self.unreadable = table.with_suffix(".unreadable.csv")
+        self.maps_dir = table.with_name(f"{table.stem}_maps")
+
+    def check_own(self) -> None:
+        """Refuse to change files that `predict` has not written.
+
+        Raises:
+            RecipeError: A file exists, and no settings beside it show that `predict` wrote it.
+        """
+        files = (self.table, self.settings, self.unreadable)
+        taken = [path for path in files if path.exists() and path.stat().st_size]
+        if self.maps_dir.is_dir() and any(self.maps_dir.iterdir()):
+            taken.append(self.maps_dir)
+        if not taken:
+            return
+        if not self.settings.exists():
+            raise RecipeError(
+                f"{taken[0]} was not written by predict, which would have written "
+                f"{self.settings.name} beside it; {_OTHER}"
+            )
+        try:
+            stored = json.loads(self.settings.read_text(encoding="utf-8"))
+        except ValueError:
+            stored = None  # not of `predict`, which writes it completely or not at all
+        if not isinstance(stored, dict) or not stored.keys() >= _OF_PREDICT:
+            raise RecipeError(f"{self.settings} was not written by predict; {_OTHER}")
+
+
+def _check_outside_of_runs(table: Path) -> None:
+    """Refuse the folders of a run's own files; a new folder inside a run is allowed."""
+    # Resolved, because a link may lead there.
+    folder = table.resolve().parent
+    below = ""
+    for each in (folder, *folder.parents):
+        # A single file of such a name may have another origin.
+        is_run = sum((each / name).is_file() for name in _RUN_FILES) > 1
+        if is_run and (not below or below in _RUN_FOLDERS):
+            raise RecipeError(
+                f"--output must be outside of a run's own folders, got {table}; choose a new folder"
+            )
+        below = each.name
+
+
+def _check_settings(paths: OutputPaths, settings: OutputSettings) -> None:
+    """Refuse to resume an output with other settings."""
+    stored = json.loads(paths.settings.read_text(encoding="utf-8"))
+    current = json.loads(settings.to_json())
+    keys = [key for key in {**current, **stored} if key not in _INFORMATION]
+    differing = [
+        f"{key} was {_brief(stored.get(key))}, is {_brief(current.get(key))}"
+        for key in keys
+        if stored.get(key) != current.get(key)
+    ]
+    if differing:
+        raise RecipeError(
+            f"{paths.table} was started with the run {stored.get('run')} and other settings: "
+            f"{'; '.join(differing)}; {_START_AGAIN}"
+        )
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f'{text[:12]}..."'
 
 
 class PredictionFile:
@@ -76,7 +206,7 @@ class PredictionFile:
                 if self._resume(row):
                     self._end = end
         except csv.Error as error:
-            raise RecipeError(f"{self._paths.table} is damaged: {error}; {START_AGAIN}") from error
+            raise RecipeError(f"{self._paths.table} is damaged: {error}; {_START_AGAIN}") from error
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
@@ -87,12 +217,12 @@ class PredictionFile:
             if tuple(row) != tuple(expected):
                 raise RecipeError(
                     f"{table} must have the columns {', '.join(expected)}, got {', '.join(row)}; "
-                    f"{START_AGAIN}"
+                    f"{_START_AGAIN}"
                 )
         elif len(row) != len(expected):
             raise RecipeError(
                 f"{table}, row {self.num_rows + 1}: it must have {len(expected)} cells, "
-                f"got {len(row)}; {START_AGAIN}"
+                f"got {len(row)}; {_START_AGAIN}"
             )
         else:
             self._of_image.append(row)
@@ -116,9 +246,7 @@ class PredictionFile:
     def append(self, rows: Sequence[Sequence[Any]], failures: Mapping[str, str]) -> None:
         """Write the results of a batch; they are on the disk when this returns.
 
-        Args:
-            rows: Rows with one cell per column.
-            failures: Reasons why images have no score, by name.
+        `failures` has the reasons why images have no score, by name.
 
         Raises:
             CxrIgniteError: The file cannot be written; the rows before stay complete.
@@ -203,7 +331,7 @@ def open_output(
             _remove_maps(paths)
         output = PredictionFile(paths, file, columns, num_findings)
         if output.holds_rows():
-            check_settings(paths, settings)
+            _check_settings(paths, settings)
             output.resume()
         else:
             file.truncate(0)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from cxrignite import __version__
 from cxrignite.data import ImageRecord, Source
+from cxrignite.data.image_stream import ImageStream
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sources import class_pair
@@ -29,16 +30,16 @@ from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.finished_run import load_run, map_threshold, open_folder
 from cxrignite.workflows.parts import build_pipeline, check_image_size, explained_layer
 from cxrignite.workflows.predict.listing import Listing, list_manifest, list_records
-from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import (
     COLUMNS,
     FINDING,
     MAP_COLUMNS,
+    OutputPaths,
+    OutputSettings,
     PredictionFile,
     open_output,
 )
-from cxrignite.workflows.predict.output_settings import OutputPaths, OutputSettings
-from cxrignite.workflows.predict.scoring import Unscored, score_images
+from cxrignite.workflows.predict.scoring import MapDrawer, RowMaker, score_images
 
 _logger = logging.getLogger(__name__)
 
@@ -52,13 +53,10 @@ class Request:
     Attributes:
         output: The table; the other files are named after it.
         files: Images, folders of images, and patterns of either.
-        manifest: A table that names the images instead.
-        path_column: The manifest's column of the images' names.
         patient_column: The manifest's column of the patients; null takes `patient` if there is one.
         operating_point: The site whose operating point is used; null is the run's own.
         prevalence: Share of positives for the probabilities, in (0, 1); null is that of the
             training images.
-        draws_maps: Also draw a map of every image.
         overwrite: Start again, replacing earlier results.
     """
 
@@ -76,10 +74,7 @@ class Request:
 def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
     """Score new images with a run's best weights; resume an interrupted command.
 
-    Args:
-        recipe: The run's own recipe.
-        run_dir: The run folder, which is only read.
-        request: The images, the operating point and the output.
+    The recipe is that of the run, whose folder is only read.
 
     Raises:
         RunFolderError: The run has no such operating point.
@@ -160,11 +155,21 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 len(records),
             )
         num_before = output.num_rows
-        work = Unscored(records, listing.patient_of, pipeline, image_size or (1, 1))
         if records:
+            data = recipe.data
+            stream = ImageStream(
+                records,
+                pipeline,
+                image_size or (1, 1),
+                batch_size=scorer.batch_size,
+                num_workers=data.num_workers,
+                prefetch_factor=data.prefetch_factor,
+                worker_timeout=data.worker_timeout,
+            )
+            rows = RowMaker(scorer, rules, listing.patient_of, drawers, request.prevalence)
             is_tuned = settings.profile == "fast"  # as in `fit`
             with allocator_tuning(session.device) if is_tuned else nullcontext():
-                score_images(work, scorer, rules, output, drawers, recipe.data, request.prevalence)
+                score_images(records, stream, rows, output, data.grey_scaling)
         print_output(_summary(output, rules, request, paths, num_before))
         if output.num_unreadable:
             raise DataError(_describe_unreadable(output, len(listing.records), paths))

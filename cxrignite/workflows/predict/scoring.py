@@ -1,103 +1,78 @@
-"""Scoring of images, batch by batch, into rows of the table."""
+"""Scoring of images, batch by batch, into rows of the table; a row may have a map."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.image_stream import ImageStream, ReadBatch
-from cxrignite.data.pipeline import Pipeline
-from cxrignite.data.reading import Size
+from cxrignite.durable_write import writing
 from cxrignite.engines import BatchScorer
+from cxrignite.engines.batches import fill_up
 from cxrignite.errors import NonFiniteError
-from cxrignite.handlers import GracefulStop
-from cxrignite.recipe import DataRecipe
+from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam
+from cxrignite.handlers import Explanation, GracefulStop
+from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
+from cxrignite.nn import BinaryClassifier
+from cxrignite.output_marker import mark_output
 from cxrignite.reporting.wording import status
 from cxrignite.runs.decision_rule import DecisionRule
-from cxrignite.workflows.predict.maps import MapDrawer
 from cxrignite.workflows.predict.output import PredictionFile
 from cxrignite.workflows.records import warn_of_nearly_blank
 
-
-@dataclass(frozen=True)
-class Unscored:
-    """Images without a score.
-
-    Attributes:
-        records: At least one.
-        patient_of: Returns the patient of an image.
-        pipeline: The run's pipeline.
-        image_size: Rows and columns of the run's images after preprocessing.
-    """
-
-    records: Sequence[ImageRecord]
-    patient_of: Callable[[ImageRecord], str]
-    pipeline: Pipeline
-    image_size: Size
+_MAP_BATCH_SIZE = 16  # small, to save memory
 
 
 def score_images(
-    work: Unscored,
-    scorer: BatchScorer,
-    rules: Sequence[DecisionRule],
+    records: Sequence[ImageRecord],
+    stream: ImageStream,
+    rows: RowMaker,
     output: PredictionFile,
-    drawers: Sequence[MapDrawer],
-    data: DataRecipe,
-    prevalence: float | None = None,
+    grey_scaling: str,
 ) -> None:
     """Score images in order, and write each batch before the next is scored.
 
     A signal ends it after the current batch.
 
     Args:
-        work: The images.
-        scorer: The run's model, with a fixed batch size.
-        rules: The decision rule of each finding.
+        records: At least one image.
+        stream: Reads them.
+        rows: Makes the rows of the table.
         output: The open table.
-        drawers: Draw the maps of each finding; empty if none are requested.
-        data: Settings of the worker processes.
-        prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
-            training images.
+        grey_scaling: The setting of the grey scaling, for a warning.
 
     Raises:
         NonFiniteError: A score or a map is NaN or infinite.
         CxrIgniteError: The table cannot be written, or a worker process was killed.
         StopRequested: A signal has arrived.
     """
-    stream = ImageStream(
-        work.records,
-        work.pipeline,
-        work.image_size,
-        batch_size=scorer.batch_size,
-        num_workers=data.num_workers,
-        prefetch_factor=data.prefetch_factor,
-        worker_timeout=data.worker_timeout,
-    )
     num_before = output.num_rows
     # `disable=None` hides the bar if stderr is not a terminal.
     bar = tqdm(
-        total=num_before + len(work.records),
+        total=num_before + len(records),
         initial=num_before,
         desc="predict",
         unit="image",
         disable=None,
     )
-
     nearly_blank: list[str] = []
 
     def step(engine: Engine, batch: ReadBatch) -> None:
-        rows = _rows(batch, work, scorer, rules, drawers, output.num_rows, prevalence)
-        failures = {work.records[each].name: text for each, text in batch.failures.items()}
-        output.append(rows, failures)
-        nearly_blank.extend(work.records[each].name for each in batch.nearly_blank)
-        bar.update(len(rows) // len(rules) + len(failures))
+        read = [records[each] for each in batch.positions]
+        scored = rows.of(read, batch.images, output.num_rows) if read else []
+        failures = {records[each].name: text for each, text in batch.failures.items()}
+        output.append(scored, failures)
+        nearly_blank.extend(records[each].name for each in batch.nearly_blank)
+        bar.update(len(read) + len(failures))
 
     engine = Engine(step)
     GracefulStop().attach(engine)
@@ -106,42 +81,50 @@ def score_images(
     finally:
         bar.close()
         stream.close()
-        warn_of_nearly_blank(data.grey_scaling, nearly_blank, output.num_rows - num_before)
+        warn_of_nearly_blank(grey_scaling, nearly_blank, output.num_rows - num_before)
 
 
-def _rows(
-    batch: ReadBatch,
-    work: Unscored,
-    scorer: BatchScorer,
-    rules: Sequence[DecisionRule],
-    drawers: Sequence[MapDrawer],
-    first: int,
-    prevalence: float | None,
-) -> list[Sequence[Any]]:
-    """Return the rows of the readable images of a batch, by image, after drawing their maps."""
-    if not batch.positions:
-        return []
-    records = [work.records[each] for each in batch.positions]
-    patients = [work.patient_of(record) for record in records]
-    scores = scorer(batch.images)[0].cpu().double().numpy().reshape(len(records), len(rules))
-    _check_finite(records, scores)
-    columns = []
-    for index, rule in enumerate(rules):
-        y_score = np.ascontiguousarray(scores[:, index])
-        cells = _cells(rule, y_score, prevalence)
-        if drawers:
-            drawn = drawers[index].draw(records, patients, batch.images, y_score, first)
-            cells = [
-                (*row, repr(each.raw_max), each.picture)
-                for row, each in zip(cells, drawn, strict=True)
-            ]
-        columns.append([(rule.finding, *row) for row in cells] if len(rules) > 1 else cells)
-    by_image = zip(records, patients, zip(*columns, strict=True), strict=True)
-    return [
-        (record.name, patient, *cells)
-        for record, patient, of_image in by_image
-        for cells in of_image
-    ]
+@dataclass(frozen=True)
+class RowMaker:
+    """Maker of the rows of the table.
+
+    Attributes:
+        scorer: The run's model, with a fixed batch size.
+        rules: The decision rule of each finding.
+        patient_of: Returns the patient of an image.
+        drawers: Draw the maps of each finding; empty if none are requested.
+        prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
+            training images.
+    """
+
+    scorer: BatchScorer
+    rules: Sequence[DecisionRule]
+    patient_of: Callable[[ImageRecord], str]
+    drawers: Sequence[MapDrawer] = ()
+    prevalence: float | None = None
+
+    def of(self, records: Sequence[ImageRecord], images: Tensor, first: int) -> list[Sequence[Any]]:
+        """Return the rows of some images, by image; `first` numbers their maps, drawn before."""
+        rules, patients = self.rules, [self.patient_of(record) for record in records]
+        scores = self.scorer(images)[0].cpu().double().numpy().reshape(len(records), len(rules))
+        not_finite = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+        if len(not_finite):
+            name = records[not_finite[0]].name
+            raise NonFiniteError(f"scores must be finite, got NaN or infinity for {name}")
+        columns = []
+        for index, rule in enumerate(rules):
+            y_score = np.ascontiguousarray(scores[:, index])
+            cells = _cells(rule, y_score, self.prevalence)
+            if self.drawers:
+                drawn = self.drawers[index].draw(records, patients, images, y_score, first)
+                cells = [(*row, *each) for row, each in zip(cells, drawn, strict=True)]
+            columns.append([(rule.finding, *row) for row in cells] if len(rules) > 1 else cells)
+        by_image = zip(records, patients, zip(*columns, strict=True), strict=True)
+        return [
+            (record.name, patient, *cells)
+            for record, patient, of_image in by_image
+            for cells in of_image
+        ]
 
 
 def _cells(
@@ -164,9 +147,104 @@ def _cells(
     ]
 
 
-def _check_finite(records: Sequence[ImageRecord], scores: NDArray[np.float64]) -> None:
-    not_finite = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if len(not_finite):
-        raise NonFiniteError(
-            f"scores must be finite, got NaN or infinity for {records[not_finite[0]].name}"
-        )
+class MapDrawer:
+    """Drawer of the maps of all scored images.
+
+    A map's pixels do not depend on the other images of its batch, and its strength is not compared
+    with other maps. So a resumed command gives the same pictures as an uninterrupted one.
+
+    Args:
+        method: The method, such as `grad_cam`.
+        classes: The negative and the positive class.
+        model: The classifier.
+        layer: The layer of the maps.
+        directory: The folder of all pictures; created if missing.
+        threshold: The threshold of the decisions in the captions.
+        lower: A score below it is negative, if the images between both are referred.
+        finding: Position of the finding among the model's outputs.
+        subfolder: Folder of this finding's pictures inside of `directory`; empty for none.
+    """
+
+    def __init__(
+        self,
+        method: CamMethod,
+        classes: tuple[str, str],
+        model: BinaryClassifier,
+        layer: str,
+        directory: Path,
+        threshold: float,
+        lower: float | None = None,
+        finding: int = 0,
+        subfolder: str = "",
+    ) -> None:
+        self._finding, self._below = finding, f"{subfolder}/" if subfolder else ""
+        self._method, self._classes = method, classes
+        self._model, self._layer = model, layer
+        self._directory, self._threshold, self._lower = directory, threshold, lower
+        self._device = next(model.parameters()).device
+        mark_output(directory)
+        (directory / subfolder).mkdir(exist_ok=True)
+
+    def draw(
+        self,
+        records: Sequence[ImageRecord],
+        patients: Sequence[str],
+        images: Tensor,
+        y_score: NDArray[np.float64],
+        first: int,
+    ) -> list[tuple[str, str]]:
+        """Draw the maps of a batch.
+
+        Args:
+            records: Its `n` images.
+            patients: Their patients.
+            images: Shape `(n, 1, H, W)`, uint8.
+            y_score: Their scores, shape `(n,)`.
+            first: Number of the first image; the others follow.
+
+        Returns:
+            The cells of `MAP_COLUMNS` for each image: the highest value of the map, 0 if no region
+            contributes to the class; and the file of image, map and caption. The file with only
+            the map over the image has the suffix `.overlay.png`.
+
+        Raises:
+            NonFiniteError: A map is NaN or infinite.
+            CxrIgniteError: A picture cannot be written.
+        """
+        drawn = []
+        for start in range(0, len(records), _MAP_BATCH_SIZE):
+            part = images[start : start + _MAP_BATCH_SIZE]
+            # Filled to one shape, as for the scores, so that the last bits are always the same.
+            filled = fill_up(part, _MAP_BATCH_SIZE).to(self._device)
+            found = grad_cam(
+                self._model, filled, self._layer, method=self._method, output=self._finding
+            )
+            for row in range(len(part)):
+                number = start + row
+                record = records[number]
+                explanation = Explanation(
+                    about={"path": record.name, "patient": patients[number]},
+                    selection=("fixed",),
+                    y_score=float(y_score[number]),
+                    y_true=UNKNOWN_LABEL,
+                    threshold=self._threshold,
+                    image=part[row],
+                    importance=found.maps[row].cpu(),
+                    raw_max=float(found.raw_max[row]),
+                    strength=None,
+                    name=picture_name(first + number, record.name),
+                    lower=self._lower,
+                )
+                drawn.append(self._write(explanation))
+        return drawn
+
+    def _write(self, explanation: Explanation) -> tuple[str, str]:
+        where = f"{self._method} at {self._layer}"
+        pictures = explanation_pictures(explanation, self._classes, where)
+        names = (self._below + explanation.picture, self._below + explanation.overlay)
+        for name, pixels in zip(names, pictures, strict=True):
+            # Not durably: a picture counts only if its image has a row, and else is drawn again.
+            path = self._directory / name
+            with writing(path):
+                path.write_bytes(as_png(pixels))
+        return repr(explanation.raw_max), names[0]

@@ -16,15 +16,24 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from messages import line_with, missing, refused, sentence_with
 from PIL import Image
 from results import PRIOR_SHIFT, RULE, USELESS, evaluation_of, rule_of
 from scipy.stats import binomtest
 
+from cxrignite import cli
+from cxrignite.data import ImageRecord
 from cxrignite.errors import CxrIgniteError, DamagedRunError, RunFolderError
-from cxrignite.functional import Interval, ShiftCheck, confusion_at
+from cxrignite.functional import (
+    Interval,
+    ShiftCheck,
+    confusion_at,
+    select_operating_point,
+)
 from cxrignite.handlers.checkpoint_loading import sealed
+from cxrignite.nn import LightCNN
 from cxrignite.reporting.html import (
     MAX_PAGE_BYTES,
     explorer,
@@ -44,6 +53,7 @@ from cxrignite.runs.evaluation import (
     Evaluations,
     PredictiveValues,
 )
+from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.json_codec import to_json
 from cxrignite.runs.map_evaluation import (
     MapChecks,
@@ -52,6 +62,7 @@ from cxrignite.runs.map_evaluation import (
     PerturbationCheck,
     PerturbationChecks,
 )
+from cxrignite.runs.scores import SplitScores
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 SUREST = "test/PNEUMONIA/image 4.png"
@@ -847,7 +858,8 @@ def test_a_hostile_class_or_file_name_is_text_and_nothing_else(run):
 
 
 def test_a_file_name_that_is_not_utf_8_does_not_stop_the_report(run):
-    raw = b"path,patient,label,score\ntest/NORMAL/\xff.png,p,0,0.99\n"
+    header = b"path,patient,label,score,probability,decision"
+    raw = header + b"\ntest/NORMAL/\xff.png,p,0,0.99,,\n"
     (run.root / "predictions" / "test.csv").write_bytes(raw)
     assert "test/NORMAL/?.png" in run.page().text
 
@@ -920,7 +932,7 @@ def _equal_pictures_are_made_once(monkeypatch):
 @pytest.mark.usefixtures("_equal_pictures_are_made_once")
 def test_the_page_stays_under_its_size_whatever_the_number_of_wrong_decisions(run):
     names = [f"test/{CLASSES[k % 2]}/noise{k}.png" for k in range(2 * MAX_WRONG_DECISIONS + 30)]
-    rows = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2)) for k, name in enumerate(names)]
+    rows = [(name, "p", k % 2, 0.99 - 0.98 * (k % 2), "", "") for k, name in enumerate(names)]
     run.write_predictions("test", rows)
     run.picture(run.images_root / names[0], noise(320, 320))
     for name in names[1:]:
@@ -1447,3 +1459,36 @@ def test_a_threshold_that_is_not_usable_is_reported_first_and_everywhere(run, pr
     assert by_test or f"{NOT_USABLE} (certified)" in words(page.section("card"))
     assert not by_test or NOT_USABLE in page.observations["test"][-1]
     line_with(page.sentence, "95 %", "93 %", "NORMAL")
+
+
+def useless_scores(kind):
+    """Scores and labels that tell nothing of the classes, or too little."""
+    y_true = np.repeat([0, 1], [117, 3] if kind == "three positives" else [60, 60])
+    if kind == "constant scores":
+        return np.full(120, 0.7), y_true
+    if kind == "reversed labels":
+        return np.linspace(1, 0, 120), y_true
+    if kind == "three positives":
+        return np.r_[np.linspace(0, 0.9, 117), [0.2, 0.95, 0.5]], y_true
+    # A network with random weights, on images that are noise in both classes.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = LightCNN(width=4).eval()(torch.rand(120, 1, 32, 32))
+    return torch.sigmoid(logits).double().numpy(), y_true
+
+
+@pytest.mark.parametrize(
+    "kind", ["constant scores", "reversed labels", "three positives", "frozen random features"]
+)
+def test_scores_without_information_are_headed_not_usable_and_the_exit_code_stays(run, kind):
+    y_score, y_true = useless_scores(kind)
+    point = select_operating_point(y_score, y_true, min_threshold=0.0)
+    records = [
+        ImageRecord(f"{n}.png", f"{n}.png", int(y), f"p{n}", "val") for n, y in enumerate(y_true)
+    ]
+    scores = SplitScores(records, tuple(CLASSES), y_score, y_true, np.zeros((120, 2), np.float32))
+    measured = measure_informativeness(scores, point.threshold)
+    assert not measured.is_informative
+    run.decide(informativeness=measured)
+    assert cli.run(["report", "--run", str(run.root)]) == 0
+    assert Page(run.root / "report.html").state[1].startswith(NOT_USABLE.capitalize())

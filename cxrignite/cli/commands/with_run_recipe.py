@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from cxrignite.cli.commands.names import COMMANDS
 from cxrignite.cli.parsing import CHANGEABLE_KEYS, OPTIONS, option_values, parse_recipe, with_maps
 from cxrignite.cli.user_paths import user_path
 from cxrignite.errors import RecipeError, suggestion
@@ -116,11 +115,7 @@ def recalibrate_command(argv: list[str]) -> int:
 
 
 def _check_prevalences(prevalences: list[float], option: str) -> None:
-    """Refuse a share of positives that leaves no image of one class.
-
-    Raises:
-        RecipeError: A value is out of range.
-    """
+    """Refuse a share of positives that leaves no image of one class."""
     for each in prevalences:
         if not 0 < each < 1:
             raise RecipeError(f"{option} must be in (0, 1), such as 0.05 for 5 %, got {each:g}")
@@ -130,9 +125,6 @@ def _names_other_images(argv: list[str], name: str | None, split: str) -> bool:
     """True if `--data.source` names images other than those of the run.
 
     Without `--name`, a root or path alone is the new place of the run's own images.
-
-    Raises:
-        RecipeError: Other images have no name of their own, or a name has no other images.
     """
     source = {arg.partition("=")[0][2:] for arg in argv if arg.startswith("--data.source")}
     other_records = bool(source)
@@ -176,7 +168,7 @@ def _recipe_of_run(command: str, argv: list[str]) -> tuple[Recipe, dict[str, Any
         from cxrignite.runs.run_folder import RunFolder
 
         argv = [f"--config={RunFolder(user_path(values[-1])).finished_recipe()}", *argv]
-    recipe, _, options = parse_recipe(command, COMMANDS[command], argv)
+    recipe, _, options = parse_recipe(command, argv)
     for key in ("name", "operating_point"):
         if options.get(key) is not None:
             checked_name(options[key], f"--{key}")
@@ -184,11 +176,7 @@ def _recipe_of_run(command: str, argv: list[str]) -> tuple[Recipe, dict[str, Any
 
 
 def _check_no_split(name: str, why: str) -> None:
-    """Refuse the name of a split for other images.
-
-    Raises:
-        RecipeError: The name is that of a split.
-    """
+    """Refuse the name of a split for other images."""
     from cxrignite.data.sources import SPLITS
 
     if name in SPLITS:
@@ -207,11 +195,7 @@ def checked_name(name: str, option: str = "--name") -> str:
 
 
 def _refuse_other_keys(argv: list[str], command: str) -> None:
-    """Refuse options that would change the weights or the threshold of a finished run.
-
-    Raises:
-        RecipeError: It names the option and the ones that are allowed.
-    """
+    """Refuse options that would change the weights or the threshold of a finished run."""
     allowed = ("help", *(option.name for option in OPTIONS[command]), *CHANGEABLE_KEYS[command])
     for arg in argv:
         key = arg[2:].partition("=")[0]

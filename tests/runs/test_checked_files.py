@@ -5,13 +5,13 @@ from messages import line_with, refused
 
 from cxrignite import durable_write
 from cxrignite.errors import DamagedRunError
-from cxrignite.runs import run_files
-from cxrignite.runs.run_files import RunFiles
+from cxrignite.runs import checked_files
+from cxrignite.runs.checked_files import CheckedFiles
 
 
 @pytest.fixture
 def files(tmp_path):
-    files = RunFiles(tmp_path)
+    files = CheckedFiles(tmp_path)
     files.write(tmp_path / "split.csv", b"path\n")
     files.write(tmp_path / "metrics" / "val.json", b"{}")
     return files
@@ -88,6 +88,6 @@ def test_a_folder_that_had_no_digests_gets_those_of_its_files_as_they_are(files)
     files.settle()
     listed = json.loads(files.path.read_text())
     assert sorted(listed) == ["evaluations.json", "metrics/val.json", "split.csv"]
-    assert run_files.RunFiles(files.root).written_in(files.root / "metrics") == [
+    assert checked_files.CheckedFiles(files.root).written_in(files.root / "metrics") == [
         files.root / "metrics" / "val.json"
     ]

@@ -4,7 +4,7 @@ import pytest
 from messages import refused
 
 from cxrignite.functional import Confusion
-from cxrignite.functional.youden import youden_interval
+from cxrignite.functional.youden_interval import youden_interval
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Files of a run folder that later commands rely on, and their digests in `digests.json`.
 
 Checkpoints have their own manifests. Every other file that a later command relies on is written by
-`RunFiles.write`, and its digest is checked before it is read. A process may be killed between or
-inside any of the steps of a write:
+`CheckedFiles.write`, and its digest is checked before it is read. A process may be killed between
+or inside any of the steps of a write:
 
 | after the step | the file is | `digests.json` accepts |
 | --- | --- | --- |
@@ -38,11 +38,11 @@ _UNCHECKED = (
 Digests = dict[str, list[str | None]]
 
 
-class RunFiles:
+class CheckedFiles:
     """Writer and checker of the files of a run folder, by their digests.
 
-    Args:
-        root: The run folder.
+    Every method raises `DamagedRunError` if `digests.json` is damaged, and `CxrIgniteError` if a
+    file cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,10 +55,6 @@ class RunFiles:
         Args:
             path: The file, in the run folder.
             data: Its new content.
-
-        Raises:
-            DamagedRunError: `digests.json` is damaged.
-            CxrIgniteError: The file cannot be written.
         """
         self.expect({path: data})
         write_durably(path, data)
@@ -68,10 +64,6 @@ class RunFiles:
 
         Args:
             contents: Future contents of the files, by their paths.
-
-        Raises:
-            DamagedRunError: `digests.json` is damaged.
-            CxrIgniteError: It cannot be written.
         """
         digests = self._settled()
         for path, data in contents.items():
@@ -80,11 +72,7 @@ class RunFiles:
         self._save(digests)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, if it exists; the next write removes its digest.
-
-        Raises:
-            DamagedRunError: `digests.json` is damaged.
-        """
+        """Remove a file, if it exists; the next write removes its digest."""
         digests, name = self._settled(), self._name(path)
         if name in digests:
             self._save({**digests, name: [None, *digests[name]]})
@@ -95,8 +83,7 @@ class RunFiles:
 
         A folder without `digests.json` is not checked; `warn_if_unchecked` logs that.
 
-        Args:
-            paths: Files in the run folder; a file that was never written may be missing.
+        A file that was never written may be missing.
 
         Raises:
             DamagedRunError: A file was changed, damaged, lost or added, or `digests.json` is
@@ -119,11 +106,7 @@ class RunFiles:
             raise DamagedRunError(f"{path} {fault}; {way_out}, or {self._trust()}")
 
     def written_in(self, folder: Path) -> list[Path]:
-        """Return the files that a folder has or should have, sorted.
-
-        Args:
-            folder: A folder in the run folder.
-        """
+        """Return the files that a folder has or should have, sorted."""
         listed = {path for path in self.listed() if path.parent == folder}
         return sorted(listed | {*folder.glob("*")})
 
@@ -139,12 +122,7 @@ class RunFiles:
             )
 
     def settle(self) -> None:
-        """Accept only the last written content of each file.
-
-        Raises:
-            DamagedRunError: `digests.json` is damaged.
-            CxrIgniteError: It cannot be written.
-        """
+        """Accept only the last written content of each file."""
         before = self._read()
         if before is not None and (settled := self._settled()) != before:
             self._save(settled)
@@ -191,11 +169,7 @@ class RunFiles:
 
 
 def _digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None if it does not exist.
-
-    Raises:
-        DamagedRunError: It cannot be read.
-    """
+    """Return the SHA-256 of a file; None if it does not exist."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
