@@ -374,7 +374,12 @@ def test_a_yaml_block_may_be_laid_over_a_recipe(block, tmp_path):
         read = read_apart([recipe, overlay], parts=parts, folder=tmp_path)
         assert read.returncode == 0, read.stderr
     else:
-        parse_recipe("fit", ["--config", str(recipe), "--config", str(overlay)])
+        below = ["--config", str(recipe)]
+        if block.startswith("# findings.yaml"):  # over the page's first block, as it says
+            below += ["--config", str(tmp_path / "source.yaml")]
+            page = ROOT / "docs" / "guides" / "several-findings.md"
+            (tmp_path / "source.yaml").write_text(fenced(page, "yaml")[0], encoding="utf-8")
+        parse_recipe("fit", [*below, "--config", str(overlay)])
 
 
 @pytest.mark.parametrize("block", [*blocks("bash"), *blocks("sh")])

@@ -168,9 +168,7 @@ def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
 def is_of_class(record: ImageRecord, number: int) -> bool:
     """True if an image is of one of its source's classes; of several findings, it may have several.
 
-    Args:
-        record: The image.
-        number: Position of the class: 0 is without any finding, 1 is with the first one.
+    Class 0 is without any finding, class 1 is with the first one.
 
     Examples:
         >>> record = ImageRecord("a.png", "a.png", (0, 1, UNKNOWN), "", "train")

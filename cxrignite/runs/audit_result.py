@@ -211,9 +211,7 @@ class AuditResult:
     """Result of an audit.
 
     Attributes:
-        source: Folder of the data set.
         classes: The name of images without a finding, then the findings.
-        num_images: Images that the source lists.
         num_unreadable: Images that cannot be read.
         splits: Splits that `fit` would make.
         files: Files of each class that has any.

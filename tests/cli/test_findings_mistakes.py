@@ -102,7 +102,7 @@ COLUMNS = f"{SOURCE}.columns={{path: path, label: null, findings: {{Efusion: E}}
 )
 def test_a_metric_of_one_finding_may_select_the_checkpoint(folder, metric):
     options = ["--monitor.metric", metric, "--monitor.mode", "min" if metric == "loss" else "max"]
-    recipe, _, _ = parse_recipe("fit", "", ["--config", "recipe.yaml", *options])
+    recipe, _, _ = parse_recipe("fit", ["--config", "recipe.yaml", *options])
     assert recipe.monitor.metric == metric
     # Before training, since the level of a familywise certificate depends on their number.
     assert list(recipe.validator.handlers[0].findings) == FINDINGS

@@ -34,7 +34,7 @@ def source_of(tmp_path, monkeypatch):
             Path("overlay.yaml").write_text(block, encoding="utf-8")
             base = ROOT / "recipes" / "resnet50.yaml"
             arguments = ["--config", str(base), "--config", "overlay.yaml"]
-        recipe, _, _ = parse_recipe("fit", "", arguments)
+        recipe, _, _ = parse_recipe("fit", arguments)
         return recipe.data.source
 
     return source
@@ -241,9 +241,9 @@ def test_a_recipe_read_back_from_its_dump_is_the_same(tmp_path, monkeypatch):
     )
     base = ["--config", str(ROOT / "recipes" / "resnet50.yaml")]
     written = [*base, "--config", str(tmp_path / "written.yaml")]
-    recipe, text, _ = parse_recipe("fit", "", written)
+    recipe, text, _ = parse_recipe("fit", written)
     (tmp_path / "dump.yaml").write_text(text)
-    again, text_again, _ = parse_recipe("fit", "", ["--config", str(tmp_path / "dump.yaml")])
+    again, text_again, _ = parse_recipe("fit", ["--config", str(tmp_path / "dump.yaml")])
     assert text_again == text
     assert vars(again.data.source) == vars(recipe.data.source)
     source = recipe.data.source

@@ -58,7 +58,6 @@ def root(tmp_path_factory):
 def recipe_of(root, *options, classes=FINDINGS):
     return parse_recipe(
         "audit",
-        "",
         [
             *("--data.source", "Manifest", "--data.source.path", str(root / "images.csv")),
             f"--data.source.classes=[No Finding, {', '.join(classes)}]",
@@ -180,7 +179,6 @@ def test_exclusive_classes_are_counted_and_compared(tmp_path, capsys):
         Image.effect_noise((64 + 8 * (number % 3), 64), 60).save(path)
     recipe = parse_recipe(
         "audit",
-        "",
         [
             *("--data.source", "ClassFolders", "--data.source.root", str(root)),
             "--data.source.classes=[NORMAL, BACTERIAL, VIRAL]",

@@ -52,12 +52,6 @@ def shortcut_probes(
 
     Images of the test split are left out, because a finding here may change the recipe.
 
-    Args:
-        survey: The images.
-        classes: The name of images without a finding, then the findings.
-        probed: Positions of the findings to probe.
-        seed: Seed of the folds, and of the sample of patients.
-
     Returns:
         One probe each for `size and aspect`, `colour mode and format`, `bytes a pixel`,
         `grey levels`, and for all of them. A side of fewer than 20 patients leaves it undecided. Of
@@ -87,12 +81,6 @@ def shift_probes(
 
     A second probe of each class compares two random halves of its patients outside the test split.
     Its result is the result of chance.
-
-    Args:
-        survey: The images.
-        classes: The name of images without a finding, then the findings.
-        probed: Positions of the findings to probe, besides the images without one.
-        seed: Seed of the folds and samples.
 
     Returns:
         Two probes for each class that has test images and others; none without a test split.

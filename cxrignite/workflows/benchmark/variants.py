@@ -77,10 +77,6 @@ class VariantRunner:
     Attributes:
         model: The classifier, copied for each variant.
         loss: The loss, with the class counts of all training images.
-        records: Images for training and validation.
-        pipeline: The recipe's pipeline.
-        cache: The cache of these images.
-        num_steps: Batches per repeat.
     """
 
     recipe: Recipe

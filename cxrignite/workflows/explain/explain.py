@@ -68,11 +68,8 @@ def explain(
 ) -> None:
     """Draw and measure maps of one split of a run, or of another source.
 
-    Args:
-        recipe: The run's own; its source may be another one.
-        run_dir: The run folder.
-        options: The images, the name of the results, and the operating point.
-        findings: Positions of the findings to explain, from 0; null is all.
+    The recipe is that of the run; its source may be another one. `findings` are positions, from 0;
+    None is all.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
@@ -120,13 +117,8 @@ def explain_files(
 ) -> None:
     """Draw maps of any images without labels.
 
-    Args:
-        recipe: The run's own.
-        run_dir: The run folder.
-        paths: Images, folders of images, and patterns of either.
-        name: Name of the results.
-        site: The site whose operating point is used; null is the run's own.
-        findings: Positions of the findings to explain, from 0; null is all.
+    `paths` are images, folders of images, and patterns of either. `site` names the operating point;
+    None is that of the run. `findings` are positions, from 0; None is all.
 
     Raises:
         RunFolderError: The folder is in use, or has no such operating point.
