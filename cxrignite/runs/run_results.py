@@ -13,7 +13,7 @@ import yaml
 from cxrignite.csv_text import CsvReader
 from cxrignite.data import ImageRecord
 from cxrignite.data.sources import class_pair
-from cxrignite.data.splits import read_split
+from cxrignite.data.splits import read_findings, read_split
 from cxrignite.errors import CheckpointError, DamagedRunError, DataError
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
 from cxrignite.runs.decision_rule import DecisionRule
@@ -132,10 +132,11 @@ class RunResults:
         Raises:
             DamagedRunError: A file is damaged, of another format, or lost, or was changed.
         """
-        rules, recipe, records = folder.find_rules(), _read_recipe(folder), _read_records(folder)
+        rules, recipe = folder.find_rules(), _read_recipe(folder)
+        records, findings = _read_records(folder)
         sites = {site: folder.find_rules(site) for site in folder.sites}
         evaluations = folder.read_evaluations()
-        classes = _classes(recipe, records, rules)
+        classes = _classes(recipe, records, findings or [rule.finding for rule in rules or ()])
         averages = {name: each.averages for name, each in evaluations.items()}
         first = cls(
             folder=folder,
@@ -230,13 +231,12 @@ def _scored(row: Mapping[str, str]) -> ScoredImage:
 
 
 def _classes(
-    recipe: Tree, records: Sequence[ImageRecord], rules: Sequence[DecisionRule] | None
+    recipe: Tree, records: Sequence[ImageRecord], findings: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the classes by the recipe, or by the names of rules and folders."""
+    """Return the classes by the recipe, or by the names of findings and folders."""
     names = recipe.texts("data.source.init_args.classes")
     if len(names) >= 2:
         return tuple(names)
-    findings = [rule.finding for rule in rules or ()]
     if len(findings) > 1:
         return ("no finding", *findings)
     folders = [
@@ -245,7 +245,7 @@ def _classes(
     ]
     if all(len(each) == 1 and each != {""} for each in folders):
         return folders[0].pop(), folders[1].pop()
-    return ("negative", *(findings or ["positive"]))
+    return ("negative", *(findings or ("positive",)))
 
 
 def _read_recipe(folder: RunFolder) -> Tree:
@@ -277,9 +277,10 @@ def _read_best(folder: RunFolder) -> BestWeights | None:
         raise DamagedRunError(str(error)) from error
 
 
-def _read_records(folder: RunFolder) -> list[ImageRecord]:
+def _read_records(folder: RunFolder) -> tuple[list[ImageRecord], tuple[str, ...]]:
+    """Return the records and the names of several findings."""
     folder.files.check(folder.split_path)
     try:
-        return read_split(folder.split_path, "")
+        return read_split(folder.split_path, ""), read_findings(folder.split_path)
     except DataError as error:
         raise DamagedRunError(str(error)) from error
