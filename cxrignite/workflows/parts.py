@@ -164,10 +164,10 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
     loss = getattr(loss, "loss", loss)  # without the adapter for several findings
     # A weight of a finding leaves its prior as it is, unless it is 0 and trains nothing.
     of_finding: list[float] = [1.0] * num_findings
-    is_weighted = getattr(loss, "weight", None) is not None
-    if is_weighted and isinstance(loss, SoftPosWeightBCE):
-        of_finding, is_weighted = loss.weight.tolist(), False
-    if isinstance(loss, nn.BCEWithLogitsLoss) and not is_weighted:
+    of_image = loss.weight if isinstance(loss, nn.BCEWithLogitsLoss) else None
+    if of_image is not None and isinstance(loss, SoftPosWeightBCE):
+        of_finding, of_image = of_image.tolist(), None
+    if isinstance(loss, nn.BCEWithLogitsLoss) and of_image is None:
         known = [1.0] if loss.pos_weight is None else loss.pos_weight.flatten().tolist()
         if len(known) not in (1, num_findings) or not all(0 < each < math.inf for each in known):
             rule = "one number" if num_findings == 1 else "one number, or one for each finding,"
