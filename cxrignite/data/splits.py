@@ -117,6 +117,30 @@ def read_split(path: Path | str, source_root: Path | str) -> list[ImageRecord]:
     return records
 
 
+def read_findings(path: Path | str) -> tuple[str, ...]:
+    """Read the names of several findings from a file written by `write_split`.
+
+    Args:
+        path: The CSV file.
+
+    Returns:
+        The names in order; empty if there is one finding, whose name the file does not have.
+
+    Raises:
+        DataError: If the file cannot be read, or its columns are not those of a split.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            columns = _checked_label_columns(path, CsvReader(file, strict=True).fieldnames or [])
+    except OSError as error:
+        raise DataError(f"cannot read the split {path}: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path} must be a CSV file, got: {error}") from error
+    names = (name.removeprefix(FINDING_PREFIX) for name in columns)
+    return tuple(names) if len(columns) > 1 else ()
+
+
 def _label_columns(findings: Sequence[str]) -> list[str]:
     """Return the columns of the labels: `label`, or one for each of several findings."""
     return [FINDING_PREFIX + name for name in findings] if len(findings) > 1 else ["label"]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from cxrignite.csv_text import CsvReader
 from cxrignite.data import ImageRecord
 from cxrignite.data.sources import class_pair
+from cxrignite.data.splits import read_findings
 from cxrignite.errors import CheckpointError, DamagedRunError
 from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
@@ -125,10 +126,10 @@ class RunResults:
             DamagedRunError: A file is damaged, of another format, or lost, or was changed.
         """
         rules, records = folder.find_rules(), folder.read_split("")
-        recipe = Tree(folder.read_recipe())
+        recipe, findings = Tree(folder.read_recipe()), read_findings(folder.split_path)
         sites = {site: folder.find_rules(site) for site in folder.sites}
         evaluations = folder.read_evaluations()
-        classes = _classes(recipe, records, rules)
+        classes = _classes(recipe, records, findings or [rule.finding for rule in rules or ()])
         averages = {name: each.averages for name, each in evaluations.items()}
         first = cls(
             folder=folder,
@@ -268,13 +269,12 @@ def _scored(row: Mapping[str, str]) -> ScoredImage:
 
 
 def _classes(
-    recipe: Tree, records: Sequence[ImageRecord], rules: Sequence[DecisionRule] | None
+    recipe: Tree, records: Sequence[ImageRecord], findings: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the classes by the recipe, or by the names of rules and folders."""
+    """Return the classes by the recipe, or by the names of findings and folders."""
     names = recipe.texts("data.source.init_args.classes")
     if len(names) >= 2:
         return tuple(names)
-    findings = [rule.finding for rule in rules or ()]
     if len(findings) > 1:
         return ("no finding", *findings)
     folders = [
@@ -283,7 +283,7 @@ def _classes(
     ]
     if all(len(each) == 1 and each != {""} for each in folders):
         return folders[0].pop(), folders[1].pop()
-    return ("negative", *(findings or ["positive"]))
+    return ("negative", *(findings or ("positive",)))
 
 
 def _share(text: str) -> float:

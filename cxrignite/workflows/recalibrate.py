@@ -242,14 +242,14 @@ def _draw_plan(
     others = planned_sizes(point.num_positive_patients, point.min_tpr, confidence)
     pairs = [(size, point.num_positive_patients) for size in sizes]
     pairs += [(present, size) for size in others if size != point.num_positive_patients]
-    kept: Literal["lowest", "highest"] = (
-        "lowest" if point.patient_found == "every_image" else "highest"
-    )
     referral = [
         each
         for each in expected_referral(
             negatives,
-            independent_scores(scores.y_score, positive, scores.patients, kept),
+            independent_scores(
+                *(scores.y_score, positive, scores.patients),
+                "lowest" if point.patient_found == "every_image" else "highest",
+            ),
             *(scores.y_score, pairs),
             min_tnr=point.min_tnr,
             min_tpr=point.min_tpr,

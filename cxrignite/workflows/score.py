@@ -289,6 +289,7 @@ def score_split(
         **computing._asdict(),
         batch_size=data.eval_batch_size(split),
         exclusive=data.exclusive,
+        findings=data.findings if len(data.findings) > 1 else (),
     )
     GracefulStop().attach(evaluator)
     collector = ScoreCollector.on(evaluator)

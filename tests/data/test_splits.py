@@ -8,7 +8,7 @@ from messages import refused
 
 from cxrignite.data.sources import SPLITS, ImageRecord
 from cxrignite.data.split_assignment import split_off
-from cxrignite.data.splits import check_same_records, read_split, write_split
+from cxrignite.data.splits import check_same_records, read_findings, read_split, write_split
 from cxrignite.errors import DataError
 
 ROOT = Path("root")
@@ -104,3 +104,16 @@ def test_a_calibration_split_survives_the_file(records, tmp_path):
     assigned = split_off(records, "calibration", 0.2, 0)
     write_split(assigned, tmp_path / "split.csv")
     assert read_split(tmp_path / "split.csv", ROOT) == assigned
+
+
+def test_the_names_of_several_findings_can_be_read_back(tmp_path):
+    names = ("Effusion", "Pleural, other")
+    records = [ImageRecord("a.png", "a.png", (1, -1), "p", "train")]
+    write_split(records, tmp_path / "several.csv", findings=names)
+    assert read_findings(tmp_path / "several.csv") == names
+    write_split([records[0]._replace(label=1)], tmp_path / "one.csv", findings=["Effusion"])
+    assert read_findings(tmp_path / "one.csv") == ()
+    (tmp_path / "other.csv").write_text("path,score\n")
+    for name, fact in (("gone.csv", "gone.csv"), ("other.csv", "label")):
+        with refused(DataError, fact):
+            read_findings(tmp_path / name)

@@ -71,8 +71,12 @@ def explain(model: nn.Module, images: torch.Tensor, target: str):
     return grad_cam(model, images.float() / 255, "spot", target=target)
 
 
+def to_scores(target: str, logits: torch.Tensor) -> torch.Tensor:
+    return torch.sigmoid(logits if target == "positive" else -logits)
+
+
 def probe_of(read_image=read) -> MapProbe:
-    return MapProbe(SpotFinder(), explain, read_image, torch.device("cpu"))
+    return MapProbe(SpotFinder(), explain, to_scores, read_image, torch.device("cpu"))
 
 
 def test_a_map_of_the_reason_passes_every_check(scores):
@@ -204,3 +208,12 @@ def test_figures_show_everything(scores, assert_nothing_is_cut):
     _, curves = check_maps(probe_of(), scores, (0.5, None), 4, Path(), seed=0)
     assert_nothing_is_cut(perturbation_curves(curves, ("no", "yes")))
     assert_nothing_is_cut(outcome_maps([], ("a rather long class name", "yes")))
+
+
+def test_a_long_heading_is_wrapped_into_lines_of_its_own(scores):
+    found, _ = check_maps(probe_of(), scores, (0.5, None), 16, Path(), seed=0)
+    long = "Enlarged Cardiomediastinum"
+    evaluation = MapEvaluation("ab", "grad_cam", "spot", long, f"no {long}", 0.5, found)
+    table = map_table("test", [], evaluation)
+    assert "\\n" not in table
+    assert max(map(len, table.splitlines())) <= 100

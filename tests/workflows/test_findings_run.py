@@ -357,15 +357,19 @@ def test_a_finding_without_a_known_label_does_not_keep_the_others_from_being_tes
     run_dir, trained_findings, tmp_path, capsys
 ):
     images = trained_findings.parent / "images"
-    labels = labels_of_split(trained_findings, "test")
+    lines = ["path,patient,split,Opacity,Effusion,Nodule"]
+    for split in ("train", "test"):
+        for path, cells in labels_of_split(trained_findings, split).items():
+            nodule = cells[2] if split == "train" else ""
+            patient = path.rpartition("_")[0]
+            lines.append(f"{path},{patient},{split},{','.join(cells[:2])},{nodule}")
     table = tmp_path / "site.csv"
-    lines = [f"{path},{path},{','.join(cells[:2])}," for path, cells in labels.items()]
-    table.write_text("\n".join(["path,patient,Opacity,Effusion,Nodule", *lines]))
+    table.write_text("\n".join(lines))
     settings = {
         "path": str(table),
         "root": str(images),
         "classes": ["none", *FINDINGS],
-        "columns": {"path": "path", "label": None, "patient": "patient"},
+        "columns": {"path": "path", "label": None, "patient": "patient", "split": "split"},
         "labels": {"on_missing": "unknown"},
     }
     source = {"class_path": "Manifest", "init_args": settings}

@@ -118,3 +118,27 @@ def test_two_processes_train_one_model_and_score_each_image_once(launch, program
     assert finding(folder / "metrics" / "val.json") == metrics
     with (folder / "predictions" / "val.csv").open() as file:
         assert list(csv.DictReader(file)) == joined
+
+
+def test_two_processes_find_the_metrics_of_each_finding_that_one_does(program, start, tmp_path):
+    options = ["--data.source.findings", "[Opacity, Effusion, Nodule]"]
+    options += ["--data.source.unknown_fraction", "0.2", "--trainer.max_epochs", "1"]
+    for process in forked([*program, *options], tmp_path, start):
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+    folder = tmp_path / "run"
+    names = ["predictions/val.csv", "metrics/val.json"]
+    before = [(folder / name).read_bytes() for name in names]
+    with (folder / "predictions" / "val.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({(row["path"], row["finding"]) for row in rows}) == len(rows)
+    assert len(rows) == 3 * len({row["path"] for row in rows})
+    assert "" in {row["label"] for row in rows}
+    # As of the epoch, whose scores the processes have gathered.
+    with (folder / "history.csv").open() as file:
+        [epoch] = csv.DictReader(file)
+    for each in json.loads((folder / "metrics" / "val.json").read_text())["findings"]:
+        gathered = float(epoch[f"val_roc_auc/{each['rule']['finding']}"])
+        assert gathered == pytest.approx(each["roc_auc"]["value"], abs=1e-12)
+    assert run(["validate", "--run", str(folder), "--trainer.device", "cpu"]) == 0
+    assert [(folder / name).read_bytes() for name in names] == before

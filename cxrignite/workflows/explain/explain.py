@@ -217,9 +217,9 @@ class _Maps:
     def measure(
         self, scores: SplitScores, pipeline: Pipeline, root: Path, seed: int
     ) -> MapChecks | None:
-        """Measure the maps and draw the figure; return None if not requested."""
+        """Measure the maps and draw the figure; None if not requested, or without a label."""
         run, name, num_images = self.run, f"faithfulness_{self.name}", self.settings.num_measured
-        if not num_images:
+        if not num_images or not scores.num_images:
             (run.folder.figures_dir / f"{name}.png").unlink(missing_ok=True)
             return None
         _logger.info("measuring the maps of up to %d images", num_images)
