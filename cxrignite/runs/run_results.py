@@ -261,7 +261,8 @@ def _classes(
     names = recipe.texts("data.source.init_args.classes")
     if len(names) >= 2:
         return tuple(names)
-    findings = [rule.finding for rule in rules or ()]
+    named = recipe.texts("data.source.init_args.findings")  # of Phantom
+    findings = [rule.finding for rule in rules or ()] or named
     if len(findings) > 1:
         return ("no finding", *findings)
     folders = [
