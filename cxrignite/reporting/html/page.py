@@ -15,6 +15,7 @@ from typing import get_args
 
 from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
@@ -180,17 +181,17 @@ def _labels(findings: Sequence[RunResults]) -> dict[str, str]:
     first = findings[0]
     if first.has_one_finding:
         return {}
-    nothing, names = first.all_classes[0], first.all_classes[1:]
-    if not first.is_exclusive:
-        nothing = "none"
-    found = zip(*(each.records for each in findings), strict=True)
-    return {
-        records[0].name: ", ".join(
-            name for name, record in zip(names, records, strict=True) if record.label == 1
-        )
-        or nothing
-        for records in found
-    }
+    nothing, *names = first.all_classes
+    texts = {}
+    for records in zip(*(each.records for each in findings), strict=True):
+        labels = [record.label for record in records]
+        present = [name for name, label in zip(names, labels, strict=True) if label == 1]
+        if first.is_exclusive:
+            absent = nothing
+        else:
+            absent = "no known finding" if UNKNOWN in labels else "no finding"
+        texts[records[0].name] = ", ".join(present) or absent
+    return texts
 
 
 def _training(results: RunResults) -> str:

@@ -1010,7 +1010,7 @@ def test_every_step_of_the_explorer_has_the_numbers_of_the_report(run, browser):
 def test_two_thresholds_of_the_explorer_refer_images_and_do_not_cross(run, browser, monkeypatch):
     rows = scored_at_random(6)
     two = explorer.make_explorer([explorer.explore("test", *scores_of(rows), [0.4, 0.9])])
-    monkeypatch.setattr(explorer, "explore_run", lambda results: two)
+    monkeypatch.setattr(explorer, "explore_run", lambda *_: two)
     shown = OpenPage(browser, write_report(run.root))
     assert shown.cells == expected_cells(rows, 0.4, 0.9)
     shown.press(0, *["PageUp"] * 3)
