@@ -144,14 +144,23 @@ def results_name(name: str, classes: Sequence[str], index: int) -> str:
         >>> results_name("test", ("No Finding", "Effusion", "Pleural/Other"), 1)
         'test_Pleural-Other'
     """
-    return name if len(classes) == 2 else f"{name}_{file_name(classes[index + 1])}"
+    return name if len(classes) == 2 else f"{name}_{file_name(classes, index)}"
 
 
-def file_name(finding: str) -> str:
-    """Return the name of a finding in file names.
+def file_name(classes: Sequence[str], index: int) -> str:
+    """Return the name of a finding in file names; no two findings have the same.
+
+    Args:
+        classes: Name of an image without a finding, then the findings.
+        index: Position of the finding, from 0.
 
     Examples:
-        >>> file_name("Pleural/Other")
+        >>> file_name(("No Finding", "Pleural/Other", "Mass"), 0)
         'Pleural-Other'
+        >>> file_name(("No Finding", "A/B", "A-B"), 1)
+        '2-A-B'
     """
-    return re.sub(r"[^A-Za-z0-9]+", "-", finding)
+    # File systems may ignore case, so names are compared without it.
+    names = [re.sub(r"[^A-Za-z0-9]+", "-", each).strip("-") for each in classes[1:]]
+    is_clear = len({each.lower() for each in names} - {""}) == len(names)
+    return names[index] if is_clear else f"{index + 1}-{names[index]}"

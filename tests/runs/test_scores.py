@@ -56,7 +56,15 @@ def test_one_finding_keeps_its_classes_and_file_names():
         "test_Effusion",
         "test_Pleural-Other",
     ]
-    assert file_name("../a b@c") == "-a-b-c"
+    assert file_name(("none", "../a b@c", "d"), 0) == "a-b-c"
+
+
+def test_findings_of_similar_names_have_different_files():
+    for findings in (["A/B", "A-B", "A-B-2"], ["mass", "Mass"], ["肺炎", "结节"], ["a", "!"]):
+        classes = ["none", *findings]
+        names = [file_name(classes, index).lower() for index in range(len(findings))]
+        assert len(set(names)) == len(findings)
+        assert all(name.strip("-") for name in names)
 
 
 def test_the_reference_has_the_images_known_to_lack_a_finding(scores, tmp_path):

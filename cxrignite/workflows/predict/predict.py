@@ -141,7 +141,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 map_threshold(rule),
                 rule.lower_threshold,
                 index,
-                file_name(rule.finding) if len(rules) > 1 else "",
+                file_name(classes, index) if len(rules) > 1 else "",
             )
             for index, rule in enumerate(rules)
             if layer
