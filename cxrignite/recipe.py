@@ -227,8 +227,7 @@ class MonitorRecipe:
     """Validation metric that selects the best checkpoint and stops training early.
 
     Attributes:
-        metric: A metric of the validator, such as `roc_auc` or `loss`; of several findings also
-            `roc_auc/NAME` of one of them, or `roc_auc_micro`.
+        metric: A metric of the validator, such as `roc_auc`, `loss` or `roc_auc/FINDING`.
         mode: `max` if a higher value is better, `min` if a lower one is.
         patience: Stop after this many epochs without a better value; null: never.
     """

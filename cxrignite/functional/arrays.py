@@ -54,6 +54,8 @@ def as_names(patients: Patients) -> NDArray[Any]:
         ValueError: If they are neither, for example floats with NaN for unknown patients.
     """
     names = np.asarray(patients)
+    if not names.size:
+        return names.astype(str)  # of no element the type is unknown
     if isinstance(patients, list | tuple) or names.dtype.kind == "O":  # such as a table's column
         # Check the elements, since NumPy turns a NaN among strings into the string "nan".
         is_list = isinstance(patients, list | tuple) and names.ndim == 1
@@ -89,7 +91,7 @@ def patient_codes(patients: Patients) -> NDArray[Any]:
         True
     """
     names = as_names(patients)
-    if names.ndim != 1 or names.dtype.kind not in "US":
+    if names.ndim != 1 or names.dtype.kind not in "US" or not names.size:
         return np.unique(names, return_inverse=True)[1]
     _, first, codes = np.unique(_digests(names), return_index=True, return_inverse=True)
     # Different names may have the same digest, though hardly ever.

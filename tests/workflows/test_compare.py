@@ -225,8 +225,8 @@ def test_the_csv_has_a_row_a_difference_and_full_precision(make_run, tmp_path):
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("run", "baseline", "metric", "value", "baseline_value", "difference", "low", "high"),
-        *("method", "num_images", "num_patients"),
+        *("run", "baseline", "finding", "metric", "value", "baseline_value", "difference"),
+        *("low", "high", "method", "num_images", "num_patients"),
     ]
     assert len(rows) == len(comparison.differences) == 7
     for row, difference in zip(rows, comparison.differences, strict=True):
