@@ -162,8 +162,8 @@ def _effusions(rng: np.random.Generator, build: Build, chest: Chest, at: Coordin
     total = np.zeros_like(at.u)
     for side in sides:
         dome = build.dome[int(side > 0)]
-        # From a blunted costophrenic angle to half of the lung.
-        level = dome + rng.uniform(-0.36, 0.05)
+        # A third of the lung or more, so that a coarse map can locate it.
+        level = dome + rng.uniform(-0.70, -0.25)
         rise, width = rng.uniform(0.10, 0.20), rng.uniform(0.15, 0.3)
         border = level + rise * (1 - np.exp((lateral - 1) / width))
         fluid = soft_step(at.v - border, 0.012 + 0.5 * at.pixel)
@@ -181,10 +181,10 @@ def _nodules(rng: np.random.Generator, build: Build, chest: Chest, at: Coordinat
     total = np.zeros_like(at.u)
     for _ in range(rng.integers(1, 4)):
         place = places[rng.integers(len(places))]
-        radius = max(rng.uniform(0.08, 0.13), at.pixel)
+        radius = max(rng.uniform(0.13, 0.20), at.pixel)
         distance = np.hypot(at.u - at.u.flat[place], at.v - at.v.flat[place])
         sphere = np.sqrt(np.clip(1 - (distance / radius) ** 2, 0, 1))
-        total = np.maximum(total, rng.uniform(0.6, 0.95) * sphere)
+        total = np.maximum(total, rng.uniform(0.5, 0.9) * sphere)
     total *= chest.lungs
     nodules: FloatImage = np.where((chest.lungs >= _LUNG_SHARE) & (total >= 0.05), total, 0)
     return nodules
