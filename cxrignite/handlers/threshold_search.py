@@ -169,13 +169,18 @@ class ThresholdSearch(Attachable):
             finding: Its name; null is one without settings of its own.
 
         Returns:
-            The settings by name. With `familywise`, the `confidence` is that of one finding among
-            all that request a certificate.
+            The settings by name. With `familywise`, the `confidence` is that of one certificate
+            among all that are requested.
         """
         settings = self._requested(finding)
         if self.familywise and settings["confidence"] is not None:
-            requests = [self._requested(name)["confidence"] for name in self.findings]
-            number = len(requests) - requests.count(None)
+            requests = [self._requested(name) for name in self.findings]
+            # A finding with limits for both rates has two certificates, unless they are joint.
+            number = sum(
+                1 + (each["min_tpr"] is not None and not each["joint"])
+                for each in requests
+                if each["confidence"] is not None
+            )
             settings["confidence"] = family_level(settings["confidence"], max(number, 1))
         return settings
 

@@ -424,11 +424,15 @@ def _own_loss(
         # Labels of every kind: unknown, none, and one finding.
         labels = torch.zeros(4, num_findings)
         labels[0], labels[2, 0], labels[3, -1] = float("nan"), 1.0, 1.0
+        logits = torch.zeros(4, num_findings, requires_grad=True)
         try:
-            given = loss(torch.zeros(4, num_findings), labels)
+            given = loss(logits, labels)
+            given.backward()
         except Exception:  # a custom loss may raise anything; the adapted one is tried next
-            given = None
-        if isinstance(given, Tensor) and given.ndim == 0 and given.isfinite():
+            return adapt(loss)
+        # An unknown label must not train its output, as it would if it counted as negative.
+        is_left_out = logits.grad is not None and not logits.grad[labels.isnan()].any()
+        if given.ndim == 0 and given.isfinite() and is_left_out:
             return loss
     return adapt(loss)
 

@@ -49,6 +49,8 @@ class DecisionRule:
         weights_sha256: Digest of the file with its weights.
         calibrators: Maps fitted on the validation split; None if that has one class.
         informativeness: Measured on the images that chose the threshold; None without a threshold.
+        exclusive: True if an image has one of several findings at most, so that the scores of its
+            findings sum to at most 1.
     """
 
     finding: str
@@ -58,6 +60,7 @@ class DecisionRule:
     weights_sha256: str
     calibrators: Calibrators | None = None
     informativeness: Informativeness | None = None
+    exclusive: bool = False
 
     @property
     def threshold(self) -> float | None:

@@ -34,11 +34,16 @@ class Reference:
 
     @classmethod
     def of(cls, scores: FindingScores) -> Self:
-        """Return the reference of a split, with at most 2,000 images, evenly spread."""
+        """Return the reference of a split: up to 2,000 images of each finding, evenly spread."""
         is_negative = scores.y_true == 0
-        negatives = np.flatnonzero(is_negative.any(axis=1))
-        places = np.linspace(0, len(negatives) - 1, min(len(negatives), _MAX_IMAGES))
-        kept = negatives[places.round().astype(int)]
+        is_kept = np.zeros(len(is_negative), dtype=bool)
+        for each in is_negative.T:
+            missing = min(each.sum(), _MAX_IMAGES) - (each & is_kept).sum()
+            rest = np.flatnonzero(each & ~is_kept)
+            if missing > 0:
+                places = np.linspace(0, len(rest) - 1, missing)
+                is_kept[rest[places.round().astype(int)]] = True
+        kept = np.flatnonzero(is_kept)
         patients = scores.patients
         return cls(scores.features[kept], [patients[row] for row in kept], is_negative[kept])
 

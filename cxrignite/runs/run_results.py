@@ -179,12 +179,11 @@ class RunResults:
         """True if an image has one of several findings at most."""
         if self.has_one_finding:
             return False
-        source = self.recipe.child("data.source")
-        return (
-            source.text("class_path").rpartition(".")[2] == "ClassFolders"
-            or source.flag("init_args.exclusive")
-            or any(each.decisions is not None for each in self.averages.values())
-        )
+        if self.rule is not None:
+            return self.rule.exclusive
+        source = self.recipe.child("data.source")  # the run is not finished
+        name = source.text("class_path").rpartition(".")[2]
+        return name == "ClassFolders" or source.flag("init_args.exclusive")
 
     def results_name(self, name: str) -> str:
         """Return the name of the files of this finding, for the images of `name`."""

@@ -121,8 +121,11 @@ def record_of(record: ImageRecord, classes: Sequence[str], index: int) -> ImageR
     """
     if len(classes) == 2:
         return record
+    # A plain `mask` may be that of another finding.
     attributes = {
-        name: value for name, value in record.attributes.items() if not name.startswith("mask:")
+        name: value
+        for name, value in record.attributes.items()
+        if name != "mask" and not name.startswith("mask:")
     }
     mask = record.attributes.get(f"mask:{classes[index + 1]}")
     if mask is not None:

@@ -81,6 +81,7 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
             row
             for runs in others
             for run, baseline in zip(runs, baselines, strict=True)
+            if baseline.paths  # a finding may have no known label
             for row in _differences(run, baseline)
         ),
         without_threshold=_runs(run for runs in scored for run in runs if run.threshold is None),

@@ -94,3 +94,11 @@ def _check_findings(source: Source, folder: RunFolder, rules: Sequence[DecisionR
             f"{source.root} must have the findings of {folder.root} in the same order, "
             f"{', '.join(ours)}, got {', '.join(theirs)}; set data.source.classes"
         )
+    # The scores are a softmax or sigmoids, as the network was trained.
+    if source.exclusive != rules[0].exclusive:
+        kinds = ("side by side", "exclusive")
+        raise DataError(
+            f"{source.root} must have findings that are {kinds[rules[0].exclusive]}, as in "
+            f"{folder.root}, got findings that are {kinds[source.exclusive]}; "
+            "set data.source to a Manifest with exclusive as in the run"
+        )

@@ -368,6 +368,7 @@ def _choose(
             point.threshold if point else None,
             lower=point.lower_threshold if point else None,
         ),
+        exclusive=prepared.training.data.exclusive,
     )
 
 

@@ -23,6 +23,7 @@ from cxrignite.functional import PriorShift, grad_cam, num_negatives_needed
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts, SoftPosWeightBCE
+from cxrignite.nn.losses import KnownLabels
 from cxrignite.recipe import DataRecipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
 
@@ -157,7 +158,7 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
     """
     num_findings = len(data.findings)
     known: list[float] = []
-    loss = getattr(loss, "loss", loss)  # without the adapter for several findings
+    loss = loss.loss if isinstance(loss, KnownLabels) else loss
     # A weight of a finding leaves its prior as it is, unless it is 0 and trains nothing.
     of_finding: list[float] = [1.0] * num_findings
     shares = getattr(loss, "weight", None)

@@ -225,7 +225,8 @@ def check_same_everywhere(records: list[ImageRecord]) -> None:
         return
     digest = hashlib.sha256()
     for record in records:
-        digest.update(f"{record.name}\0{record.split}\0{record.sha256}\n".encode(errors="replace"))
+        fields = (record.name, record.split, record.sha256, record.label)
+        digest.update("\0".join(map(str, fields)).encode(errors="replace") + b"\n")
     gathered: Any = idist.all_gather(digest.hexdigest())
     if len(set(gathered)) > 1:
         raise DataError(

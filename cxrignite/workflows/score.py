@@ -164,10 +164,17 @@ def publish(
     """
     name = options.name
     write_scores(folder, name, scores, rules)
-    evaluations = [
-        assess(each, rule, _subgroups(each.records, options.subgroups), options.prevalences)
-        for each, rule in zip(scores, rules, strict=True)
-    ]
+    groups = dict(
+        zip(
+            (record.name for record in scores.records),
+            _subgroups(scores.records, options.subgroups),
+            strict=True,
+        )
+    )
+    evaluations = []
+    for each, rule in zip(scores, rules, strict=True):
+        of_each = [groups[record.name] for record in each.records]
+        evaluations.append(assess(each, rule, of_each, options.prevalences))
     if options.is_independent:
         reference = folder.read_reference(options.operating_point)
         number = folder.record_evaluation(scores.records)

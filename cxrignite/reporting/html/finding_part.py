@@ -294,4 +294,6 @@ def _size(evaluation: Evaluation | None) -> str:
 
 
 def _prevalence(evaluation: Evaluation | None) -> str:
-    return percent(evaluation.num_positive / evaluation.num_images if evaluation else None)
+    if evaluation is None or not evaluation.num_images:
+        return percent(None)
+    return percent(evaluation.num_positive / evaluation.num_images)
