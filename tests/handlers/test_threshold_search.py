@@ -296,3 +296,17 @@ def test_a_few_simulated_families_of_certificates_hold():
 @pytest.mark.slow
 def test_at_most_a_twentieth_of_a_thousand_simulated_families_is_broken():
     assert share_of_broken_families(1000, familywise=True) <= 0.05
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_family_counts_both_certificates_of_a_finding(joint):
+    search = ThresholdSearch(
+        *(0.5, 0.3),
+        confidence=0.95,
+        min_tpr=0.5,
+        joint=joint,
+        familywise=True,
+        findings=["a", "b", "c", "d"],
+    )
+    # Eight certificates, of which each may be broken.
+    assert 8 * (1 - search.level_of("a")) == pytest.approx(0.05)

@@ -324,3 +324,17 @@ def test_a_loss_of_ones_own_may_handle_unknown_labels_itself():
         assert fitted_loss(adapted, 3, exclusive) is adapted
     for loss in (SoftPosWeightBCE(), SoftClassWeightCE()):
         assert fitted_loss(loss, 3, isinstance(loss, SoftClassWeightCE)) is loss
+
+
+class _UnknownIsNegative(nn.modules.loss._Loss):
+    """A hinge loss for which NaN is not above 0.5."""
+
+    def forward(self, input, target):
+        return torch.relu(1 - torch.where(target > 0.5, input, -input)).mean()
+
+
+def test_an_own_loss_that_trains_unknown_labels_is_adapted():
+    loss = fitted_loss(_UnknownIsNegative(), 3)
+    logits = torch.zeros(2, 3, requires_grad=True)
+    loss(logits, torch.tensor([[1.0, 0.0, torch.nan], [torch.nan, 1.0, 0.0]])).backward()
+    assert (logits.grad == 0).tolist() == [[False, False, True], [True, False, False]]

@@ -468,7 +468,7 @@ class SeveralRun(Run):
                 labels[-1] = ""
             self.labels[f"{split}/image {number}.png"] = labels
         self.write_labels()
-        self.rules = [rule_of(finding=name) for name in findings]
+        self.rules = [rule_of(finding=name, exclusive=exclusive) for name in findings]
         self.write_rules()
         for number, name in enumerate(findings):
             for kind in ("roc", "precision_recall", "reliability"):
