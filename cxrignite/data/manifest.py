@@ -249,7 +249,14 @@ class Manifest(Source):
     def _label_columns(self, table: Table, *, own: bool) -> list[int]:
         """Return the positions of the label columns: one, or one for each finding."""
         if not own:
-            return [table.column(self.columns.label or "", "columns.label")]
+            label = self.columns.label or ""
+            has_findings = all(table.find(name) is not None for name in self.findings)
+            if table.find(label) is None and len(self.findings) > 1 and has_findings:
+                raise DataError(
+                    f"{table.path} has no column '{label}' (source.columns.label), but one for each "
+                    "finding; set columns.label to null"
+                )
+            return [table.column(label, "columns.label")]
         names = self.columns.findings
         return [
             table.column(names[name], f"columns.findings.{name}")

@@ -471,3 +471,9 @@ def test_impossible_ages_are_reported(source_of, caplog, column, ages, facts):
 def test_settings_that_contradict_are_refused_before_anything_is_read(settings, facts):
     with refused(RecipeError, *facts):
         Manifest("images.csv", **({"classes": CLASSES} | settings))
+
+
+def test_a_column_for_each_finding_in_place_of_one_label_column_is_recognised(source_of):
+    source = source_of("path,Effusion,Mass\na.png,1,0\nb.png,0,1\n")
+    with refused(DataError, "'label'", "columns.label", "null"):
+        source.records()

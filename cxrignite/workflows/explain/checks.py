@@ -139,7 +139,9 @@ def _measure(
     """Measure maps of images called positive, of the others, and of images with masks."""
     positive, curves = _perturb(probe, records, "positive", seed)
     parts = [each for part in _parts(records) for each in _correlations(probe, part, seed)]
-    correlation = float(np.nanmean(np.concatenate(parts)))
+    known = np.concatenate(parts)
+    known = known[np.isfinite(known)]  # a map of one value has no ranks
+    correlation = float(known.mean()) if known.size else math.nan
     masks = _read_masks(probe, *masked)
     negative = None
     if others:
