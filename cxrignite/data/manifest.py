@@ -253,8 +253,8 @@ class Manifest(Source):
             has_findings = all(table.find(name) is not None for name in self.findings)
             if table.find(label) is None and len(self.findings) > 1 and has_findings:
                 raise DataError(
-                    f"{table.path} has no column '{label}' (source.columns.label), but one for each "
-                    "finding; set columns.label to null"
+                    f"{table.path} has no column '{label}' (source.columns.label), "
+                    "but one for each finding; set columns.label to null"
                 )
             return [table.column(label, "columns.label")]
         names = self.columns.findings
