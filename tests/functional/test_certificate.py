@@ -407,7 +407,7 @@ def test_it_agrees_with_mapie_on_the_tpr(num_cases):
         if highest.size:
             assert point.threshold in ours, seed
             assert point.tnr == confusion_at(y_score, y_true, highest[0]).tnr, seed
-    assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.1 * num_cases
+    assert min(statuses.count("certified"), statuses.count("infeasible")) >= 0.08 * num_cases
 
 
 def test_mapie_with_its_defaults_is_never_less_conservative():
