@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cxrignite.errors import RecipeError
+from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ MIN_VAL_IMAGES = 50
 SPLITS = ("train", "val", "calibration", "test")
 """Train the weights, select the checkpoint, choose the threshold, evaluate the result."""
 
-UNKNOWN = -1
+UNKNOWN = UNKNOWN_LABEL
 """The label of a finding that was not examined, or that a report leaves open."""
 
 Label = int | tuple[int, ...]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cxrignite.functional.class_balance import soft_pos_weight
 from cxrignite.functional.findings import exclusive_class, with_first_class
+from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
 Counts = int | Sequence[int]
 """Number of images; with several findings, one number for each."""
@@ -260,7 +261,7 @@ class ClassIndexLoss(nn.modules.loss._Loss):
             The value of the loss, a 0-d tensor; 0 if no class is known.
         """
         index = exclusive_class(target)
-        known = index >= 0
+        known = index != UNKNOWN_LABEL
         if not known.any():
             return 0.0 * input.sum()
         given: Tensor = self.loss(with_first_class(input)[known], index[known])
@@ -347,9 +348,9 @@ class SoftClassWeightCE(nn.modules.loss._Loss):
             )
         index = exclusive_class(target)
         total = F.cross_entropy(
-            with_first_class(input), index, self.weight, ignore_index=-1, reduction="sum"
+            with_first_class(input), index, self.weight, ignore_index=UNKNOWN_LABEL, reduction="sum"
         )
-        weight = torch.where(index >= 0, self.weight[index.clamp_min(0)], 0.0).sum()
+        weight = torch.where(index != UNKNOWN_LABEL, self.weight[index.clamp_min(0)], 0.0).sum()
         return total / torch.where(weight > 0, weight, 1.0)
 
     def extra_repr(self) -> str:

@@ -164,17 +164,17 @@ def publish(
     """
     name = options.name
     write_scores(folder, name, scores, rules)
-    groups = dict(
-        zip(
-            (record.name for record in scores.records),
-            _subgroups(scores.records, options.subgroups),
-            strict=True,
-        )
-    )
+    names = [record.name for record in scores.records]
+    # Of all images at once: those with a known label of one finding may all lack a match.
+    matched = dict(zip(names, _subgroups(scores.records, options.subgroups), strict=True))
     evaluations = []
     for each, rule in zip(scores, rules, strict=True):
-        of_each = [groups[record.name] for record in each.records]
-        evaluations.append(assess(each, rule, of_each, options.prevalences))
+        # Without a pattern these are the attributes, among them the mask of this finding only.
+        groups = [
+            matched[record.name] if options.subgroups else record.attributes
+            for record in each.records
+        ]
+        evaluations.append(assess(each, rule, groups, options.prevalences))
     if options.is_independent:
         reference = folder.read_reference(options.operating_point)
         number = folder.record_evaluation(scores.records)

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from messages import error_line, line_with, missing, unwrapped
+from messages import error_line, line_with, missing, refused, unwrapped
 from PIL import Image
 from same_run import assert_same_run, history
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrignite.cli import run
+from cxrignite.data import ClassFolders, Manifest, ManifestColumns
+from cxrignite.errors import DataError
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.finished_run import _check_findings
 
 pytestmark = pytest.mark.integration
 
@@ -451,3 +455,14 @@ def test_the_loss_and_the_maps_fit_exclusive_classes(trained_classes, tmp_path, 
     known_scores = {(Path(row["path"]).name, row["finding"]): row["score"] for row in rows}
     for row in rows_of(output):
         assert row["score"] == known_scores[Path(row["path"]).name, row["finding"]]
+
+
+def test_exclusive_scores_are_not_read_as_scores_side_by_side(trained_classes, tmp_path):
+    """The names are the same, but a softmax is not a row of sigmoids."""
+    folder = RunFolder(trained_classes)
+    rules = folder.read_rules()
+    names = ["NORMAL", *(rule.finding for rule in rules)]
+    site = Manifest(tmp_path / "site.csv", names, columns=ManifestColumns(label=None))
+    with refused(DataError, tmp_path, trained_classes, "exclusive", "side by side"):
+        _check_findings(site, folder, rules)
+    _check_findings(ClassFolders(tmp_path, names), folder, rules)
