@@ -148,8 +148,6 @@ def _choices(base: type, given: set[str]) -> Iterator[type]:
     """Yield the classes with short names: public ones that accept the given arguments."""
     for kind in subclasses(base):
         name, module = kind.__name__, kind.__module__
-        if not module.startswith(_LISTED):
-            continue
         package = sys.modules.get(".".join(module.split(".")[:2]))
         hidden = _is_ours(kind) and getattr(package, name, None) is not kind
         of_dictionaries = module.startswith("monai.") and name.endswith(("d", "D", "Dict"))
@@ -191,10 +189,14 @@ def _is_anything(schema: Schema) -> bool:
 
 
 def subclasses(base: type) -> Iterator[type]:
-    """Yield all imported subclasses, also of subclasses."""
+    """Yield the imported subclasses that have short names, also those of subclasses.
+
+    A class of one's own has none: whether it is known would depend on what was imported before.
+    """
     child: type
     for child in base.__subclasses__():
-        yield child
+        if child.__module__.startswith(_LISTED):
+            yield child
         yield from subclasses(child)
 
 

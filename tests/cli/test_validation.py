@@ -71,3 +71,9 @@ def test_what_a_signature_takes_is_taken(argv, says, parse):
 def test_what_a_signature_does_not_take_is_one_line(argv, facts, parse):
     with refused(RecipeError, *facts):
         parse(*argv)
+
+
+def test_a_class_of_ones_own_has_no_short_name_even_once_it_is_imported(parse):
+    parse("--optimizer", "signed_parts.Opt", "--optimizer.speed", "0.1")
+    with refused(RecipeError, "unknown class 'Opt'"):
+        parse("--optimizer", "Opt", "--optimizer.speed", "0.1")

@@ -440,12 +440,13 @@ def test_a_killed_run_is_resumed_exactly_and_leaves_no_litter(begin, fit, traine
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_fifty_kills_at_random_moments(begin, trained, tmp_path):
+@pytest.mark.parametrize(("workers", "most"), [("0", 50), ("2", 20)])
+def test_kills_at_random_moments(workers, most, begin, trained, tmp_path):
     """Promises 3 and 4: killed again and again, the run ends as if nothing had happened."""
     folder, moments, kills = tmp_path / "run", random.Random(0), 0
     while True:
-        process = begin(folder, "--resume", "auto")
-        if kills < 50:
+        process = begin(folder, "--resume", "auto", "--data.num_workers", workers)
+        if kills < most:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=moments.uniform(0.5, 6))
         else:
@@ -458,7 +459,7 @@ def test_fifty_kills_at_random_moments(begin, trained, tmp_path):
         assert process.returncode == 0, process.errors
         assert_same_run(trained, folder)
         assert not litter(folder)
-        if kills >= 50:
+        if kills >= most:
             return
         shutil.rmtree(folder)
 
