@@ -44,6 +44,8 @@ def state_to_resume(
         )
     folder.files.warn_if_unchecked()
     folder.files.check(folder.split_path)
+    # A result that is missing is made again; what cannot be replaced must not be found at the end.
+    folder.files.check(*(path for path in folder.files.listed() if path.is_dir()))
     folder.read_history()
     folder.read_starts()
     if folder.is_finished:

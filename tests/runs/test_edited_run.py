@@ -124,6 +124,17 @@ def test_an_edited_file_is_refused_in_one_line_and_nothing_is_changed(
     assert not (tmp_path / "scores.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["operating_point.json", "metrics/val.json", "reference.npz"])
+def test_a_folder_in_the_place_of_a_result_is_refused_before_training(name, run_dir, argv, capsys):
+    """Not after the epochs that are left, when the result is to be written."""
+    (run_dir / name).unlink()
+    (run_dir / name).mkdir()
+    before = content_of(run_dir)
+    assert run(argv("fit", run_dir)) == 3
+    error_line(capsys.readouterr().err, name)
+    assert content_of(run_dir) == before
+
+
 def test_an_added_file_is_not_believed(run_dir, argv, capsys):
     added = shutil.copy(run_dir / "metrics" / "val.json", run_dir / "metrics" / "site.json")
     assert run(argv("report", run_dir)) == 3
