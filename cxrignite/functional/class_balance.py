@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
-from cxrignite.functional.calibrators import prior_logit_shift, shift_logit
+from cxrignite.functional.calibrators import (
+    checked_probabilities,
+    prior_logit_shift,
+    shift_logit,
+)
+
+_NO_SHARE = 1e-9  # rounding of a share of 0
 
 
 class ClassCounts(NamedTuple):
@@ -126,12 +133,16 @@ class PriorShift:
     arXiv:2007.07314). The correction is monotone, so it changes no ranking. Decisions are made on
     the scores, so it changes no decision either.
 
+    The shift of one of several exclusive classes depends on the scores of all of them. Then
+    `exclusive_probabilities` removes it, not `probability`.
+
     Args:
         num_negative: Number of negative training images, at least 1.
         num_positive: Number of positive training images, at least 1.
         sampled_prevalence: Expected share of positives among the sampled images, in `(0, 1)`.
         pos_weight: Loss weight of positives, above 0; None if the effect of the loss on the logits
-            is unknown.
+            is unknown. Of exclusive classes, the weight of this class divided by the mean weight of
+            the other images that the sampler draws.
 
     Raises:
         ValueError: If a value is out of range.
@@ -226,6 +237,54 @@ class PriorShift:
             "seen_prevalence": self.seen_prevalence,
             "logit_shift": self.logit_shift,
         }
+
+
+def exclusive_probabilities(
+    y_score: Numbers, shifts: Sequence[PriorShift]
+) -> NDArray[np.float64] | None:
+    """Return scores of exclusive classes as probabilities at the training prevalence.
+
+    Sampler and loss multiply the odds of each class, the first one too, by its share in the loss
+    divided by its share of the training images. The probabilities are the scores divided by these
+    factors, scaled to the sum 1. They may rank images in another order than the scores of one
+    class, since they depend on the scores of all.
+
+    Args:
+        y_score: Probabilities of all classes but the first, shape `(N, K)`, in `[0, 1]`, with sums
+            of at most 1.
+        shifts: The prior shift of each of these K classes.
+
+    Returns:
+        Probabilities of the same classes, shape `(N, K)`. None if a shift is unknown.
+
+    Raises:
+        ValueError: If `y_score` has another shape or is not finite or outside `[0, 1]`, or the
+            shares of the classes leave none for the first.
+
+    Examples:
+        Balanced sampling of 60, 30 and 10 images: each class has a third of the draws.
+
+        >>> shifts = [PriorShift(70, 30, 1 / 3, 1.0), PriorShift(90, 10, 1 / 3, 1.0)]
+        >>> exclusive_probabilities([[1 / 3, 1 / 3]], shifts).round(3).tolist()
+        [[0.3, 0.1]]
+    """
+    scores = np.asarray(y_score, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[1] != len(shifts):
+        raise ValueError(f"y_score must have shape (N, {len(shifts)}), got {scores.shape}")
+    checked_probabilities(scores.ravel())
+    seen = [share for shift in shifts if (share := shift.seen_prevalence) is not None]
+    if len(seen) < len(shifts):
+        return None
+    training = [shift.prevalence for shift in shifts]
+    first = 1 - sum(training), 1 - sum(seen)
+    if min(first) < _NO_SHARE:
+        raise ValueError(f"the first class must have a share above 0, got {first[0]}, {first[1]}")
+    factors = np.array([first[0], *training]) / np.array([first[1], *seen])
+    # Rounding may make the sum of the scores slightly larger than 1.
+    rest = np.clip(1 - scores.sum(axis=1, keepdims=True), 0, None)
+    shares = np.hstack([rest, scores]) * factors
+    found: NDArray[np.float64] = shares[:, 1:] / shares.sum(axis=1, keepdims=True)
+    return found
 
 
 def drawn_share(labels: Numbers, weights: Numbers | None) -> float:

@@ -58,6 +58,33 @@ def with_first_class(logits: Tensor) -> Tensor:
     return torch.nn.functional.pad(logits, (1, 0))
 
 
+def finding_logit(logits: Tensor, index: int, exclusive: bool = False) -> Tensor:
+    """Return the log odds of the score of one finding.
+
+    Its sigmoid is the column of `scores_from_logits`. With side by side findings and with one it is
+    the finding's own logit. Of exclusive classes it is this logit minus the logarithm of the summed
+    exponentials of all others, among them the first class with its logit 0.
+
+    Args:
+        logits: Shape `(N,)` or `(N, K)`.
+        index: Position of the finding, from 0.
+        exclusive: True if at most one finding is present in an image.
+
+    Returns:
+        Shape `(N,)`.
+
+    Examples:
+        >>> finding_logit(torch.zeros(1, 3), 1, exclusive=True).exp()  # 1 to 3
+        tensor([0.3333])
+    """
+    columns = logits.reshape(len(logits), -1)
+    if not exclusive or columns.shape[1] == 1:
+        return columns[:, index]
+    classes = with_first_class(columns)
+    others = torch.cat([classes[:, : index + 1], classes[:, index + 2 :]], dim=1)
+    return columns[:, index] - torch.logsumexp(others, dim=1)
+
+
 def exclusive_class(y_true: Tensor) -> Tensor:
     """Return the exclusive class of each image.
 
@@ -248,6 +275,26 @@ def average_statistics(
     return statistics
 
 
+def highest_class(y_score: Tensor | NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return the exclusive class with the highest score of each image.
+
+    Args:
+        y_score: Scores of all classes but the first, shape `(N, K)`, with sums of at most 1. That
+            of the first class is the rest.
+
+    Returns:
+        Shape `(N,)`: 0 for the first class, k for column k - 1. Of equal scores the first counts.
+
+    Examples:
+        >>> highest_class(np.array([[0.1, 0.2], [0.6, 0.3], [0.4, 0.5]])).tolist()
+        [0, 1, 2]
+    """
+    scores = _matrix(y_score)
+    rest = 1 - scores.sum(axis=1, keepdims=True)
+    highest: NDArray[np.int64] = np.hstack([rest, scores]).argmax(axis=1).astype(np.int64)
+    return highest
+
+
 def exclusive_confusion(
     y_score: Tensor | NDArray[np.generic], y_true: Tensor | NDArray[np.generic]
 ) -> NDArray[np.int64]:
@@ -327,8 +374,7 @@ def _exclusive(
         raise ValueError(f"an image must have at most one exclusive class, got {several} with more")
     known = np.where(labels == UNKNOWN_LABEL, np.nan, labels)
     true = exclusive_class(torch.from_numpy(known)).numpy()
-    rest = 1 - scores.sum(axis=1, keepdims=True)
-    return true, np.hstack([rest, scores]).argmax(axis=1), scores.shape[1] + 1
+    return true, highest_class(scores), scores.shape[1] + 1
 
 
 def _areas(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:

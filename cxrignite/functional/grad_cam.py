@@ -14,6 +14,8 @@ them, sums over the channels and keeps positive values. The methods differ in th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrignite.errors import NonFiniteError, RecipeError
+from cxrignite.functional.findings import finding_logit
 from cxrignite.functional.model_access import evaluation_mode, find_layer
 
 CamMethod = Literal["grad_cam", "grad_cam_pp", "hires_cam", "layer_cam"]
@@ -39,7 +42,8 @@ class CamMaps(NamedTuple):
             important pixel is 1; an empty map is 0 everywhere.
         raw_max: Maximum of each map before scaling, shape `(N,)`, float32, at least 0; in logits
             for `hires_cam`. It is 0 for an empty map, which has no evidence for the target.
-        logits: Logits of the explained output, shape `(N,)`, float32, for either target.
+        logits: Logits of the explained output, shape `(N,)`, float32, for either target; of an
+            exclusive class the log odds of its score.
         grid: Rows and columns of the layer's output, which limit the resolution of the maps.
     """
 
@@ -57,6 +61,7 @@ def grad_cam(
     method: CamMethod = "grad_cam",
     target: CamTarget = "positive",
     output: int = 0,
+    exclusive: bool = False,
 ) -> CamMaps:
     """Compute class activation maps, in one forward pass and a partial backward pass.
 
@@ -77,6 +82,8 @@ def grad_cam(
         target: `positive` shows what raises the logit, `negative` what lowers it.
         output: Index of the explained logit among the K of an image, such as the number of a
             finding.
+        exclusive: True if the K logits are of exclusive classes: the map then explains the log odds
+            of the class's softmax score, which the logits of the other classes lower.
 
     Returns:
         The maps, upsampled bilinearly to the size of the images, on their device.
@@ -112,7 +119,12 @@ def grad_cam(
     ):
         # Tensors created in inference mode cannot be part of a graph.
         images = images.clone() if images.is_inference() else images
-        activation, gradient, logits = _activation_and_gradient(model, images, name, layer, output)
+        explained = partial(
+            _checked_logits, num_images=len(images), output=output, exclusive=exclusive
+        )
+        activation, gradient, logits = _activation_and_gradient(
+            model, images, name, layer, explained
+        )
         if target == "negative":
             gradient = -gradient
         coarse = _combine(activation, gradient, method).clamp_min(0)
@@ -128,7 +140,11 @@ def grad_cam(
 
 
 def _activation_and_gradient(
-    model: nn.Module, images: Tensor, name: str, layer: nn.Module, output: int
+    model: nn.Module,
+    images: Tensor,
+    name: str,
+    layer: nn.Module,
+    explained: Callable[[object], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's output, the gradient of the logit with respect to it, and the logits."""
     outputs: list[Tensor] = []
@@ -145,7 +161,7 @@ def _activation_and_gradient(
     hook = layer.register_forward_hook(open_graph)
     try:
         with evaluation_mode(model), torch.no_grad():
-            logits = _checked_logits(model(images), len(images), output)
+            logits = explained(model(images))
         if len(outputs) != 1:
             raise RecipeError(
                 f"target_layer {name} must be called once in a pass, got {len(outputs)} calls"
@@ -178,7 +194,7 @@ def _checked_output(output: object, name: str, num_images: int) -> Tensor:
     return output
 
 
-def _checked_logits(logits: object, num_images: int, output: int) -> Tensor:
+def _checked_logits(logits: object, num_images: int, output: int, exclusive: bool) -> Tensor:
     if not isinstance(logits, Tensor):
         raise ValueError(f"the model must give one tensor of logits, got a {type(logits).__name__}")
     if logits.ndim not in (1, 2) or len(logits) != num_images:
@@ -191,7 +207,7 @@ def _checked_logits(logits: object, num_images: int, output: int) -> Tensor:
         raise ValueError(
             f"output must be in [0, {columns.shape[1]}), the logits of an image, got {output}"
         )
-    return columns[:, output].float()
+    return finding_logit(columns.float(), output, exclusive)
 
 
 def _combine(activation: Tensor, gradient: Tensor, method: CamMethod) -> Tensor:

@@ -71,6 +71,7 @@ class GradCAMExporter(Attachable):
         board: Receives the TensorBoard images.
         finding: Number of the finding that is explained, from 0, if there are several. The labels
             of its images may be unknown.
+        exclusive: True if the findings are exclusive classes; see `grad_cam`.
 
     Raises:
         RecipeError: If the model has no such layer, or maps are impossible there (in the run).
@@ -103,6 +104,7 @@ class GradCAMExporter(Attachable):
         board: TensorBoardWriter | None = None,
         search: ThresholdSearch | None = None,
         finding: int = 0,
+        exclusive: bool = False,
     ) -> None:
         self.model = model
         self.directory = Path(directory)
@@ -114,6 +116,7 @@ class GradCAMExporter(Attachable):
         self.board = board
         self.search = search
         self.finding = finding
+        self.exclusive = exclusive
         self.step = 0
         self.explanations: list[Explanation] = []
         self._reset()
@@ -159,6 +162,7 @@ class GradCAMExporter(Attachable):
                 self.target_layer,
                 method=self.method,
                 output=self.finding,
+                exclusive=self.exclusive,
             )
             for start in range(0, len(positions), _BATCH_SIZE)
         ]

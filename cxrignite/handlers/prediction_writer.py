@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cxrignite.csv_text import csv_bytes
 from cxrignite.durable_write import write_durably
 from cxrignite.functional.confusion import decide
-from cxrignite.functional.findings import finding_names
+from cxrignite.functional.findings import finding_names, highest_class
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
@@ -24,6 +24,8 @@ Thresholds = float | Sequence[float | None] | None
 """Threshold, or one for each finding; null makes no decision."""
 
 _COLUMNS = ("label", "score", "probability", "decision")
+HIGHEST_CLASS = "highest_class"
+"""Column after `decision` if the findings are exclusive classes."""
 
 
 class PredictionWriter(Attachable):
@@ -126,6 +128,7 @@ def write_predictions(
     *,
     lower: Thresholds = None,
     findings: Sequence[str] = (),
+    classes: Sequence[str] = (),
 ) -> None:
     """Write one CSV row per image, in the order of `index`; of several findings one for each.
 
@@ -142,6 +145,8 @@ def write_predictions(
         write: Writes content to a path, completely or not at all.
         lower: The decision is `negative` for scores below it, and `refer` between the two.
         findings: Names of several findings; without names they are numbered from 0.
+        classes: Names of exclusive classes, the first one without a score. They add the column
+            `highest_class`, the class of the highest score; without them there is no such column.
 
     Raises:
         ValueError: If an index is missing or outside `rows`, a key of `rows` is a column of the
@@ -153,7 +158,8 @@ def write_predictions(
     if (index >= len(rows)).any():
         raise ValueError(f"index must be below {len(rows)}, the number of rows, got {index.max()}")
     is_several = y_score.ndim > 1
-    columns = ("finding", *_COLUMNS) if is_several else _COLUMNS
+    results = (*_COLUMNS, HIGHEST_CLASS) if classes else _COLUMNS
+    columns = ("finding", *results) if is_several else results
     _check_names(rows, columns)
     known = list(rows[0]) if rows else []
     # The finding stands beside the patient; the other facts follow.
@@ -163,8 +169,9 @@ def write_predictions(
     shape = len(y_score), len(names)
     scores, labels = y_score.reshape(shape), y_true.reshape(shape)
     probabilities = None if probability is None else probability.reshape(shape)
-    header = [*known[:place], *(["finding"] if is_several else []), *known[place:], *_COLUMNS]
+    header = [*known[:place], *(["finding"] if is_several else []), *known[place:], *results]
     table: list[Sequence[object]] = [header]
+    highest = [classes[each] for each in highest_class(scores)] if classes else None
     for position in np.argsort(index, kind="stable").tolist():
         row = rows[index[position]]
         about = [row[name] for name in known]
@@ -175,9 +182,9 @@ def write_predictions(
             # Decided on the score: probabilities keep the order except for rounding.
             decision = "" if limit is None else decide(score, limit, lower_of[number])
             facts = [*about[:place], *([name] if is_several else []), *about[place:]]
-            table.append(
-                [*facts, "" if label == UNKNOWN_LABEL else label, repr(score), cell, decision]
-            )
+            of_image = [] if highest is None else [highest[position]]
+            shown = "" if label == UNKNOWN_LABEL else label
+            table.append([*facts, shown, repr(score), cell, decision, *of_image])
     write(Path(path), csv_bytes(table))
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.nn import functional as F
 from cxrignite.functional.class_balance import soft_pos_weight
 from cxrignite.functional.findings import exclusive_class, with_first_class
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
+
+ClassForm = Literal["index", "column", "one_hot"]
+"""Form of the class of each image, as a loss expects it."""
 
 Counts = int | Sequence[int]
 """Number of images; with several findings, one number for each."""
@@ -238,17 +242,21 @@ class KnownLabels(nn.modules.loss._Loss):
         return given
 
 
-class ClassIndexLoss(nn.modules.loss._Loss):
+class ClassLoss(nn.modules.loss._Loss):
     """Adapter of a loss over classes, such as `CrossEntropyLoss`, to exclusive classes.
 
+    The first class has the logit 0. Images whose class is unknown are left out.
+
     Args:
-        loss: Loss that is called with the logits of all classes, shape `(M, K + 1)`, and the index
-            of the class of each image, shape `(M,)`; only with images whose class is known.
+        loss: Loss that is called with the logits of all classes, shape `(M, K + 1)`, and the class
+            of each image.
+        form: Form of the class: `index`, shape `(M,)`; `column`, an index of shape `(M, 1)`; or
+            `one_hot`, 0.0 and 1.0 of shape `(M, K + 1)`.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, form: ClassForm = "index") -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.form = loss, form
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of a batch.
@@ -264,7 +272,8 @@ class ClassIndexLoss(nn.modules.loss._Loss):
         known = index != UNKNOWN_LABEL
         if not known.any():
             return 0.0 * input.sum()
-        given: Tensor = self.loss(with_first_class(input)[known], index[known])
+        logits = with_first_class(input)[known]
+        given: Tensor = self.loss(logits, _formed(index[known], logits.shape[1], self.form))
         return given
 
 
@@ -367,9 +376,11 @@ def fitted_loss(loss: nn.Module, num_findings: int = 1, exclusive: bool = False)
     that `NeedsClassCounts` is not tried before its counts are set.
 
     With several findings, a loss of torch or MONAI is called with the known labels alone, as if
-    they were of one finding. Of exclusive classes, `CrossEntropyLoss` gets the logits of all
-    classes. A loss of another library is called with logits and labels of shape `(N, K)`, if it
-    gives a finite number for labels of which some are NaN, and else in the same way.
+    they were of one finding. Of exclusive classes it gets the logits of all classes, and the class
+    as an index or as 0 and 1; see `ClassLoss`. It must decrease for each class, and stay the same
+    if a constant is added to all logits of an image, as their softmax does. A loss of another
+    library is called with logits and labels of shape `(N, K)`, if it gives a finite number for
+    labels of which some are NaN, and else in the same way.
 
     Args:
         loss: Loss that is called with logits and labels, of shape `(N,)` or `(N, 1)`.
@@ -387,9 +398,10 @@ def fitted_loss(loss: nn.Module, num_findings: int = 1, exclusive: bool = False)
         _check_num_weights(loss.finding_weights, num_findings)
     is_weighted_ce = isinstance(loss, SoftClassWeightCE)
     if num_findings > 1 and exclusive:
+        adapt = partial(_class_loss, num_classes=num_findings + 1)
         if isinstance(loss, nn.BCEWithLogitsLoss) or not (is_weighted_ce or _is_own(loss)):
-            return _class_index_loss(loss)
-        return loss if is_weighted_ce else _own_loss(loss, num_findings, ClassIndexLoss)
+            return adapt(loss)
+        return loss if is_weighted_ce else _own_loss(loss, num_findings, adapt)
     if is_weighted_ce:
         raise ValueError(
             "loss must be of findings that may occur together, as SoftPosWeightBCE, got "
@@ -438,19 +450,64 @@ def _own_loss(
     return adapt(loss)
 
 
-def _class_index_loss(loss: nn.Module) -> nn.Module:
-    """Return the adapter of a loss of torch for exclusive classes."""
-    if not isinstance(loss, nn.CrossEntropyLoss):
-        raise ValueError(
-            "loss must be of exclusive classes, as SoftClassWeightCE or "
-            f"torch.nn.CrossEntropyLoss, got {type(loss).__name__}"
-        )
-    if loss.reduction != "mean":
+def _formed(index: Tensor, num_classes: int, form: ClassForm) -> Tensor:
+    """Return the classes of images in the form that a loss expects."""
+    if form == "one_hot":
+        return F.one_hot(index, num_classes).float()
+    return index if form == "index" else index.unsqueeze(1)
+
+
+def _class_loss(loss: nn.Module, num_classes: int) -> nn.Module:
+    """Return the adapter of a loss for exclusive classes, with the first form that it accepts."""
+    is_bce, name = isinstance(loss, nn.BCEWithLogitsLoss), type(loss).__name__
+    is_own = _is_own(loss) and not is_bce
+    if not is_own and getattr(loss, "reduction", "mean") != "mean":
         raise ValueError(
             "loss must be one number per batch, which is what reduction: mean gives, "
             f"got reduction: {loss.reduction}"
         )
-    return ClassIndexLoss(loss)
+    reason = ""
+    # The values of an own loss are not checked, and it may take a column for any number.
+    forms: tuple[ClassForm, ...] = ("index", "one_hot") if is_own else get_args(ClassForm)
+    for form in forms:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they appear again with the first real batch
+                if _is_of_classes(loss, num_classes, form, checks_values=not is_own):
+                    return ClassLoss(loss, form)
+        except Exception as error:  # a custom loss may raise anything; the next form is tried
+            reason = reason or f" ({str(error).splitlines()[0][:200]})" * bool(str(error))
+    raise ValueError(
+        "loss must be of exclusive classes, as SoftClassWeightCE, torch.nn.CrossEntropyLoss or "
+        f"another loss of the softmax of all {num_classes} classes, got {name}"
+        f"{reason if is_own or isinstance(loss, nn.CrossEntropyLoss) else ''}"
+    )
+
+
+def _is_of_classes(
+    loss: nn.Module, num_classes: int, form: ClassForm, *, checks_values: bool
+) -> bool:
+    """True if a loss over classes accepts a form of the class, and has sensible values."""
+    # Not as many images as classes, so that no label is taken for another dimension.
+    index = torch.arange(num_classes + 2) % num_classes
+    logits = torch.linspace(-2, 2, len(index) * num_classes).sin().reshape(len(index), -1)
+    labels = _formed(index, num_classes, form)
+    given = loss(logits, labels)
+    if not isinstance(given, Tensor) or given.ndim or not given.isfinite():
+        return False
+    if not checks_values:
+        return True
+    # A sigmoid of each logit changes with a constant added to all of them; the softmax does not.
+    if not torch.allclose(loss(logits + 3, labels), given, atol=1e-4, rtol=1e-4):
+        return False
+    favoured = 9 * torch.eye(num_classes)
+    for each in range(num_classes):
+        size = len(index)
+        same = _formed(torch.full((size,), each), num_classes, form)
+        agrees, differs = favoured[each], favoured[(each + 1) % num_classes]
+        if not loss(agrees.expand(size, -1), same) < loss(differs.expand(size, -1), same):
+            return False
+    return True
 
 
 def _is_own(loss: nn.Module) -> bool:

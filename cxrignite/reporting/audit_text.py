@@ -250,6 +250,8 @@ def prior_rows(result: AuditResult) -> list[list[str]]:
     """List the prior of several findings in training, below a header; no rows of one finding."""
     if len(result.prior_shifts) < 2:
         return []
+    # The probability of an exclusive class depends on the scores of the others too.
+    last = 3 if result.exclusive else 4
     rows = [["", "training images", "with sampler and loss", f"a score of {_SCORE:.3f} means"]]
     for name, shift in zip(result.classes[1:], result.prior_shifts, strict=True):
         probability, seen = shift.probability([_SCORE]), shift.seen_prevalence
@@ -261,7 +263,7 @@ def prior_rows(result: AuditResult) -> list[list[str]]:
                 f"{probability[0]:.3f}" if probability is not None else "a ranking only",
             ]
         )
-    return rows
+    return [row[:last] for row in rows]
 
 
 def probed_sentences(result: AuditResult) -> list[str]:

@@ -212,6 +212,7 @@ class AuditResult:
 
     Attributes:
         classes: The name of images without a finding, then the findings.
+        exclusive: True if an image has one of several findings at most.
         num_unreadable: Images that cannot be read.
         splits: Splits that `fit` would make.
         files: Files of each class that has any.
@@ -239,4 +240,5 @@ class AuditResult:
     shortcut_probes: tuple[Probe, ...]
     shift_probes: tuple[Probe, ...]
     findings: tuple[Finding, ...]
+    exclusive: bool = False
     format: Literal[1] = 1

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional import Decision, OperatingPoint, PriorShift, decide
+from cxrignite.functional import (
+    Decision,
+    OperatingPoint,
+    PriorShift,
+    decide,
+    exclusive_probabilities,
+)
 from cxrignite.functional.calibrators import Platt, Temperature, fit_platt, fit_temperature
 from cxrignite.runs.informativeness import Informativeness
+from cxrignite.runs.scores import SplitScores
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,11 @@ class DecisionRule:
 
     @property
     def threshold_probability(self) -> float | None:
-        """Threshold as a probability at the training prevalence; None if unknown."""
-        if self.point is None:
+        """Threshold as a probability at the training prevalence; None if unknown.
+
+        That of an exclusive class depends on the scores of the other classes too.
+        """
+        if self.point is None or self.exclusive:
             return None
         probability = self.prior_shift.probability([self.point.threshold])
         return None if probability is None else float(probability[0])
@@ -101,22 +112,46 @@ class DecisionRule:
         """True if a site's images chose the threshold."""
         return self.chosen_on not in ("val", "calibration")
 
-    def scales(self, y_score: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    def probability(self, scores: SplitScores) -> NDArray[np.float64] | None:
+        """Return the probabilities at the training prevalence; None if unknown."""
+        if self.exclusive:
+            return scores.probability
+        return self.prior_shift.probability(scores.y_score)
+
+    def scales(self, scores: SplitScores) -> dict[str, NDArray[np.float64]]:
         """Return the scores on every known scale, by its name: `score`, `probability`, ..."""
-        fitted = self.calibrators
+        y_score, fitted = scores.y_score, self.calibrators
         maps = {
-            "probability": self.prior_shift.probability,
             "platt": fitted.platt if fitted else None,
             "temperature": fitted.temperature if fitted else None,
         }
-        mapped = {scale: each(y_score) for scale, each in maps.items() if each is not None}
-        return {"score": y_score} | {k: part for k, part in mapped.items() if part is not None}
+        mapped = {"score": y_score, "probability": self.probability(scores)}
+        mapped |= {scale: each(y_score) for scale, each in maps.items() if each is not None}
+        return {scale: part for scale, part in mapped.items() if part is not None}
 
     def moved_to(
         self, site: str, point: OperatingPoint, informativeness: Informativeness | None
     ) -> Self:
         """Return this rule with the operating point of another site."""
         return replace(self, point=point, chosen_on=site, informativeness=informativeness)
+
+
+def probabilities(
+    rules: Sequence[DecisionRule], y_score: NDArray[np.float64], prevalence: float | None = None
+) -> list[NDArray[np.float64] | None]:
+    """Return the probabilities of each finding, shape `(N,)`; None if unknown.
+
+    Args:
+        rules: The rule of each finding.
+        y_score: Scores of all findings, shape `(N, K)`.
+        prevalence: Share of positives for which they hold; None is that of the training images,
+            the only one of exclusive classes.
+    """
+    if not rules[0].exclusive:
+        pairs = zip(rules, y_score.T, strict=True)
+        return [rule.prior_shift.probability(each, prevalence) for rule, each in pairs]
+    found = exclusive_probabilities(y_score, [rule.prior_shift for rule in rules])
+    return [None] * len(rules) if found is None else [*found.T]
 
 
 @dataclass(frozen=True)

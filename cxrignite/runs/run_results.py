@@ -16,6 +16,7 @@ from cxrignite.data.splits import read_findings
 from cxrignite.errors import CheckpointError, DamagedRunError
 from cxrignite.functional import UNKNOWN_LABEL
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
+from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Averages, Evaluation
@@ -198,7 +199,12 @@ class RunResults:
             DamagedRunError: The file is damaged or lost, or was changed.
         """
         if name not in self._scored:
-            found = read_predictions(self.folder, name, has_several=not self.has_one_finding)
+            found = read_predictions(
+                self.folder,
+                name,
+                has_several=not self.has_one_finding,
+                is_exclusive=self.is_exclusive,
+            )
             self._scored[name] = found or []
         finding = "" if self.has_one_finding else self.classes[1]
         return [
@@ -209,7 +215,7 @@ class RunResults:
 
 
 def read_predictions(
-    folder: RunFolder, name: str, *, has_several: bool
+    folder: RunFolder, name: str, *, has_several: bool, is_exclusive: bool
 ) -> list[ScoredImage] | None:
     """Read `predictions/NAME.csv`; None if these images were not scored yet.
 
@@ -223,6 +229,8 @@ def read_predictions(
     columns = [*_PREDICTION_COLUMNS]
     if has_several:
         columns.insert(2, "finding")
+    if is_exclusive:
+        columns.append(HIGHEST_CLASS)
     try:
         # `surrogateescape` keeps file names that are not UTF-8.
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -64,8 +64,12 @@ def read_scored_run(run_dir: Path, name: str) -> list[ScoredRun]:
     folder = RunFolder(run_dir)
     folder.finished_recipe()
     folder.files.check(folder.metrics_path(name), folder.operating_point_path)
-    has_several = len(folder.find_rules() or ()) > 1
-    images = read_predictions(folder, name, has_several=has_several)
+    rules = folder.find_rules() or ()
+    images = read_predictions(
+        *(folder, name),
+        has_several=len(rules) > 1,
+        is_exclusive=any(rule.exclusive for rule in rules),
+    )
     if images is None:
         raise _missing(folder, folder.predictions_path(name), name)
     evaluations = _evaluations(folder, name)

@@ -24,6 +24,8 @@ class SplitScores:
         y_score: Scores in [0, 1] of the positive class in the order of `records`, `(N,)`.
         y_true: Labels 0 and 1, `(N,)`.
         features: Input of the classifier's head for each image, `(N, F)`.
+        probability: Probabilities of an exclusive class at the training prevalence, `(N,)`, which
+            follow from the scores of all classes; None for other findings, or if unknown.
     """
 
     records: Sequence[ImageRecord]
@@ -31,6 +33,7 @@ class SplitScores:
     y_score: NDArray[np.float64]
     y_true: NDArray[np.int64]
     features: NDArray[np.float32]
+    probability: NDArray[np.float64] | None = None
 
     @property
     def patients(self) -> list[str]:
@@ -68,6 +71,8 @@ class FindingScores:
         y_score: Scores in [0, 1] in the order of `records`, `(N, K)`.
         y_true: Labels 0, 1 and `UNKNOWN_LABEL`, `(N, K)`.
         features: Input of the classifier's head for each image, `(N, F)`.
+        probability: Probabilities of exclusive classes at the training prevalence, `(N, K)`; None
+            for other findings, or if unknown.
     """
 
     records: Sequence[ImageRecord]
@@ -76,6 +81,7 @@ class FindingScores:
     y_score: NDArray[np.float64]
     y_true: NDArray[np.int64]
     features: NDArray[np.float32]
+    probability: NDArray[np.float64] | None = None
 
     @property
     def patients(self) -> list[str]:
@@ -108,6 +114,7 @@ class FindingScores:
             self.y_score[known, index],
             y_true[known],
             self.features[known],
+            None if self.probability is None else self.probability[known, index],
         )
 
 

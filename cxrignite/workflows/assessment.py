@@ -69,7 +69,7 @@ def assess(
         prevalences: Shares of positives at which predictive values are computed, in (0, 1).
     """
     y_score, y_true, patients = scores.y_score, scores.y_true, scores.patients
-    scales = rule.scales(y_score)
+    scales = rule.scales(scores)
     prepared: dict[str, Statistics] = {
         "ranking": ranking_statistics(y_score, y_true),
         "at_half": decision_statistics(y_score, y_true, 0.5),

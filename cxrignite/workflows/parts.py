@@ -23,7 +23,7 @@ from cxrignite.functional import PriorShift, grad_cam, num_negatives_needed
 from cxrignite.functional.model_access import evaluation_mode
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.nn import BinaryClassifier, NeedsClassCounts, SoftPosWeightBCE
-from cxrignite.nn.losses import KnownLabels
+from cxrignite.nn.losses import ClassLoss, KnownLabels, SoftClassWeightCE
 from cxrignite.recipe import DataRecipe, TrainerRecipe
 from cxrignite.runs.checkpoints import does_not_run, load_weights
 
@@ -150,12 +150,28 @@ def build_loss(loss: nn.Module, data: XrayData, device: torch.device) -> nn.Modu
 def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...]:
     """Compute the effect of sampler and loss on the prior of each finding.
 
-    It is known only for `BCEWithLogitsLoss` and its subclasses.
+    It is known only for `BCEWithLogitsLoss` and its subclasses; of exclusive classes for
+    `SoftClassWeightCE` and `CrossEntropyLoss`.
 
     Raises:
-        RecipeError: The weights of positives in the loss are not numbers above 0.
-        DataError: The sampler draws only one class.
+        RecipeError: The weights of positives or of classes in the loss are not numbers above 0.
+        DataError: The sampler draws only one class, or none of the first exclusive class.
     """
+    weights = _exclusive_weights(data, loss) if data.exclusive else _positive_weights(data, loss)
+    shifts = []
+    for index, weight in enumerate(weights):
+        counts = data.class_counts("train", index)
+        try:
+            shifts.append(PriorShift(*counts, data.drawn_prevalence(index), weight))
+        except ValueError as error:
+            name = data.findings[index]
+            of_one = "both classes" if len(weights) == 1 else f"both labels of {name}"
+            raise DataError(f"training needs {of_one}: {error}") from error
+    return tuple(shifts)
+
+
+def _positive_weights(data: XrayData, loss: nn.Module) -> list[float | None]:
+    """Return the loss weight of positives of each finding; None if unknown."""
     num_findings = len(data.findings)
     known: list[float] = []
     loss = loss.loss if isinstance(loss, KnownLabels) else loss
@@ -175,16 +191,43 @@ def build_prior_shifts(data: XrayData, loss: nn.Module) -> tuple[PriorShift, ...
         weights = [
             value if share > 0 else None for value, share in zip(each, of_finding, strict=True)
         ]
-    shifts = []
-    for index, weight in enumerate(weights):
-        counts = data.class_counts("train", index)
-        try:
-            shifts.append(PriorShift(*counts, data.drawn_prevalence(index), weight))
-        except ValueError as error:
-            name = data.findings[index]
-            of_one = "both classes" if num_findings == 1 else f"both labels of {name}"
-            raise DataError(f"training needs {of_one}: {error}") from error
-    return tuple(shifts)
+    return weights
+
+
+def _exclusive_weights(data: XrayData, loss: nn.Module) -> list[float | None]:
+    """Return the loss weight of each class but the first, relative to the others; None if unknown.
+
+    The others have the mean weight of the images that the sampler draws.
+    """
+    num_findings = len(data.findings)
+    loss = loss.loss if isinstance(loss, ClassLoss) else loss
+    # Smoothed labels, and a class that is ignored, change the scores in another way.
+    is_known = isinstance(loss, SoftClassWeightCE) or (
+        type(loss) is nn.CrossEntropyLoss
+        and not loss.label_smoothing
+        and not 0 <= loss.ignore_index <= num_findings
+    )
+    if not is_known:
+        return [None] * num_findings
+    drawn = [data.drawn_prevalence(index) for index in range(num_findings)]
+    of_first = 1 - sum(drawn)
+    if of_first < 1e-9:  # rounding of 0
+        raise DataError(
+            f"training needs images of each class, got none of {data.classes[0]} among those that "
+            "the sampler draws"
+        )
+    given = getattr(loss, "weight", None)
+    weights = [1.0] * (num_findings + 1) if given is None else given.tolist()
+    if len(weights) != num_findings + 1 or not all(0 < each < math.inf for each in weights):
+        raise RecipeError(
+            f"loss.weight must be a number above 0 for each of the {num_findings + 1} classes, "
+            f"got {weights}"
+        )
+    total = sum(weight * share for weight, share in zip(weights, [of_first, *drawn], strict=True))
+    return [
+        weight * (1 - share) / (total - weight * share)
+        for weight, share in zip(weights[1:], drawn, strict=True)
+    ]
 
 
 def check_certificates(handlers: Iterable[object], data: XrayData) -> None:

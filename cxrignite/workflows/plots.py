@@ -144,7 +144,7 @@ def plot_scores(
     area = evaluation.average_precision.by_patient
     curve = score_figures.precision_recall_curve(*arrays, point, split=name, interval=area)
     save_figure(folder, board, f"precision_recall_{name}", curve, step)
-    probability = rule.prior_shift.probability(scores.y_score)
+    probability = rule.probability(scores)
     reliability = score_figures.reliability(*arrays, split=name, probability=probability)
     save_figure(folder, board, f"reliability_{name}", reliability, step)
 

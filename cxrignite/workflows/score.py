@@ -45,7 +45,7 @@ from cxrignite.reporting.wording import (
     describe_rule,
     describe_shift,
 )
-from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.decision_rule import DecisionRule, probabilities
 from cxrignite.runs.evaluation import Evaluation, Evaluations
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
@@ -163,6 +163,9 @@ def publish(
         step: The epoch of the weights.
     """
     name = options.name
+    if scores.exclusive:
+        known = [each for each in probabilities(rules, scores.y_score) if each is not None]
+        scores = replace(scores, probability=np.stack(known, axis=1) if known else None)
     write_scores(folder, name, scores, rules)
     names = [record.name for record in scores.records]
     # Of all images at once: those with a known label of one finding may all lack a match.
@@ -256,11 +259,7 @@ def write_scores(
         scores: The scores.
         rules: The threshold of each finding, and the conversion to probabilities.
     """
-    probabilities = [
-        rule.prior_shift.probability(each)
-        for rule, each in zip(rules, scores.y_score.T, strict=True)
-    ]
-    known = [each for each in probabilities if each is not None]
+    known = [each for each in probabilities(rules, scores.y_score) if each is not None]
     # One finding has arrays without a second dimension, and no column of that name.
     shape = (-1, len(rules)) if len(rules) > 1 else (-1,)
     write_predictions(
@@ -274,6 +273,7 @@ def write_scores(
         folder.files.write,
         lower=[rule.lower_threshold for rule in rules],
         findings=[rule.finding for rule in rules],
+        classes=scores.classes if scores.exclusive else (),
     )
 
 

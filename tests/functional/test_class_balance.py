@@ -9,6 +9,7 @@ from cxrignite.functional import (
     balanced_weights,
     class_counts,
     drawn_share,
+    exclusive_probabilities,
     soft_pos_weight,
 )
 
@@ -157,3 +158,53 @@ def test_the_drawn_share_is_that_of_the_weights():
         drawn_share(labels, [1.0])
     with refused(ValueError, "0", "2"):
         drawn_share([0, 1], [0.0, 0.0])
+
+
+def exclusive_shifts(counts, drawn, weights):
+    """The shift of each class but the first, from the numbers of all classes."""
+    total = np.dot(drawn, weights)
+    return [
+        PriorShift(
+            sum(counts) - counts[k],
+            counts[k],
+            drawn[k],
+            weights[k] * (1 - drawn[k]) / (total - weights[k] * drawn[k]),
+        )
+        for k in range(1, len(counts))
+    ]
+
+
+def test_probabilities_of_exclusive_classes_follow_from_bayes():
+    counts, drawn, weights = [50, 30, 20], np.array([0.4, 0.35, 0.25]), np.array([0.5, 1.0, 3.0])
+    shifts = exclusive_shifts(counts, drawn, weights)
+    seen = weights * drawn / (weights * drawn).sum()
+    assert [shift.seen_prevalence for shift in shifts] == pytest.approx(seen[1:])
+    truth = np.random.default_rng(0).dirichlet([1, 1, 1], 200)
+    shown = truth * weights * drawn / (np.array(counts) / 100)
+    score = (shown / shown.sum(axis=1, keepdims=True))[:, 1:]
+    found = exclusive_probabilities(score, shifts)
+    np.testing.assert_allclose(found, truth[:, 1:], atol=1e-12)
+    assert not np.allclose(found, score, atol=0.1)
+    # One score may have several probabilities, by the other class's score.
+    one, two = exclusive_probabilities([[0.5, 0.0], [0.5, 0.5]], shifts)[:, 0]
+    assert abs(one - two) > 0.1
+
+
+def test_without_a_shift_exclusive_scores_stay():
+    shifts = exclusive_shifts([50, 30, 20], [0.5, 0.3, 0.2], [1, 1, 1])
+    score = [[0.2, 0.3], [0.0, 0.0], [1.0, 0.0]]
+    np.testing.assert_allclose(exclusive_probabilities(score, shifts), score, atol=1e-15)
+
+
+def test_impossible_exclusive_probabilities_are_refused():
+    shifts = exclusive_shifts([50, 30, 20], [0.5, 0.3, 0.2], [1, 1, 1])
+    unknown = [shifts[0], PriorShift(80, 20, 0.2, None)]
+    assert exclusive_probabilities([[0.2, 0.3]], unknown) is None
+    with refused(ValueError, "(N, 2)", "(2,)"):
+        exclusive_probabilities([0.2, 0.3], shifts)
+    with refused(ValueError, "(N, 2)", "(1, 3)"):
+        exclusive_probabilities([[0.2, 0.3, 0.1]], shifts)
+    with refused(ValueError, "1.2"):
+        exclusive_probabilities([[1.2, 0.3]], shifts)
+    with refused(ValueError, "first class"):
+        exclusive_probabilities([[0.2, 0.3]], [PriorShift(70, 30, 0.5, 1.0)] * 2)

@@ -10,6 +10,8 @@ from cxrignite.functional import (
     average_statistics,
     exclusive_confusion,
     exclusive_statistics,
+    finding_logit,
+    highest_class,
     rank_findings,
     scores_from_logits,
 )
@@ -181,3 +183,21 @@ def test_two_exclusive_classes_of_an_image_are_refused():
 def test_a_threshold_for_each_finding_is_needed():
     with refused(ValueError, "thresholds", "2", "(1,)"):
         average_statistics(np.full((2, 2), 0.3), np.eye(2), [0.5])
+
+
+def test_the_logit_of_a_finding_gives_its_score():
+    logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
+    for exclusive in (False, True):
+        score = scores_from_logits(logits, exclusive)
+        for index in range(3):
+            found = finding_logit(logits, index, exclusive)
+            torch.testing.assert_close(torch.sigmoid(found), score[:, index])
+    assert torch.equal(finding_logit(logits, 1), logits[:, 1])
+    for column in (logits[:, :1], logits[:, 0]):
+        assert torch.equal(finding_logit(column, 0, exclusive=True), logits[:, 0])
+
+
+def test_the_highest_class_counts_the_rest_as_the_first():
+    y_score = np.array([[0.2, 0.1], [0.5, 0.1], [0.2, 0.7], [0.25, 0.25], [0.25, 0.5]])
+    assert highest_class(y_score).tolist() == [0, 1, 2, 0, 2]
+    assert highest_class(torch.tensor([[0.4, 0.4]])).tolist() == [1]

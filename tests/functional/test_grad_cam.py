@@ -417,6 +417,31 @@ def test_one_of_several_logits_is_explained():
         torch.testing.assert_close(found[output].raw_max, expected.raw_max)
 
 
+@pytest.mark.parametrize("target", ["positive", "negative"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_of_an_exclusive_class_explains_the_log_odds_of_its_score(method, target):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 3))
+    images = torch.randn(5, *ACTIVATION.shape)
+    for output in range(3):
+        settings = {"method": method, "target": target, "output": output}
+        found = grad_cam(model, images, "0", **settings, exclusive=True)
+        # By hand: z minus the logarithm of the other classes' exponentials, the first one 1.
+        activation = model[0](images).detach().requires_grad_()
+        logits = model[1:](activation)
+        others = [each for each in range(3) if each != output]
+        log_odds = logits[:, output] - (1 + logits[:, others].exp().sum(dim=1)).log()
+        (gradient,) = torch.autograd.grad(log_odds.sum(), activation)
+        torch.testing.assert_close(found.logits, log_odds.detach())
+        if method == "hires_cam":
+            sign = 1 if target == "positive" else -1
+            by_hand = sign * (activation * gradient).sum(dim=1)
+            raw_max = by_hand.detach().clamp_min(0).amax(dim=(1, 2))
+            torch.testing.assert_close(found.raw_max, raw_max)
+        alone = grad_cam(model, images, "0", **settings)
+        assert not torch.allclose(found.raw_max, alone.raw_max, rtol=1e-2)
+
+
 @pytest.mark.parametrize("output", [-1, 3])
 def test_an_output_that_the_model_does_not_have_is_refused(output):
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 3))

@@ -99,6 +99,24 @@ def test_an_index_beyond_the_rows_is_refused(tmp_path):
         run(PredictionWriter(tmp_path / "p.csv", ROWS), [0.7], [1], [3])
 
 
+def test_exclusive_classes_have_the_class_of_the_highest_score_in_each_row(tmp_path):
+    classes = ("NORMAL", "BACTERIAL", "VIRAL")
+    y_score = np.array([[0.3, 0.2], [0.3, 0.6], [0.6, 0.3]])
+    y_true = np.array([[0, 0], [0, 1], [0, 1]])
+    arrays = (y_score, y_true, np.array([2, 0, 1]))
+    settings = {"findings": classes[1:], "classes": classes}
+    write_predictions(tmp_path / "p.csv", ROWS, *arrays, [0.2, None], **settings)
+    rows = read(tmp_path / "p.csv")
+    assert list(rows[0])[-1] == "highest_class"
+    expected = ["VIRAL"] * 2 + ["BACTERIAL"] * 2 + ["NORMAL"] * 2  # in the order of the images
+    assert [row["highest_class"] for row in rows] == expected
+    # A low threshold decides otherwise.
+    assert [row["decision"] for row in rows] == ["positive", ""] * 3
+    with refused(ValueError, "rows", "highest_class"):
+        hidden = [{**row, "highest_class": "x"} for row in ROWS]
+        write_predictions(tmp_path / "p.csv", hidden, *arrays, **settings)
+
+
 @pytest.mark.parametrize("name", ["label", "score", "probability", "decision"])
 def test_what_is_known_of_an_image_does_not_hide_a_column_of_the_file(tmp_path, name):
     arrays = (np.array([0.75]), np.array([1]), np.array([0]))

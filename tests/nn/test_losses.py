@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 from messages import refused
-from monai.losses import FocalLoss, GlobalMutualInformationLoss
+from monai.losses import DiceCELoss, FocalLoss, GlobalMutualInformationLoss
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -99,6 +99,10 @@ class OwnLoss(nn.modules.loss._Loss):
 
     def forward(self, input, target):
         return self.give(input, target)
+
+
+class OwnBCE(nn.BCEWithLogitsLoss):
+    pass
 
 
 def test_a_loss_of_ones_own_may_do_as_it_likes_but_has_to_take_the_labels():
@@ -284,6 +288,36 @@ def test_cross_entropy_of_torch_gets_the_logits_of_all_classes():
     assert fitted_loss(own, 2, exclusive=True)(logits, labels).isfinite()
 
 
+def one_hot(index):
+    return nn.functional.one_hot(index, 3).float()
+
+
+@pytest.mark.parametrize(
+    ("loss", "form"),
+    [
+        (FocalLoss(use_softmax=True), one_hot),
+        (FocalLoss(use_softmax=True, weight=[1.0, 2.0, 3.0]), one_hot),
+        (FocalLoss(use_softmax=True, to_onehot_y=True), lambda index: index[:, None]),
+        (DiceCELoss(softmax=True, to_onehot_y=True), lambda index: index[:, None]),
+        (nn.MultiMarginLoss(), lambda index: index),
+        (OwnLoss(lambda logits, p: -(p * logits.log_softmax(1)).mean()), one_hot),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_loss_of_classes_gets_the_logits_of_all_in_the_form_it_needs(loss, form):
+    logits, labels, classes = exclusive_labels()
+    known = ~labels.isnan().any(1)
+    of_all = torch.cat([torch.zeros(len(logits), 1), logits], 1)
+    expected = loss(of_all[known], form(classes[known]))
+    (alone,) = torch.autograd.grad(expected, logits)
+    value, gradient = gradient_of(fitted_loss(loss, 2, exclusive=True), logits, labels)
+    assert value == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(gradient, alone, atol=1e-6, rtol=0)
+    nothing, none = gradient_of(fitted_loss(loss, 2, exclusive=True), logits, labels * torch.nan)
+    assert nothing == 0
+    assert (none == 0).all()
+
+
 @pytest.mark.parametrize(
     ("counts", "facts"),
     [(([1, 2], [2, 2]), ["3", "4"]), (([1, 1], [1, 1]), ["0"]), (([4, 2], [0, 2]), ["0"])],
@@ -299,6 +333,11 @@ def test_counts_of_exclusive_classes_have_to_fit(counts, facts):
         (nn.BCEWithLogitsLoss(), 2, True),
         (SoftPosWeightBCE(), 2, True),
         (FocalLoss(), 2, True),
+        (FocalLoss(use_softmax=True, include_background=False), 2, True),  # not the first class
+        (nn.NLLLoss(), 2, True),
+        (nn.MSELoss(), 2, True),
+        (nn.CrossEntropyLoss(weight=torch.ones(2)), 2, True),
+        (OwnBCE(), 2, True),
         (nn.CrossEntropyLoss(), 2, False),
         (SoftClassWeightCE(), 2, False),
         (SoftClassWeightCE(), 1, False),

@@ -497,6 +497,8 @@ class SeveralRun(Run):
 
     def write_scored(self, name, rows):
         columns = ["path", "patient", "finding", "label", "score", "probability", "decision"]
+        if self.exclusive:
+            columns, rows = [*columns, "highest_class"], [(*row, "NORMAL") for row in rows]
         self.csv(f"predictions/{name}.csv", columns, rows)
 
     def result_of_rules(self):

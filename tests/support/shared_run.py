@@ -104,11 +104,11 @@ def write_classes(root: Path) -> None:
         "BACTERIAL": "person{0}_bacteria_1",
         "VIRAL": "person{0}_virus_1",
     }
-    for split, number in (("train", 30), ("test", 10)):
+    for split, numbers in (("train", (40, 30, 20)), ("test", (10, 10, 10))):
         for position, (kind, name) in enumerate(names.items()):
             folder = root / split / ("NORMAL" if position == 0 else "PNEUMONIA")
             folder.mkdir(parents=True, exist_ok=True)
-            for image in range(number):
+            for image in range(numbers[position]):
                 pixels = rng.normal(90, 25, (32, 32))
                 pixels[:, :12] += 40 * (kind == "BACTERIAL")
                 pixels[20:] += 40 * (kind == "VIRAL")

@@ -194,7 +194,14 @@ def test_exclusive_classes_are_counted_and_compared(tmp_path, capsys):
     assert [each["minimum"] for each in content["certificates"]] == [0.9, 0.93, 0.95] * 2
     sizes = [probe.name for probe in findings["shortcut"].probes]
     assert "VIRAL: size and aspect" in sizes
-    line_with(capsys.readouterr().out, "VIRAL", "80 x 64")
+    output = capsys.readouterr().out
+    line_with(output, "VIRAL", "80 x 64")
+    assert content["exclusive"]
+    # The loss weighs classes of the same size equally, so nothing shifts.
+    for shift in content["prior_shifts"]:
+        assert shift["pos_weight"] == pytest.approx(1)
+    line_with(output, "VIRAL", "33.3%", "33.3%")
+    assert "a score of" not in output
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from messages import error_line, line_with, missing, refused, unwrapped
 from PIL import Image
 from same_run import assert_same_run, history
@@ -18,7 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cxrignite.cli import run
 from cxrignite.data import ClassFolders, Manifest, ManifestColumns
 from cxrignite.errors import DataError
+from cxrignite.functional import grad_cam, scores_from_logits
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.explain.explain import _score
 from cxrignite.workflows.finished_run import _check_findings
 
 pytestmark = pytest.mark.integration
@@ -441,10 +444,87 @@ def test_of_exclusive_classes_the_scores_share_one(trained_classes):
         assert json.loads((folder / "explain.json").read_text())["checks"]["masks"] is None
 
 
-def test_the_loss_and_the_maps_fit_exclusive_classes(trained_classes, tmp_path, capsys):
-    """No probabilities without the softmax's prior; a BCE is refused."""
+def test_exclusive_classes_have_probabilities_that_undo_the_weights(trained_classes):
+    """Directly: softmax over the weight of each class; all images are drawn as they are."""
+    split = rows_of(trained_classes / "split.csv")
+    train = [row for row in split if row["split"] == "train"]
+    found = [sum(row[f"label:{name}"] == "1" for row in train) for name in ("BACTERIAL", "VIRAL")]
+    counts = np.array([len(train) - sum(found), *found])
+    assert len(set(counts)) > 1
+    weights = (len(train) / (3 * counts)) ** 0.5
+    for name in ("val", "test"):
+        rows = rows_of(trained_classes / "predictions" / f"{name}.csv")
+        score, probability = (
+            np.array([float(row[column]) for row in rows]).reshape(-1, 2)
+            for column in ("score", "probability")
+        )
+        of_all = np.hstack([1 - score.sum(axis=1, keepdims=True), score]) / weights
+        direct = of_all / of_all.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(probability, direct[:, 1:], atol=1e-6)
+        for index, (finding, each) in enumerate(
+            entries(trained_classes / "metrics" / f"{name}.json").items()
+        ):
+            y_true = [int(row["label"]) for row in rows if row["finding"] == finding]
+            brier = np.mean((direct[:, 1 + index] - y_true) ** 2)
+            measured = each["calibration"]["probability"]["brier"]["value"]
+            assert measured == pytest.approx(brier, abs=1e-6)
+
+
+def test_the_class_of_the_highest_score_is_in_every_row(trained_classes):
     rows = rows_of(trained_classes / "predictions" / "test.csv")
-    assert {row["probability"] for row in rows} == {""}
+    assert list(rows[0])[-2:] == ["decision", "highest_class"]
+    names, called = ["NORMAL", "BACTERIAL", "VIRAL"], []
+    for _, of_image in groupby(rows, lambda row: row["path"]):
+        pair = list(of_image)
+        score = [float(row["score"]) for row in pair]
+        highest = names[np.argmax([1 - sum(score), *score])]
+        assert [row["highest_class"] for row in pair] == [highest] * 2
+        called.append(highest)
+    content = json.loads((trained_classes / "metrics" / "test.json").read_text())
+    counts = np.array(content["averages"]["decisions"]["counts"]).sum(axis=0)
+    assert counts.tolist() == [called.count(name) for name in names]
+
+
+def test_maps_and_their_checks_explain_the_same_logit(
+    classes_dir, trained_classes, monkeypatch, tmp_path
+):
+    """That of the score, in the pictures of `explain` and `predict` and in the measurement."""
+    asked = []
+
+    def noting(*args, **settings):
+        asked.append(settings)
+        return grad_cam(*args, **settings)
+
+    for module in ("handlers.grad_cam_exporter", "workflows.explain.explain"):
+        monkeypatch.setattr(f"cxrignite.{module}.grad_cam", noting)
+    monkeypatch.setattr("cxrignite.workflows.predict.scoring.grad_cam", noting)
+    home = ["--run", str(classes_dir)]
+    assert run(["explain", *home, "--findings", "[VIRAL]"]) == 0
+    assert {each.get("target", "positive") for each in asked} == {"positive", "negative"}
+    assert {(each["output"], each["exclusive"]) for each in asked} == {(1, True)}
+    asked.clear()
+    files = rows_of(classes_dir / "explain" / "test_VIRAL" / "explain.csv")
+    names = [row["path"] for row in files]
+    root = trained_classes.parent / "images"
+    output = tmp_path / "out" / "scores.csv"
+    paths = [str(root / name) for name in names]
+    argv = ["predict", *home, "--output", str(output), "--maps", "true", "--files", *paths]
+    assert run(argv) == 0
+    assert {(each["output"], each["exclusive"]) for each in asked} == {(0, True), (1, True)}
+    drawn = {Path(row["path"]).name: row for row in rows_of(output) if row["finding"] == "VIRAL"}
+    for row in files:
+        strength = float(drawn[Path(row["path"]).name]["raw_max"])
+        assert strength == pytest.approx(float(row["raw_max"]), rel=1e-3)
+    for target in ("positive", "negative"):
+        logits = torch.randn(5, 2)
+        score = scores_from_logits(logits, exclusive=True)[:, 1]
+        expected = score if target == "positive" else 1 - score
+        torch.testing.assert_close(_score(1, True, target, logits), expected)
+
+
+def test_the_loss_and_the_maps_fit_exclusive_classes(trained_classes, tmp_path, capsys):
+    """A BCE is refused, and `predict` has the cells of `test`."""
+    rows = rows_of(trained_classes / "predictions" / "test.csv")
     home = trained_classes.parent
     argv = ["fit", "--config", str(home / "recipe.yaml"), "--run_dir", str(tmp_path / "run")]
     assert run([*argv, "--loss", "BCEWithLogitsLoss"]) == 2
@@ -452,9 +532,18 @@ def test_the_loss_and_the_maps_fit_exclusive_classes(trained_classes, tmp_path, 
     output = tmp_path / "scores.csv"
     files = ["--files", str(home / "images" / "test" / "PNEUMONIA"), "--output", str(output)]
     assert run(["predict", "--run", str(trained_classes), *files]) == 0
-    known_scores = {(Path(row["path"]).name, row["finding"]): row["score"] for row in rows}
-    for row in rows_of(output):
-        assert row["score"] == known_scores[Path(row["path"]).name, row["finding"]]
+    columns = ["score", "probability", "decision", "highest_class"]
+    known_cells = {
+        (Path(row["path"]).name, row["finding"]): [row[name] for name in columns] for row in rows
+    }
+    predicted = rows_of(output)
+    assert [name for name in predicted[0] if name in columns] == columns
+    for row in predicted:
+        cells = known_cells[Path(row["path"]).name, row["finding"]]
+        assert [row[name] for name in columns] == cells
+    other = ["--output", str(tmp_path / "other.csv"), "--prevalence", "0.1"]
+    assert run(["predict", "--run", str(trained_classes), *files[:2], *other]) == 2
+    error_line(capsys.readouterr().err, "--prevalence", "0.1", "exclusive", 3)
 
 
 def test_exclusive_scores_are_not_read_as_scores_side_by_side(trained_classes, tmp_path):

@@ -10,10 +10,10 @@ from torch import nn
 from cxrignite.data import BalancedSampler, ImageRecord, XrayData
 from cxrignite.engines import choose_precision
 from cxrignite.errors import ConstraintError, DataError, RecipeError
-from cxrignite.functional import soft_pos_weight
+from cxrignite.functional import exclusive_probabilities, scores_from_logits, soft_pos_weight
 from cxrignite.handlers import ThresholdSearch
-from cxrignite.nn import LightCNN, SoftPosWeightBCE
-from cxrignite.nn.losses import fitted_loss
+from cxrignite.nn import LightCNN, SoftClassWeightCE, SoftPosWeightBCE
+from cxrignite.nn.losses import ClassLoss, fitted_loss
 from cxrignite.workflows.parts import (
     Computing,
     build_loss,
@@ -228,3 +228,84 @@ def test_a_model_has_an_output_for_each_finding():
     assert build_model(partial(LightCNN, width=2), computing)(images).shape == (2,)
     again = build_model(partial(LightCNN, width=2), computing, model.state_dict(), num_findings=3)
     assert torch.equal(again.eval()(images), model.eval()(images))
+
+
+SIZES = {(0, 0): 600, (1, 0): 300, (0, 1): 100}
+exclusive_of = partial(findings_of, {"train": SIZES}, exclusive=True)
+
+
+def shares(values):
+    return [pytest.approx(each) for each in values]
+
+
+def test_exclusive_classes_have_their_shares_in_the_loss():
+    loss = build_loss(SoftClassWeightCE(power=0.5), exclusive_of(), torch.device("cpu"))
+    for sampler, drawn in ((None, [0.6, 0.3, 0.1]), (BalancedSampler, [1 / 3] * 3)):
+        data = exclusive_of(sampler=sampler)
+        shifts = build_prior_shifts(data, loss)
+        assert [shift.prevalence for shift in shifts] == [0.3, 0.1]
+        assert [shift.sampled_prevalence for shift in shifts] == shares(drawn[1:])
+        parts = np.array(drawn) / np.sqrt([0.6, 0.3, 0.1])
+        assert [shift.seen_prevalence for shift in shifts] == shares((parts / parts.sum())[1:])
+        # Sampler and loss both favour the rarest class.
+        assert shifts[1].corrects_twice is (sampler is BalancedSampler)
+
+
+def test_probabilities_of_exclusive_classes_are_calibrated_after_training():
+    """A table of logits, trained with weights on the sampler's draws, then corrected."""
+    data = exclusive_of(sampler=partial(BalancedSampler, num_samples=200_000))
+    true = np.array(data.labels("train")) @ [1, 2]
+    # A sign with four values, which points to the class; its truth is counted.
+    chance = np.array([[0.6, 0.2, 0.15, 0.05], [0.2, 0.5, 0.2, 0.1], [0.1, 0.2, 0.2, 0.5]])
+    rng = np.random.default_rng(0)
+    sign = np.array([rng.choice(4, p=chance[each]) for each in true])
+    counts = np.zeros((4, 3))
+    np.add.at(counts, (sign, true), 1)
+    truth = counts / counts.sum(axis=1, keepdims=True)
+    loss = build_loss(SoftClassWeightCE(power=0.7), data, torch.device("cpu"))
+    shifts = build_prior_shifts(data, loss)
+    drawn = np.array([index for index, _ in data._draws])
+    table = torch.zeros(4, 2, requires_grad=True)
+    signs, labels = torch.tensor(sign[drawn]), torch.tensor(np.eye(3)[true[drawn]][:, 1:]).float()
+    optimizer = torch.optim.LBFGS([table], max_iter=60, line_search_fn="strong_wolfe")
+
+    def step():
+        optimizer.zero_grad()
+        value = loss(table[signs], labels)
+        value.backward()
+        return value
+
+    optimizer.step(step)
+    score = scores_from_logits(table.detach(), exclusive=True).double().numpy()
+    found = exclusive_probabilities(score, shifts)
+    np.testing.assert_allclose(found, truth[:, 1:], atol=0.01)
+    assert np.abs(score - truth[:, 1:]).max() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_known"),
+    [
+        (nn.CrossEntropyLoss(), True),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 4.0])), True),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), False),
+        (nn.CrossEntropyLoss(ignore_index=2), False),
+        (nn.MultiMarginLoss(), False),
+    ],
+)
+def test_the_effect_of_other_losses_on_exclusive_classes_is_unknown(loss, is_known):
+    adapted = ClassLoss(loss)
+    shifts = build_prior_shifts(exclusive_of(), adapted)
+    assert [shift.pos_weight is not None for shift in shifts] == [is_known] * 2
+    if is_known:
+        parts = np.array([0.6, 0.3, 0.1])
+        parts *= 1 if loss.weight is None else loss.weight.numpy()
+        assert [shift.seen_prevalence for shift in shifts] == shares((parts / parts.sum())[1:])
+
+
+def test_exclusive_classes_without_the_first_one_are_refused():
+    data = findings_of({"train": {(1, 0): 5, (0, 1): 5}}, exclusive=True)
+    with refused(DataError, "No Finding"):
+        build_prior_shifts(data, nn.CrossEntropyLoss())
+    zero = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0, 1.0]))
+    with refused(RecipeError, "loss.weight", "3", "0.0"):
+        build_prior_shifts(exclusive_of(), zero)

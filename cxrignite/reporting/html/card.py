@@ -190,6 +190,14 @@ def prior_shift_sentences(rule: DecisionRule | None, *, has_unknown: bool = Fals
             "The effect of the loss on the scores is not known, so there are no probabilities: "
             f"read a score as a ranking of images, not as a probability of {positive}.",
         ]
+    if rule.exclusive:
+        return [
+            f"{first}. With the weights of the loss, scores behave as if {percent(seen)} of the "
+            f"images were {positive}.",
+            "Probabilities correct for that in all classes together, so equal scores may have "
+            "different probabilities. This changes no decision. The probabilities hold only if "
+            "each class is about as frequent as among the training images.",
+        ]
     first += (
         f". The loss weights each {positive} image by {prior_shift.pos_weight:.3g}, so scores "
         f"behave as if {percent(seen)} of the images were {positive}"

@@ -131,6 +131,7 @@ def _assess(
     return AuditResult(
         source=str(source.root),
         classes=source.classes,
+        exclusive=source.exclusive,
         num_images=len(survey.records) + len(survey.unreadable),
         num_unreadable=len(survey.unreadable),
         splits=plan.splits,

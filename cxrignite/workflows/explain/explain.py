@@ -25,8 +25,8 @@ from cxrignite.functional import (
     CamMaps,
     CamTarget,
     ImageChoice,
+    finding_logit,
     grad_cam,
-    scores_from_logits,
 )
 from cxrignite.handlers import GradCAMExporter, TensorBoardWriter
 from cxrignite.output_marker import mark_output
@@ -199,6 +199,7 @@ class _Maps:
             self.classes,
             self.board,
             finding=index,
+            exclusive=source.exclusive,
         )
         self.exporter.step = run.epoch
 
@@ -263,17 +264,19 @@ class _Maps:
         _logger.info("written to %s", self.directory)
 
     def _draw(self, model: torch.nn.Module, images: Tensor, target: CamTarget) -> CamMaps:
-        method = self.settings.method
-        return grad_cam(model, images, self.layer, method=method, target=target, output=self.index)
+        return grad_cam(
+            *(model, images, self.layer),
+            method=self.settings.method,
+            target=target,
+            output=self.index,
+            exclusive=self.exclusive,
+        )
 
 
 def _score(index: int, exclusive: bool, target: CamTarget, logits: Tensor) -> Tensor:
     """Return probabilities of a finding, or of its absence, from the logits of a batch."""
-    if exclusive:
-        found: Tensor = scores_from_logits(logits, exclusive=True)[:, index]
-        return found if target == "positive" else 1 - found
     sign = 1 if target == "positive" else -1
-    return torch.sigmoid(sign * logits.reshape(len(logits), -1)[:, index])
+    return torch.sigmoid(sign * finding_logit(logits, index, exclusive))
 
 
 def _read(data: DataRecipe, folder: RunFolder, files: Sequence[Path]) -> Tensor:

@@ -19,6 +19,7 @@ from cxrignite.data.sources import class_pair
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session
 from cxrignite.errors import DataError, RecipeError
+from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
@@ -93,9 +94,16 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 f"predict needs one process, got {session.world_size}; start one command per part "
                 "of the images, each with its own --output"
             )
-        listing = _list(recipe.data.source, request)
+        source = recipe.data.source
+        classes = source.classes
+        listing = _list(source, request)
         run = load_run(folder, session, recipe, request.operating_point)
         rules, model = run.rules, run.model
+        if request.prevalence is not None and source.exclusive:
+            raise RecipeError(
+                f"--prevalence needs findings that may occur together, got {request.prevalence:g}: "
+                f"each of the {len(classes)} exclusive classes has its own share; omit --prevalence"
+            )
         if request.prevalence is not None and any(
             rule.prior_shift.pos_weight is None for rule in rules
         ):
@@ -103,7 +111,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 f"--prevalence needs a run with probabilities, got {request.prevalence:g}: the "
                 "effect of this run's loss on the scores is unknown; omit --prevalence"
             )
-        frozen = folder.read_split(recipe.data.source.root)
+        frozen = folder.read_split(source.root)
         pipeline = build_pipeline(recipe.data)
         image_size = _image_size(recipe.data, pipeline, frozen, listing.records)
         if image_size is not None:
@@ -112,7 +120,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             model,
             **run.computing._asdict(),
             batch_size=_batch_size(recipe.data, frozen),
-            exclusive=recipe.data.source.exclusive,
+            exclusive=source.exclusive,
         )
         layer = None
         if request.draws_maps:
@@ -123,6 +131,8 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         columns = [*COLUMNS, *(MAP_COLUMNS if layer else ())]
         if len(rules) > 1:
             columns.insert(columns.index("patient") + 1, FINDING)
+        if source.exclusive:
+            columns.insert(columns.index("decision") + 1, HIGHEST_CLASS)
         output = stack.enter_context(
             open_output(
                 *(paths, output_settings, columns),
@@ -130,7 +140,6 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 overwrite=request.overwrite,
             )
         )
-        classes = recipe.data.source.classes
         drawers = [
             MapDrawer(
                 recipe.explain.method,
@@ -142,6 +151,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 rule.lower_threshold,
                 index,
                 file_name(classes, index) if len(rules) > 1 else "",
+                source.exclusive,
             )
             for index, rule in enumerate(rules)
             if layer
@@ -166,7 +176,10 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
                 prefetch_factor=data.prefetch_factor,
                 worker_timeout=data.worker_timeout,
             )
-            rows = RowMaker(scorer, rules, listing.patient_of, drawers, request.prevalence)
+            of_classes = classes if source.exclusive else ()
+            rows = RowMaker(
+                *(scorer, rules, listing.patient_of, of_classes, drawers, request.prevalence)
+            )
             is_tuned = settings.profile == "fast"  # as in `fit`
             with allocator_tuning(session.device) if is_tuned else nullcontext():
                 score_images(records, stream, rows, output, data.grey_scaling)

@@ -19,13 +19,13 @@ from cxrignite.durable_write import writing
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.batches import fill_up
 from cxrignite.errors import NonFiniteError
-from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam
+from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam, highest_class
 from cxrignite.handlers import Explanation, GracefulStop
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 from cxrignite.nn import BinaryClassifier
 from cxrignite.output_marker import mark_output
 from cxrignite.reporting.wording import status
-from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.decision_rule import DecisionRule, probabilities
 from cxrignite.workflows.predict.output import PredictionFile
 from cxrignite.workflows.records import warn_of_nearly_blank
 
@@ -92,6 +92,7 @@ class RowMaker:
         scorer: The run's model, with a fixed batch size.
         rules: The decision rule of each finding.
         patient_of: Returns the patient of an image.
+        classes: Names of exclusive classes, the first one without a score; empty for others.
         drawers: Draw the maps of each finding; empty if none are requested.
         prevalence: Share of positives for the probabilities, in (0, 1); None is that of the
             training images.
@@ -100,6 +101,7 @@ class RowMaker:
     scorer: BatchScorer
     rules: Sequence[DecisionRule]
     patient_of: Callable[[ImageRecord], str]
+    classes: Sequence[str] = ()
     drawers: Sequence[MapDrawer] = ()
     prevalence: float | None = None
 
@@ -112,9 +114,11 @@ class RowMaker:
             name = records[not_finite[0]].name
             raise NonFiniteError(f"scores must be finite, got NaN or infinity for {name}")
         columns = []
+        probability = probabilities(rules, scores, self.prevalence)
+        highest = [[self.classes[each]] for each in highest_class(scores)] if self.classes else None
         for index, rule in enumerate(rules):
             y_score = np.ascontiguousarray(scores[:, index])
-            cells = _cells(rule, y_score, self.prevalence)
+            cells = _cells(rule, y_score, probability[index], highest)
             if self.drawers:
                 drawn = self.drawers[index].draw(records, patients, images, y_score, first)
                 cells = [(*row, *each) for row, each in zip(cells, drawn, strict=True)]
@@ -128,10 +132,12 @@ class RowMaker:
 
 
 def _cells(
-    rule: DecisionRule, y_score: NDArray[np.float64], prevalence: float | None
+    rule: DecisionRule,
+    y_score: NDArray[np.float64],
+    probability: NDArray[np.float64] | None,
+    highest: Sequence[Sequence[str]] | None,
 ) -> list[tuple[str, ...]]:
-    """Return score, probability, decision, thresholds and status of each image."""
-    probability = rule.prior_shift.probability(y_score, prevalence)
+    """Return the cells of each image from its score to the status; `highest` is a cell or none."""
     upper, lower = rule.threshold, rule.lower_threshold
     return [
         (
@@ -139,6 +145,7 @@ def _cells(
             "" if probability is None else repr(float(probability[number])),
             # Decided on the score, as in all other results.
             rule.decide(score) or "",
+            *(highest[number] if highest else ()),
             "" if upper is None else repr(upper),
             "" if lower is None else repr(lower),
             status(rule),
@@ -163,6 +170,7 @@ class MapDrawer:
         lower: A score below it is negative, if the images between both are referred.
         finding: Position of the finding among the model's outputs.
         subfolder: Folder of this finding's pictures inside of `directory`; empty for none.
+        exclusive: True if the findings are exclusive classes.
     """
 
     def __init__(
@@ -176,7 +184,9 @@ class MapDrawer:
         lower: float | None = None,
         finding: int = 0,
         subfolder: str = "",
+        exclusive: bool = False,
     ) -> None:
+        self._exclusive = exclusive
         self._finding, self._below = finding, f"{subfolder}/" if subfolder else ""
         self._method, self._classes = method, classes
         self._model, self._layer = model, layer
@@ -217,7 +227,10 @@ class MapDrawer:
             # Filled to one shape, as for the scores, so that the last bits are always the same.
             filled = fill_up(part, _MAP_BATCH_SIZE).to(self._device)
             found = grad_cam(
-                self._model, filled, self._layer, method=self._method, output=self._finding
+                *(self._model, filled, self._layer),
+                method=self._method,
+                output=self._finding,
+                exclusive=self._exclusive,
             )
             for row in range(len(part)):
                 number = start + row

@@ -22,6 +22,7 @@ from results import PRIOR_SHIFT, USELESS, rule_of
 
 from cxrignite.functional import Interval
 from cxrignite.reporting.html import MAX_PAGE_BYTES, write_report
+from cxrignite.reporting.html.card import prior_shift_sentences
 from cxrignite.reporting.html.finding_part import Limits
 from cxrignite.reporting.wording import NOT_USABLE
 from cxrignite.runs.evaluation import Estimate
@@ -54,7 +55,7 @@ def status_of(page, name):
 
 
 def test_the_page_opens_with_a_row_for_each_finding_that_links_to_its_section(run):
-    run.rules[1] = rule_of(finding="VIRAL", threshold=0.7, min_tnr=0.9, min_tpr=0.8)
+    run.rules[1] = rule_of(exclusive=True, finding="VIRAL", threshold=0.7, min_tnr=0.9, min_tpr=0.8)
     run.write_rules()
     area = Estimate(0.71, Interval(0.6, 0.8))
     run.evaluate_all(VIRAL={"num_positive": 23, "roc_auc": area})
@@ -99,7 +100,7 @@ def test_the_table_names_thresholds_that_are_not_usable_and_certificates_that_ar
 
 
 def test_the_table_names_results_of_another_threshold(run):
-    run.rules[0] = rule_of(finding="BACTERIAL", threshold=0.97)
+    run.rules[0] = rule_of(exclusive=True, finding="BACTERIAL", threshold=0.97)
     run.result_of_rules()
     page = run.page()
     line_with(status_of(page, "BACTERIAL"), "test", "out of date")
@@ -107,7 +108,7 @@ def test_the_table_names_results_of_another_threshold(run):
 
 
 def test_a_finding_without_a_certificate_is_named_in_the_limits_of_use(run):
-    run.rules[0] = rule_of(finding="BACTERIAL", status="empirical")
+    run.rules[0] = rule_of(exclusive=True, finding="BACTERIAL", status="empirical")
     run.write_rules()
     page = run.page()
     line_with(page.limits[-1], "specificity", "BACTERIAL")
@@ -184,9 +185,24 @@ def test_the_training_share_of_a_finding_is_that_of_the_known_labels(side_by_sid
     assert "known" not in line_with(first, "74.2 %")
 
 
+def test_a_score_of_an_exclusive_class_has_no_probability_of_its_own(run):
+    """It depends on the scores of the other classes too."""
+    alone = replace(run.rules[1], exclusive=False)
+    probability = f"{alone.threshold_probability:.4f}"
+    seen = f"{100 * PRIOR_SHIFT.seen_prevalence:.1f} %"
+    text = words(run.page().section("finding-2-prior"))
+    line_with(text, "74.2 %", "50.0 %", seen, "VIRAL", "each class")
+    assert probability not in text
+    assert run.rules[1].threshold_probability is None
+    line_with(prior_shift_sentences(alone)[1], probability)
+
+
 def test_each_section_has_the_results_of_its_finding(run):
     run.rules[1] = rule_of(
-        finding="VIRAL", threshold=0.7, prior_shift=replace(PRIOR_SHIFT, pos_weight=None)
+        exclusive=True,
+        finding="VIRAL",
+        threshold=0.7,
+        prior_shift=replace(PRIOR_SHIFT, pos_weight=None),
     )
     run.write_rules()
     page = run.page()
@@ -297,7 +313,9 @@ def test_findings_of_a_synthetic_source_are_known_before_a_threshold_is_chosen(s
 def test_the_card_lists_each_threshold_and_the_number_of_findings_of_the_model(run):
     run.recipe["model"]["init_args"]["num_findings"] = 1
     run.write_recipe()
-    run.rules[1] = rule_of(finding="VIRAL", threshold=0.123456789, status="empirical")
+    run.rules[1] = rule_of(
+        exclusive=True, finding="VIRAL", threshold=0.123456789, status="empirical"
+    )
     run.write_rules()
     card = [words(line) for line in run.page().section("card").iter("dd")]
     line_with("\n".join(card), "empirical", "0.123456789")
@@ -349,7 +367,7 @@ def test_fourteen_findings_stay_under_the_size_of_a_page_and_are_all_in_the_navi
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_explorers_of_two_findings_move_apart_by_keyboard(run, browser, width):
-    run.rules[1] = rule_of(finding="VIRAL", threshold=0.7)
+    run.rules[1] = rule_of(exclusive=True, finding="VIRAL", threshold=0.7)
     run.write_rules()
     path = write_report(run.root)
     first, second = (
