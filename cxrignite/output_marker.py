@@ -15,9 +15,6 @@ _TEXT = b"cxrignite wrote the pictures in this folder. No command reads them as 
 def mark_output(folder: Path) -> None:
     """Mark a folder for pictures that a command writes; make it if it is missing.
 
-    Args:
-        folder: A folder without images of the user.
-
     Raises:
         CxrIgniteError: If it cannot be written.
     """

@@ -129,20 +129,12 @@ class EscapingFormatter(logging.Formatter):
 
 
 def print_output(text: str) -> None:
-    """Write results to stdout, with control characters of names escaped.
-
-    Args:
-        text: Lines, with their ends.
-    """
+    """Write results to stdout, with control characters of names escaped."""
     sys.stdout.write(printable(text))
 
 
 def print_error(text: str) -> None:
-    """Write an error to stderr: wrapped on a terminal, over what is left of a progress line.
-
-    Args:
-        text: One line.
-    """
+    """Write an error to stderr: wrapped on a terminal, over what is left of a progress line."""
     text = printable(text, keep="")
     shown = _shown(text) if sys.stderr.isatty() else text
     sys.stderr.write(f"{shown}\n")

@@ -77,30 +77,18 @@ _is_hooked = False
 
 
 def resolved(place: str | Path) -> Path:
-    """Return a path that is absolute, without links, and with `~` replaced.
-
-    Args:
-        place: A file or folder, which need not exist.
-    """
+    """Return a path that is absolute, without links, and with `~` replaced."""
     return Path(os.path.realpath(os.path.expanduser(place)))
 
 
 def writable_folders(run_dir: Path) -> list[Path]:
-    """Return the folders below which the parts of a recipe may write.
-
-    Args:
-        run_dir: The run folder.
-    """
+    """Return the folders below which the parts of a recipe may write."""
     further = filter(None, os.environ.get(WRITABLE, "").split(os.pathsep))
     return [resolved(run_dir), *map(resolved, further)]
 
 
 def rule_of_writes(run_dir: Path) -> str:
-    """Return the rule for the files of parts, as part of an error.
-
-    Args:
-        run_dir: The run folder.
-    """
+    """Return the rule for the files of parts, as part of an error."""
     return (
         f"must lie below run_dir {run_dir} (or in a folder that the environment variable "
         f"{WRITABLE} names)"
@@ -109,11 +97,7 @@ def rule_of_writes(run_dir: Path) -> str:
 
 @contextmanager
 def parts_limited(run_dir: Path) -> Iterator[None]:
-    """Limit what parts write, wherever `part_runs` marks them, to a run folder.
-
-    Args:
-        run_dir: The run folder.
-    """
+    """Limit what parts write, wherever `part_runs` marks them, to a run folder."""
     _hook_once()
     _limits.append(_Limit(run_dir))
     try:

@@ -40,10 +40,6 @@ def joined(table: Table, settings: ManifestJoin) -> Table:
     A row without a partner has empty cells there, and is logged with the count of such rows. A
     column that both tables have is that of the first table.
 
-    Args:
-        table: The table whose rows are kept.
-        settings: The other table, and the columns that connect them.
-
     Raises:
         DataError: If the other table cannot be read, or one of the tables lacks a column. While
             reading: if a row has several partners that differ, or no row has one.

@@ -64,9 +64,6 @@ class SplitLists:
     def check(self, records: list[ImageRecord]) -> None:
         """Check that each image has a split, and each list an image.
 
-        Args:
-            records: The records of all images.
-
         Raises:
             DataError: If an image is in no list, or a list has none of the images.
         """

@@ -25,9 +25,6 @@ _OURS = Path(__file__).resolve().parents[1]
 def named_modules(thing: object) -> set[str]:
     """Return the modules of all classes and functions that an object contains, at any depth.
 
-    Args:
-        thing: A picklable object.
-
     Raises:
         Exception: The exception of pickle, if it cannot be pickled.
     """

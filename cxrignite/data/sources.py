@@ -134,10 +134,6 @@ class Source(ABC):
 def checked_classes(classes: Sequence[str], what: str = "names") -> tuple[str, ...]:
     """Return the classes of a source: the name of "nothing found", then those of the findings.
 
-    Args:
-        classes: The names, as a recipe lists them.
-        what: The kind of names, for the error.
-
     Raises:
         RecipeError: If there are fewer than two, or a name is empty or repeated.
     """
@@ -151,10 +147,6 @@ def checked_classes(classes: Sequence[str], what: str = "names") -> tuple[str, .
 
 def class_pair(classes: Sequence[str], index: int) -> tuple[str, str]:
     """Return the names of the absence and the presence of a finding.
-
-    Args:
-        classes: Name of an image without a finding, then the findings.
-        index: Position of the finding, from 0.
 
     Examples:
         >>> class_pair(("NORMAL", "PNEUMONIA"), 0)

@@ -120,9 +120,6 @@ def read_split(path: Path | str, source_root: Path | str) -> list[ImageRecord]:
 def read_findings(path: Path | str) -> tuple[str, ...]:
     """Read the names of several findings from a file written by `write_split`.
 
-    Args:
-        path: The CSV file.
-
     Returns:
         The names in order; empty if there is one finding, whose name the file does not have.
 

@@ -6,6 +6,7 @@ lie in `[0, 1]`, so no threshold makes a score of 1.0 negative.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -139,6 +140,11 @@ class OperatingPoint:
         if self.confidence is None or not self.joint:
             return self.confidence
         return joint_level(self.confidence)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the choice, as `select_operating_point` takes them."""
+        return {name: getattr(self, name) for name in SETTINGS}
 
     def without_certificate(self, why: str) -> Self:
         """Return the point with its certificate withdrawn.
@@ -385,6 +391,14 @@ def select_operating_point(
         num_negatives_expected=expected and expected[0],
         num_positives_expected=expected and expected[1],
     )
+
+
+SETTINGS = tuple(
+    each.name
+    for each in fields(OperatingPoint)
+    if each.name in inspect.signature(select_operating_point).parameters
+)
+"""Names of the settings of `select_operating_point`; an `OperatingPoint` has them as fields."""
 
 
 def _candidates(

@@ -104,14 +104,18 @@ class FiniteGuard(Attachable):
         loss = self._loss_of(state.output, norms[0].device if norms else None)
         if self._is_on_several_devices:
             norms = tuple(norm.to(loss.device) for norm in norms)
-        values = _read_later(torch.stack([*norms, loss]))
-        self._read()
+        values = torch.stack([*norms, loss])
+        lags = loss.device.type in _LAGGING
         self._batches.append(state.batch)
-        self._unread = _Step(state.epoch, state.iteration, tuple(self._batches), loss, values)
+        # Of a step whose values can be read now, nothing is kept if they are finite.
+        if lags or not _are_finite(values.tolist()):
+            later = _read_later(values)
+            self._read()
+            self._unread = _Step(state.epoch, state.iteration, tuple(self._batches), loss, later)
+            if not lags:
+                self._read()
         if len(self._batches) == self.accumulation_steps:
             self._batches = []
-        if loss.device.type not in _LAGGING:
-            self._read()
 
     def _loss_of(self, output: Any, device: torch.device | None) -> Tensor:
         loss = output if self.output_transform is None else self.output_transform(output)
@@ -130,8 +134,7 @@ class FiniteGuard(Attachable):
     def _read(self) -> None:
         """Check the step whose values have not been read, if there is one."""
         step, self._unread = self._unread, None
-        # One sum is enough: NaN and infinity spread to every sum that contains them.
-        if step is None or math.isfinite(sum(step.values())):
+        if step is None or _are_finite(step.values()):
             return
         # A norm may overflow although every weight is finite: then nothing is wrong.
         cause = self._find_cause(step.loss)
@@ -162,6 +165,11 @@ class _Step(NamedTuple):
     batches: tuple[Any, ...]
     loss: Tensor
     values: Callable[[], list[float]]
+
+
+def _are_finite(values: list[float]) -> bool:
+    # One sum is enough: NaN and infinity spread to every sum that contains them.
+    return math.isfinite(sum(values))
 
 
 def _read_later(values: Tensor) -> Callable[[], list[float]]:

@@ -15,18 +15,17 @@ from cxrignite.errors import suggestion
 from cxrignite.functional.certificate import PatientReading, family_level, joint_level
 from cxrignite.functional.findings import finding_names
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
-from cxrignite.functional.operating_point import OperatingPoint, select_operating_point
+from cxrignite.functional.operating_point import (
+    SETTINGS,
+    OperatingPoint,
+    select_operating_point,
+)
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
 
 _log = logging.getLogger(__name__)
 
 _PUBLISHED = ("threshold", "tnr", "tpr", "balanced_accuracy", "tnr_lower_bound")
-# Settings that each finding may have, as `select_operating_point` takes them.
-_SETTINGS = (
-    *("min_tnr", "min_threshold", "fp_cost", "fn_cost", "confidence"),
-    *("min_tpr", "patient_found", "joint", "refer"),
-)
 
 
 class ThresholdSearch(Attachable):
@@ -185,7 +184,7 @@ class ThresholdSearch(Attachable):
         return settings
 
     def _requested(self, finding: str | None) -> dict[str, Any]:
-        common = {name: getattr(self, name) for name in _SETTINGS}
+        common = {name: getattr(self, name) for name in SETTINGS}
         own = (self.per_finding or {}).get(finding, {}) if finding is not None else {}
         return {**common, **own}
 
@@ -194,10 +193,10 @@ class ThresholdSearch(Attachable):
         y_score, y_true = np.array([0.0, 1.0]), np.array([0, 1])
         self.select(y_score, y_true)
         for name, own in (self.per_finding or {}).items():
-            unknown = set(own) - set(_SETTINGS) if isinstance(own, Mapping) else {repr(own)}
+            unknown = set(own) - set(SETTINGS) if isinstance(own, Mapping) else {repr(own)}
             if unknown:
                 raise ValueError(
-                    f"per_finding of {name} must have settings among {', '.join(_SETTINGS)}, "
+                    f"per_finding of {name} must have settings among {', '.join(SETTINGS)}, "
                     f"got {', '.join(sorted(unknown))}"
                 )
             try:

@@ -105,12 +105,7 @@ _SCORE = 0.9
 
 
 def finding_text(finding: Finding, classes: Sequence[str] = ()) -> str:
-    """Describe a finding in one line, with the first examples of its list.
-
-    Args:
-        finding: The finding of the audit.
-        classes: The name of images without a finding, then the findings in images.
-    """
+    """Describe a finding in one line, with the first examples of its list."""
     if finding.error is not None:
         return finding.error
     if finding.kind == "corrected_twice":
@@ -127,12 +122,7 @@ def finding_text(finding: Finding, classes: Sequence[str] = ()) -> str:
 
 
 def list_csv(finding: Finding, classes: Sequence[str]) -> bytes:
-    """Write the list of a finding as CSV.
-
-    Args:
-        finding: The finding of the audit.
-        classes: The name of images without a finding, then the findings in images.
-    """
+    """Write the list of a finding as CSV."""
     rows = [
         _pair_cells(row, classes)
         if isinstance(row, ListedPair)
@@ -402,12 +392,7 @@ def _pairs_text(kind: str, pairs: Sequence[ListedPair]) -> str:
 
 
 def label_text(record: ImageRecord, classes: Sequence[str]) -> str:
-    """Name the class of an image, or its findings and the number of those that are unknown.
-
-    Args:
-        record: The image.
-        classes: The name of images without a finding, then the findings.
-    """
+    """Name the class of an image, or its findings and the number of those that are unknown."""
     names = [name for number, name in enumerate(classes) if is_of_class(record, number)]
     num_unknown = record.labels.count(UNKNOWN)
     return " and ".join([*names, *([f"{num_unknown} unknown"] if num_unknown else [])])

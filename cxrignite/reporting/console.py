@@ -37,13 +37,7 @@ _MAX_TITLE = 14
 
 
 def print_data(source: Source, run_dir: Path, seed: int) -> None:
-    """Print the source of the images before it is read, which may take minutes.
-
-    Args:
-        source: Source of the images.
-        run_dir: The run folder.
-        seed: Seed of the run.
-    """
+    """Print the source of the images before it is read, which may take minutes."""
     negative, *findings = source.classes
     _log_line("run", f"{run_dir}, seed {seed}")
     named = f"{negative} (negative), {findings[0]} (positive)"
@@ -168,13 +162,7 @@ class EpochLines:
         self._columns: list[tuple[str, str, str]] = []
 
     def log(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
-        """Log the line of an epoch.
-
-        Args:
-            epoch: Number of the epoch, from 1.
-            metrics: Metrics of its training and validation.
-            is_best: True if it is the best so far.
-        """
+        """Log the line of an epoch."""
         counted = f"{epoch}/{self._max_epochs}"
         is_first = not self._columns
         if is_first:

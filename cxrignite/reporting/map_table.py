@@ -11,13 +11,7 @@ from cxrignite.terminal import counted, wrapped
 
 
 def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvaluation) -> str:
-    """Lay out an evaluation of maps.
-
-    Args:
-        name: Name of the images.
-        explained: The images that were drawn.
-        evaluation: Evaluation of their maps.
-    """
+    """Lay out an evaluation of maps."""
     positive, checks = evaluation.target_class, evaluation.checks
     num_empty = sum(each.raw_max <= 0 for each in explained)
     empty = f", {num_empty} of them empty" if num_empty else ""

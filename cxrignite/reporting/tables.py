@@ -27,13 +27,7 @@ _FITTED = {"platt": "Platt scaling", "temperature": "temperature scaling"}
 
 
 def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> str:
-    """Lay out an evaluation, every metric with its 95 % interval.
-
-    Args:
-        name: Name of the images.
-        classes: The negative and the positive class.
-        evaluation: The metrics.
-    """
+    """Lay out an evaluation, every metric with its 95 % interval."""
     negatives, positives = evaluation.num_negative, evaluation.num_positive
     lines = [
         f"{name}: {counted(evaluation.num_images, 'image')} of "
@@ -92,15 +86,7 @@ def score_table(name: str, classes: Sequence[str], evaluation: Evaluation) -> st
 def findings_table(
     name: str, classes: Sequence[str], num_images: int, num_patients: int, evaluations: Evaluations
 ) -> str:
-    """Lay out the evaluations of several findings, two rows for each: values, then intervals.
-
-    Args:
-        name: Name of the images.
-        classes: Name of an image without a finding, then the findings.
-        num_images: Number of images.
-        num_patients: Number of patients.
-        evaluations: One evaluation for each finding.
-    """
+    """Lay out the evaluations of several findings, two rows for each: values, then intervals."""
     averages = evaluations.averages
     lines = [f"{name}: {counted(num_images, 'image')} of {counted(num_patients, 'patient')}"]
     # With its interval beside each value, a row of a long name takes 130 columns.
@@ -142,12 +128,7 @@ def findings_table(
 
 
 def plan_lines(plan: Sequence[ExpectedSensitivity], num_negatives: int) -> list[str]:
-    """Lay out the sensitivity to expect from numbers of negative patients.
-
-    Args:
-        plan: One for each number.
-        num_negatives: The present number, which is marked.
-    """
+    """Lay out the sensitivity to expect from numbers of negatives; mark the present number."""
     rows = [["negative patients", "false positives allowed", "expected sensitivity (TPR)"]]
     for each in plan:
         mark = " (now)" if each.num_negatives == num_negatives else ""
@@ -158,12 +139,7 @@ def plan_lines(plan: Sequence[ExpectedSensitivity], num_negatives: int) -> list[
 
 
 def referral_lines(plan: Sequence[ExpectedReferral], point: OperatingPoint) -> list[str]:
-    """Lay out the share of images to expect between two thresholds, by numbers of patients.
-
-    Args:
-        plan: One for each pair of numbers.
-        point: The operating point with the present numbers, which are marked.
-    """
+    """Lay out the share referred to expect from numbers of patients; mark those of the point."""
     rows = [["negative patients", "positive patients", "expected share referred"]]
     for each in plan:
         present = point.num_negative_patients, point.num_positive_patients
@@ -184,22 +160,12 @@ def statement_lines(statement: Statement | None) -> list[str]:
 
 
 def alarm(text: str, finding: str = "") -> list[str]:
-    """Lay out an alarm, which is printed before everything else; no line without one.
-
-    Args:
-        text: One line; empty without an alarm.
-        finding: Name of the finding, if there are several.
-    """
+    """Lay out an alarm, which is printed before everything else; no line without one."""
     return [indented(f"{finding}: {text}" if finding else text, "!! ")] if text else []
 
 
 def indented(text: str, first: str = "  ") -> str:
-    """Wrap a remark into lines that fit the terminal.
-
-    Args:
-        text: One line.
-        first: Start of the first line; the others are indented further.
-    """
+    """Wrap a line to fit the terminal; the lines after the first are indented further."""
     return wrapped(text, first, " " * len(first) + "  ")
 
 

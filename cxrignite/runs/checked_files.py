@@ -50,21 +50,12 @@ class CheckedFiles:
         self.path = root / "digests.json"
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Write a file completely or not at all, and store its digest.
-
-        Args:
-            path: The file, in the run folder.
-            data: Its new content.
-        """
+        """Write a file completely or not at all, and store its digest."""
         self.expect({path: data})
         write_durably(path, data)
 
     def expect(self, contents: Mapping[Path, bytes | memoryview]) -> None:
-        """Accept new contents of files, in addition to their present ones.
-
-        Args:
-            contents: Future contents of the files, by their paths.
-        """
+        """Accept new contents of files, in addition to their present ones."""
         digests = self._settled()
         for path, data in contents.items():
             name = self._name(path)

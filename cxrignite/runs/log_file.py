@@ -14,11 +14,7 @@ from cxrignite.terminal import EscapingFormatter, printable
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append the log of the library to a file, and the exception that ends the block, if any.
-
-    Args:
-        path: The file, in an existing folder.
-    """
+    """Append the log of the library to a file, and the exception that ends the block, if any."""
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cxrignite")

@@ -48,11 +48,7 @@ class Reference:
         return cls(scores.features[kept], [patients[row] for row in kept], is_negative[kept])
 
     def negatives(self, index: int) -> tuple[NDArray[np.float32], list[str]]:
-        """Return features and patients of the images without one finding.
-
-        Args:
-            index: Position of the finding, from 0.
-        """
+        """Return features and patients of the images without one finding."""
         rows = np.flatnonzero(self.is_negative[:, index])
         return self.features[rows], [self.patients[row] for row in rows]
 

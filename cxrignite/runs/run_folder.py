@@ -211,13 +211,7 @@ class RunFolder:
         )
 
     def _find(self, kind: type[_T], path: Path, remedy: str = "") -> _T | None:
-        """Read a typed result; None if no command has written it yet.
-
-        Args:
-            kind: Dataclass of the result.
-            path: File of the result.
-            remedy: Command that writes it again.
-        """
+        """Read a typed result; None if no command has written it yet."""
         self.files.check(path)
         try:
             return from_json(kind, path.read_bytes())
@@ -263,11 +257,7 @@ class RunFolder:
         return self._read_records(self.site_path(site).with_suffix(".csv"), "")
 
     def read_split(self, source_root: Path | str) -> list[ImageRecord]:
-        """Read the records of the run, in the splits that were made when it began.
-
-        Args:
-            source_root: Folder that their paths are relative to.
-        """
+        """Read the records of the run, in the splits that were made when it began."""
         return self._read_records(self.split_path, source_root)
 
     def _read_records(self, path: Path, source_root: Path | str) -> list[ImageRecord]:

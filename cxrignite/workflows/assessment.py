@@ -60,14 +60,7 @@ def assess(
     attributes: Sequence[Mapping[str, str]],
     prevalences: Sequence[float] = DEFAULT_PREVALENCES,
 ) -> Evaluation:
-    """Evaluate one split: every metric with its intervals.
-
-    Args:
-        scores: The images and their scores.
-        rule: The threshold and the calibration of the scores.
-        attributes: Subgroups of each image.
-        prevalences: Shares of positives at which predictive values are computed, in (0, 1).
-    """
+    """Evaluate one split: every metric with its intervals."""
     y_score, y_true, patients = scores.y_score, scores.y_true, scores.patients
     scales = rule.scales(scores)
     prepared: dict[str, Statistics] = {
@@ -127,10 +120,6 @@ def assess(
 def average(scores: FindingScores, rules: Sequence[DecisionRule]) -> Averages | None:
     """Average metrics over the findings, with intervals by patient.
 
-    Args:
-        scores: The images and their scores of all findings.
-        rules: The thresholds of the findings.
-
     Returns:
         The averages; None with one finding.
     """
@@ -159,11 +148,6 @@ def check_certificate(
     scores: SplitScores, rule: DecisionRule, shift: ShiftCheck | None
 ) -> CertificateCheck | None:
     """Compare the rates on independent images with the limits guaranteed by a threshold.
-
-    Args:
-        scores: Images that had no part in choosing the threshold, and their scores.
-        rule: The thresholds and their limits.
-        shift: Comparison with the negatives that chose it; None if not checked.
 
     Returns:
         The comparison; None without a threshold.

@@ -375,14 +375,7 @@ def _choose(
 def choose_point(
     search: ThresholdSearch, scores: SplitScores, split: str, leaks: list[LeakedPair]
 ) -> OperatingPoint:
-    """Choose an operating point, certified only if its images had no other part in the run.
-
-    Args:
-        search: The constraints.
-        scores: Scores of the split that chooses.
-        split: Name of that split.
-        leaks: Pairs of images that leak between splits.
-    """
+    """Choose an operating point, certified only if its images had no other part in the run."""
     finding = scores.classes[1]
     point = search.select(scores.y_score, scores.y_true, scores.patients, finding)
     if split == "val":

@@ -89,14 +89,7 @@ def shows_data(folder: RunFolder) -> bool:
 def plot_validations(
     validator: Engine, trainer: Engine, board: TensorBoardWriter, findings: Sequence[str]
 ) -> None:
-    """Plot the precision-recall curves of every validation from now on.
-
-    Args:
-        validator: The engine of the scores.
-        trainer: The engine whose epoch is the step.
-        board: Receives the curves.
-        findings: Names of the findings.
-    """
+    """Plot the precision-recall curves of every validation from now on."""
     collector = ScoreCollector.on(validator)
 
     def show() -> None:

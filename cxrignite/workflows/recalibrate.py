@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
@@ -20,6 +20,7 @@ from cxrignite.functional import (
     select_operating_point,
 )
 from cxrignite.functional.certificate import independent_scores, joint_level
+from cxrignite.functional.operating_point import SETTINGS, USUAL_CONFIDENCE
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
 from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
@@ -72,11 +73,6 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
     The sensitivity, or the share referred, to expect from other numbers of patients is printed and
     drawn, but not stored.
 
-    Args:
-        recipe: The run's own recipe with the site's source.
-        run_dir: The run folder.
-        request: The site and its constraints.
-
     Raises:
         RunFolderError: The run did not finish, chose no threshold, or has this site already.
         DataError: The site has no usable images, lacks a class, or has images used in this run.
@@ -97,12 +93,12 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
                 f"{folder.site_path(site)} already exists and is not overwritten; "
                 "choose another --name"
             )
-        limits = [_Limits.of(rule.point, request) for rule in run.rules if rule.point is not None]
+        settings = [_settings(rule.point, request) for rule in run.rules if rule.point is not None]
         pool = other_records(recipe.data, folder, "test")
         findings = recipe.data.source.findings
-        _check_enough(pool, limits, findings)
+        _check_enough(pool, settings, findings)
         records = _chosen_share(pool, request.share, recipe.seed, findings)
-        _check_enough(records, limits, findings)
+        _check_enough(records, settings, findings)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
@@ -111,7 +107,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         )
         names = findings if len(findings) > 1 else [""]  # in messages only
         rules = [
-            _choose(*each, site) for each in zip(run.rules, scores, limits, names, strict=True)
+            _choose(*each, site) for each in zip(run.rules, scores, settings, names, strict=True)
         ]
         if not session.is_main_process:
             return
@@ -122,57 +118,31 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             print_output("".join(f"{line}\n" for line in lines))
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """Constraints of a finding at a site.
+def _settings(first: OperatingPoint, request: Recalibration) -> dict[str, Any]:
+    """Return the requested settings of a choice; those not requested are the run's own.
 
-    Attributes:
-        settings: Settings of `select_operating_point`.
-        min_tnr: Lowest true negative rate.
-        min_tpr: Lowest true positive rate; None sets no limit.
-        level: Confidence of each certificate.
+    Raises:
+        RecipeError: A referral is requested without a limit for the TPR.
     """
-
-    settings: dict[str, Any]
-    min_tnr: float
-    min_tpr: float | None
-    level: float
-
-    @classmethod
-    def of(cls, first: OperatingPoint, request: Recalibration) -> Self:
-        """Return the requested constraints; those not requested are the run's own.
-
-        Raises:
-            RecipeError: A referral is requested without a limit for the TPR.
-        """
-        confidence = _first(request.confidence, first.confidence, 0.95)
-        min_tnr = _first(request.min_tnr, first.min_tnr)
-        min_tpr = first.min_tpr if request.min_tpr is None else request.min_tpr
-        refer = first.refer if request.refer is None else request.refer
-        if refer and min_tpr is None:
-            raise RecipeError("--refer true needs a limit for the TPR: set --min_tpr")
-        settings = {
-            "min_tnr": min_tnr,
-            "min_threshold": _first(request.min_threshold, first.min_threshold),
-            "confidence": confidence,
-            "fp_cost": first.fp_cost,
-            "fn_cost": first.fn_cost,
-            "min_tpr": min_tpr,
-            "patient_found": first.patient_found,
-            "joint": first.joint,
-            "refer": refer,
-        }
-        level = joint_level(confidence) if first.joint else confidence
-        return cls(settings, min_tnr, min_tpr, level)
+    requested = {name: getattr(request, name, None) for name in SETTINGS}
+    settings = {
+        name: own if requested[name] is None else requested[name]
+        for name, own in first.settings.items()
+    }
+    if settings["confidence"] is None:
+        settings["confidence"] = USUAL_CONFIDENCE
+    if settings["refer"] and settings["min_tpr"] is None:
+        raise RecipeError("--refer true needs a limit for the TPR: set --min_tpr")
+    return settings
 
 
 def _choose(
-    rule: DecisionRule, scores: SplitScores, limits: _Limits, finding: str, site: str
+    rule: DecisionRule, scores: SplitScores, settings: dict[str, Any], finding: str, site: str
 ) -> DecisionRule:
     """Choose the threshold of one finding; its name is empty if there is no other."""
     try:
         point = select_operating_point(
-            scores.y_score, scores.y_true, patients=scores.patients, **limits.settings
+            scores.y_score, scores.y_true, patients=scores.patients, **settings
         )
     except ValueError as error:
         raise RecipeError(str(error)) from error
@@ -212,10 +182,6 @@ def _describe(
         indented(describe_plan(point)),
         f"  drawn in {folder.figures_dir / plan}.png",
     ]
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
 
 
 def _draw_plan(
@@ -275,10 +241,10 @@ def _chosen_share(
 
 
 def _check_enough(
-    records: list[ImageRecord], limits: Sequence[_Limits], findings: Sequence[str]
+    records: list[ImageRecord], settings: Sequence[dict[str, Any]], findings: Sequence[str]
 ) -> None:
     """Check the number of patients of each label before the images are scored."""
-    for index, (each, finding) in enumerate(zip(limits, findings, strict=True)):
+    for index, (each, finding) in enumerate(zip(settings, findings, strict=True)):
         of_one = f" for {finding}" if len(findings) > 1 else ""
         patients: dict[int, set[str]] = {0: set(), 1: set()}
         for record in records:
@@ -286,10 +252,13 @@ def _check_enough(
         if not patients[0] or not patients[1]:
             have = "no positives" if patients[0] else "no negatives"
             raise DataError(f"an operating point{of_one} needs images of both classes, got {have}")
+        min_tnr, min_tpr, level = each["min_tnr"], each["min_tpr"], each["confidence"]
         try:
+            if each["joint"]:
+                level = joint_level(level)
             needed = (
-                num_negatives_needed(each.min_tnr, each.level),
-                0 if each.min_tpr is None else num_positives_needed(each.min_tpr, each.level),
+                num_negatives_needed(min_tnr, level),
+                0 if min_tpr is None else num_positives_needed(min_tpr, level),
             )
         except ValueError as error:
             raise RecipeError(str(error)) from error
@@ -297,12 +266,12 @@ def _check_enough(
             have_patients = len(patients[label])
             if have_patients < number:
                 rate, name = (
-                    (f"TPR of {each.min_tpr:g}", "positive")
+                    (f"TPR of {min_tpr:g}", "positive")
                     if label
-                    else (f"TNR of {each.min_tnr:g}", "negative")
+                    else (f"TNR of {min_tnr:g}", "negative")
                 )
                 raise ConstraintError(
-                    f"a {rate} at {100 * each.level:g} % confidence{of_one} needs at least "
+                    f"a {rate} at {100 * level:g} % confidence{of_one} needs at least "
                     f"{number} {name} patients, got {have_patients}; "
                     f"add {number - have_patients} more"
                 )

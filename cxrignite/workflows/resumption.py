@@ -96,11 +96,6 @@ def check_processes(folder: RunFolder, num_processes: int) -> None:
 def check_best(folder: RunFolder, state: TrainingState, model: nn.Module) -> None:
     """Check that the best weights of a run still exist; without them it could not be finished.
 
-    Args:
-        folder: The run folder.
-        state: The state to resume from.
-        model: The recipe's model.
-
     Raises:
         CheckpointError: Neither `best.pt` nor the previous file holds them, or later ones.
     """

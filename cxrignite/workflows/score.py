@@ -154,13 +154,7 @@ def publish(
 ) -> None:
     """Write predictions, metrics, figures and TensorBoard entries, and print the table.
 
-    Args:
-        scores: The scores of the images.
-        rules: The threshold of each finding, and the calibration of its scores.
-        folder: The run folder for the files.
-        options: The name of the files, and the subgroups.
-        board: An open writer.
-        step: The epoch of the weights.
+    `step` is the epoch of the weights.
     """
     name = options.name
     if scores.exclusive:
@@ -251,14 +245,7 @@ def _lines(
 def write_scores(
     folder: RunFolder, name: str, scores: FindingScores, rules: Sequence[DecisionRule]
 ) -> None:
-    """Write the score, the probability and the decision of every image and finding as CSV.
-
-    Args:
-        folder: The run folder.
-        name: Name of the results.
-        scores: The scores.
-        rules: The threshold of each finding, and the conversion to probabilities.
-    """
+    """Write the score, the probability and the decision of every image and finding as CSV."""
     known = [each for each in probabilities(rules, scores.y_score) if each is not None]
     # One finding has arrays without a second dimension, and no column of that name.
     shape = (-1, len(rules)) if len(rules) > 1 else (-1,)

@@ -76,6 +76,17 @@ def test_it_agrees_with_the_curves_of_scikit_learn(seed):
     assert (fp[row], fn[row]) == (point.num_false_positive, point.num_false_negative)
 
 
+def test_an_operating_point_chosen_again_with_its_settings_is_the_same():
+    settings = {
+        **{"min_tnr": 0.6, "min_threshold": 0.2, "fp_cost": 2.0, "fn_cost": 3.0, "confidence": 0.4},
+        **{"min_tpr": 0.5, "patient_found": "any_image", "joint": True, "refer": True},
+    }
+    y_score, y_true = np.linspace(0, 1, 40), np.repeat([0, 1], 20)
+    point = select_operating_point(y_score, y_true, **settings)
+    assert point.settings == settings
+    assert select_operating_point(y_score, y_true, **point.settings) == point
+
+
 def test_a_tie_goes_to_the_higher_threshold():
     # At .5 and at .7 one of two positives is caught beyond what costs one of two negatives.
     point = select_operating_point(

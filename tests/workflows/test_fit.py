@@ -239,10 +239,15 @@ def test_test_refuses_other_weights_than_the_threshold_was_chosen_for(run_dir, c
 def test_the_best_weights_are_those_of_the_best_epoch_that_counts(fit, trained, unfinished):
     # As if killed after saving the best of an epoch that then came out worse.
     checkpoints = unfinished / "checkpoints"
-    discarded = {**load_checkpoint(checkpoints / "best.pt"), "epoch": 99}
-    SafeSaver(checkpoints)(discarded, "best.pt", {"epoch": 99})
+    best = load_checkpoint(checkpoints / "best.pt")
+    other = {name: torch.zeros_like(value) for name, value in best["model"].items()}
+    SafeSaver(checkpoints)({**best, "model": other, "epoch": 99}, "best.pt", {"epoch": 99})
+    assert load_checkpoint(checkpoints / "best.previous.pt")["epoch"] == best["epoch"]
     assert fit(unfinished, "--resume", "auto") == 0
     assert_same_run(trained, unfinished)
+    restored = load_checkpoint(checkpoints / "best.pt")
+    assert restored["epoch"] == best["epoch"]
+    assert all(torch.equal(restored["model"][name], best["model"][name]) for name in other)
 
 
 def test_a_scheduler_by_iteration_steps_as_torch_says(fit, tmp_path):

@@ -58,12 +58,7 @@ _SHIFT_MEANING = (
 
 
 def audit_page(result: AuditResult, survey: Survey) -> bytes:
-    """Render the page.
-
-    Args:
-        result: The audit.
-        survey: Survey of the images, for the pictures.
-    """
+    """Render the page."""
     classes = result.classes
     num_sizes = len({(facts.height, facts.width) for facts in survey.facts})
     bars = {

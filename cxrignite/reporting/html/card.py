@@ -69,9 +69,6 @@ class CardGroup(NamedTuple):
 def summarize_split(findings: Sequence[RunResults]) -> SplitSummary | None:
     """Count images and patients of each split, and those in more than one split.
 
-    Args:
-        findings: Results of each finding of the run.
-
     Returns:
         The summary; None if there is no split to read.
     """
@@ -147,11 +144,7 @@ def _several_findings(findings: Sequence[RunResults]) -> _SplitTable:
 
 
 def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
-    """State that splits share patients or images, which makes the results optimistic.
-
-    Args:
-        records: The images of every split.
-    """
+    """State that splits share patients or images, which makes the results optimistic."""
     pairs = leaked_pairs(records)
     if not pairs:
         return None
@@ -168,12 +161,7 @@ def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
 
 
 def prior_shift_sentences(rule: DecisionRule | None, *, has_unknown: bool = False) -> list[str]:
-    """Describe how sampling and loss changed the prior, and how probabilities correct for it.
-
-    Args:
-        rule: Decision rule with the prior shift; without one there is no sentence.
-        has_unknown: True if the label of some images is unknown.
-    """
+    """Describe how sampling and loss changed the prior; no sentence without a rule."""
     if rule is None:
         return []
     prior_shift, positive = rule.prior_shift, rule.finding
@@ -216,11 +204,7 @@ def prior_shift_sentences(rule: DecisionRule | None, *, has_unknown: bool = Fals
 
 
 def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
-    """Fill in the parts of a model card that a run folder contains; no line names a folder.
-
-    Args:
-        findings: Results of each finding of the run.
-    """
+    """Fill in the parts of a model card that a run folder contains; no line names a folder."""
     results = findings[0]
     recipe, best, starts = results.recipe, results.best, results.starts
     trainer, data = recipe.child("trainer"), recipe.child("data")
@@ -332,11 +316,7 @@ def _selected_by(best: BestWeights | None, num_findings: int) -> str:
 
 
 def intended_use(results: RunResults) -> str:
-    """State what the model is intended for.
-
-    Args:
-        results: Results of one finding of the run.
-    """
+    """State what the model is intended for."""
     classes = results.all_classes
     if results.has_one_finding or results.is_exclusive:
         what = f"the classification of chest X-rays into {listed(classes)}"
@@ -464,12 +444,7 @@ def _without_folders(text: str) -> str:
 
 
 def patient_origin(source: Tree, records: Sequence[ImageRecord]) -> str:
-    """Describe how patients were identified, and count the images without a known patient.
-
-    Args:
-        source: The recipe's `data.source`.
-        records: The images of every split.
-    """
+    """Describe how patients were identified, and count the images without a known patient."""
     settings = source.child("init_args")
     kind = source.text("class_path").rpartition(".")[2]
     alone = sum(record.patient in (record.name, _without_suffix(record.name)) for record in records)
@@ -491,13 +466,7 @@ def patient_origin(source: Tree, records: Sequence[ImageRecord]) -> str:
 
 
 def batch_words(data: Tree, trainer: Tree, num_processes: int | None) -> str:
-    """Describe how many images make one step of the optimizer.
-
-    Args:
-        data: The recipe's `data`.
-        trainer: The recipe's `trainer`.
-        num_processes: Processes that trained; null if not known.
-    """
+    """Describe how many images make one step of the optimizer."""
     size = data.count("batch_size")
     if size is None:
         return ""

@@ -144,11 +144,7 @@ def explore_run(results: RunResults, max_bounds: int = MAX_BOUNDS) -> Explorer |
 
 
 def make_explorer(images: Sequence[ExploredImages]) -> Explorer:
-    """Combine sets of images and the script.
-
-    Args:
-        images: At least one set; all have the same number of stored thresholds.
-    """
+    """Combine sets of images, all with the same number of stored thresholds, and the script."""
     script = read_asset(_SCRIPT)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     data = htmlsafe_json_dumps([each.data for each in images], separators=(",", ":"))

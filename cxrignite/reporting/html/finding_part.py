@@ -101,11 +101,7 @@ class FindingPart:
         return self.prefix.removesuffix("-")
 
     def render(self, errors: Sequence[wrong_decisions.ErrorKind]) -> Markup:
-        """Fill in the template.
-
-        Args:
-            errors: Wrong decisions, perhaps with pictures.
-        """
+        """Fill in the template."""
         return render_part(_TEMPLATE, **self.content, errors=errors)
 
 

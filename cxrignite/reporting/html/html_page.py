@@ -17,24 +17,14 @@ _COMMAND = re.compile(r"`([^`]+)`")
 
 
 def render_page(template: str, **content: object) -> bytes:
-    """Fill in a template.
-
-    Args:
-        template: Name of its file, in this folder.
-        content: Variables of the template; `style`, which all pages share, is added.
-    """
+    """Fill in a template of this folder; `style`, which all pages share, is added."""
     page = render_part(template, **content, style=Markup(read_asset("page_style.css")))
     # File names that are not UTF-8 hold surrogates, which cannot be written.
     return page.encode(errors="replace")
 
 
 def render_part(template: str, **content: object) -> Markup:
-    """Fill in the template of a part of a page.
-
-    Args:
-        template: Name of its file, in this folder.
-        content: Variables of the template.
-    """
+    """Fill in the template of a part of a page."""
     return Markup(_environment().get_template(template).render(content))
 
 
@@ -52,21 +42,12 @@ def mark_commands(sentence: str) -> Markup:
 
 
 def to_data_uri(image: bytes | memoryview, kind: str = "png") -> str:
-    """Encode a picture as a data URI.
-
-    Args:
-        image: Content of its file.
-        kind: `png` or `jpeg`.
-    """
+    """Encode a picture, `png` or `jpeg`, as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def read_asset(name: str) -> str:
-    """Read a file of this folder.
-
-    Args:
-        name: Name of a template, style or script.
-    """
+    """Read a template, style or script of this folder."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -44,11 +44,7 @@ class MapCheck(NamedTuple):
 
 
 def map_checks(checks: MapChecks) -> list[MapCheck]:
-    """List every check of the maps, including those that were not measured.
-
-    Args:
-        checks: The measurements.
-    """
+    """List every check of the maps, including those that were not measured."""
     return [
         _against_random(
             "Deletion",

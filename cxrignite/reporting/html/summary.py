@@ -119,11 +119,7 @@ class ClassTable(NamedTuple):
 
 
 def average_rows(averages: Averages) -> list[Measure]:
-    """Lay out the macro and the micro average of each measure.
-
-    Args:
-        averages: Averages over the findings.
-    """
+    """Lay out the macro and the micro average of each measure."""
     rows = (
         (
             "AUC",
@@ -149,12 +145,7 @@ def average_rows(averages: Averages) -> list[Measure]:
 
 
 def class_table(decisions: ClassDecisions, classes: Sequence[str]) -> ClassTable:
-    """Lay out the decisions among exclusive classes.
-
-    Args:
-        decisions: The class of the highest probability.
-        classes: Name of an image without a finding, then the findings.
-    """
+    """Lay out the decisions among exclusive classes, by the highest probability."""
     rows = [
         (
             name,

@@ -104,12 +104,7 @@ class Observation(NamedTuple):
 
 
 def confusion_tables(evaluation: Evaluation, classes: tuple[str, str]) -> list[ConfusionTable]:
-    """Lay out the decisions at 0.5 and, if one was chosen, at the threshold.
-
-    Args:
-        evaluation: Of one set of images.
-        classes: The negative and the positive class.
-    """
+    """Lay out the decisions at 0.5 and, if one was chosen, at the threshold."""
     negative, positive = classes
     tables = []
     for title, each in _decided(evaluation):
@@ -150,12 +145,7 @@ def _cell(count: int, rest: int, *, is_right: bool = False) -> Cell:
 
 
 def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]:
-    """Lay out the rates at both thresholds.
-
-    Args:
-        evaluation: Of one set of images.
-        classes: The negative and the positive class.
-    """
+    """Lay out the rates at both thresholds."""
     negative, positive = classes
     refers = evaluation.at_threshold and evaluation.at_threshold.lower_threshold is not None
     of_negatives, of_positives = f"called {negative}", f"called {positive}"
@@ -203,12 +193,7 @@ def rate_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]
 
 
 def prevalence_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[RateRow]:
-    """Lay out PPV and NPV at the threshold at each prevalence.
-
-    Args:
-        evaluation: Of one set of images.
-        classes: The negative and the positive class.
-    """
+    """Lay out PPV and NPV at the threshold at each prevalence."""
     return [
         RateRow(
             f"If {plain_percent(each.prevalence)} of the images are {classes[1]}",
@@ -223,9 +208,6 @@ def prevalence_rows(evaluation: Evaluation, classes: tuple[str, str]) -> list[Ra
 
 def ranking_rows(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list[RateRow]]:
     """Lay out AUC and average precision of every set of images.
-
-    Args:
-        evaluations: By the name of the images.
 
     Returns:
         The names of the images, and one row per measure with a figure for each of them.
@@ -258,9 +240,6 @@ def ranking_rows(evaluations: Mapping[str, Evaluation]) -> tuple[list[str], list
 def calibration_rows(evaluation: Evaluation) -> tuple[list[str], list[Measure]]:
     """Lay out the calibration of scores and probabilities.
 
-    Args:
-        evaluation: Of one set of images.
-
     Returns:
         The names of the scales, and one row per measure with a figure on each of them.
     """
@@ -289,10 +268,6 @@ def subgroup_rows(
     evaluation: Evaluation, classes: tuple[str, str]
 ) -> tuple[list[SubgroupRow], int]:
     """Lay out the subgroups at the threshold.
-
-    Args:
-        evaluation: Of one set of images.
-        classes: The negative and the positive class.
 
     Returns:
         The first `MAX_SUBGROUPS` rows, and the number of further subgroups.

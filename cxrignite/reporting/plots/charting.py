@@ -84,9 +84,6 @@ def blank_figure(*, width: float, height: float, top: float | None = None) -> Fi
 def draw(figure: Figure) -> NDArray[np.uint8]:
     """Draw a figure once: `savefig` and TensorBoard's `add_figure` lay it out again each time.
 
-    Args:
-        figure: The figure.
-
     Returns:
         Shape `(H, W, 3)`.
     """
@@ -96,12 +93,7 @@ def draw(figure: Figure) -> NDArray[np.uint8]:
 
 
 def single_chart(title: str, *, width: float = 8.4) -> tuple[Figure, Axes]:
-    """Make a figure with one plain set of axes.
-
-    Args:
-        title: Title above it.
-        width: In inches.
-    """
+    """Make a figure with one plain set of axes."""
     figure = blank_figure(width=width, height=5.4, top=0.45)
     axes = figure.subplots()
     axes.set_title(title, fontsize=12)
@@ -110,11 +102,7 @@ def single_chart(title: str, *, width: float = 8.4) -> tuple[Figure, Axes]:
 
 
 def unit_square(title: str) -> tuple[Figure, Axes]:
-    """Make a figure for two rates in `[0, 1]` on equal scales.
-
-    Args:
-        title: Title above it.
-    """
+    """Make a figure for two rates in `[0, 1]` on equal scales."""
     figure, axes = single_chart(title, width=5.8)
     # With a margin, a curve along the border stays visible.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -122,11 +110,7 @@ def unit_square(title: str) -> tuple[Figure, Axes]:
 
 
 def make_plain(axes: Axes) -> None:
-    """Remove decoration from axes and put a faint grid behind the data.
-
-    Args:
-        axes: Axes to change.
-    """
+    """Remove decoration from axes and put a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -146,11 +130,7 @@ def count_epochs(axes: Axes, epochs: NDArray[np.float64]) -> None:
 
 
 def mark_undefined(axes: Axes) -> None:
-    """Write on axes that the curve is undefined because there is one class only.
-
-    Args:
-        axes: Axes to write on.
-    """
+    """Write on axes that the curve is undefined because there is one class only."""
     axes.text(
         0.5,
         0.5,
@@ -162,13 +142,7 @@ def mark_undefined(axes: Axes) -> None:
 
 
 def mark_point(axes: Axes, place: tuple[float, float], label: str) -> None:
-    """Mark the operating point.
-
-    Args:
-        axes: Axes to draw on.
-        place: The point, in data coordinates.
-        label: Text for the legend.
-    """
+    """Mark the operating point at a place in data coordinates, with a label for the legend."""
     axes.plot(
         *place,
         "D",

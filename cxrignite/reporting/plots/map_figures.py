@@ -28,10 +28,6 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
     """Draw one map per outcome: rows are labels, columns decisions.
 
     Of each outcome, the image farthest from the threshold is shown.
-
-    Args:
-        explanations: Explanations to choose from.
-        classes: The negative and the positive class.
     """
     figure = blank_figure(width=7.6, height=9.4)
     for axes, (outcome, name) in zip(figure.subplots(2, 2).flat, _OUTCOMES.items(), strict=True):
@@ -72,12 +68,7 @@ def outcome_maps(explanations: Sequence[Explanation], classes: tuple[str, str]) 
 
 
 def perturbation_curves(curves: Mapping[str, MeanCurves], classes: tuple[str, str]) -> Figure:
-    """Draw the mean score while pixels are removed or inserted, by importance and at random.
-
-    Args:
-        curves: Curves by name, as returned by `check_maps`.
-        classes: The negative and the positive class.
-    """
+    """Draw the curves of `check_maps`: the mean score while pixels are removed or inserted."""
     num_rows = len(curves) // 2
     figure = blank_figure(width=8.8, height=4.2 * num_rows)
     grid = figure.subplots(num_rows, 2, squeeze=False).flat

@@ -42,14 +42,7 @@ from cxrignite.reporting.wording import thresholds_text
 def confusion_pair(
     at_half: Confusion, at_threshold: Confusion, point: OperatingPoint, classes: Sequence[str]
 ) -> Figure:
-    """Draw the decisions at 0.5 and at the chosen threshold, or at both.
-
-    Args:
-        at_half: Decisions at 0.5.
-        at_threshold: Decisions at the operating point.
-        point: The operating point.
-        classes: The negative and the positive class.
-    """
+    """Draw the decisions at 0.5 and at the operating point."""
     figure = blank_figure(width=9.4, height=5.3, top=0.8)
     pair = figure.subplots(1, 2)
     titles = ("Threshold 0.5", f"Chosen {thresholds_text(point)}")

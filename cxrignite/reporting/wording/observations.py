@@ -46,12 +46,7 @@ def chosen_images(chosen_on: str) -> str:
 
 
 def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[str]:
-    """List why images do not show that a threshold is better than chance; empty if they do.
-
-    Args:
-        measured: Measured on these images; None if nothing was measured.
-        positive: The positive class.
-    """
+    """List why images do not show that a threshold is better than chance; empty if they do."""
     if measured is None or measured.is_informative:
         return []
     reasons = []
@@ -118,12 +113,7 @@ def describe_repetition(evaluation: Evaluation) -> str:
 
 
 def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
-    """State that evaluated images contradict a threshold or differ from those it was chosen on.
-
-    Args:
-        name: Name of the images.
-        evaluation: Their evaluation.
-    """
+    """State that evaluated images contradict a threshold or differ from those it was chosen on."""
     rule, check = evaluation.rule, evaluation.certificate
     images = f"{split_name(name)} images"
     if rule.point is None or check is None or not (check.is_contradicted or check.is_shifted):
@@ -182,12 +172,7 @@ def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
 
 
 def read_evaluation(name: str, evaluation: Evaluation) -> str:
-    """Compare what was observed on images with what was guaranteed, in a few words.
-
-    Args:
-        name: Name of the images.
-        evaluation: Their evaluation.
-    """
+    """Compare what was observed on images with what was guaranteed, in a few words."""
     parts = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
     parts = [f"{NOT_USABLE}: {'; '.join(parts)}"] if parts else []
     if evaluation.rule.chosen_on == name:
@@ -260,13 +245,7 @@ def _agreement(rate: Estimate, limit: float, kind: str) -> str:
 def check_freshness(
     name: str, evaluation: Evaluation, rule: DecisionRule | None
 ) -> Statement | None:
-    """State that images were evaluated at another threshold than the run has now.
-
-    Args:
-        name: Name of the images.
-        evaluation: Their evaluation.
-        rule: The run's own rule.
-    """
+    """State that images were evaluated at another threshold than the run has now."""
     theirs = evaluation.rule
     # A site's threshold differs on purpose.
     if rule is None or theirs.chosen_on != rule.chosen_on:

@@ -207,13 +207,7 @@ def state_rule(
     classes: Classes,
     evaluations: Mapping[str, Evaluation],
 ) -> RuleStatement:
-    """State what a decision rule guarantees.
-
-    Args:
-        rule: The rule; None before one is chosen.
-        classes: The negative and the positive class.
-        evaluations: Evaluations at its threshold, by the name of their images.
-    """
+    """State what a decision rule guarantees."""
     if rule is None or rule.point is None:
         text = "This run has no threshold of its own; decisions are shown at 0.5 only."
         return RuleStatement("none", "No operating point", text)

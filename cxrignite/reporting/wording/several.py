@@ -26,12 +26,7 @@ def listed(names: Sequence[str], word: str = "and") -> str:
 
 
 def describe_findings(classes: Sequence[str], *, is_exclusive: bool) -> str:
-    """Describe which findings an image may have, and that each is decided by itself.
-
-    Args:
-        classes: Name of an image without a finding, then the findings.
-        is_exclusive: True if an image shows one finding at most.
-    """
+    """Describe which findings an image may have, and that each is decided by itself."""
     if is_exclusive:
         return (
             f"Each image is labelled with one of {len(classes)} classes: {listed(classes, 'or')}. "
@@ -47,14 +42,7 @@ def describe_findings(classes: Sequence[str], *, is_exclusive: bool) -> str:
 def describe_negatives(
     classes: Sequence[str], index: int, *, is_exclusive: bool, num_unknown: int = 0
 ) -> str:
-    """Describe the images that are negative for one of several findings.
-
-    Args:
-        classes: Name of an image without a finding, then the findings.
-        index: Position of the finding, from 0.
-        is_exclusive: True if an image shows one finding at most.
-        num_unknown: Number of images whose label of the finding is unknown.
-    """
+    """Describe the images that are negative for one of several findings."""
     finding = classes[index + 1]
     if is_exclusive:
         others = listed([each for each in classes if each != finding], "or")
@@ -100,11 +88,7 @@ def _error(point: OperatingPoint) -> float:
 
 
 def describe_class_decisions(nothing: str) -> str:
-    """Describe the decisions among exclusive classes.
-
-    Args:
-        nothing: Name of an image without a finding.
-    """
+    """Describe the decisions among exclusive classes."""
     return (
         f"Here each image gets one class, that of the highest score. The score of {nothing} is 1 "
         "minus those of the findings. No threshold is used, and no certificate covers these "

@@ -21,6 +21,7 @@ from cxrignite.durable_write import write_durably
 from cxrignite.errors import ConstraintError, CxrIgniteError, DataError, RecipeError
 from cxrignite.functional import PriorShift, num_negatives_needed
 from cxrignite.functional.certificate import num_false_positives_allowed
+from cxrignite.functional.operating_point import USUAL_CONFIDENCE
 from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.audit_text import audit_text, list_csv
@@ -54,7 +55,6 @@ PROBLEMS = "problem"
 """Value of `fail_on` for every kind of that severity."""
 
 _CPU = torch.device("cpu")
-_USUAL_CONFIDENCE = 0.95
 _USUAL_TNRS = (0.90, 0.93, 0.95)
 
 
@@ -187,10 +187,10 @@ def _certificates(
     limits: dict[Literal["tnr", "tpr"], set[tuple[float, float]]] = {"tnr": set(), "tpr": set()}
     # A table of three usual rates for each of many findings would hide the requested ones.
     if len(data.findings) == 1 or not searches:
-        limits["tnr"] |= {(each, _USUAL_CONFIDENCE) for each in _USUAL_TNRS}
+        limits["tnr"] |= {(each, USUAL_CONFIDENCE) for each in _USUAL_TNRS}
     for search in searches:
         settings = search.settings_of(finding)
-        level = search.level_of(finding) or _USUAL_CONFIDENCE
+        level = search.level_of(finding) or USUAL_CONFIDENCE
         limits["tnr"].add((settings["min_tnr"], level))
         if settings["min_tpr"] is not None:
             limits["tpr"].add((settings["min_tpr"], level))

@@ -24,10 +24,6 @@ _NO_SIGNS = ("size and aspect", "colour mode and format")
 def probed_findings(survey: Survey, classes: Sequence[str]) -> tuple[int, ...]:
     """Choose the findings with most positive patients outside of the test split, to probe them.
 
-    Args:
-        survey: The images.
-        classes: The name of images without a finding, then the findings.
-
     Returns:
         The positions of at most `MAX_PROBED` findings in `classes`, in that order.
     """

@@ -356,29 +356,17 @@ def _whole_rows(file: io.FileIO) -> Iterator[tuple[list[str], int]]:
     """Yield the rows that end with a line break, and the position after each."""
     lines: list[bytes] = []
     num_quotes, end = 0, 0
-    for line in io.BufferedReader(_Borrowed(file)):
-        lines.append(line)
-        num_quotes += line.count(b'"')
-        # Inside quotes a line break is part of a name.
-        if line.endswith(b"\n") and num_quotes % 2 == 0:
-            content = b"".join(lines)
-            end += len(content)
-            text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
-            yield list(map(plain_cell, next(csv.reader(text), []))), end
-            lines, num_quotes = [], 0
-
-
-class _Borrowed(io.RawIOBase):
-    """Reader of a file through a buffer, which does not close the file with the buffer."""
-
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        return self._file.readinto(buffer)
+    with open(file.fileno(), "rb", closefd=False) as reader:
+        for line in reader:
+            lines.append(line)
+            num_quotes += line.count(b'"')
+            # Inside quotes a line break is part of a name.
+            if line.endswith(b"\n") and num_quotes % 2 == 0:
+                content = b"".join(lines)
+                end += len(content)
+                text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
+                yield list(map(plain_cell, next(csv.reader(text), []))), end
+                lines, num_quotes = [], 0
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
