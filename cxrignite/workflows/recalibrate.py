@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.data.split_assignment import split_off
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import (
@@ -19,12 +20,15 @@ from cxrignite.functional import (
     planned_sizes,
     select_operating_point,
 )
-from cxrignite.functional.certificate import independent_scores, joint_level
+from cxrignite.functional.certificate import family_level, independent_scores, joint_level
+from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
 from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
 from cxrignite.reporting.wording import (
     alarm_of_rule,
+    describe_family,
+    describe_missing_labels,
     describe_plan,
     describe_point,
     thresholds_text,
@@ -36,7 +40,7 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores, results_name
 from cxrignite.terminal import print_output
 from cxrignite.workflows.finished_run import load_run, open_folder
-from cxrignite.workflows.parts import build_data, check_image_size
+from cxrignite.workflows.parts import build_data, check_image_size, confidence_text
 from cxrignite.workflows.plots import write_figure
 from cxrignite.workflows.records import other_records
 from cxrignite.workflows.score import score_split
@@ -52,7 +56,8 @@ class Recalibration:
             1; the other images remain for its evaluation.
         min_tnr: Lowest true negative rate.
         min_threshold: Lowest threshold; a site may need a lower or a higher one.
-        confidence: Confidence of the certificate; 0.95 if the run's own has none.
+        confidence: Confidence of the certificate, or of all findings' certificates together if the
+            run's recipe sets `familywise`; 0.95 if the run's own has none.
         min_tpr: Lowest true positive rate.
         refer: Choose two thresholds if one does not suffice.
     """
@@ -68,6 +73,8 @@ class Recalibration:
 
 def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
     """Choose an operating point from a site's images and store it beside the run's own.
+
+    A finding whose label is unknown in all of the site's images keeps the run's threshold.
 
     The sensitivity, or the share referred, to expect from other numbers of patients is printed and
     drawn, but not stored.
@@ -97,7 +104,7 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
                 f"{folder.site_path(site)} already exists and is not overwritten; "
                 "choose another --name"
             )
-        limits = [_Limits.of(rule.point, request) for rule in run.rules if rule.point is not None]
+        limits = _limits(recipe, run.rules, request)
         pool = other_records(recipe.data, folder, "test")
         findings = recipe.data.source.findings
         _check_enough(pool, limits, findings)
@@ -111,7 +118,8 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         )
         names = findings if len(findings) > 1 else [""]  # in messages only
         rules = [
-            _choose(*each, site) for each in zip(run.rules, scores, limits, names, strict=True)
+            _choose(*each, site) if each[1].num_images else each[0]
+            for each in zip(run.rules, scores, limits, names, strict=True)
         ]
         if not session.is_main_process:
             return
@@ -120,6 +128,10 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             plan = results_name(f"plan_{site}", scores.classes, index)
             lines = _describe(folder, run.rules[index], rules[index], each, plan, names[index])
             print_output("".join(f"{line}\n" for line in lines))
+        # A kept threshold has no certificate for images of this site.
+        family = describe_family([rule if rule.is_of_site else None for rule in rules])
+        if len(rules) > 1 and family:
+            print_output(f"\n{indented(family)}\n")
 
 
 @dataclass(frozen=True)
@@ -131,21 +143,45 @@ class _Limits:
         min_tnr: Lowest true negative rate.
         min_tpr: Lowest true positive rate; None sets no limit.
         level: Confidence of each certificate.
+        of_family: Confidence with which the certificates of all findings hold together; None if
+            that is not requested.
     """
 
     settings: dict[str, Any]
     min_tnr: float
     min_tpr: float | None
     level: float
+    of_family: float | None = None
+
+    @property
+    def num_certificates(self) -> int:
+        """Number of certificates that hold by themselves."""
+        return 1 if self.min_tpr is None or self.settings["joint"] else 2
+
+    def in_family(self, num_certificates: int) -> Self:
+        """Return the constraints with `confidence` as that of several certificates together."""
+        confidence = self.settings["confidence"]
+        each = family_level(confidence, num_certificates)
+        return replace(
+            self,
+            settings=self.settings | {"confidence": each},
+            level=joint_level(each) if self.settings["joint"] else each,
+            of_family=confidence,
+        )
 
     @classmethod
-    def of(cls, first: OperatingPoint, request: Recalibration) -> Self:
+    def of(cls, first: OperatingPoint, own: float | None, request: Recalibration) -> Self:
         """Return the requested constraints; those not requested are the run's own.
+
+        Args:
+            first: The run's operating point.
+            own: Confidence that the run's recipe requests.
+            request: The constraints of the site.
 
         Raises:
             RecipeError: A referral is requested without a limit for the TPR.
         """
-        confidence = _first(request.confidence, first.confidence, 0.95)
+        confidence = _first(request.confidence, own, first.confidence, 0.95)
         min_tnr = _first(request.min_tnr, first.min_tnr)
         min_tpr = first.min_tpr if request.min_tpr is None else request.min_tpr
         refer = first.refer if request.refer is None else request.refer
@@ -164,6 +200,25 @@ class _Limits:
         }
         level = joint_level(confidence) if first.joint else confidence
         return cls(settings, min_tnr, min_tpr, level)
+
+
+def _limits(recipe: Recipe, rules: Sequence[DecisionRule], request: Recalibration) -> list[_Limits]:
+    """Return the constraints of each finding; those of a family hold together, as in `fit`.
+
+    The points of a family keep only the confidence of each certificate, so that of all comes from
+    the recipe.
+    """
+    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
+    search = searches[-1] if searches else None
+    limits = []
+    for rule in rules:
+        own = search.family_confidence_of(rule.finding) if search else None
+        if rule.point is not None:
+            limits.append(_Limits.of(rule.point, own, request))
+    if search is None or not search.familywise or len(limits) == 1:
+        return limits
+    number = sum(each.num_certificates for each in limits)
+    return [each.in_family(number) for each in limits]
 
 
 def _choose(
@@ -198,6 +253,8 @@ def _describe(
     site, first, point = rule.chosen_on, own.point, rule.point
     if first is None or point is None:
         raise AssertionError("unreachable: both were checked")
+    if not rule.is_of_site:
+        return [describe_missing_labels(finding), f"  the run's own {thresholds_text(first)} stays"]
     planned = _draw_plan(folder, plan, scores, point, site)
     before = scores.confusion(first.threshold, first.lower_threshold)
     return [
@@ -279,13 +336,18 @@ def _check_enough(
 ) -> None:
     """Check the number of patients of each label before the images are scored."""
     for index, (each, finding) in enumerate(zip(limits, findings, strict=True)):
+        if all(record.labels[index] == UNKNOWN for record in records):
+            continue  # the run's own threshold stays
         of_one = f" for {finding}" if len(findings) > 1 else ""
         patients: dict[int, set[str]] = {0: set(), 1: set()}
         for record in records:
             patients.setdefault(record.labels[index], set()).add(record.patient)
         if not patients[0] or not patients[1]:
             have = "no positives" if patients[0] else "no negatives"
-            raise DataError(f"an operating point{of_one} needs images of both classes, got {have}")
+            way = f"; without its labels, {finding} keeps the run's threshold" if of_one else ""
+            raise DataError(
+                f"an operating point{of_one} needs images of both classes, got {have}{way}"
+            )
         try:
             needed = (
                 num_negatives_needed(each.min_tnr, each.level),
@@ -301,8 +363,10 @@ def _check_enough(
                     if label
                     else (f"TNR of {each.min_tnr:g}", "negative")
                 )
+                confidence = confidence_text(each.level, each.of_family, len(findings))
+                way = f", or remove its labels: then {finding} keeps the run's threshold"
                 raise ConstraintError(
-                    f"a {rate} at {100 * each.level:g} % confidence{of_one} needs at least "
+                    f"a {rate} at {confidence}{of_one} needs at least "
                     f"{number} {name} patients, got {have_patients}; "
-                    f"add {number - have_patients} more"
+                    f"add {number - have_patients} more{way if of_one else ''}"
                 )

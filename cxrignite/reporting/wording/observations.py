@@ -45,6 +45,19 @@ def chosen_images(chosen_on: str) -> str:
     )
 
 
+def describe_missing_labels(finding: str) -> str:
+    """Describe images, of a site or a split, none of which has a known label of a finding.
+
+    Args:
+        finding: Name of the finding.
+
+    Examples:
+        >>> describe_missing_labels("Mass")
+        'no labels for Mass'
+    """
+    return f"no labels for {finding}"
+
+
 def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[str]:
     """List why images do not show that a threshold is better than chance; empty if they do.
 
@@ -188,6 +201,8 @@ def read_evaluation(name: str, evaluation: Evaluation) -> str:
         name: Name of the images.
         evaluation: Their evaluation.
     """
+    if not evaluation.num_images:
+        return describe_missing_labels(evaluation.rule.finding)
     parts = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
     parts = [f"{NOT_USABLE}: {'; '.join(parts)}"] if parts else []
     if evaluation.rule.chosen_on == name:
