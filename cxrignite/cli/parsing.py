@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,7 +66,7 @@ class Option(NamedTuple):
     """Option of a command that is no key of a recipe."""
 
     name: str
-    type: Callable[[str], Any]
+    type: Any
     help: str
     nargs: str | None = None
     default: Any = None
@@ -109,7 +108,11 @@ OPTIONS = {
         Option("split", str, "Split of the run: train, val, calibration or test.", default="test"),
         Option("files", Path, "Images or folders to explain, in place of a split.", "+"),
         Option("name", str, "Name of the results, if --data.source or --files names images."),
-        Option("findings", list[str], "Findings to explain, as '[Effusion, Mass]'; default: all."),
+        Option(
+            "findings",
+            list[str] | str,
+            "Findings to explain, as 'Mass' or '[Effusion, Mass]'; default: all.",
+        ),
         _SITE,
     ),
     "predict": (

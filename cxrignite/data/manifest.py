@@ -27,7 +27,7 @@ from cxrignite.data.sources import (
     checked_classes,
     join_small_validation,
 )
-from cxrignite.errors import DataError, RecipeError, suggestion
+from cxrignite.errors import DataError, RecipeError, nearest, suggestion
 from cxrignite.terminal import counted
 
 _logger = logging.getLogger(__name__)
@@ -145,12 +145,27 @@ class Manifest(Source):
                 the message gives the line.
             RecipeError: If it is Parquet and pyarrow is missing, or the salt cannot be used.
         """
+        return self._records(is_site=False)
+
+    def site_records(self) -> list[ImageRecord]:
+        """Return the records of a site's images, which may lack labels of some of the findings.
+
+        Of several findings side by side, one without a column is unknown in all images, as is one
+        that no row of a column of names has; a line of the log names it.
+
+        Raises:
+            DataError: As in `records()`; also if a column's name is nearly that of a finding.
+            RecipeError: As in `records()`.
+        """
+        return self._records(is_site=True)
+
+    def _records(self, *, is_site: bool) -> list[ImageRecord]:
         table = open_table(self.path)
         for each in self.join:
             table = joined(table, each)
         if not self.root.is_dir():
             raise DataError(f"source.root must be an existing folder, got {self.root}")
-        records = self._listed(table)
+        records = self._listed(table, is_site=is_site)
         check_some_exist(records, self.root)
         return join_small_validation(self._with_patients(records))
 
@@ -185,18 +200,19 @@ class Manifest(Source):
         """
         return self._patient_reader.of_cell(cell)
 
-    def _listed(self, table: Table) -> list[ImageRecord]:
+    def _listed(self, table: Table, *, is_site: bool) -> list[ImageRecord]:
         """Return the records of the selected rows; the patient is empty if unknown so far."""
         lists = SplitLists(self.split_lists) if self.split_lists else None
         reader = self._label_reader()
         names = ImageNames(table, self.columns.path, self.root)
         selection = RowSelection(
             table,
-            self._label_columns(table, own=reader.own_columns),
+            self._label_columns(table, own=reader.own_columns, is_site=is_site),
             self.classes,
             reader,
             self.where,
             exclusive=self.exclusive,
+            is_site=is_site,
         )
         others = _OtherCells(table, self.columns, self._patient_reader, lists)
         at_label = len(names.columns)
@@ -226,8 +242,7 @@ class Manifest(Source):
                 if first[2:5] != facts[:3]:
                     first_line = lines[list(records).index(name)]
                     raise _contradiction(table, line, first_line, first, facts)
-        listed = list(records.values())
-        selection.check(listed)
+        listed = selection.checked(list(records.values()))
         if lists is not None:
             lists.check(listed)
         names.report(num_rows)
@@ -246,8 +261,11 @@ class Manifest(Source):
             self.classes, self.labels, own_columns=own_columns, exclusive=self.exclusive
         )
 
-    def _label_columns(self, table: Table, *, own: bool) -> list[int]:
-        """Return the positions of the label columns: one, or one for each finding."""
+    def _label_columns(self, table: Table, *, own: bool, is_site: bool) -> list[int | None]:
+        """Return the positions of the label columns: one, or one for each finding.
+
+        It is None if a site has no column of one of several findings.
+        """
         if not own:
             label = self.columns.label or ""
             has_findings = all(table.find(name) is not None for name in self.findings)
@@ -257,12 +275,22 @@ class Manifest(Source):
                     "but one for each finding; set columns.label to null"
                 )
             return [table.column(label, "columns.label")]
-        names = self.columns.findings
+        names = {name: self.columns.findings.get(name, name) for name in self.findings}
+        missing = {name for name in names if table.find(names[name]) is None}
+        if is_site and missing < names.keys():
+            # A column that only resembles a finding may be one with a typing error.
+            used = {names[name].casefold() for name in names.keys() - missing}
+            others = [each for each in table.header if each.casefold() not in used]
+            missing = {name for name in missing if nearest(names[name], others) is None}
+        else:
+            missing = set()
         return [
-            table.column(names[name], f"columns.findings.{name}")
-            if name in names
-            else table.column(name, "classes")
-            for name in self.findings
+            None
+            if name in missing
+            else table.column(
+                column, f"columns.findings.{name}" if name in self.columns.findings else "classes"
+            )
+            for name, column in names.items()
         ]
 
     def _with_patients(self, records: list[ImageRecord]) -> list[ImageRecord]:

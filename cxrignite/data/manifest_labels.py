@@ -144,12 +144,20 @@ class LabelReader:
             cells: The cells of the label columns: one, or one for each finding.
         """
         if self.own_columns:
-            return tuple([self._cells[cell] for cell in cells])
+            return tuple(map(self.read_cell, cells))
         found = {self._meanings.get(comparable(part), "other") for part in self.parts(cells[0])}
         rest: Meaning = next((each for each in self._order if each in found), "missing")
         if rest == "missing" and found:
             rest = "other" if found == {"other"} else 0
         return tuple([1 if each in found else rest for each in range(1, self._num_findings + 1)])
+
+    def read_cell(self, cell: str) -> Meaning:
+        """Return the meaning of a cell of a finding's own column.
+
+        Args:
+            cell: The cell.
+        """
+        return self._cells[cell]
 
     def parts(self, cell: str) -> list[str]:
         """Return the labels in a cell that are not empty."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from cxrignite.data.manifest_labels import (
@@ -51,11 +52,13 @@ class RowSelection:
 
     Args:
         table: The manifest.
-        label_columns: Positions of the label columns: one, or one for each finding.
+        label_columns: Positions of the label columns: one, or one for each finding; None if a site
+            has no column of a finding, which is then unknown in all images.
         classes: The name of "nothing found", then those of the findings.
         reader: Reader of the label cells, with the policies for unclear ones.
         where: The accepted values of each column.
         exclusive: True if an image has at most one finding.
+        is_site: True if a run exists already: its images may lack labels of some of the findings.
 
     Attributes:
         columns: Positions of the cells it needs, those of the labels first.
@@ -67,24 +70,34 @@ class RowSelection:
     def __init__(
         self,
         table: Table,
-        label_columns: Sequence[int],
+        label_columns: Sequence[int | None],
         classes: Sequence[str],
         reader: LabelReader,
         where: Mapping[str, list[Value]],
         *,
         exclusive: bool = False,
+        is_site: bool = False,
     ) -> None:
-        self.columns = [*label_columns, *(table.column(name, "where") for name in where)]
+        self._has_column = [column is not None for column in label_columns]
+        any_column = next(column for column in label_columns if column is not None)
+        # The cells of a finding without a column are not used.
+        labels = [any_column if column is None else column for column in label_columns]
+        self.columns = [*labels, *(table.column(name, "where") for name in where)]
         self._num_labels = len(label_columns)
         self._table, self._classes, self._where = table, classes, where
         self._findings = classes[1:]
         self._exclusive, self._reader = exclusive, reader
+        self._is_site = is_site and len(self._findings) > 1 and not exclusive
         self._allowed = [
             {text for value in values for text in comparables(value)} for values in where.values()
         ]
         self._codes = [
             {0: 0, 1: 1, **{kind: _LABELS[reader.policies[kind][at]] for kind in KINDS}}
             for at in range(len(self._findings))
+        ]
+        self._own_codes = [
+            Memo(partial(_code, reader, codes if has_column else None))
+            for codes, has_column in zip(self._codes, self._has_column, strict=False)
         ]
         self._labels: Memo[Key, Label | Literal["rejected"] | None] = Memo(self._label_of)
         self._shared: Memo[Label, Label] = Memo(lambda label: label)
@@ -106,11 +119,14 @@ class RowSelection:
             return None
         return label
 
-    def check(self, records: Sequence[ImageRecord]) -> None:
+    def checked(self, records: list[ImageRecord]) -> list[ImageRecord]:
         """Check the labels and that each class has images; log the rows left out.
 
         Args:
             records: The records of all selected rows.
+
+        Returns:
+            The records; of a site, a finding that its table does not label is unknown in all.
 
         Raises:
             DataError: If a policy rejects a label (the message counts all and names the first), or
@@ -123,9 +139,45 @@ class RowSelection:
         counts = Counter(record.label for record in records)
         if len(self._findings) == 1:
             self._check_two_classes(counts)
+        elif self._is_site and counts:
+            records = self._without_unlabelled(records, counts)
         else:
             self._check_findings(counts)
         self._log()
+        return records
+
+    def _without_unlabelled(
+        self, records: list[ImageRecord], counts: Mapping[Label, int]
+    ) -> list[ImageRecord]:
+        """Return a site's records with the findings unknown that it does not label; log these.
+
+        In a column of names, a finding that no row names was not looked for, as far as one knows:
+        else all images would count as negative.
+        """
+        own = self._reader.own_columns
+        labels = [label for label in counts if isinstance(label, tuple)]
+        missing = [
+            at
+            for at in range(len(self._findings))
+            if not any(label[at] == 1 or (own and label[at] == 0) for label in labels)
+        ]
+        if not missing:
+            return records
+        near = next((at for at in missing if self._near(self._findings[at])), None)
+        if len(missing) == len(self._findings) or near is not None:
+            at = missing[0] if near is None else near
+            raise DataError(
+                f"{self._table.path} must have images with a finding of the run, got 0 of "
+                f"{sum(counts.values()):,} with '{self._findings[at]}'{self._left_out_text()}; "
+                f"{self._near(self._findings[at]) or self._found(at)}"
+            )
+        _logger.info(
+            "%s: no labels for %s at this site: unknown in all images",
+            *(self._table.path, ", ".join(self._findings[at] for at in missing)),
+        )
+        known = [at not in missing for at in range(len(self._findings))]
+        changed: Memo[Label, Label] = Memo(lambda label: _masked(label, known))
+        return [record._replace(label=changed[record.label]) for record in records]
 
     def _check_two_classes(self, counts: Mapping[Label, int]) -> None:
         numbers = counts.get(0, 0), counts.get(1, 0)
@@ -203,16 +255,25 @@ class RowSelection:
         """Log the rows left out, and the unclear labels that a policy counted, a line for each."""
         if self._left_out():
             _logger.info("%s: %s", self._table.path, self._left_out())
-        counts: Counter[tuple[Meaning, int]] = Counter()
-        for key, num in self._counts.items():
-            if self._labels[key] is not None:
-                for at, meaning in enumerate(self._reader.read(key[: self._num_labels])):
-                    if meaning in KINDS:
-                        counts[meaning, at] += num
+        counts = self._num_unclear()
         for kind in KINDS:
             of_kind = [counts[kind, at] for at in range(len(self._findings))]
             if any(of_kind):
                 _logger.info("%s: %s", self._table.path, self._counted(kind, of_kind))
+
+    def _num_unclear(self) -> Counter[tuple[Meaning, int]]:
+        """Count the unclear labels of the selected rows, by their kind and the finding."""
+        kept = {key: num for key, num in self._counts.items() if self._labels[key] is not None}
+        counts: Counter[tuple[Meaning, int]] = Counter()
+        if self._reader.own_columns:  # by column, since most combinations of cells are rare
+            for at in (at for at, has_column in enumerate(self._has_column) if has_column):
+                for cell, num in _column(kept, at).items():
+                    counts[self._reader.read_cell(cell), at] += num
+            return counts
+        for key, num in kept.items():
+            for at, meaning in enumerate(self._reader.read(key[: self._num_labels])):
+                counts[meaning, at] += num
+        return counts
 
     def _counted(self, kind: Unclear, counts: Sequence[int]) -> str:
         """Return the text about one kind of labels: their number, and what they count as.
@@ -242,19 +303,12 @@ class RowSelection:
             at: The label column to describe if no other column excludes every row.
         """
         for place, (name, allowed) in enumerate(zip(self._where, self._allowed, strict=True)):
-            cells = self._column(self._num_labels + place)
+            cells = _column(self._counts, self._num_labels + place)
             if not any(comparable(cell) in allowed for cell in cells):
                 return f"column '{name}' holds {_some(cells)}"
         if self._reader.own_columns:
-            return f"the labels of '{self._findings[at]}' are {_some(self._column(at))}"
-        return f"the labels are {_some(self._column(0))}"
-
-    def _column(self, at: int) -> Counter[str]:
-        """Return the number of rows by value of one of the columns."""
-        found: Counter[str] = Counter()
-        for cells, num in self._counts.items():
-            found[cells[at].strip()] += num
-        return found
+            return f"the labels of '{self._findings[at]}' are {_some(_column(self._counts, at))}"
+        return f"the labels are {_some(_column(self._counts, 0))}"
 
     def _is_elsewhere(self, key: Key) -> bool:
         """True if `where` leaves out rows with these cells."""
@@ -267,15 +321,18 @@ class RowSelection:
     def _unclear(self, key: Key) -> Iterator[tuple[Unclear, int, str]]:
         """Yield kind, finding and policy of each unclear label in a row's cells."""
         for at, meaning in enumerate(self._reader.read(key[: self._num_labels])):
-            if isinstance(meaning, str):
+            if isinstance(meaning, str) and self._has_column[at if self._reader.own_columns else 0]:
                 yield meaning, at, self._reader.policies[meaning][at]
 
     def _label_of(self, key: Key) -> Label | Literal["rejected"] | None:
         """Return what rows with these cells count as."""
         if self._where and self._is_elsewhere(key):
             return None
-        meanings = self._reader.read(key[: self._num_labels])
-        label = tuple([codes[each] for codes, each in zip(self._codes, meanings, strict=True)])
+        if self._reader.own_columns:
+            label = tuple([codes[cell] for codes, cell in zip(self._own_codes, key, strict=False)])
+        else:
+            meanings = self._reader.read(key[: self._num_labels])
+            label = tuple([codes[each] for codes, each in zip(self._codes, meanings, strict=True)])
         lowest = min(label)
         if lowest == _RAISE:
             return "rejected"
@@ -306,7 +363,7 @@ class RowSelection:
                 f"{place}: the row has no label{of} ({rows}); "
                 f"set labels.on_missing to {unknown}skip or negative"
             )
-        text = _are_categories(self._column(at))
+        text = _are_categories(_column(self._counts, at))
         is_shown = text or self._reader.is_uncertain(first)
         label = f"label '{first}'{of}" if is_shown else f"the label{of}"
         if kind == "uncertain":
@@ -335,10 +392,16 @@ class RowSelection:
         seen = {at for key in self._counts for at in self._present(key)}
         absent = [name for at, name in enumerate(self._findings) if at not in seen]
         near = next((f"'{name}': {hint}" for name in absent if (hint := self._near(name))), "")
+        # The classes of a run that exists cannot change.
+        way = (
+            "list it in labels.values of the finding that it means"
+            if self._is_site
+            else "add its class to classes"
+        )
         return (
-            f"belongs to no class ({rows})"
+            f"belongs to no class{' of the run' if self._is_site else ''} ({rows})"
             + (f", and no row has {near} Otherwise " if near else "; ")
-            + "add its class to classes, or set labels.on_other to skip or negative"
+            + f"{way}, or set labels.on_other to skip or negative"
         )
 
     def _present(self, key: Key) -> list[int]:
@@ -350,6 +413,25 @@ class RowSelection:
 
     def _plural(self, kind: Unclear) -> str:
         return (_PLURALS if len(self._findings) == 1 else _PLURALS_OF_SEVERAL)[kind]
+
+
+def _code(reader: LabelReader, codes: Mapping[Meaning, int] | None, cell: str) -> int:
+    """Return what a cell of a finding's own column counts as; unknown without a column."""
+    return UNKNOWN if codes is None else codes[reader.read_cell(cell)]
+
+
+def _masked(label: Label, known: Sequence[bool]) -> Label:
+    """Return the labels of an image, some of them made unknown."""
+    assert isinstance(label, tuple)  # of several findings
+    return tuple([each if keep else UNKNOWN for each, keep in zip(label, known, strict=True)])
+
+
+def _column(counts: Mapping[Key, int], at: int) -> Counter[str]:
+    """Return the number of rows by value of one of the columns."""
+    found: Counter[str] = Counter()
+    for cells, num in counts.items():
+        found[cells[at].strip()] += num
+    return found
 
 
 def _are_categories(cells: Counter[str]) -> bool:

@@ -120,35 +120,32 @@ def _fit(rows: Sequence[Sequence[str]]) -> tuple[int, int]:
 def _read_csv(
     path: Path, delimiter: str, header: list[str], width: int, columns: Sequence[int]
 ) -> Rows:
-    rows = _csv_rows(path, delimiter)
-    next((row for _, row in rows if row == header), None)  # skips the header and all before it
-    cells_of = itemgetter(*columns)
-    for line, row in rows:
-        if len(row) == width and row[columns[0]]:
-            yield line, cells_of(row)
-        elif any(map(str.strip, row)):  # spreadsheets leave blank rows at the end
-            if len(row) < width or any(map(str.strip, row[width:])):
-                raise DataError(
-                    f"{path}, line {line}: the row must have {width} cells like the header, "
-                    f"got {len(row)}"
-                )
-            yield line, cells_of(row)
-
-
-def _csv_rows(path: Path, delimiter: str) -> Rows:
-    """Yield every row that is not blank, the header first."""
-    line = 0
+    cells_of, first, line = itemgetter(*columns), columns[0], 0
     with _readable(path), _open_text(path) as file:
         reader = _reader(file, delimiter, strict=True)
         try:
-            for row in reader:
-                if row:
-                    yield reader.line_num, row
+            for row in reader:  # skips the header and all before it
                 line = reader.line_num
+                if row == header:
+                    break
+            for row in reader:
+                line = reader.line_num
+                if len(row) != width or not row[first]:
+                    if not any(map(str.strip, row)):  # spreadsheets leave blank rows at the end
+                        continue
+                    _check_width(path, line, row, width)
+                yield line, cells_of(row)
         except csv.Error as error:
             raise DataError(
                 f"{path}, line {line + 1}: a manifest must be CSV, got: {error}"
             ) from error
+
+
+def _check_width(path: Path, line: int, row: Sequence[str], width: int) -> None:
+    if len(row) < width or any(map(str.strip, row[width:])):
+        raise DataError(
+            f"{path}, line {line}: the row must have {width} cells like the header, got {len(row)}"
+        )
 
 
 def _reader(lines: Iterable[str], delimiter: str, **options: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import posixpath
 import re
+from functools import cache
 
 # ChestXRay2017 numbers its bacteria and virus patients independently: `person12_virus` and
 # `person12_bacteria` are two children, so the key includes the type.
@@ -62,7 +63,7 @@ def patient_in_path(name: str, pattern: str) -> str:
         'patient00042'
     """
     known = PATTERNS.get(pattern)
-    match = _search(known, name) if known else re.search(pattern, name)
+    match = _search(known, name) if known else _compiled(pattern).search(name)
     return "" if match is None else _key(match)
 
 
@@ -105,9 +106,14 @@ def image_subgroup(name: str, pattern: str = "chest-xray-2017") -> str:
 
 
 def _key(match: re.Match[str]) -> str:
+    if not match.re.groups:
+        return match.group()
     return "_".join([group for group in match.groups() if group] or [match.group()])
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
     # Without pathlib, which takes five times as long: sources can have a million images.
-    return re.search(pattern, name.rpartition("/")[2])
+    return _compiled(pattern).search(name.rpartition("/")[2])
+
+
+_compiled = cache(re.compile)

@@ -111,6 +111,16 @@ class Source(ABC):
             DataError: If a folder is missing or a class has no image.
         """
 
+    def site_records(self) -> list[ImageRecord]:
+        """Return the records of a site's images, for a run that exists.
+
+        Of several findings, labels of some may be missing, if the source supports that.
+
+        Raises:
+            DataError: As in `records()`.
+        """
+        return self.records()
+
     def patient_of(self, path: Path) -> str:
         """Return the patient of an image that is not part of the source.
 

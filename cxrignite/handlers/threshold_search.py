@@ -183,6 +183,18 @@ class ThresholdSearch(Attachable):
             settings["confidence"] = family_level(settings["confidence"], max(number, 1))
         return settings
 
+    def family_confidence_of(self, finding: str | None) -> float | None:
+        """Return the confidence with which all certificates together hold.
+
+        Args:
+            finding: The finding whose settings apply; null is one without settings of its own.
+
+        Returns:
+            The confidence; null without `familywise` or without a certificate of this finding.
+        """
+        confidence: float | None = self._requested(finding)["confidence"]
+        return confidence if self.familywise else None
+
     def _requested(self, finding: str | None) -> dict[str, Any]:
         common = {name: getattr(self, name) for name in SETTINGS}
         own = (self.per_finding or {}).get(finding, {}) if finding is not None else {}
@@ -195,9 +207,10 @@ class ThresholdSearch(Attachable):
         for name, own in (self.per_finding or {}).items():
             unknown = set(own) - set(SETTINGS) if isinstance(own, Mapping) else {repr(own)}
             if unknown:
+                near = suggestion(min(unknown), SETTINGS, lists=False)
                 raise ValueError(
                     f"per_finding of {name} must have settings among {', '.join(SETTINGS)}, "
-                    f"got {', '.join(sorted(unknown))}"
+                    f"got {', '.join(sorted(unknown))}{near}"
                 )
             try:
                 self.select(y_score, y_true, finding=name)

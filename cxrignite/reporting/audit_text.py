@@ -195,6 +195,8 @@ def _split_columns(result: AuditResult) -> list[list[str]]:
     ]
     for number, name in enumerate(result.classes):
         sizes = [row.classes[number] for row in result.splits]
+        if number == 0:
+            name += " (known to have no finding)"
         rows.append([name, *(f"{each.num_images:,} ({each.num_patients:,})" for each in sizes)])
     for number, name in enumerate(result.classes):
         unknown = [row.classes[number].num_unknown for row in result.splits]

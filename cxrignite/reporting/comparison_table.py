@@ -7,6 +7,7 @@ import math
 from cxrignite.csv_text import csv_bytes
 from cxrignite.reporting.tables import alarm
 from cxrignite.reporting.text_table import table_lines
+from cxrignite.reporting.wording import describe_missing_labels
 from cxrignite.runs.comparison_result import ComparisonResult, Difference
 from cxrignite.terminal import counted, wrapped
 
@@ -28,7 +29,9 @@ def comparison_table(result: ComparisonResult) -> str:
         if last != (row.run, row.finding):
             if last[0] != row.run:
                 rows += [[], [f"run       {_fitted(row.run)}"]]
-            rows += [[f"  {row.finding}"]] if has_several else []
+            if has_several:
+                sizes = counted(row.num_images, "image"), counted(row.num_patients, "patient")
+                rows.append([f"  {row.finding}: {' of '.join(sizes)}"])
             rows.append(_HEADER)
             last = row.run, row.finding
         rows.append(_cells(row))
@@ -53,6 +56,7 @@ def comparison_table(result: ComparisonResult) -> str:
             f"No brier for {_fitted(run)}: it has no probabilities."
             for run in result.without_probability
         ),
+        *map(describe_missing_labels, result.without_labels),
     ]
     return "\n".join(
         [
@@ -73,9 +77,8 @@ def comparison_csv(result: ComparisonResult) -> bytes:
     for row in result.differences:
         figures = (row.value, row.baseline_value, row.difference, *row.interval)
         cells = ("" if math.isnan(figure) else repr(figure) for figure in figures)
-        sizes = (result.num_images, result.num_patients)
         about = row.run, result.baseline, row.finding, row.metric
-        rows.append((*about, *cells, row.method, *sizes))
+        rows.append((*about, *cells, row.method, row.num_images, row.num_patients))
     return csv_bytes(rows)
 
 

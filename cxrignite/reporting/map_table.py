@@ -60,7 +60,7 @@ def map_table(name: str, explained: Sequence[Explanation], evaluation: MapEvalua
 def _curves(checks: PerturbationChecks, scored: str) -> list[list[str]]:
     heading = (
         f"effect of the mapped places on the score for {scored} "
-        f"({counted(checks.num_images, 'image')}, called {scored} if any is)"
+        f"(measured on {counted(checks.num_images, 'image')}, if possible called {scored})"
     )
     return [
         *([line] for line in wrapped(heading, "  ").splitlines()),

@@ -98,7 +98,9 @@ def findings_table(
         values, intervals = zip(*map(_two_cells, [each.roc_auc, *rates]), strict=True)
         filling = [""] * (3 - len(values))
         rows.append([each.rule.finding, values[0], upper, *values[1:], *filling, states[0]])
-        share = f"  {each.num_positive:,} of {each.num_images:,}"
+        share = (
+            f"  {each.num_positive:,} of {each.num_images:,}" if each.num_images else "  no labels"
+        )
         rows.append([share, intervals[0], lower, *intervals[1:], *filling])
         rows[-1] += [f"({state}" for state in states[1:]]
     if averages is not None:

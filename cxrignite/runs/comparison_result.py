@@ -19,6 +19,8 @@ class Difference:
             own threshold) or `brier` (of the probability).
         value: Value of the run; NaN if it is undefined.
         interval: 95 % interval of the difference; NaN if there is none.
+        num_images: Number of images whose label of the finding is known.
+        num_patients: Number of their patients, by the records of the first run.
     """
 
     run: str
@@ -28,6 +30,8 @@ class Difference:
     baseline_value: float
     interval: Interval
     method: Literal["delong", "patient_bootstrap"]
+    num_images: int
+    num_patients: int
 
     @property
     def difference(self) -> float:
@@ -47,9 +51,11 @@ class ComparisonResult:
     Attributes:
         name: Name of the images, a split or a given name.
         baseline: Folder of the first run.
+        num_images: Number of images with a known label of some finding.
         num_patients: Number of patients, by the records of the first run.
-        without_threshold: Runs whose decisions cannot be compared.
-        without_probability: Runs whose probabilities cannot be compared.
+        without_threshold: Runs whose decisions cannot be compared; of several findings also which.
+        without_probability: Runs whose probabilities cannot be compared, in the same way.
+        without_labels: Findings without a known label, which are not compared.
         warnings: Run and reason for each threshold that is not usable.
     """
 
@@ -60,4 +66,5 @@ class ComparisonResult:
     differences: tuple[Difference, ...]
     without_threshold: tuple[str, ...] = ()
     without_probability: tuple[str, ...] = ()
+    without_labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

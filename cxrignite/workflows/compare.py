@@ -6,7 +6,7 @@ of the difference is narrower than the two single intervals suggest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +84,19 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
             if baseline.paths  # a finding may have no known label
             for row in _differences(run, baseline)
         ),
-        without_threshold=_runs(run for runs in scored for run in runs if run.threshold is None),
-        without_probability=_runs(
-            run for runs in scored for run in runs if run.probability is None
+        without_threshold=tuple(
+            f"{run.run}{_of(run, len(runs))}"
+            for runs in scored
+            for run in runs
+            if run.threshold is None
         ),
+        without_probability=tuple(
+            f"{run.run}{_of(run, len(runs))}"
+            for runs in scored
+            for run in runs
+            if run.paths and run.probability is None
+        ),
+        without_labels=tuple(baseline.finding for baseline in baselines if not baseline.paths),
         warnings=tuple(
             f"{run.run}{_of(run, len(runs))}: {alarm}"
             for runs in scored
@@ -99,11 +108,6 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
             if alarm
         ),
     )
-
-
-def _runs(scored: Iterable[ScoredRun]) -> tuple[str, ...]:
-    """Return the folders of runs, each once."""
-    return tuple(dict.fromkeys(run.run for run in scored))
 
 
 def _of(run: ScoredRun, num_findings: int) -> str:
@@ -159,12 +163,13 @@ def _differences(run: ScoredRun, baseline: ScoredRun) -> Iterator[Difference]:
         values = float(value[metric][0]), float(baseline_value[metric][0])
         return run.run, run.finding, metric, *values
 
+    sizes = len(baseline.paths), len(set(baseline.patients))
     delong = delong_difference(run.y_score, baseline.y_score, baseline.y_true)
-    yield Difference(*difference("roc_auc"), delong, "delong")
+    yield Difference(*difference("roc_auc"), delong, "delong", *sizes)
     # The baseline's patients and one seed, so that all runs share the same resamples.
     resampled = bootstrap_differences(ours, theirs, baseline.patients)
     for metric, interval in resampled.items():
-        yield Difference(*difference(metric), interval, "patient_bootstrap")
+        yield Difference(*difference(metric), interval, "patient_bootstrap", *sizes)
 
 
 def _metrics(run: ScoredRun, other: ScoredRun) -> Statistics:

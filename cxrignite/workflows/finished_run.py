@@ -92,7 +92,8 @@ def _check_findings(source: Source, folder: RunFolder, rules: Sequence[DecisionR
     if ours != theirs and (len(ours) > 1 or len(theirs) > 1):
         raise DataError(
             f"{source.root} must have the findings of {folder.root} in the same order, "
-            f"{', '.join(ours)}, got {', '.join(theirs)}; set data.source.classes"
+            f"{', '.join(ours)}, got {', '.join(theirs)}; list all of them in "
+            "data.source.classes: one without labels in a table is unknown in its images"
         )
     # The scores are a softmax or sigmoids, as the network was trained.
     if source.exclusive != rules[0].exclusive:

@@ -266,12 +266,37 @@ def _check_certificate(
         needed = 0 if minimum is None else num_negatives_needed(minimum, level)
         if have < needed:
             of_one = "" if len(data.findings) == 1 else f" for {data.findings[index]}"
+            confidence = confidence_text(
+                level, search.family_confidence_of(finding), len(data.findings)
+            )
             raise ConstraintError(
                 f"ThresholdSearch with a {rate.upper()} of {minimum:g} and "
-                f"{100 * level:g} % confidence needs at least {needed} "
+                f"{confidence} needs at least {needed} "
                 f"{'positive' if label else 'negative'} patients{of_one}, got {have} in the "
                 f"{split} split; add images, or lower min_{rate} or confidence"
             )
+
+
+def confidence_text(level: float, of_family: float | None, num_findings: int) -> str:
+    """Write the confidence of a certificate, and that of all together if they are a family.
+
+    Args:
+        level: The confidence of the certificate.
+        of_family: The confidence with which all certificates together hold; None if not requested.
+        num_findings: Number of findings.
+
+    Examples:
+        >>> confidence_text(0.95, None, 14)
+        '95 % confidence'
+        >>> confidence_text(1 - 0.05 / 14, 0.95, 14)
+        '95 % confidence for all 14 findings together (99.6429 % for each certificate)'
+    """
+    if of_family is None or of_family == level:
+        return f"{100 * level:g} % confidence"
+    return (
+        f"{100 * of_family:g} % confidence for all {num_findings} findings together "
+        f"({100 * level:g} % for each certificate)"
+    )
 
 
 def threshold_split(data: XrayData) -> str:

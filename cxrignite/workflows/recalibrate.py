@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrignite.data import ImageRecord
+from cxrignite.data.sources import UNKNOWN
 from cxrignite.data.split_assignment import split_off
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import (
@@ -19,13 +20,16 @@ from cxrignite.functional import (
     planned_sizes,
     select_operating_point,
 )
-from cxrignite.functional.certificate import independent_scores, joint_level
+from cxrignite.functional.certificate import family_level, independent_scores, joint_level
 from cxrignite.functional.operating_point import SETTINGS, USUAL_CONFIDENCE
+from cxrignite.handlers import ThresholdSearch
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
 from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
 from cxrignite.reporting.wording import (
     alarm_of_rule,
+    describe_family,
+    describe_missing_labels,
     describe_plan,
     describe_point,
     thresholds_text,
@@ -37,7 +41,7 @@ from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores, results_name
 from cxrignite.terminal import print_output
 from cxrignite.workflows.finished_run import load_run, open_folder
-from cxrignite.workflows.parts import build_data, check_image_size
+from cxrignite.workflows.parts import build_data, check_image_size, confidence_text
 from cxrignite.workflows.plots import write_figure
 from cxrignite.workflows.records import other_records
 from cxrignite.workflows.score import score_split
@@ -53,7 +57,8 @@ class Recalibration:
             1; the other images remain for its evaluation.
         min_tnr: Lowest true negative rate.
         min_threshold: Lowest threshold; a site may need a lower or a higher one.
-        confidence: Confidence of the certificate; 0.95 if the run's own has none.
+        confidence: Confidence of the certificate, or of all findings' certificates together if the
+            run's recipe sets `familywise`; 0.95 if the run's own has none.
         min_tpr: Lowest true positive rate.
         refer: Choose two thresholds if one does not suffice.
     """
@@ -69,6 +74,8 @@ class Recalibration:
 
 def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
     """Choose an operating point from a site's images and store it beside the run's own.
+
+    A finding whose label is unknown in all of the site's images keeps the run's threshold.
 
     The sensitivity, or the share referred, to expect from other numbers of patients is printed and
     drawn, but not stored.
@@ -93,12 +100,12 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
                 f"{folder.site_path(site)} already exists and is not overwritten; "
                 "choose another --name"
             )
-        settings = [_settings(rule.point, request) for rule in run.rules if rule.point is not None]
+        settings, of_family = _settings(recipe, run.rules, request)
         pool = other_records(recipe.data, folder, "test")
         findings = recipe.data.source.findings
-        _check_enough(pool, settings, findings)
+        _check_enough(pool, settings, of_family, findings)
         records = _chosen_share(pool, request.share, recipe.seed, findings)
-        _check_enough(records, settings, findings)
+        _check_enough(records, settings, of_family, findings)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
@@ -107,7 +114,8 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         )
         names = findings if len(findings) > 1 else [""]  # in messages only
         rules = [
-            _choose(*each, site) for each in zip(run.rules, scores, settings, names, strict=True)
+            _choose(*each, site) if each[1].num_images else each[0]
+            for each in zip(run.rules, scores, settings, names, strict=True)
         ]
         if not session.is_main_process:
             return
@@ -116,21 +124,54 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
             plan = results_name(f"plan_{site}", scores.classes, index)
             lines = _describe(folder, run.rules[index], rules[index], each, plan, names[index])
             print_output("".join(f"{line}\n" for line in lines))
+        # A kept threshold has no certificate for images of this site.
+        family = describe_family([rule if rule.is_of_site else None for rule in rules])
+        if len(rules) > 1 and family:
+            print_output(f"\n{indented(family)}\n")
 
 
-def _settings(first: OperatingPoint, request: Recalibration) -> dict[str, Any]:
+def _settings(
+    recipe: Recipe, rules: Sequence[DecisionRule], request: Recalibration
+) -> tuple[list[dict[str, Any]], list[float | None]]:
+    """Return the settings of each finding's choice, and the confidence of its family.
+
+    The confidence of a family is that with which the certificates of all findings hold together;
+    None if that is not requested. Its points keep only the confidence of each certificate, so it
+    comes from the recipe.
+    """
+    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
+    search = searches[-1] if searches else None
+    settings: list[dict[str, Any]] = []
+    for rule in rules:
+        own = search.family_confidence_of(rule.finding) if search else None
+        if rule.point is not None:
+            settings.append(_settings_of(rule.point, own, request))
+    if search is None or not search.familywise or len(settings) == 1:
+        return settings, [None] * len(settings)
+    number = sum(1 if each["min_tpr"] is None or each["joint"] else 2 for each in settings)
+    of_family = [each["confidence"] for each in settings]
+    for each in settings:
+        each["confidence"] = family_level(each["confidence"], number)
+    return settings, of_family
+
+
+def _settings_of(
+    first: OperatingPoint, own: float | None, request: Recalibration
+) -> dict[str, Any]:
     """Return the requested settings of a choice; those not requested are the run's own.
+
+    Args:
+        first: The run's operating point.
+        own: Confidence of the family that the run's recipe requests.
+        request: The constraints of the site.
 
     Raises:
         RecipeError: A referral is requested without a limit for the TPR.
     """
+    settings = dict(first.settings)
+    settings["confidence"] = own or settings["confidence"] or USUAL_CONFIDENCE
     requested = {name: getattr(request, name, None) for name in SETTINGS}
-    settings = {
-        name: own if requested[name] is None else requested[name]
-        for name, own in first.settings.items()
-    }
-    if settings["confidence"] is None:
-        settings["confidence"] = USUAL_CONFIDENCE
+    settings |= {name: value for name, value in requested.items() if value is not None}
     if settings["refer"] and settings["min_tpr"] is None:
         raise RecipeError("--refer true needs a limit for the TPR: set --min_tpr")
     return settings
@@ -168,6 +209,8 @@ def _describe(
     site, first, point = rule.chosen_on, own.point, rule.point
     if first is None or point is None:
         raise AssertionError("unreachable: both were checked")
+    if not rule.is_of_site:
+        return [describe_missing_labels(finding), f"  the run's own {thresholds_text(first)} stays"]
     planned = _draw_plan(folder, plan, scores, point, site)
     before = scores.confusion(first.threshold, first.lower_threshold)
     return [
@@ -241,17 +284,26 @@ def _chosen_share(
 
 
 def _check_enough(
-    records: list[ImageRecord], settings: Sequence[dict[str, Any]], findings: Sequence[str]
+    records: list[ImageRecord],
+    settings: Sequence[dict[str, Any]],
+    of_family: Sequence[float | None],
+    findings: Sequence[str],
 ) -> None:
     """Check the number of patients of each label before the images are scored."""
-    for index, (each, finding) in enumerate(zip(settings, findings, strict=True)):
+    zipped = zip(settings, of_family, findings, strict=True)
+    for index, (each, family, finding) in enumerate(zipped):
+        if all(record.labels[index] == UNKNOWN for record in records):
+            continue  # the run's own threshold stays
         of_one = f" for {finding}" if len(findings) > 1 else ""
         patients: dict[int, set[str]] = {0: set(), 1: set()}
         for record in records:
             patients.setdefault(record.labels[index], set()).add(record.patient)
         if not patients[0] or not patients[1]:
             have = "no positives" if patients[0] else "no negatives"
-            raise DataError(f"an operating point{of_one} needs images of both classes, got {have}")
+            way = f"; without its labels, {finding} keeps the run's threshold" if of_one else ""
+            raise DataError(
+                f"an operating point{of_one} needs images of both classes, got {have}{way}"
+            )
         min_tnr, min_tpr, level = each["min_tnr"], each["min_tpr"], each["confidence"]
         try:
             if each["joint"]:
@@ -270,8 +322,10 @@ def _check_enough(
                     if label
                     else (f"TNR of {min_tnr:g}", "negative")
                 )
+                confidence = confidence_text(level, family, len(findings))
+                way = f", or remove its labels: then {finding} keeps the run's threshold"
                 raise ConstraintError(
-                    f"a {rate} at {100 * level:g} % confidence{of_one} needs at least "
+                    f"a {rate} at {confidence}{of_one} needs at least "
                     f"{number} {name} patients, got {have_patients}; "
-                    f"add {number - have_patients} more"
+                    f"add {number - have_patients} more{way if of_one else ''}"
                 )

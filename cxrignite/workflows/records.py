@@ -269,7 +269,7 @@ def other_records(data: DataRecipe, folder: RunFolder, split: str) -> list[Image
         DataError: The source has no usable images, an image cannot be read (policy `raise`), or an
             image was used for this run's training or for the choice of its threshold.
     """
-    records = data.source.records()
+    records = data.source.site_records()
     requested = [record for record in records if record.split == split] or records
     readable = read_records(data, requested)
     used = {record.sha256 for record in folder.read_split("") if record.split != "test"}

@@ -41,6 +41,7 @@ from cxrignite.reporting.wording import (
     alarm_of_evaluation,
     alarm_of_rule,
     check_rule,
+    describe_missing_labels,
     describe_repetition,
     describe_rule,
     describe_shift,
@@ -173,11 +174,15 @@ def publish(
         ]
         evaluations.append(assess(each, rule, groups, options.prevalences))
     if options.is_independent:
-        reference = folder.read_reference(options.operating_point)
+        references = {
+            is_of_site: folder.read_reference(options.operating_point if is_of_site else None)
+            for is_of_site in {rule.is_of_site for rule in rules}
+        }
         number = folder.record_evaluation(scores.records)
         new = Reference.of(scores)
         for index, each in enumerate(scores):
-            shift = _shift_from(reference, new, index)
+            # A finding that a site has no labels for has kept the run's threshold.
+            shift = _shift_from(references[rules[index].is_of_site], new, index)
             evaluations[index] = replace(
                 evaluations[index],
                 shift=shift,
@@ -205,6 +210,8 @@ def _lines_of_findings(
         for text in (alarm_of_rule(each.rule), alarm_of_evaluation(name, each)):
             alarms += alarm(text, each.rule.finding)
     for each in evaluations.findings:
+        if not each.num_images:
+            remarks += ["", indented(describe_missing_labels(each.rule.finding))]
         statement = check_rule(name, each)
         if statement is not None:
             title = f"{each.rule.finding}: {statement.title}"

@@ -230,6 +230,69 @@ def test_a_finding_needs_images_with_and_without_it(source_of, rows, facts):
         source_of(text, columns=OWN, labels=LABELS).records()
 
 
+@pytest.mark.parametrize(
+    ("text", "settings", "expected", "absent"),
+    [
+        (
+            "path,Mass,Hernia\na.png,1,1\nb.png,0,1\n",
+            {"columns": OWN},
+            [(-1, 1), (-1, 0)],
+            "Effusion",
+        ),
+        (
+            "path,Mass,Effusion\na.png,1,\nb.png,0,-1\n",
+            {"columns": OWN, "labels": LABELS},
+            [(-1, 1), (-1, 0)],
+            "Effusion",
+        ),
+        (
+            "path,label\na.png,Effusion\nb.png,No Finding\n",
+            {"labels": ManifestLabels(separator="|")},
+            [(1, -1), (0, -1)],
+            "Mass",
+        ),
+        # Known to be in no image.
+        ("path,Mass,Effusion\na.png,1,0\nb.png,1,0\n", {"columns": OWN}, [(0, 1), (0, 1)], None),
+    ],
+)
+def test_a_site_may_lack_a_finding_which_is_unknown_then(
+    source_of, caplog, text, settings, expected, absent
+):
+    source = source_of(text, **settings)
+    with caplog.at_level(logging.INFO, "cxrignite.data.manifest_selection"):
+        records = source.site_records()
+    assert [record.label for record in records] == expected
+    found = [message for message in caplog.messages if "no labels" in message]
+    assert len(found) == (absent is not None)
+    if absent:
+        line_with(found[0], "images.csv", absent)
+    with pytest.raises(DataError):
+        source.records()
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "facts"),
+    [
+        ("path,Mass,Efusion\na.png,1,1\n", {"columns": OWN}, ["'Effusion'", "'Efusion'"]),
+        ("path,x\na.png,1\n", {"columns": OWN}, ["'Effusion'", "source.classes"]),
+        ("path,label\na.png,No Finding\n", {}, [0, 1, "'Effusion'"]),
+        (
+            "path,label\na.png,Mass\nb.png,Efusion\n",
+            {"labels": ManifestLabels(on_other="negative")},
+            [0, 2, "'Effusion'", "'Efusion'"],
+        ),
+        (
+            "path,label\na.png,Mass\nb.png,Hernia\nc.png,Hernia\nd.png,Mass\n",
+            {},
+            ["line 3", "'Hernia'", "run", "labels.values", "labels.on_other"],
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_the_run_is_refused_at_a_site(source_of, text, settings, facts):
+    with refused(DataError, "images.csv", *facts):
+        source_of(text, **settings).site_records()
+
+
 # Several rows an image.
 
 BOXES = (

@@ -217,7 +217,7 @@ def test_a_finding_of_one_class_has_no_threshold_and_the_others_do(caplog):
     assert [point is None for point in search.operating_points] == [False, True, False]
     assert math.isnan(metrics["tnr/Nodule"])
     assert metrics["tnr/Mass"] >= 0.8
-    assert line_with(caplog.text, "Nodule")
+    assert line_with("\n".join(caplog.messages), "Nodule")
     assert search.state_dict()["operating_points"][1] is None
 
 
@@ -236,6 +236,7 @@ def test_findings_without_names_are_numbered_and_wrong_names_are_refused():
     [
         ({"per_finding": {"Mass": {"min_tnr": 2}}}, ["Mass", "min_tnr", "2"]),
         ({"per_finding": {"Mass": {"min_tpr": 0.9, "tnr": 1}}}, ["Mass", "min_tnr", "tnr"]),
+        ({"per_finding": {"Mass": {"confidense": 0.9}}}, ["Mass", "did you mean 'confidence'"]),
         ({"familywise": True}, ["familywise", "confidence"]),
     ],
 )
@@ -257,8 +258,11 @@ def test_familywise_certificates_are_made_at_a_higher_confidence():
     )
     assert search.level_of("Mass") is None
     assert search.level_of("Nodule") == pytest.approx(1 - 0.1 / 4)
+    assert search.family_confidence_of("Mass") is None
+    assert search.family_confidence_of("Nodule") == 0.9
     alone = ThresholdSearch(0.8, 0.0, confidence=0.9, familywise=True)
     assert alone.level == 0.9
+    assert ThresholdSearch(0.8, 0.0, confidence=0.9).family_confidence_of(None) is None
 
 
 def share_of_broken_families(num_runs: int, familywise: bool, num_findings: int = 14) -> float:

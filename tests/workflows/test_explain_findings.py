@@ -37,6 +37,7 @@ def home(tmp_path_factory):
     ("options", "names"),
     [
         (["--findings=[Effusion]"], {"test_Effusion"}),
+        (["--findings", "Opacity"], {"test_Opacity"}),
         (["--findings", "[Effusion, Opacity]", "--split", "val"], {"val_Effusion", "val_Opacity"}),
         (["--files", "images/test", "--findings=[Opacity]"], {"files_Opacity"}),
     ],
@@ -54,6 +55,7 @@ def test_only_the_named_findings_are_explained(home, options, names, monkeypatch
 @pytest.mark.parametrize(
     ("value", "facts"),
     [
+        ("Efusion", ["--findings", "'Efusion'", "'Effusion'"]),
         ("[Efusion]", ["--findings", "'Efusion'", "'Effusion'"]),
         ("[Opacity, none]", ["--findings", "'none'"]),
         ("[]", ["--findings", "[]"]),

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrignite.cli import run
-from cxrignite.data import ClassFolders, Manifest, ManifestColumns
+from cxrignite.data import ClassFolders, Manifest, ManifestColumns, Phantom
 from cxrignite.errors import DataError
 from cxrignite.functional import grad_cam, scores_from_logits
 from cxrignite.runs.run_folder import RunFolder
@@ -343,6 +343,8 @@ def test_two_runs_are_compared_by_finding(run_dir, trained_findings, tmp_path, c
     metrics = entries(run_dir / "metrics" / "test.json")
     for row in rows:
         assert float(row["difference"]) == 0
+        assert int(row["num_images"]) == metrics[row["finding"]]["num_images"]
+        assert int(row["num_patients"]) == metrics[row["finding"]]["num_patients"]
         if row["metric"] == "roc_auc":
             area = metrics[row["finding"]]["roc_auc"]["value"]
             assert float(row["value"]) == pytest.approx(area)
@@ -555,3 +557,115 @@ def test_exclusive_scores_are_not_read_as_scores_side_by_side(trained_classes, t
     with refused(DataError, tmp_path, trained_classes, "exclusive", "side by side"):
         _check_findings(site, folder, rules)
     _check_findings(ClassFolders(tmp_path, names), folder, rules)
+
+
+@pytest.fixture
+def site_table(tmp_path):
+    """Options of a site's table of given findings, with images of a Phantom that has all three."""
+    root = tmp_path / "site"
+    source = Phantom(root=root, findings=FINDINGS, **SITE)
+    records = [record for record in source.records() if record.split == "test"]
+
+    def options(findings, *own):
+        rows = [[record.name, *record.labels] for record in records]
+        places = [0, *(1 + FINDINGS.index(name) for name in findings)]
+        with (root / "site.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [["path", *findings], *([row[at] for at in places] for row in rows)]
+            )
+        names = ", ".join(["No Finding", *FINDINGS])
+        parts = [f"path: {root / 'site.csv'}", f"classes: [{names}]", "columns: {label: null}"]
+        source = "{class_path: Manifest, init_args: {" + ", ".join([*parts, *own]) + "}}"
+        return ["--data.source", source]
+
+    return options
+
+
+def test_a_site_may_lack_the_labels_of_a_finding(run_dir, site_table, tmp_path, capsys):
+    """The others are evaluated and get their thresholds; the third keeps that of the run."""
+    run_path, site = ["--run", str(run_dir)], site_table(["Effusion", "Opacity"])
+    assert run(["test", *run_path, "--name", "there", *site]) == 0
+    shown = capsys.readouterr()
+    line_with(shown.err, "site.csv", "Nodule")
+    line_with(shown.out, "no labels", "Nodule")
+    found = entries(run_dir / "metrics" / "there.json")
+    assert {name: each["num_images"] for name, each in found.items()} == {
+        "Opacity": 120,
+        "Effusion": 120,
+        "Nodule": 0,
+    }
+    assert found["Nodule"]["roc_auc"]["value"] is None
+    rows = rows_of(run_dir / "predictions" / "there.csv")
+    assert {row["label"] for row in rows if row["finding"] == "Nodule"} == {""}
+
+    own = points(run_dir)
+    assert run(["recalibrate", *run_path, "--name", "ward", *site, "--share", "0.5"]) == 0
+    line_with(capsys.readouterr().out, "no labels", "Nodule")
+    stored = entries(run_dir / "operating_points" / "ward.json")
+    assert {name: rule["chosen_on"] for name, rule in stored.items()} == {
+        "Opacity": "ward",
+        "Effusion": "ward",
+        "Nodule": "calibration",
+    }
+    assert stored["Nodule"]["point"] == own["Nodule"]
+    scored = ["test", *run_path, "--name", "there", "--operating_point", "ward"]
+    assert run([*scored, *site]) == 0
+    # The kept threshold is compared with the run's own reference.
+    assert run([*scored, *site_table(FINDINGS)]) == 0
+    shift = {
+        name: each["shift"]["num_reference"]
+        for name, each in entries(run_dir / "metrics" / "there@ward.json").items()
+    }
+    assert shift["Nodule"] == own["Nodule"]["num_negative"]
+    assert shift["Opacity"] == stored["Opacity"]["point"]["num_negative"]
+
+    assert run(["report", *run_path]) == 0
+    assert "no labels for Nodule" in (run_dir / "report.html").read_text()
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    table = ["--output", str(tmp_path / "comparison.csv")]
+    assert run(["compare", str(run_dir), str(other), "--name", "there", *table]) == 0
+    line_with(capsys.readouterr().out, "no labels", "Nodule")
+    sizes = {row["finding"]: row["num_images"] for row in rows_of(tmp_path / "comparison.csv")}
+    assert sizes == {"Opacity": "120", "Effusion": "120"}
+    output = ["--output", str(tmp_path / "scores.csv"), "--files", str(tmp_path / "site" / "test")]
+    assert run(["predict", *run_path, "--operating_point", "ward", *output]) == 0
+
+
+def test_a_site_needs_both_labels_of_a_finding_that_it_labels(
+    run_dir, site_table, tmp_path, capsys
+):
+    argv = ["recalibrate", "--run", str(run_dir), "--name", "ward"]
+    site, table = site_table(["Opacity", "Nodule"]), tmp_path / "site" / "site.csv"
+    table.write_text(table.read_text().replace("Nodule", "Nodulle"))
+    assert run([*argv, *site]) == 3
+    error_line(capsys.readouterr().err, "'Nodule'", "'Nodulle'")
+    assert run([*argv, *site_table([])]) == 3
+    error_line(capsys.readouterr().err, "'Opacity'", "source.classes")
+    site = site_table(FINDINGS, "labels: {values: {negative: [0, 1], positive: [2]}}")
+    assert run([*argv, *site]) == 3
+    error_line(capsys.readouterr().err, "Opacity", "no positives", "keeps the run's threshold")
+
+
+def test_the_certificates_of_a_site_hold_together_if_those_of_the_run_do(
+    fit, tmp_path, site_table, capsys
+):
+    folder = tmp_path / "family"
+    search = "[{class_path: ThresholdSearch, init_args: {min_tnr: 0.6, min_threshold: 0.1, "
+    search += "confidence: 0.8, familywise: true}}]"
+    epochs = ["--trainer.max_epochs", "1", "--validator.handlers", search]
+    assert fit(folder, *epochs) == 0
+    for name, options, of_family in (
+        ("ward", ["--confidence", "0.7"], 0.7),
+        ("own", [], 0.8),
+        ("both", ["--confidence", "0.7", "--min_tpr", "0.01", "--refer", "true"], 0.7),
+    ):
+        capsys.readouterr()
+        argv = ["recalibrate", "--run", str(folder), "--name", name, *site_table(FINDINGS)]
+        assert run([*argv, *options]) == 0
+        number = 6 if name == "both" else 3
+        for rule in entries(folder / "operating_points" / f"{name}.json").values():
+            assert rule["point"]["confidence"] == pytest.approx(1 - (1 - of_family) / number)
+        line_with(unwrapped(capsys.readouterr().out), "together", f"{100 * of_family:g} %")
+    limits = ["--confidence", "0.95", "--min_tnr", "0.99"]
+    assert run([*argv[:3], "--name", "x", *site_table(FINDINGS), *limits]) == 4
+    error_line(capsys.readouterr().err, "95 %", "all 3 findings", "Opacity")

@@ -65,12 +65,13 @@ def explain_command(argv: list[str]) -> int:
     return 0
 
 
-def _positions(names: list[str] | None, findings: Sequence[str]) -> list[int]:
+def _positions(names: str | list[str] | None, findings: Sequence[str]) -> list[int]:
     """Return the positions of the findings that `--findings` names; of all without names.
 
     Raises:
         RecipeError: The run has no such finding, or none is named.
     """
+    names = [names] if isinstance(names, str) else names
     for name in names or ():
         if name not in findings:
             near = suggestion(name, findings)

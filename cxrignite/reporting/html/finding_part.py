@@ -181,13 +181,15 @@ def collect_part(
         "observations": tables.observation_rows(results),
         "sites": {
             name: (
-                wording.state_rule(site, classes, {}),
+                wording.state_rule(site, classes, {})
+                if site.is_of_site
+                else wording.state_kept_rule(site),
                 zone_text(site.threshold, site.lower_threshold),
             )
             for name, site in results.sites.items()
         },
         "shown": wording.split_name(shown),
-        "size": _size(evaluation),
+        "size": _size(evaluation, results, shown),
         "is_tested": "test" in evaluations or not is_only,
         "has_test": "test" in results.split_names,
         "confusions": tables.confusion_tables(evaluation, classes) if evaluation else [],
@@ -282,11 +284,15 @@ def _num_unknown(results: RunResults) -> int:
     return sum(record.label == UNKNOWN for record in results.records)
 
 
-def _size(evaluation: Evaluation | None) -> str:
+def _size(evaluation: Evaluation | None, results: RunResults, shown: str) -> str:
     if evaluation is None:
         return ""
-    images, patients = evaluation.num_images, evaluation.num_patients
-    return f"{counted(images, 'image')} of {counted(patients, 'patient')}"
+    known, patients = evaluation.num_images, evaluation.num_patients
+    num_images = sum(record.split == shown for record in results.records)
+    size = f"{counted(known, 'image')} of {counted(patients, 'patient')}"
+    if known >= num_images:
+        return size
+    return f"{size}: the label is known in {known:,} of {counted(num_images, 'image')}"
 
 
 def _prevalence(evaluation: Evaluation | None) -> str:

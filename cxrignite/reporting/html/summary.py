@@ -28,7 +28,7 @@ class FindingRow(NamedTuple):
         name: Name of the finding.
         anchor: Id of its section.
         size: Number of positive images, and of images with a known label.
-        unknown: Number of images whose label is unknown; empty if there are none.
+        unknown: In how many of the images the label is known; empty if in all.
         roc_auc: Area under the ROC curve.
         threshold: The threshold as text, or both.
         tnr: Observed specificity.
@@ -85,7 +85,9 @@ def finding_row(
         size=f"{evaluation.num_positive:,} of {evaluation.num_images:,}"
         if evaluation
         else UNDEFINED,
-        unknown=f"{num_unknown:,} unknown" if num_unknown else "",
+        unknown=f"known in {evaluation.num_images:,} of {num_images:,} images"
+        if evaluation and num_unknown
+        else "",
         roc_auc=decimal_estimate(evaluation.roc_auc.value, evaluation.roc_auc.interval)
         if evaluation
         else Figure(),

@@ -45,6 +45,19 @@ def chosen_images(chosen_on: str) -> str:
     )
 
 
+def describe_missing_labels(finding: str) -> str:
+    """Describe images, of a site or a split, none of which has a known label of a finding.
+
+    Args:
+        finding: Name of the finding.
+
+    Examples:
+        >>> describe_missing_labels("Mass")
+        'no labels for Mass'
+    """
+    return f"no labels for {finding}"
+
+
 def reasons_not_usable(measured: Informativeness | None, positive: str) -> list[str]:
     """List why images do not show that a threshold is better than chance; empty if they do."""
     if measured is None or measured.is_informative:
@@ -173,6 +186,8 @@ def check_rule(name: str, evaluation: Evaluation) -> Statement | None:
 
 def read_evaluation(name: str, evaluation: Evaluation) -> str:
     """Compare what was observed on images with what was guaranteed, in a few words."""
+    if not evaluation.num_images:
+        return describe_missing_labels(evaluation.rule.finding)
     parts = reasons_not_usable(evaluation.informativeness, evaluation.rule.finding)
     parts = [f"{NOT_USABLE}: {'; '.join(parts)}"] if parts else []
     if evaluation.rule.chosen_on == name:

@@ -13,6 +13,7 @@ from cxrignite.reporting.wording.observations import (
     alarm_of_evaluation,
     alarm_of_rule,
     chosen_images,
+    describe_missing_labels,
     split_name,
 )
 from cxrignite.runs.decision_rule import DecisionRule
@@ -245,6 +246,16 @@ def state_rule(
         guarantee, terms = "none", f"requested: {requested}"
     remarks = tuple(_remarks(point, negative))
     return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms, tpr_terms)
+
+
+def state_kept_rule(rule: DecisionRule) -> RuleStatement:
+    """State that a site keeps the run's threshold of a finding, which it has no labels for.
+
+    Args:
+        rule: The run's rule.
+    """
+    text = "The site keeps the run's threshold; nothing is guaranteed for its images."
+    return RuleStatement("none", describe_missing_labels(rule.finding), text)
 
 
 def _certified_text(rule: DecisionRule, point: OperatingPoint, classes: Classes) -> str:

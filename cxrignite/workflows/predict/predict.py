@@ -246,7 +246,7 @@ def _settings(
         weights_sha256=rules[0].weights_sha256,
         operating_point=request.operating_point,
         prevalence=request.prevalence,
-        chosen_on=rules[0].chosen_on,
+        chosen_on=request.operating_point or rules[0].chosen_on,
         threshold=_one_or_all([rule.threshold for rule in rules]),
         lower_threshold=_one_or_all([rule.lower_threshold for rule in rules]),
         status=_one_or_all([status(rule) or None for rule in rules]),

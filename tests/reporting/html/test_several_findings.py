@@ -175,7 +175,7 @@ def test_findings_that_may_occur_together_have_no_classes_but_unknown_labels(sid
 def test_images_with_an_unknown_label_are_counted_in_the_table(side_by_side):
     side_by_side.evaluate_all(Mass={"num_images": 15, "num_positive": 4})
     size = table_of(side_by_side.page())["Mass"][0]
-    assert words(size) == "4 of 15 1 unknown"
+    assert words(size) == "4 of 15 known in 15 of 16 images"
 
 
 def test_the_training_share_of_a_finding_is_that_of_the_known_labels(side_by_side):
