@@ -246,7 +246,11 @@ def _lines(
 
 
 def write_scores(
-    folder: RunFolder, name: str, scores: FindingScores, rules: Sequence[DecisionRule]
+    folder: RunFolder,
+    name: str,
+    scores: FindingScores,
+    rules: Sequence[DecisionRule],
+    folds: Sequence[int] | None = None,
 ) -> None:
     """Write the score, the probability and the decision of every image and finding as CSV.
 
@@ -255,7 +259,11 @@ def write_scores(
         name: Name of the results.
         scores: The scores.
         rules: The threshold of each finding, and the conversion to probabilities.
+        folds: Fold of each image, for a column of its own.
     """
+    about = [{"path": record.name, "patient": record.patient} for record in scores.records]
+    if folds is not None:
+        about = [{**each, "fold": str(fold)} for each, fold in zip(about, folds, strict=True)]
     probabilities = [
         rule.prior_shift.probability(each)
         for rule, each in zip(rules, scores.y_score.T, strict=True)
@@ -265,7 +273,7 @@ def write_scores(
     shape = (-1, len(rules)) if len(rules) > 1 else (-1,)
     write_predictions(
         folder.predictions_path(name),
-        [{"path": record.name, "patient": record.patient} for record in scores.records],
+        about,
         scores.y_score.reshape(shape),
         scores.y_true.reshape(shape),
         np.arange(scores.num_images),

@@ -17,7 +17,6 @@ from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.sources import UNKNOWN
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
 from cxrignite.reporting.html import card, summary, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
@@ -59,10 +58,7 @@ def write_report(
         CxrIgniteError: The file cannot be written.
     """
     folder = RunFolder(run_dir)
-    folder.files.check(folder.history_path)
-    if not folder.holds_run:
-        raise RunFolderError(f"{run_dir} is not a run folder: {folder.why_no_run()}")
-    folder.files.warn_if_unchecked()
+    folder.check_holds_run()
     # Check all files but maps, which may have been removed since they are large.
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
