@@ -71,7 +71,8 @@ class Ensemble(BinaryClassifier):
         logits = []
         for member in self.members:
             # A member may be a user's class, so its features are taken where `fit` takes them.
-            hook = member.head.register_forward_pre_hook(
+            head: Any = member.head
+            hook = head.register_forward_pre_hook(
                 lambda _, inputs: features.append(inputs[0].float())
             )
             try:

@@ -151,6 +151,7 @@ def _train_side_by_side(left: Sequence[tuple[RunFolder, list[str]]], num_jobs: i
     """Train folds in processes of their own, which end with this one."""
     waiting = list(left)
     running: dict[subprocess.Popen[bytes], tuple[RunFolder, IO[bytes]]] = {}
+    errors: IO[bytes]
     try:
         while waiting or running:
             while waiting and len(running) < num_jobs:

@@ -19,6 +19,7 @@ from cxrignite.nn import Ensemble
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.console import print_rules, suggest_next
 from cxrignite.reporting.fold_table import fold_csv, fold_table
+from cxrignite.reporting.wording import describe_ensemble
 from cxrignite.runs.checkpoints import load_best
 from cxrignite.runs.environment import describe_start
 from cxrignite.runs.fold_results import FoldResult, FoldResults
@@ -27,7 +28,8 @@ from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.run_results import Tree, read_predictions
 from cxrignite.runs.scores import FindingScores
-from cxrignite.terminal import print_output
+from cxrignite.terminal import print_output, wrapped
+from cxrignite.workflows import plots
 from cxrignite.workflows.finished_run import open_folder
 from cxrignite.workflows.fit import choose_rules, find_search
 from cxrignite.workflows.parts import (
@@ -110,7 +112,9 @@ def build_ensemble(
         )
         board = TensorBoardWriter(folder.tensorboard_dir)
         stack.callback(board.close)
-        _logger.info("val has the out-of-fold scores of the training images")
+        for _ in plots.plot_data(folder, data, board):
+            pass
+        print_output("\n" + wrapped(describe_ensemble(len(folders))))
         for split, scores in scored.items():
             options = EvaluationOptions(split, split, prints_decision=False)
             print_output("\n")

@@ -140,7 +140,11 @@ def records_to_score(
         records = other_records(data, folder, options.split)
     records = [record for record in records if record.split == options.split]
     if not records:
-        raise DataError(f"{data.source.root} must have {options.split} images to score, got none")
+        is_ensemble = options.split == "val" and folder.is_ensemble
+        why = "; those of an ensemble are in its folds" if is_ensemble else ""
+        raise DataError(
+            f"{data.source.root} must have {options.split} images to score, got none{why}"
+        )
     return _not_used(records, folder, options.operating_point)
 
 

@@ -18,6 +18,7 @@ from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.sources import UNKNOWN
 from cxrignite.durable_write import write_durably
 from cxrignite.reporting import wording
+from cxrignite.reporting.fold_table import FOLD_HEADER, fold_rows
 from cxrignite.reporting.html import card, summary, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
 from cxrignite.reporting.html.finding_part import FindingPart, Limits, collect_part, read_figures
@@ -148,6 +149,13 @@ def _content(
         else None,
         "class_decisions": wording.describe_class_decisions(first.all_classes[0]),
         "refers": any(each.rule and each.rule.lower_threshold is not None for each in findings),
+        "ensemble": wording.describe_ensemble(first.folds.num_folds) if first.folds else "",
+        "fold_header": FOLD_HEADER,
+        "fold_rows": {
+            each.classes[1]: fold_rows(first.folds, each.classes[1])
+            for each in findings
+            if first.folds
+        },
         "training": _training(first),
         "split_summary": card.summarize_split(findings),
         "intended": card.intended_use(first),
