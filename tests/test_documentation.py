@@ -251,6 +251,7 @@ def understand(monkeypatch):
 
     for work in (
         *("workflows.fit.fit", "workflows.score.score", "workflows.recalibrate.recalibrate"),
+        "workflows.cross_validate.cross_validate",
         *("workflows.compare.compare", "workflows.benchmark.benchmark.benchmark"),
         *("workflows.explain.explain.explain", "workflows.explain.explain.explain_files"),
         *("workflows.audit.audit.audit", "workflows.predict.predict.predict"),

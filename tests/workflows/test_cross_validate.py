@@ -1,20 +1,26 @@
 """`cross_validate` and its ensemble, on tiny models, in real processes."""
 
 import csv
+import os
 import random
 import shutil
 import signal
+import subprocess
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from messages import error_line
+from messages import error_line, refused
 from results import finding, point
 from sklearn.metrics import roc_auc_score
 
 from cxrignite.cli import run
 from cxrignite.data.splits import read_split
+from cxrignite.runs.run_folder import RunFolder
+from cxrignite.stops import StopRequested, stoppable
+from cxrignite.workflows import cross_validate
 
 pytestmark = pytest.mark.integration
 
@@ -182,17 +188,40 @@ def test_two_at_a_time_without_calibration_images_are_not_certified(command, tra
     ensemble = tmp_path / "run" / "ensemble"
     chosen = point(ensemble / "operating_point.json")
     assert (chosen["status"], chosen["chosen_on"]) == ("empirical", "val")
-    assert "data.calibration_fraction" in chosen["reason"]
+    assert "data.calibration_fraction" in chosen["note"]
     assert not (ensemble / "reference.npz").exists()
     assert run(["test", "--run", str(ensemble)]) == 0
     assert finding(ensemble / "metrics" / "test.json")["shift"] is None
 
 
-def test_a_fold_that_fails_in_its_process_ends_all_with_its_error(command, trained, tmp_path):
-    handlers = "--validator.handlers=[{class_path: ThresholdSearch, init_args: {confidence: 0.99}}]"
-    done = command(*arguments(trained, tmp_path / "run", "--folds", "3", "--jobs", "2", handlers))
-    assert done.returncode == 4
-    error_line(done.stderr, "fold_", "confidence", "negative patients")
+@pytest.fixture
+def processes(monkeypatch):
+    """The processes of folds, each a line of shell in place of `fit`."""
+    started = []
+
+    def begin(folder, argv, errors):
+        started.append(subprocess.Popen(["sh", "-c", *argv], stderr=errors))
+        return started[-1]
+
+    monkeypatch.setattr(cross_validate, "_start", begin)
+    return started
+
+
+def test_a_fold_that_fails_ends_the_others_and_passes_on_its_error(processes, tmp_path):
+    lines = ["exit 0", "echo 'cxrignite fit: error: too few images' >&2; exit 4", "exec sleep 60"]
+    left = [(RunFolder(tmp_path / f"fold_{n}"), [line]) for n, line in enumerate(lines)]
+    with refused(cross_validate.FoldError, "fold_1", "too few images") as caught:
+        cross_validate._train_side_by_side(left, 3)
+    assert caught.value.exit_code == 4
+    assert [each.returncode for each in processes] == [0, 4, -signal.SIGTERM]
+
+
+def test_a_stop_ends_all_folds_and_waits_for_them(processes, tmp_path):
+    left = [(RunFolder(tmp_path / f"fold_{n}"), ["exec sleep 60"]) for n in range(3)]
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with stoppable(), pytest.raises(StopRequested):
+        cross_validate._train_side_by_side(left, 2)
+    assert [each.returncode for each in processes] == 2 * [-signal.SIGTERM]
 
 
 @pytest.mark.parametrize("kind", ["trained_findings", "trained_classes"])
