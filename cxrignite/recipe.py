@@ -163,7 +163,7 @@ class DataRecipe:
         _require(0 <= share <= 0.4, "data.calibration_fraction", "in [0, 0.4]", share)
         name = "data.val_fraction"
         if self.fold is not None:
-            name, val = "the share of data.fold", (1 - test) / self.fold.count
+            name, val = "the share of data.fold", (1 - test - share) / self.fold.count
         rule = "at most a half of what data.test_fraction leaves"
         _require(round(val, 9) <= round((1 - test) / 2, 9), name, rule, val)
         taken = round(test + val + share, 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that request a stop."""
+
+_PR_SET_PDEATHSIG = 1  # from `sys/prctl.h`
 
 
 class StopRequested(KeyboardInterrupt):
@@ -82,6 +85,21 @@ def stoppable() -> Iterator[None]:
             # None: it was not set from Python, so Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         note_stop(None)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends; only on Linux.
+
+    The signal comes when the *thread* that started the process ends, so only the main thread should
+    start such processes.
+
+    Args:
+        parent: Process id of the parent.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

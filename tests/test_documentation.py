@@ -250,6 +250,7 @@ def understand(monkeypatch):
         return own if own.is_file() else ROOT / "recipes" / "baseline_cnn.yaml"
 
     for work in (
+        "workflows.cross_validate.cross_validate",  # first: it imports `fit` as it is
         *("workflows.fit.fit", "workflows.score.score", "workflows.recalibrate.recalibrate"),
         *("workflows.compare.compare", "workflows.benchmark.benchmark.benchmark"),
         *("workflows.explain.explain.explain", "workflows.explain.explain.explain_files"),

@@ -16,6 +16,7 @@ from cxrignite.terminal import TerminalHandler, print_error, wrapped
 
 _AFTER_A_STOP = {
     "fit": "; resume with --resume auto",
+    "cross_validate": "; resume with --resume auto",
     "predict": "; run the same command again to resume",
     "download": "; run the same command again to resume",
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "audit": "Check a data set for problems before training",
     "fit": "Train and validate a model, choose the threshold, and write a run folder",
+    "cross_validate": "Train a run for each fold of the patients, and make an ensemble of them",
     "validate": "Evaluate a run on its validation split, with the stored threshold",
     "test": "Evaluate a run on its test split or on other images, with a stored threshold",
     "recalibrate": "Choose a threshold for one site, with labelled images of that site",
@@ -101,6 +102,11 @@ OPTIONS = {
         ),
     ),
     "fit": (Option("resume", str, "Resume from a checkpoint: a path, or `auto` for the newest."),),
+    "cross_validate": (
+        Option("folds", int, "Number of folds, at least 2.", default=5),
+        Option("jobs", int, "Folds that are trained at the same time.", default=1),
+        Option("resume", str, "`auto` resumes the folds that are not finished."),
+    ),
     "validate": _EVALUATION,
     "test": _EVALUATION,
     "explain": (

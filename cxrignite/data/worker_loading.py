@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import mmap
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -23,14 +21,12 @@ from torch.utils.data._utils import signal_handling
 
 from cxrignite.data.crash_report import report_crashes_of_worker
 from cxrignite.errors import CxrIgniteError
-from cxrignite.stops import held_signals
+from cxrignite.stops import end_with_parent, held_signals
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 5
 _WARN_SECONDS = 60  # long before the limit
-# From `sys/prctl.h`.
-_PR_SET_PDEATHSIG = 1
 _NOTE_BYTES = 4096  # of each worker: the largest length of a path
 _own_note: tuple[mmap.mmap, int] | None = None
 
@@ -195,12 +191,8 @@ def init_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     report_crashes_of_worker()
-    if parent is not None and sys.platform == "linux":
-        # A hung worker never notices that its parent has ended. The signal comes when the *thread*
-        # that forked it ends, so only workers of the main thread request it.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    if parent is not None:  # a hung worker never notices that its parent has ended
+        end_with_parent(parent)
     if notes is not None:
         global _own_note
         _own_note = notes, worker_id * _NOTE_BYTES

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,10 +66,10 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             "trainer.device is cuda, but this machine has no CUDA device; set it to auto or cpu"
         )
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    several = _num_launched(os.environ) > 1
+    several = num_launched() > 1
     if several:
         with _torchrun_first():
-            _join("nccl" if on_cuda else "gloo", _num_launched(os.environ))
+            _join("nccl" if on_cuda else "gloo", num_launched())
     before = (
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
@@ -127,7 +127,7 @@ def _torchrun_first() -> Iterator[None]:
             os.environ[job] = hidden
 
 
-def _num_launched(environment: Mapping[str, str]) -> int:
+def num_launched() -> int:
     """Return the number of processes that `torchrun` or SLURM's `srun` started; 1 without them.
 
     `SLURM_NTASKS` is not used, since it is also set in a batch script. There only one process runs,
@@ -136,6 +136,7 @@ def _num_launched(environment: Mapping[str, str]) -> int:
     Raises:
         RecipeError: If a variable is not a number, or `WORLD_SIZE` is set without the others.
     """
+    environment = os.environ
     names = [each for each in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS") if each in environment]
     if not names:
         return 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,9 @@ def grad_cam(
     on the ReLU being in place. If a ReLU follows the layer, `grad_cam` may show regions that the
     ReLU sets to 0; choose the ReLU as the layer instead.
 
+    The map of an ensemble, which has its models in a `ModuleList` named `members`, is the mean of
+    the maps of its members. `target_layer` is then a name, in each of them.
+
     Args:
         model: Images in, logits out, shape `(N,)` or `(N, K)`.
         images: Shape `(N, C, H, W)`, as the model takes them, on its device.
@@ -111,6 +114,16 @@ def grad_cam(
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
     # A compiled model ignores hooks that are registered after compilation.
     model = getattr(model, "_orig_mod", model)
+    if isinstance(members := getattr(model, "members", None), nn.ModuleList):
+        settings: dict[str, Any] = dict(
+            method=method, target=target, output=output, exclusive=exclusive
+        )
+        found = [grad_cam(each, images, target_layer, **settings) for each in members]
+        with evaluation_mode(model), torch.no_grad():
+            logits = _checked_logits(model(images), len(images), output, exclusive)
+        maps = _scaled(torch.stack([each.maps for each in found]).mean(dim=0))
+        raw_max = torch.stack([each.raw_max for each in found]).mean(dim=0)
+        return CamMaps(maps, raw_max, logits, found[0].grid)
     name, layer = find_layer(model, target_layer)
     with (
         torch.inference_mode(False),
@@ -133,10 +146,15 @@ def grad_cam(
             coarse[:, None], images.shape[-2:], mode="bilinear", align_corners=False
         )[:, 0]
         # Scaled after upsampling, since no upsampled pixel may reach the maximum of the coarse map.
-        peak = maps.amax(dim=(1, 2), keepdim=True)
-        maps = torch.where(peak > 0, maps / peak, 0.0)
+        maps = _scaled(maps)
     rows, columns = coarse.shape[1:]
     return CamMaps(maps, coarse.amax(dim=(1, 2)), logits, (rows, columns))
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """Scale each map, `(N, H, W)`, to a maximum of 1; an empty map stays 0."""
+    peak = maps.amax(dim=(1, 2), keepdim=True)
+    return torch.where(peak > 0, maps / peak, 0.0)
 
 
 def _activation_and_gradient(

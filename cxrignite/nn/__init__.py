@@ -6,6 +6,7 @@ This is the only package that imports torchvision and timm.
 from __future__ import annotations
 
 from cxrignite.nn.classifiers import BinaryClassifier
+from cxrignite.nn.ensemble import Ensemble
 from cxrignite.nn.light_cnn import LightCNN
 from cxrignite.nn.losses import NeedsClassCounts, SoftClassWeightCE, SoftPosWeightBCE
 from cxrignite.nn.normalizer import ImageNormalizer
@@ -14,6 +15,7 @@ from cxrignite.nn.transfer import TransferClassifier
 
 __all__ = [
     "BinaryClassifier",
+    "Ensemble",
     "ImageNormalizer",
     "LightCNN",
     "NeedsClassCounts",

@@ -196,18 +196,8 @@ def print_end(
         best: The best epoch, its metric and that metric's value.
         data: Images of the run; `test` is suggested next if there is a test split.
     """
+    print_rules(rules)
     epoch, metric, value = best
-    lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
-    if rules[0].point is not None:
-        lines = []
-    for rule in rules:
-        if rule.point is not None:
-            finding = rule.finding if len(rules) > 1 else ""
-            of_one = f" of {finding}" if finding else ""
-            lines += alarm(alarm_of_rule(rule), finding)
-            lines.append(f"operating point{of_one}: {status(rule)}, {thresholds_text(rule.point)}")
-            lines.append(indented(describe_rule(rule)))
-    print_output("\n".join(["", *lines, "", ""]))
     root, run = str(folder.root), shlex.quote(str(folder.root))
     _logger.info("best epoch %d, %s %.4f", epoch, metric, value)
     _logger.info("written to %s:", root)
@@ -221,9 +211,37 @@ def print_end(
     ]
     for line in table_lines(files, indent="  "):
         _logger.info("%s", line)
-    after = ["test"] if "test" in data.splits else []
-    for command in (*after, "report"):
-        _logger.info("next: cxrignite %s --run %s", command, run)
+    suggest_next(folder, data)
+
+
+def suggest_next(folder: RunFolder, data: XrayData) -> None:
+    """Log the commands that may follow a finished run.
+
+    Args:
+        folder: The finished run.
+        data: Its images; `test` is suggested if there is a test split.
+    """
+    for command in (*(["test"] if "test" in data.splits else []), "report"):
+        _logger.info("next: cxrignite %s --run %s", command, shlex.quote(str(folder.root)))
+
+
+def print_rules(rules: Sequence[DecisionRule]) -> None:
+    """Print the thresholds and their guarantees.
+
+    Args:
+        rules: The operating points, one for each finding.
+    """
+    lines = ["operating point: none, since no ThresholdSearch is among validator.handlers"]
+    if rules[0].point is not None:
+        lines = []
+    for rule in rules:
+        if rule.point is not None:
+            finding = rule.finding if len(rules) > 1 else ""
+            of_one = f" of {finding}" if finding else ""
+            lines += alarm(alarm_of_rule(rule), finding)
+            lines.append(f"operating point{of_one}: {status(rule)}, {thresholds_text(rule.point)}")
+            lines.append(indented(describe_rule(rule)))
+    print_output("\n".join(["", *lines, "", ""]))
 
 
 def _log_line(label: str, text: str) -> None:

@@ -31,7 +31,14 @@ _logger = logging.getLogger(__name__)
 # Files of a run without digests (from an older version) that get one at the next write.
 _UNCHECKED = (
     *("recipe.yaml", "environment.json", "split.csv", "history.csv", "operating_point.json"),
-    *("reference.npz", "evaluations.json", "operating_points/*", "metrics/*", "predictions/*"),
+    *(
+        "reference.npz",
+        "evaluations.json",
+        "folds.json",
+        "operating_points/*",
+        "metrics/*",
+        "predictions/*",
+    ),
     *("explain/*/explain.json", "explain/*/explain.csv"),
 )
 

@@ -30,6 +30,7 @@ from cxrignite.runs.checked_files import CheckedFiles
 from cxrignite.runs.decision_rule import DecisionRule, DecisionRules
 from cxrignite.runs.environment import RunStart, RunStarts
 from cxrignite.runs.evaluation import Evaluations
+from cxrignite.runs.fold_results import FoldResults
 from cxrignite.runs.json_codec import from_json, to_json
 from cxrignite.runs.log_file import log_file
 from cxrignite.runs.map_evaluation import MapEvaluation
@@ -74,6 +75,7 @@ class RunFolder:
         self.evaluation_counts_path = root / "evaluations.json"
         self.report_path = root / "report.html"
         self.history_path = root / "history.csv"
+        self.folds_path = root / "folds.json"
         self.tensorboard_dir = root / "tensorboard"
         self.figures_dir = root / "figures"
         self.log_path = root / "run.log"
@@ -94,7 +96,12 @@ class RunFolder:
     @property
     def holds_run(self) -> bool:
         """True if an epoch was completed here; before that, a new start loses nothing."""
-        return self.history_path.is_file()
+        return self.history_path.is_file() or self.is_ensemble
+
+    @property
+    def is_ensemble(self) -> bool:
+        """True if `cross_validate` made this run of others, so that it has no epochs."""
+        return self.folds_path.is_file()
 
     @property
     def is_foreign(self) -> bool:
@@ -187,25 +194,39 @@ class RunFolder:
             RunFolderError: There is no run, or it did not finish.
             DamagedRunError: Its recipe or its history was changed.
         """
-        self.files.check(self.history_path)
-        if not self.holds_run:
-            raise RunFolderError(f"{self.root} is not a run folder: {self.why_no_run()}")
-        self.files.warn_if_unchecked()
+        self.check_holds_run()
         self.files.check(self.recipe_path)
         if not self.is_finished:
+            again = (
+                "run `cxrignite cross_validate` again with --resume auto"
+                if self.is_ensemble
+                else f"resume it with `cxrignite fit --config {shlex.quote(str(self.recipe_path))} "
+                f"--run_dir {shlex.quote(str(self.root))} --resume auto`"
+            )
             raise RunFolderError(
                 f"the run in {self.root} is not finished: "
-                f"it has no {self.operating_point_path.name}; "
-                f"resume it with `cxrignite fit --config {shlex.quote(str(self.recipe_path))} "
-                f"--run_dir {shlex.quote(str(self.root))} --resume auto`"
+                f"it has no {self.operating_point_path.name}; {again}"
             )
         return self.recipe_path
 
-    def why_no_run(self) -> str:
+    def check_holds_run(self) -> None:
+        """Check that the folder holds a run, finished or not.
+
+        Raises:
+            RunFolderError: There is no run.
+            DamagedRunError: Its history was changed.
+        """
+        self.files.check(self.history_path, self.folds_path)
+        if not self.holds_run:
+            raise RunFolderError(f"{self.root} is not a run folder: {self._why_no_run()}")
+        self.files.warn_if_unchecked()
+
+    def _why_no_run(self) -> str:
         """Return the reason why the folder holds no run."""
         if not self.root.exists():
             return "it does not exist; `cxrignite fit` creates it"
-        runs = ", ".join(sorted(str(each.parent) for each in self.root.glob("*/history.csv")))
+        found = (*self.root.glob("*/history.csv"), *self.root.glob("*/folds.json"))
+        runs = ", ".join(sorted(str(each.parent) for each in found))
         return f"it has no {self.history_path.name}" + (
             f"; run folders in it: {runs}" if runs else ""
         )
@@ -362,6 +383,10 @@ class RunFolder:
                 f"{self.evaluation_counts_path} is damaged: a count must be at least 1"
             )
         return counts
+
+    def find_folds(self) -> FoldResults | None:
+        """Read the folds that an ensemble is made of; None for another run."""
+        return self._find(FoldResults, self.folds_path, "cross_validate --resume auto")
 
     def read_history(self) -> list[dict[str, float]]:
         """Read the rows of `history.csv`, without empty cells."""

@@ -20,6 +20,7 @@ from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Averages, Evaluation
+from cxrignite.runs.fold_results import FoldResults
 from cxrignite.runs.run_folder import RunFolder, how_to_evaluate
 from cxrignite.runs.scores import record_of, results_name
 
@@ -101,6 +102,7 @@ class RunResults:
         all_classes: Name of an image without a finding, then the run's findings.
         best: Manifest of the best weights.
         averages: Averages over the findings, by the name of the images; empty with one finding.
+        folds: The folds of an ensemble; None for another run.
         records: Records of all splits, with the labels of this finding.
     """
 
@@ -115,6 +117,7 @@ class RunResults:
     evaluations: dict[str, Evaluation]
     averages: dict[str, Averages]
     history: list[dict[str, float]]
+    folds: FoldResults | None
     records: list[ImageRecord]
     # Read once for all findings.
     _scored: dict[str, list[ScoredImage]] = field(default_factory=dict)
@@ -143,7 +146,8 @@ class RunResults:
             sites={},
             evaluations={},
             averages={name: each for name, each in averages.items() if each is not None},
-            history=folder.read_history(),
+            history=[] if folder.is_ensemble else folder.read_history(),
+            folds=folder.find_folds(),
             records=records,
         )
         return [

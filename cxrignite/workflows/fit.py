@@ -38,7 +38,6 @@ from cxrignite.workflows.parts import (
     check_image_size,
     choose_computing,
     explained_layer,
-    threshold_split,
 )
 from cxrignite.workflows.records import (
     check_has_train,
@@ -57,6 +56,9 @@ from cxrignite.workflows.training import Training, build_learner
 from cxrignite.write_guard import parts_limited
 
 _logger = logging.getLogger(__name__)
+
+ALSO_CHOSE = "these images also chose the checkpoint: set data.calibration_fraction"
+"""Reason why the images of `val` certify nothing."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,10 @@ def fit(
        checks are here, so that an error costs no training and leaves the run folder unchanged.
     2. `train`: train the remaining epochs. The state is saved at the end of each epoch, so that a
        killed run can be resumed from there.
-    3. `choose`: score the validation and the calibration split with the best weights, then choose
-       the threshold. It comes after training because a threshold belongs to one set of weights. It
-       uses images that chose neither the weights nor the epoch, if there are any, because only
-       those allow a certificate.
+    3. `score` and `choose_rules`: score the validation and the calibration split with the best
+       weights, then choose the threshold. It comes after training because a threshold belongs to
+       one set of weights. It uses images that chose neither the weights nor the epoch, if there
+       are any, because only those allow a certificate.
     4. `evaluate`: write metrics, predictions and figures of both splits at that threshold.
     5. `save`: write the decision rule. It comes last because it marks the run as finished: a run
        killed before has no rule and can be resumed.
@@ -141,7 +143,10 @@ def _fit(
         best = train(prepared)
         scored = score(prepared, best)
         if session.is_main_process:
-            rules = choose(prepared, scored)
+            rules = choose_rules(
+                *(scored, prepared.prior_shifts, prepared.search, prepared.leaks),
+                folder.weights_sha256(),
+            )
             evaluate(prepared, best, scored, rules)
             save(prepared, best, scored, rules)
 
@@ -261,9 +266,14 @@ def prepare(
             num_processes=session.world_size,
         )
         folder.begin(recipe_text, start)
-    searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
-    search = searches[-1] if searches else None
+    search = find_search(recipe.validator.handlers)
     return Prepared(folder, session, computing, training, prior_shifts, search, leaks)
+
+
+def find_search(handlers: Sequence[object]) -> ThresholdSearch | None:
+    """Return the last `ThresholdSearch` of a recipe's validator, which chooses the threshold."""
+    searches = [each for each in handlers if isinstance(each, ThresholdSearch)]
+    return searches[-1] if searches else None
 
 
 def _plot_later(training: Training) -> None:
@@ -329,60 +339,71 @@ def score(prepared: Prepared, best: Best) -> dict[str, FindingScores]:
     }
 
 
-def choose(prepared: Prepared, scored: Mapping[str, FindingScores]) -> tuple[DecisionRule, ...]:
+def choose_rules(
+    scored: Mapping[str, FindingScores],
+    prior_shifts: Sequence[PriorShift],
+    search: ThresholdSearch | None,
+    leaks: list[LeakedPair],
+    weights_sha256: str,
+    *,
+    seen: str = ALSO_CHOSE,
+) -> tuple[DecisionRule, ...]:
     """Choose the threshold of each finding, on the calibration split if there is one, else on val.
 
     It comes before the evaluation, so that every metric is at the threshold that is saved.
+
+    Args:
+        scored: Scores of `val`, and of `calibration` if there is one.
+        prior_shifts: Effect of sampler and loss on the prior of each finding.
+        search: The constraints; None chooses no threshold.
+        leaks: Pairs of images that leak between splits.
+        weights_sha256: Digest of the weights.
+        seen: Reason why the scores of `val` certify nothing.
     """
-    chosen_on = threshold_split(prepared.training.data)
-    pairs = zip(scored[chosen_on], scored["val"], prepared.prior_shifts, strict=True)
-    return tuple(_choose(prepared, chosen_on, *each) for each in pairs)
-
-
-def _choose(
-    prepared: Prepared,
-    chosen_on: str,
-    scores: SplitScores,
-    val: SplitScores,
-    prior_shift: PriorShift,
-) -> DecisionRule:
-    """Choose the threshold of one finding."""
-    finding, point = scores.classes[1], None
-    if prepared.search is not None:
-        point = choose_point(prepared.search, scores, chosen_on, prepared.leaks)
-        if point.status == "infeasible":
-            several = len(prepared.prior_shifts) > 1
-            _logger.warning(
-                "no threshold meets the constraints%s on the %s split",
-                *(f" for {finding}" if several else "", chosen_on),
-            )
-    return DecisionRule(
-        finding=finding,
-        point=point,
-        chosen_on=chosen_on,
-        prior_shift=prior_shift,
-        weights_sha256=prepared.folder.weights_sha256(),
-        calibrators=Calibrators.fit(val.y_score, val.y_true),
-        informativeness=measure_informativeness(
-            scores,
-            point.threshold if point else None,
-            lower=point.lower_threshold if point else None,
-        ),
-        exclusive=prepared.training.data.exclusive,
-    )
+    chosen_on = "calibration" if "calibration" in scored else "val"
+    rules = []
+    for scores, val, shift in zip(scored[chosen_on], scored["val"], prior_shifts, strict=True):
+        finding, point = scores.classes[1], None
+        if search is not None:
+            point = choose_point(search, scores, chosen_on, leaks, seen)
+            if point.status == "infeasible":
+                _logger.warning(
+                    "no threshold meets the constraints%s on the %s split",
+                    *(f" for {finding}" if len(prior_shifts) > 1 else "", chosen_on),
+                )
+        rule = DecisionRule(
+            finding=finding,
+            point=point,
+            chosen_on=chosen_on,
+            prior_shift=shift,
+            weights_sha256=weights_sha256,
+            calibrators=Calibrators.fit(val.y_score, val.y_true),
+            informativeness=measure_informativeness(
+                scores,
+                point.threshold if point else None,
+                lower=point.lower_threshold if point else None,
+            ),
+            exclusive=scored[chosen_on].exclusive,
+        )
+        rules.append(rule)
+    return tuple(rules)
 
 
 def choose_point(
-    search: ThresholdSearch, scores: SplitScores, split: str, leaks: list[LeakedPair]
+    search: ThresholdSearch,
+    scores: SplitScores,
+    split: str,
+    leaks: list[LeakedPair],
+    seen: str = ALSO_CHOSE,
 ) -> OperatingPoint:
-    """Choose an operating point, certified only if its images had no other part in the run."""
+    """Choose an operating point, certified only if its images had no other part in the run.
+
+    `seen` is the reason why the scores of `val` certify nothing.
+    """
     finding = scores.classes[1]
     point = search.select(scores.y_score, scores.y_true, scores.patients, finding)
     if split == "val":
-        point = point.without_certificate(
-            "not certified, because these images also chose the checkpoint: "
-            "set data.calibration_fraction"
-        )
+        point = point.without_certificate(f"not certified, because {seen}")
     touching = sum(split in (pair.first.split, pair.second.split) for pair in leaks)
     if touching:
         point = point.without_certificate(

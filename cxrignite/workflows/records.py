@@ -155,7 +155,8 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
 
     The test split comes first, so that it depends only on the images, its share and the seed.
 
-    With a fold, `val` of the source joins `train`.
+    With a fold, `val` of the source joins `train`, and the calibration images are split off before
+    the folds: they are the same for every fold.
 
     Raises:
         RecipeError: There is a test split, and another is requested.
@@ -175,12 +176,15 @@ def split_records(data: DataRecipe, records: list[ImageRecord], seed: int) -> li
             records = [
                 record.moved("train") if record.split == "val" else record for record in records
             ]
+        if data.calibration_fraction:  # before the folds, so that it is the same in all of them
+            fraction = min(data.calibration_fraction / left, 0.5)
+            records = split_off(records, "calibration", fraction, seed, findings)
+            left -= data.calibration_fraction
         records = split_off_fold(records, data.fold.index, data.fold.count, seed, findings)
-        left -= left / data.fold.count
     elif not has_val:
         records = split_off(records, "val", min(data.val_fraction / left, 0.5), seed, findings)
         left -= data.val_fraction
-    if data.calibration_fraction:
+    if data.calibration_fraction and data.fold is None:
         fraction = min(data.calibration_fraction / left, 0.5)
         records = split_off(records, "calibration", fraction, seed, findings)
     return records

@@ -27,6 +27,11 @@ def state_to_resume(
         DamagedRunError: A file of the run is damaged, missing or changed.
         CheckpointError: The checkpoint is missing, damaged, or not a training state.
     """
+    if folder.is_ensemble:
+        raise RunFolderError(
+            f"{folder.root} must hold a run of `fit`, got an ensemble; resume it with "
+            "`cxrignite cross_validate`, or choose another run_dir"
+        )
     folder.files.check(folder.history_path)  # a run without it must not be restarted silently
     if resume is None:
         if folder.holds_run:

@@ -141,7 +141,11 @@ def records_to_score(
         records = other_records(data, folder, options.split)
     records = [record for record in records if record.split == options.split]
     if not records:
-        raise DataError(f"{data.source.root} must have {options.split} images to score, got none")
+        is_ensemble = options.split == "val" and folder.is_ensemble
+        why = "; those of an ensemble are in its folds" if is_ensemble else ""
+        raise DataError(
+            f"{data.source.root} must have {options.split} images to score, got none{why}"
+        )
     return _not_used(records, folder, options.operating_point)
 
 
@@ -250,15 +254,25 @@ def _lines(
 
 
 def write_scores(
-    folder: RunFolder, name: str, scores: FindingScores, rules: Sequence[DecisionRule]
+    folder: RunFolder,
+    name: str,
+    scores: FindingScores,
+    rules: Sequence[DecisionRule],
+    folds: Sequence[int] | None = None,
 ) -> None:
-    """Write the score, the probability and the decision of every image and finding as CSV."""
+    """Write the score, the probability and the decision of every image and finding as CSV.
+
+    `folds` is the fold of each image, for a column of its own.
+    """
+    about = [{"path": record.name, "patient": record.patient} for record in scores.records]
+    if folds is not None:
+        about = [{**each, "fold": str(fold)} for each, fold in zip(about, folds, strict=True)]
     known = [each for each in probabilities(rules, scores.y_score) if each is not None]
     # One finding has arrays without a second dimension, and no column of that name.
     shape = (-1, len(rules)) if len(rules) > 1 else (-1,)
     write_predictions(
         folder.predictions_path(name),
-        [{"path": record.name, "patient": record.patient} for record in scores.records],
+        about,
         scores.y_score.reshape(shape),
         scores.y_true.reshape(shape),
         np.arange(scores.num_images),

@@ -89,19 +89,22 @@ def test_the_test_split_does_not_depend_on_what_is_split_after_it(num_val):
     assert all(not leaked_pairs(each) for each in splits)
 
 
-def test_over_all_folds_whatever_is_not_tested_is_validated_once():
+def test_over_all_folds_the_images_of_no_other_split_are_validated_once():
     records = records_without_test(num_val=100)
-    validated = Counter()
+    validated, calibrations = Counter(), set()
     for index in range(5):
         recipe = recipe_with(test_fraction=0.2, calibration_fraction=0.2, fold=Fold(index, 5))
         split = assigned(recipe, records)
         validated.update(names_in(split, "val"))
+        calibrations.add(frozenset(names_in(split, "calibration")))
         shares = Counter(record.split for record in split)
         # 500 of the source's training images less 100 for the test, and its 100 of `val`.
-        assert shares["val"] == pytest.approx(500 / 5, rel=0.1)
-        assert shares["calibration"] == pytest.approx(0.2 / 0.64 * 400, rel=0.1)
+        assert shares["calibration"] == pytest.approx(0.2 / 0.8 * 500, rel=0.1)
+        assert shares["val"] == pytest.approx((1 - 0.2 / 0.8) * 500 / 5, rel=0.1)
+    (calibration,) = calibrations
     assert set(validated.values()) == {1}
-    assert set(validated) == {record.name for record in records} - names_in(split, "test")
+    others = names_in(split, "test") | calibration
+    assert set(validated) == {record.name for record in records} - others
 
 
 def test_a_source_s_own_validation_images_join_a_fold_and_the_log_says_so(caplog):

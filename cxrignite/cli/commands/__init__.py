@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "FUNCTIONS"]
 FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "audit": with_recipe.audit_command,
     "fit": with_recipe.fit_command,
+    "cross_validate": with_recipe.cross_validate_command,
     "validate": lambda argv: with_run_recipe.score_command(argv, "val"),
     "test": lambda argv: with_run_recipe.score_command(argv, "test"),
     "recalibrate": with_run_recipe.recalibrate_command,

@@ -1,9 +1,16 @@
-"""Commands that take a recipe or a source: `audit`, `fit`, `benchmark`."""
+"""Commands that take a recipe or a source: `audit`, `fit`, `cross_validate`, `benchmark`."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cxrignite.cli.parsing import parse_recipe
 from cxrignite.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cxrignite.recipe import Recipe
 
 _NO_RECIPE = "give a recipe with --config FILE; `cxrignite recipes list` shows the included ones"
 
@@ -29,6 +36,25 @@ def fit_command(argv: list[str]) -> int:
     from cxrignite.workflows.fit import fit
 
     fit(recipe, text, resume=options["resume"], command=["fit", *argv])
+    return 0
+
+
+def cross_validate_command(argv: list[str]) -> int:
+    """Run `cross_validate`."""
+    if not argv:
+        raise RecipeError(_NO_RECIPE)
+    recipe, text, options = parse_recipe("cross_validate", argv)
+    from cxrignite.workflows.cross_validate import cross_validate
+
+    def parse(arguments: Sequence[str]) -> tuple[Recipe, str]:
+        return parse_recipe("fit", [*arguments])[:2]
+
+    cross_validate(
+        *(recipe, text, parse, options["folds"]),
+        num_jobs=options["jobs"],
+        resume=options["resume"],
+        command=["cross_validate", *argv],
+    )
     return 0
 
 

@@ -218,7 +218,7 @@ def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
                 ("Source", class_name(data.text("source.class_path"))),
                 ("Classes", _classes_text(results)),
                 ("Images", images_of_splits(results)),
-                ("Validation", fold_words(data)),
+                ("Validation", _validation_words(results)),
                 ("Read at, rows x columns", " x ".join(map(str, data.get("image_size") or ()))),
                 ("Preprocessing", text_of(data.get("preprocess"))),
                 ("Augmentation, training only", text_of(data.get("augment"))),
@@ -244,7 +244,7 @@ def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
         CardGroup(
             "Weights and threshold" if results.has_one_finding else "Weights and thresholds",
             [
-                ("Epoch of the weights", text_of(best and best.epoch)),
+                ("Epoch of the weights", text_of(best and (best.epoch or None))),
                 ("Selected by", _selected_by(best, len(findings))),
                 ("SHA-256 of the checkpoint", text_of(best and best.sha256)),
                 *_threshold_lines(findings),
@@ -268,6 +268,12 @@ def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
     )
     kept = [CardGroup(group.title, [line for line in group.lines if line[1]]) for group in groups]
     return [group for group in kept if group.lines]
+
+
+def _validation_words(results: RunResults) -> str:
+    if results.folds is not None:
+        return f"out-of-fold, in {results.folds.num_folds} folds"
+    return fold_words(results.recipe.child("data"))
 
 
 def _classes_text(results: RunResults) -> str:

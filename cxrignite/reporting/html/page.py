@@ -17,8 +17,8 @@ from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.sources import UNKNOWN
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import RunFolderError
 from cxrignite.reporting import wording
+from cxrignite.reporting.fold_table import FOLD_HEADER, fold_rows
 from cxrignite.reporting.html import card, summary, wrong_decisions
 from cxrignite.reporting.html.card import of_starts
 from cxrignite.reporting.html.finding_part import FindingPart, Limits, collect_part, read_figures
@@ -59,10 +59,7 @@ def write_report(
         CxrIgniteError: The file cannot be written.
     """
     folder = RunFolder(run_dir)
-    folder.files.check(folder.history_path)
-    if not folder.holds_run:
-        raise RunFolderError(f"{run_dir} is not a run folder: {folder.why_no_run()}")
-    folder.files.warn_if_unchecked()
+    folder.check_holds_run()
     # Check all files but maps, which may have been removed since they are large.
     maps_dir = folder.root / "explain"
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
@@ -152,6 +149,13 @@ def _content(
         else None,
         "class_decisions": wording.describe_class_decisions(first.all_classes[0]),
         "refers": any(each.rule and each.rule.lower_threshold is not None for each in findings),
+        "ensemble": wording.describe_ensemble(first.folds.num_folds) if first.folds else "",
+        "fold_header": FOLD_HEADER,
+        "fold_rows": {
+            each.classes[1]: fold_rows(first.folds, each.classes[1])
+            for each in findings
+            if first.folds
+        },
         "training": _training(first),
         "split_summary": card.summarize_split(findings),
         "intended": card.intended_use(first),

@@ -32,6 +32,7 @@ from cxrignite.reporting.wording.rules import (
 )
 from cxrignite.reporting.wording.several import (
     describe_class_decisions,
+    describe_ensemble,
     describe_family,
     describe_findings,
     describe_negatives,
@@ -49,6 +50,7 @@ __all__ = [
     "check_weights",
     "chosen_images",
     "describe_class_decisions",
+    "describe_ensemble",
     "describe_family",
     "describe_findings",
     "describe_missing_labels",

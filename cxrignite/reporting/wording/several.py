@@ -81,6 +81,20 @@ def describe_family(rules: Sequence[DecisionRule | None]) -> str:
     )
 
 
+def describe_ensemble(num_folds: int) -> str:
+    """Describe the scores of an ensemble, and those of its training images.
+
+    Args:
+        num_folds: Number of folds, each with a model of its own.
+    """
+    return (
+        f"This is an ensemble of {num_folds} folds: the score of an image is the mean of the "
+        f"scores of {num_folds} models, each trained without the images of its fold. The "
+        "validation results are out-of-fold: each training image was scored by the one model that "
+        "had not trained on it. They do not show the effect of the mean."
+    )
+
+
 def _error(point: OperatingPoint) -> float:
     """Return the probability that a certificate does not hold."""
     num_limits = 1 if point.joint or point.min_tpr is None else 2

@@ -40,7 +40,7 @@ _START_AGAIN = "choose another --output, or start again with --overwrite true"
 _INFORMATION = frozenset({"run", "version"})
 _OF_PREDICT = frozenset({"run", "weights_sha256"})
 _SUFFIX = ".csv"
-_RUN_FILES = ("recipe.yaml", "environment.json", "split.csv", "history.csv")
+_RUN_FILES = ("recipe.yaml", "environment.json", "split.csv", "history.csv", "folds.json")
 _RUN_FOLDERS = frozenset(
     {
         *("audit", "checkpoints", "explain", "figures", "metrics", "operating_points"),
