@@ -27,6 +27,7 @@ from cxrignite.runs.scores import FindingScores, SplitScores
 from cxrignite.terminal import counted, print_output
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
+from cxrignite.workflows.fine_tuning import check_parts, start_from
 from cxrignite.workflows.parts import (
     Computing,
     build_data,
@@ -193,8 +194,13 @@ def prepare(
         state.weights if state else None,
         num_findings=len(recipe.data.source.findings),
     )
+    tuning, started_from = recipe.fine_tuning, None
     if state is not None:
         check_best(folder, state, model)
+        started_from = folder.read_starts()[0].start_from_sha256
+    elif tuning.start_from is not None:
+        started_from = start_from(model, tuning.start_from)
+    num_trained = check_parts(model, tuning)
     pipeline = build_pipeline(recipe.data)
     with collector_paused():
         records, cache = read_and_cache(recipe.data, listed, pipeline, recipe.run_dir)
@@ -225,6 +231,7 @@ def prepare(
             loss,
             recipe.optimizer,
             recipe.lr_scheduler,
+            tuning,
             is_compiled=recipe.trainer.compile,
         ),
         *(data, folder, session, computing),
@@ -238,6 +245,7 @@ def prepare(
         model,
         getattr(recipe.model, "keywords", {}).get("arch"),
         (training.epoch_length, recipe.data.batch_size),
+        (num_trained, tuning.unfreeze_epoch),
     )
     if any(shift.corrects_twice for shift in prior_shifts):
         _logger.warning(
@@ -259,6 +267,9 @@ def prepare(
             device=str(session.device),
             precision=computing.precision.name,
             num_processes=session.world_size,
+            start_from_sha256=started_from,
+            num_parameters=sum(each.numel() for each in model.parameters()),
+            num_trained=num_trained,
         )
         folder.begin(recipe_text, start)
     searches = [each for each in recipe.validator.handlers if isinstance(each, ThresholdSearch)]
@@ -430,5 +441,7 @@ def save(
     Reference.of(scored[rules[0].chosen_on]).write(folder.reference_path, folder.files.write)
     plots.plot_training(folder, training.board)
     folder.write_rules(rules)
-    chosen = (best.epoch, training.best.metric, training.best.best_score or 0.0)
+    mean_of, metric = training.best.mean_of, training.best.metric
+    metric += f" (mean of {mean_of} epochs)" if mean_of > 1 else ""
+    chosen = (best.epoch, metric, training.best.best_score or 0.0)
     print_end(folder, rules, chosen, training.data)
