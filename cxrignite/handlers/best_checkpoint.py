@@ -134,9 +134,7 @@ class BestCheckpoint(Attachable):
             return
         score = sum(self._recent.values()) / self.mean_of
         if not math.isfinite(score):
-            _log.warning(
-                "epoch %d: %s is %s, which is never the best", epoch, self.metric, score
-            )
+            _log.warning("epoch %d: %s is %s, which is never the best", epoch, self.metric, score)
         elif self._is_better(score, tie):
             self.best_score, self.best_epoch, self._best_tie = score, epoch, tie
             self._checkpoint(engine)
