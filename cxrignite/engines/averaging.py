@@ -44,12 +44,15 @@ class AveragedWeights(AveragedModel):
         kept = count / (count + 1)
         if self.decay is not None and count:
             kept = min(self.decay, (1 + count) / (10 + count))
-        pairs = [*zip(self.module.parameters(), model.parameters(), strict=True)]
-        counters = []
-        for pair in zip(self.module.buffers(), model.buffers(), strict=True):
-            (pairs if pair[0].is_floating_point() else counters).append(pair)
-        ours, theirs = zip(*pairs, strict=True)
+        ours, theirs = (
+            [
+                *each.parameters(),
+                *(buffer for buffer in each.buffers() if buffer.is_floating_point()),
+            ]
+            for each in (self.module, model)
+        )
         torch._foreach_lerp_(ours, theirs, 1 - kept)
-        for ours, theirs in counters:
-            ours.copy_(theirs)
+        for counter, newest in zip(self.module.buffers(), model.buffers(), strict=True):
+            if not counter.is_floating_point():
+                counter.copy_(newest)
         self.n_averaged += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -55,7 +56,7 @@ class WarmupCosine(LRScheduler):
         self.warmup_steps = round(warmup * total_steps)
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]  # torch also allows tensors
+    def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each parameter group at this step."""
         step, warmup = self.last_epoch, self.warmup_steps
         if step < warmup:
