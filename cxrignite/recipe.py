@@ -60,6 +60,9 @@ def build_scheduler(
         make: The recipe's `lr_scheduler`.
         optimizer: The optimizer.
         total_steps: Steps of the scheduler in the run.
+
+    Returns:
+        The scheduler.
     """
     given = getattr(make, "keywords", {})
     takes_steps = "total_steps" in signature(_class_of(make)).parameters

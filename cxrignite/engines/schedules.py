@@ -57,7 +57,11 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each parameter group at this step."""
+        """Return the rate of each parameter group at this step.
+
+        Returns:
+            The rates; a rate that is a tensor has shape `()`.
+        """
         step, warmup = self.last_epoch, self.warmup_steps
         if step < warmup:
             factor = (step + 1) / warmup

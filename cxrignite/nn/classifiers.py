@@ -79,7 +79,8 @@ class BinaryClassifier(nn.Module):
             for name, parameter in parameters.items()
             if parameter.requires_grad and any(is_within(name, part) for part in found)
         ]
-        if all(name in frozen or not each.requires_grad for name, each in parameters.items()):
+        trained = [name for name, each in parameters.items() if each.requires_grad]
+        if frozen and frozen == trained:
             raise RecipeError(
                 "fine_tuning.frozen must leave a part of the model to train, got all of it"
             )
@@ -99,7 +100,14 @@ class BinaryClassifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training or evaluation mode; frozen parts stay in evaluation mode."""
+        """Switch to training or evaluation mode; frozen parts stay in evaluation mode.
+
+        Args:
+            mode: True for training mode.
+
+        Returns:
+            The model.
+        """
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).train(False)

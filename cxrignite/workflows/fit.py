@@ -197,7 +197,8 @@ def prepare(
     tuning, started_from = recipe.fine_tuning, None
     if state is not None:
         check_best(folder, state, model)
-        started_from = folder.read_starts()[0].start_from_sha256
+        starts = folder.read_starts()
+        started_from = starts[-1].start_from_sha256 if starts else None
     elif tuning.start_from is not None:
         started_from = start_from(model, tuning.start_from)
     num_trained = check_parts(model, tuning)
