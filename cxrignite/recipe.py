@@ -45,6 +45,32 @@ def _named(key: str) -> Iterator[None]:
         raise ValueError(f"{key}: {error}") from error
 
 
+def _class_of(make: Callable[..., object]) -> Callable[..., object]:
+    """Return the class of a factory; that of a recipe file has it among its arguments."""
+    arguments = reversed(getattr(make, "args", ()))
+    return next(filter(callable, arguments), getattr(make, "func", make))
+
+
+def build_scheduler(
+    make: Callable[..., LRScheduler], optimizer: torch.optim.Optimizer, total_steps: int
+) -> LRScheduler:
+    """Build a recipe's scheduler, with the steps of the run if it takes them and has none.
+
+    Args:
+        make: The recipe's `lr_scheduler`.
+        optimizer: The optimizer.
+        total_steps: Steps of the scheduler in the run.
+
+    Returns:
+        The scheduler.
+    """
+    given = getattr(make, "keywords", {})
+    takes_steps = "total_steps" in signature(_class_of(make)).parameters
+    if takes_steps and given.get("total_steps") is None and given.get("epochs") is None:
+        return make(optimizer, total_steps=total_steps)
+    return make(optimizer)
+
+
 def _check_model(make: Callable[[], BinaryClassifier], num_findings: int) -> None:
     """Check that the classifier can be built for the findings of the source."""
     given = getattr(make, "keywords", {}).get("num_findings", 1)
@@ -55,9 +81,7 @@ def _check_model(make: Callable[[], BinaryClassifier], num_findings: int) -> Non
         )
     if num_findings == 1:
         return
-    # A factory of a recipe file has the class among its arguments.
-    arguments = reversed(getattr(make, "args", ()))
-    kind = next(filter(callable, arguments), getattr(make, "func", make))
+    kind = _class_of(make)
     parameters = signature(kind).parameters.values()
     if not any(each.name == "num_findings" or each.kind is each.VAR_KEYWORD for each in parameters):
         raise ValueError(
@@ -188,6 +212,10 @@ class TrainerRecipe:
         max_grad_norm: Norm that gradients are clipped to; null does not clip.
         accumulation_steps: Batches in one optimizer step.
         lr_step: Step the learning-rate scheduler once an epoch or once an iteration.
+        averaging: Average the weights after each optimizer step; the average is validated and kept.
+            `ema`: exponential moving average. `swa`: mean since `swa_start`.
+        ema_decay: Share of the average that a step keeps, in (0, 1); less in the first steps.
+        swa_start: Epoch from which `swa` averages.
         handlers: Handlers attached to the trainer.
     """
 
@@ -201,6 +229,9 @@ class TrainerRecipe:
     max_grad_norm: float | None = None
     accumulation_steps: int = 1
     lr_step: Literal["epoch", "iteration"] = "epoch"
+    averaging: Literal["ema", "swa"] | None = None
+    ema_decay: float = 0.995
+    swa_start: int | None = None
     handlers: list[Attachable] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -209,6 +240,7 @@ class TrainerRecipe:
         _require(length is None or length >= 1, "trainer.epoch_length", "at least 1", length)
         _require(norm is None or norm > 0, "trainer.max_grad_norm", "above 0", norm)
         _require(steps >= 1, "trainer.accumulation_steps", "at least 1", steps)
+        _require(0 < self.ema_decay < 1, "trainer.ema_decay", "in (0, 1)", self.ema_decay)
 
 
 @dataclass
@@ -230,21 +262,57 @@ class MonitorRecipe:
         metric: A metric of the validator, such as `roc_auc`, `loss` or `roc_auc/FINDING`.
         mode: `max` if a higher value is better, `min` if a lower one is.
         patience: Stop after this many epochs without a better value; null: never.
+        mean_of: Number of the last epochs whose mean is compared. Equal values: the lower
+            validation loss is better.
     """
 
     metric: str = "roc_auc"
     mode: Literal["max", "min"] = "max"
     patience: int | None = None
+    mean_of: int = 1
 
     def __post_init__(self) -> None:
         patience = self.patience
         _require(patience is None or patience >= 1, "monitor.patience", "at least 1", patience)
+        _require(self.mean_of >= 1, "monitor.mean_of", "at least 1", self.mean_of)
         _require(
             self.metric != "loss" or self.mode == "min",
             "monitor.mode",
             "min if monitor.metric is loss",
             self.mode,
         )
+
+
+@dataclass
+class FineTuningRecipe:
+    """Training from other weights, with frozen parts and learning rates by part.
+
+    Attributes:
+        start_from: A run folder (its best weights), or a checkpoint file of any library. Weights of
+            another name or shape are left out.
+        frozen: Parts of the model that are not trained, by dotted name (`backbone.layer1`), or
+            patterns with `*`. Their batch statistics stay, too.
+        unfreeze_epoch: Epoch from which the frozen parts are trained, too; null: never.
+        lr_factors: Factor of the optimizer's learning rate for parts, as `{backbone: 0.1}`. The
+            longest name that matches counts.
+        layer_decay: Factor of the learning rate for each layer from the head to the input, in
+            (0, 1]; null: none.
+    """
+
+    start_from: Path | None = None
+    frozen: list[str] = field(default_factory=list)
+    unfreeze_epoch: int | None = None
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    layer_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        epoch, decay = self.unfreeze_epoch, self.layer_decay
+        name = "fine_tuning.unfreeze_epoch"
+        _require(epoch is None or epoch >= 2, name, "at least 2", epoch)
+        _require(epoch is None or bool(self.frozen), name, "null without fine_tuning.frozen", epoch)
+        for part, factor in self.lr_factors.items():
+            _require(factor > 0, f"fine_tuning.lr_factors of {part}", "above 0", factor)
+        _require(decay is None or 0 < decay <= 1, "fine_tuning.layer_decay", "in (0, 1]", decay)
 
 
 @dataclass
@@ -283,6 +351,7 @@ class Recipe:
         lr_scheduler: Class of the learning-rate scheduler; null keeps the learning rate.
         seed: Seed of the split, the initial weights, the sampler and the augmentation.
         run_dir: Folder for the results of this run.
+        fine_tuning: Training from other weights, with frozen parts and learning rates by part.
         trainer: Training.
         validator: Validation after each epoch.
         monitor: Selection of the best checkpoint.
@@ -296,6 +365,7 @@ class Recipe:
     lr_scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
     seed: int = 42
     run_dir: Path = Path("runs/run")
+    fine_tuning: FineTuningRecipe = field(default_factory=FineTuningRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
     validator: ValidatorRecipe = field(default_factory=ValidatorRecipe)
     monitor: MonitorRecipe = field(default_factory=MonitorRecipe)
@@ -318,6 +388,17 @@ class Recipe:
                 with _named("validator.handlers: ThresholdSearch"):
                     handler.findings = findings
         self._check_metric(findings)
+        self._check_epochs()
+
+    def _check_epochs(self) -> None:
+        """Check the settings that count epochs of the run."""
+        trainer, mean_of = self.trainer, self.monitor.mean_of
+        last = trainer.max_epochs
+        _require(mean_of <= last, "monitor.mean_of", f"at most trainer.max_epochs, {last}", mean_of)
+        start = trainer.swa_start
+        if trainer.averaging == "swa":
+            rule = f"an epoch from 1 to {last} for swa"
+            _require(start is not None and 1 <= start <= last, "trainer.swa_start", rule, start)
 
     def _check_metric(self, findings: Sequence[str]) -> None:
         """Check that the validator publishes the metric that selects the checkpoint."""
@@ -342,6 +423,6 @@ class Recipe:
             optimizer = self.optimizer([nn.Parameter(torch.zeros(2, 2))])
         if self.lr_scheduler is not None:
             with _named("lr_scheduler"):
-                self.lr_scheduler(optimizer)
+                build_scheduler(self.lr_scheduler, optimizer, 10)
         if self.data.sampler is not None:
             self.data.sampler([0, 1], seed=self.seed)  # type: ignore[call-arg]  # see the module

@@ -156,10 +156,12 @@ def _classes(base: Mapping[str, Any]) -> Iterator[str]:
 
 def _our_classes() -> Iterator[type]:
     import cxrignite.data
+    import cxrignite.engines
     import cxrignite.handlers
     import cxrignite.nn
 
-    for package in (cxrignite.data, cxrignite.handlers, cxrignite.nn):
+    packages = (cxrignite.data, cxrignite.engines, cxrignite.handlers, cxrignite.nn)
+    for package in packages:
         yield from (kind for kind in vars(package).values() if isinstance(kind, type))
 
 

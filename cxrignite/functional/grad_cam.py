@@ -115,9 +115,12 @@ def grad_cam(
     # A compiled model ignores hooks that are registered after compilation.
     model = getattr(model, "_orig_mod", model)
     if isinstance(members := getattr(model, "members", None), nn.ModuleList):
-        settings: dict[str, Any] = dict(
-            method=method, target=target, output=output, exclusive=exclusive
-        )
+        settings: dict[str, Any] = {
+            "method": method,
+            "target": target,
+            "output": output,
+            "exclusive": exclusive,
+        }
         found = [grad_cam(each, images, target_layer, **settings) for each in members]
         with evaluation_mode(model), torch.no_grad():
             logits = _checked_logits(model(images), len(images), output, exclusive)

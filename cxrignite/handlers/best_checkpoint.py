@@ -23,8 +23,8 @@ _ABOUT = ("epoch", "metric", "score")
 class BestCheckpoint(Attachable):
     """Checkpoint of some objects, saved whenever a metric beats its best value so far.
 
-    A tie keeps the earlier epoch. A value that is NaN or infinite is never the best. The file is a
-    dictionary of the objects' states by name, plus `epoch`, `metric` and `score`.
+    A value that is NaN or infinite is never the best. The file is a dictionary of the objects'
+    states by name, plus `epoch`, `metric` and `score`.
 
     *Attach to* a trainer, after the handler that publishes the metric.
     *Expects* the metric in `state.metrics`.
@@ -37,10 +37,14 @@ class BestCheckpoint(Attachable):
         metric: Key of `state.metrics`.
         mode: `max` if the highest value is the best, `min` if the lowest is.
         name: Name of the file, without `.pt`; unique in its directory.
+        tie: Key of `state.metrics` whose lower value wins if `metric` is equal, such as a loss;
+            null keeps the earlier epoch.
+        mean_of: Number of the last epochs whose mean of `metric` is compared, at least 1. Earlier
+            epochs are never the best.
 
     Raises:
-        ValueError: If `mode` is neither, or a name in `to_save` is reserved; during the run, if the
-            metric is missing.
+        ValueError: If `mode` or `mean_of` is out of range, or a name in `to_save` is reserved;
+            during the run, if a metric is missing.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -61,17 +65,25 @@ class BestCheckpoint(Attachable):
         metric: str,
         mode: Literal["max", "min"] = "max",
         name: str = "best",
+        tie: str | None = None,
+        mean_of: int = 1,
     ) -> None:
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        if mean_of < 1:
+            raise ValueError(f"mean_of must be at least 1, got {mean_of}")
         if taken := {*_ABOUT, "best"} & set(to_save):
             raise ValueError(
                 f"to_save must not name {', '.join(sorted(taken))}: the file uses these keys itself"
             )
         self.metric = metric
         self.mode = mode
+        self.tie = tie
+        self.mean_of = mean_of
         self.best_score: float | None = None
         self.best_epoch: int | None = None
+        self._best_tie: float | None = None
+        self._recent: dict[int, float] = {}  # values of the last epochs, by epoch
         self._saver = SafeSaver(directory)
         # Ignite's `Checkpoint` only collects the states here. Its own ranking would keep a NaN for
         # ever. It saves a single object without its name, so `best` is added as a second one.
@@ -89,8 +101,13 @@ class BestCheckpoint(Attachable):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._compare)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score and its epoch."""
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        """Return the best score and its epoch, and the values that later epochs need."""
+        return {
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "best_tie": self._best_tie,
+            "recent": dict(self._recent),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the best score, so that a resumed run has to beat it.
@@ -100,29 +117,42 @@ class BestCheckpoint(Attachable):
         """
         self.best_score = state["best_score"]
         self.best_epoch = state["best_epoch"]
+        self._best_tie = state.get("best_tie")
+        recent = state.get("recent", {})
+        self._recent = {int(epoch): float(value) for epoch, value in recent.items()}
 
     def _compare(self, engine: Engine) -> None:
-        metrics = engine.state.metrics
-        if self.metric not in metrics:
-            raise RecipeError(
-                f"metric must be one of {sorted(metrics)}, got {self.metric!r}; "
-                "attach the handler that publishes it before BestCheckpoint"
-            )
-        score = float(metrics[self.metric])
+        epoch = engine.state.epoch
+        self._recent[epoch] = self._read(engine, self.metric)
+        self._recent = {
+            each: value
+            for each, value in self._recent.items()
+            if epoch - self.mean_of < each <= epoch
+        }
+        tie = None if self.tie is None else self._read(engine, self.tie)
+        if len(self._recent) < self.mean_of:
+            return
+        score = sum(self._recent.values()) / self.mean_of
         if not math.isfinite(score):
-            _log.warning(
-                "epoch %d: %s is %s, which is never the best",
-                engine.state.epoch,
-                self.metric,
-                score,
-            )
-        elif self._is_better(score):
-            self.best_score, self.best_epoch = score, engine.state.epoch
+            _log.warning("epoch %d: %s is %s, which is never the best", epoch, self.metric, score)
+        elif self._is_better(score, tie):
+            self.best_score, self.best_epoch, self._best_tie = score, epoch, tie
             self._checkpoint(engine)
 
-    def _is_better(self, score: float) -> bool:
+    def _read(self, engine: Engine, metric: str) -> float:
+        metrics = engine.state.metrics
+        if metric not in metrics:
+            raise RecipeError(
+                f"metric must be one of {sorted(metrics)}, got {metric!r}; "
+                "attach the handler that publishes it before BestCheckpoint"
+            )
+        return float(metrics[metric])
+
+    def _is_better(self, score: float, tie: float | None) -> bool:
         if self.best_score is None:
             return True
+        if score == self.best_score:
+            return tie is not None and self._best_tie is not None and tie < self._best_tie
         return score > self.best_score if self.mode == "max" else score < self.best_score
 
     def _save(self, checkpoint: Mapping[str, Any], filename: str, metadata: object) -> None:

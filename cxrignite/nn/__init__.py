@@ -12,6 +12,7 @@ from cxrignite.nn.losses import NeedsClassCounts, SoftClassWeightCE, SoftPosWeig
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
+from cxrignite.nn.xray_densenet import XrayDenseNet
 
 __all__ = [
     "BinaryClassifier",
@@ -23,4 +24,5 @@ __all__ = [
     "SoftPosWeightBCE",
     "TimmClassifier",
     "TransferClassifier",
+    "XrayDenseNet",
 ]

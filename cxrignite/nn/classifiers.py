@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
+from cxrignite.errors import RecipeError
 from cxrignite.nn.cam_layer import last_map_layer
+from cxrignite.nn.model_parts import find_parts, is_within
 from cxrignite.nn.normalizer import ImageNormalizer
 
 
@@ -22,6 +27,9 @@ class BinaryClassifier(nn.Module):
     Raises:
         ValueError: If `num_findings` is below 1.
     """
+
+    _frozen: tuple[str, ...] = ()  # modules
+    _frozen_parameters: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -51,6 +59,59 @@ class BinaryClassifier(nn.Module):
         """
         layer = last_map_layer(self.backbone, self.normalizer.num_channels, self.image_size)
         return f"backbone.{layer}"
+
+    def freeze(self, parts: Iterable[str]) -> None:
+        """Freeze parts of the model: their weights and batch statistics no longer change.
+
+        They compute as in evaluation, without dropout, also in training mode.
+
+        Args:
+            parts: Dotted names, such as `backbone.layer1`, or patterns with `*`.
+
+        Raises:
+            RecipeError: If a name matches no part, or no weight would be trained.
+        """
+        self.unfreeze()
+        found = find_parts(self, parts, "fine_tuning.frozen")
+        parameters = dict(self.named_parameters())
+        frozen = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.requires_grad and any(is_within(name, part) for part in found)
+        ]
+        trained = [name for name, each in parameters.items() if each.requires_grad]
+        if frozen and frozen == trained:
+            raise RecipeError(
+                "fine_tuning.frozen must leave a part of the model to train, got all of it"
+            )
+        for name in frozen:
+            parameters[name].requires_grad_(False)
+        modules = dict(self.named_modules())
+        self._frozen = tuple(part for part in found if part in modules)
+        self._frozen_parameters = tuple(frozen)
+        self.train(self.training)
+
+    def unfreeze(self) -> None:
+        """Train the frozen parts again."""
+        parameters = dict(self.named_parameters())
+        for name in self._frozen_parameters:
+            parameters[name].requires_grad_(True)
+        self._frozen = self._frozen_parameters = ()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation mode; frozen parts stay in evaluation mode.
+
+        Args:
+            mode: True for training mode.
+
+        Returns:
+            The model.
+        """
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).train(False)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Score a batch.

@@ -178,6 +178,15 @@ def _take_classifier_off(backbone: Any) -> tuple[int, str]:
     return layer.in_features, name
 
 
+def densenet_features(arch: str) -> nn.Sequential:
+    """Return a DenseNet of torchvision with random weights, without its classifier layer.
+
+    Args:
+        arch: Name of the network, such as `densenet121`.
+    """
+    return _with_relu_as_layer(_build(arch, None, pretrained=False))
+
+
 def _with_relu_as_layer(densenet: nn.Module) -> nn.Sequential:
     """Return a DenseNet with its last ReLU as a layer; the names of the weights do not change.
 

@@ -11,6 +11,7 @@ from cxrignite.data import ImageRecord, Source, XrayData
 from cxrignite.engines import Precision
 from cxrignite.engines.session import Session
 from cxrignite.nn import BinaryClassifier
+from cxrignite.nn.weights import TakenWeights
 from cxrignite.recipe import DataRecipe, MonitorRecipe, TrainerRecipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.text_table import table_lines
@@ -119,6 +120,7 @@ def print_training(
     model: BinaryClassifier,
     arch: object,
     batches: tuple[int, int],
+    trained: tuple[int, int | None],
 ) -> None:
     """Print model, device and training settings, with the reason for each choice.
 
@@ -130,22 +132,49 @@ def print_training(
         model: The classifier.
         arch: The recipe's name of its backbone, if it has one.
         batches: Number of batches in an epoch, and of images in a batch.
+        trained: Number of parameters trained at first, and the epoch from which all are.
     """
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     named = f" {arch}" if isinstance(arch, str) else ""
-    _log_line("model", f"{type(model).__name__}{named}, {num_parameters:,} parameters")
+    some = ""
+    if trained[0] < num_parameters:
+        until = f" until epoch {trained[1]}" if trained[1] else ""
+        some = f", {trained[0]:,} of them trained{until}"
+    _log_line("model", f"{type(model).__name__}{named}, {num_parameters:,} parameters{some}")
     processes = f"{session.world_size} processes, " if session.world_size > 1 else ""
     device, reason = session.device, session.reason
     _log_line("device", f"{processes}{device}: {reason}; {precision.name}: {precision.reason}")
     patience = f"; stops after {monitor.patience} epochs without a better one"
     patience = patience if monitor.patience else ""
+    mean = f", mean of {monitor.mean_of} epochs" if monitor.mean_of > 1 else ""
+    averaged = f", with averaged weights ({recipe.averaging})" if recipe.averaging else ""
     epochs = "1 epoch" if recipe.max_epochs == 1 else f"{recipe.max_epochs} epochs"
     _log_line(
         "training",
         f"{epochs} of {batches[0]} batches of {batches[1]} images; "
         f"best epoch: {'highest' if monitor.mode == 'max' else 'lowest'} "
-        f"{monitor.metric} of val{patience}",
+        f"{monitor.metric} of val{mean}{averaged}{patience}",
     )
+
+
+def print_start_from(file: Path, taken: TakenWeights, model: BinaryClassifier) -> None:
+    """Print which weights training starts from, and which were left out.
+
+    Args:
+        file: File of the weights.
+        taken: Names of the weights, by their use.
+        model: The classifier.
+    """
+    total = len(model.state_dict())
+    _log_line("start", f"from {file}: {len(taken.taken)} of {total} weights taken")
+    for names, text in (
+        (taken.reshaped, "left out, of another shape than in the model"),
+        (taken.missing, "not in the file, start as without it"),
+        (taken.unknown, "left out, not in the model"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            _logger.info("%-10s%s: %s%s", "", text, names[0], more)
 
 
 class EpochLines:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 from cxrignite import __version__
 
@@ -20,6 +20,9 @@ class RunStart:
     Attributes:
         git_revision: Git revision of the working folder, with `-dirty` if files differ from it;
             None without a repository.
+        start_from_sha256: Digest of the file with the weights that training started from.
+        num_parameters: Parameters of the model.
+        num_trained: Parameters that are trained in the first epoch.
     """
 
     command: tuple[str, ...]
@@ -32,6 +35,9 @@ class RunStart:
     device: str
     precision: str
     num_processes: int
+    start_from_sha256: str | None = None
+    num_parameters: int | None = None
+    num_trained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,9 @@ class RunStarts:
 
 
 def describe_start(
-    command: list[str], *, device: str, precision: str, num_processes: int
+    command: list[str], *, device: str, precision: str, num_processes: int, **known: Any
 ) -> RunStart:
-    """Return a description of this process."""
+    """Return a description of this process; `known` are further values of a `RunStart`."""
     import torch
 
     versions = {name: _version(name) for name in _PACKAGES}
@@ -60,6 +66,7 @@ def describe_start(
         device=device,
         precision=precision,
         num_processes=num_processes,
+        **known,
     )
 
 

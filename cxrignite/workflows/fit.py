@@ -27,6 +27,7 @@ from cxrignite.runs.scores import FindingScores, SplitScores
 from cxrignite.terminal import counted, print_output
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
+from cxrignite.workflows.fine_tuning import check_parts, start_from
 from cxrignite.workflows.parts import (
     Computing,
     build_data,
@@ -198,8 +199,14 @@ def prepare(
         state.weights if state else None,
         num_findings=len(recipe.data.source.findings),
     )
+    tuning, started_from = recipe.fine_tuning, None
     if state is not None:
         check_best(folder, state, model)
+        starts = folder.read_starts()
+        started_from = starts[-1].start_from_sha256 if starts else None
+    elif tuning.start_from is not None:
+        started_from = start_from(model, tuning.start_from)
+    num_trained = check_parts(model, tuning)
     pipeline = build_pipeline(recipe.data)
     with collector_paused():
         records, cache = read_and_cache(recipe.data, listed, pipeline, recipe.run_dir)
@@ -230,6 +237,7 @@ def prepare(
             loss,
             recipe.optimizer,
             recipe.lr_scheduler,
+            tuning,
             is_compiled=recipe.trainer.compile,
         ),
         *(data, folder, session, computing),
@@ -243,6 +251,7 @@ def prepare(
         model,
         getattr(recipe.model, "keywords", {}).get("arch"),
         (training.epoch_length, recipe.data.batch_size),
+        (num_trained, tuning.unfreeze_epoch),
     )
     if any(shift.corrects_twice for shift in prior_shifts):
         _logger.warning(
@@ -264,6 +273,9 @@ def prepare(
             device=str(session.device),
             precision=computing.precision.name,
             num_processes=session.world_size,
+            start_from_sha256=started_from,
+            num_parameters=sum(each.numel() for each in model.parameters()),
+            num_trained=num_trained,
         )
         folder.begin(recipe_text, start)
     search = find_search(recipe.validator.handlers)
@@ -444,5 +456,7 @@ def save(
     Reference.of(scored[rules[0].chosen_on]).write(folder.reference_path, folder.files.write)
     plots.plot_training(folder, training.board)
     folder.write_rules(rules)
-    chosen = (best.epoch, training.best.metric, training.best.best_score or 0.0)
+    mean_of, metric = training.best.mean_of, training.best.metric
+    metric += f" (mean of {mean_of} epochs)" if mean_of > 1 else ""
+    chosen = (best.epoch, metric, training.best.best_score or 0.0)
     print_end(folder, rules, chosen, training.data)

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cxrignite.data import XrayData
 from cxrignite.engines import (
+    AveragedWeights,
     compile_model,
     compiler_errors_in_one_line,
     create_evaluator,
@@ -41,7 +42,14 @@ from cxrignite.handlers import (
     ThresholdSearch,
 )
 from cxrignite.nn import BinaryClassifier
-from cxrignite.recipe import MonitorRecipe, TrainerRecipe, ValidatorRecipe
+from cxrignite.nn.model_parts import parameter_groups
+from cxrignite.recipe import (
+    FineTuningRecipe,
+    MonitorRecipe,
+    TrainerRecipe,
+    ValidatorRecipe,
+    build_scheduler,
+)
 from cxrignite.reporting.console import EpochLines
 from cxrignite.runs.checkpoints import Stateful, TrainingState, load_state, load_weights
 from cxrignite.runs.run_folder import RunFolder
@@ -52,21 +60,23 @@ _logger = logging.getLogger(__name__)
 
 
 class Learner(NamedTuple):
-    """Classifier with its loss, optimizer and scheduler.
+    """Classifier with its loss, optimizer and schedule.
 
     Attributes:
         model: The classifier, on its device.
         forward: The same model, compiled if the recipe says so.
         loss: The loss of logits and labels.
         optimizer: The optimizer of its parameters.
-        scheduler: The learning rate schedule; null keeps the rate constant.
+        scheduler: The recipe's factory of the learning-rate schedule; null keeps the rate constant.
+        tuning: Frozen parts and learning rates by part.
     """
 
     model: BinaryClassifier
     forward: nn.Module
     loss: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler | None = None
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None
+    tuning: FineTuningRecipe
 
 
 def build_learner(
@@ -74,21 +84,36 @@ def build_learner(
     loss: nn.Module,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
     scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    tuning: FineTuningRecipe | None = None,
     *,
     is_compiled: bool = False,
 ) -> Learner:
-    """Build the optimizer and the scheduler of a classifier.
+    """Build the optimizer of a classifier.
 
     Args:
         model: The classifier, on its device.
         loss: The loss of logits and labels.
         optimizer: The recipe's `optimizer`, a factory.
         scheduler: The recipe's `lr_scheduler`, a factory.
+        tuning: The recipe's `fine_tuning`.
         is_compiled: Compile the model.
+
+    Raises:
+        RecipeError: A part of `fine_tuning` is unknown, or the optimizer has no rate for each.
     """
-    forward = compile_model(model) if is_compiled else model
-    built = optimizer(model.parameters())
-    return Learner(model, forward, loss, built, scheduler(built) if scheduler else None)
+    forward, tuning = compile_model(model) if is_compiled else model, tuning or FineTuningRecipe()
+    if not tuning.lr_factors and tuning.layer_decay is None:
+        built = optimizer(model.parameters())
+    else:
+        groups: Any = parameter_groups(model, tuning.lr_factors, tuning.layer_decay)
+        try:
+            built = optimizer(groups)
+            for group in built.param_groups:
+                group["lr"] *= group["factor"]
+        except (ValueError, KeyError) as error:
+            rule = "optimizer must have a learning rate for each part, as fine_tuning needs"
+            raise RecipeError(f"{rule}, got {error}") from error
+    return Learner(model, forward, loss, built, scheduler, tuning)
 
 
 class Training:
@@ -119,13 +144,25 @@ class Training:
         seed: int,
     ) -> None:
         self.model, self.data, self.folder, self.session = learner.model, data, folder, session
-        self.optimizer, self.scheduler = learner.optimizer, learner.scheduler
+        self.optimizer, self.tuning = learner.optimizer, learner.tuning
         self.settings, self.monitor, self.validation = settings, monitor, validation
         self.seed = seed
+        self.averaged = self._averaged_weights()
+        # The weights that are validated and kept, and their forward pass.
+        self.kept: Any = self.model if self.averaged is None else self.averaged.module
+        validated = learner.forward
+        if self.averaged is not None:
+            validated = compile_model(self.kept) if settings.compile else self.kept
+        # DDP counts the gradients of the parameters that are trained when it is built.
+        thaws = self.tuning.unfreeze_epoch is not None
+        if self.tuning.frozen and not thaws:
+            self.model.freeze(self.tuning.frozen)
         device, use_scaler = computing.device, computing.precision.use_scaler
         # Not `idist.auto_model`, which moves the model to CUDA if a GPU is present.
         is_parallel = session.world_size > 1
-        trained = DistributedDataParallel(learner.forward) if is_parallel else learner.forward
+        trained = learner.forward
+        if is_parallel:
+            trained = DistributedDataParallel(trained, find_unused_parameters=thaws)
         self.scaler = torch.amp.GradScaler(device.type) if use_scaler else None
         self.loader = data.train_loader()
         if (settings.epoch_length or 0) > len(self.loader):
@@ -133,7 +170,12 @@ class Training:
                 "trainer.epoch_length must be at most the %d batches of an epoch, got %d; using %d",
                 *(len(self.loader), settings.epoch_length, len(self.loader)),
             )
-        self._check_schedule()
+        self.scheduler: LRScheduler | None = None
+        if learner.scheduler is not None:
+            self.scheduler = build_scheduler(
+                learner.scheduler, self.optimizer, self._num_schedule_steps
+            )
+            self._check_schedule()
         self.trainer = create_trainer(
             trained,
             self.optimizer,
@@ -145,7 +187,7 @@ class Training:
             **computing._asdict(),
         )
         self.validator = create_evaluator(
-            learner.forward,
+            validated,
             learner.loss,
             batch_size=data.eval_batch_size("val"),
             exclusive=data.exclusive,
@@ -156,10 +198,12 @@ class Training:
         metric = f"val_{monitor.metric}"
         self._recipe_hash = ""
         self.best = BestCheckpoint(
-            {"model": self.model}, folder.checkpoints_dir, metric, mode=monitor.mode, name="best"
+            *({"model": self.kept}, folder.checkpoints_dir, metric, monitor.mode, "best"),
+            tie="val_loss",
+            mean_of=monitor.mean_of,
         )
         self.stop = GracefulStop()
-        self.stopper = self._early_stopping(metric)
+        self.stopper = self._early_stopping()
         self.saver = SafeSaver(folder.checkpoints_dir)
         self._lines = EpochLines(settings.max_epochs, metric)
         self._attach()
@@ -169,6 +213,12 @@ class Training:
         """Batches per epoch; at most the loader's length."""
         length = len(self.loader)
         return min(self.settings.epoch_length or length, length)
+
+    @property
+    def _num_schedule_steps(self) -> int:
+        """Steps of the learning-rate scheduler in the run."""
+        by_iteration = self.settings.lr_step == "iteration"
+        return self.settings.max_epochs * (self.epoch_length if by_iteration else 1)
 
     @property
     def is_finished(self) -> bool:
@@ -193,6 +243,7 @@ class Training:
         """Return the objects whose state a resumed run needs, by name in the checkpoint."""
         objects: dict[str, Stateful | None] = {
             "model": self.model,
+            "averaged": self.averaged,
             "optimizer": self.optimizer,
             "lr_scheduler": self.scheduler,
             "scaler": self.scaler,
@@ -211,6 +262,7 @@ class Training:
 
         Raises:
             CheckpointError: It is not a training state of this trainer.
+            RecipeError: Its schedule ends before the last epoch.
         """
         missing = sorted(self.state_objects().keys() - state.parts.keys())
         if missing:
@@ -227,6 +279,7 @@ class Training:
                 load_weights(self.model, state.weights)
             else:
                 load_state(thing, state.parts[name], name)
+        self._check_schedule()
         self.trainer.state.max_epochs = self.settings.max_epochs
 
     def save_last(self) -> None:
@@ -289,12 +342,22 @@ class Training:
         epoch = trainer.state.epoch
         seed_everything(self.seed, epoch)
         self.data.set_epoch(epoch)
+        if self.tuning.unfreeze_epoch is not None:
+            if epoch < self.tuning.unfreeze_epoch:
+                self.model.freeze(self.tuning.frozen)
+            else:
+                self.model.unfreeze()
 
     def _start_pass(self, trainer: Engine) -> None:
         # A new pass over the loader: with a short `epoch_length` the old one would continue.
         trainer.set_data(self.loader)
 
     def _validate(self, trainer: Engine) -> None:
+        averaged = self.averaged
+        if averaged is not None and not averaged.n_averaged:
+            # Before the first average, the weights are validated as they are.
+            averaged.update_parameters(self.model)
+            averaged.n_averaged.zero_()
         self._share_buffers()
         self.validator.run(self.data.eval_loader("val"))
         metrics = {f"val_{name}": value for name, value in self.validator.state.metrics.items()}
@@ -303,7 +366,8 @@ class Training:
     def _share_buffers(self) -> None:
         """Copy the batch statistics of rank 0, whose weights are saved, to every process."""
         if self.session.world_size > 1:
-            for buffer in self.model.buffers():
+            averaged = () if self.averaged is None else self.kept.buffers()
+            for buffer in (*self.model.buffers(), *averaged):
                 torch.distributed.broadcast(buffer, 0)
 
     def _step_schedule(self, scheduler: LRScheduler) -> None:
@@ -312,14 +376,30 @@ class Training:
         else:
             scheduler.step()
 
-    def _early_stopping(self, metric: str) -> EarlyStopping | None:
+    def _averaged_weights(self) -> AveragedWeights | None:
+        """Return the average of the weights, which each optimizer step updates."""
+        settings = self.settings
+        if settings.averaging is None:
+            return None
+        is_ema = settings.averaging == "ema"
+        averaged = AveragedWeights(self.model, settings.ema_decay if is_ema else None)
+
+        def average(*_: object) -> None:
+            if is_ema or self.trainer.state.epoch >= (settings.swa_start or 1):
+                averaged.update_parameters(self.model)
+
+        # Torch calls it after a step, but not after one that the gradient scaler skips.
+        self.optimizer.register_step_post_hook(average)
+        return averaged
+
+    def _early_stopping(self) -> EarlyStopping | None:
         if self.monitor.patience is None:
             return None
-        sign = 1.0 if self.monitor.mode == "max" else -1.0
 
         def score(trainer: Engine) -> float:
-            value = sign * float(trainer.state.metrics[metric])
-            return value if math.isfinite(value) else -math.inf
+            # It rises with each better epoch, so that both count alike.
+            epoch: int = trainer.state.epoch
+            return epoch if epoch < self.monitor.mean_of else self.best.best_epoch or 0
 
         stopper = EarlyStopping(self.monitor.patience, score, self.trainer)
         # Its log lines have another format; `_log` logs the same.
@@ -335,9 +415,16 @@ class Training:
                     f"ReduceLROnPlateau must step by epoch, in the monitor's mode {mode}, got "
                     f"trainer.lr_step {self.settings.lr_step} and mode {self.scheduler.mode}"
                 )
+        first, *others = self.optimizer.param_groups
+        for group in others:
+            base = group.get("factor", 1.0) * first.get("initial_lr", 0.0)
+            if not math.isclose(group.get("initial_lr", 0.0), base):
+                raise RecipeError(
+                    f"lr_scheduler must keep the learning rates of fine_tuning, but "
+                    f"{type(self.scheduler).__name__} sets its own; use WarmupCosine"
+                )
         steps = getattr(self.scheduler, "total_steps", None)
-        by_iteration = self.settings.lr_step == "iteration"
-        needed = self.settings.max_epochs * (self.epoch_length if by_iteration else 1)
+        needed = self._num_schedule_steps
         if steps is not None and steps < needed:
             raise RecipeError(
                 f"lr_scheduler.total_steps must be at least {needed}, the steps of this run, "

@@ -120,3 +120,47 @@ def test_the_metric_of_a_finding_can_be_the_best(tmp_path):
     best.attach(trainer)
     trainer.run([1.0, 3.0])
     assert (best.best_score, [path.name for path in tmp_path.glob("*.pt")]) == (0.75, ["best.pt"])
+
+
+def run_with_loss(best: BestCheckpoint, pairs: list[tuple[float, float]], start: int = 0) -> None:
+    engine = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def publish() -> None:
+        engine.state.metrics.update(
+            zip(("auc", "loss"), pairs[engine.state.epoch - 1], strict=True)
+        )
+
+    best.attach(engine)
+    if start:
+        engine.load_state_dict({"epoch": start, "epoch_length": 1, "max_epochs": len(pairs)})
+    engine.run([0], max_epochs=len(pairs))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "settings", "epoch"),
+    [
+        ([(0.9, 0.5), (0.9, 0.4), (0.9, 0.4)], {"tie": "loss"}, 2),
+        ([(0.9, 0.5), (0.8, 0.1), (0.9, math.nan)], {"tie": "loss"}, 1),
+        ([(0.9, 0.5), (0.9, 0.4)], {}, 1),
+        ([(1.0, 0.5), (0.2, 0.5), (0.8, 0.5), (0.8, 0.5)], {"mean_of": 2}, 4),
+        ([(0.4, 0.5), (0.6, 0.4), (0.4, 0.3)], {"mean_of": 2, "tie": "loss"}, 3),
+        ([(math.nan, 0.5), (0.6, 0.4), (0.4, 0.3)], {"mean_of": 2}, 3),
+    ],
+)
+def test_ties_and_means_choose_the_epoch_also_of_a_resumed_run(pairs, settings, epoch, tmp_path):
+    for start in range(1, len(pairs)):
+        first = BestCheckpoint({"model": nn.Linear(1, 1)}, tmp_path, "auc", **settings)
+        run_with_loss(first, pairs[:start])
+        second = BestCheckpoint({"model": nn.Linear(1, 1)}, tmp_path, "auc", **settings)
+        second.load_state_dict(first.state_dict())
+        run_with_loss(second, pairs, start)
+        assert second.best_epoch == epoch
+
+
+def test_a_tie_without_its_metric_and_a_mean_of_nothing_are_refused(tmp_path):
+    with refused(ValueError, "mean_of", 0):
+        BestCheckpoint({}, tmp_path, "auc", mean_of=0)
+    best = BestCheckpoint({"model": nn.Linear(2, 1)}, tmp_path, "auc", tie="loss")
+    with refused(ValueError, "metric", "['auc']", "'loss'"):
+        run(best, nn.Linear(2, 1), [0.5])

@@ -7,9 +7,11 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 from results import finding
 
 from cxrignite.cli import run
+from cxrignite.handlers import load_checkpoint
 
 pytestmark = pytest.mark.integration
 
@@ -24,16 +26,27 @@ data:
 model: {class_path: LightCNN, init_args: {width: 4}}
 loss: {class_path: SoftPosWeightBCE, init_args: {power: 0.5}}
 optimizer: {class_path: AdamW, init_args: {lr: 1.0e-3}}
-trainer: {max_epochs: 2, precision: fp32, handlers: [EpochTimer]}
+trainer: {max_epochs: 2, precision: fp32, handlers: [EpochTimer], averaging: ema}
+fine_tuning: {frozen: [backbone.0], unfreeze_epoch: 2, lr_factors: {backbone: 0.5}}
 validator:
   handlers: [{class_path: ThresholdSearch, init_args: {min_tnr: 0.9, min_threshold: 0.1}}]
 """
 
 LAUNCHED = """\
 import json, os, pathlib, sys
+import torch
 from cxrignite.cli import run
+from cxrignite.workflows.training import Training
 
 rank = os.environ.get("RANK") or os.environ["SLURM_PROCID"]
+train = Training.run
+
+def train_and_note(training):
+    train(training)
+    weights = training.model.state_dict(), training.kept.state_dict()
+    torch.save(weights, f"weights_{rank}.pt")
+
+Training.run = train_and_note
 code = run(sys.argv[1:])
 tasks = pathlib.Path("/proc/self/task").glob("*/comm")
 names = [task.read_text().strip() for task in tasks]
@@ -107,7 +120,18 @@ def test_two_processes_train_one_model_and_score_each_image_once(launch, program
     for rank in (0, 1):
         threads = json.loads((tmp_path / f"threads_{rank}.json").read_text())
         assert not [name for name in threads if "gloo" in name]
+    ours, theirs = (torch.load(tmp_path / f"weights_{rank}.pt") for rank in (0, 1))
+    for kind in (0, 1):
+        assert all(torch.equal(value, theirs[kind][name]) for name, value in ours[kind].items())
+    weight = "backbone.0.0.weight"
     folder = tmp_path / "run"
+    first, second = (
+        load_checkpoint(folder / "checkpoints" / name)["model"][weight]
+        for name in ("last.previous.pt", "last.pt")
+    )
+    assert torch.equal(second, ours[0][weight])
+    assert not torch.equal(second, first)  # trained again, by both
+    assert not torch.equal(second, ours[1][weight])  # the average is another
     with (folder / "predictions" / "val.csv").open() as file:
         joined = list(csv.DictReader(file))
     metrics = finding(folder / "metrics" / "val.json")

@@ -226,7 +226,10 @@ def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
                 ("Sampler", text_of(data.get("sampler"))),
             ],
         ),
-        CardGroup("Model", [("Class and parameters", text_of(_model(results)))]),
+        CardGroup(
+            "Model",
+            [("Class and parameters", text_of(_model(results))), *_fine_tuning_lines(results)],
+        ),
         CardGroup(
             "Training",
             [
@@ -311,6 +314,24 @@ def _model(results: RunResults) -> Any:
     if results.has_one_finding or not isinstance(arguments, Mapping):
         return model
     return {**model, "init_args": {**arguments, "num_findings": len(results.all_classes) - 1}}
+
+
+def _fine_tuning_lines(results: RunResults) -> list[tuple[str, str]]:
+    """Describe the frozen parts and the weights that training started from."""
+    if not results.starts:
+        return []
+    start, tuning = results.starts[0], results.recipe.child("fine_tuning")
+    trained, total = start.num_trained, start.num_parameters
+    text = "" if total is None else f"{total:,}"
+    if trained is not None and trained != total:
+        epoch = tuning.get("unfreeze_epoch")
+        text += f", {trained:,} of them trained{f' until epoch {epoch}' if epoch else ''}"
+    return [
+        ("Number of parameters", text),
+        ("Frozen parts", text_of(tuning.get("frozen"))),
+        ("SHA-256 of the weights at the start", text_of(start.start_from_sha256)),
+        ("Averaged weights", text_of(results.recipe.child("trainer").get("averaging"))),
+    ]
 
 
 def _selected_by(best: BestWeights | None, num_findings: int) -> str:

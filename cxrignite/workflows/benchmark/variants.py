@@ -163,7 +163,8 @@ class VariantRunner:
     def _learner(self, model: BinaryClassifier, *, is_compiled: bool) -> Learner:
         recipe = self.recipe
         return build_learner(
-            *(model, self.loss, recipe.optimizer, recipe.lr_scheduler), is_compiled=is_compiled
+            *(model, self.loss, recipe.optimizer, recipe.lr_scheduler, recipe.fine_tuning),
+            is_compiled=is_compiled,
         )
 
     def _data(self, settings: Settings) -> XrayData:
