@@ -8,6 +8,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.data import View
 from cxrignite.functional import Decision, OperatingPoint, PriorShift, decide
 from cxrignite.functional.calibrators import Platt, Temperature, fit_platt, fit_temperature
 from cxrignite.runs.informativeness import Informativeness
@@ -51,6 +52,7 @@ class DecisionRule:
         informativeness: Measured on the images that chose the threshold; None without a threshold.
         exclusive: True if an image has one of several findings at most, so that the scores of its
             findings sum to at most 1.
+        views: Views whose scores are averaged with that of the image.
     """
 
     finding: str
@@ -61,6 +63,7 @@ class DecisionRule:
     calibrators: Calibrators | None = None
     informativeness: Informativeness | None = None
     exclusive: bool = False
+    views: tuple[View, ...] = ()
 
     @property
     def threshold(self) -> float | None:

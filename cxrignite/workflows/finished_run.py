@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from cxrignite.data import Source
+from cxrignite.data import Source, View
 from cxrignite.engines.session import Session, open_session
-from cxrignite.errors import DataError
+from cxrignite.errors import CheckpointError, DataError
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe, TrainerRecipe
 from cxrignite.runs.checkpoints import load_best
@@ -73,14 +73,28 @@ def load_run(
 
     Raises:
         RunFolderError: The run has no such operating point.
-        CheckpointError: The best weights are missing, damaged, or do not fit the model.
+        CheckpointError: The best weights are missing, damaged, or do not fit the model; or the
+            rules belong to scores of other views.
         DataError: The source has other findings than the run.
     """
     rules, best = folder.read_rules(site), load_best(folder.best_path)
     _check_findings(recipe.data.source, folder, rules)
+    _check_views(recipe.data.views, folder, rules)
     computing = choose_computing(recipe.trainer, session)
     model = build_model(recipe.model, computing, best.weights, num_findings=len(rules))
     return FinishedRun(folder, session, rules, model, computing, best.epoch)
+
+
+def _check_views(views: Sequence[View], folder: RunFolder, rules: Sequence[DecisionRule]) -> None:
+    """Check that the decision rules were chosen on scores of the same views."""
+    for rule in rules:
+        if rule.views != tuple(views):
+            raise CheckpointError(
+                f"the threshold of {rule.chosen_on} in {folder.root} must belong to the views of "
+                f"data.views, got {len(views)} views, and it was chosen with {len(rule.views)}"
+                f"{' others' if len(views) == len(rule.views) else ''}: a threshold is valid only "
+                "for the scores that chose it"
+            )
 
 
 def _check_findings(source: Source, folder: RunFolder, rules: Sequence[DecisionRule]) -> None:

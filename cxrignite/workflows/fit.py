@@ -369,6 +369,7 @@ def _choose(
             lower=point.lower_threshold if point else None,
         ),
         exclusive=prepared.training.data.exclusive,
+        views=prepared.training.data.views,
     )
 
 

@@ -62,6 +62,7 @@ class OutputSettings:
         image_size: Rows and columns of the preprocessed images.
         prevalence: Share of positives for the probabilities; None is that of the training images.
         maps: Method and layer of the maps; None if none are drawn.
+        views: Settings of each view whose scores are averaged with those of the images.
     """
 
     run: str
@@ -78,6 +79,7 @@ class OutputSettings:
     device: str
     prevalence: float | None = None
     maps: Mapping[str, str] | None = None
+    views: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
