@@ -138,6 +138,13 @@ OPTIONS = {
         Option("refer", bool, "Choose two thresholds if one is not enough; default: as the run."),
         Option("min_threshold", float, "Lowest threshold; default: the run's own."),
         Option("confidence", float, "Confidence of the certificate; default: the run's, or 0.95."),
+        Option(
+            "adapt_batch_norm",
+            bool,
+            "First estimate the batch statistics again on these images, without their labels; the "
+            "threshold is then not certified.",
+            default=False,
+        ),
     ),
     "benchmark": (
         Option("num_steps", int, "Batches in a measurement of each variant.", default=12),

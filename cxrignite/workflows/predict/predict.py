@@ -243,6 +243,7 @@ def _settings(
         precision=scorer.precision.name,
         device=session.device.type,
         views=[asdict(view) for view in rules[0].views],
+        batch_norm_sha256=rules[0].batch_norm.sha256 if rules[0].batch_norm else None,
         maps={"method": method, "target_layer": layer} if layer else None,
     )
 
