@@ -1,4 +1,4 @@
-"""Lines that `fit` prints: before the first step, for each epoch, and at the end."""
+"""Lines that `fit` and `find_lr` print: before the first step, for each epoch, and at the end."""
 
 from __future__ import annotations
 
@@ -236,6 +236,18 @@ def print_end(
     after = ["test"] if "test" in data.splits else []
     for command in (*after, "report"):
         _logger.info("next: cxrignite %s --run %s", command, run)
+
+
+def print_learning_rate(suggestion: float, own: float, output: Path) -> None:
+    """Print the learning rate that `find_lr` suggests, beside that of the recipe."""
+    print_output(
+        f"suggested learning rate: {suggestion:.2g} (of the recipe: {own:.2g})\n"
+        + indented(
+            f"the loss falls fastest there; use it with `--optimizer.lr {suggestion:.2g}`, and look "
+            f"at the curve before: {output / 'find_lr.png'}"
+        )
+        + f"\n  every loss is in {output / 'find_lr.csv'}\n"
+    )
 
 
 def _log_line(label: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that take a recipe or a source: `audit`, `fit`, `benchmark`."""
+"""Commands that take a recipe or a source: `audit`, `fit`, `find_lr`, `benchmark`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ def fit_command(argv: list[str]) -> int:
     from cxrignite.workflows.fit import fit
 
     fit(recipe, text, resume=options["resume"], command=["fit", *argv])
+    return 0
+
+
+def find_lr_command(argv: list[str]) -> int:
+    """Run `find_lr`."""
+    if not argv:
+        raise RecipeError(_NO_RECIPE)
+    recipe, _, options = parse_recipe("find_lr", argv)
+    from cxrignite.workflows.find_lr import find_lr
+
+    beside = recipe.run_dir.with_name(f"{recipe.run_dir.name}_find_lr")
+    find_lr(recipe, options["output"] or beside, options["num_steps"])
     return 0
 
 
