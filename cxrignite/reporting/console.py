@@ -240,14 +240,15 @@ def print_end(
 
 def print_learning_rate(suggestion: float, own: float, output: Path) -> None:
     """Print the learning rate that `find_lr` suggests, beside that of the recipe."""
-    print_output(
-        f"suggested learning rate: {suggestion:.2g} (of the recipe: {own:.2g})\n"
-        + indented(
-            f"the loss falls fastest there; use it with `--optimizer.lr {suggestion:.2g}`, and look "
-            f"at the curve before: {output / 'find_lr.png'}"
-        )
-        + f"\n  every loss is in {output / 'find_lr.csv'}\n"
-    )
+    lines = [
+        f"suggested learning rate: {suggestion:.2g} (of the recipe: {own:.2g})",
+        indented(
+            "the loss falls fastest there, or is lowest at ten times this rate; use it with "
+            f"`--optimizer.lr {suggestion:.2g}`"
+        ),
+        f"  the curve is in {output / 'find_lr.png'}, every loss in {output / 'find_lr.csv'}",
+    ]
+    print_output("\n".join([*lines, ""]))
 
 
 def _log_line(label: str, text: str) -> None:

@@ -136,7 +136,9 @@ class LearningRateSearch:
         lr: The learning rate of each batch.
         loss: The loss of each batch; the last one may be NaN or infinite.
         smoothed: The running mean of the losses.
-        suggestion: The learning rate at which the smoothed loss falls fastest; None if it does not.
+        suggestion: The learning rate at which the smoothed loss falls fastest, but at most a tenth
+            of that at which it is lowest; None if it does not fall. In a noisy curve the first may
+            be close to divergence.
         failure: The reason why there is no suggestion; else empty.
     """
 
@@ -210,10 +212,10 @@ class LearningRateSearch:
         lowest = min(found["loss"], default=first)
         fell = 1 - lowest / first if first > 0 else 0.0
         try:
-            suggestion = _first(finder.lr_suggestion()) / ratio if num_finite else None
+            steepest = _first(finder.lr_suggestion()) / ratio if num_finite else None
         except RuntimeError:  # fewer than three falling losses
-            suggestion = None
-        if suggestion is None:
+            steepest = None
+        if steepest is None:
             self.failure = f"the loss rises from the first of {len(self.loss)} batches on"
         elif fell < _LEAST_FALL:
             self.failure = (
@@ -221,7 +223,7 @@ class LearningRateSearch:
                 "labels and the loss"
             )
         else:
-            self.suggestion = suggestion
+            self.suggestion = min(steepest, self.lr[found["loss"].index(lowest)] / 10)
 
     def _start_epoch(self, trainer: Engine) -> None:
         epoch = trainer.state.epoch

@@ -202,18 +202,20 @@ def learning_rate_curve(
     """
     figure, axes = single_chart("Training loss while the learning rate rises")
     axes.set_xscale("log")
+    # The default labels are powers in mathematics, which these figures draw literally.
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.plot(lr, loss, ".", color=GREY, markersize=5, label="loss of a batch")
     axes.plot(lr, smoothed, color=BLUE, linewidth=2, label="running mean")
     axes.axvline(own, color=GREEN, linestyle="--", label=f"of the recipe: {own:.2g}")
     if suggestion is not None:
         at = suggestion, float(np.interp(suggestion, lr, smoothed))
-        mark_point(axes, at, f"suggested, steepest fall: {suggestion:.2g}")
-    curve = np.array(smoothed)[np.isfinite(smoothed)]
-    if len(curve):
+        mark_point(axes, at, f"suggested: {suggestion:.2g}")
+    finite = np.concatenate([np.array(each)[np.isfinite(each)] for each in (loss, smoothed)])
+    if len(finite):
         # A diverging loss would press the fall into one line.
-        low, start = float(curve.min()), float(curve[0])
+        low, start = float(finite.min()), float(finite[0])
         height = max(start - low, 0.1 * abs(start), 1e-6)
-        axes.set_ylim(low - 0.5 * height, start + 1.5 * height)
+        axes.set_ylim(low - 0.1 * height, start + 1.2 * height)
     axes.set(xlabel="learning rate", ylabel="loss")
-    axes.legend(loc="upper left", frameon=False, ncols=2)
+    axes.legend(loc="upper left", edgecolor="none", framealpha=1, ncols=2)
     return figure
