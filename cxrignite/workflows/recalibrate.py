@@ -12,7 +12,7 @@ import numpy as np
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.split_assignment import split_off
-from cxrignite.engines.batch_statistics import adapt_batch_norm, batch_norms
+from cxrignite.engines import adapt_batch_norm, batch_norms
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import (
     OperatingPoint,

@@ -64,11 +64,9 @@ def test_the_rate_rises_in_all_groups_and_the_weights_stay(precision, ratios):
     model, optimizer = search._learner.model, search._learner.optimizer
     before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     seen = []
-    step = optimizer.step
-    optimizer.step = lambda *args: (
-        seen.append([group["lr"] for group in optimizer.param_groups]),
-        step(*args),
-    )[1]
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.append([group["lr"] for group in optimizer.param_groups])
+    )
     search.run(40)
     assert search.failure == ""
     assert LOWEST < search.suggestion < HIGHEST / 10

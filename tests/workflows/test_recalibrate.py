@@ -408,7 +408,8 @@ def test_a_site_may_have_its_own_batch_statistics(
     shown = ["explain", "--run", str(run_dir), "--explain.num_measured", "0"]
     assert run([*shown, "--operating_point", "ward"]) == 0
     drawn = {
-        row["path"]: row["score"] for row in rows_of(run_dir / "explain/test@ward/explain.csv")
+        row["path"]: row["score"]
+        for row in rows_of(run_dir / "explain" / "test@ward" / "explain.csv")
     }
     assert drawn.items() <= {row["path"]: row["score"] for row in scored}.items()
     assert run(["report", "--run", str(run_dir)]) == 0
