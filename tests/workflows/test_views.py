@@ -84,7 +84,10 @@ def test_fit_chooses_and_stores_a_threshold_for_the_views(trained, tmp_path):
     assert [rule["views"] for rule in rules] == [[], AS_JSON]
     # The weights are chosen by the scores of the images alone, as without views.
     histories = [
-        [(row["loss"], row["val_roc_auc"]) for row in csv.DictReader((each / "history.csv").open())]
+        [
+            (row["loss"], row["val_roc_auc"])
+            for row in csv.DictReader((each / "history.csv").read_text().splitlines())
+        ]
         for each in runs
     ]
     assert histories[0] == histories[1]
