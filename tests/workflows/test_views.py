@@ -10,6 +10,7 @@ from results import finding, rewrite_rule
 
 from cxrignite.cli import run
 from cxrignite.data import View
+from cxrignite.handlers import read_history
 from cxrignite.runs.checked_files import CheckedFiles
 
 pytestmark = pytest.mark.integration
@@ -83,13 +84,9 @@ def test_fit_chooses_and_stores_a_threshold_for_the_views(trained, tmp_path):
     rules = [finding(each / "operating_point.json") for each in runs]
     assert [rule["views"] for rule in rules] == [[], AS_JSON]
     # The weights are chosen by the scores of the images alone, as without views.
-    histories = [
-        [
-            (row["loss"], row["val_roc_auc"])
-            for row in csv.DictReader((each / "history.csv").read_text().splitlines())
-        ]
-        for each in runs
-    ]
+    histories = [read_history(each / "history.csv")[0] for each in runs]
+    columns = ("loss", "val_loss", "val_roc_auc")
+    histories = [[row[column] for column in columns] for row in histories]
     assert histories[0] == histories[1]
     assert rules[0]["weights_sha256"] == rules[1]["weights_sha256"]
     scores = [scores_of(each / "predictions" / "calibration.csv") for each in runs]
