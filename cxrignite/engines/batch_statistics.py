@@ -15,7 +15,14 @@ from cxrignite.engines.precision import FP32, Precision
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Return the batch-norm layers that store statistics, by their dotted names."""
+    """Return the batch-norm layers that store statistics.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The layers by their dotted names.
+    """
     return {
         name: layer
         for name, layer in model.named_modules()
@@ -40,14 +47,15 @@ def adapt_batch_norm(
 
     Args:
         model: The model, on `device`.
-        loader: Batches, of which only the images are used.
+        loader: Batches, of which only the images are used, shape `(N, C, H, W)`.
         device: Device of the model.
         precision: Number format of the forward passes.
         channels_last: True to use the channels-last layout for images of more than one channel.
         handlers: Handlers attached to the engine that runs the batches.
 
     Returns:
-        The new statistics, on the CPU, by their names in the state of the model.
+        The new statistics, on the CPU, by their names in the state of the model: mean and variance
+        of shape `(C,)`, and the number of batches of shape `()`.
 
     Raises:
         ValueError: If the model has no batch statistics.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -232,7 +233,8 @@ class LearningRateSearch:
         trainer.set_data(self._loader)
 
     def _record(self, trainer: Engine) -> None:
-        loss = float(trainer.state.output)
+        output: Any = trainer.state.output
+        loss = float(output)
         self.loss.append(loss)
         if not math.isfinite(loss):
             trainer.terminate()
