@@ -93,11 +93,11 @@ def _check_views(views: Sequence[View], folder: RunFolder, rules: Sequence[Decis
     """Check that the decision rules were chosen on scores of the same views."""
     for rule in rules:
         if rule.views != tuple(views):
+            others = " others" if len(views) == len(rule.views) else ""
             raise CheckpointError(
-                f"the threshold of {rule.chosen_on} in {folder.root} must belong to the views of "
-                f"data.views, got {len(views)} views, and it was chosen with {len(rule.views)}"
-                f"{' others' if len(views) == len(rule.views) else ''}: a threshold is valid only "
-                "for the scores that chose it"
+                f"data.views must be the views that the threshold in {folder.root} was chosen "
+                f"with, {len(rule.views)}, got {len(views)}{others}: a threshold is valid only for "
+                "the scores that chose it"
             )
 
 

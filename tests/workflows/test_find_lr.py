@@ -2,11 +2,12 @@
 
 import copy
 import csv
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from messages import error_line, line_with
+from messages import error_line, missing, unwrapped
 from PIL import Image
 from torch import nn
 
@@ -145,8 +146,9 @@ def test_a_recipe_gets_a_rate_and_nothing_else_is_written(trained, tmp_path, mon
     with Image.open(folder / "find_lr.png") as figure:
         assert figure.size > (500, 300)
     printed = capsys.readouterr().out
-    line = line_with(printed, "learning rate", 0.01)
-    assert float(line.partition(": ")[2].partition(" ")[0]) <= 1
+    suggested = float(re.search(r"--optimizer.lr (\S+)`", unwrapped(printed))[1])
+    assert LOWEST < suggested <= HIGHEST / 10
+    assert not missing(printed.splitlines()[0], [0.01])
 
 
 @pytest.mark.parametrize(
