@@ -141,6 +141,9 @@ class LearningRateSearch:
             of that at which it is lowest; None if it does not fall. In a noisy curve the first may
             be close to divergence.
         failure: The reason why there is no suggestion; else empty.
+
+    Raises:
+        RecipeError: If the learning rate of the optimizer is 0.
     """
 
     def __init__(
@@ -166,6 +169,8 @@ class LearningRateSearch:
             **computing._asdict(),
         )
         self.own = float(learner.optimizer.defaults["lr"])
+        if not self.own > 0:
+            raise RecipeError(f"optimizer.lr must be above 0 for a search, got {self.own:g}")
         self.lr: list[float] = []
         self.loss: list[float] = []
         self.smoothed: list[float] = []
@@ -181,7 +186,8 @@ class LearningRateSearch:
         length = len(self._loader)
         length = min(self._settings.epoch_length or length, length)
         num_batches = num_steps * self._settings.accumulation_steps
-        ratios = [group["lr"] / self.own for group in optimizer.param_groups]
+        # A rate of 0 cannot rise; a group that has it is left nearly as it is.
+        ratios = [group["lr"] / self.own or 1e-12 for group in optimizer.param_groups]
         kept = {"model": self._learner.model, "optimizer": optimizer}
         finder = FastaiLRFinder()
         with warnings.catch_warnings():
