@@ -143,7 +143,7 @@ class LearningRateSearch:
         failure: The reason why there is no suggestion; else empty.
 
     Raises:
-        RecipeError: If the learning rate of the optimizer is 0.
+        RecipeError: If a learning rate of the optimizer is 0, which cannot rise in a ratio.
     """
 
     def __init__(
@@ -169,8 +169,9 @@ class LearningRateSearch:
             **computing._asdict(),
         )
         self.own = float(learner.optimizer.defaults["lr"])
-        if not self.own > 0:
-            raise RecipeError(f"optimizer.lr must be above 0 for a search, got {self.own:g}")
+        lowest = min(self.own, *(group["lr"] for group in learner.optimizer.param_groups))
+        if not lowest > 0:
+            raise RecipeError(f"find_lr needs learning rates above 0, got {lowest:g}")
         self.lr: list[float] = []
         self.loss: list[float] = []
         self.smoothed: list[float] = []
@@ -186,8 +187,7 @@ class LearningRateSearch:
         length = len(self._loader)
         length = min(self._settings.epoch_length or length, length)
         num_batches = num_steps * self._settings.accumulation_steps
-        # A rate of 0 cannot rise; a group that has it is left nearly as it is.
-        ratios = [group["lr"] / self.own or 1e-12 for group in optimizer.param_groups]
+        ratios = [group["lr"] / self.own for group in optimizer.param_groups]
         kept = {"model": self._learner.model, "optimizer": optimizer}
         finder = FastaiLRFinder()
         with warnings.catch_warnings():

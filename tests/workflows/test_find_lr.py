@@ -59,7 +59,7 @@ def search_of(loss=None, *, precision="fp32", ratios=(1.0,), **settings):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("ratios", [(1.0,), (1.0, 0.1), (1.0, 0.0)])
+@pytest.mark.parametrize("ratios", [(1.0,), (1.0, 0.1)])
 def test_the_rate_rises_in_all_groups_and_the_weights_stay(precision, ratios):
     search = search_of(precision=precision, ratios=ratios, accumulation_steps=2, epoch_length=5)
     model, optimizer = search._learner.model, search._learner.optimizer
@@ -79,7 +79,7 @@ def test_the_rate_rises_in_all_groups_and_the_weights_stay(precision, ratios):
     # Groups keep their ratio, and each step has one rate for two batches.
     assert len(seen) < len(search.lr)
     for rates in seen:
-        assert rates[-1] == pytest.approx(rates[0] * ratios[-1], abs=1e-9)
+        assert rates[-1] == pytest.approx(rates[0] * ratios[-1])
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[0][name]), name
     assert [group["lr"] for group in optimizer.param_groups] == [
@@ -155,7 +155,7 @@ def test_a_recipe_gets_a_rate_and_nothing_else_is_written(trained, tmp_path, mon
     ("argv", "facts"),
     [
         (["--num_steps", "9"], ["--num_steps", 10, 9]),
-        (["--output", "TMP", "--optimizer.lr", "0"], ["optimizer.lr", 0]),
+        (["--output", "TMP", "--optimizer.lr", "0"], ["learning rates", 0]),
         (["--output", "RUN/lr"], ["--output", "run"]),
         (["--output", "RUN/recipe.yaml"], ["--output"]),
     ],
