@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 
-from cxrignite.data import Source
+from cxrignite.data import Source, View
 from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
 from cxrignite.engines import evaluation_metrics
@@ -135,6 +135,8 @@ class DataRecipe:
         augment: MONAI transforms of the training images, one image at a time.
         batch_augment: Faster transforms of the training images, on whole batches, after `augment`;
             on the GPU if there is one.
+        views: Changes of each image after training, as `[{shift: [0.02, 0]}, {gamma: 0.9}]`; its
+            score is the mean over it and its views.
         sampler: Sampler of the training images; null shuffles them.
         batch_size: Images in a training batch of one process.
         eval_batch_size: Images in a batch of an evaluation; null is twice `batch_size`.
@@ -157,6 +159,7 @@ class DataRecipe:
     cache: Literal["auto", "off", False] | Path = "auto"
     augment: list[Transform] = field(default_factory=list)
     batch_augment: list[BatchAugment] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
     sampler: Callable[[list[int]], Sampler[int]] | None = None
     batch_size: int = 32
     eval_batch_size: int | None = None

@@ -24,7 +24,7 @@ REFERENCE = Path(__file__).resolve().parent / "reference"
 _HELP_WIDTH = "84"  # columns that fit beside the navigation
 # Title of the first group after the command's own options: the keys of the recipe begin here.
 _KEYS_BEGIN = re.compile(r"^(?!options:)\S.*:$", re.M)
-_TAKE_RECIPE = ("audit", "fit", "benchmark")
+_TAKE_RECIPE = ("audit", "fit", "find_lr", "benchmark")
 _HIDDEN = "+"  # `handlers+` appends to `handlers`; the top of the page explains this once
 # From a base class to its title on the page.
 _TITLES = {

@@ -30,6 +30,7 @@ COMMANDS = {
     "explain": "Draw class activation maps, and check that they show what moves the score",
     "compare": "Compare runs with a first one, in pairs on the same images",
     "report": "Write a report about a run: one self-contained HTML page",
+    "find_lr": "Suggest a learning rate for a recipe by a short training, which is discarded",
     "benchmark": "Measure training speed, compared with a plain PyTorch loop",
     "download": "Download and unpack a public data set, checked by size and SHA-256",
     "recipes": "List, show or copy the included recipes; print their JSON schema for editors",
@@ -147,6 +148,17 @@ OPTIONS = {
         Option("refer", bool, "Choose two thresholds if one is not enough; default: as the run."),
         Option("min_threshold", float, "Lowest threshold; default: the run's own."),
         Option("confidence", float, "Confidence of the certificate; default: the run's, or 0.95."),
+        Option(
+            "adapt_batch_norm",
+            bool,
+            "First estimate the batch statistics again on these images, without their labels; the "
+            "threshold is then not certified.",
+            default=False,
+        ),
+    ),
+    "find_lr": (
+        Option("output", Path, "Folder for the table and the figure; default: RUN_DIR_find_lr."),
+        Option("num_steps", int, "Optimizer steps from the lowest to the highest.", default=100),
     ),
     "benchmark": (
         Option("num_steps", int, "Batches in a measurement of each variant.", default=12),

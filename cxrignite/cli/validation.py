@@ -352,7 +352,8 @@ def _expected(schema: Schema) -> str:
         number = {2: "two", 3: "three"}.get(schema["minItems"], str(schema["minItems"]))
         return f"{number} {_PLURALS.get(kind, 'values')}, as [{items}]"
     if "properties" in schema:
-        return f"a mapping of {', '.join(schema['properties'])}"
+        names = [name for name in schema["properties"] if not name.endswith("+")]
+        return f"a mapping of {', '.join(names)}"
     values = schema.get("additionalProperties")
     if isinstance(values, dict) and values.get("type") == "array":
         return "a mapping of lists"

@@ -23,6 +23,7 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
 from cxrignite.data.sampling import BalancedSampler, balanced_sampler
 from cxrignite.data.sources import ImageRecord, Source
+from cxrignite.data.views import View
 
 __all__ = [
     "BalancedSampler",
@@ -46,6 +47,7 @@ __all__ = [
     "RandomLowResolution",
     "RandomNoise",
     "Source",
+    "View",
     "XrayData",
     "augment_batch",
     "balanced_sampler",

@@ -25,6 +25,7 @@ from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sampling import SeededDraws, process_rank, world_size
 from cxrignite.data.sources import SPLITS, UNKNOWN, ImageRecord, Label
+from cxrignite.data.views import View
 from cxrignite.data.worker_loading import WorkerLoader
 from cxrignite.errors import DataError
 from cxrignite.functional.class_balance import ClassCounts, class_counts, drawn_share
@@ -49,6 +50,8 @@ class XrayData:
         loader: Settings of the loaders.
         seed: Seed of the training order and of the augmentation, at least 0.
         exclusive: True if an image has at most one of several findings.
+        views: Views whose scores are averaged with that of the image, in an evaluation that uses
+            them.
 
     Raises:
         DataError: If a record's split is not in `SPLITS`; all methods raise it for another split.
@@ -65,12 +68,14 @@ class XrayData:
         loader: LoaderSettings = LoaderSettings(),  # noqa: B008  (it is frozen)
         seed: int = 0,
         exclusive: bool = False,
+        views: Sequence[View] = (),
     ) -> None:
         self._records: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
         for record in records:
             self._of(record.split).append(record)
         self.classes = classes
         self.exclusive = exclusive
+        self.views = tuple(views)
         self.pipeline = Pipeline() if pipeline is None else pipeline
         self.cache = cache
         self.loader = loader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cxrignite.engines.averaging import AveragedWeights
+from cxrignite.engines.batch_statistics import adapt_batch_norm, batch_norms
 from cxrignite.engines.compilation import compile_model, compiler_errors_in_one_line
 from cxrignite.engines.evaluator import create_evaluator
 from cxrignite.engines.metrics import EVALUATION_METRICS, attach_metrics, evaluation_metrics
@@ -17,8 +18,10 @@ __all__ = [
     "BatchScorer",
     "Precision",
     "WarmupCosine",
+    "adapt_batch_norm",
     "amp_updater",
     "attach_metrics",
+    "batch_norms",
     "choose_precision",
     "compile_model",
     "compiler_errors_in_one_line",

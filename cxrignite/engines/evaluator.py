@@ -25,6 +25,7 @@ def create_evaluator(
     batch_size: int | None = None,
     exclusive: bool = False,
     findings: Sequence[str] = (),
+    views: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Engine:
     """Return an evaluator, which leaves the model in evaluation mode and otherwise unchanged.
 
@@ -33,7 +34,9 @@ def create_evaluator(
     - `evaluator.state.output` is `(y_score, y_true)`: probabilities of the positive class and
       labels, both float32 of shape `(N,)`; of several findings `(N, K)`, with NaN for an unknown
       label.
-    - `evaluator.state.logits` holds the logits, float32.
+    - `evaluator.state.logits` holds the logits of the images without their views, float32.
+    - `evaluator.state.num_views` is the number of forward passes, of which the first is that of the
+      images themselves.
     - `evaluator.state.num_fillings` is the number of images added to fill up the batch.
 
     At the end of the epoch, before any handler that is attached later,
@@ -55,6 +58,8 @@ def create_evaluator(
         exclusive: True if the findings are exclusive classes; see `scores_from_logits`.
         findings: Names of several findings, for the names of their metrics; without names they are
             numbered from 0.
+        views: Functions from images to changed images, whose scores are averaged with those of the
+            images; see `BatchScorer`.
 
     Returns:
         The evaluator.
@@ -67,6 +72,7 @@ def create_evaluator(
         channels_last=channels_last,
         batch_size=batch_size,
         exclusive=exclusive,
+        views=views,
     )
 
     def evaluate(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -75,6 +81,7 @@ def create_evaluator(
         check_logits(logits, labels)
         state: Any = engine.state
         state.logits = logits
+        state.num_views = 1 + len(views)
         state.num_fillings = max(0, scorer.batch_size - len(labels))
         return scores, labels
 

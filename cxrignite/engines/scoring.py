@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,9 @@ class BatchScorer:
         batch_size: Number of images of every forward pass, at least that of the batches; null fills
             up nothing.
         exclusive: True if the findings are exclusive classes; see `scores_from_logits`.
+        views: Functions from images to changed images, on `device`. A score is then the mean over
+            the image and its views. Each view is a forward pass of its own, made after the one
+            before, so the memory does not grow with their number.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class BatchScorer:
         channels_last: bool = False,
         batch_size: int | None = None,
         exclusive: bool = False,
+        views: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> None:
         self.model = model
         self.device = torch.device(device)
@@ -43,6 +49,7 @@ class BatchScorer:
         self.channels_last = channels_last
         self.batch_size = batch_size or 0
         self.exclusive = exclusive
+        self.views = views
         self._mode = ModelMode(model, is_training=False)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,15 +59,23 @@ class BatchScorer:
             images: Shape `(n, C, H, W)`, at least one, on any device.
 
         Returns:
-            Probabilities of the positive class and logits, both float32, of the shape of the
-            model's output, `(n,)` or `(n, K)`, on `device`.
+            Probabilities of the positive class, and logits of the images without their views; both
+            float32, of the shape of the model's output, `(n,)` or `(n, K)`, on `device`.
         """
         self._mode.enter()
         with torch.inference_mode():
             filled = fill_up(images, self.batch_size)
             filled = move_images(filled, self.device, self.channels_last)
-            with self.precision.autocast(self.device):
-                logits = self.model(filled).float()
+            logits = self._logits(filled)
             # Added images are removed last, since the sigmoid too depends on the vector's length.
             scores = scores_from_logits(logits, self.exclusive)
+            if self.views:
+                for view in self.views:
+                    scores = scores + scores_from_logits(self._logits(view(filled)), self.exclusive)
+                scores = scores / (1 + len(self.views))
             return scores[: len(images)], logits[: len(images)]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self.precision.autocast(self.device):
+            logits: Tensor = self.model(images).float()
+        return logits

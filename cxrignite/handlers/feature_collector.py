@@ -25,7 +25,8 @@ class FeatureCollector(Attachable):
     *Attach to* an evaluator.
     *Expects* its step to call the layer with features of shape `(N, F)`, in one or more pieces, and
     `state.batch[2]`, if there is one, to be the index of each image. `state.num_fillings`, if set,
-    is the number of filler images that the step appended to the batch.
+    is the number of filler images that the step appended to the batch; `state.num_views`, if set,
+    is the number of times that it scored the batch, of which the first one is collected.
     *Publishes* nothing; `gather()` returns the epoch's features.
 
     Args:
@@ -116,7 +117,8 @@ class FeatureCollector(Attachable):
             )
         rows = torch.cat(self._pieces)
         self._pieces = []
-        # Without the filler images at the end of the batch.
-        rows = rows[: len(rows) - getattr(engine.state, "num_fillings", 0)]
+        # The first pass only, without the filler images at the end of the batch.
+        num_rows = len(rows) // getattr(engine.state, "num_views", 1)
+        rows = rows[: num_rows - getattr(engine.state, "num_fillings", 0)]
         self._rows.append(rows)
         self._index.append(image_index(engine.state.batch, len(rows)))

@@ -1,4 +1,4 @@
-"""Lines that `fit` prints: before the first step, for each epoch, and at the end."""
+"""Lines that `fit` and `find_lr` print: before the first step, for each epoch, and at the end."""
 
 from __future__ import annotations
 
@@ -271,6 +271,19 @@ def print_rules(rules: Sequence[DecisionRule]) -> None:
             lines.append(f"operating point{of_one}: {status(rule)}, {thresholds_text(rule.point)}")
             lines.append(indented(describe_rule(rule)))
     print_output("\n".join(["", *lines, "", ""]))
+
+
+def print_learning_rate(suggestion: float, own: float, output: Path) -> None:
+    """Print the learning rate that `find_lr` suggests, beside that of the recipe."""
+    lines = [
+        f"suggested learning rate: {suggestion:.2g} (of the recipe: {own:.2g})",
+        indented(
+            "the loss falls fastest there, or is lowest at ten times this rate; use it with "
+            f"`--optimizer.lr {suggestion:.2g}`"
+        ),
+        f"  the curve is in {output / 'find_lr.png'}, every loss in {output / 'find_lr.csv'}",
+    ]
+    print_output("\n".join([*lines, ""]))
 
 
 def _log_line(label: str, text: str) -> None:

@@ -6,6 +6,7 @@ changed since, and the file may come from elsewhere.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from cxrignite.errors import CheckpointError
+from cxrignite.errors import CheckpointError, is_resource_error
 from cxrignite.handlers import BestCheckpoint, load_checkpoint
 
 _NUM_NAMED = 3
@@ -145,6 +146,39 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.load_state_dict(weights)
     except Exception as error:  # a model of the user may load weights in its own way
         raise CheckpointError(f"{_NO_FIT}: {_one_line(error)}; {_WAY_OUT}") from error
+
+
+def statistics_bytes(statistics: Mapping[str, Tensor]) -> bytes:
+    """Return batch statistics as the content of a file."""
+    content = io.BytesIO()
+    torch.save(dict(statistics), content)
+    return content.getvalue()
+
+
+def load_statistics(model: nn.Module, content: bytes, path: Path) -> None:
+    """Replace the batch statistics of a model by those of a file.
+
+    Args:
+        model: The model.
+        content: What `statistics_bytes` returned.
+        path: The file, for messages.
+
+    Raises:
+        CheckpointError: They are not batch statistics of this model.
+    """
+    try:
+        statistics = torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:
+        if is_resource_error(error):
+            raise
+        raise CheckpointError(f"{path} is refused: it must hold only tensors") from error
+    own = model.state_dict()
+    for name, value in statistics.items():
+        if name not in own or _form(value) != _form(own[name]):
+            raise CheckpointError(
+                f"{path} must hold batch statistics of the model, and {name} is not; {_WAY_OUT}"
+            )
+    model.load_state_dict(statistics, strict=False)
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.data import View
 from cxrignite.functional import (
     Decision,
     OperatingPoint,
@@ -47,6 +48,19 @@ class Calibrators:
 
 
 @dataclass(frozen=True)
+class SiteStatistics:
+    """Batch statistics of a site's images, which replace those of the training images.
+
+    Attributes:
+        num_images: Number of images that they were estimated on.
+        sha256: Digest of the file that holds them.
+    """
+
+    num_images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class DecisionRule:
     """Threshold of one finding, with its origin and the scale of the scores.
 
@@ -59,6 +73,8 @@ class DecisionRule:
         informativeness: Measured on the images that chose the threshold; None without a threshold.
         exclusive: True if an image has one of several findings at most, so that the scores of its
             findings sum to at most 1.
+        views: Views whose scores are averaged with that of the image.
+        batch_norm: Batch statistics of a site for its scores; None uses those of the weights.
     """
 
     finding: str
@@ -69,6 +85,8 @@ class DecisionRule:
     calibrators: Calibrators | None = None
     informativeness: Informativeness | None = None
     exclusive: bool = False
+    views: tuple[View, ...] = ()
+    batch_norm: SiteStatistics | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -130,10 +148,24 @@ class DecisionRule:
         return {scale: part for scale, part in mapped.items() if part is not None}
 
     def moved_to(
-        self, site: str, point: OperatingPoint, informativeness: Informativeness | None
+        self,
+        site: str,
+        point: OperatingPoint,
+        informativeness: Informativeness | None,
+        batch_norm: SiteStatistics | None = None,
     ) -> Self:
-        """Return this rule with the operating point of another site."""
-        return replace(self, point=point, chosen_on=site, informativeness=informativeness)
+        """Return this rule with the operating point of another site.
+
+        Calibrators are dropped with other batch statistics, since they were fitted to other scores.
+        """
+        return replace(
+            self,
+            point=point,
+            chosen_on=site,
+            informativeness=informativeness,
+            batch_norm=batch_norm,
+            calibrators=self.calibrators if batch_norm is None else None,
+        )
 
 
 def probabilities(

@@ -6,6 +6,7 @@ the command, the split with its hashes, the weights and the threshold.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,6 +121,10 @@ class RunFolder:
     def site_path(self, site: str) -> Path:
         """Return the file of the operating point of a site."""
         return self.root / "operating_points" / f"{site}.json"
+
+    def statistics_path(self, site: str) -> Path:
+        """Return the file of the batch statistics of a site, if it has its own."""
+        return self.site_path(site).with_suffix(".pt")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -262,6 +267,7 @@ class RunFolder:
         rules: Sequence[DecisionRule],
         records: list[ImageRecord],
         reference: Reference,
+        statistics: bytes | None = None,
     ) -> None:
         """Write a site's operating points, the records that chose them, and their features.
 
@@ -271,7 +277,27 @@ class RunFolder:
         findings = [rule.finding for rule in rules]
         write_split(records, path.with_suffix(".csv"), self.files.write, findings)
         reference.write(path.with_suffix(".npz"), self.files.write)
+        if statistics is not None:
+            self.files.write(self.statistics_path(site), statistics)
         self.files.write(path, to_json(DecisionRules(tuple(rules))))
+
+    def read_statistics(self, site: str, sha256: str) -> bytes:
+        """Read the file of the batch statistics of a site.
+
+        Raises:
+            DamagedRunError: It is missing, or its digest is not that of the decision rule.
+        """
+        path = self.statistics_path(site)
+        self.files.check(path)
+        content = path.read_bytes() if path.is_file() else b""
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256:
+            raise DamagedRunError(
+                f"{path} must hold the batch statistics of the operating point {site}: its sha256 "
+                f"must be {sha256}, got {found if content else 'no file'}; restore the original, "
+                "or choose a threshold with another --name"
+            )
+        return content
 
     def read_site_records(self, site: str) -> list[ImageRecord]:
         """Read the records that chose a site's operating point."""

@@ -109,6 +109,7 @@ def build_ensemble(
             *(scored, prior_shifts, find_search(recipe.validator.handlers), leaks),
             folder.weights_sha256(),
             seen=_SEEN,
+            views=recipe.data.views,
         )
         board = TensorBoardWriter(folder.tensorboard_dir)
         stack.callback(board.close)

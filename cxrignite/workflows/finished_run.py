@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from cxrignite.data import Source
+from cxrignite.data import Source, View
 from cxrignite.engines.session import Session, open_session
-from cxrignite.errors import DataError
+from cxrignite.errors import CheckpointError, DataError
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import Recipe, TrainerRecipe
-from cxrignite.runs.checkpoints import load_best
+from cxrignite.runs.checkpoints import load_best, load_statistics
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.workflows.parts import Computing, build_model, choose_computing
@@ -27,7 +27,7 @@ class FinishedRun(NamedTuple):
         folder: The run folder.
         session: The processes that compute.
         rules: The run's own decision rules, or a site's, one for each finding.
-        model: The classifier with the best weights.
+        model: The classifier with the best weights, and the batch statistics of the rules.
         computing: Settings of its forward passes.
         epoch: The epoch of the weights.
     """
@@ -69,18 +69,36 @@ def load_run(
 ) -> FinishedRun:
     """Load the decision rules and the best weights of a run.
 
-    `site` names the operating point; None is that of the run.
+    `site` names the operating point; None is that of the run. A site may have its own batch
+    statistics.
 
     Raises:
         RunFolderError: The run has no such operating point.
-        CheckpointError: The best weights are missing, damaged, or do not fit the model.
+        CheckpointError: The best weights are missing, damaged, or do not fit the model; or the
+            rules belong to scores of other views.
         DataError: The source has other findings than the run.
     """
     rules, best = folder.read_rules(site), load_best(folder.best_path)
     _check_findings(recipe.data.source, folder, rules)
+    _check_views(recipe.data.views, folder, rules)
     computing = choose_computing(recipe.trainer, session)
     model = build_model(recipe.model, computing, best.weights, num_findings=len(rules))
+    if site is not None and (own := rules[0].batch_norm) is not None:
+        content = folder.read_statistics(site, own.sha256)
+        load_statistics(model, content, folder.statistics_path(site))
     return FinishedRun(folder, session, rules, model, computing, best.epoch)
+
+
+def _check_views(views: Sequence[View], folder: RunFolder, rules: Sequence[DecisionRule]) -> None:
+    """Check that the decision rules were chosen on scores of the same views."""
+    for rule in rules:
+        if rule.views != tuple(views):
+            others = " others" if len(views) == len(rule.views) else ""
+            raise CheckpointError(
+                f"data.views must be the views that the threshold in {folder.root} was chosen "
+                f"with, {len(rule.views)}, got {len(views)}{others}: a threshold is valid only for "
+                "the scores that chose it"
+            )
 
 
 def _check_findings(source: Source, folder: RunFolder, rules: Sequence[DecisionRule]) -> None:

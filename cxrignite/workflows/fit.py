@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ignite.engine import Engine, Events
 
+from cxrignite.data import View
 from cxrignite.data.leakage import LeakedPair, leaked_pairs
 from cxrignite.data.splits import write_split
 from cxrignite.engines.session import Session, open_session, seed_everything
@@ -147,6 +148,7 @@ def _fit(
             rules = choose_rules(
                 *(scored, prepared.prior_shifts, prepared.search, prepared.leaks),
                 folder.weights_sha256(),
+                views=recipe.data.views,
             )
             evaluate(prepared, best, scored, rules)
             save(prepared, best, scored, rules)
@@ -359,6 +361,7 @@ def choose_rules(
     weights_sha256: str,
     *,
     seen: str = ALSO_CHOSE,
+    views: Sequence[View] = (),
 ) -> tuple[DecisionRule, ...]:
     """Choose the threshold of each finding, on the calibration split if there is one, else on val.
 
@@ -371,6 +374,7 @@ def choose_rules(
         leaks: Pairs of images that leak between splits.
         weights_sha256: Digest of the weights.
         seen: Reason why the scores of `val` certify nothing.
+        views: Views whose scores were averaged.
     """
     chosen_on = "calibration" if "calibration" in scored else "val"
     rules = []
@@ -396,6 +400,7 @@ def choose_rules(
                 lower=point.lower_threshold if point else None,
             ),
             exclusive=scored[chosen_on].exclusive,
+            views=tuple(views),
         )
         rules.append(rule)
     return tuple(rules)

@@ -84,6 +84,7 @@ def build_data(
             worker_timeout=data.worker_timeout,
         ),
         seed=seed,
+        views=data.views,
     )
 
 

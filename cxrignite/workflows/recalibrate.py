@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.sources import UNKNOWN
 from cxrignite.data.split_assignment import split_off
+from cxrignite.engines import adapt_batch_norm, batch_norms
 from cxrignite.errors import ConstraintError, DataError, RecipeError, RunFolderError
 from cxrignite.functional import (
     OperatingPoint,
@@ -18,12 +22,13 @@ from cxrignite.functional import (
     num_negatives_needed,
     num_positives_needed,
     planned_sizes,
+    ranking_statistics,
     select_operating_point,
 )
 from cxrignite.functional.certificate import family_level, independent_scores, joint_level
 from cxrignite.functional.operating_point import SETTINGS, USUAL_CONFIDENCE
-from cxrignite.handlers import ThresholdSearch
-from cxrignite.recipe import Recipe
+from cxrignite.handlers import GracefulStop, ThresholdSearch
+from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
 from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
 from cxrignite.reporting.wording import (
@@ -34,17 +39,21 @@ from cxrignite.reporting.wording import (
     describe_point,
     thresholds_text,
 )
-from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.checkpoints import statistics_bytes
+from cxrignite.runs.decision_rule import DecisionRule, SiteStatistics
 from cxrignite.runs.informativeness import measure_informativeness
 from cxrignite.runs.reference import Reference
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import SplitScores, results_name
-from cxrignite.terminal import print_output
-from cxrignite.workflows.finished_run import load_run, open_folder
+from cxrignite.terminal import counted, print_output
+from cxrignite.workflows.finished_run import FinishedRun, load_run, open_folder
 from cxrignite.workflows.parts import build_data, check_image_size, confidence_text
 from cxrignite.workflows.plots import write_figure
 from cxrignite.workflows.records import other_records
 from cxrignite.workflows.score import score_split
+
+_MIN_PATIENTS = 64  # the error of a mean is then at most an eighth of the deviation of patients
+_MIN_BATCH = 16  # a batch is normalised by its own statistics, which need some images
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Recalibration:
             run's recipe sets `familywise`; 0.95 if the run's own has none.
         min_tpr: Lowest true positive rate.
         refer: Choose two thresholds if one does not suffice.
+        adapt_batch_norm: First estimate the batch statistics again on these images.
     """
 
     site: str
@@ -70,6 +80,7 @@ class Recalibration:
     confidence: float | None = None
     min_tpr: float | None = None
     refer: bool | None = None
+    adapt_batch_norm: bool = False
 
 
 def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
@@ -85,7 +96,8 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
         DataError: The site has no usable images, lacks a class, or has images used in this run.
         ConstraintError: The site has too few negatives, or no threshold can be certified on them;
             nothing is written.
-        RecipeError: A constraint is out of range.
+        RecipeError: A constraint is out of range; or batch statistics are to be adapted, and the
+            model has none, or there are several processes.
     """
     folder, site = RunFolder(run_dir), request.site
     with open_folder(folder, recipe.trainer) as (session, stack):
@@ -100,34 +112,98 @@ def recalibrate(recipe: Recipe, run_dir: Path, request: Recalibration) -> None:
                 f"{folder.site_path(site)} already exists and is not overwritten; "
                 "choose another --name"
             )
+        if request.adapt_batch_norm:
+            _check_adaptable(run)
         settings, of_family = _settings(recipe, run.rules, request)
         pool = other_records(recipe.data, folder, "test")
         findings = recipe.data.source.findings
         _check_enough(pool, settings, of_family, findings)
         records = _chosen_share(pool, request.share, recipe.seed, findings)
         _check_enough(records, settings, of_family, findings)
+        if request.adapt_batch_norm:
+            _check_enough_to_adapt(records, findings)
         data = build_data(recipe.data, records, recipe.seed, device=session.device)
         stack.callback(data.close)
         check_image_size(run.model, data.image_size, is_restored=True)
         scores = score_split(
             run.model, data, "calibration", run.computing, shows=session.is_main_process
         )
+        before, statistics, adapted = scores, None, None
+        if request.adapt_batch_norm:
+            statistics = _adapt(run, recipe.data, records, recipe.seed)
+            adapted = SiteStatistics(len(records), hashlib.sha256(statistics).hexdigest())
+            scores = score_split(run.model, data, "calibration", run.computing, shows=True)
         names = findings if len(findings) > 1 else [""]  # in messages only
         rules = [
-            _choose(*each, site) if each[1].num_images else each[0]
+            _choose(*each, site, adapted) if each[1].num_images else each[0]
             for each in zip(run.rules, scores, settings, names, strict=True)
         ]
         if not session.is_main_process:
             return
-        folder.write_site(site, rules, data.records("calibration"), Reference.of(scores))
-        for index, each in enumerate(scores):
+        reference = Reference.of(scores)
+        folder.write_site(site, rules, data.records("calibration"), reference, statistics)
+        for index, pair in enumerate(zip(before, scores, strict=True)):
             plan = results_name(f"plan_{site}", scores.classes, index)
-            lines = _describe(folder, run.rules[index], rules[index], each, plan, names[index])
+            lines = _describe(folder, run.rules[index], rules[index], *pair, plan, names[index])
             print_output("".join(f"{line}\n" for line in lines))
         # A kept threshold has no certificate for images of this site.
         family = describe_family([rule if rule.is_of_site else None for rule in rules])
         if len(rules) > 1 and family:
             print_output(f"\n{indented(family)}\n")
+
+
+def _check_adaptable(run: FinishedRun) -> None:
+    """Refuse to adapt a model without batch statistics, or on several processes."""
+    option, num_processes = "--adapt_batch_norm", run.session.world_size
+    if num_processes > 1:
+        raise RecipeError(
+            f"{option} needs one process, got {num_processes}; start it without torchrun"
+        )
+    if not batch_norms(run.model):
+        raise RecipeError(
+            f"{option} needs a model with batch statistics, and {type(run.model).__name__} has no "
+            "batch norm; leave the option out"
+        )
+
+
+def _check_enough_to_adapt(records: Sequence[ImageRecord], findings: Sequence[str]) -> None:
+    for index, finding in enumerate(findings):
+        if all(record.labels[index] == UNKNOWN for record in records):
+            raise DataError(
+                f"--adapt_batch_norm needs labels of every finding, got none for {finding}: its "
+                "threshold is that of other batch statistics; add labels, or leave the option out"
+            )
+    num_patients = len({record.patient for record in records})
+    if num_patients < _MIN_PATIENTS:
+        raise ConstraintError(
+            f"--adapt_batch_norm needs images of at least {_MIN_PATIENTS} patients, got "
+            f"{num_patients}; add {_MIN_PATIENTS - num_patients} more, or leave the option out"
+        )
+
+
+def _adapt(run: FinishedRun, data: DataRecipe, records: list[ImageRecord], seed: int) -> bytes:
+    """Estimate the batch statistics of the run's model on a site's images; return their file.
+
+    The order of the images is random: a source lists them by class, and a batch of one class would
+    be normalised as if the classes did not differ. The batches are as even as possible.
+    """
+    order = np.random.default_rng(seed).permutation(len(records))
+    largest = max(data.eval_batch_size or 2 * data.batch_size, _MIN_BATCH)
+    size = -(-len(records) // -(-len(records) // largest))
+    shuffled = build_data(
+        replace(data, eval_batch_size=size),
+        [records[each] for each in order],
+        seed,
+        device=run.computing.device,
+    )
+    try:
+        loader = shuffled.eval_loader("calibration")
+        statistics = adapt_batch_norm(
+            run.model, loader, **run.computing._asdict(), handlers=[GracefulStop()]
+        )
+    finally:
+        shuffled.close()
+    return statistics_bytes(statistics)
 
 
 def _settings(
@@ -178,9 +254,18 @@ def _settings_of(
 
 
 def _choose(
-    rule: DecisionRule, scores: SplitScores, settings: dict[str, Any], finding: str, site: str
+    rule: DecisionRule,
+    scores: SplitScores,
+    settings: dict[str, Any],
+    finding: str,
+    site: str,
+    adapted: SiteStatistics | None,
 ) -> DecisionRule:
-    """Choose the threshold of one finding; its name is empty if there is no other."""
+    """Choose the threshold of one finding; its name is empty if there is no other.
+
+    A certificate needs scores that do not depend on the images that choose: a new image is scored
+    by statistics in which it has no part, and these images are not.
+    """
     try:
         point = select_operating_point(
             scores.y_score, scores.y_true, patients=scores.patients, **settings
@@ -190,19 +275,25 @@ def _choose(
     if point.status == "infeasible":
         of_one = f"{finding}: " if finding else ""
         raise ConstraintError(f"nothing was written: {of_one}{describe_point(point)}")
+    if adapted is not None:
+        point = point.without_certificate(
+            "not certified, because the batch statistics were estimated on these images too: "
+            "measure the rates with `test` on other images of this site"
+        )
     informativeness = measure_informativeness(scores, point.threshold, lower=point.lower_threshold)
-    return rule.moved_to(site, point, informativeness)
+    return rule.moved_to(site, point, informativeness, adapted)
 
 
 def _describe(
     folder: RunFolder,
     own: DecisionRule,
     rule: DecisionRule,
+    scored_before: SplitScores,
     scores: SplitScores,
     plan: str,
     finding: str,
 ) -> list[str]:
-    """Draw the plan of one finding, and return the lines about its new threshold.
+    """Return the lines about the new threshold of one finding, with a plan that is drawn too.
 
     The lines name the finding if there are several; else `finding` is empty.
     """
@@ -211,8 +302,18 @@ def _describe(
         raise AssertionError("unreachable: both were checked")
     if not rule.is_of_site:
         return [describe_missing_labels(finding), f"  the run's own {thresholds_text(first)} stays"]
-    planned = _draw_plan(folder, plan, scores, point, site)
-    before = scores.confusion(first.threshold, first.lower_threshold)
+    before = scored_before.confusion(first.threshold, first.lower_threshold)
+    if rule.batch_norm is None:
+        remarks = [
+            "",
+            *_draw_plan(folder, plan, scores, point, site),
+            indented(describe_plan(point)),
+            f"  drawn in {folder.figures_dir / plan}.png",
+        ]
+    else:  # no certificate can be planned
+        images = counted(rule.batch_norm.num_images, "image")
+        areas = f"AUC {_roc_auc(scores):.3f}, before {_roc_auc(scored_before):.3f}"
+        remarks = [f"  with the batch statistics of these {images}: {areas}"]
     return [
         *alarm(alarm_of_rule(rule), finding),
         f"{site}{f', {finding}' if finding else ''}: {describe_point(point)}",
@@ -220,11 +321,13 @@ def _describe(
         f"TNR {before.tnr:.3f}, TPR {before.tpr:.3f}",
         f"  written to {folder.site_path(site)}; use it with "
         f"`cxrignite test --run {folder.root} --operating_point {site} ...`",
-        "",
-        *planned,
-        indented(describe_plan(point)),
-        f"  drawn in {folder.figures_dir / plan}.png",
+        *remarks,
     ]
+
+
+def _roc_auc(scores: SplitScores) -> float:
+    area = ranking_statistics(scores.y_score, scores.y_true)(np.ones((1, scores.num_images)))
+    return float(area["roc_auc"][0])
 
 
 def _draw_plan(

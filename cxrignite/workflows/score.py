@@ -294,7 +294,7 @@ def score_split(
     shows: bool = False,
     handlers: Sequence[Attachable] = (),
 ) -> FindingScores:
-    """Score the images of one split, each once, on any number of processes.
+    """Score the images of one split with their views, each image once, on all processes.
 
     Raises:
         NonFiniteError: A score is NaN or infinite.
@@ -305,6 +305,7 @@ def score_split(
         batch_size=data.eval_batch_size(split),
         exclusive=data.exclusive,
         findings=data.findings if len(data.findings) > 1 else (),
+        views=data.views,
     )
     GracefulStop().attach(evaluator)
     collector = ScoreCollector.on(evaluator)

@@ -3,6 +3,7 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
+from cxrignite.data import View
 from cxrignite.engines import BatchScorer, create_evaluator
 from cxrignite.nn import LightCNN
 
@@ -46,3 +47,33 @@ def test_every_forward_pass_has_one_shape():
     assert shapes == [(4, 1, 32, 32)] * 4
     BatchScorer(Looking(), device="cpu")(IMAGES[:3])
     assert shapes[-1] == (3, 1, 32, 32)
+
+
+def test_a_score_is_the_mean_over_the_image_and_its_views_in_any_batch(model):
+    views = [View(shift=(0.1, 0.0)), View(gamma=0.8)]
+    plain = BatchScorer(model, device="cpu", batch_size=8)
+    scorer = BatchScorer(model, device="cpu", batch_size=8, views=views)
+    scores, logits = scorer(IMAGES[:8])
+    passes = [plain(each)[0] for each in (IMAGES[:8], *(view(IMAGES[:8]) for view in views))]
+    torch.testing.assert_close(scores, torch.stack(passes).mean(dim=0))
+    assert torch.equal(logits, plain(IMAGES[:8])[1])
+    assert (scores - passes[0]).abs().max() > 1e-4
+    parts = [scorer(IMAGES[start:end])[0] for start, end in ((0, 3), (3, 8))]
+    assert torch.equal(torch.cat(parts), scores)
+
+
+def test_views_are_scored_one_after_the_other():
+    sizes = []
+
+    class Looking(nn.Module):
+        def forward(self, images):
+            sizes.append(len(images))
+            return torch.stack([images.float().mean((1, 2, 3))] * 3, dim=1)
+
+    views = [View(gamma=0.5), View(gamma=2.0)]
+    scores, _ = BatchScorer(Looking(), device="cpu", batch_size=4, exclusive=True, views=views)(
+        IMAGES[:2]
+    )
+    assert sizes == [4, 4, 4]
+    assert scores.shape == (2, 3)
+    assert (scores.sum(dim=1) < 1).all()

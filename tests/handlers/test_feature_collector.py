@@ -89,6 +89,21 @@ def test_the_features_of_fillings_are_left_out():
     assert order.tolist() == index.tolist()
 
 
+def test_the_features_are_those_of_the_images_without_their_views():
+    torch.manual_seed(0)
+    model = LightCNN(width=2).eval()
+    images = torch.randint(0, 256, (6, 1, 32, 32), dtype=torch.uint8)
+    batches = [(part, torch.zeros(len(part))) for part in images.split(4)]
+    gathered = []
+    for views in ((), (lambda part: part.float() / 300, lambda part: part.float() / 400)):
+        engine = create_evaluator(model, device="cpu", batch_size=4, views=views)
+        collector = FeatureCollector(model.head)
+        collector.attach(engine)
+        engine.run(batches)
+        gathered.append(collector.gather()[0])
+    assert np.array_equal(*gathered)
+
+
 def test_each_epoch_stands_for_itself():
     engine, collector = collecting(nn.Identity())
     engine.run([batch([[0.5]])], max_epochs=3)

@@ -1,22 +1,27 @@
 """A site's own operating point, by the command line, on a tiny model and real files."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from messages import error_line, line_with, missing, unwrapped
+from messages import error_line, line_with, missing, refused, unwrapped
 from PIL import Image
 from results import finding
 from results import point as stored_point
+from torch import nn
 
 from cxrignite.cli import run
 from cxrignite.data import Phantom
+from cxrignite.errors import RecipeError
 from cxrignite.functional import PriorShift
 from cxrignite.handlers import SafeSaver, load_checkpoint
+from cxrignite.workflows import recalibrate as recalibration
 
 pytestmark = pytest.mark.integration
 
@@ -351,3 +356,109 @@ def test_two_runs_are_compared_and_one_is_reported_by_the_command_line(
 def test_a_command_that_lacks_something_says_so_and_exits_with_2(argv, facts, capsys):
     assert run(argv) == 2
     error_line(capsys.readouterr().err, *facts)
+
+
+def test_a_site_may_have_its_own_batch_statistics(
+    run_dir, site, site_root, tmp_path, monkeypatch, capsys
+):
+    kept = {
+        name: (run_dir / name).read_bytes() for name in ("operating_point.json", "split.csv")
+    } | {path.name: path.read_bytes() for path in (run_dir / "checkpoints").iterdir()}
+    estimate, composition = recalibration.adapt_batch_norm, []
+
+    def watched(model, loader, **settings):
+        batches = list(loader)
+        composition.extend(set(batch.label.tolist()) for batch in batches)
+        return estimate(model, batches, **settings)
+
+    monkeypatch.setattr(recalibration, "adapt_batch_norm", watched)
+    fixed = ["--run", str(run_dir), "--name"]
+    assert run(["recalibrate", *fixed, "ward", *site, "--adapt_batch_norm", "true"]) == 0
+    # Sorted by class, the batches would hide what tells the classes apart.
+    assert composition == [{0.0, 1.0}] * 4
+    printed = unwrapped(capsys.readouterr().out)
+    assert missing(printed.splitlines()[0], ["ward", "empirical", "not certified", "test"]) == []
+    line_with(printed, "100 images", "AUC", "before")
+    rule = finding(run_dir / "operating_points" / "ward.json")
+    assert (rule["point"]["status"], rule["calibrators"]) == ("empirical", None)
+    assert rule["batch_norm"]["num_images"] == 100
+    file = run_dir / "operating_points" / "ward.pt"
+    assert rule["batch_norm"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    digests = json.loads((run_dir / "digests.json").read_text())
+    assert digests["operating_points/ward.pt"] == [rule["batch_norm"]["sha256"]]
+    for name, content in kept.items():
+        folder = run_dir if "." in name and (run_dir / name).exists() else run_dir / "checkpoints"
+        assert (folder / name).read_bytes() == content
+
+    # Exactly these statistics score later images.
+    of_run = finding(run_dir / "metrics" / "test.json")
+    assert run(["test", "--run", str(run_dir), "--operating_point", "ward"]) == 0
+    printed = unwrapped(capsys.readouterr().out)
+    assert missing(printed, ["batch statistics", "100 images of ward"]) == []
+    scored = rows_of(run_dir / "predictions" / "test@ward.csv")
+    plain = rows_of(run_dir / "predictions" / "test.csv")
+    assert sum(a["score"] != b["score"] for a, b in zip(scored, plain, strict=True)) > 40
+    assert finding(run_dir / "metrics" / "test.json") == of_run
+    argv = ["predict", "--run", str(run_dir), "--operating_point", "ward"]
+    output = tmp_path / "new.csv"
+    assert run([*argv, "--files", str(site_root / "test"), "--output", str(output)]) == 0
+    at_site = {Path(row["path"]).name: row["score"] for row in rows_of(output)}
+    assert str(rule["point"]["threshold"]) in at_site.values()
+    settings = json.loads(output.with_suffix(".json").read_text())
+    assert settings["batch_norm_sha256"] == rule["batch_norm"]["sha256"]
+    shown = ["explain", "--run", str(run_dir), "--explain.num_measured", "0"]
+    assert run([*shown, "--operating_point", "ward"]) == 0
+    drawn = {
+        row["path"]: row["score"]
+        for row in rows_of(run_dir / "explain" / "test@ward" / "explain.csv")
+    }
+    assert drawn.items() <= {row["path"]: row["score"] for row in scored}.items()
+    assert run(["report", "--run", str(run_dir)]) == 0
+
+    # A file that was changed, or taken from another site, is refused.
+    capsys.readouterr()
+    file.write_bytes(file.read_bytes()[::-1])
+    assert run(["test", "--run", str(run_dir), "--operating_point", "ward"]) == 3
+    error_line(capsys.readouterr().err, "operating_points/ward.pt", "sha256")
+    (run_dir / "digests.json").unlink()
+    for content in (file.read_bytes(), b""):
+        file.write_bytes(content)
+        assert run(["test", "--run", str(run_dir), "--operating_point", "ward"]) == 3
+        error_line(capsys.readouterr().err, "operating_points/ward.pt", "sha256")
+
+
+def test_batch_statistics_of_several_findings_are_adapted_once(trained_findings, tmp_path, capsys):
+    run_dir = Path(shutil.copytree(trained_findings, tmp_path / "run"))
+    argv = ["recalibrate", "--run", str(run_dir), "--name", "ward", "--adapt_batch_norm", "true"]
+    argv += ["--data.source.root", str(tmp_path / "site"), "--data.source.seed", "5"]
+    assert run([*argv, "--data.source.num_test", "100"]) == 0
+    content = json.loads((run_dir / "operating_points" / "ward.json").read_text())
+    assert [each["point"]["status"] for each in content["findings"]] == ["empirical"] * 3
+    assert len({each["batch_norm"]["sha256"] for each in content["findings"]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "facts"),
+    [
+        (["--share", "0.5"], 4, ["--adapt_batch_norm", 64]),
+        (["--min_tnr", "0.99"], 4, ["TNR", "negative"]),
+    ],
+)
+def test_too_few_images_adapt_nothing(options, code, facts, run_dir, site, capsys):
+    argv = ["recalibrate", "--run", str(run_dir), "--name", "ward", *site, *options]
+    assert run([*argv, "--adapt_batch_norm", "true"]) == code
+    error_line(capsys.readouterr().err, *facts)
+    assert not list((run_dir / "operating_points").glob("ward.*"))
+
+
+@pytest.mark.parametrize(
+    ("model", "num_processes", "facts"),
+    [
+        (nn.Sequential(nn.Linear(1, 1)), 1, ["--adapt_batch_norm", "Sequential"]),
+        (nn.BatchNorm2d(1), 2, ["--adapt_batch_norm", 2, "torchrun"]),
+    ],
+)
+def test_what_has_no_statistics_or_several_processes_is_refused(model, num_processes, facts):
+    run = SimpleNamespace(model=model, session=SimpleNamespace(world_size=num_processes))
+    with refused(RecipeError, *facts):
+        recalibration._check_adaptable(run)

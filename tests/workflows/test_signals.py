@@ -121,6 +121,7 @@ COMMANDS = {
     "audit": "audit --config {recipe} --run_dir {out}/audit",
     "compare": "compare {run} {run}/../other",
     "benchmark": "benchmark --config {recipe} --trainer.epoch_length 2",
+    "find_lr": "find_lr --config {recipe} --output {out}/lr --num_steps 40",
 }
 
 

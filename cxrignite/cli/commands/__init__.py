@@ -24,6 +24,7 @@ FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "explain": with_run_recipe.explain_command,
     "compare": without_recipe.compare_command,
     "report": without_recipe.report_command,
+    "find_lr": with_recipe.find_lr_command,
     "benchmark": with_recipe.benchmark_command,
     "download": without_recipe.download_command,
     "recipes": without_recipe.recipes_command,

@@ -1,4 +1,4 @@
-"""Commands that take a recipe or a source: `audit`, `fit`, `cross_validate`, `benchmark`."""
+"""Commands that take a recipe or a source: `fit` and its relatives, `audit`, `benchmark`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,18 @@ def cross_validate_command(argv: list[str]) -> int:
         resume=options["resume"],
         command=["cross_validate", *argv],
     )
+    return 0
+
+
+def find_lr_command(argv: list[str]) -> int:
+    """Run `find_lr`."""
+    if not argv:
+        raise RecipeError(_NO_RECIPE)
+    recipe, _, options = parse_recipe("find_lr", argv)
+    from cxrignite.workflows.find_lr import find_lr
+
+    beside = recipe.run_dir.with_name(f"{recipe.run_dir.name}_find_lr")
+    find_lr(recipe, options["output"] or beside, options["num_steps"])
     return 0
 
 

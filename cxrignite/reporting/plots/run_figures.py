@@ -25,6 +25,7 @@ from cxrignite.reporting.plots.charting import (
     blank_figure,
     count_epochs,
     make_plain,
+    mark_point,
     single_chart,
 )
 
@@ -180,3 +181,41 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 def _column(rows: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
     """Return one value per row, NaN if a row has none."""
     return np.array([row.get(key, math.nan) for row in rows], np.float64)
+
+
+def learning_rate_curve(
+    lr: Sequence[float],
+    loss: Sequence[float],
+    smoothed: Sequence[float],
+    *,
+    suggestion: float | None,
+    own: float,
+) -> Figure:
+    """Draw the loss of a training in which the learning rate rises after each batch.
+
+    Args:
+        lr: Learning rate of each batch, ascending.
+        loss: Loss of each batch; values that are not finite are left out.
+        smoothed: Running mean of the losses.
+        suggestion: The suggested learning rate, marked on the curve; None marks nothing.
+        own: Learning rate of the recipe.
+    """
+    figure, axes = single_chart("Training loss while the learning rate rises")
+    axes.set_xscale("log")
+    # The default labels are powers in mathematics, which these figures draw literally.
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.plot(lr, loss, ".", color=GREY, markersize=5, label="loss of a batch")
+    axes.plot(lr, smoothed, color=BLUE, linewidth=2, label="running mean")
+    axes.axvline(own, color=GREEN, linestyle="--", label=f"of the recipe: {own:.2g}")
+    if suggestion is not None:
+        at = suggestion, float(np.interp(suggestion, lr, smoothed))
+        mark_point(axes, at, f"suggested: {suggestion:.2g}")
+    finite = np.concatenate([np.array(each)[np.isfinite(each)] for each in (loss, smoothed)])
+    if len(finite):
+        # A diverging loss would press the fall into one line.
+        low, start = float(finite.min()), float(finite[0])
+        height = max(start - low, 0.1 * abs(start), 1e-6)
+        axes.set_ylim(low - 0.1 * height, start + 1.2 * height)
+    axes.set(xlabel="learning rate", ylabel="loss")
+    axes.legend(loc="upper left", edgecolor="none", framealpha=1, ncols=2)
+    return figure

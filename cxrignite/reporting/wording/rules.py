@@ -193,7 +193,19 @@ def describe_rule(rule: DecisionRule) -> str:
     if probability is not None:
         which = "" if rule.lower_threshold is None else "the upper threshold "
         scale = f" ({which}as a probability at the training prevalence: {probability:.4f})"
-    return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}"
+    scores = "".join(f"; {each}" for each in _kind_of_scores(rule))
+    return f"chosen on {chosen_images(rule.chosen_on)}{scale}: {describe_point(rule.point)}{scores}"
+
+
+def _kind_of_scores(rule: DecisionRule) -> list[str]:
+    """State in what the scores differ from those of the weights for the image itself."""
+    kinds = []
+    if rule.views:
+        kinds.append(f"a score is the mean over the image and {counted(len(rule.views), 'view')}")
+    if rule.batch_norm is not None:
+        images = counted(rule.batch_norm.num_images, "image")
+        kinds.append(f"the batch statistics are those of {images} of {rule.chosen_on}")
+    return kinds
 
 
 def describe_other_threshold(rule: DecisionRule | None) -> str:
@@ -244,7 +256,8 @@ def state_rule(
         )
     else:
         guarantee, terms = "none", f"requested: {requested}"
-    remarks = tuple(_remarks(point, negative))
+    kinds = (f"{each[0].upper()}{each[1:]}." for each in _kind_of_scores(rule))
+    remarks = (*_remarks(point, negative), *kinds)
     return RuleStatement(point.status, title, text, remarks, guarantee, terms, alarms, tpr_terms)
 
 

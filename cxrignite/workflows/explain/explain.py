@@ -136,7 +136,12 @@ def explain_files(
         records = [ImageRecord(str(path), str(path), UNKNOWN_LABEL, "", "test") for path in files]
         height, width = images.shape[-2:]
         source = recipe.data.source
-        scorer = BatchScorer(run.model, **run.computing._asdict(), exclusive=source.exclusive)
+        scorer = BatchScorer(
+            run.model,
+            **run.computing._asdict(),
+            exclusive=source.exclusive,
+            views=recipe.data.views,
+        )
         y_score = torch.cat([scorer(part)[0].cpu() for part in torch.split(images, _BATCH_SIZE)])
         scores = y_score.double().numpy().reshape(len(records), len(run.rules))
         labels = np.full(len(records), UNKNOWN_LABEL)

@@ -62,6 +62,8 @@ class OutputSettings:
         image_size: Rows and columns of the preprocessed images.
         prevalence: Share of positives for the probabilities; None is that of the training images.
         maps: Method and layer of the maps; None if none are drawn.
+        views: Settings of each view whose scores are averaged with those of the images.
+        batch_norm_sha256: Digest of the batch statistics of a site; None are those of the weights.
     """
 
     run: str
@@ -78,6 +80,8 @@ class OutputSettings:
     device: str
     prevalence: float | None = None
     maps: Mapping[str, str] | None = None
+    views: Sequence[Mapping[str, Any]] = ()
+    batch_norm_sha256: str | None = None
 
     def to_json(self) -> str:
         """Return the settings as JSON."""

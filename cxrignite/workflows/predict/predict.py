@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -121,6 +121,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             **run.computing._asdict(),
             batch_size=_batch_size(recipe.data, frozen),
             exclusive=source.exclusive,
+            views=recipe.data.views,
         )
         layer = None
         if request.draws_maps:
@@ -254,6 +255,8 @@ def _settings(
         batch_size=scorer.batch_size,
         precision=scorer.precision.name,
         device=session.device.type,
+        views=[asdict(view) for view in rules[0].views],
+        batch_norm_sha256=rules[0].batch_norm.sha256 if rules[0].batch_norm else None,
         maps={"method": method, "target_layer": layer} if layer else None,
     )
 
