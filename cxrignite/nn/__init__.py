@@ -8,6 +8,7 @@ from __future__ import annotations
 from cxrignite.nn.classifiers import BinaryClassifier
 from cxrignite.nn.light_cnn import LightCNN
 from cxrignite.nn.losses import NeedsClassCounts, SoftClassWeightCE, SoftPosWeightBCE
+from cxrignite.nn.map_losses import MapEnergyLoss, MapLoss
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
@@ -16,6 +17,8 @@ __all__ = [
     "BinaryClassifier",
     "ImageNormalizer",
     "LightCNN",
+    "MapEnergyLoss",
+    "MapLoss",
     "NeedsClassCounts",
     "SoftClassWeightCE",
     "SoftPosWeightBCE",

@@ -45,6 +45,7 @@ from cxrignite.recipe import MonitorRecipe, TrainerRecipe, ValidatorRecipe
 from cxrignite.reporting.console import EpochLines
 from cxrignite.runs.checkpoints import Stateful, TrainingState, load_state, load_weights
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.map_supervision import MapTerm
 from cxrignite.workflows.parts import Computing
 from cxrignite.write_guard import part_runs
 
@@ -60,6 +61,7 @@ class Learner(NamedTuple):
         loss: The loss of logits and labels.
         optimizer: The optimizer of its parameters.
         scheduler: The learning rate schedule; null keeps the rate constant.
+        map_term: The loss of the maps; null trains without it.
     """
 
     model: BinaryClassifier
@@ -67,6 +69,7 @@ class Learner(NamedTuple):
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None = None
+    map_term: MapTerm | None = None
 
 
 def build_learner(
@@ -76,6 +79,7 @@ def build_learner(
     scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     *,
     is_compiled: bool = False,
+    map_term: MapTerm | None = None,
 ) -> Learner:
     """Build the optimizer and the scheduler of a classifier.
 
@@ -85,10 +89,12 @@ def build_learner(
         optimizer: The recipe's `optimizer`, a factory.
         scheduler: The recipe's `lr_scheduler`, a factory.
         is_compiled: Compile the model.
+        map_term: The loss of the maps.
     """
     forward = compile_model(model) if is_compiled else model
     built = optimizer(model.parameters())
-    return Learner(model, forward, loss, built, scheduler(built) if scheduler else None)
+    stepping = scheduler(built) if scheduler else None
+    return Learner(model, forward, loss, built, stepping, map_term)
 
 
 class Training:
@@ -142,6 +148,7 @@ class Training:
             max_grad_norm=settings.max_grad_norm,
             accumulation_steps=settings.accumulation_steps,
             augment=data.device_augment,
+            extra_loss=learner.map_term,
             **computing._asdict(),
         )
         self.validator = create_evaluator(
