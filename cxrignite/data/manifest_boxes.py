@@ -21,8 +21,7 @@ def check_box_columns(columns: Sequence[str]) -> None:
     """
     if len(columns) not in (0, 4):
         raise RecipeError(
-            "columns.boxes must be the four columns of x, y, width and height, "
-            f"got {list(columns)}"
+            f"columns.boxes must be the four columns of x, y, width and height, got {list(columns)}"
         )
 
 
@@ -60,9 +59,7 @@ class BoxCollector:
                 f"got {', '.join(map(repr, cells))}"
             )
         labels = label if isinstance(label, tuple) else (label,)
-        found = [
-            finding for finding, each in zip(self._findings, labels, strict=True) if each == 1
-        ]
+        found = [finding for finding, each in zip(self._findings, labels, strict=True) if each == 1]
         if not found:
             raise DataError(
                 f"{self._table.at(line)}: a row with a box must have a finding, "

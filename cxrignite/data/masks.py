@@ -83,6 +83,27 @@ def read_mask(
     return _preprocessed(drawn, pipeline, record.path)
 
 
+def check_mask_size(mask: Tensor, image_size: Size, record: ImageRecord, finding: str = "") -> None:
+    """Check that a mask fits its image.
+
+    Args:
+        mask: Shape `(1, H, W)`.
+        image_size: Rows and columns of the image.
+        record: The image, for the error.
+        finding: Name of the finding, if the data have several.
+
+    Raises:
+        DataError: If it has another size.
+    """
+    rows, columns = mask.shape[1:]
+    if (rows, columns) != tuple(image_size):
+        name = record.attributes.get(attribute_of(MASK, finding), BOXES)
+        raise DataError(
+            f"mask {name} of {record.name} must have the size of its image after preprocessing, "
+            f"{image_size[0]} x {image_size[1]}, got {rows} x {columns}; set data.image_size"
+        )
+
+
 def _preprocessed(grey: NDArray[np.uint8], pipeline: Pipeline, path: Path) -> Tensor:
     return pipeline.preprocessed(torch.from_numpy(grey)[None], path)
 
@@ -133,9 +154,7 @@ def draw_boxes(boxes: Iterable[Box], sides: Size, size: Size) -> NDArray[np.uint
     for x, y, width, height in boxes:
         rows, columns = (
             _covered(start * new / old, length * new / old, new)
-            for start, length, old, new in zip(
-                (y, x), (height, width), sides, size, strict=True
-            )
+            for start, length, old, new in zip((y, x), (height, width), sides, size, strict=True)
         )
         drawn = np.maximum(drawn, rows[:, None] * columns)
     return np.round(255 * drawn).astype(np.uint8)

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from cxrignite.data.batch_augment import augment_masks
-from cxrignite.data.masks import read_mask
+from cxrignite.data.masks import check_mask_size, read_mask
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
 from cxrignite.data.sources import ImageRecord
-from cxrignite.errors import DataError
+from cxrignite.data.transforms import check_keeps_places
 
 _THREADS = 4
 
@@ -51,7 +51,9 @@ class TrainingMasks:
         numbers: Number of each image's mask, or -1, shape `(N, K)`, int64.
 
     Raises:
-        DataError: If a mask has another size than the images.
+        RecipeError: If a random transform of the images cannot be applied to masks.
+        UnreadableImageError: If a mask cannot be read.
+        DataError: If a mask has another size than the images, or boxes are not valid.
     """
 
     def __init__(
@@ -65,6 +67,10 @@ class TrainingMasks:
     ) -> None:
         self._transforms = pipeline.batch_augment
         self._image_size = image_size
+        if pipeline.augment:
+            check_keeps_places(pipeline.augment)
+        # Raises for a transform that does not say whether it moves pixels.
+        augment_masks(self._transforms, torch.empty(0, *size), torch.empty(0).long(), image_size)
 
         def small(pair: tuple[int, int]) -> Tensor | None:
             record = records[pair[0]]
@@ -72,11 +78,7 @@ class TrainingMasks:
             mask = read_mask(record, root, pipeline, name)
             if mask is None:
                 return None
-            if tuple(mask.shape[1:]) != tuple(image_size):
-                raise DataError(
-                    f"mask of {record.path} must have the size of its image after preprocessing, "
-                    f"{image_size[0]} x {image_size[1]}, got {mask.shape[1]} x {mask.shape[2]}"
-                )
+            check_mask_size(mask, image_size, record, name)
             inside = (mask > 127).float()
             small = functional.adaptive_avg_pool2d(inside, size)[0] * 255
             # A finding smaller than a place must not vanish.

@@ -64,9 +64,7 @@ class TrainingMaps:
         """Forget the last forward pass, and so free its graph."""
         self._output = None
 
-    def _gradients(
-        self, logits: Tensor, output: Tensor, rows: Tensor, findings: Tensor
-    ) -> Tensor:
+    def _gradients(self, logits: Tensor, output: Tensor, rows: Tensor, findings: Tensor) -> Tensor:
         """Return the mean gradient of each channel, times the number of positions, `(P, C)`."""
         columns = logits.reshape(len(logits), -1)
         weights = []
@@ -116,16 +114,21 @@ class TrainingMaps:
     def _try_gradient(self, logits: Tensor) -> None:
         device = logits.device
         both = torch.tensor([0, 1], device=device)
-        weights = [each for each in self._model.parameters() if each.requires_grad]
+        weights = list(self._model.parameters())
+        before = [each.grad for each in weights]
         try:
             maps = self.of(logits, both, torch.zeros_like(both))
-            torch.autograd.grad(maps.square().sum(), weights, allow_unused=True)
+            # Not `torch.autograd.grad`, which does not reach functions without a second derivative.
+            maps.square().sum().backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RecipeError(
                 f"map_loss needs a second derivative behind layer {self._name}, and the model has "
-                f"none: {reason}"
+                f"none: {reason}; choose another model, or set map_loss to null"
             ) from error
+        finally:
+            for weight, gradient in zip(weights, before, strict=True):
+                weight.grad = gradient
 
 
 def _only_linear(head: nn.Module) -> nn.Linear | None:

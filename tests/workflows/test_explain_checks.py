@@ -76,7 +76,10 @@ def to_scores(target: str, logits: torch.Tensor) -> torch.Tensor:
 
 
 def probe_of(read_image=read) -> MapProbe:
-    return MapProbe(SpotFinder(), explain, to_scores, read_image, torch.device("cpu"))
+    def read_mask(record: ImageRecord, root: Path) -> torch.Tensor:
+        return read_image(root / record.attributes["mask"])
+
+    return MapProbe(SpotFinder(), explain, to_scores, read_image, read_mask, torch.device("cpu"))
 
 
 def test_a_map_of_the_reason_passes_every_check(scores):

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrignite.data import ImageRecord
-from cxrignite.data.masks import has_mask
-from cxrignite.errors import DataError
+from cxrignite.data.masks import check_mask_size, has_mask
 from cxrignite.functional import (
     CamMaps,
     CamTarget,
@@ -237,11 +236,7 @@ def _read_masks(
         image, mask = probe.read(record.path), probe.read_mask(record, root)
         if mask is None:
             continue
-        if mask.shape != image.shape:
-            raise DataError(
-                f"mask of {record.path} must have the size of its image after preprocessing, "
-                f"{image.shape[1]} x {image.shape[2]}, got {mask.shape[1]} x {mask.shape[2]}"
-            )
+        check_mask_size(mask, (image.shape[1], image.shape[2]), record)
         if (mask > 127).any():
             found.append((record, image, mask > 127))
     if len(found) < len(records):
