@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cxrignite.data.manifest_table import Table
-from cxrignite.data.masks import BOXES, Box, attribute_of, format_boxes
+from cxrignite.data.masks import BOXES, Box, attribute_of, box_is_valid, format_boxes
 from cxrignite.data.sources import ImageRecord, Label
 from cxrignite.errors import DataError, RecipeError
 
@@ -50,10 +50,9 @@ class BoxCollector:
             return
         try:
             x, y, width, height = map(float, cells)
-            is_box = all(map(math.isfinite, (x, y, width, height))) and min(width, height) > 0
         except ValueError:
-            is_box = False
-        if not is_box:
+            x = y = width = height = math.nan
+        if not box_is_valid((x, y, width, height)):
             raise DataError(
                 f"{self._table.at(line)}: a box must be x, y, width and height, the sides above 0, "
                 f"got {', '.join(map(repr, cells))}"

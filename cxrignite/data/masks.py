@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -132,11 +133,16 @@ def parse_boxes(text: str, name: str) -> list[Box]:
         boxes = [tuple(map(float, part.split())) for part in text.split(";")]
     except ValueError:
         boxes = []
-    if not boxes or any(len(box) != 4 or not min(box[2:]) > 0 for box in boxes):
+    if not all(len(box) == 4 and box_is_valid(box) for box in boxes) or not boxes:
         raise DataError(
             f"boxes of {name} must be 'x y width height; ...' with sides above 0, got {text!r}"
         )
     return [(x, y, width, height) for x, y, width, height in boxes]
+
+
+def box_is_valid(box: Sequence[float]) -> bool:
+    """True if all numbers are finite, and width and height, the last two, are above 0."""
+    return all(map(math.isfinite, box)) and min(box[2:]) > 0
 
 
 def draw_boxes(boxes: Iterable[Box], sides: Size, size: Size) -> NDArray[np.uint8]:

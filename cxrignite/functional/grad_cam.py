@@ -165,7 +165,8 @@ def _activation_and_gradient(
         )
     size = (images.shape[2], images.shape[3])
     activation, weights = (feature_map(each, size) for each in (outputs[0].detach(), gradient))
-    assert activation is not None and weights is not None, "checked in the pass"
+    assert activation is not None, "checked in the pass"
+    assert weights is not None, "of the same shape"
     return activation.float(), weights.float(), logits.detach()
 
 

@@ -41,8 +41,8 @@ def feature_map(output: Tensor, image_size: tuple[int, int]) -> Tensor | None:
         grid = output.permute(0, 3, 1, 2) if is_last and not is_first else output
     elif output.ndim == 3:
         rows, columns = _grid_of(output.shape[1], height, width)
-        grid = output[:, output.shape[1] - rows * columns :].transpose(1, 2)
-        grid = grid.unflatten(2, (rows, columns)) if rows * columns else None
+        tokens = output[:, output.shape[1] - rows * columns :].transpose(1, 2)
+        grid = tokens.reshape(*tokens.shape[:2], rows, columns) if rows * columns else None
     return grid if grid is not None and grid.shape[2] * grid.shape[3] > 1 else None
 
 
