@@ -95,7 +95,7 @@ class TrainingMasks:
         with ThreadPoolExecutor(num_threads, thread_name_prefix="masks") as pool:
             found = list(pool.map(small, positive))
         self.numbers = torch.full((len(records), len(findings)), -1)
-        kept = []
+        kept: list[Tensor] = []
         for (row, finding), mask in zip(positive, found, strict=True):
             if mask is not None:
                 self.numbers[row, finding] = len(kept)

@@ -46,7 +46,8 @@ class MapTerm:
         fine = functional.interpolate(
             maps[:, None], masks.shape[-2:], mode="bilinear", align_corners=False
         )[:, 0]
-        return self._loss.weight * self._loss(fine, masks)
+        term: Tensor = self._loss.weight * self._loss(fine, masks)
+        return term
 
 
 def build_map_term(
