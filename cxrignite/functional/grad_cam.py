@@ -179,7 +179,7 @@ def _checked_output(output: object, name: str, images: Tensor) -> Tensor:
     if feature_map(output, size) is None or len(output) != len(images):
         raise RecipeError(
             f"target_layer {name} must give a map of more than one position per image, "
-            f"shape ({len(images)}, C, H, W) or that of tokens, got {tuple(output.shape)}"
+            f"shape ({len(images)}, C, H, W), got {tuple(output.shape)}"
         )
     return output
 
