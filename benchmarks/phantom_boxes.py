@@ -2,8 +2,9 @@
 
     python benchmarks/phantom_boxes.py data/phantom --share 0.5
 
-The table is `boxes.csv` in the folder: one row per box, of each connected part of a mask. Test
-images have the path of their mask instead, so that `explain` measures the maps by the masks.
+The table is `data/phantom_boxes.csv`, beside the folder: one row per box, of each connected part of
+a mask. Test images have the path of their mask instead, so that `explain` measures the maps by the
+masks.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of positive training images")
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
-    with (arguments.root / "boxes.csv").open("w", newline="") as file:
+    with arguments.root.with_name(f"{arguments.root.name}_boxes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for record in Phantom(arguments.root).records():
