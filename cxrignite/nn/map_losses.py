@@ -18,7 +18,7 @@ class MapLoss(nn.Module, ABC):
         ValueError: If `weight` is not above 0.
     """
 
-    def __init__(self, weight: float = 0.3) -> None:
+    def __init__(self, weight: float = 0.1) -> None:
         if not weight > 0:
             raise ValueError(f"weight must be above 0, got {weight}")
         super().__init__()
