@@ -25,7 +25,7 @@ from cxrignite.engines import evaluation_metrics
 from cxrignite.errors import RecipeError, suggestion
 from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable, ThresholdSearch
-from cxrignite.nn import BinaryClassifier
+from cxrignite.nn import BinaryClassifier, MapLoss
 from cxrignite.nn.losses import fitted_loss
 
 
@@ -350,6 +350,8 @@ class Recipe:
         data: Data and loading.
         model: Class of the classifier.
         loss: Loss of logits and labels, both `(N,)`.
+        map_loss: Class of the loss that draws the maps of positive images into their masks or
+            boxes; null trains without it.
         optimizer: Class of the optimizer.
         lr_scheduler: Class of the learning-rate scheduler; null keeps the learning rate.
         seed: Seed of the split, the initial weights, the sampler and the augmentation.
@@ -365,6 +367,7 @@ class Recipe:
     model: Callable[[], BinaryClassifier]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     loss: nn.modules.loss._Loss = field(default_factory=nn.BCEWithLogitsLoss)
+    map_loss: MapLoss | None = None
     lr_scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
     seed: int = 42
     run_dir: Path = Path("runs/run")
@@ -392,6 +395,9 @@ class Recipe:
                     handler.findings = findings
         self._check_metric(findings)
         self._check_epochs()
+        # A compiled model does not call the hook that keeps the activations.
+        is_taught = self.map_loss is not None
+        _require(not (is_taught and self.trainer.compile), "trainer.compile", "false", True)
 
     def _check_epochs(self) -> None:
         """Check the settings that count epochs of the run."""

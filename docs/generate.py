@@ -35,6 +35,7 @@ _TITLES = {
     "BinaryClassifier": "Models",
     "Optimizer": "Optimizers",
     "Loss": "Losses",
+    "MapLoss": "Losses of maps",
     "LRScheduler": "Learning-rate schedulers",
     "Attachable": "Handlers",
 }

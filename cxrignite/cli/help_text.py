@@ -10,7 +10,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 _NUM_NAMED, _MAX_NAMED = 3, 6  # MONAI has hundreds of transforms
 _CLASS = re.compile(r"<class '(\w+)'>")
-_OF_CLASS = re.compile(r"Show the help for the given subclass of \w+ and exit")
+# The option names the key, and the next line its classes.
+_OF_CLASS = re.compile(r"Show the help for the given subclass .* and exit\.")
 _NO_DEFAULT = re.compile(r"\(required\) \(type: .*\)$", re.S)
 _RECIPES_DEFAULT = re.compile(r", default: .*(?=\)$)", re.S)
 
@@ -20,7 +21,7 @@ class BriefFormatter(DefaultHelpFormatter):
 
     def _expand_help(self, action: argparse.Action) -> str:
         text: str = _CLASS.sub(r"\1", super()._expand_help(action))
-        text = _OF_CLASS.sub("Show the help of one of the classes, and exit", text)
+        text = _OF_CLASS.sub("Describe one of the classes, and exit.", text)
         if "default: " in (action.help or ""):  # in words
             text = text.removesuffix(", default: null)") + ")" * text.endswith(", default: null)")
         before, marker, classes = text.partition("known subclasses: ")

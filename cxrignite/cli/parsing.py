@@ -334,11 +334,12 @@ def _bases() -> dict[str, type]:
     from cxrignite.data.batch_augment import BatchAugment
     from cxrignite.data.transforms import Transform
     from cxrignite.handlers import Attachable
-    from cxrignite.nn import BinaryClassifier
+    from cxrignite.nn import BinaryClassifier, MapLoss
 
     return {
         "model": BinaryClassifier,
         "loss": nn.modules.loss._Loss,
+        "map_loss": MapLoss,
         "optimizer": Optimizer,
         "lr_scheduler": LRScheduler,
         "data.source": Source,

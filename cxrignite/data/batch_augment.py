@@ -84,6 +84,9 @@ class BatchAugment(ABC):
         RecipeError: If `prob` is out of range.
     """
 
+    is_geometric: ClassVar[bool | None] = None
+    """True if it moves pixels, and masks with them; False if not. Masks need to know it."""
+
     reads_bytes: ClassVar[bool] = False
     """True if `change` also accepts uint8 images, which no transform has changed yet."""
 
@@ -242,6 +245,39 @@ def augment_batch(transforms: Sequence[BatchAugment], images: Tensor, seeds: Ten
             changed = transform.apply(changed, plan.of(part))
         torch.clamp(as_float(changed), 0.0, 1.0, out=done[part])
     return done
+
+
+def augment_masks(
+    transforms: Sequence[BatchAugment], masks: Tensor, seeds: Tensor, image_size: Size
+) -> Tensor:
+    """Move masks as `augment_batch` moves the images of the same seeds.
+
+    Only the geometric transforms are applied, with the draws that they have at their position among
+    all transforms.
+
+    Args:
+        transforms: Those of the images, in the same order.
+        masks: Share of each place inside the mask, shape `(N, H, W)`, float32, of any size.
+        seeds: Shape `(N,)`, int64, of the images.
+        image_size: Rows and columns of the images.
+
+    Returns:
+        Masks of the same shape, in `[0, 1]`.
+
+    Raises:
+        RecipeError: If a transform does not say whether it is geometric.
+    """
+    moved = masks[:, None]
+    random = seeded_uniforms(seeds.numpy(), len(transforms))
+    for transform, each in zip(transforms, random, strict=True):
+        if transform.is_geometric is None:
+            raise RecipeError(
+                f"{type(transform).__name__} must set is_geometric to True or False to be used "
+                "with masks"
+            )
+        if transform.is_geometric:
+            moved = transform.apply(moved, transform.plan(each, image_size))
+    return moved[:, 0].clamp(0.0, 1.0)
 
 
 def _check(images: Tensor, seeds: Tensor) -> None:

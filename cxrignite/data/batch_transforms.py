@@ -43,6 +43,8 @@ class RandomAffine(BatchAugment):
         RecipeError: If a setting is out of range.
     """
 
+    is_geometric = True
+
     def __init__(
         self,
         prob: float = 0.5,
@@ -117,6 +119,7 @@ class RandomIntensity(BatchAugment):
         RecipeError: If a setting is out of range.
     """
 
+    is_geometric = False
     reads_bytes = True
 
     def __init__(
@@ -200,6 +203,8 @@ class RandomNoise(BatchAugment):
         RecipeError: If a setting is out of range.
     """
 
+    is_geometric = False
+
     def __init__(self, prob: float = 0.3, std: float = 0.05) -> None:
         super().__init__(prob)
         require(0 <= std <= 1, "std", "in [0, 1]", std)
@@ -230,6 +235,8 @@ class RandomErase(BatchAugment):
     Raises:
         RecipeError: If a setting is out of range.
     """
+
+    is_geometric = False
 
     def __init__(
         self, prob: float = 0.3, size: tuple[float, float] = (0.15, 0.35), value: float = 0.5
@@ -271,6 +278,8 @@ class RandomBlur(BatchAugment):
     Raises:
         RecipeError: If a setting is out of range.
     """
+
+    is_geometric = False
 
     def __init__(self, prob: float = 0.25, sigma: tuple[float, float] = (0.4, 1.6)) -> None:
         super().__init__(prob)
@@ -314,6 +323,8 @@ class RandomLowResolution(BatchAugment):
     Raises:
         RecipeError: If a setting is out of range.
     """
+
+    is_geometric = False
 
     def __init__(self, prob: float = 0.25, zoom: tuple[float, float] = (0.4, 0.9)) -> None:
         super().__init__(prob)

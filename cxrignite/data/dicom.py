@@ -94,6 +94,26 @@ def decode_dicom(
         raise UnreadableImageError(path, reason) from None
 
 
+def image_sides(data: bytes, path: Path | str) -> tuple[int, int]:
+    """Return rows and columns of a DICOM image, from its header.
+
+    Args:
+        data: The file's content, with or without a preamble.
+        path: The file, for errors.
+
+    Raises:
+        UnreadableImageError: If the header is damaged or does not have them.
+    """
+    try:
+        _, header = find_elements(data, frozenset({_ROWS, _COLUMNS}))
+    except DicomRefusal as refusal:
+        raise UnreadableImageError(path, str(refusal)) from None
+    rows, columns = header.number(_ROWS) or 0, header.number(_COLUMNS) or 0
+    if min(rows, columns) < 1:
+        raise UnreadableImageError(path, f"its header claims {columns} x {rows} pixels")
+    return rows, columns
+
+
 def patient_id(path: Path | str) -> str | None:
     """Return the PatientID of a DICOM file, which must be hashed and never shown.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from cxrignite.data.manifest_boxes import BoxCollector, check_box_columns
 from cxrignite.data.manifest_join import ManifestJoin, joined
 from cxrignite.data.manifest_labels import LabelReader, ManifestLabels, Memo, Value
 from cxrignite.data.manifest_paths import ImageNames, check_some_exist, check_template, name_of_new
@@ -19,6 +20,7 @@ from cxrignite.data.manifest_patients import ManifestPatients, PatientReader
 from cxrignite.data.manifest_selection import RowSelection
 from cxrignite.data.manifest_splits import SplitLists, check_split_lists, split_of
 from cxrignite.data.manifest_table import Table, open_table
+from cxrignite.data.masks import MASK, attribute_of
 from cxrignite.data.sources import (
     SPLITS,
     ImageRecord,
@@ -54,6 +56,10 @@ class ManifestColumns:
         attributes: Columns whose values define subgroups in the results.
         findings: Columns by finding, if each has its own; a finding that is not listed has a
             column of its name.
+        masks: Columns by finding, with the path of its mask relative to `root`; values above 127
+            are inside. An empty cell is no mask.
+        boxes: The four columns of a box: x, y, width and height in pixels of the file, from its top
+            left. Rows of one image may have one box each, of the findings in that row.
     """
 
     path: str = "path"
@@ -62,6 +68,8 @@ class ManifestColumns:
     split: str | None = None
     attributes: list[str] = field(default_factory=list)
     findings: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
+    boxes: list[str] = field(default_factory=list)
 
 
 class Manifest(Source):
@@ -112,12 +120,14 @@ class Manifest(Source):
                 "columns.patient and patients both name the patient, "
                 f"got column {columns.patient!r}; remove one of them"
             )
-        for name in columns.findings:
-            if name not in self.classes[1:]:
-                raise RecipeError(
-                    f"columns.findings must name a finding, got '{name}'"
-                    f"{suggestion(name, self.classes[1:])}"
-                )
+        for key, named in (("findings", columns.findings), ("masks", columns.masks)):
+            for name in named:
+                if name not in self.classes[1:]:
+                    raise RecipeError(
+                        f"columns.{key} must name a finding, got '{name}'"
+                        f"{suggestion(name, self.classes[1:])}"
+                    )
+        check_box_columns(columns.boxes)
         if columns.split is not None and split_lists:
             raise RecipeError(
                 "columns.split and split_lists both give the split, "
@@ -214,10 +224,16 @@ class Manifest(Source):
             exclusive=self.exclusive,
             is_site=is_site,
         )
-        others = _OtherCells(table, self.columns, self._patient_reader, lists)
+        masks = {
+            attribute_of(MASK, name if len(self.findings) > 1 else ""): column
+            for name, column in self.columns.masks.items()
+        }
+        others = _OtherCells(table, self.columns, self._patient_reader, lists, masks)
+        boxes = BoxCollector(table, self.columns.boxes, self.findings)
         at_label = len(names.columns)
         at_others = at_label + len(selection.columns)
-        columns = [*names.columns, *selection.columns, *others.columns]
+        at_boxes = at_others + len(others.columns)
+        columns = [*names.columns, *selection.columns, *others.columns, *boxes.columns]
         # As text in the form that `Path` writes: making a `Path` for each image would be slow.
         before = str(self.root / "name").removesuffix("name")
         records: dict[str, ImageRecord] = {}
@@ -229,7 +245,9 @@ class Manifest(Source):
                 continue
             num_rows += 1
             name = names.name(line, cells[:at_label])
-            facts = label, *others.read(line, name, cells[at_others:])
+            facts = label, *others.read(line, name, cells[at_others:at_boxes])
+            if boxes.columns:
+                boxes.add(line, name, label, cells[at_boxes:])
             first = records.get(name)
             if first is None:
                 records[name] = ImageRecord(before + name, name, *facts)
@@ -242,7 +260,10 @@ class Manifest(Source):
                 if first[2:5] != facts[:3]:
                     first_line = lines[list(records).index(name)]
                     raise _contradiction(table, line, first_line, first, facts)
-        listed = selection.checked(list(records.values()))
+        listed = list(records.values())
+        if boxes.columns:
+            listed = boxes.with_boxes(listed)
+        listed = selection.checked(listed)
         if lists is not None:
             lists.check(listed)
         names.report(num_rows)
@@ -325,6 +346,7 @@ class _OtherCells:
         columns: ManifestColumns,
         reader: PatientReader,
         lists: SplitLists | None,
+        masks: Mapping[str, str],
     ) -> None:
         self.columns: list[int] = []
         self._table = table
@@ -339,10 +361,11 @@ class _OtherCells:
         self._ages: Counter[str] = Counter()
         has_split = lists is None and self._position("split", columns.split) is not None
         attributes = [table.column(name, "columns.attributes") for name in columns.attributes]
+        attributes += [table.column(name, "columns.masks") for name in masks.values()]
         self._rest_from = len(self.columns) - has_split
         self.columns += attributes
         # Images with equal attributes share one dictionary: a million take hundreds of megabytes.
-        self._rest = Memo(partial(_split_and_attributes, has_split, columns.attributes))
+        self._rest = Memo(partial(_split_and_attributes, has_split, [*columns.attributes, *masks]))
 
     def read(
         self, line: int, name: str, cells: Sequence[str]

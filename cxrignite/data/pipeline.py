@@ -134,9 +134,24 @@ class Pipeline:
         note(path)
         grey = reading.read_image(path, self.image_size, self.grey_scaling)
         image = torch.from_numpy(grey).unsqueeze(0)
+        return self.preprocessed(image, path), is_nearly_blank(grey)
+
+    def preprocessed(self, image: Tensor, path: Path | str) -> Tensor:
+        """Preprocess an image, or a mask, that has been read.
+
+        Args:
+            image: Shape `(1, H, W)`, uint8.
+            path: Its file, for errors.
+
+        Returns:
+            Shape `(1, H, W)`, uint8.
+
+        Raises:
+            DataError: If a transform fails, or breaks the rules for shape and scale.
+        """
         if self.preprocess:
             image = apply_transforms(self.preprocess, image, path).mul_(255).round_()
-        return image.to(torch.uint8), is_nearly_blank(grey)
+        return image.to(torch.uint8)
 
     def augmented(
         self,

@@ -22,6 +22,7 @@ from cxrignite.errors import CxrIgniteError, UnreadableImageError
 
 __all__ = [
     "MAX_PIXELS",
+    "TRANSPOSED",
     "Size",
     "decode_image",
     "holds_dicom",
@@ -33,8 +34,8 @@ __all__ = [
 Size = tuple[int, int]
 """Rows and columns."""
 
-# EXIF orientations that swap rows and columns.
-_TRANSPOSED = {5, 6, 7, 8}
+TRANSPOSED = {5, 6, 7, 8}
+"""EXIF orientations that swap rows and columns."""
 
 
 def read_image(
@@ -137,7 +138,7 @@ def _decode_jpeg(
     image: jpeg.Jpeg, size: Size | None, grey_scaling: GreyScaling
 ) -> NDArray[np.uint8]:
     """Decode a JPEG directly to grey and at a fraction of its size, if the decoder supports it."""
-    if size is not None and image.orientation in _TRANSPOSED:
+    if size is not None and image.orientation in TRANSPOSED:
         size = (size[1], size[0])
     height, width = image.height, image.width
     if image.mode == "CMYK" or (image.mode == "RGB" and image.is_lossless):
@@ -161,7 +162,7 @@ def _decode_jpeg(
 
 def _turned(grey: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Rotate an image upright from its EXIF orientation."""
-    if orientation in _TRANSPOSED:
+    if orientation in TRANSPOSED:
         grey = grey.T
     if orientation in {3, 4, 7, 8}:
         grey = grey[::-1]

@@ -79,6 +79,26 @@ def check_randomness(preprocess: Sequence[Transform], augment: Sequence[Transfor
             )
 
 
+def check_keeps_places(augment: Sequence[Transform]) -> None:
+    """Check that random transforms of images leave the places of pixels, so that masks still fit.
+
+    Only MONAI's transforms of grey values are known to.
+
+    Args:
+        augment: Random transforms of single images.
+
+    Raises:
+        RecipeError: If another transform is among them.
+    """
+    for transform in _flatten(augment):
+        if not type(transform).__module__.startswith("monai.transforms.intensity."):
+            raise RecipeError(
+                "data.augment must have MONAI's transforms of intensity only, if maps are taught "
+                f"by masks, got {type(transform).__name__}, which may move pixels; use "
+                "RandomAffine in data.batch_augment, which also moves masks"
+            )
+
+
 def seed_each(transforms: Sequence[Transform], seed: int) -> None:
     """Set the random state of each random transform, all from one seed.
 

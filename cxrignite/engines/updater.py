@@ -25,6 +25,9 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, Tensor], Tensor]
 """Function from images on the device and their seeds, int64 `(N,)` from the loader, to images."""
 
+ExtraLoss = Callable[[Tensor, Batch], Tensor | None]
+"""Function from the logits of a batch and the batch to a term of the loss, 0-d; null adds none."""
+
 
 def amp_updater(
     model: nn.Module,
@@ -38,6 +41,7 @@ def amp_updater(
     accumulation_steps: int = 1,
     channels_last: bool = False,
     augment: Augment | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> Callable[[Engine, Batch], Tensor]:
     """Return the function that a trainer `Engine` runs on each batch.
 
@@ -59,6 +63,7 @@ def amp_updater(
         channels_last: True to use the channels-last layout for images of more than one channel.
         augment: Augmentation on the device, before the forward pass, without gradients and in the
             precision of the images. The seeds are the fourth part of the batch. Null for none.
+        extra_loss: Further term of the loss, from the logits and the whole batch. Null for none.
 
     Returns:
         A function from engine and batch to the loss of the batch, a detached 0-d tensor on
@@ -94,6 +99,8 @@ def amp_updater(
         loss = loss_fn(logits.float(), labels)
         if loss.ndim:
             raise RecipeError(f"a loss must be one number per batch, got shape {tuple(loss.shape)}")
+        if extra_loss is not None and (term := extra_loss(logits, batch)) is not None:
+            loss = loss + term
         scaled: Tensor = scaler.scale(loss if group_size == 1 else loss / group_size)
         scaled.backward()  # type: ignore[no-untyped-call]
         if position == group_size - 1:
@@ -119,6 +126,7 @@ def create_trainer(
     accumulation_steps: int = 1,
     channels_last: bool = False,
     augment: Augment | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> Engine:
     """Return a trainer that runs `amp_updater`.
 
@@ -137,6 +145,7 @@ def create_trainer(
         accumulation_steps: Number of batches per optimizer step, at least 1.
         channels_last: True to use the channels-last layout for images and weights.
         augment: Augmentation on the device, by the seeds in the fourth part of the batch.
+        extra_loss: Further term of the loss, from the logits and the whole batch. Null for none.
 
     Returns:
         The trainer.
@@ -158,6 +167,7 @@ def create_trainer(
             accumulation_steps=accumulation_steps,
             channels_last=channels_last,
             augment=augment,
+            extra_loss=extra_loss,
         )
     )
     EpochMeanLoss().attach(trainer)

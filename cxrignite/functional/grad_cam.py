@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from cxrignite.errors import NonFiniteError, RecipeError
 from cxrignite.functional.findings import finding_logit
 from cxrignite.functional.model_access import evaluation_mode, find_layer
+from cxrignite.functional.token_grid import feature_map
 
 CamMethod = Literal["grad_cam", "grad_cam_pp", "hires_cam", "layer_cam"]
 """Method that weights the activations."""
@@ -79,8 +80,9 @@ def grad_cam(
     Args:
         model: Images in, logits out, shape `(N,)` or `(N, K)`.
         images: Shape `(N, C, H, W)`, as the model takes them, on its device.
-        target_layer: A layer with an output of shape `(N, C', H', W')` that the model calls once,
-            or its dotted name.
+        target_layer: A layer that the model calls once, or its dotted name. Its output has the
+            shape `(N, C', H', W')`; or that of tokens, `(N, H', W', C')` or `(N, L, C')`, which are
+            arranged as in the image (see `feature_map`).
         method: Method that weights the activations.
         target: `positive` shows what raises the logit, `negative` what lowers it.
         output: Index of the explained logit among the K of an image, such as the number of a
@@ -173,7 +175,7 @@ def _activation_and_gradient(
     def open_graph(_layer: nn.Module, _inputs: object, output: object) -> Tensor:
         # Copy, so that a later operation in place does not change the result. The model continues
         # with a second copy, since a leaf of the graph must not be changed in place.
-        leaf = _checked_output(output, name, len(images)).detach().clone().requires_grad_()
+        leaf = _checked_output(output, name, images).detach().clone().requires_grad_()
         outputs.append(leaf)
         # The graph starts here and ends with the pass.
         torch.set_grad_enabled(True)
@@ -198,19 +200,23 @@ def _activation_and_gradient(
         raise ValueError(
             f"the logit must depend on target_layer {name}, got no gradient of its output"
         )
-    return outputs[0].detach().float(), gradient.float(), logits.detach()
+    size = (images.shape[2], images.shape[3])
+    activation, weights = (feature_map(each, size) for each in (outputs[0].detach(), gradient))
+    assert activation is not None, "checked in the pass"
+    assert weights is not None, "of the same shape"
+    return activation.float(), weights.float(), logits.detach()
 
 
-def _checked_output(output: object, name: str, num_images: int) -> Tensor:
+def _checked_output(output: object, name: str, images: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         raise RecipeError(
             f"target_layer {name} must give one tensor, got a {type(output).__name__}"
         )
-    shape = tuple(output.shape)
-    if output.ndim != 4 or shape[0] != num_images or shape[2] * shape[3] < 2:
+    size = (images.shape[2], images.shape[3])
+    if feature_map(output, size) is None or len(output) != len(images):
         raise RecipeError(
             f"target_layer {name} must give a map of more than one position per image, "
-            f"shape ({num_images}, C, H, W), got {shape}"
+            f"shape ({len(images)}, C, H, W), got {tuple(output.shape)}"
         )
     return output
 

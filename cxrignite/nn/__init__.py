@@ -9,6 +9,7 @@ from cxrignite.nn.classifiers import BinaryClassifier
 from cxrignite.nn.ensemble import Ensemble
 from cxrignite.nn.light_cnn import LightCNN
 from cxrignite.nn.losses import NeedsClassCounts, SoftClassWeightCE, SoftPosWeightBCE
+from cxrignite.nn.map_losses import MapEnergyLoss, MapLoss
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
@@ -19,6 +20,8 @@ __all__ = [
     "Ensemble",
     "ImageNormalizer",
     "LightCNN",
+    "MapEnergyLoss",
+    "MapLoss",
     "NeedsClassCounts",
     "SoftClassWeightCE",
     "SoftPosWeightBCE",

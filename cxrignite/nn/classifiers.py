@@ -54,8 +54,7 @@ class BinaryClassifier(nn.Module):
         It is computed from the network at each call, in milliseconds (see `last_map_layer`).
 
         Raises:
-            RecipeError: If the network has no feature map before its head, such as a vision
-                transformer.
+            RecipeError: If the network has no feature map before its head.
         """
         layer = last_map_layer(self.backbone, self.normalizer.num_channels, self.image_size)
         return f"backbone.{layer}"

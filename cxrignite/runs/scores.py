@@ -128,15 +128,16 @@ def record_of(record: ImageRecord, classes: Sequence[str], index: int) -> ImageR
     """
     if len(classes) == 2:
         return record
-    # A plain `mask` may be that of another finding.
+    # Those without a finding's name may be of another finding.
     attributes = {
         name: value
         for name, value in record.attributes.items()
-        if name != "mask" and not name.startswith("mask:")
+        if name.partition(":")[0] not in ("mask", "boxes")
     }
-    mask = record.attributes.get(f"mask:{classes[index + 1]}")
-    if mask is not None:
-        attributes["mask"] = mask
+    for kind in ("mask", "boxes"):
+        value = record.attributes.get(f"{kind}:{classes[index + 1]}")
+        if value is not None:
+            attributes[kind] = value
     return record._replace(label=record.labels[index], attributes=attributes)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrignite.data.masks import BOXES, MASK
 from cxrignite.functional import (
     DEFAULT_PREVALENCES,
     Confusion,
@@ -331,8 +332,9 @@ def _subgroups(
     counts: dict[str, Counter[str]] = {}
     for each in attributes:
         for name, value in each.items():
-            counts.setdefault(name, Counter())[value] += 1
-    # An attribute with a value of its own for each image, such as a mask file, is no subgroup.
+            if name not in (MASK, BOXES):
+                counts.setdefault(name, Counter())[value] += 1
+    # An attribute with a value of its own for each image is no subgroup.
     kept = {
         name: each
         for name, each in counts.items()

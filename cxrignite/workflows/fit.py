@@ -29,6 +29,7 @@ from cxrignite.terminal import counted, print_output
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.fine_tuning import check_parts, start_from
+from cxrignite.workflows.map_supervision import build_map_term
 from cxrignite.workflows.parts import (
     Computing,
     build_data,
@@ -241,6 +242,9 @@ def prepare(
             recipe.lr_scheduler,
             tuning,
             is_compiled=recipe.trainer.compile,
+            map_term=build_map_term(
+                recipe.map_loss, model, data, recipe.data.source.root, session.device
+            ),
         ),
         *(data, folder, session, computing),
         *(recipe.trainer, recipe.monitor, recipe.validator, recipe.seed),

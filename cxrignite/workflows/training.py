@@ -53,6 +53,7 @@ from cxrignite.recipe import (
 from cxrignite.reporting.console import EpochLines
 from cxrignite.runs.checkpoints import Stateful, TrainingState, load_state, load_weights
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.map_supervision import MapTerm
 from cxrignite.workflows.parts import Computing
 from cxrignite.write_guard import part_runs
 
@@ -69,6 +70,7 @@ class Learner(NamedTuple):
         optimizer: The optimizer of its parameters.
         scheduler: The recipe's factory of the learning-rate schedule; null keeps the rate constant.
         tuning: Frozen parts and learning rates by part.
+        map_term: The loss of the maps; null trains without it.
     """
 
     model: BinaryClassifier
@@ -77,6 +79,7 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None
     tuning: FineTuningRecipe
+    map_term: MapTerm | None = None
 
 
 def build_learner(
@@ -87,6 +90,7 @@ def build_learner(
     tuning: FineTuningRecipe | None = None,
     *,
     is_compiled: bool = False,
+    map_term: MapTerm | None = None,
 ) -> Learner:
     """Build the optimizer of a classifier.
 
@@ -97,6 +101,7 @@ def build_learner(
         scheduler: The recipe's `lr_scheduler`, a factory.
         tuning: The recipe's `fine_tuning`.
         is_compiled: Compile the model.
+        map_term: The loss of the maps.
 
     Raises:
         RecipeError: A part of `fine_tuning` is unknown, or the optimizer has no rate for each.
@@ -113,7 +118,7 @@ def build_learner(
         except (ValueError, KeyError) as error:
             rule = "optimizer must have a learning rate for each part, as fine_tuning needs"
             raise RecipeError(f"{rule}, got {error}") from error
-    return Learner(model, forward, loss, built, scheduler, tuning)
+    return Learner(model, forward, loss, built, scheduler, tuning, map_term)
 
 
 class Training:
@@ -184,6 +189,7 @@ class Training:
             max_grad_norm=settings.max_grad_norm,
             accumulation_steps=settings.accumulation_steps,
             augment=data.device_augment,
+            extra_loss=learner.map_term,
             **computing._asdict(),
         )
         self.validator = create_evaluator(

@@ -440,3 +440,35 @@ def test_an_augmentation_needs_the_seeds(num_parts):
     batches = [batch[:num_parts] for batch in with_seeds(make_batches([4]))]
     with refused(ValueError, "augment", num_parts):
         train_with(lambda images, seeds: images, batches)
+
+
+def test_a_further_loss_is_added_of_the_logits_and_the_whole_batch():
+    batches = [(*each, torch.arange(len(each[1]))) for each in make_batches([8, 5])]
+    ours, by_hand = make_model(), make_model()
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+
+    def extra(logits, batch):
+        return None if len(batch[2]) == 5 else 0.5 * (logits * batch[2]).mean()
+
+    trainer = create_trainer(
+        ours, optimizer, binary_cross_entropy_with_logits, device="cpu", extra_loss=extra
+    )
+    torch.manual_seed(2)
+    losses = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: losses.append(trainer.state.output.item())
+    )
+    trainer.run(batches, max_epochs=1)
+
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1)
+    torch.manual_seed(2)
+    for (images, labels, index), given in zip(batches, losses, strict=True):
+        optimizer.zero_grad()
+        logits = by_hand(images)
+        loss = binary_cross_entropy_with_logits(logits, labels)
+        if len(index) == 8:
+            loss = loss + 0.5 * (logits * index).mean()
+        loss.backward()
+        optimizer.step()
+        assert loss.item() == given
+    assert_equal_states(ours, by_hand)

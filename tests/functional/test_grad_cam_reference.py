@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cxrignite.functional import grad_cam
-from cxrignite.nn import LightCNN, TransferClassifier
+from cxrignite.nn import BinaryClassifier, ImageNormalizer, LightCNN, TransferClassifier
 
 package = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
 METHODS = {
@@ -180,6 +180,58 @@ def test_the_package_stretches_a_map_to_zero_and_ours_keeps_its_shares():
     assert grad_cam(Summed(), images, "layer").maps.flatten().tolist() == [0.75, 1.0]
     reference = theirs(Summed(), images, "layer", "grad_cam").flatten()
     assert reference.tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def of_tokens(kind):
+    """Small networks that divide an image of 64 pixels into tokens, and the grid of the reference.
+
+    The reference's reshape transform takes the class token off, and moves the channels.
+    """
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    without_class_token = lambda tokens: tokens[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)  # noqa: E731
+    channels_first = lambda tokens: tokens.permute(0, 3, 1, 2)  # noqa: E731
+    if kind == "timm_vit":
+        network = timm.create_model("vit_tiny_patch16_224", depth=3, img_size=64, num_classes=0)
+        return network, 192, "blocks.2.norm1", without_class_token
+    if kind == "torchvision_vit":
+        network = torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64)
+        network.heads = nn.Identity()
+        return network, 32, "encoder.layers.encoder_layer_2.ln_1", without_class_token
+    network = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        num_classes=0,
+        embed_dim=24,
+        depths=(1, 1, 1),
+        num_heads=(1, 2, 4),
+        window_size=4,
+    )
+    return network, 96, "norm", channels_first
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["timm_vit", "torchvision_vit", "timm_swin"])
+def test_networks_of_tokens_have_the_maps_of_the_package_with_its_reshape_transform(kind, method):
+    network, num_features, layer, reshape = of_tokens(kind)
+    normalizer = ImageNormalizer([0.5] * 3, [0.5] * 3)
+    head = nn.Sequential(nn.Linear(num_features, 16), nn.Tanh(), nn.Linear(16, 1))
+    model = BinaryClassifier(normalizer, network, head, (64, 64)).eval()
+    assert model.cam_layer == f"backbone.{layer}"
+    scaled, images, found = Column(model, 1e4), random_images(5, 64), []
+    for target in ("positive", "negative"):
+        ours = grad_cam(scaled, images, f"model.backbone.{layer}", method=method, target=target)
+        assert ours.grid == (4, 4)
+        sign = package.utils.model_targets.BinaryClassifierOutputTarget(int(target == "positive"))
+        layers = [scaled.get_submodule(f"model.backbone.{layer}")]
+        with METHODS[method](scaled, layers, reshape_transform=reshape) as cam:
+            reference = cam(images, [sign] * len(images))
+        finite = (ours.raw_max > 0).numpy()
+        assert np.abs(reference[~finite]).max(initial=0.0) == 0.0
+        found += correlations(ours.maps[finite], reference[finite])
+    assert len(found) >= len(images)
+    assert min(found) > 0.999, found
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -80,11 +80,26 @@ def test_timm_s_networks_are_mapped_at_their_last_map(arch, layer):
     check_maps(TimmClassifier(arch, hidden=64), layer, 96)
 
 
-def test_a_network_of_tokens_has_no_layer_and_says_so():
+def test_a_vision_transformer_is_mapped_before_its_last_attention():
     with torch.device("meta"):  # a hundred million weights less
         model = TransferClassifier("vit_b_32", hidden=64)
-    with refused(RecipeError, "VisionTransformer", "tokens", "target_layer"):
-        _ = model.cam_layer
+    assert model.cam_layer == "backbone.encoder.layers.encoder_layer_11.ln_1"
+
+
+@pytest.mark.parametrize(
+    ("arch", "layer"),
+    [
+        ("vit_tiny_patch16_224", "backbone.blocks.11.norm1"),
+        ("deit_tiny_distilled_patch16_224", "backbone.blocks.11.norm1"),
+        ("swin_tiny_patch4_window7_224", "backbone.norm"),
+        ("mixer_s32_224", "backbone.norm"),  # without attention all tokens are averaged
+    ],
+)
+def test_timm_s_networks_of_tokens_are_mapped(arch, layer):
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+    from cxrignite.nn import TimmClassifier
+
+    check_maps(TimmClassifier(arch, hidden=64), layer, 224)
 
 
 def test_a_network_that_pools_at_once_has_no_layer():
@@ -108,13 +123,15 @@ def test_a_map_of_fixed_size_and_an_identity_are_not_chosen():
 
 
 def test_where_the_size_is_fixed_channels_last_are_recognised_by_their_shape():
+    torch.manual_seed(1)
+
     class Last(nn.Module):
         def forward(self, images):
             return images.permute(0, 2, 3, 1)
 
     first = nn.Conv2d(1, 2, 3, 4)
-    with refused(RecipeError, "tokens"):
-        _ = small(first, Last(), nn.Flatten(), nn.Linear(512, 2), image_size=(64, 64)).cam_layer
+    tail = [nn.Flatten(), nn.Linear(512, 2)]
+    check_maps(small(first, Last(), *tail, image_size=(64, 64)), "backbone.1", 64)
     pools = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     assert small(first, *pools, image_size=(64, 64)).cam_layer == "backbone.0"
 

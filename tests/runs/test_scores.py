@@ -107,3 +107,10 @@ def test_a_mask_without_a_name_is_that_of_no_finding():
     record = ImageRecord("a.png", "a.png", (1, 0), "p", "test", masks)
     found = [record_of(record, CLASSES, index).attributes for index in (0, 1)]
     assert found == [{"view": "AP", "mask": "fluid.png"}, {"view": "AP"}]
+
+
+def test_boxes_of_one_finding_are_its_own():
+    boxes = {"boxes": "1 1 1 1", "boxes:Effusion": "1 2 3 4", "view": "AP"}
+    record = ImageRecord("a.png", "a.png", (1, 0), "p", "test", boxes)
+    found = [record_of(record, ("none", "Effusion", "Mass"), n).attributes for n in (0, 1)]
+    assert found == [{"view": "AP", "boxes": "1 2 3 4"}, {"view": "AP"}]

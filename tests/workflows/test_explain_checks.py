@@ -76,7 +76,10 @@ def to_scores(target: str, logits: torch.Tensor) -> torch.Tensor:
 
 
 def probe_of(read_image=read) -> MapProbe:
-    return MapProbe(SpotFinder(), explain, to_scores, read_image, torch.device("cpu"))
+    def read_mask(record: ImageRecord, root: Path) -> torch.Tensor:
+        return read_image(root / record.attributes["mask"])
+
+    return MapProbe(SpotFinder(), explain, to_scores, read_image, read_mask, torch.device("cpu"))
 
 
 def test_a_map_of_the_reason_passes_every_check(scores):
@@ -217,3 +220,27 @@ def test_a_long_heading_is_wrapped_into_lines_of_its_own(scores):
     table = map_table("test", [], evaluation)
     assert "\\n" not in table
     assert max(map(len, table.splitlines())) <= 100
+
+
+def test_boxes_are_measured_as_masks_are(scores, tmp_path):
+    from PIL import Image
+
+    from cxrignite.data import Pipeline
+    from cxrignite.data.masks import read_mask
+
+    boxed = []
+    for record in scores.records:
+        row, column = place_of(record.path)
+        Image.fromarray(read(record.path)[0].numpy()).save(tmp_path / record.name)
+        boxes = {"boxes": f"{column} {row} 6 6"}
+        boxed.append(record._replace(file=str(tmp_path / record.name), attributes=boxes))
+    boxed[0] = boxed[0]._replace(attributes={})
+    pipeline = Pipeline()
+    probe = replace(
+        probe_of(pipeline.read), read_mask=lambda *args: read_mask(*args, pipeline=pipeline)
+    )
+    found, _ = check_maps(probe, replace(scores, records=boxed), (0.5, None), 4, tmp_path, seed=0)
+    assert found.masks.num_images == NUM_IMAGES - 1
+    assert found.masks.pointing_game == 1.0
+    by_masks, _ = check_maps(probe_of(), scores, (0.5, None), 4, Path(), seed=0)
+    assert found.masks.area == pytest.approx(by_masks.masks.area)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrignite.data import ImageRecord
-from cxrignite.errors import DataError
+from cxrignite.data.masks import check_mask_size, has_mask
 from cxrignite.functional import (
     CamMaps,
     CamTarget,
@@ -63,6 +63,7 @@ class MapProbe:
         explain: Returns the maps for a classifier, images and the target class of the maps.
         to_scores: Returns the probabilities of the target class, `(N,)`, from logits.
         read: Reads a file as an input of the classifier, `(1, H, W)`, uint8.
+        read_mask: Reads the mask or draws the boxes of an image, `(1, H, W)`, above 127 inside.
         advance: Called after each batch.
     """
 
@@ -70,6 +71,7 @@ class MapProbe:
     explain: Callable[[nn.Module, Tensor, CamTarget], CamMaps]
     to_scores: Callable[[CamTarget, Tensor], Tensor]
     read: Callable[[Path], Tensor]
+    read_mask: Callable[[ImageRecord, Path], Tensor | None]
     device: torch.device
     advance: Callable[[], object] = lambda: None
 
@@ -118,9 +120,7 @@ def check_maps(
     cleared = scores.y_score < (upper if lower is None else lower)
     records = _sample(scores, called if called.any() else ~called, num_images, seed)
     others = _sample(scores, cleared, num_images, seed) if cleared.any() else []
-    masked = [
-        record for record in scores.records if record.label == 1 and record.attributes.get("mask")
-    ]
+    masked = [record for record in scores.records if record.label == 1 and has_mask(record)]
     masked = masked[:_MAX_MASKED]
     num_parts = 2 * len(_parts(records)) + len(_parts(others)) + len(_parts(masked))
     shown = sys.stderr.isatty()
@@ -232,14 +232,11 @@ def _read_masks(
     """Return records, images and masks, `(1, H, W)` each; empty masks are left out."""
     found = []
     for record in records:
-        path = root / record.attributes["mask"]
         # Read by the same pipeline, so that a mask is aligned with its image.
-        image, mask = probe.read(record.path), probe.read(path)
-        if mask.shape != image.shape:
-            raise DataError(
-                f"mask {path} must have the size of its image after preprocessing, "
-                f"{image.shape[1]} x {image.shape[2]}, got {mask.shape[1]} x {mask.shape[2]}"
-            )
+        image, mask = probe.read(record.path), probe.read_mask(record, root)
+        if mask is None:
+            continue
+        check_mask_size(mask, (image.shape[1], image.shape[2]), record)
         if (mask > 127).any():
             found.append((record, image, mask > 127))
     if len(found) < len(records):

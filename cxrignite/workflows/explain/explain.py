@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cxrignite.data import ImageRecord, Source
 from cxrignite.data.image_files import image_files
+from cxrignite.data.masks import read_mask
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.sources import class_pair
 from cxrignite.durable_write import write_durably
@@ -230,7 +231,11 @@ class _Maps:
             return None
         _logger.info("measuring the maps of up to %d images", num_images)
         score = partial(_score, self.index, self.exclusive)
-        probe = MapProbe(run.model, self._draw, score, pipeline.read, run.session.device)
+        probe = MapProbe(
+            *(run.model, self._draw, score, pipeline.read),
+            partial(read_mask, pipeline=pipeline),
+            run.session.device,
+        )
         thresholds = map_threshold(self.rule), self.rule.lower_threshold
         found, curves = check_maps(probe, scores, thresholds, num_images, root, seed)
         figure = figures.perturbation_curves(curves, self.classes)
