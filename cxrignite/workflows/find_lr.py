@@ -26,6 +26,8 @@ from cxrignite.reporting.console import print_learning_rate
 from cxrignite.reporting.plots.charting import draw
 from cxrignite.reporting.plots.run_figures import learning_rate_curve
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.workflows.fine_tuning import check_parts, start_from
+from cxrignite.workflows.map_supervision import build_map_term
 from cxrignite.workflows.parts import (
     Computing,
     build_data,
@@ -77,9 +79,20 @@ def find_lr(recipe: Recipe, output: Path, num_steps: int) -> None:
         try:
             seed_everything(recipe.seed)
             model = build_model(recipe.model, computing, num_findings=len(data.findings))
+            tuning = recipe.fine_tuning
+            if tuning.start_from is not None:
+                start_from(model, tuning.start_from)
+            check_parts(model, tuning)
             check_image_size(model, data.image_size)
-            loss = build_loss(recipe.loss, data, session.device)
-            learner = build_learner(model, loss, recipe.optimizer)
+            root, device = recipe.data.source.root, session.device
+            learner = build_learner(
+                model,
+                build_loss(recipe.loss, data, device),
+                recipe.optimizer,
+                tuning=tuning,
+                map_term=build_map_term(recipe.map_loss, model, data, root, device),
+            )
+            model.freeze(tuning.frozen)
             search = LearningRateSearch(learner, data, computing, settings, recipe.seed)
             search.run(num_steps)
         finally:
@@ -166,6 +179,7 @@ class LearningRateSearch:
             max_grad_norm=settings.max_grad_norm,
             accumulation_steps=settings.accumulation_steps,
             augment=data.device_augment,
+            extra_loss=learner.map_term,
             **computing._asdict(),
         )
         self.own = float(learner.optimizer.defaults["lr"])

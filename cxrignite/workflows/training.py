@@ -77,8 +77,8 @@ class Learner(NamedTuple):
     forward: nn.Module
     loss: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None
-    tuning: FineTuningRecipe
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
+    tuning: FineTuningRecipe = FineTuningRecipe()
     map_term: MapTerm | None = None
 
 
