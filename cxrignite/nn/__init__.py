@@ -11,7 +11,7 @@ from cxrignite.nn.losses import NeedsClassCounts, SoftClassWeightCE, SoftPosWeig
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
-from cxrignite.nn.xray_densenet import XrayDenseNet
+from cxrignite.nn.xray_vision import TorchXrayVisionClassifier
 
 __all__ = [
     "BinaryClassifier",
@@ -21,6 +21,6 @@ __all__ = [
     "SoftClassWeightCE",
     "SoftPosWeightBCE",
     "TimmClassifier",
+    "TorchXrayVisionClassifier",
     "TransferClassifier",
-    "XrayDenseNet",
 ]
