@@ -215,9 +215,9 @@ class TrainerRecipe:
         max_grad_norm: Norm that gradients are clipped to; null does not clip.
         accumulation_steps: Batches in one optimizer step.
         lr_step: Step the learning-rate scheduler once an epoch or once an iteration.
-        averaging: Average the weights after each optimizer step; the average is validated and kept.
-            `ema`: exponential moving average. `swa`: mean since `swa_start`.
-        ema_decay: Share of the average that a step keeps, in (0, 1); less in the first steps.
+        averaging: Validate and keep averaged weights: exponentially (`ema_decay`), or their mean
+            from epoch `swa_start` on.
+        ema_decay: Share of the average that a step keeps, in (0, 1).
         swa_start: Epoch from which `swa` averages.
         handlers: Handlers attached to the trainer.
     """
@@ -265,8 +265,7 @@ class MonitorRecipe:
         metric: A metric of the validator, such as `roc_auc`, `loss` or `roc_auc/FINDING`.
         mode: `max` if a higher value is better, `min` if a lower one is.
         patience: Stop after this many epochs without a better value; null: never.
-        mean_of: Number of the last epochs whose mean is compared. Equal values: the lower
-            validation loss is better.
+        mean_of: Number of the last epochs whose mean is compared.
     """
 
     metric: str = "roc_auc"

@@ -12,6 +12,13 @@ _NUM_NAMED, _MAX_NAMED = 3, 6  # MONAI has hundreds of transforms
 _CLASS = re.compile(r"<class '(\w+)'>")
 # The option names the key, and the next line its classes.
 _OF_CLASS = re.compile(r"Show the help for the given subclass .* and exit\.")
+# Keys that the help leaves out, and what it has instead.
+_IN_REFERENCE = ("fine_tuning.", "trainer.ema_decay", "trainer.swa_start")
+_SUMMARIES = {
+    "fine_tuning": "start_from, frozen, unfreeze_epoch, lr_factors, layer_decay; see the reference."
+}
+_OF_GROUP = "Path to a configuration file."
+_LITERAL = re.compile(r"\(type: (?:Literal\[[^]]*\]|bool)(?: \| null)?, ")
 _NO_DEFAULT = re.compile(r"\(required\) \(type: .*\)$", re.S)
 _RECIPES_DEFAULT = re.compile(r", default: .*(?=\)$)", re.S)
 
@@ -22,6 +29,8 @@ class BriefFormatter(DefaultHelpFormatter):
     def _expand_help(self, action: argparse.Action) -> str:
         text: str = _CLASS.sub(r"\1", super()._expand_help(action))
         text = _OF_CLASS.sub("Describe one of the classes, and exit.", text)
+        if type(self) is BriefFormatter:
+            text = _LITERAL.sub("(", text)  # the values stand beside the key
         if "default: " in (action.help or ""):  # in words
             text = text.removesuffix(", default: null)") + ")" * text.endswith(", default: null)")
         before, marker, classes = text.partition("known subclasses: ")
@@ -39,6 +48,15 @@ class OfRunFormatter(BriefFormatter):
             return text
         text = _RECIPES_DEFAULT.sub("", text.replace("(required, type: ", "(type: "))
         return f"{text.removesuffix(')')}, default: as in the run)"
+
+
+def shorten(parser: ArgumentParser) -> None:
+    """Hide the keys of the help that only the reference describes, and files of single groups."""
+    for action in parser._actions:
+        if action.dest in _SUMMARIES:
+            action.help, action.metavar = _SUMMARIES[action.dest], "KEYS"
+        elif action.dest.startswith(_IN_REFERENCE) or action.help == _OF_GROUP:
+            action.help = argparse.SUPPRESS
 
 
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:

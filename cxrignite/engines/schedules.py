@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -56,11 +56,11 @@ class WarmupCosine(LRScheduler):
         self.warmup_steps = round(warmup * total_steps)
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float | Tensor]:
+    def get_lr(self) -> list[Any]:
         """Return the rate of each parameter group at this step.
 
         Returns:
-            The rates; a rate that is a tensor has shape `()`.
+            The rates, numbers as those of the optimizer.
         """
         step, warmup = self.last_epoch, self.warmup_steps
         if step < warmup:

@@ -13,7 +13,7 @@ from cxrignite.nn.map_losses import MapEnergyLoss, MapLoss
 from cxrignite.nn.normalizer import ImageNormalizer
 from cxrignite.nn.timm_classifier import TimmClassifier
 from cxrignite.nn.transfer import TransferClassifier
-from cxrignite.nn.xray_densenet import XrayDenseNet
+from cxrignite.nn.xray_vision import TorchXrayVisionClassifier
 
 __all__ = [
     "BinaryClassifier",
@@ -26,6 +26,6 @@ __all__ = [
     "SoftClassWeightCE",
     "SoftPosWeightBCE",
     "TimmClassifier",
+    "TorchXrayVisionClassifier",
     "TransferClassifier",
-    "XrayDenseNet",
 ]

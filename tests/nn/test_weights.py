@@ -3,7 +3,7 @@ import torch
 from messages import refused
 
 from cxrignite.errors import WeightsError
-from cxrignite.nn import LightCNN, XrayDenseNet
+from cxrignite.nn import LightCNN, TorchXrayVisionClassifier
 from cxrignite.nn.weights import read_state, take_weights
 
 
@@ -49,12 +49,12 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 
 def test_weights_of_torchxrayvision_get_the_grey_values_that_they_expect(tmp_path):
-    source = XrayDenseNet(hidden=4)
+    source = TorchXrayVisionClassifier(hidden=4)
     state = dict(source.backbone.state_dict())
     assert state["features.conv0.weight"].shape == (64, 1, 7, 7)
     state |= {"classifier.weight": torch.ones(18, 1024), "classifier.bias": torch.ones(18)}
     torch.save(state, tmp_path / "xrv.pt")
-    model = XrayDenseNet(str(tmp_path / "xrv.pt"), hidden=4, num_findings=3).eval()
+    model = TorchXrayVisionClassifier(str(tmp_path / "xrv.pt"), hidden=4, num_findings=3).eval()
     assert torch.equal(model.backbone.features.conv0.weight, source.backbone.features.conv0.weight)
     grey = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     assert model.normalizer(grey).flatten().tolist() == [-1024, 1024]
@@ -66,4 +66,4 @@ def test_weights_of_torchxrayvision_get_the_grey_values_that_they_expect(tmp_pat
     del state["features.norm5.weight"]
     torch.save(state, tmp_path / "other.pt")
     with refused(WeightsError, "other.pt", "features.norm5.weight"):
-        XrayDenseNet(str(tmp_path / "other.pt"))
+        TorchXrayVisionClassifier(str(tmp_path / "other.pt"))

@@ -14,7 +14,7 @@ _MEAN, _STD = 0.5, 1 / 2048
 _NUM_FEATURES, _SIZE = 1024, 224
 
 
-class XrayDenseNet(BinaryClassifier):
+class TorchXrayVisionClassifier(BinaryClassifier):
     """DenseNet-121 with one input channel, for weights of torchxrayvision, and a new head.
 
     The head is `Linear -> ReLU -> Dropout -> Linear(hidden, K)`. Grey values go from -1024 to 1024,
