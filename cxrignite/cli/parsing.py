@@ -259,7 +259,7 @@ def recipe_json_schema() -> dict[str, Any]:
 def _recipe_parser(command: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but, shorten
+    from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but, summarize
     from cxrignite.cli.validation import DENIED_MODULES
     from cxrignite.recipe import Recipe
 
@@ -291,7 +291,7 @@ def _recipe_parser(command: str) -> ArgumentParser:
     parser.set_defaults(
         {key: {"class_path": path} for key, path in _default_parts(command).items()}
     )
-    shorten(parser)
+    summarize(parser)
     if command == "audit":
         own = [option.name for option in OPTIONS[command]]
         hide_all_but(parser, _AUDITED_KEYS, ["print_config", *own])
