@@ -260,11 +260,12 @@ def test_the_wrong_architecture_is_reported_by_counts_and_first_keys(tmp_path, r
         TransferClassifier("squeezenet1_1", weights=str(path))
 
 
-def test_weights_with_nan_are_refused(tmp_path, resnet18):
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
+def test_weights_with_nan_are_refused(name, tmp_path, resnet18):
     state = {key: value.clone() for key, value in resnet18.state_dict().items()}
-    state["conv1.weight"][0] = float("nan")
+    state[name][0] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
-    with refused(WeightsError, "NaN", "conv1.weight"):
+    with refused(WeightsError, "NaN", name):
         TransferClassifier("resnet18", weights=str(tmp_path / "nan.pt"))
 
 

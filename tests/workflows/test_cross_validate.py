@@ -122,6 +122,9 @@ def test_the_ensemble_averages_the_folds_and_certifies_on_images_that_none_has_s
         assert score == pytest.approx(np.mean([each[name] for each in folds]), abs=1e-6)
     chosen = point(parent / "ensemble" / "operating_point.json")
     assert (chosen["status"], chosen["chosen_on"]) == ("certified", "calibration")
+    # Fitted on scores of single members, they would not fit their mean.
+    assert finding(parent / "ensemble" / "operating_point.json")["calibrators"] is None
+    assert finding(parent / "fold_0" / "operating_point.json")["calibrators"] is not None
 
 
 def test_every_command_takes_the_ensemble(parent, trained, tmp_path, capsys):
