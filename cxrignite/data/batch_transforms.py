@@ -84,13 +84,22 @@ class RandomAffine(BatchAugment):
         # the grid of `affine_grid`.
         rows, columns = (_centres(side, images) for side in images.shape[-2:])
         grid = (steps[:, :, 0] * rows[:, None] + steps[:, :, 2]) + steps[:, :, 1] * columns
-        return functional.grid_sample(
-            images,
-            grid.permute(0, 2, 3, 1),
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
+        return resampled(images, grid.permute(0, 2, 3, 1))
+
+
+def resampled(images: Tensor, grid: Tensor) -> Tensor:
+    """Sample images at the positions of a grid; pixels from outside of an image are 0.
+
+    Args:
+        images: Shape `(N, 1, H, W)`, floating point.
+        grid: Column and row of each pixel, in half sides from the centre, shape `(N, H, W, 2)`.
+
+    Returns:
+        The same shape as the images.
+    """
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def _centres(side: int, images: Tensor) -> Tensor:
