@@ -19,6 +19,9 @@ SUBGROUPS = (
     "At the chosen threshold. Small groups have wide intervals, and among many groups some have "
     "low figures by chance."
 )
+NO_RESULTS = "There are no results for these images."
+NO_SPLIT = "There is no record of the split."
+NO_SUBGROUPS = "No subgroups were measured."
 
 
 class Term(NamedTuple):
@@ -62,6 +65,15 @@ def define_rates(classes: tuple[str, str], *, refers: bool) -> list[Term]:
         ),
         Term("", f"{decision} The range with a figure is its 95 % confidence interval."),
     ]
+
+
+def describe_scales(positive: str) -> str:
+    """Describe the scales of the scores, whose calibration is shown."""
+    return (
+        "The score is the model's output. The probability is the score corrected to the share of "
+        f"{positive} in the training images. Platt and temperature scaling are fitted on the "
+        "validation images. None of them changes a decision. Intervals by patient (bootstrap)."
+    )
 
 
 def describe_untested(shown: str, *, has_test: bool, num_findings: int = 1) -> Term:
