@@ -29,7 +29,7 @@ _MEANINGS = {
     "decision": "position of a word in the table below; -1 without a threshold",
 }
 # Markdown would read these as markup; an underscore inside of a word it does not.
-_SPECIAL = re.compile(r"[\\`*\[\]<|$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^[>#+-]|(?<=^\d)[.)](?=\s)")
+_SPECIAL = re.compile(r"[\\*\[\]<|$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^[>#+-]|(?<=^\d)[.)](?=\s)")
 
 
 def model_card(

@@ -1,0 +1,339 @@
+"""MONAI bundle of an exported model: a folder that MONAI runs without this package.
+
+The bundle contains the code that reads images, as it is here, with other names of the modules. So a
+file gives the same pixels in a bundle as in training, in every format and size.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cxrignite.csv_text import csv_bytes
+from cxrignite.reporting.run_facts import heading, intended_use
+from cxrignite.runs.exported_model import DESCRIPTION, ExportedModel
+from cxrignite.runs.run_results import RunResults
+from cxrignite.workflows.export.bundle_scripts.scores import COLUMNS
+
+__all__ = ["CHECK_DIR", "bundle_files", "check_images", "check_table"]
+
+CHECK_DIR = "check"
+"""Folder of the made-up images of a bundle, and of the table of their scores."""
+
+SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+    "meta_schema_20240725.json"
+)
+"""Address of MONAI's schema of `metadata.json`."""
+
+_VERSION = "1.0.0"
+_BLANK = "To be filled in"
+_UNKNOWN_LICENCE = (
+    "The licence of the weights in models/ was not known at the export. To be filled in.\n"
+    "The licence of configs/ and scripts/ is in scripts/LICENSE.\n"
+)
+_SCRIPTS = "cxrignite.workflows.export.bundle_scripts"
+_PACKAGES = {"pytorch-ignite", "pillow", "simplejpeg", "pydicom"}
+_DECODERS = ("pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls")
+_IMPORTED = re.compile(r"^\s*from (cxrignite(?:\.\w+)*) import (\([^)]*\)|.*)", re.MULTILINE)
+_BATCH_SIZE = 16
+_ANY_SIZE = (160, 144)  # of a made-up image, if the model takes any
+_ENLARGED = 2.3  # so that a JPEG is decoded at a fraction of its size
+
+
+def bundle_files(
+    model: ExportedModel,
+    model_content: bytes,
+    findings: Sequence[RunResults],
+    card: str,
+    *,
+    checks: Mapping[str, bytes] | None = None,
+    licence: str | None = None,
+) -> dict[str, bytes]:
+    """Return the files of a MONAI bundle.
+
+    Args:
+        model: The exported model, of kind `torch`, with its digests.
+        model_content: Content of `model.pt2`.
+        findings: Results of each finding of the run.
+        card: The model card.
+        checks: The made-up images and the table of their scores, by name.
+        licence: Text of the licence of the weights; None if unknown.
+
+    Returns:
+        The content of each file, by its path in the bundle.
+    """
+    configs: dict[str, Any] = {
+        "metadata": _metadata(model, findings),
+        "inference": _inference(model),
+    }
+    if checks:
+        configs["check"] = _check()
+    return {
+        **{f"configs/{name}.json": _json(content) for name, content in configs.items()},
+        f"models/{model.model_file}": model_content,
+        f"models/{DESCRIPTION}": model.to_json(),
+        "docs/README.md": card.encode(),
+        # MONAI declares what this file says as the licence of the weights, if it publishes them.
+        "LICENSE": (licence or _UNKNOWN_LICENCE).encode(),
+        "scripts/LICENSE": _code_licence().encode(),
+        **{f"{CHECK_DIR}/{name}": content for name, content in (checks or {}).items()},
+        **_scripts(),
+    }
+
+
+def check_images(model: ExportedModel) -> dict[str, bytes]:
+    """Make images whose reading and scores are checked: no picture of a patient is needed.
+
+    Returns:
+        A grey JPEG and a JPEG in colours that are larger than the input, and a PNG of 16 bits.
+    """
+    rows, columns = (
+        size if isinstance(size, int) else other
+        for size, other in zip(model.input.shape[2:], _ANY_SIZE, strict=True)
+    )
+    factor = _ENLARGED if model.reading.image_size else 1.0
+    down, across = np.mgrid[: round(rows * factor), : round(columns * factor)] / factor
+    waves = 0.5 + 0.25 * np.sin(down / 9) + 0.25 * np.cos(across * down / 700)
+    grey = (255 * waves).astype(np.uint8)
+    colours = np.stack([grey, grey[::-1], grey[:, ::-1]], axis=-1)
+    images = {
+        "grey.jpg": Image.fromarray(grey),
+        "colours.jpg": Image.fromarray(colours),
+        "16_bits.png": Image.fromarray((4095 * waves).astype(np.uint16)),
+    }
+    return {name: _encoded(image, name) for name, image in images.items()}
+
+
+def check_table(rows: Sequence[Sequence[str]]) -> bytes:
+    """Return the table that a bundle compares its scores with.
+
+    Args:
+        rows: Name of the image, finding, score, probability and decision.
+    """
+    return csv_bytes([COLUMNS, *rows])
+
+
+def _encoded(image: Image.Image, name: str) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG" if name.endswith(".png") else "JPEG")
+    return content.getvalue()
+
+
+def _inference(model: ExportedModel) -> dict[str, Any]:
+    """Return the configuration that scores the images of a folder."""
+    reading = model.reading
+    has_one_size = all(isinstance(size, int) for size in model.input.shape[2:])
+    return {
+        "imports": ["$import torch", "$from scripts.images import list_images"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output": "$@bundle_root + '/eval/scores.csv'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "batch_size": _BATCH_SIZE if has_one_size else 1,
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "scripts.images.ReadImaged",
+                    "image_size": reading.image_size and list(reading.image_size),
+                    "grey_scaling": reading.grey_scaling,
+                    "preprocess": [
+                        {"_target_": each.class_path, **each.init_args}
+                        for each in reading.preprocess
+                    ],
+                }
+            ],
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$list_images(@dataset_dir)",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": "@batch_size",
+            "shuffle": False,
+            "num_workers": 0,
+        },
+        "network_def": {
+            "_target_": "scripts.network.ExportedNetwork",
+            "folder": "$@bundle_root + '/models'",
+            "device": "@device",
+        },
+        "inferer": {"_target_": "SimpleInferer"},
+        "handlers": [
+            {
+                "_target_": "scripts.scores.ScoreTable",
+                "path": "@output",
+                "findings": [each.name for each in model.findings],
+                "decisions": [list(each.decisions) for each in model.findings],
+            }
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network_def",
+            "inferer": "@inferer",
+            "val_handlers": "@handlers",
+            "decollate": False,
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _check() -> dict[str, Any]:
+    """Return what changes `inference.json` to compare scores with a table."""
+    return {
+        "imports": [
+            "$import torch",
+            "$from scripts.images import list_images",
+            "$from scripts.scores import compare_tables",
+        ],
+        "dataset_dir": f"$@bundle_root + '/{CHECK_DIR}'",
+        "reference": f"$@bundle_root + '/{CHECK_DIR}/scores.csv'",
+        "max_difference": 1e-5,
+        "run": ["$@evaluator.run()", "$compare_tables(@output, @reference, @max_difference)"],
+    }
+
+
+def _metadata(model: ExportedModel, findings: Sequence[RunResults]) -> dict[str, Any]:
+    first, names = findings[0], [each.name for each in model.findings]
+    shape = [size if isinstance(size, int) else "*" for size in model.input.shape[2:]]
+    columns = [f"{output.name} of {name}" for output in model.outputs for name in names]
+    return {
+        "schema": SCHEMA,
+        "version": _VERSION,
+        "changelog": {_VERSION: f"exported from the run {model.run}"},
+        "monai_version": _version("monai"),
+        "pytorch_version": _version("torch"),
+        "numpy_version": _version("numpy"),
+        "required_packages_version": {name: _version(name) for name in sorted(_PACKAGES)},
+        "optional_packages_version": {
+            name: version for name in _DECODERS if (version := _version(name))
+        },
+        "name": heading(first),
+        "task": f"{heading(first, with_negative=False)} on chest X-rays",
+        "description": "; ".join(each.description for each in model.findings),
+        "authors": _BLANK,
+        "copyright": _BLANK,
+        "data_source": _BLANK,
+        "data_type": "image files, DICOM",
+        "image_classes": "grey levels of one channel",
+        "pred_classes": "; ".join(columns),
+        "eval_metrics": _eval_metrics(findings),
+        "intended_use": intended_use(first),
+        "references": [],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "X-ray",
+                    "num_channels": 1,
+                    "spatial_shape": shape,
+                    "dtype": "float32",
+                    "value_range": [0, 255],
+                    "is_patch_data": False,
+                    "channel_def": {"0": "grey level"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classes",
+                    "num_channels": len(columns),
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [-1, 2],
+                    "is_patch_data": False,
+                    "channel_def": {str(index): text for index, text in enumerate(columns)},
+                }
+            },
+        },
+    }
+
+
+def _eval_metrics(findings: Sequence[RunResults]) -> dict[str, float]:
+    """Return the area under the ROC curve of each finding on each set of images."""
+    return {
+        f"roc_auc, {each.classes[1]}, {name}": value
+        for each in findings
+        for name, evaluation in each.evaluations.items()
+        if (value := evaluation.roc_auc.value) is not None
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _code_licence() -> str:
+    """Return the licence of this package, which is that of the configurations and the code."""
+    try:
+        text = metadata.distribution("cxrignite").read_text("licenses/LICENSE")
+    except metadata.PackageNotFoundError:
+        text = None
+    return text or "Apache License, Version 2.0: http://www.apache.org/licenses/LICENSE-2.0\n"
+
+
+def _scripts() -> dict[str, bytes]:
+    """Return the modules that the bundle runs, with those that they import."""
+    modules = {f"{_SCRIPTS}.{name}" for name in ("images", "network", "scores")}
+    sources: dict[str, str] = {}
+    while waiting := modules - sources.keys():
+        for module in sorted(waiting):
+            sources[module] = _source(module)
+            modules |= _imports(sources[module])
+    scripts = {_script_path(module): _moved(source) for module, source in sources.items()}
+    folders = {path.rpartition("/")[0] for path in scripts}
+    return {
+        **{f"{folder}/__init__.py": b"" for folder in sorted(folders)},
+        **{path: source.encode() for path, source in sorted(scripts.items())},
+    }
+
+
+def _source(module: str) -> str:
+    package, _, name = module.rpartition(".")
+    return (files(package) / f"{name}.py").read_text(encoding="utf-8")
+
+
+def _imports(source: str) -> set[str]:
+    """Return the modules of this package that a module imports."""
+    found = set()
+    for package, names in _IMPORTED.findall(source):
+        package_files = files(package.rpartition(".")[0] or package)
+        if (package_files / f"{package.rpartition('.')[2]}.py").is_file():
+            found.add(package)
+        else:
+            found |= {f"{package}.{name}" for name in re.findall(r"\w+", names)}
+    return found
+
+
+def _script_path(module: str) -> str:
+    own = module.removeprefix(f"{_SCRIPTS}.")
+    name = own if own != module else module.removeprefix("cxrignite.")
+    return f"scripts/{name.replace('.', '/')}.py"
+
+
+def _moved(source: str) -> str:
+    """Return a module that imports the modules of the bundle in place of those of this package."""
+    source = source.replace(f"from {_SCRIPTS}", "from scripts")
+    return re.sub(r"^(\s*)from cxrignite\b", r"\1from scripts", source, flags=re.MULTILINE)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode()
