@@ -21,6 +21,7 @@ FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "test": lambda argv: with_run_recipe.score_command(argv, "test"),
     "recalibrate": with_run_recipe.recalibrate_command,
     "predict": with_run_recipe.predict_command,
+    "export": with_run_recipe.export_command,
     "explain": with_run_recipe.explain_command,
     "compare": without_recipe.compare_command,
     "report": without_recipe.report_command,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from cxrignite.recipe import Recipe
 
+_EXPORT_FORMATS = ("onnx", "torch")
+
 
 def score_command(argv: list[str], split: str) -> int:
     """Run `validate` or `test`, on a split or on other images."""
@@ -95,6 +97,30 @@ def predict_command(argv: list[str]) -> int:
 
     files, maps = options.pop("files") or (), options.pop("maps")
     predict(recipe, options.pop("run"), Request(files=files, draws_maps=maps, **options))
+    return 0
+
+
+def export_command(argv: list[str]) -> int:
+    """Run `export`."""
+    recipe, options = _recipe_of_run("export", argv)
+    for name, values in (("format", _EXPORT_FORMATS), ("dtype", ("fp32", "fp16"))):
+        if options[name] not in values:
+            near = suggestion(options[name], values)
+            raise RecipeError(
+                f"--{name} must be {' or '.join(values)}, got '{options[name]}'{near}"
+            )
+    if options["output"] is None:
+        raise RecipeError("name the folder to write: --output DIR")
+    from cxrignite.workflows.export.export import ExportRequest, export
+
+    request = ExportRequest(
+        options["output"],
+        options["format"],
+        options["dtype"],
+        options["check"] or (),
+        options["operating_point"],
+    )
+    export(recipe, options["run"], request)
     return 0
 
 

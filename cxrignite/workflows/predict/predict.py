@@ -113,13 +113,13 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             )
         frozen = folder.read_split(source.root)
         pipeline = build_pipeline(recipe.data)
-        image_size = _image_size(recipe.data, pipeline, frozen, listing.records)
+        image_size = input_size(recipe.data, pipeline, frozen, listing.records)
         if image_size is not None:
             check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
             model,
             **run.computing._asdict(),
-            batch_size=_batch_size(recipe.data, frozen),
+            batch_size=usual_batch_size(recipe.data, frozen),
             exclusive=source.exclusive,
             views=recipe.data.views,
         )
@@ -204,13 +204,13 @@ def _is_same(first: Path, second: Path) -> bool:
     return first.resolve() == second.resolve()
 
 
-def _batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
+def usual_batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
     """Return the batch size of `test`, so that scores have the same last bits."""
     usual = data.eval_batch_size or 2 * data.batch_size
     return min(usual, sum(record.split == "test" for record in frozen) or usual)
 
 
-def _image_size(
+def input_size(
     data: DataRecipe,
     pipeline: Pipeline,
     frozen: Sequence[ImageRecord],
