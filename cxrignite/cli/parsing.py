@@ -138,7 +138,7 @@ OPTIONS = {
     ),
     "export": (
         _RUN,
-        Option("format", str, "Format of the model: onnx or torch.", default="onnx"),
+        Option("format", str, "Format: onnx, torch or bundle (MONAI).", default="onnx"),
         Option("output", Path, "Folder to write; new or empty. (required)"),
         Option("dtype", str, "Format of the stored weights: fp32 or fp16.", default="fp32"),
         Option("check", Path, "Further images to compare the results of model and run on.", "+"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -16,18 +16,15 @@ from cxrignite.reporting.rule_statements import RuleStatements, state_threshold
 from cxrignite.reporting.text_table import table_lines
 from cxrignite.reporting.wording import Statement, notes
 from cxrignite.runs.evaluation import Estimate, Evaluation
-from cxrignite.runs.exported_model import DESCRIPTION, ExportedModel
+from cxrignite.runs.exported_model import ExportedModel
 from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted, printable
 
+CARD = "MODEL_CARD.md"
+"""Name of the file."""
+
 _TAGS = ("medical-imaging", "radiology", "chest-x-ray", "research-only")
-_LIBRARIES = {"onnx": "onnx", "torch": "pytorch", "bundle": "monai"}
-_MEANINGS = {
-    "score": "output of the network after the sigmoid or softmax, in [0, 1]",
-    "probability": "score corrected to the share of positives in the training images, in [0, 1]; "
-    "NaN if unknown",
-    "decision": "position of a word in the table below; -1 without a threshold",
-}
+_LIBRARIES = {None: "cxrignite", "onnx": "onnx", "torch": "pytorch", "bundle": "monai"}
 # Markdown would read these as markup; an underscore inside of a word it does not.
 _SPECIAL = re.compile(r"[\\*\[\]<|$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^[>#+-]|(?<=^\d)[.)](?=\s)")
 
@@ -36,7 +33,7 @@ def model_card(
     findings: Sequence[RunResults],
     *,
     exported: ExportedModel | None = None,
-    library: str = "cxrignite",
+    form: Literal["onnx", "torch", "bundle"] | None = None,
     licence: str | None = None,
 ) -> str:
     """Write the model card of a run, or of an exported model.
@@ -44,7 +41,7 @@ def model_card(
     Args:
         findings: Results of each finding of the run, as `RunResults.read` returns them.
         exported: The exported model that the card comes with; None describes the run only.
-        library: Library that loads the model, as Hugging Face names it.
+        form: Format of the folder of the exported model; None without one.
         licence: Licence of the weights, as Hugging Face names it, such as `apache-2.0`; None if
             unknown.
 
@@ -55,7 +52,7 @@ def model_card(
     first = findings[0]
     stated = [state_threshold(each) for each in findings]
     lines = [
-        *_front_matter(findings, library, licence),
+        *_front_matter(findings, _LIBRARIES[form], licence),
         "",
         f"# {_escaped(run_facts.heading(first))} on chest X-rays",
         "",
@@ -86,7 +83,7 @@ def model_card(
     for title, rows in groups.items():
         lines += _facts(title, rows)
     if exported is not None:
-        lines += _exported(exported)
+        lines += _exported(exported, form)
     lines += _section("Information that the run does not contain")
     lines += ["", *(f"- To be filled in: {blank}" for blank in _blanks(licence))]
     return "\n".join(lines) + "\n"
@@ -337,20 +334,21 @@ def _facts(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
     return [*_section(title), "", *(f"- {_escaped(name)}: {_escaped(text)}" for name, text in rows)]
 
 
-def _exported(exported: ExportedModel) -> list[str]:
+def _exported(exported: ExportedModel, form: str | None) -> list[str]:
     """Describe how the exported model is used, and how far it agrees with the run's model."""
-    lines = _section("Files, input and outputs")
+    lines = _section("Exported model")
+    if form == "bundle":
+        lines += _paragraph(notes.RUN_BUNDLE)
+        lines += ["", "```", *notes.BUNDLE_COMMANDS, "```"]
+    lines += _paragraph(notes.DESCRIPTION)
     files = [[_code(name), _code(digest)] for name, digest in exported.files.items()]
     lines += _table([["File", "SHA-256"], *files], is_escaped=True)
-    lines += _paragraph(
-        f"{DESCRIPTION} holds the decision rule and the preprocessing in exact words and numbers."
-    )
-    spec = exported.input
-    lines += _paragraph(f"Input {spec.name}: {spec.dtype}, shape {_shape(spec.shape)}.")
+    given = exported.input
+    lines += _paragraph(f"Input {given.name}: {given.dtype}, shape {_shape(given.shape)}.")
     rules = enumerate(exported.reading.rules, start=1)
     lines += ["", *(f"{number}. {_escaped(rule)}" for number, rule in rules)]
     outputs = [
-        [each.name, each.dtype, _shape(each.shape), _MEANINGS[each.name]]
+        [each.name, each.dtype, _shape(each.shape), notes.OUTPUTS[each.name]]
         for each in exported.outputs
     ]
     lines += _table([["Output", "Type", "Shape", "Meaning"], *outputs])
@@ -359,27 +357,12 @@ def _exported(exported: ExportedModel) -> list[str]:
         for each in exported.findings
     ]
     lines += _table([["Finding, in the order of the columns", "Decisions"], *decisions])
-    return lines + _parity(exported)
-
-
-def _parity(exported: ExportedModel) -> list[str]:
-    parity = exported.parity
-    images = counted(parity.num_images + parity.num_checked, "image")
-    lines = _paragraph(
-        f"Differences from the model of the run ({parity.reference}) on {images}, computed with "
-        f"{parity.runtime} in batches of {' and '.join(map(str, parity.batch_sizes))}:"
-    )
-    rows = [
-        [finding.name, f"{difference:.1e}", str(number)]
-        for finding, difference, number in zip(
-            exported.findings,
-            parity.score_difference,
-            parity.num_decisions_different,
-            strict=True,
-        )
+    stored = [
+        ("Stored weights", exported.weights_dtype),
+        *((name, version) for name, version in exported.versions.items()),
     ]
-    head = ["Finding", "Largest difference of a score", "Images with another decision"]
-    return lines + _table([head, *rows])
+    lines += ["", *(f"- {_escaped(name)}: {_escaped(text)}" for name, text in stored)]
+    return [*lines, "", "```", *wording.describe_parity(exported), "```"]
 
 
 def _blanks(licence: str | None) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from cxrignite.recipe import Recipe
 
-_EXPORT_FORMATS = ("onnx", "torch")
+_EXPORT_FORMATS = ("onnx", "torch", "bundle")
 
 
 def score_command(argv: list[str], split: str) -> int:
@@ -107,7 +107,7 @@ def export_command(argv: list[str]) -> int:
         if options[name] not in values:
             near = suggestion(options[name], values)
             raise RecipeError(
-                f"--{name} must be {' or '.join(values)}, got '{options[name]}'{near}"
+                f"--{name} must be one of {', '.join(values)}, got '{options[name]}'{near}"
             )
     if options["output"] is None:
         raise RecipeError("name the folder to write: --output DIR")

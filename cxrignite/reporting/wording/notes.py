@@ -19,6 +19,28 @@ SUBGROUPS = (
     "At the chosen threshold. Small groups have wide intervals, and among many groups some have "
     "low figures by chance."
 )
+DESCRIPTION = "model.json holds the decision rule and the preprocessing in exact words and numbers."
+OUTPUTS = {
+    "score": "output of the network after the sigmoid or softmax, in [0, 1]",
+    "probability": "score corrected to the share of positives in the training images, in [0, 1]; "
+    "NaN if unknown",
+    "decision": "position of a word in the table below; -1 without a threshold",
+}
+"""Meaning of each output of an exported model."""
+
+RUN_BUNDLE = (
+    "This folder is a MONAI bundle. Run it inside of the folder; IMAGES is a folder of images, and "
+    "eval/scores.csv gets their scores. The last command scores made-up images of the bundle, and "
+    "compares the scores with those of the model of the run."
+)
+BUNDLE_COMMANDS = (
+    "pip install monai pytorch-ignite fire pillow simplejpeg pydicom",
+    "python -m monai.bundle run --meta_file configs/metadata.json "
+    "--config_file configs/inference.json --dataset_dir IMAGES",
+    "python -m monai.bundle run --meta_file configs/metadata.json "
+    "--config_file \"['configs/inference.json','configs/check.json']\"",
+)
+
 NO_RESULTS = "There are no results for these images."
 NO_SPLIT = "There is no record of the split."
 NO_SUBGROUPS = "No subgroups were measured."

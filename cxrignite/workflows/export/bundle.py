@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -15,18 +16,28 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from cxrignite.csv_text import csv_bytes
+from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.reading import Size, decode_image
+from cxrignite.engines import BatchScorer
 from cxrignite.reporting.run_facts import heading, intended_use
-from cxrignite.runs.exported_model import DESCRIPTION, ExportedModel
+from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.exported_model import DESCRIPTION, MODEL_FILES, ExportedModel
 from cxrignite.runs.run_results import RunResults
 from cxrignite.workflows.export.bundle_scripts.scores import COLUMNS
+from cxrignite.workflows.export.parity import Samples, scored
 
-__all__ = ["CHECK_DIR", "bundle_files", "check_images", "check_table"]
+__all__ = ["BUNDLED_MODEL", "bundle_files", "check_images", "make_check"]
 
-CHECK_DIR = "check"
-"""Folder of the made-up images of a bundle, and of the table of their scores."""
+_MODELS = "models"
+BUNDLED_MODEL = f"{_MODELS}/{MODEL_FILES['torch']}"
+"""Path of the model in a bundle."""
+
+_CHECK = "check"
+_CHECK_TABLE = "scores.csv"
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -45,27 +56,23 @@ _PACKAGES = {"pytorch-ignite", "pillow", "simplejpeg", "pydicom"}
 _DECODERS = ("pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls")
 _IMPORTED = re.compile(r"^\s*from (cxrignite(?:\.\w+)*) import (\([^)]*\)|.*)", re.MULTILINE)
 _BATCH_SIZE = 16
-_ANY_SIZE = (160, 144)  # of a made-up image, if the model takes any
 _ENLARGED = 2.3  # so that a JPEG is decoded at a fraction of its size
 
 
 def bundle_files(
     model: ExportedModel,
-    model_content: bytes,
     findings: Sequence[RunResults],
-    card: str,
-    *,
-    checks: Mapping[str, bytes] | None = None,
+    card: bytes,
+    check: Mapping[str, bytes],
     licence: str | None = None,
 ) -> dict[str, bytes]:
-    """Return the files of a MONAI bundle.
+    """Return the files of a MONAI bundle, except `BUNDLED_MODEL`.
 
     Args:
-        model: The exported model, of kind `torch`, with its digests.
-        model_content: Content of `model.pt2`.
+        model: The exported model, of kind `torch`, with the digest of its file.
         findings: Results of each finding of the run.
         card: The model card.
-        checks: The made-up images and the table of their scores, by name.
+        check: What `make_check` returned.
         licence: Text of the licence of the weights; None if unknown.
 
     Returns:
@@ -75,33 +82,76 @@ def bundle_files(
         "metadata": _metadata(model, findings),
         "inference": _inference(model),
     }
-    if checks:
+    if check:
         configs["check"] = _check()
     return {
         **{f"configs/{name}.json": _json(content) for name, content in configs.items()},
-        f"models/{model.model_file}": model_content,
-        f"models/{DESCRIPTION}": model.to_json(),
-        "docs/README.md": card.encode(),
+        f"{_MODELS}/{DESCRIPTION}": model.to_json(),
+        "docs/README.md": card,
         # MONAI declares what this file says as the licence of the weights, if it publishes them.
         "LICENSE": (licence or _UNKNOWN_LICENCE).encode(),
         "scripts/LICENSE": _code_licence().encode(),
-        **{f"{CHECK_DIR}/{name}": content for name, content in (checks or {}).items()},
+        **{f"{_CHECK}/{name}": content for name, content in check.items()},
         **_scripts(),
     }
 
 
-def check_images(model: ExportedModel) -> dict[str, bytes]:
-    """Make images whose reading and scores are checked: no picture of a patient is needed.
+def make_check(
+    pipeline: Pipeline, scorer: BatchScorer, rules: Sequence[DecisionRule], samples: Samples
+) -> dict[str, bytes]:
+    """Make images, and the table of their scores by the model of the run.
+
+    Args:
+        pipeline: Reads the images.
+        scorer: The model of the run.
+        rules: The decision rule of each finding.
+        samples: Images of the run.
 
     Returns:
-        A grey JPEG and a JPEG in colours that are larger than the input, and a PNG of 16 bits.
+        The content of each file, by its name; empty if preprocessing gives the made-up images
+        another size than those of the run, which the exported model may not take.
     """
-    rows, columns = (
-        size if isinstance(size, int) else other
-        for size, other in zip(model.input.shape[2:], _ANY_SIZE, strict=True)
-    )
-    factor = _ENLARGED if model.reading.image_size else 1.0
-    down, across = np.mgrid[: round(rows * factor), : round(columns * factor)] / factor
+    rows, columns = samples.images[0].shape[1:]
+    images, read = check_images((rows, columns), is_resized=pipeline.image_size is not None), []
+    for name, content in images.items():
+        grey = decode_image(content, name, pipeline.image_size, pipeline.grey_scaling)
+        read.append(pipeline.preprocessed(torch.from_numpy(grey)[None], name).numpy())
+    if any(image.shape != (1, rows, columns) for image in read):
+        return {}
+    found = scored(scorer, read, rules, 0)
+    table = [
+        (
+            name,
+            rule.finding,
+            repr(score),
+            "" if math.isnan(probability) else repr(probability),
+            word,
+        )
+        for name, *of_image in zip(
+            images,
+            found.score.tolist(),
+            found.probability.tolist(),
+            found.decision.tolist(),
+            strict=True,
+        )
+        for rule, score, probability, word in zip(rules, *of_image, strict=True)
+    ]
+    return images | {_CHECK_TABLE: csv_bytes([COLUMNS, *table])}
+
+
+def check_images(size: Size, *, is_resized: bool) -> dict[str, bytes]:
+    """Make images whose reading and scores are checked: no picture of a patient is needed.
+
+    Args:
+        size: Rows and columns of the input of the model.
+        is_resized: True if an image is resized to them.
+
+    Returns:
+        A grey JPEG, a JPEG in colours and a PNG of 16 bits, by name; they are larger than the input
+        if they are resized to it.
+    """
+    factor = _ENLARGED if is_resized else 1.0
+    down, across = np.mgrid[: round(size[0] * factor), : round(size[1] * factor)] / factor
     waves = 0.5 + 0.25 * np.sin(down / 9) + 0.25 * np.cos(across * down / 700)
     grey = (255 * waves).astype(np.uint8)
     colours = np.stack([grey, grey[::-1], grey[:, ::-1]], axis=-1)
@@ -111,15 +161,6 @@ def check_images(model: ExportedModel) -> dict[str, bytes]:
         "16_bits.png": Image.fromarray((4095 * waves).astype(np.uint16)),
     }
     return {name: _encoded(image, name) for name, image in images.items()}
-
-
-def check_table(rows: Sequence[Sequence[str]]) -> bytes:
-    """Return the table that a bundle compares its scores with.
-
-    Args:
-        rows: Name of the image, finding, score, probability and decision.
-    """
-    return csv_bytes([COLUMNS, *rows])
 
 
 def _encoded(image: Image.Image, name: str) -> bytes:
@@ -200,8 +241,8 @@ def _check() -> dict[str, Any]:
             "$from scripts.images import list_images",
             "$from scripts.scores import compare_tables",
         ],
-        "dataset_dir": f"$@bundle_root + '/{CHECK_DIR}'",
-        "reference": f"$@bundle_root + '/{CHECK_DIR}/scores.csv'",
+        "dataset_dir": f"$@bundle_root + '/{_CHECK}'",
+        "reference": f"$@bundle_root + '/{_CHECK}/{_CHECK_TABLE}'",
         "max_difference": 1e-5,
         "run": ["$@evaluator.run()", "$compare_tables(@output, @reference, @max_difference)"],
     }
