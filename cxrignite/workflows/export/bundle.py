@@ -20,9 +20,11 @@ import torch
 from PIL import Image
 
 from cxrignite.csv_text import csv_bytes
+from cxrignite.data.phantom_rendering import render_phantom
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size, decode_image
 from cxrignite.engines import BatchScorer
+from cxrignite.reporting.rule_statements import state_threshold
 from cxrignite.reporting.run_facts import heading, intended_use
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.exported_model import DESCRIPTION, MODEL_FILES, ExportedModel
@@ -53,10 +55,11 @@ _UNKNOWN_LICENCE = (
 )
 _SCRIPTS = "cxrignite.workflows.export.bundle_scripts"
 _PACKAGES = {"pytorch-ignite", "pillow", "simplejpeg", "pydicom"}
-_DECODERS = ("pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls")
 _IMPORTED = re.compile(r"^\s*from (cxrignite(?:\.\w+)*) import (\([^)]*\)|.*)", re.MULTILINE)
 _BATCH_SIZE = 16
-_ENLARGED = 2.3  # so that a JPEG is decoded at a fraction of its size
+_KINDS = {"grey": ".jpg", "colours": ".jpg", "16_bits": ".png"}
+_NUM_CANDIDATES = 4  # of each kind
+_ENLARGED = 1.5
 
 
 def bundle_files(
@@ -101,6 +104,9 @@ def make_check(
 ) -> dict[str, bytes]:
     """Make images, and the table of their scores by the model of the run.
 
+    Of each kind of file the image is chosen whose score is nearest to 0.5, since scores near 0 and
+    1 hardly depend on the pixels.
+
     Args:
         pipeline: Reads the images.
         scorer: The model of the run.
@@ -108,64 +114,62 @@ def make_check(
         samples: Images of the run.
 
     Returns:
-        The content of each file, by its name; empty if preprocessing gives the made-up images
-        another size than those of the run, which the exported model may not take.
+        The content of each file, by its name; empty if preprocessing gives the images another size
+        than those of the run, which the exported model may not take.
     """
     rows, columns = samples.images[0].shape[1:]
-    images, read = check_images((rows, columns), is_resized=pipeline.image_size is not None), []
-    for name, content in images.items():
+    files = check_images((rows, columns), is_resized=pipeline.image_size is not None)
+    read = []
+    for name, content in files.items():
         grey = decode_image(content, name, pipeline.image_size, pipeline.grey_scaling)
         read.append(pipeline.preprocessed(torch.from_numpy(grey)[None], name).numpy())
     if any(image.shape != (1, rows, columns) for image in read):
         return {}
     found = scored(scorer, read, rules, 0)
+    distance = dict(zip(files, np.abs(found.score - 0.5).min(axis=1), strict=True))
+    kinds = [[name for name in files if name.startswith(kind)] for kind in _KINDS]
+    chosen = {min(names, key=distance.__getitem__) for names in kinds}
+    results = (found.score.tolist(), found.probability.tolist(), found.decision.tolist())
     table = [
-        (
-            name,
-            rule.finding,
-            repr(score),
-            "" if math.isnan(probability) else repr(probability),
-            word,
-        )
-        for name, *of_image in zip(
-            images,
-            found.score.tolist(),
-            found.probability.tolist(),
-            found.decision.tolist(),
-            strict=True,
-        )
-        for rule, score, probability, word in zip(rules, *of_image, strict=True)
+        (name, rule.finding, repr(score), "" if math.isnan(share) else repr(share), word)
+        for name, *of_image in zip(files, *results, strict=True)
+        if name in chosen
+        for rule, score, share, word in zip(rules, *of_image, strict=True)
     ]
-    return images | {_CHECK_TABLE: csv_bytes([COLUMNS, *table])}
+    kept = {name: content for name, content in files.items() if name in chosen}
+    return kept | {_CHECK_TABLE: csv_bytes([COLUMNS, *table])}
 
 
 def check_images(size: Size, *, is_resized: bool) -> dict[str, bytes]:
-    """Make images whose reading and scores are checked: no picture of a patient is needed.
+    """Make synthetic chest X-rays to check the reading and the scores of a bundle.
 
     Args:
         size: Rows and columns of the input of the model.
         is_resized: True if an image is resized to them.
 
     Returns:
-        A grey JPEG, a JPEG in colours and a PNG of 16 bits, by name; they are larger than the input
-        if they are resized to it.
+        Grey JPEG, colour JPEG and 16-bit PNG files, by name; they are larger than the input if they
+        are resized to it, so that a JPEG is decoded at a fraction of its size.
     """
-    factor = _ENLARGED if is_resized else 1.0
-    down, across = np.mgrid[: round(size[0] * factor), : round(size[1] * factor)] / factor
-    waves = 0.5 + 0.25 * np.sin(down / 9) + 0.25 * np.cos(across * down / 700)
-    grey = (255 * waves).astype(np.uint8)
-    colours = np.stack([grey, grey[::-1], grey[:, ::-1]], axis=-1)
-    images = {
-        "grey.jpg": Image.fromarray(grey),
-        "colours.jpg": Image.fromarray(colours),
-        "16_bits.png": Image.fromarray((4095 * waves).astype(np.uint16)),
-    }
-    return {name: _encoded(image, name) for name, image in images.items()}
+    rows, columns = (round(side * (_ENLARGED if is_resized else 1)) for side in size)
+    files = {}
+    for seed in range(len(_KINDS) * _NUM_CANDIDATES):
+        kind, suffix = list(_KINDS.items())[seed % len(_KINDS)]
+        drawn = render_phantom(seed, size=max(rows, columns, 32), positive=seed % 2 == 0).image
+        grey = drawn[:rows, :columns]
+        if kind == "grey":
+            image = Image.fromarray(grey)
+        elif kind == "colours":
+            image = Image.fromarray(np.stack([grey, grey, 255 - grey], axis=-1))
+        else:
+            image = Image.fromarray(grey.astype(np.uint16) * 16)
+        files[f"{kind}_{seed}{suffix}"] = _encoded(image, suffix)
+    return files
 
 
-def _encoded(image: Image.Image, name: str) -> bytes:
+def _encoded(image: Image.Image, suffix: str) -> bytes:
     content = io.BytesIO()
-    image.save(content, "PNG" if name.endswith(".png") else "JPEG")
+    image.save(content, "PNG" if suffix == ".png" else "JPEG")
     return content.getvalue()
 
 
@@ -260,12 +264,9 @@ def _metadata(model: ExportedModel, findings: Sequence[RunResults]) -> dict[str,
         "pytorch_version": _version("torch"),
         "numpy_version": _version("numpy"),
         "required_packages_version": {name: _version(name) for name in sorted(_PACKAGES)},
-        "optional_packages_version": {
-            name: version for name in _DECODERS if (version := _version(name))
-        },
         "name": heading(first),
         "task": f"{heading(first, with_negative=False)} on chest X-rays",
-        "description": "; ".join(each.description for each in model.findings),
+        "description": " ".join(_describe_rule(each) for each in findings),
         "authors": _BLANK,
         "copyright": _BLANK,
         "data_source": _BLANK,
@@ -303,6 +304,19 @@ def _metadata(model: ExportedModel, findings: Sequence[RunResults]) -> dict[str,
             },
         },
     }
+
+
+def _describe_rule(results: RunResults) -> str:
+    """Describe the decision rule of a finding, and whether later images contradict it."""
+    stated = state_threshold(results)
+    title = f"{results.classes[1]}: {stated.rule.title}."
+    return " ".join(
+        [title, *stated.rule.alarms, stated.rule.text, *map(_sentence, stated.problems)]
+    )
+
+
+def _sentence(title: str) -> str:
+    return f"{title}."
 
 
 def _eval_metrics(findings: Sequence[RunResults]) -> dict[str, float]:
