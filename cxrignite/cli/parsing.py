@@ -141,6 +141,7 @@ OPTIONS = {
         Option("format", str, "Format: onnx, torch or bundle (MONAI).", default="onnx"),
         Option("output", Path, "Folder to write; new or empty. (required)"),
         Option("dtype", str, "Format of the stored weights: fp32 or fp16.", default="fp32"),
+        Option("licence", Path, "File with the licence of the weights, for the folder."),
         Option("check", Path, "Further images to compare the results of model and run on.", "+"),
         _SITE,
     ),

@@ -23,6 +23,14 @@ from cxrignite.terminal import counted, printable
 CARD = "MODEL_CARD.md"
 """Name of the file."""
 
+LICENCE = "LICENSE"
+"""Name of the file with the licence of the weights, as Hugging Face and MONAI expect it."""
+
+_KNOWN_LICENCES = {
+    "apache-2.0": ("Apache License", "Version 2.0"),
+    "mit": ("MIT License", "Permission is hereby granted"),
+    "cc-by-4.0": ("Creative Commons Attribution 4.0 International",),
+}
 _TAGS = ("medical-imaging", "radiology", "chest-x-ray", "research-only")
 _LIBRARIES = {None: "cxrignite", "onnx": "onnx", "torch": "pytorch", "bundle": "monai"}
 # Markdown would read these as markup; an underscore inside of a word it does not.
@@ -42,8 +50,7 @@ def model_card(
         findings: Results of each finding of the run, as `RunResults.read` returns them.
         exported: The exported model that the card comes with; None describes the run only.
         form: Format of the folder of the exported model; None without one.
-        licence: Licence of the weights, as Hugging Face names it, such as `apache-2.0`; None if
-            unknown.
+        licence: Text of the licence of the weights; None if unknown.
 
     Returns:
         Markdown that begins with YAML. Names of folders are left out, and so are names of images
@@ -96,7 +103,7 @@ def _front_matter(
     results = [entry for each in findings for entry in _index_entries(each)]
     kinds = dict.fromkeys(metric["type"] for entry in results for metric in entry["metrics"])
     content: dict[str, Any] = {
-        **({"license": licence} if licence else {}),
+        **_licence_entries(licence),
         "library_name": library,
         "pipeline_tag": "image-classification",
         "tags": [*_TAGS, *(["monai"] if library == "monai" else []), "cxrignite"],
@@ -107,6 +114,16 @@ def _front_matter(
         content["model-index"] = [{"name": name, "results": results}]
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     yield from ("---", *text.splitlines(), "---")
+
+
+def _licence_entries(licence: str | None) -> dict[str, str]:
+    """Return the licence as Hugging Face names it: an unknown text is "other", with its file."""
+    if licence is None:
+        return {}
+    for name, words in _KNOWN_LICENCES.items():
+        if all(word in licence for word in words):
+            return {"license": name}
+    return {"license": "other", "license_name": "see-file", "license_link": LICENCE}
 
 
 def _index_entries(results: RunResults) -> Iterator[dict[str, Any]]:

@@ -119,6 +119,7 @@ def export_command(argv: list[str]) -> int:
         options["dtype"],
         options["check"] or (),
         options["operating_point"],
+        options["licence"],
     )
     export(recipe, options["run"], request)
     return 0

@@ -6,6 +6,7 @@ file gives the same pixels in a bundle as in training, in every format and size.
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import math
@@ -24,6 +25,7 @@ from cxrignite.data.phantom_rendering import render_phantom
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size, decode_image
 from cxrignite.engines import BatchScorer
+from cxrignite.reporting.model_card import LICENCE
 from cxrignite.reporting.rule_statements import state_threshold
 from cxrignite.reporting.run_facts import heading, intended_use
 from cxrignite.runs.decision_rule import DecisionRule
@@ -55,7 +57,6 @@ _UNKNOWN_LICENCE = (
 )
 _SCRIPTS = "cxrignite.workflows.export.bundle_scripts"
 _PACKAGES = {"pytorch-ignite", "pillow", "simplejpeg", "pydicom"}
-_IMPORTED = re.compile(r"^\s*from (cxrignite(?:\.\w+)*) import (\([^)]*\)|.*)", re.MULTILINE)
 _BATCH_SIZE = 16
 _KINDS = {"grey": ".jpg", "colours": ".jpg", "16_bits": ".png"}
 _NUM_CANDIDATES = 4  # of each kind
@@ -76,7 +77,7 @@ def bundle_files(
         findings: Results of each finding of the run.
         card: The model card.
         check: What `make_check` returned.
-        licence: Text of the licence of the weights; None if unknown.
+        licence: The licence of the weights; None if unknown.
 
     Returns:
         The content of each file, by its path in the bundle.
@@ -92,7 +93,7 @@ def bundle_files(
         f"{_MODELS}/{DESCRIPTION}": model.to_json(),
         "docs/README.md": card,
         # MONAI declares what this file says as the licence of the weights, if it publishes them.
-        "LICENSE": (licence or _UNKNOWN_LICENCE).encode(),
+        LICENCE: (licence or _UNKNOWN_LICENCE).encode(),
         "scripts/LICENSE": _code_licence().encode(),
         **{f"{_CHECK}/{name}": content for name, content in check.items()},
         **_scripts(),
@@ -369,12 +370,13 @@ def _source(module: str) -> str:
 def _imports(source: str) -> set[str]:
     """Return the modules of this package that a module imports."""
     found = set()
-    for package, names in _IMPORTED.findall(source):
-        package_files = files(package.rpartition(".")[0] or package)
-        if (package_files / f"{package.rpartition('.')[2]}.py").is_file():
-            found.add(package)
-        else:
-            found |= {f"{package}.{name}" for name in re.findall(r"\w+", names)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cxrignite"):
+            package, _, name = str(node.module).rpartition(".")
+            if package and (files(package) / f"{name}.py").is_file():
+                found.add(str(node.module))
+            else:
+                found |= {f"{node.module}.{each.name}" for each in node.names}
     return found
 
 

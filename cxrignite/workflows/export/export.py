@@ -16,7 +16,7 @@ from cxrignite.durable_write import write_folder_durably
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.model_card import CARD, model_card
+from cxrignite.reporting.model_card import CARD, LICENCE, model_card
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_parity, describe_rule
 from cxrignite.runs.decision_rule import DecisionRule
@@ -67,6 +67,7 @@ class ExportRequest:
         dtype: Number format of the stored weights.
         checked: Further images to compare the results on: files, folders and patterns of either.
         operating_point: The site whose operating point is used; None is the run's own.
+        licence: File with the licence of the weights; None if unknown.
     """
 
     output: Path
@@ -74,6 +75,7 @@ class ExportRequest:
     dtype: Dtype = "fp32"
     checked: Sequence[Path] = ()
     operating_point: str | None = None
+    licence: Path | None = None
 
     @property
     def kind(self) -> Kind:
@@ -97,7 +99,7 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
             the disk is full.
     """
     _check_output(request.output)
-    is_bundle = request.format == "bundle"
+    is_bundle, licence = request.format == "bundle", _licence(request.licence)
     check_packages(request.kind)
     folder = RunFolder(run_dir)
     with open_folder(folder, recipe.trainer, writes=False) as (session, _):
@@ -145,12 +147,14 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
             files={MODEL_FILES[request.kind]: hashlib.sha256(graph.content).hexdigest()},
         )
         results = RunResults.read(folder, request.operating_point)
-        card = model_card(results, exported=model, form=request.format).encode()
+        card = model_card(results, exported=model, form=request.format, licence=licence)
         if is_bundle:
-            files = bundle_files(model, results, card, check)
+            files = bundle_files(model, results, card.encode(), check, licence)
             write_folder_durably(request.output, files | {BUNDLED_MODEL: graph.content})
         else:
-            write_export(request.output, model, {model.model_file: graph.content, CARD: card})
+            texts = {CARD: card} | ({LICENCE: licence} if licence else {})
+            written = {name: text.encode() for name, text in texts.items()}
+            write_export(request.output, model, {model.model_file: graph.content, **written})
     print_output(_summary(request.output, model, run.rules, len(graph.content)))
 
 
@@ -175,6 +179,24 @@ def write_export(output: Path, model: ExportedModel, files: Mapping[str, bytes])
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     described = replace(model, files=digests).to_json()
     write_folder_durably(output, {**files, DESCRIPTION: described})
+
+
+def _licence(path: Path | None) -> str | None:
+    """Read the licence of the weights.
+
+    Raises:
+        RecipeError: It is not a text.
+    """
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecipeError(f"--licence must be a text file, got {path}: {reason}") from error
+    if not text.strip():
+        raise RecipeError(f"--licence must be a text file, but {path} is empty")
+    return text
 
 
 def _check_output(output: Path) -> None:
