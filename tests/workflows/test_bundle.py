@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -229,7 +230,7 @@ def test_the_licence_of_the_weights_is_copied(trained, tmp_path, capsys):
 
 def test_made_up_images_are_larger_than_the_input_if_they_are_resized():
     sizes = [
-        {Image.open(__import__("io").BytesIO(content)).size for content in files.values()}
+        {Image.open(io.BytesIO(content)).size for content in files.values()}
         for files in (
             check_images((40, 60), is_resized=True),
             check_images((40, 60), is_resized=False),
