@@ -2,7 +2,9 @@
 
 import csv
 import json
+import signal
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -354,3 +356,44 @@ def test_the_description_is_plain_json(onnx_folder):
     content = json.loads((onnx_folder / "model.json").read_text())
     assert content["format"] == 1
     assert content["outputs"][2] == {"name": "decision", "dtype": "int64", "shape": ["N", 1]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["trained", "trained_findings"])
+def test_an_ensemble_of_five_folds_is_one_model(which, request, tmp_path):
+    """Those of one finding and of three; both formats."""
+    shared = request.getfixturevalue(which)
+    recipe = ["--config", str(shared.parent / "recipe.yaml"), "--trainer.max_epochs", "1"]
+    folds = [*recipe, "--run_dir", str(tmp_path / "folds"), "--folds", "5"]
+    assert run(["cross_validate", *folds]) == 0
+    ensemble = tmp_path / "folds" / "ensemble"
+    assert run(["test", "--run", str(ensemble)]) == 0
+    for kind in ("onnx", "torch"):
+        model = exported(ensemble, tmp_path / kind, "--format", kind)
+        assert max(model.parity.score_difference) <= 1e-5
+        root, table = shared.parent / "images", ensemble / "predictions" / "test.csv"
+        assert_equals_table(model, tmp_path / kind, root, table)
+
+
+@pytest.mark.slow
+def test_a_killed_export_has_written_everything_or_nothing(trained, tmp_path, start):
+    """Killed at any time, after a start that takes about as long as the export itself."""
+    states = set()
+    rng = np.random.default_rng(0)
+    argv = ["-m", "cxrignite", "export", "--run", str(trained), "--format", "torch", "--output"]
+    began = time.perf_counter()
+    whole = start([*argv, "whole"], cwd=tmp_path)
+    whole.wait(timeout=240)
+    assert whole.returncode == 0, whole.errors
+    seconds = time.perf_counter() - began
+    for number in range(20):
+        process = start([*argv, f"model_{number}"], cwd=tmp_path)
+        # Most of the kills come around the writing, at the end.
+        time.sleep(seconds * rng.uniform(0.5, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        folder = tmp_path / f"model_{number}"
+        if folder.exists():
+            ExportedModel.load(folder)
+        states.add(folder.exists())
+    assert states == {True, False}

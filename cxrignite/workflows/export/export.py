@@ -246,11 +246,12 @@ def _check_parity(parity: Parity, findings: Sequence[ExportedFinding], *, is_exa
                 f"decisions{which} differ (largest difference of a score: {score:.1e}); {way_out}; "
                 "nothing was written"
             )
-        if is_exact and parity.reference == CPU_REFERENCE and score > _MAX_DIFFERENCE:
+        limit = _MAX_DIFFERENCE if is_exact and parity.reference == CPU_REFERENCE else 1.0
+        if max(score, parity.probability_difference[index] or 0.0) > limit:
             raise CxrIgniteError(
-                f"the exported model must have the scores of the run, but one{which} differs by "
-                f"{score:.1e}, above {_MAX_DIFFERENCE:g}; use another --format, or report this; "
-                "nothing was written"
+                f"the exported model must have the scores and probabilities of the run up to "
+                f"{limit:g}, but a score{which} differs by {score:.1e}; use another --format, or "
+                "report this; nothing was written"
             )
 
 
