@@ -70,6 +70,7 @@ NOT_EXECUTED = {
     r"pip install .*": "CI installs the package and its wheel",
     r"tensorboard .*": "a server, which test_tensorboard.py starts",
     r"ssh .*": "another machine",
+    r"python -m monai\.bundle .*": "needs a bundle's folder; workflows/test_bundle.py does it",
     r"torchrun .*": "eight processes; tests of two are in workflows/",
     r".*cxrignite download .*": "1.2 GB; workflows/test_download.py has a server",
     r".*pytest( .*)?|pre-commit .*|mkdocs .*|\.ci/.*": "tests and builds of the library itself",

@@ -20,6 +20,8 @@ from cxrignite.runs.exported_model import ExportedModel
 from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted, printable
 
+__all__ = ["CARD", "LICENCE", "model_card"]
+
 CARD = "MODEL_CARD.md"
 """Name of the file."""
 

@@ -29,13 +29,33 @@ from cxrignite.workflows.export.bundle import check_images
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 CONFIGS = ["configs/inference.json", "configs/check.json"]
-REQUIRED = {
-    *("schema", "version", "monai_version", "pytorch_version", "numpy_version"),
-    *("required_packages_version", "task", "description", "authors", "copyright"),
-    "network_data_format",
+TEXTS = ["schema", "version", "monai_version", "pytorch_version", "numpy_version", "task"]
+TEXTS += ["description", "authors", "copyright"]
+OTHER_TEXTS = ["data_source", "data_type", "image_classes", "pred_classes", "intended_use"]
+OF_TENSOR = {
+    **{"type": "string", "format": "string", "num_channels": "integer", "spatial_shape": "array"},
+    **{"dtype": "string", "value_range": "array"},
 }
-"""Keys that MONAI's schema of July 2024 requires, and those of a tensor."""
-OF_TENSOR = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
+"""What MONAI's schema of July 2024 requires of a tensor; that schema is a download."""
+
+
+def rules_of_monai():
+    """The rules of that schema which a classifier of images has to obey, as a schema."""
+    tensor = {"type": "object", "required": [*OF_TENSOR]}
+    tensor["properties"] = {key: {"type": kind} for key, kind in OF_TENSOR.items()}
+    tensor["properties"] |= {
+        "is_patch_data": {"type": "boolean"},
+        "channel_def": {"type": "object"},
+    }
+    tensors = {"type": "object", "additionalProperties": tensor, "minProperties": 1}
+    form = {"type": "object", "required": ["inputs", "outputs"]}
+    form["properties"] = {"inputs": tensors, "outputs": tensors}
+    texts = {key: {"type": "string", "minLength": 1} for key in TEXTS + OTHER_TEXTS}
+    objects = dict.fromkeys(("changelog", "required_packages_version", "eval_metrics"))
+    properties = texts | {key: {"type": "object"} for key in objects}
+    properties |= {"network_data_format": form, "references": {"type": "array"}}
+    required = [*TEXTS, "required_packages_version", "network_data_format"]
+    return {"type": "object", "required": required, "properties": properties}
 
 
 def bundle_of(run_dir, folder, *options):
@@ -131,16 +151,22 @@ def test_a_bundle_has_the_files_that_monai_expects(bundle):
     assert "Apache License" not in (bundle / "LICENSE").read_text()
 
 
-def test_the_metadata_obeys_the_rules_of_monais_schema(bundle):
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    assert metadata.keys() >= REQUIRED
-    texts = REQUIRED - {"required_packages_version", "network_data_format"}
-    assert all(isinstance(metadata[key], str) and metadata[key] for key in texts)
+def test_the_metadata_passes_monais_check(bundle, tmp_path):
+    from monai.bundle import verify_metadata
+
+    file, rules = bundle / "configs" / "metadata.json", tmp_path / "rules.json"
+    # MONAI downloads its schema, unless the file is there.
+    rules.write_text(json.dumps(rules_of_monai()))
+    verify_metadata(str(file), filepath=str(rules))
+    metadata = json.loads(file.read_text())
     assert all(metadata["required_packages_version"].values())
-    form = metadata["network_data_format"]
-    tensors = [*form["inputs"].values(), *form["outputs"].values()]
-    assert [tensor.keys() >= OF_TENSOR for tensor in tensors] == [True, True]
-    assert form["outputs"]["pred"]["num_channels"] == len(form["outputs"]["pred"]["channel_def"])
+    (output,) = metadata["network_data_format"]["outputs"].values()
+    assert output["num_channels"] == len(output["channel_def"]) == 3
+    del metadata["network_data_format"]["inputs"]["image"]["dtype"]
+    damaged = tmp_path / "metadata.json"
+    damaged.write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="Failed validating"):
+        verify_metadata(str(damaged), filepath=str(rules))
 
 
 def test_the_code_of_a_bundle_does_not_import_this_package(bundle):
