@@ -1,7 +1,6 @@
 """The MONAI bundle of a run: MONAI runs it without this package, and its scores are the run's."""
 
 import ast
-import csv
 import io
 import json
 import subprocess
@@ -18,6 +17,7 @@ from PIL import Image
 from results import rewrite_rule
 
 from cxrignite.cli import run
+from cxrignite.csv_text import CsvReader
 from cxrignite.data import View
 from cxrignite.data.phantom_rendering import render_phantom
 from cxrignite.runs.checked_files import CheckedFiles
@@ -66,7 +66,7 @@ def bundle_of(run_dir, folder, *options):
 
 def table(path):
     with Path(path).open() as file:
-        return list(csv.DictReader(file))
+        return list(CsvReader(file))
 
 
 @pytest.fixture(scope="module")
