@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -270,8 +271,15 @@ def test_monai_alone_runs_a_bundle_with_the_scores_of_the_run(bundle, trained, t
     """An interpreter of its own: in this one, the package could be imported."""
     packages = ("monai", "pytorch-ignite", "fire", "pillow", "simplejpeg", "pydicom", "pyyaml")
     python = linked_environment(tmp_path / "environment", *packages)
-    without = subprocess.run([python, "-c", "import cxrignite"], cwd=bundle, capture_output=True)
-    assert b"ModuleNotFoundError" in without.stderr
+
+    def alone(*argv):
+        # Nothing of this environment, such as PYTHONPATH.
+        environment = {"PATH": os.defpath, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [python, *argv], cwd=bundle, capture_output=True, text=True, env=environment
+        )
+
+    assert "ModuleNotFoundError" in alone("-c", "import cxrignite").stderr
     part = trained.parent / "images" / "test"
     output = tmp_path / "predicted.csv"
     files = ["--files", str(part), "--output", str(output)]
@@ -283,8 +291,6 @@ def test_monai_alone_runs_a_bundle_with_the_scores_of_the_run(bundle, trained, t
     commands.append([*commands[0], "--dataset_dir", str(part), "--reference", str(output)])
     commands[1] += ["--config_file", CONFIGS[0], "--any", "64", "--device", "cpu"]
     for command in commands:
-        done = subprocess.run(
-            [python, "-m", "monai.bundle", *command], cwd=bundle, capture_output=True, text=True
-        )
+        done = alone("-m", "monai.bundle", *command)
         assert done.returncode == 0, done.stderr
     assert "80 scores compared" in done.stdout
