@@ -331,12 +331,16 @@ def _bases() -> dict[str, type]:
     from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import Sampler
 
+    import cxrignite.data
     from cxrignite.data import Source
     from cxrignite.data.batch_augment import BatchAugment
     from cxrignite.data.transforms import Transform
     from cxrignite.handlers import Attachable
     from cxrignite.nn import BinaryClassifier, MapLoss
 
+    # A short name is known only if its class is imported, and some are not yet.
+    for name in cxrignite.data.__all__:
+        getattr(cxrignite.data, name)
     return {
         "model": BinaryClassifier,
         "loss": nn.modules.loss._Loss,

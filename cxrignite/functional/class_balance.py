@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
 from cxrignite.functional.calibrators import (
@@ -18,6 +16,9 @@ from cxrignite.functional.calibrators import (
     prior_logit_shift,
     shift_logit,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NO_SHARE = 1e-9  # rounding of a share of 0
 
@@ -77,6 +78,8 @@ def balanced_weights(labels: Numbers) -> Tensor:
         >>> balanced_weights([0, 1, 1, 1]).tolist()[:2]
         [2.0, 0.6666666666666666]
     """
+    import torch  # here, because the rest of this module does not need it
+
     mask = positive_mask(labels)
     num_positive = int(mask.sum())
     num_negative = mask.size - num_positive

@@ -19,7 +19,7 @@ from cxrignite.data.sources import class_pair
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session
 from cxrignite.errors import DataError, RecipeError
-from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
+from cxrignite.functional.confusion import HIGHEST_CLASS
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
