@@ -82,18 +82,36 @@ class RandomAffine(BatchAugment):
         # Pixel centres; the edges are -1 and 1, so a side of one pixel works too. Each plane of the
         # grid is contiguous: `grid_sample` reads it as fast, and it is written six times as fast as
         # the grid of `affine_grid`.
-        rows, columns = (_centres(side, images) for side in images.shape[-2:])
+        rows, columns = (pixel_centres(side, images) for side in images.shape[-2:])
         grid = (steps[:, :, 0] * rows[:, None] + steps[:, :, 2]) + steps[:, :, 1] * columns
-        return functional.grid_sample(
-            images,
-            grid.permute(0, 2, 3, 1),
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
+        return resampled(images, grid.permute(0, 2, 3, 1))
 
 
-def _centres(side: int, images: Tensor) -> Tensor:
+def resampled(images: Tensor, grid: Tensor) -> Tensor:
+    """Sample images at the positions of a grid; pixels from outside of an image are 0.
+
+    Args:
+        images: Shape `(N, 1, H, W)`, floating point.
+        grid: Column and row of each pixel, in half sides from the centre, shape `(N, H, W, 2)`.
+
+    Returns:
+        The same shape as the images.
+    """
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+
+
+def pixel_centres(side: int, images: Tensor) -> Tensor:
+    """Return the position of each pixel along a side, in half sides from the centre.
+
+    Args:
+        side: Number of pixels.
+        images: Images, for the device.
+
+    Returns:
+        Shape `(side,)`.
+    """
     edge = 1 - 1 / side
     return torch.linspace(-edge, edge, side, device=images.device)
 

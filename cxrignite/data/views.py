@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cxrignite.data.batch_augment import as_float, require
-from cxrignite.data.batch_transforms import RandomAffine, RandomIntensity
+from cxrignite.data.batch_transforms import RandomIntensity, pixel_centres, resampled
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,27 @@ class View:
         Returns:
             Float32 in `[0, 1]`, of the same shape.
         """
-        num_images = len(images)
         if self.gamma != 1:
-            exponents = np.tile([self.gamma, 1.0, 0.0], (num_images, 1))
-            images = RandomIntensity().change(images, exponents)
+            images = _power(images, self.gamma)
         if any(self.shift) or self.scale != 1:
-            step = 1 / self.scale
-            down, right = (-2 * share * step for share in self.shift)
-            grid = np.tile([0.0, step, right, step, 0.0, down], (num_images, 1))
-            images = RandomAffine().change(as_float(images), grid)
+            images = self._resampled(as_float(images))
         return images
+
+    def _resampled(self, images: Tensor) -> Tensor:
+        """Return magnified and shifted images, with the pixels of `RandomAffine`."""
+        step = 1 / self.scale
+        down, right = (-2 * share * step for share in self.shift)
+        rows, columns = (pixel_centres(side, images) for side in images.shape[-2:])
+        # Tensor operations only, of any number of images, so that an export can include a view.
+        grid = torch.stack(
+            torch.broadcast_tensors(columns * step + right, (rows * step + down)[:, None]), dim=-1
+        )
+        return resampled(images, grid.expand(images.shape[0], -1, -1, -1))
+
+
+def _power(images: Tensor, gamma: float) -> Tensor:
+    if images.dtype != torch.uint8:
+        exponents = np.tile([gamma, 1.0, 0.0], (len(images), 1))
+        return RandomIntensity().change(images, exponents)
+    levels = torch.arange(256, device=images.device, dtype=torch.float32) / 255
+    return (levels**gamma)[images.long()]

@@ -275,6 +275,32 @@ def exclusive_probabilities(
     if scores.ndim != 2 or scores.shape[1] != len(shifts):
         raise ValueError(f"y_score must have shape (N, {len(shifts)}), got {scores.shape}")
     checked_probabilities(scores.ravel())
+    factors = exclusive_factors(shifts)
+    if factors is None:
+        return None
+    # Rounding may make the sum of the scores slightly larger than 1.
+    rest = np.clip(1 - scores.sum(axis=1, keepdims=True), 0, None)
+    shares = np.hstack([rest, scores]) * factors
+    found: NDArray[np.float64] = shares[:, 1:] / shares.sum(axis=1, keepdims=True)
+    return found
+
+
+def exclusive_factors(shifts: Sequence[PriorShift]) -> NDArray[np.float64] | None:
+    """Return the factors of `exclusive_probabilities` for the score of each class.
+
+    Args:
+        shifts: The prior shift of each of the K classes but the first.
+
+    Returns:
+        Shape `(K + 1,)`, that of the first class in front. None if a shift is unknown.
+
+    Raises:
+        ValueError: If the shares of the classes leave none for the first.
+
+    Examples:
+        >>> exclusive_factors([PriorShift(70, 30, 1 / 3, 1.0), PriorShift(90, 10, 1 / 3, 1.0)])
+        array([1.8, 0.9, 0.3])
+    """
     seen = [share for shift in shifts if (share := shift.seen_prevalence) is not None]
     if len(seen) < len(shifts):
         return None
@@ -282,12 +308,8 @@ def exclusive_probabilities(
     first = 1 - sum(training), 1 - sum(seen)
     if min(first) < _NO_SHARE:
         raise ValueError(f"the first class must have a share above 0, got {first[0]}, {first[1]}")
-    factors = np.array([first[0], *training]) / np.array([first[1], *seen])
-    # Rounding may make the sum of the scores slightly larger than 1.
-    rest = np.clip(1 - scores.sum(axis=1, keepdims=True), 0, None)
-    shares = np.hstack([rest, scores]) * factors
-    found: NDArray[np.float64] = shares[:, 1:] / shares.sum(axis=1, keepdims=True)
-    return found
+    factors: NDArray[np.float64] = np.array([first[0], *training]) / np.array([first[1], *seen])
+    return factors
 
 
 def drawn_share(labels: Numbers, weights: Numbers | None) -> float:

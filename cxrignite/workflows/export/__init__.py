@@ -1,0 +1,1 @@
+"""Export of a run: a folder with a model that needs neither the run nor this package."""
