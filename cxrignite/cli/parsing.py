@@ -124,6 +124,7 @@ OPTIONS = {
     ),
     "predict": (
         _RUN,
+        Option("exported", Path, "Folder made by `export`, in place of --run; needs no torch."),
         Option("files", Path, "Images, folders, or quoted patterns, as 'images/**/*.png'.", "+"),
         Option("manifest", Path, "CSV file that lists the images, in place of --files."),
         Option("path_column", str, "Column with the paths of the images.", default="path"),

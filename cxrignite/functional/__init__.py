@@ -36,6 +36,7 @@ from cxrignite.functional.class_balance import (
     class_counts,
     drawn_share,
     exclusive_probabilities,
+    finding_probabilities,
     soft_pos_weight,
 )
 from cxrignite.functional.confusion import Confusion, Decision, confusion_at, decide, highest_class
@@ -170,6 +171,7 @@ __all__ = [
     "expected_sensitivity",
     "family_level",
     "finding_logit",
+    "finding_probabilities",
     "fit_platt",
     "fit_temperature",
     "gather_rows",

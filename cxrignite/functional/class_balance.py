@@ -312,6 +312,34 @@ def exclusive_factors(shifts: Sequence[PriorShift]) -> NDArray[np.float64] | Non
     return factors
 
 
+def finding_probabilities(
+    y_score: NDArray[np.float64],
+    shifts: Sequence[PriorShift],
+    *,
+    exclusive: bool,
+    prevalence: float | None = None,
+) -> list[NDArray[np.float64] | None]:
+    """Return the probabilities of each finding, shape `(N,)`; None if unknown.
+
+    Args:
+        y_score: Scores of K findings, shape `(N, K)`.
+        shifts: The prior shift of each finding.
+        exclusive: True if the findings are exclusive classes.
+        prevalence: Share of positives for which they hold; None is that of the training images,
+            the only one of exclusive classes.
+
+    Examples:
+        >>> shifts = [PriorShift(90, 10, 0.5, 1.0)]
+        >>> finding_probabilities(np.array([[0.5]]), shifts, exclusive=False)[0].round(3)
+        array([0.1])
+    """
+    if not exclusive:
+        pairs = zip(shifts, y_score.T, strict=True)
+        return [shift.probability(each, prevalence) for shift, each in pairs]
+    found = exclusive_probabilities(y_score, shifts)
+    return [None] * len(shifts) if found is None else [*found.T]
+
+
 def drawn_share(labels: Numbers, weights: Numbers | None) -> float:
     """Return the expected share of positives among the samples of a weighted sampler.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import JsonValue
 
+from cxrignite.data.patients import NewPatients
 from cxrignite.errors import CheckpointError
 from cxrignite.runs.json_codec import from_json, to_json
 
@@ -142,12 +143,14 @@ class Reading:
         grey_scaling: Rule for the values that become black and white; see `GreyScaling`.
         preprocess: Transforms after the resizing, in order; usually none.
         rules: All steps in words.
+        patients: Patients of new images.
     """
 
     image_size: tuple[int, int] | None
     grey_scaling: Literal["file", "stored", "minmax", "percentiles"]
     preprocess: tuple[PreprocessStep, ...]
     rules: tuple[str, ...]
+    patients: NewPatients = field(default_factory=NewPatients)
 
 
 @dataclass(frozen=True)
