@@ -59,10 +59,8 @@ class OnnxModel:
         options.log_severity_level = 3  # errors, which are raised too
         # Waiting threads would take the cores from those that read images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path, content = (
-            description.model_file,
-            description.read_file(folder, description.model_file),
-        )
+        name = description.model_file
+        content = description.read_file(folder, name)
         try:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
