@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,6 +46,35 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_folder_durably(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder in one step: after a crash it is complete, or does not exist.
+
+    The files are written to `.<name>.<pid>.tmp` beside it, which is then renamed. A failure removes
+    it.
+
+    Args:
+        folder: The folder, which does not exist or is empty; missing folders above it are made.
+        files: Content of each file, by its name.
+
+    Raises:
+        CxrIgniteError: If it cannot be written, for example because the disk is full; it names the
+            path and the free bytes.
+    """
+    temporary = temporary_path(folder)
+    try:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            sweep_temporaries(folder.parent, folder.name)
+            temporary.mkdir()
+        for name, content in files.items():
+            write_durably(temporary / name, content)
+        with writing(folder):
+            os.replace(temporary, folder)
+            sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -96,20 +125,23 @@ def temporary_path(path: Path) -> Path:
 
 
 def sweep_temporaries(directory: Path, name: str = "*") -> list[Path]:
-    """Remove temporary files that a killed process left behind.
+    """Remove temporary files and folders that a killed process left behind.
 
     Args:
         directory: The folder to sweep.
         name: Glob of the file names whose temporary files are removed.
 
     Returns:
-        The files that were removed.
+        The files and folders that were removed.
     """
     removed = []
     for path in directory.glob(f".{name}.*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
         if match and not _is_another_live_process(int(match["pid"])):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 

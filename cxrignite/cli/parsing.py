@@ -27,6 +27,7 @@ COMMANDS = {
     "test": "Evaluate a run on its test split or on other images, with a stored threshold",
     "recalibrate": "Choose a threshold for one site, with labelled images of that site",
     "predict": "Score new images into a CSV table; an interrupted run can be resumed",
+    "export": "Write a folder with a run's model and threshold, for use without the run",
     "explain": "Draw class activation maps, and check that they show what moves the score",
     "compare": "Compare runs with a first one, in pairs on the same images",
     "report": "Write a report about a run: one self-contained HTML page",
@@ -54,6 +55,7 @@ CHANGEABLE_KEYS = {
     "recalibrate": _EVALUATION_KEYS,
     "explain": (*_EVALUATION_KEYS, "explain"),
     "predict": (*_COMPUTING_KEYS, "explain.method", "explain.target_layer"),
+    "export": ("trainer.device",),
 }
 # Titles of the recipe's groups in the help of these commands.
 _TITLES_OF_RUN = {"Data and loading": "Images to score", "Training": "Computation"}
@@ -134,6 +136,14 @@ OPTIONS = {
         Option("prevalence", float, "Prevalence of column `probability`; default: as in training."),
         Option("maps", bool, "Draw a map of every image; also --explain true.", default=False),
         Option("overwrite", bool, "Replace earlier output; false resumes it.", default=False),
+    ),
+    "export": (
+        _RUN,
+        Option("format", str, "Format of the model: onnx or torch.", default="onnx"),
+        Option("output", Path, "Folder to write; new or empty. (required)"),
+        Option("dtype", str, "Format of the stored weights: fp32 or fp16.", default="fp32"),
+        Option("check", Path, "Further images to compare the results of model and run on.", "+"),
+        _SITE,
     ),
     "recalibrate": (
         _RUN,

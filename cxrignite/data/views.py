@@ -62,8 +62,10 @@ class View:
         down, right = (-2 * share * step for share in self.shift)
         rows, columns = (pixel_centres(side, images) for side in images.shape[-2:])
         # Tensor operations only, of any number of images, so that an export can include a view.
+        sides = images.shape[-2:]
         grid = torch.stack(
-            torch.broadcast_tensors(columns * step + right, (rows * step + down)[:, None]), dim=-1
+            [(columns * step + right).expand(sides), (rows * step + down)[:, None].expand(sides)],
+            dim=-1,
         )
         return resampled(images, grid.expand(images.shape[0], -1, -1, -1))
 

@@ -139,7 +139,8 @@ class BinaryClassifier(nn.Module):
         # few to choose a threshold among.
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.head(features.float())
-        return logits.squeeze(1)  # several findings keep their shape
+        # `squeeze` alone would keep several findings too, but an ONNX model would refuse it.
+        return logits.squeeze(1) if logits.shape[1] == 1 else logits
 
 
 def dense_head(

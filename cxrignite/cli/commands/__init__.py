@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cxrignite.cli.commands import with_recipe, with_run_recipe, without_recipe
-from cxrignite.cli.parsing import COMMANDS, option_values
+from cxrignite.cli.parsing import COMMANDS
 
 __all__ = ["COMMANDS", "FUNCTIONS"]
 
@@ -20,11 +20,8 @@ FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "validate": lambda argv: with_run_recipe.score_command(argv, "val"),
     "test": lambda argv: with_run_recipe.score_command(argv, "test"),
     "recalibrate": with_run_recipe.recalibrate_command,
-    "predict": lambda argv: (
-        without_recipe.predict_exported_command(argv)
-        if option_values("--exported", argv)
-        else with_run_recipe.predict_command(argv)
-    ),
+    "predict": with_run_recipe.predict_command,
+    "export": with_run_recipe.export_command,
     "explain": with_run_recipe.explain_command,
     "compare": without_recipe.compare_command,
     "report": without_recipe.report_command,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from cxrignite.recipe import Recipe
 
+_EXPORT_FORMATS = ("onnx", "torch")
+
 
 def score_command(argv: list[str], split: str) -> int:
     """Run `validate` or `test`, on a split or on other images."""
@@ -82,7 +84,11 @@ def _positions(names: str | list[str] | None, findings: Sequence[str]) -> list[i
 
 
 def predict_command(argv: list[str]) -> int:
-    """Run `predict`."""
+    """Run `predict`, with a run or with an exported model."""
+    if option_values("--exported", argv):
+        from cxrignite.cli.commands.without_recipe import predict_exported_command
+
+        return predict_exported_command(argv)
     recipe, options = _recipe_of_run("predict", with_maps(argv))
     check_images(argv, options)
     del options["exported"]
@@ -112,6 +118,30 @@ def check_images(argv: list[str], options: dict[str, Any]) -> None:
         raise RecipeError(f"{' and '.join(columns)} need --manifest")
     if options["prevalence"] is not None:
         _check_prevalences([options["prevalence"]], "--prevalence")
+
+
+def export_command(argv: list[str]) -> int:
+    """Run `export`."""
+    recipe, options = _recipe_of_run("export", argv)
+    for name, values in (("format", _EXPORT_FORMATS), ("dtype", ("fp32", "fp16"))):
+        if options[name] not in values:
+            near = suggestion(options[name], values)
+            raise RecipeError(
+                f"--{name} must be {' or '.join(values)}, got '{options[name]}'{near}"
+            )
+    if options["output"] is None:
+        raise RecipeError("name the folder to write: --output DIR")
+    from cxrignite.workflows.export.export import ExportRequest, export
+
+    request = ExportRequest(
+        options["output"],
+        options["format"],
+        options["dtype"],
+        options["check"] or (),
+        options["operating_point"],
+    )
+    export(recipe, options["run"], request)
+    return 0
 
 
 def recalibrate_command(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 A sentence that is shown in two places is written here once, from typed results.
 """
 
+from cxrignite.reporting.wording.exported import describe_parity, describe_reading
 from cxrignite.reporting.wording.observations import (
     NOT_USABLE,
     Statement,
@@ -56,8 +57,10 @@ __all__ = [
     "describe_missing_labels",
     "describe_negatives",
     "describe_other_threshold",
+    "describe_parity",
     "describe_plan",
     "describe_point",
+    "describe_reading",
     "describe_repetition",
     "describe_rule",
     "describe_shift",

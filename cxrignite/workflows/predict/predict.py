@@ -72,13 +72,13 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         request.check_prevalence(classes, source.exclusive, [each.prior_shift for each in rules])
         frozen = folder.read_split(source.root)
         pipeline = build_pipeline(recipe.data)
-        image_size = _image_size(recipe.data, pipeline, frozen, listing.records)
+        image_size = input_size(recipe.data, pipeline, frozen, listing.records)
         if image_size is not None:
             check_image_size(model, image_size, is_restored=True)
         scorer = BatchScorer(
             model,
             **run.computing._asdict(),
-            batch_size=_batch_size(recipe.data, frozen),
+            batch_size=usual_batch_size(recipe.data, frozen),
             exclusive=source.exclusive,
             views=recipe.data.views,
         )
@@ -154,13 +154,13 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             raise DataError(describe_unreadable(output, len(listing.records), paths))
 
 
-def _batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
+def usual_batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
     """Return the batch size of `test`, so that scores have the same last bits."""
     usual = data.eval_batch_size or 2 * data.batch_size
     return min(usual, sum(record.split == "test" for record in frozen) or usual)
 
 
-def _image_size(
+def input_size(
     data: DataRecipe,
     pipeline: Pipeline,
     frozen: Sequence[ImageRecord],
