@@ -15,7 +15,7 @@ from cxrignite.durable_write import write_folder_durably
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.tables import alarm, indented
+from cxrignite.reporting.text_table import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_parity, describe_rule
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.exported_model import DESCRIPTION, ExportedFinding, ExportedModel, Parity
