@@ -50,6 +50,7 @@ WITHOUT_TORCH = {
     "cxrignite.data": f"torch {HEAVY} ignite scipy.ndimage",
     "cxrignite.data.image_files": f"torch {HEAVY} ignite",
     "cxrignite.data.manifest_table": f"torch {HEAVY} ignite",
+    "cxrignite.workflows.predict.exported": f"torch {HEAVY} ignite onnx onnxruntime sklearn",
     "cxrignite.workflows.download.download": "torch ignite monai torchvision matplotlib numpy yaml",
     "cxrignite.cli": "torch ignite monai torchvision matplotlib jsonargparse numpy",
 }

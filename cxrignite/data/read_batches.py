@@ -114,5 +114,5 @@ def read_batches(
             waiting += [pool.submit(batch_at, each) for each in islice(starts, 1)]
             yield batch
     finally:
-        # If a signal ends the loop, nobody needs the batches ahead.
+        # If a signal ends the loop, the batches ahead are not needed.
         pool.shutdown(wait=False, cancel_futures=True)

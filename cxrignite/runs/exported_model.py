@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -143,6 +143,8 @@ class Reading:
         grey_scaling: Rule for the values that become black and white; see `GreyScaling`.
         preprocess: Transforms after the resizing, in order; usually none.
         rules: All steps in words.
+        run_size: Rows and columns of the run's images after all steps. An image of another size
+            cannot be scored.
         patients: Patients of new images.
     """
 
@@ -150,7 +152,8 @@ class Reading:
     grey_scaling: Literal["file", "stored", "minmax", "percentiles"]
     preprocess: tuple[PreprocessStep, ...]
     rules: tuple[str, ...]
-    patients: NewPatients = field(default_factory=NewPatients)
+    run_size: tuple[int, int]
+    patients: NewPatients
 
 
 @dataclass(frozen=True)

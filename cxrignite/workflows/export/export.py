@@ -86,10 +86,11 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
     folder = RunFolder(run_dir)
     with open_folder(folder, recipe.trainer, writes=False) as (session, _):
         run = load_run(folder, session, recipe, request.operating_point)
-        reading = describe_inputs(recipe.data, folder)
         stored = read_scores(folder, run.rules)
         limits = graph_limits(run.rules, stored)
         samples = _score(run, recipe, request.checked, stored)
+        rows, columns = samples.images[0].shape[-2:]
+        reading = describe_inputs(recipe.data, folder, (rows, columns))
         identity = Identity(
             rule_sha256=_rule_sha256(folder, request.operating_point),
             weights_sha256=run.rules[0].weights_sha256,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from cxrignite import __version__
 from cxrignite.data.grey_scaling import is_nearly_blank
 from cxrignite.data.read_batches import read_batches
-from cxrignite.data.reading import Size, read_image
+from cxrignite.data.reading import read_image
 from cxrignite.data.sources import ImageRecord
 from cxrignite.errors import DataError
 from cxrignite.functional import PriorShift
@@ -34,8 +35,9 @@ from cxrignite.workflows.predict.output import (
 from cxrignite.workflows.predict.request import Request
 from cxrignite.workflows.predict.rows import BatchWriter, FindingCells, check_finite, table_rows
 from cxrignite.workflows.predict.summary import DescribedFinding, describe_unreadable, summary
+from cxrignite.write_guard import parts_limited
 
-_BATCH_SIZE = 8
+BATCH_SIZE = 8
 """Small, so that the first score comes soon; larger ones are no faster on a CPU."""
 
 _logger = logging.getLogger(__name__)
@@ -71,15 +73,20 @@ def predict_exported(folder: Path, request: Request) -> None:
     shifts = [_prior_shift(each) for each in model.findings]
     request.check_prevalence(model.classes, model.exclusive, shifts)
     num_threads = _num_cores()
-    scorer = OnnxModel(folder, model, batch_size=_BATCH_SIZE, num_threads=num_threads)
-    read = _reader(model.reading)
-    image_size = _image_size(model, read, listing.records)
+    scorer = OnnxModel(folder, model, batch_size=BATCH_SIZE, num_threads=num_threads)
     columns = table_columns(len(model.findings), model.exclusive)
-    with open_output(
-        *(paths, _settings(folder, model, request, image_size), columns),
-        num_findings=len(model.findings),
-        overwrite=request.overwrite,
-    ) as output:
+    with ExitStack() as stack:
+        if model.reading.preprocess:
+            # A received file names these transforms, and some of MONAI's can write files.
+            stack.enter_context(parts_limited(paths.table.parent))
+        read = _reader(model.reading)
+        output = stack.enter_context(
+            open_output(
+                *(paths, _settings(folder, model, request), columns),
+                num_findings=len(model.findings),
+                overwrite=request.overwrite,
+            )
+        )
         records = listing.without(output.names)
         if output.num_rows:
             _logger.info(
@@ -90,7 +97,7 @@ def predict_exported(folder: Path, request: Request) -> None:
             )
         num_before = output.num_rows
         rows = _RowMaker(model, scorer, shifts, listing, request.prevalence)
-        _score(records, read, image_size or (1, 1), rows, output, model.reading, num_threads)
+        _score(records, read, rows, output, model.reading, num_threads)
         described = [
             DescribedFinding(
                 each.name,
@@ -156,7 +163,6 @@ class _RowMaker:
 def _score(
     records: Sequence[ImageRecord],
     read: _Read,
-    image_size: Size,
     rows: _RowMaker,
     output: PredictionFile,
     reading: Reading,
@@ -169,7 +175,7 @@ def _score(
     if not records:
         return
     batches = read_batches(
-        records, read, image_size, batch_size=_BATCH_SIZE, num_threads=num_threads
+        records, read, reading.run_size, batch_size=BATCH_SIZE, num_threads=num_threads
     )
     with BatchWriter(records, output, reading.grey_scaling) as writer:
         for batch in batches:
@@ -203,23 +209,6 @@ def _reader(reading: Reading) -> _Read:
     return read
 
 
-def _image_size(model: ExportedModel, read: _Read, records: Sequence[ImageRecord]) -> Size | None:
-    """Return the size of the model's input; if any is allowed, that of the first readable image.
-
-    None if there is no such image.
-    """
-    rows, columns = model.input.shape[-2:]
-    if isinstance(rows, int) and isinstance(columns, int):
-        return rows, columns
-    for record in records:
-        try:
-            height, width = read(record.file)[0].shape[-2:]
-        except DataError:
-            continue
-        return height, width
-    return None
-
-
 def _prior_shift(finding: ExportedFinding) -> PriorShift:
     stored = finding.prior_shift
     return PriorShift(
@@ -227,9 +216,7 @@ def _prior_shift(finding: ExportedFinding) -> PriorShift:
     )
 
 
-def _settings(
-    folder: Path, model: ExportedModel, request: Request, image_size: Size | None
-) -> OutputSettings:
+def _settings(folder: Path, model: ExportedModel, request: Request) -> OutputSettings:
     points = [each.point for each in model.findings]
     chosen_on = next((each.chosen_on for each in points if each), "val")
     return OutputSettings(
@@ -242,8 +229,8 @@ def _settings(
         threshold=one_or_all([each.threshold if each else None for each in points]),
         lower_threshold=one_or_all([each.lower_threshold if each else None for each in points]),
         status=one_or_all([each.status or None for each in model.findings]),
-        image_size=image_size,
-        batch_size=_BATCH_SIZE,
+        image_size=model.reading.run_size,
+        batch_size=BATCH_SIZE,
         precision=model.weights_dtype,
         device="cpu",
         views=model.views,
