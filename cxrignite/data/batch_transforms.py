@@ -82,7 +82,7 @@ class RandomAffine(BatchAugment):
         # Pixel centres; the edges are -1 and 1, so a side of one pixel works too. Each plane of the
         # grid is contiguous: `grid_sample` reads it as fast, and it is written six times as fast as
         # the grid of `affine_grid`.
-        rows, columns = (pixel_centres(side, images) for side in images.shape[-2:])
+        rows, columns = (_centres(side, images) for side in images.shape[-2:])
         grid = (steps[:, :, 0] * rows[:, None] + steps[:, :, 2]) + steps[:, :, 1] * columns
         return resampled(images, grid.permute(0, 2, 3, 1))
 
@@ -102,16 +102,7 @@ def resampled(images: Tensor, grid: Tensor) -> Tensor:
     )
 
 
-def pixel_centres(side: int, images: Tensor) -> Tensor:
-    """Return the position of each pixel along a side, in half sides from the centre.
-
-    Args:
-        side: Number of pixels.
-        images: Images, for the device.
-
-    Returns:
-        Shape `(side,)`.
-    """
+def _centres(side: int, images: Tensor) -> Tensor:
     edge = 1 - 1 / side
     return torch.linspace(-edge, edge, side, device=images.device)
 

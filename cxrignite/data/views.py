@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cxrignite.data.batch_augment import as_float, require
-from cxrignite.data.batch_transforms import RandomIntensity, pixel_centres, resampled
+from cxrignite.data.batch_transforms import RandomIntensity, resampled
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,21 @@ class View:
         """Return magnified and shifted images, with the pixels of `RandomAffine`."""
         step = 1 / self.scale
         down, right = (-2 * share * step for share in self.shift)
-        rows, columns = (pixel_centres(side, images) for side in images.shape[-2:])
-        # Tensor operations only, of any number of images, so that an export can include a view.
+        # Tensor operations only, for any number and size of images, so that an export can include
+        # a view.
+        rows, columns = (_centres(side, images) for side in images.shape[-2:])
         sides = images.shape[-2:]
         grid = torch.stack(
             [(columns * step + right).expand(sides), (rows * step + down)[:, None].expand(sides)],
             dim=-1,
         )
         return resampled(images, grid.expand(images.shape[0], -1, -1, -1))
+
+
+def _centres(side: int, images: Tensor) -> Tensor:
+    """Return the position of each pixel along a side, in half sides from the centre."""
+    places = torch.arange(side, device=images.device, dtype=torch.float32)
+    return (2 * places + (1 - side)) / side
 
 
 def _power(images: Tensor, gamma: float) -> Tensor:

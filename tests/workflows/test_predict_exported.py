@@ -1,6 +1,7 @@
 """The command `predict` with an exported model, compared with the same command and the run."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,9 @@ from messages import error_line, line_with
 from PIL import Image
 
 from cxrignite.cli import run
+from cxrignite.data.patients import NewPatients
 from cxrignite.runs.checked_files import CheckedFiles
-from cxrignite.runs.exported_model import ExportedModel
+from cxrignite.runs.exported_model import ExportedModel, PreprocessStep
 from cxrignite.workflows.predict.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.integration
@@ -166,20 +169,21 @@ def test_a_manifest_and_a_prevalence_are_read_alike(both, images, tmp_path):
     assert max(float(row["probability"]) for row in rows_of(tmp_path / "exported.csv")) < 1
 
 
-def test_patients_that_the_run_hashes_are_not_written(trained, images, predict, tmp_path, capsys):
-    run_dir = Path(shutil.copytree(trained, tmp_path / "hashed"))
-    (tmp_path / "salt").write_text("0123456789abcdef")
-    (tmp_path / "list.csv").write_text("path,label\nx.png,NORMAL\n")
-    manifest = {
-        "path": str(tmp_path / "list.csv"),
-        "root": str(images.parent),
-        "classes": ["NORMAL", "PNEUMONIA"],
-        "patients": {"salt_file": str(tmp_path / "salt")},
-    }
-    change_recipe(run_dir, source={"class_path": "Manifest", "init_args": manifest})
-    folder = exported_from(run_dir, tmp_path / "model")
+def changed(exported, folder, **fields):
+    """Write the folder with another description, as another run would have it."""
+    shutil.copytree(exported, folder)
+    described = replace(ExportedModel.load(exported), **fields)
+    if described.kind == "torch":
+        (folder / "model.onnx").rename(folder / "model.pt2")
+        described = replace(described, files={"model.pt2": described.files["model.onnx"]})
+    (folder / "model.json").write_bytes(described.to_json())
+    return folder
+
+
+def test_patients_that_the_run_hashes_are_not_written(exported, images, predict, tmp_path, capsys):
+    reading = replace(ExportedModel.load(exported).reading, patients=NewPatients(cells="hidden"))
+    folder = changed(exported, tmp_path / "model", reading=reading)
     (tmp_path / "ward.csv").write_text(f"path,patient\n{min(images.rglob('*.png'))},Smith\n")
-    capsys.readouterr()
     assert predict("exported", folder, "--manifest", tmp_path / "ward.csv") == 0
     assert [row["patient"] for row in rows_of(tmp_path / "exported.csv")] == [""]
     line_with(capsys.readouterr().err, "patient", "hashes")
@@ -198,6 +202,7 @@ def test_transforms_of_a_run_are_applied(trained, images, both, tmp_path, capsys
 PROGRAM = """
 import json, sys
 from cxrignite.cli import run
+from cxrignite.data.patients import NewPatients
 code = run(sys.argv[1:])
 unwanted = "torch monai ignite torchvision timm jsonargparse matplotlib sklearn onnx"
 print(json.dumps([code, sorted(set(unwanted.split()) & set(sys.modules))]))
@@ -317,11 +322,21 @@ def test_a_folder_that_is_no_export_is_refused(predict, images, tmp_path, capsys
     error_line(capsys.readouterr().err, tmp_path / "none" / "model.json")
 
 
-def test_another_format_is_refused(trained, images, predict, tmp_path, capsys):
-    folder = exported_from(trained, tmp_path / "model", "--format", "torch")
-    capsys.readouterr()
+def test_another_format_is_refused(exported, images, predict, tmp_path, capsys):
+    folder = changed(exported, tmp_path / "model", kind="torch")
     assert predict("exported", folder, "--files", images) == 2
     error_line(capsys.readouterr().err, folder, "torch", "--format onnx")
+
+
+def test_a_model_that_onnxruntime_cannot_read_is_refused(
+    exported, images, predict, tmp_path, capsys
+):
+    content = b"no model"
+    files = {"model.onnx": hashlib.sha256(content).hexdigest()}
+    folder = changed(exported, tmp_path / "model", files=files)
+    (folder / "model.onnx").write_bytes(content)
+    assert predict("exported", folder, "--files", images) == 3
+    error_line(capsys.readouterr().err, folder / "model.onnx", "onnxruntime")
 
 
 def test_without_onnxruntime_the_way_out_is_named(exported, images, predict, monkeypatch, capsys):
@@ -330,12 +345,26 @@ def test_without_onnxruntime_the_way_out_is_named(exported, images, predict, mon
     error_line(capsys.readouterr().err, "onnxruntime", "pip install")
 
 
-def test_a_prevalence_of_exclusive_classes_is_refused(trained_classes, predict, tmp_path, capsys):
-    folder = exported_from(trained_classes, tmp_path / "model")
-    capsys.readouterr()
-    images = trained_classes.parent / "images"
+@pytest.mark.parametrize("case", ["exclusive", "unknown"])
+def test_a_prevalence_at_which_probabilities_are_unknown_is_refused(
+    case, exported, images, predict, tmp_path, capsys
+):
+    (finding,) = ExportedModel.load(exported).findings
+    shift = replace(finding.prior_shift, pos_weight=None, logit_shift=None)
+    fields = {"findings": (replace(finding, prior_shift=shift),)}
+    if case == "exclusive":
+        fields = {"exclusive": True}
+    folder = changed(exported, tmp_path / "model", **fields)
     assert predict("exported", folder, "--files", images, "--prevalence", 0.1) == 2
-    error_line(capsys.readouterr().err, "--prevalence", "exclusive")
+    error_line(capsys.readouterr().err, "--prevalence", case)
+
+
+def test_transforms_other_than_monais_are_not_made(exported, images, predict, tmp_path, capsys):
+    steps = (PreprocessStep("os.system", {"command": "touch made"}),)
+    reading = replace(ExportedModel.load(exported).reading, preprocess=steps)
+    folder = changed(exported, tmp_path / "model", reading=reading)
+    assert predict("exported", folder, "--files", images) == 2
+    error_line(capsys.readouterr().err, "os.system", "monai.transforms")
 
 
 def test_a_score_does_not_depend_on_the_other_images_of_its_batch(exported):

@@ -11,9 +11,9 @@ from cxrignite.terminal import counted
 
 _SCALING: dict[GreyScaling, str] = {
     "file": (
-        "an 8-bit image keeps its values; a DICOM file with a window or VOI LUT is scaled by its "
-        "first one; of any other image with more than 8 bits the lowest value becomes 0 and the "
-        "highest 255"
+        "an 8-bit image keeps its values; a DICOM file is scaled by its first VOI LUT, or else by "
+        "its first window; of any other image with more than 8 bits the lowest value becomes 0 "
+        "and the highest 255"
     ),
     "stored": "the full range that the file format can store becomes 0 to 255",
     "minmax": "the lowest value of an image becomes 0 and its highest 255",
@@ -26,8 +26,8 @@ def describe_reading(
 ) -> tuple[str, ...]:
     """State each step from an image file to the input of an exported model."""
     rules = [
-        f"read a file in one of the formats {READ_FORMATS}; of a DICOM file the first frame, with "
-        "its rescale slope and intercept, inverted if it is MONOCHROME1",
+        f"read a file in one of the formats {READ_FORMATS}; in a DICOM file of one frame apply the "
+        "modality LUT or the rescale slope and intercept, and invert MONOCHROME1",
         "make it grey: ITU-R 601 luma; transparency is ignored",
         f"scale it to 8 bits: {_SCALING[grey_scaling]}",
         "rotate a JPEG or PNG upright by its EXIF orientation",
