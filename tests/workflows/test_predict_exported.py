@@ -189,13 +189,14 @@ def test_patients_that_the_run_hashes_are_not_written(exported, images, predict,
     line_with(capsys.readouterr().err, "patient", "hashes")
 
 
-def test_transforms_of_a_run_are_applied(trained, images, both, tmp_path, capsys):
+def test_transforms_of_a_run_are_applied(trained, exported, images, both, tmp_path):
+    settings = {"sigma": 2.0}
     run_dir = Path(shutil.copytree(trained, tmp_path / "smooth"))
-    smooth = {"class_path": "monai.transforms.GaussianSmooth", "init_args": {"sigma": 2.0}}
+    smooth = {"class_path": "monai.transforms.GaussianSmooth", "init_args": settings}
     change_recipe(run_dir, preprocess=[smooth])
-    shutil.rmtree(run_dir / "predictions")
-    folder = exported_from(run_dir, tmp_path / "model")
-    capsys.readouterr()
+    steps = (PreprocessStep("monai.transforms.GaussianSmooth", settings),)
+    reading = replace(ExportedModel.load(exported).reading, preprocess=steps)
+    folder = changed(exported, tmp_path / "model", reading=reading)
     assert both("--files", images / "NORMAL", run_dir=run_dir, folder=folder) == 0
 
 
@@ -254,7 +255,7 @@ def test_a_signal_stops_and_the_same_command_resumes(
         descriptor = os.open(pipe, os.O_WRONLY)
         os.close(descriptor)
     assert process.wait() == code
-    error_line(process.errors, number.value, "again")
+    line_with(process.errors, f"signal {number.value}", "again")
     num_rows = len(rows_of(table))
     assert num_rows >= 40
     pipe.unlink()

@@ -111,6 +111,8 @@ def here(program, exported, monkeypatch, capsys):
     return call
 
 
+# The program ends there, and with it the open file.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_it_cannot_read_it_refuses(here, exported, tmp_path):
     Image.fromarray(np.zeros((48, 48), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(AssertionError, match=r"deep\.png"):
