@@ -126,6 +126,7 @@ OPTIONS = {
     ),
     "predict": (
         _RUN,
+        Option("exported", Path, "Folder made by `export`, in place of --run; needs no torch."),
         Option("files", Path, "Images, folders, or quoted patterns, as 'images/**/*.png'.", "+"),
         Option("manifest", Path, "CSV file that lists the images, in place of --files."),
         Option("path_column", str, "Column with the paths of the images.", default="path"),
@@ -342,12 +343,16 @@ def _bases() -> dict[str, type]:
     from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import Sampler
 
+    import cxrignite.data
     from cxrignite.data import Source
     from cxrignite.data.batch_augment import BatchAugment
     from cxrignite.data.transforms import Transform
     from cxrignite.handlers import Attachable
     from cxrignite.nn import BinaryClassifier, MapLoss
 
+    # A short name is known only if its class is imported, and some are not yet.
+    for name in cxrignite.data.__all__:
+        getattr(cxrignite.data, name)
     return {
         "model": BinaryClassifier,
         "loss": nn.modules.loss._Loss,

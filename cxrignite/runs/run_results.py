@@ -15,8 +15,8 @@ from cxrignite.data.sources import class_pair
 from cxrignite.data.splits import read_findings
 from cxrignite.errors import CheckpointError, DamagedRunError
 from cxrignite.functional import UNKNOWN_LABEL
+from cxrignite.functional.confusion import HIGHEST_CLASS
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
-from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Averages, Evaluation

@@ -17,7 +17,7 @@ from cxrignite.engines import BatchScorer
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.model_card import CARD, LICENCE, model_card
-from cxrignite.reporting.tables import alarm, indented
+from cxrignite.reporting.text_table import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_parity, describe_rule
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.exported_model import (
@@ -104,7 +104,6 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
     folder = RunFolder(run_dir)
     with open_folder(folder, recipe.trainer, writes=False) as (session, _):
         run = load_run(folder, session, recipe, request.operating_point)
-        reading = describe_inputs(recipe.data, folder)
         stored = read_scores(folder, run.rules)
         limits = graph_limits(run.rules, stored)
         records = run.folder.read_split(recipe.data.source.root)
@@ -114,6 +113,8 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
         )
         samples = scored(scorer, images, run.rules, num_checked)
         check = make_check(pipeline, scorer, run.rules, samples) if is_bundle else {}
+        rows, columns = samples.images[0].shape[-2:]
+        reading = describe_inputs(recipe.data, folder, (rows, columns))
         identity = Identity(
             rule_sha256=_rule_sha256(folder, request.operating_point),
             weights_sha256=run.rules[0].weights_sha256,
