@@ -30,7 +30,8 @@ from cxrignite.functional.operating_point import SETTINGS, USUAL_CONFIDENCE
 from cxrignite.handlers import GracefulStop, ThresholdSearch
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
-from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
+from cxrignite.reporting.tables import plan_lines, referral_lines
+from cxrignite.reporting.text_table import alarm, indented
 from cxrignite.reporting.wording import (
     alarm_of_rule,
     describe_family,
