@@ -68,8 +68,7 @@ def write_folder_durably(folder: Path, files: Mapping[str, bytes]) -> None:
         sweep_temporaries(folder.parent, folder.name)
         temporary.mkdir()
         for name, content in files.items():
-            with writing(folder):
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             write_durably(temporary / name, content)
         os.replace(temporary, folder)
         sync_folder(folder.parent)
