@@ -64,15 +64,18 @@ def write_folder_durably(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     temporary = temporary_path(folder)
     try:
-        with writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            sweep_temporaries(folder.parent, folder.name)
-            temporary.mkdir()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(folder.parent, folder.name)
+        temporary.mkdir()
         for name, content in files.items():
             write_durably(temporary / name, content)
-        with writing(folder):
-            os.replace(temporary, folder)
-            sync_folder(folder.parent)
+        os.replace(temporary, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CxrIgniteError(
+            f"cannot write {folder} ({free_bytes(folder)} free): {reason}"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 
 import pytest
@@ -13,6 +14,7 @@ from cxrignite.durable_write import (
     sweep_temporaries,
     temporary_path,
     write_durably,
+    write_folder_durably,
 )
 from cxrignite.errors import CxrIgniteError
 
@@ -112,3 +114,75 @@ def test_a_duplicate_outlives_its_source(has_links, tmp_path, monkeypatch):
 
 def test_a_temporary_is_hidden_and_lies_beside_its_file(tmp_path):
     assert temporary_path(tmp_path / "a.pt") == tmp_path / f".a.pt.{os.getpid()}.tmp"
+
+
+FILES = {"a.bin": b"a" * 1000, "b.json": b"b"}
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_is_written_into_a_new_or_an_empty_one(tmp_path):
+    for name in ("new/folder", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        write_folder_durably(tmp_path / name, FILES)
+        assert content_of(tmp_path / name) == FILES
+        assert list((tmp_path / name).parent.glob(".*")) == []
+
+
+def test_a_folder_with_files_stays_as_it_is(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with refused(CxrIgniteError, "mine", "not empty"):
+        write_folder_durably(tmp_path / "mine", FILES)
+    assert content_of(tmp_path / "mine") == {"notes.txt": b"mine"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_folder_is_complete_or_absent_at_each_call_that_ends_the_writing(
+    is_killed, tmp_path, monkeypatch
+):
+    """A full disk removes what was written; a killed process leaves it for the next one."""
+    if is_killed:
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    num_ended = 0
+    for last in range(100):
+        calls = 0
+
+        def ending(original, last=last):
+            def call(*arguments, **options):
+                nonlocal calls
+                calls += 1
+                if calls > last:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return original(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "replace", "mkdir"):
+                patch.setattr(os, name, ending(getattr(os, name)))
+            try:
+                write_folder_durably(tmp_path / "folder", FILES)
+            except CxrIgniteError as error:
+                assert "folder" in str(error)  # noqa: PT017
+                num_ended += 1
+        if (tmp_path / "folder").exists():
+            assert content_of(tmp_path / "folder") == FILES
+            break
+        assert is_killed or list(tmp_path.iterdir()) == []
+    assert num_ended > 5
+    monkeypatch.undo()
+    write_folder_durably(tmp_path / "other" / "folder", FILES)
+    if not is_killed:
+        assert {path.name for path in tmp_path.iterdir()} == {"folder", "other"}
+
+
+def test_folders_of_dead_processes_are_removed(tmp_path):
+    left = tmp_path / f".folder.{dead_pid()}.tmp"
+    left.mkdir()
+    (left / "a.bin").write_bytes(b"a")
+    write_folder_durably(tmp_path / "folder", FILES)
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]

@@ -47,7 +47,7 @@ def test_fit_says_what_must_be_given_and_what_is_taken_otherwise(capsys):
 def test_of_many_classes_a_few_are_named(capsys):
     said = help_of("fit", capsys)
     assert "torch.optim.Adafactor, torch.optim.Muon, ...)" in said
-    assert "cxrignite.nn.LightCNN, cxrignite.nn.TimmClassifier" in said
+    assert "cxrignite.nn.Ensemble, cxrignite.nn.LightCNN, " in said
 
 
 def test_what_is_printed_is_a_recipe_that_prints_the_same(capsys, recipes_dir, tmp_path):

@@ -59,7 +59,6 @@ def test_only_the_named_findings_are_explained(home, options, names, monkeypatch
         ("[Efusion]", ["--findings", "'Efusion'", "'Effusion'"]),
         ("[Opacity, none]", ["--findings", "'none'"]),
         ("[]", ["--findings", "[]"]),
-        ("Opacity", ["findings", "Opacity"]),
     ],
 )
 def test_a_wrong_finding_is_refused_in_one_line(home, value, facts, monkeypatch, capsys):

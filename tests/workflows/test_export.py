@@ -2,7 +2,9 @@
 
 import csv
 import json
+import signal
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,7 @@ from results import rewrite_rule
 
 from cxrignite.cli import run
 from cxrignite.data import Pipeline, View
-from cxrignite.errors import CheckpointError
+from cxrignite.errors import CheckpointError, CxrIgniteError
 from cxrignite.runs.checked_files import CheckedFiles
 from cxrignite.runs.exported_model import ExportedModel
 from cxrignite.runs.run_folder import RunFolder
@@ -250,7 +252,8 @@ def test_a_moved_run_needs_images_to_check(run_dir, trained, tmp_path, capsys):
 
 def test_own_code_that_reads_images_is_refused(run_dir, tmp_path, capsys, monkeypatch):
     (tmp_path / "own_transform.py").write_text(
-        "class Invert:\n    def __call__(self, image):\n        return 1 - image\n"
+        "from monai.transforms import Transform\n\n\n"
+        "class Invert(Transform):\n    def __call__(self, image):\n        return 1 - image\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     set_recipe(run_dir, preprocess=[{"class_path": "own_transform.Invert"}])
@@ -282,26 +285,26 @@ def test_an_export_that_decides_otherwise_is_not_written(trained, tmp_path, caps
     monkeypatch.setattr(workflow, "make_graph", other)
     fixed = ["--run", trained, "--output", tmp_path / "model", "--format", "torch"]
     refusal(fixed, capsys, "64 of 64", "decisions", "nothing was written", code=1)
-    refusal([*fixed, "--dtype", "fp16"], capsys, "--dtype fp32", code=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_with_other_scores_is_not_written(trained, tmp_path, capsys, monkeypatch):
-    original = workflow.make_graph
+def test_other_scores_are_refused_even_if_no_decision_differs(onnx_folder):
+    model = ExportedModel.load(onnx_folder)
 
-    def other(*args, **settings):
-        graph = original(*args, **settings)
+    def check(is_exact=True, **changes):
+        parity = replace(model.parity, **changes)
+        workflow._check_parity(parity, model.findings, is_exact=is_exact)
 
-        def shifted(images):
-            score, probability, decision = graph.run(images)
-            return score + np.float32(0.01), probability, decision
-
-        return graph._replace(run=shifted)
-
-    monkeypatch.setattr(workflow, "make_graph", other)
-    fixed = ["--run", trained, "--output", tmp_path / "model", "--format", "torch"]
-    refusal(fixed, capsys, "0.0001", "nothing was written", code=1)
-    assert not list(tmp_path.iterdir())
+    check()
+    with refused(CxrIgniteError, "0.0001", "0.01", "nothing was written"):
+        check(score_difference=(0.01,))
+    check(score_difference=(0.01,), is_exact=False)  # half weights
+    check(score_difference=(0.01,), reference="bf16 on cuda")
+    for name in ("score_difference", "probability_difference"):
+        with refused(CxrIgniteError, "nothing was written"):
+            check(**{name: (np.inf,)}, is_exact=False)
+    with refused(CxrIgniteError, "2 of 64", "--dtype fp32"):
+        check(num_decisions_different=(2,), is_exact=False)
 
 
 def test_two_hundred_changed_folders_are_refused_or_equal(onnx_folder, tmp_path):
@@ -354,3 +357,44 @@ def test_the_description_is_plain_json(onnx_folder):
     content = json.loads((onnx_folder / "model.json").read_text())
     assert content["format"] == 1
     assert content["outputs"][2] == {"name": "decision", "dtype": "int64", "shape": ["N", 1]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["trained", "trained_findings"])
+def test_an_ensemble_of_five_folds_is_one_model(which, request, tmp_path):
+    """Those of one finding and of three; both formats."""
+    shared = request.getfixturevalue(which)
+    recipe = ["--config", str(shared.parent / "recipe.yaml"), "--trainer.max_epochs", "1"]
+    folds = [*recipe, "--run_dir", str(tmp_path / "folds"), "--folds", "5"]
+    assert run(["cross_validate", *folds]) == 0
+    ensemble = tmp_path / "folds" / "ensemble"
+    assert run(["test", "--run", str(ensemble)]) == 0
+    for kind in ("onnx", "torch"):
+        model = exported(ensemble, tmp_path / kind, "--format", kind)
+        assert max(model.parity.score_difference) <= 1e-5
+        root, table = shared.parent / "images", ensemble / "predictions" / "test.csv"
+        assert_equals_table(model, tmp_path / kind, root, table)
+
+
+@pytest.mark.slow
+def test_a_killed_export_has_written_everything_or_nothing(trained, tmp_path, start):
+    """Killed at any time, after a start that takes about as long as the export itself."""
+    states = set()
+    rng = np.random.default_rng(0)
+    argv = ["-m", "cxrignite", "export", "--run", str(trained), "--format", "torch", "--output"]
+    began = time.perf_counter()
+    whole = start([*argv, "whole"], cwd=tmp_path)
+    whole.wait(timeout=240)
+    assert whole.returncode == 0, whole.errors
+    seconds = time.perf_counter() - began
+    for number in range(20):
+        process = start([*argv, f"model_{number}"], cwd=tmp_path)
+        # Most of the kills come around the writing, at the end.
+        time.sleep(seconds * rng.uniform(0.5, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        folder = tmp_path / f"model_{number}"
+        if folder.exists():
+            ExportedModel.load(folder)
+        states.add(folder.exists())
+    assert states == {True, False}

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from results import rule_of
 from torch import nn
 
 from cxrignite.data import ImageRecord
 from cxrignite.engines import BatchScorer
+from cxrignite.errors import CxrIgniteError
 from cxrignite.workflows.export.chosen_images import choose_records, graph_limits
 from cxrignite.workflows.export.description import describe_findings
 from cxrignite.workflows.export.graphs import Graph
@@ -120,3 +122,11 @@ def test_a_probability_that_is_nan_differs(samples):
         return score, np.full_like(probability, np.nan), decision
 
     assert compare(graph(change), samples, described()).probability_difference == (np.inf,)
+
+
+def test_a_size_that_the_exported_model_cannot_take_is_named(samples):
+    def run(images):
+        raise AssertionError(f"Guard failed for {images.shape}\nmore")
+
+    with refused(CxrIgniteError, "8 x 8", "test 1.0", "data.image_size"):
+        compare(Graph(b"", 8, 8, run, "test 1.0"), samples, described())

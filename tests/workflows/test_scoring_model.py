@@ -1,5 +1,6 @@
 """All steps after the reading of an image, as one module and as a graph."""
 
+import io
 from functools import partial
 
 import numpy as np
@@ -161,3 +162,12 @@ def test_code_that_depends_on_pixels_is_refused():
     module = ScoringModel(Branching(), [Limits(0.5)], [SHIFT])
     with refused(CxrIgniteError, "--format torch"):
         make_graph(module, images()[0], "torch")
+
+
+def test_no_pixel_of_an_image_is_in_the_file():
+    torch.manual_seed(0)
+    module = ScoringModel(LightCNN(width=4), [Limits(0.5)], [SHIFT])
+    graph = make_graph(module, images()[0], "torch")
+    program = torch.export.load(io.BytesIO(graph.content))
+    assert not program.example_inputs[0][0].any()
+    assert images()[0, 0, 0].numpy().tobytes() not in graph.content

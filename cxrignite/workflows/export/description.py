@@ -42,10 +42,10 @@ def describe_inputs(data: DataRecipe, folder: RunFolder, run_size: Size) -> Read
 
     Raises:
         RecipeError: The run preprocesses images with code that is not MONAI's own. A file cannot
-            hold such code, and nobody should run a class that a received file names.
+            hold such code, and it is not safe to run a class that a received file names.
     """
     steps: list[PreprocessStep] = []
-    # The recipe has the settings as text; the objects do not tell them.
+    # Settings come from the recipe, because transforms do not keep them.
     for step in Tree(folder.read_recipe()).get(_PREPROCESS) or ():
         class_path = step["class_path"]
         own = type(data.preprocess[len(steps)])

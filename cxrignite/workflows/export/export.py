@@ -201,14 +201,16 @@ def _check_parity(parity: Parity, findings: Sequence[ExportedFinding], *, is_exa
             way_out = "use --dtype fp32" if not is_exact else "use --format torch, or report this"
             raise CxrIgniteError(
                 f"the exported model must decide as the run, but {different} of {num_images} "
-                f"decisions{which} differ (largest difference of a score: {score:.1e}); {way_out}; "
+                f"decisions{which} differ (largest difference of a score: {score:.2g}); {way_out}; "
                 "nothing was written"
             )
-        if is_exact and parity.reference == CPU_REFERENCE and score > _MAX_DIFFERENCE:
+        limit = _MAX_DIFFERENCE if is_exact and parity.reference == CPU_REFERENCE else 1.0
+        largest = max(score, parity.probability_difference[index] or 0.0)
+        if largest > limit:
             raise CxrIgniteError(
-                f"the exported model must have the scores of the run, but one{which} differs by "
-                f"{score:.1e}, above {_MAX_DIFFERENCE:g}; use another --format, or report this; "
-                "nothing was written"
+                "the exported model must have the scores and probabilities of the run up to "
+                f"{limit:g}, but one{which} differs by {largest:.2g}; use another --format, or "
+                "report this; nothing was written"
             )
 
 

@@ -79,7 +79,7 @@ def make_graph(
 
     Args:
         module: Takes images, `(N, 1, H, W)`, uint8, and returns a tuple of tensors.
-        image: An image, `(1, H, W)`, uint8.
+        image: An image, `(1, H, W)`, uint8, for its size; its pixels are not used.
         kind: The format.
         any_size: Let rows and columns differ from those of the image, if the module allows it.
         properties: Facts to store in an ONNX file.
@@ -89,7 +89,8 @@ def make_graph(
     """
     side = Dim.AUTO if any_size else Dim.STATIC
     sizes = {0: Dim("N", min=1), 1: Dim.STATIC, 2: side, 3: side}
-    examples = image.expand(_NUM_EXAMPLES, -1, -1, -1).clone()
+    # A file of `torch.export` holds its example, which must not be the image of a patient.
+    examples = image.new_zeros(_NUM_EXAMPLES, *image.shape)
     try:
         with _quiet():
             program = torch.export.export(module.eval(), (examples,), dynamic_shapes=(sizes,))

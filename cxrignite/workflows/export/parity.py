@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from cxrignite.engines import BatchScorer
-from cxrignite.errors import NonFiniteError
+from cxrignite.errors import CxrIgniteError, NonFiniteError, is_resource_error
 from cxrignite.runs.decision_rule import DecisionRule, probabilities
 from cxrignite.runs.exported_model import ExportedFinding, Parity
-from cxrignite.workflows.export.graphs import Graph
+from cxrignite.workflows.export.graphs import Graph, Outputs
 
 BATCH_SIZES = (1, 7)
 """Numbers of images in a pass of the exported model."""
@@ -86,11 +86,14 @@ def compare(graph: Graph, samples: Samples, findings: Sequence[ExportedFinding])
         graph: The exported model.
         samples: Images with the results of the run's model.
         findings: The findings, with the words of the decisions.
+
+    Raises:
+        CxrIgniteError: The exported model cannot take an image.
     """
     score, probability = np.zeros(len(findings)), np.zeros(len(findings))
     differs = np.zeros(samples.score.shape, bool)
     for size in BATCH_SIZES:
-        found = _in_batches(graph.run, samples.images, size)
+        found = _in_batches(_named_errors(graph), samples.images, size)
         score = np.maximum(score, _largest(found[0], samples.score))
         probability = np.maximum(probability, _largest(found[1], samples.probability))
         for column, finding in enumerate(findings):
@@ -110,6 +113,25 @@ def compare(graph: Graph, samples: Samples, findings: Sequence[ExportedFinding])
         ),
         num_decisions_different=tuple(differs.sum(axis=0).tolist()),
     )
+
+
+def _named_errors(graph: Graph) -> Callable[[NDArray[np.uint8]], Outputs]:
+    """Return the function that runs the model; errors of the runtime then name the images."""
+
+    def run(images: NDArray[np.uint8]) -> Outputs:
+        try:
+            return graph.run(images)
+        except Exception as error:  # the types depend on the runtime
+            if is_resource_error(error):
+                raise
+            rows, columns = images.shape[2:]
+            raise CxrIgniteError(
+                f"the exported model must take images of {rows} x {columns}, as the run does, but "
+                f"{graph.runtime} failed: {str(error).strip().splitlines()[0]}; train with "
+                "data.image_size, which gives all images one size"
+            ) from error
+
+    return run
 
 
 def _largest(found: NDArray[Any], expected: NDArray[np.float64]) -> NDArray[np.float64]:

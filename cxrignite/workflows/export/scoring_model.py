@@ -44,7 +44,7 @@ class ScoringModel(nn.Module):
     """All steps of `predict` after the reading of an image, in one module that can be exported.
 
     Args:
-        model: Classifier, which is left in evaluation mode: images in, logits out.
+        model: Classifier, images in, logits out; it is left in evaluation mode, without gradients.
         limits: Thresholds of each finding; None for one without a threshold.
         prior_shifts: Prior shift of each finding.
         exclusive: True if the findings are exclusive classes.
@@ -61,7 +61,7 @@ class ScoringModel(nn.Module):
         views: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
         self.exclusive = exclusive
         self.views = tuple(views)
         # No score reaches infinity, so a missing threshold adds nothing to a decision.
