@@ -7,16 +7,16 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from cxrignite.cli import run
-from cxrignite.runs.checked_files import CheckedFiles
+from cxrignite.runs.exported_model import ExportedModel
 
 pytestmark = pytest.mark.integration
 
@@ -104,6 +104,7 @@ def here(program, exported, monkeypatch, capsys):
     """Run the program in this process."""
 
     def call(*paths, folder=exported):
+        capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [str(program), str(folder), *map(str, paths)])
         exec(compile(program.read_text(), program, "exec"), {})
         return results_of(capsys.readouterr().out.splitlines())
@@ -133,16 +134,14 @@ def test_what_it_cannot_read_it_refuses(here, exported, tmp_path):
         here(folder=tmp_path)
 
 
-def test_a_large_jpeg_is_read_alike(trained, here, tmp_path):
-    # The sides are those at which both decode a quarter; the run is exported with a fixed size.
-    run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
-    recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
-    recipe["data"]["image_size"] = [64, 64]
-    CheckedFiles(run_dir).write(run_dir / "recipe.yaml", yaml.safe_dump(recipe).encode())
-    folder = tmp_path / "model"
-    assert run(["export", "--run", str(run_dir), "--output", str(folder)]) == 0
+def test_a_large_jpeg_is_read_alike(exported, here, tmp_path):
+    # As if the run's images were resized, and at sides of which both decode a quarter.
+    folder, model = tmp_path / "model", ExportedModel.load(exported)
+    shutil.copytree(exported, folder)
+    described = replace(model, reading=replace(model.reading, image_size=model.reading.run_size))
+    (folder / "model.json").write_bytes(described.to_json())
     rng = np.random.default_rng(0)
-    for name, size in (("a", (263, 271)), ("b", (300, 480)), ("c", (64, 64))):
+    for name, size in (("a", (203, 211)), ("b", (240, 370)), ("c", (48, 48))):
         pixels = rng.integers(0, 256, (8, 8), np.uint8)
         Image.fromarray(pixels).resize(size).convert("RGB").save(tmp_path / f"{name}.jpeg")
     paths = [tmp_path / f"{name}.jpeg" for name in "abc"]
@@ -150,12 +149,12 @@ def test_a_large_jpeg_is_read_alike(trained, here, tmp_path):
     argv = ["--exported", str(folder), "--output", str(table), "--files", *map(str, paths)]
     assert run(["predict", *argv]) == 0
     with table.open(newline="") as file:
-        scores = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+        scores = {
+            (row["path"], row["finding"]): float(row["score"]) for row in csv.DictReader(file)
+        }
     found = here(*paths, folder=folder)
-    assert {path: float(cells[0]) for (path, _), cells in found.items()} == pytest.approx(
-        scores, abs=1e-6
-    )
-    assert len({*scores.values()}) == 3
+    assert {key: float(cells[0]) for key, cells in found.items()} == pytest.approx(scores, abs=1e-6)
+    assert len({*scores.values()}) == 9
 
 
 @pytest.mark.slow
