@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -391,7 +392,8 @@ def test_a_killed_export_has_written_everything_or_nothing(trained, tmp_path, st
         process = start([*argv, f"model_{number}"], cwd=tmp_path)
         # Most of the kills come around the writing, at the end.
         time.sleep(seconds * rng.uniform(0.5, 1.2))
-        process.send_signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended
+            process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
         folder = tmp_path / f"model_{number}"
         if folder.exists():
