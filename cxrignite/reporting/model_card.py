@@ -265,16 +265,9 @@ def _results(results: RunResults) -> list[str]:
     lines += _rate_table(names, ranking)
     decided = {name: each for name, each in evaluations.items() if each.at_threshold is not None}
     if decided:
-        columns = [metric_rows.rate_rows(each, results.classes) for each in decided.values()]
-        rates = [
-            RateRow(
-                rows[0].name,
-                rows[0].meaning,
-                [row.by_image[-1] for row in rows],
-                [row.by_patient[-1] for row in rows],
-            )
-            for rows in zip(*columns, strict=True)
-        ]
+        rates = _side_by_side(
+            [metric_rows.rate_rows(each, results.classes) for each in decided.values()]
+        )
         lines += _paragraph(f"Decisions at the chosen threshold. {notes.RATE_INTERVALS}")
         lines += _rate_table([wording.split_name(name) for name in decided], rates)
     shown = run_facts.shown_images(results)
@@ -466,3 +459,18 @@ def _code(text: str) -> str:
 def _escaped(text: str) -> str:
     """Return text that Markdown shows as it is."""
     return _SPECIAL.sub(r"\\\g<0>", printable(text, keep=""))
+
+
+def _side_by_side(columns: Sequence[Sequence[RateRow]]) -> list[RateRow]:
+    """Return a row for each figure; one threshold has fewer figures than two."""
+    by_name = [{row.name: row for row in column} for column in columns]
+    all_rows = {name: row for rows in by_name for name, row in rows.items()}
+    return [
+        RateRow(
+            name,
+            row.meaning,
+            [rows[name].by_image[-1] if name in rows else Figure() for rows in by_name],
+            [rows[name].by_patient[-1] if name in rows else Figure() for rows in by_name],
+        )
+        for name, row in all_rows.items()
+    ]

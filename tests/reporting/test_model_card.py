@@ -103,7 +103,7 @@ def test_a_certificate_that_was_found_not_valid_comes_first(made_up):
     made_up.evaluate(certificate=SHIFTED, shift=SHIFT)
     body = card_of(made_up.root).split("---\n", 2)[2]
     sections = re.findall(r"^## (.*)$", body, flags=re.MULTILINE)
-    assert sections[:3] == ["Decision rule", "Intended use and limits of use", "Results"]
+    assert [each.split()[0] for each in sections[:3]] == ["Decision", "Intended", "Results"]
     rule = section(body, "Decision rule")
     assert_line(rule, "not valid", "test")
     assert_line(rule, "AUC", "0.887", "0.850 to 0.918", "separates the negative")

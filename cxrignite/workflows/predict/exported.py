@@ -97,7 +97,9 @@ def predict_exported(folder: Path, request: Request) -> None:
             )
         num_before = output.num_rows
         rows = _RowMaker(model, scorer, shifts, listing, request.prevalence)
-        _score(records, read, rows, output, model.reading, num_threads)
+        # MONAI's transforms share a state of their module.
+        num_readers = 1 if model.reading.preprocess else num_threads
+        _score(records, read, rows, output, model.reading, num_readers)
         described = [
             DescribedFinding(
                 each.name,
