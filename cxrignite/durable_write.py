@@ -56,7 +56,7 @@ def write_folder_durably(folder: Path, files: Mapping[str, bytes]) -> None:
 
     Args:
         folder: The folder, which does not exist or is empty; missing folders above it are made.
-        files: Content of each file, by its name.
+        files: Content of each file, by its name, which may begin with folders.
 
     Raises:
         CxrIgniteError: If it cannot be written, for example because the disk is full; it names the
@@ -68,6 +68,7 @@ def write_folder_durably(folder: Path, files: Mapping[str, bytes]) -> None:
         sweep_temporaries(folder.parent, folder.name)
         temporary.mkdir()
         for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             write_durably(temporary / name, content)
         os.replace(temporary, folder)
         sync_folder(folder.parent)

@@ -42,12 +42,15 @@ WITH_TORCH = {
     "cxrignite.handlers": f"{HEAVY} cxrignite.data cxrignite.nn scipy.stats scipy.special "
     "scipy.optimize sklearn tensorboard PIL",
     "cxrignite.engines": f"{HEAVY} torch._dynamo torch._inductor",
-    "cxrignite.functional": f"{HEAVY} ignite scipy.stats sklearn",
-    "cxrignite.data": f"{HEAVY} ignite",
     "cxrignite.nn": "ignite jsonargparse monai torchvision matplotlib timm",
     "cxrignite.recipe": "jsonargparse monai torchvision matplotlib timm",
 }
 WITHOUT_TORCH = {
+    "cxrignite.functional": f"torch {HEAVY} ignite scipy.stats sklearn",
+    "cxrignite.data": f"torch {HEAVY} ignite scipy.ndimage",
+    "cxrignite.data.image_files": f"torch {HEAVY} ignite",
+    "cxrignite.data.manifest_table": f"torch {HEAVY} ignite",
+    "cxrignite.workflows.predict.exported": f"torch {HEAVY} ignite onnx onnxruntime sklearn",
     "cxrignite.workflows.download.download": "torch ignite monai torchvision matplotlib numpy yaml",
     "cxrignite.cli": "torch ignite monai torchvision matplotlib jsonargparse numpy",
 }

@@ -24,7 +24,17 @@ _RECIPES_DEFAULT = re.compile(r", default: .*(?=\)$)", re.S)
 
 
 class BriefFormatter(DefaultHelpFormatter):
-    """Formatter that names a few of many classes; `--KEY.help CLASS` describes each."""
+    """Formatter that names a few of many classes; `--KEY.help CLASS` describes each.
+
+    Keys that only the reference describes, and files of single groups, are left out here. If their
+    help were suppressed, jsonargparse would also leave the keys out of the stored recipe.
+    """
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add an action to the help, unless it is left out."""
+        is_summary = action.dest in _SUMMARIES
+        if is_summary or not (action.dest.startswith(_IN_REFERENCE) or action.help == _OF_GROUP):
+            super().add_argument(action)
 
     def _expand_help(self, action: argparse.Action) -> str:
         text: str = _CLASS.sub(r"\1", super()._expand_help(action))
@@ -50,13 +60,11 @@ class OfRunFormatter(BriefFormatter):
         return f"{text.removesuffix(')')}, default: as in the run)"
 
 
-def shorten(parser: ArgumentParser) -> None:
-    """Hide the keys of the help that only the reference describes, and files of single groups."""
+def summarize(parser: ArgumentParser) -> None:
+    """Describe groups of keys in one line each, if only the reference describes the keys."""
     for action in parser._actions:
         if action.dest in _SUMMARIES:
             action.help, action.metavar = _SUMMARIES[action.dest], "KEYS"
-        elif action.dest.startswith(_IN_REFERENCE) or action.help == _OF_GROUP:
-            action.help = argparse.SUPPRESS
 
 
 def hide_all_but(parser: ArgumentParser, keys: tuple[str, ...], options: Collection[str]) -> None:

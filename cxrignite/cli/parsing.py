@@ -126,6 +126,7 @@ OPTIONS = {
     ),
     "predict": (
         _RUN,
+        Option("exported", Path, "Folder made by `export`, in place of --run; needs no torch."),
         Option("files", Path, "Images, folders, or quoted patterns, as 'images/**/*.png'.", "+"),
         Option("manifest", Path, "CSV file that lists the images, in place of --files."),
         Option("path_column", str, "Column with the paths of the images.", default="path"),
@@ -138,9 +139,10 @@ OPTIONS = {
     ),
     "export": (
         _RUN,
-        Option("format", str, "Format of the model: onnx or torch.", default="onnx"),
+        Option("format", str, "Format: onnx, torch or bundle (MONAI).", default="onnx"),
         Option("output", Path, "Folder to write; new or empty. (required)"),
         Option("dtype", str, "Format of the stored weights: fp32 or fp16.", default="fp32"),
+        Option("licence", Path, "File with the licence of the weights, for the folder."),
         Option("check", Path, "Further images to compare the results of model and run on.", "+"),
         _SITE,
     ),
@@ -269,7 +271,7 @@ def recipe_json_schema() -> dict[str, Any]:
 def _recipe_parser(command: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but, shorten
+    from cxrignite.cli.help_text import BriefFormatter, OfRunFormatter, hide_all_but, summarize
     from cxrignite.cli.validation import DENIED_MODULES
     from cxrignite.recipe import Recipe
 
@@ -301,7 +303,7 @@ def _recipe_parser(command: str) -> ArgumentParser:
     parser.set_defaults(
         {key: {"class_path": path} for key, path in _default_parts(command).items()}
     )
-    shorten(parser)
+    summarize(parser)
     if command == "audit":
         own = [option.name for option in OPTIONS[command]]
         hide_all_but(parser, _AUDITED_KEYS, ["print_config", *own])
@@ -341,12 +343,16 @@ def _bases() -> dict[str, type]:
     from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import Sampler
 
+    import cxrignite.data
     from cxrignite.data import Source
     from cxrignite.data.batch_augment import BatchAugment
     from cxrignite.data.transforms import Transform
     from cxrignite.handlers import Attachable
     from cxrignite.nn import BinaryClassifier, MapLoss
 
+    # A short name is known only if its class is imported, and some are not yet.
+    for name in cxrignite.data.__all__:
+        getattr(cxrignite.data, name)
     return {
         "model": BinaryClassifier,
         "loss": nn.modules.loss._Loss,

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from cxrignite.data.image_files import LeftOut, find_images, images_outside, report_left_out
 from cxrignite.data.image_formats import READ_FORMATS
-from cxrignite.data.patients import PATTERNS, image_subgroup, is_patient_name, patient_key
+from cxrignite.data.patients import (
+    PATTERNS,
+    NewPatients,
+    image_subgroup,
+    is_patient_name,
+    patient_key,
+)
 from cxrignite.data.sources import (
     ImageRecord,
     Label,
@@ -112,9 +118,11 @@ class ClassFolders(Source):
 
     def patient_of(self, path: Path) -> str:
         """Return the patient of an image outside of the source, empty if its name has none."""
-        if not is_patient_name(path.name, self.patient_pattern):
-            return ""
-        return patient_key(path.name, self.patient_pattern)
+        return self.new_patients().patient_of(path)
+
+    def new_patients(self) -> NewPatients:
+        """Return the pattern of the patients."""
+        return NewPatients(self.patient_pattern)
 
     def _has_no_splits(self) -> bool:
         """True if the root itself has the class folders, or the images that patterns classify.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,9 @@ MIN_SHARE = 0.05
 
 _SHARES = {"minmax": (0.0, 1.0), "percentiles": (0.01, 0.99)}
 _BLOCK = 2**20
+_MAX_NAMED = 3
+
+_logger = logging.getLogger(__name__)
 
 Values = NDArray[np.float64]
 Bits = NDArray[np.unsignedinteger[Any]]
@@ -85,3 +90,16 @@ def _at_shares(bits: Bits, values: Values, first: float, second: float) -> tuple
     ranks = np.maximum(1, np.ceil(np.array([first, second]) * flat.size))
     low, high = values[order][np.searchsorted(np.cumsum(counts[order]), ranks)]
     return float(low), float(high)
+
+
+def warn_of_nearly_blank(grey_scaling: str, names: Sequence[str], num_images: int) -> None:
+    """Log the number of images that use little of the grey range; nothing if there is none."""
+    if not names:
+        return
+    more = ", ..." if len(names) > _MAX_NAMED else ""
+    _logger.warning(
+        "%d of %d images are nearly blank, with less than %.0f %% of the grey range: %s%s; check "
+        "them, or choose another data.grey_scaling than %s",
+        *(len(names), num_images, 100 * MIN_SHARE, ", ".join(names[:_MAX_NAMED]), more),
+        grey_scaling,
+    )

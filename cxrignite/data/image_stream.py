@@ -1,9 +1,8 @@
-"""A stream of images, each read once and in order; the result is an image or an error text."""
+"""A stream of new images as tensors, read by worker processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,26 +10,11 @@ from torch.utils.data import Dataset
 
 from cxrignite.data.loading import RecordTable, available_workers
 from cxrignite.data.pipeline import Pipeline
+from cxrignite.data.read_batches import ReadBatch, read_batch
 from cxrignite.data.reading import Size
 from cxrignite.data.sources import ImageRecord
 from cxrignite.data.worker_loading import WorkerLoader
-from cxrignite.errors import CxrIgniteError, DataError, UnreadableImageError
-
-
-class ReadBatch(NamedTuple):
-    """A batch of images, with the errors of those that could not be read.
-
-    Attributes:
-        images: The images that were read, shape `(n, 1, H, W)`, uint8; `n` may be 0.
-        positions: Their `n` positions among the stream's records.
-        failures: Error text by position, for all other images of the batch.
-        nearly_blank: Positions of the images that use little of the grey range.
-    """
-
-    images: Tensor
-    positions: list[int]
-    failures: dict[int, str]
-    nearly_blank: list[int]
+from cxrignite.errors import CxrIgniteError
 
 
 class ImageStream:
@@ -75,7 +59,7 @@ class ImageStream:
         """Return the number of batches."""
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[ReadBatch]:
+    def __iter__(self) -> Iterator[ReadBatch[Tensor]]:
         """Return an iterator over the batches, from the first."""
         return iter(self._loader)
 
@@ -84,7 +68,7 @@ class ImageStream:
         self._loader.close()
 
 
-class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
+class _Outcomes(Dataset[ReadBatch[Tensor] | CxrIgniteError]):
     """A data set of whole batches; an image's error is returned, since raising ends the worker."""
 
     def __init__(self, table: RecordTable, pipeline: Pipeline, image_size: Size) -> None:
@@ -93,30 +77,13 @@ class _Outcomes(Dataset[ReadBatch | CxrIgniteError]):
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitems__(self, positions: list[int]) -> ReadBatch | CxrIgniteError:
-        images, failures, nearly_blank = {}, {}, []
-        for position in positions:
-            try:
-                images[position], is_blank = self._read(self._table.path(position))
-                nearly_blank += [position] * is_blank
-            except UnreadableImageError as error:
-                failures[position] = error.reason
-            except DataError as error:  # a transform cannot handle this image
-                failures[position] = str(error)
-            except CxrIgniteError as error:  # the process has a problem, not the image
-                return error
-        empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
-        stacked = torch.stack(list(images.values())) if images else empty
-        return ReadBatch(stacked, list(images), failures, nearly_blank)
+    def __getitems__(self, positions: list[int]) -> ReadBatch[Tensor] | CxrIgniteError:
+        read, path_of = self._pipeline.read_and_judge, self._table.path
+        try:
+            return read_batch(positions, path_of, read, self._stack, self._image_size)
+        except CxrIgniteError as error:
+            return error
 
-    def _read(self, path: str) -> tuple[Tensor, bool]:
-        image, is_blank = self._pipeline.read_and_judge(path)
-        rows, columns = image.shape[-2:]
-        if (rows, columns) != self._image_size:
-            expected_rows, expected_columns = self._image_size
-            raise UnreadableImageError(
-                path,
-                f"it must have {expected_rows} x {expected_columns} pixels after preprocessing, "
-                f"like the run's images, got {rows} x {columns}",
-            )
-        return image, is_blank
+    def _stack(self, images: list[Tensor]) -> Tensor:
+        empty = torch.empty(0, 1, *self._image_size, dtype=torch.uint8)
+        return torch.stack(images) if images else empty

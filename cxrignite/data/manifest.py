@@ -21,6 +21,7 @@ from cxrignite.data.manifest_selection import RowSelection
 from cxrignite.data.manifest_splits import SplitLists, check_split_lists, split_of
 from cxrignite.data.manifest_table import Table, open_table
 from cxrignite.data.masks import MASK, attribute_of
+from cxrignite.data.patients import PATTERNS, NewPatients
 from cxrignite.data.sources import (
     SPLITS,
     ImageRecord,
@@ -195,6 +196,16 @@ class Manifest(Source):
         if self.patients.from_header:
             return self._patient_reader.of_header(path)
         return self._patient_reader.of_name(name_of_new(path, self.root))
+
+    def new_patients(self) -> NewPatients:
+        """Return the pattern of the patients if it is searched in file names and there is no salt.
+
+        Other patterns are searched in paths relative to `root`.
+        """
+        if self.patients.salt_file is not None:
+            return NewPatients(cells="hidden")
+        pattern = self.patients.pattern
+        return NewPatients(pattern if pattern in PATTERNS else None, "cleaned")
 
     def patient_key(self, cell: str) -> str:
         """Return the key of a patient named in a table of new images, as in `records()`.

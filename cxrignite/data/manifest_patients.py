@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cxrignite.data.patients import PATTERNS, hashed_patient, patient_in_path
+from cxrignite.data.patients import PATTERNS, cleaned_patient, hashed_patient, patient_in_path
 from cxrignite.errors import RecipeError, UnreadableImageError
 
 MIN_SALT = 16
 """Least number of bytes of a salt, so that it cannot be guessed."""
-
-# Texts that programs write for an empty cell; taken as a key, all such images would be one patient.
-_GAPS = frozenset(
-    ("", "-", "--", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "nil", "null", "none")
-)
-# A column of numbers with a gap in it is written as floats. `012` is not the number 12.
-_WHOLE_FLOAT = re.compile(r"([1-9][0-9]*|0)\.0+")
 
 
 @dataclass(frozen=True)
@@ -71,11 +64,7 @@ class PatientReader:
         Raises:
             RecipeError: If the salt cannot be used, as in the other methods.
         """
-        key = cell.strip()
-        if key.casefold() in _GAPS:
-            return ""
-        whole = _WHOLE_FLOAT.fullmatch(key)
-        return self._secret(whole[1] if whole else key)
+        return self._secret(cleaned_patient(cell))
 
     def of_name(self, name: str) -> str:
         """Return the key of the patient in an image's path."""

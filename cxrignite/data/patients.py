@@ -6,7 +6,10 @@ import hashlib
 import hmac
 import posixpath
 import re
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Literal
 
 # ChestXRay2017 numbers its bacteria and virus patients independently: `person12_virus` and
 # `person12_bacteria` are two children, so the key includes the type.
@@ -117,3 +120,46 @@ def _search(pattern: str, name: str) -> re.Match[str] | None:
 
 
 _compiled = cache(re.compile)
+
+
+# Texts that programs write for an empty cell; taken as a key, all such images would be one patient.
+_GAPS = frozenset(
+    ("", "-", "--", "nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "nil", "null", "none")
+)
+# A column of numbers with a gap in it is written as floats. `012` is not the number 12.
+_WHOLE_FLOAT = re.compile(r"([1-9][0-9]*|0)\.0+")
+
+
+def cleaned_patient(cell: str) -> str:
+    """Return the patient in a table's cell: `12.0` is `12`; `NaN` or `N/A` is unknown, so empty."""
+    key = cell.strip()
+    if key.casefold() in _GAPS:
+        return ""
+    whole = _WHOLE_FLOAT.fullmatch(key)
+    return whole[1] if whole else key
+
+
+@dataclass(frozen=True)
+class NewPatients:
+    """Patients of new images, as far as they are known without the source of a run.
+
+    Attributes:
+        pattern: Pattern searched in the file name, see `patient_key`; None leaves them unknown.
+        cells: Names in a table of new images: `kept`; `cleaned`, see `cleaned_patient`; or `hidden`
+            if the run replaces them by hashes with a secret. They are then unknown.
+    """
+
+    pattern: str | None = None
+    cells: Literal["kept", "cleaned", "hidden"] = "kept"
+
+    def patient_of(self, path: Path) -> str:
+        """Return the patient of an image file; empty if unknown."""
+        if self.pattern is None or not is_patient_name(path.name, self.pattern):
+            return ""
+        return patient_key(path.name, self.pattern)
+
+    def patient_key(self, cell: str) -> str:
+        """Return the patient named in a table; empty if unknown."""
+        if self.cells == "kept":
+            return cell
+        return "" if self.cells == "hidden" else cleaned_patient(cell)

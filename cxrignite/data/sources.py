@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cxrignite.data.patients import NewPatients
 from cxrignite.errors import RecipeError
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 
@@ -131,6 +132,13 @@ class Source(ABC):
             The patient's key, empty if it is unknown.
         """
         return ""
+
+    def new_patients(self) -> NewPatients:
+        """Return the part of `patient_of` and `patient_key` that needs no file of this source.
+
+        An exported model holds it.
+        """
+        return NewPatients()
 
     def patient_key(self, cell: str) -> str:
         """Return the key of a patient named in a table of new images, as in `records()`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from abc import ABCMeta
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from cxrignite.errors import DataError, RecipeError, is_resource_error
 from cxrignite.write_guard import part_runs
+
+_MONAI_PACKAGES = ("", "monai.transforms")
 
 if TYPE_CHECKING:
     from monai.transforms.transform import Transform as Transform
@@ -42,6 +44,37 @@ else:
 
     class Transform(metaclass=_MonaiTransforms):
         """A MONAI transform, for annotations that are evaluated at run time."""
+
+
+def named_transform(class_path: str, settings: Mapping[str, Any]) -> Transform:
+    """Return a transform of MONAI by its name and its settings.
+
+    Args:
+        class_path: A class of `monai.transforms`, such as `monai.transforms.GaussianSmooth`.
+        settings: Its arguments.
+
+    Raises:
+        RecipeError: MONAI has no such transform, it refuses the settings, or it is not installed.
+    """
+    try:
+        import monai.transforms
+        from monai.transforms.transform import Transform as MonaiTransform
+    except ImportError as error:
+        raise RecipeError(
+            f"the run's data.preprocess needs MONAI for {class_path}; pip install monai"
+        ) from error
+    package, _, name = class_path.rpartition(".")
+    kind = getattr(monai.transforms, name, None) if package in _MONAI_PACKAGES else None
+    if not isinstance(kind, type) or not issubclass(kind, MonaiTransform):
+        raise RecipeError(
+            f"data.preprocess must name transforms of monai.transforms, got {class_path}"
+        )
+    try:
+        with part_runs():
+            found: Transform = kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{class_path} refuses its settings: {error}") from error
+    return found
 
 
 def check_randomness(preprocess: Sequence[Transform], augment: Sequence[Transform]) -> None:

@@ -6,6 +6,8 @@ use; importing `scipy.stats` alone takes a third as long as importing torch and 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cxrignite.functional.calibration import (
     ReliabilityBin,
     calibration_statistics,
@@ -34,26 +36,10 @@ from cxrignite.functional.class_balance import (
     class_counts,
     drawn_share,
     exclusive_probabilities,
+    finding_probabilities,
     soft_pos_weight,
 )
-from cxrignite.functional.confusion import Confusion, Decision, confusion_at, decide
-from cxrignite.functional.faithfulness import (
-    PerturbationCurve,
-    deletion_curve,
-    insertion_curve,
-)
-from cxrignite.functional.findings import (
-    FindingRanks,
-    average_statistics,
-    exclusive_confusion,
-    exclusive_statistics,
-    finding_logit,
-    highest_class,
-    rank_findings,
-    scores_from_logits,
-)
-from cxrignite.functional.gathering import gather_rows
-from cxrignite.functional.grad_cam import CamMaps, CamMethod, CamTarget, grad_cam
+from cxrignite.functional.confusion import Confusion, Decision, confusion_at, decide, highest_class
 from cxrignite.functional.image_choice import UNKNOWN_LABEL, ImageChoice, ImageKind
 from cxrignite.functional.intervals import (
     Interval,
@@ -67,14 +53,8 @@ from cxrignite.functional.intervals import (
     delong_interval,
     patient_resamples,
 )
-from cxrignite.functional.localization import EnergyInside, energy_inside, pointing_game
 from cxrignite.functional.near_duplicates import NearPair, detail_correlation, near_duplicates
-from cxrignite.functional.operating_point import (
-    OperatingPoint,
-    Status,
-    select_operating_point,
-)
-from cxrignite.functional.overlay import overlay
+from cxrignite.functional.operating_point import OperatingPoint, Status, select_operating_point
 from cxrignite.functional.planning import (
     ExpectedReferral,
     ExpectedSensitivity,
@@ -88,15 +68,53 @@ from cxrignite.functional.predictive_values import (
     predictive_intervals,
     predictive_values,
 )
-from cxrignite.functional.random_maps import PairedDifference, paired_difference, random_maps
 from cxrignite.functional.shift import ShiftCheck, check_shift
-from cxrignite.functional.weight_randomization import (
-    RandomizationCheck,
-    randomization_check,
-    randomized_copy,
-    rank_correlation,
-)
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
+from cxrignite.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from cxrignite.functional.class_activation import CamMaps, CamMethod, CamTarget, grad_cam
+    from cxrignite.functional.faithfulness import PerturbationCurve, deletion_curve, insertion_curve
+    from cxrignite.functional.findings import (
+        FindingRanks,
+        average_statistics,
+        exclusive_confusion,
+        exclusive_statistics,
+        finding_logit,
+        rank_findings,
+        scores_from_logits,
+    )
+    from cxrignite.functional.gathering import gather_rows
+    from cxrignite.functional.localization import EnergyInside, energy_inside, pointing_game
+    from cxrignite.functional.map_overlay import overlay
+    from cxrignite.functional.random_importance import (
+        PairedDifference,
+        paired_difference,
+        random_maps,
+    )
+    from cxrignite.functional.weight_randomization import (
+        RandomizationCheck,
+        randomization_check,
+        randomized_copy,
+        rank_correlation,
+    )
+else:
+    # Their modules import torch, which takes seconds.
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "class_activation": "CamMaps CamMethod CamTarget grad_cam",
+            "faithfulness": "PerturbationCurve deletion_curve insertion_curve",
+            "findings": "FindingRanks average_statistics exclusive_confusion exclusive_statistics "
+            "finding_logit rank_findings scores_from_logits",
+            "gathering": "gather_rows",
+            "localization": "EnergyInside energy_inside pointing_game",
+            "map_overlay": "overlay",
+            "random_importance": "PairedDifference paired_difference random_maps",
+            "weight_randomization": "RandomizationCheck randomization_check randomized_copy "
+            "rank_correlation",
+        },
+    )
 
 __all__ = [
     "DEFAULT_PREVALENCES",
@@ -153,6 +171,7 @@ __all__ = [
     "expected_sensitivity",
     "family_level",
     "finding_logit",
+    "finding_probabilities",
     "fit_platt",
     "fit_temperature",
     "gather_rows",

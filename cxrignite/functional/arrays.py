@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 from cxrignite.errors import NonFiniteError
 
-Numbers = Tensor | NDArray[np.generic] | Sequence[float]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Numbers: TypeAlias = "Tensor | NDArray[np.generic] | Sequence[float]"
 """One-dimensional numbers: a tensor, an array, or a plain sequence."""
 
 Patients = Sequence[str] | Sequence[int] | NDArray[Any]
@@ -140,10 +142,19 @@ def as_float64(values: Numbers, name: str) -> NDArray[np.float64]:
     Raises:
         ValueError: If `values` is not one-dimensional.
     """
-    if isinstance(values, Tensor):
-        array = values.detach().to(device="cpu", dtype=torch.float64).numpy()
-    else:
-        array = np.asarray(values, dtype=np.float64)
+    array = all_as_float64(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (N,), got {tuple(array.shape)}")
     return array
+
+
+def all_as_float64(values: Tensor | ArrayLike) -> NDArray[np.float64]:
+    """Return numbers of any shape as in `as_float64`, without an import of torch.
+
+    Args:
+        values: Numbers of any shape, on any device.
+    """
+    torch = sys.modules.get("torch")  # without it there is no tensor
+    if torch is not None and isinstance(values, torch.Tensor):
+        values = values.detach().to(device="cpu", dtype=torch.float64).numpy()
+    return np.asarray(values, dtype=np.float64)

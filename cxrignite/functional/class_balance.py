@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
 from cxrignite.functional.calibrators import (
@@ -18,6 +16,9 @@ from cxrignite.functional.calibrators import (
     prior_logit_shift,
     shift_logit,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NO_SHARE = 1e-9  # rounding of a share of 0
 
@@ -77,6 +78,8 @@ def balanced_weights(labels: Numbers) -> Tensor:
         >>> balanced_weights([0, 1, 1, 1]).tolist()[:2]
         [2.0, 0.6666666666666666]
     """
+    import torch  # here, because the rest of this module does not need it
+
     mask = positive_mask(labels)
     num_positive = int(mask.sum())
     num_negative = mask.size - num_positive
@@ -307,6 +310,34 @@ def exclusive_factors(shifts: Sequence[PriorShift]) -> NDArray[np.float64] | Non
         raise ValueError(f"the first class must have a share above 0, got {first[0]}, {first[1]}")
     factors: NDArray[np.float64] = np.array([first[0], *training]) / np.array([first[1], *seen])
     return factors
+
+
+def finding_probabilities(
+    y_score: NDArray[np.float64],
+    shifts: Sequence[PriorShift],
+    *,
+    exclusive: bool,
+    prevalence: float | None = None,
+) -> list[NDArray[np.float64] | None]:
+    """Return the probabilities of each finding, shape `(N,)`; None if unknown.
+
+    Args:
+        y_score: Scores of K findings, shape `(N, K)`.
+        shifts: The prior shift of each finding.
+        exclusive: True if the findings are exclusive classes.
+        prevalence: Share of positives for which they hold; None is that of the training images,
+            the only one of exclusive classes.
+
+    Examples:
+        >>> shifts = [PriorShift(90, 10, 0.5, 1.0)]
+        >>> finding_probabilities(np.array([[0.5]]), shifts, exclusive=False)[0].round(3)
+        array([0.1])
+    """
+    if not exclusive:
+        pairs = zip(shifts, y_score.T, strict=True)
+        return [shift.probability(each, prevalence) for shift, each in pairs]
+    found = exclusive_probabilities(y_score, shifts)
+    return [None] * len(shifts) if found is None else [*found.T]
 
 
 def drawn_share(labels: Numbers, weights: Numbers | None) -> float:

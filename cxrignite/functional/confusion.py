@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrignite.functional.arrays import Numbers, as_float64, positive_mask
+from cxrignite.functional.arrays import Numbers, all_as_float64, as_float64, positive_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HIGHEST_CLASS = "highest_class"
+"""Column after `decision` if the findings are exclusive classes; see `highest_class`."""
 
 Decision = Literal["negative", "refer", "positive"]
 """Decision for an image; `refer`: a reader decides."""
@@ -147,6 +153,26 @@ def decide(score: float, threshold: float, lower: float | None = None) -> Decisi
     if score >= threshold:
         return "positive"
     return "negative" if lower is None or score < lower else "refer"
+
+
+def highest_class(y_score: Tensor | NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return the exclusive class with the highest score of each image.
+
+    Args:
+        y_score: Scores of all classes but the first, shape `(N, K)`, with sums of at most 1. That
+            of the first class is the rest.
+
+    Returns:
+        Shape `(N,)`: 0 for the first class, k for column k - 1. Of equal scores the first counts.
+
+    Examples:
+        >>> highest_class(np.array([[0.1, 0.2], [0.6, 0.3], [0.4, 0.5]])).tolist()
+        [0, 1, 2]
+    """
+    scores = all_as_float64(y_score)
+    rest = 1 - scores.sum(axis=1, keepdims=True)
+    highest: NDArray[np.int64] = np.hstack([rest, scores]).argmax(axis=1).astype(np.int64)
+    return highest
 
 
 def decision_cells(

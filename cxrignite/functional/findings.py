@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.functional.arrays import Numbers
-from cxrignite.functional.confusion import checked_scores
+from cxrignite.functional.arrays import Numbers, all_as_float64
+from cxrignite.functional.confusion import checked_scores, highest_class
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 from cxrignite.functional.patient_bootstrap import Statistics
 from cxrignite.functional.weighted_metrics import ranking_statistics
@@ -138,7 +138,7 @@ def checked_findings(
         ValueError: If scores are not finite or outside `[0, 1]`, a label has another value, or the
             shapes are not the same `(N, K)`.
     """
-    scores, labels = _matrix(y_score), _matrix(y_true)
+    scores, labels = all_as_float64(y_score), all_as_float64(y_true)
     if scores.ndim != 2 or scores.shape != labels.shape:
         raise ValueError(
             "y_score and y_true must have the same shape (N, K), "
@@ -275,26 +275,6 @@ def average_statistics(
     return statistics
 
 
-def highest_class(y_score: Tensor | NDArray[np.generic]) -> NDArray[np.int64]:
-    """Return the exclusive class with the highest score of each image.
-
-    Args:
-        y_score: Scores of all classes but the first, shape `(N, K)`, with sums of at most 1. That
-            of the first class is the rest.
-
-    Returns:
-        Shape `(N,)`: 0 for the first class, k for column k - 1. Of equal scores the first counts.
-
-    Examples:
-        >>> highest_class(np.array([[0.1, 0.2], [0.6, 0.3], [0.4, 0.5]])).tolist()
-        [0, 1, 2]
-    """
-    scores = _matrix(y_score)
-    rest = 1 - scores.sum(axis=1, keepdims=True)
-    highest: NDArray[np.int64] = np.hstack([rest, scores]).argmax(axis=1).astype(np.int64)
-    return highest
-
-
 def exclusive_confusion(
     y_score: Tensor | NDArray[np.generic], y_true: Tensor | NDArray[np.generic]
 ) -> NDArray[np.int64]:
@@ -392,12 +372,6 @@ def _areas(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[floa
     tp = positive.size - np.searchsorted(positive, positive, side="left")
     fp = negative.size - below
     return area, float(np.mean(tp / (tp + fp)))
-
-
-def _matrix(values: Tensor | NDArray[np.generic]) -> NDArray[np.float64]:
-    if isinstance(values, Tensor):
-        return values.detach().to(device="cpu", dtype=torch.float64).numpy()
-    return np.asarray(values, dtype=np.float64)
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

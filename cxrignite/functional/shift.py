@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
+from cxrignite.functional.arrays import all_as_float64
 from cxrignite.functional.delong import delong_covariance
 from cxrignite.functional.intervals import Interval, delong_interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHIFT_LEVEL = 0.6
 """AUC that the interval must exceed, a choice of this library: below it a classifier is hardly
@@ -196,9 +199,7 @@ def _components(
 
 
 def _as_features(features: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
-    if isinstance(features, Tensor):
-        features = features.detach().double().cpu().numpy()
-    array = np.asarray(features, dtype=np.float64)
+    array = all_as_float64(features)
     if array.ndim != 2 or not array.shape[1]:
         raise ValueError(
             f"{name} must have shape (N, D) with at least one feature, got {array.shape}"

@@ -117,9 +117,8 @@ class BestCheckpoint(Attachable):
         """
         self.best_score = state["best_score"]
         self.best_epoch = state["best_epoch"]
-        self._best_tie = state.get("best_tie")
-        recent = state.get("recent", {})
-        self._recent = {int(epoch): float(value) for epoch, value in recent.items()}
+        self._best_tie = state["best_tie"]
+        self._recent = {int(epoch): float(value) for epoch, value in state["recent"].items()}
 
     def _compare(self, engine: Engine) -> None:
         epoch = engine.state.epoch

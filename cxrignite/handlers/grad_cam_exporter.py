@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxrignite.durable_write import write_durably
+from cxrignite.functional.class_activation import CamMethod, grad_cam
 from cxrignite.functional.gathering import NO_INDEX
-from cxrignite.functional.grad_cam import CamMethod, grad_cam
 from cxrignite.functional.image_choice import UNKNOWN_LABEL, ImageChoice
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.explanation import Explanation, explanations_table

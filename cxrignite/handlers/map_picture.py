@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxrignite.functional.overlay import as_grey, colour_scale, overlay
+from cxrignite.functional.map_overlay import as_grey, colour_scale, overlay
 from cxrignite.handlers.explanation import Explanation
 from cxrignite.terminal import printable
 

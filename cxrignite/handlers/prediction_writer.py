@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cxrignite.csv_text import csv_bytes
 from cxrignite.durable_write import write_durably
-from cxrignite.functional.confusion import decide
-from cxrignite.functional.findings import finding_names, highest_class
+from cxrignite.functional.confusion import HIGHEST_CLASS, decide, highest_class
+from cxrignite.functional.findings import finding_names
 from cxrignite.functional.image_choice import UNKNOWN_LABEL
 from cxrignite.handlers.attachable import Attachable
 from cxrignite.handlers.score_collector import ScoreCollector
@@ -24,8 +24,6 @@ Thresholds = float | Sequence[float | None] | None
 """Threshold, or one for each finding; null makes no decision."""
 
 _COLUMNS = ("label", "score", "probability", "decision")
-HIGHEST_CLASS = "highest_class"
-"""Column after `decision` if the findings are exclusive classes."""
 
 
 class PredictionWriter(Attachable):

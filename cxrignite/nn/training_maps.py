@@ -82,6 +82,8 @@ class TrainingMaps:
     def _keep(self, _layer: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None
+        if not output.requires_grad:  # all weights up to the layer are frozen
+            output = output.detach().requires_grad_()
         self._output = output
         # A copy, because a later operation in place would change what was kept.
         return output.clone()

@@ -81,9 +81,9 @@ class TransferClassifier(BinaryClassifier):
         image_size = _fixed_size(arch, backbone)
         if arch.startswith("densenet"):
             backbone = _with_relu_as_layer(backbone)
-        normalization = (named or published["DEFAULT"]).transforms()
+        mean, std = _input_range(backbone, (named or published["DEFAULT"]).transforms())
         super().__init__(
-            ImageNormalizer(normalization.mean, normalization.std, standardize=standardize),
+            ImageNormalizer(mean, std, standardize=standardize),
             backbone,
             dense_head(num_features, hidden, dropout, num_findings),
             image_size=image_size,
@@ -105,8 +105,7 @@ def _build(arch: str, named: Any, pretrained: bool) -> nn.Module:
         return _load_published(arch, named)
     options: dict[str, Any] = {}
     if arch in _INCEPTIONS:
-        # Without `init_weights` torchvision warns; its weights expect a transformed input.
-        options = {"init_weights": not pretrained, "transform_input": pretrained}
+        options = {"init_weights": not pretrained}  # without it torchvision warns
     network: nn.Module = torchvision.models.get_model(arch, weights=None, **options)
     return network
 
@@ -200,6 +199,19 @@ def _with_relu_as_layer(densenet: nn.Module) -> nn.Sequential:
         "flatten": nn.Flatten(),
     }
     return nn.Sequential(OrderedDict(layers))
+
+
+def _input_range(backbone: Any, published: Any) -> tuple[list[float], list[float]]:
+    """Return mean and deviation of the images that the backbone takes.
+
+    The inceptions transform normalised images to [-1, 1], but only if torchvision loads their
+    weights: a model that is built again from a checkpoint would not. The normaliser does it
+    instead.
+    """
+    if hasattr(backbone, "transform_input"):
+        backbone.transform_input = False
+        return [0.5] * 3, [0.5] * 3
+    return published.mean, published.std
 
 
 def _fixed_size(arch: str, backbone: nn.Module) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,16 +155,18 @@ def _possible_names(key: str) -> Iterator[str]:
 
 
 def check_finite(backbone: nn.Module, origin: str) -> None:
-    """Check that no weight is NaN or infinite.
+    """Check that no weight and no batch statistic is NaN or infinite.
 
     Args:
         backbone: The network.
         origin: Origin of the weights, for the error message.
 
     Raises:
-        WeightsError: If a weight is NaN or infinite.
+        WeightsError: If one is NaN or infinite.
     """
-    for name, weight in backbone.named_parameters():
+    # A mask among the buffers may hold infinite values.
+    statistics = (each for each in backbone.named_buffers() if "running_" in each[0])
+    for name, weight in chain(backbone.named_parameters(), statistics):
         if not torch.isfinite(weight).all():
             raise WeightsError(f"weights {origin} hold NaN or infinite values (first: {name})")
 

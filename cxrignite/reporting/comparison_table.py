@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from cxrignite.csv_text import csv_bytes
-from cxrignite.reporting.tables import alarm
-from cxrignite.reporting.text_table import table_lines
+from cxrignite.reporting.text_table import alarm, table_lines
 from cxrignite.reporting.wording import describe_missing_labels
 from cxrignite.runs.comparison_result import ComparisonResult, Difference
 from cxrignite.terminal import counted, wrapped

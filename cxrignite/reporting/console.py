@@ -13,8 +13,7 @@ from cxrignite.engines.session import Session
 from cxrignite.nn import BinaryClassifier
 from cxrignite.nn.weights import TakenWeights
 from cxrignite.recipe import DataRecipe, MonitorRecipe, TrainerRecipe
-from cxrignite.reporting.tables import alarm, indented
-from cxrignite.reporting.text_table import table_lines
+from cxrignite.reporting.text_table import alarm, indented, table_lines
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status, thresholds_text
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from cxrignite.functional import ExpectedReferral, ExpectedSensitivity, OperatingPoint
 from cxrignite.reporting.numbers import plain_percent
-from cxrignite.reporting.text_table import table_lines
+from cxrignite.reporting.text_table import indented, table_lines
 from cxrignite.reporting.wording import Statement, status
 from cxrignite.runs.evaluation import Decisions, Estimate, Evaluation, Evaluations
-from cxrignite.terminal import counted, wrapped
+from cxrignite.terminal import counted
 
 _RATES = (
     ("TNR (specificity)", "tnr"),
@@ -159,16 +159,6 @@ def statement_lines(statement: Statement | None) -> list[str]:
         return []
     reasons = [indented(reason, "  - ") for reason in statement.reasons]
     return [indented(statement.title.upper(), "!! "), *reasons, indented(statement.text)]
-
-
-def alarm(text: str, finding: str = "") -> list[str]:
-    """Lay out an alarm, which is printed before everything else; no line without one."""
-    return [indented(f"{finding}: {text}" if finding else text, "!! ")] if text else []
-
-
-def indented(text: str, first: str = "  ") -> str:
-    """Wrap a line to fit the terminal; the lines after the first are indented further."""
-    return wrapped(text, first, " " * len(first) + "  ")
 
 
 def _thresholds(decisions: Decisions) -> tuple[str, str]:

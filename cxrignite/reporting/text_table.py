@@ -61,3 +61,13 @@ def table_lines(
         else:
             lines.append(f"{indent}{_GAP.join(cells)}".rstrip())
     return lines
+
+
+def alarm(text: str, finding: str = "") -> list[str]:
+    """Lay out an alarm, which is printed before everything else; no line without one."""
+    return [indented(f"{finding}: {text}" if finding else text, "!! ")] if text else []
+
+
+def indented(text: str, first: str = "  ") -> str:
+    """Wrap a line to fit the terminal; the lines after the first are indented further."""
+    return wrapped(text, first, " " * len(first) + "  ")

@@ -15,7 +15,7 @@ from cxrignite.functional import (
     OperatingPoint,
     PriorShift,
     decide,
-    exclusive_probabilities,
+    finding_probabilities,
 )
 from cxrignite.functional.calibrators import Platt, Temperature, fit_platt, fit_temperature
 from cxrignite.runs.informativeness import Informativeness
@@ -179,11 +179,9 @@ def probabilities(
         prevalence: Share of positives for which they hold; None is that of the training images,
             the only one of exclusive classes.
     """
-    if not rules[0].exclusive:
-        pairs = zip(rules, y_score.T, strict=True)
-        return [rule.prior_shift.probability(each, prevalence) for rule, each in pairs]
-    found = exclusive_probabilities(y_score, [rule.prior_shift for rule in rules])
-    return [None] * len(rules) if found is None else [*found.T]
+    shifts = [rule.prior_shift for rule in rules]
+    exclusive = rules[0].exclusive
+    return finding_probabilities(y_score, shifts, exclusive=exclusive, prevalence=prevalence)
 
 
 @dataclass(frozen=True)

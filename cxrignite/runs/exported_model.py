@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 from pydantic import JsonValue
 
+from cxrignite.data.patients import NewPatients
 from cxrignite.errors import CheckpointError
 from cxrignite.runs.json_codec import from_json, to_json
 
@@ -142,12 +143,17 @@ class Reading:
         grey_scaling: Rule for the values that become black and white; see `GreyScaling`.
         preprocess: Transforms after the resizing, in order; usually none.
         rules: All steps in words.
+        run_size: Rows and columns of the run's images after all steps. An image of another size
+            cannot be scored.
+        patients: Patients of new images.
     """
 
     image_size: tuple[int, int] | None
     grey_scaling: Literal["file", "stored", "minmax", "percentiles"]
     preprocess: tuple[PreprocessStep, ...]
     rules: tuple[str, ...]
+    run_size: tuple[int, int]
+    patients: NewPatients
 
 
 @dataclass(frozen=True)

@@ -166,14 +166,15 @@ class RunFolder:
         """Read the starts from `environment.json`; empty before the first."""
         return (self._find(RunStarts, self.environment_path) or RunStarts()).starts
 
-    def changed_keys(self, recipe_text: str) -> list[str]:
+    def changed_keys(self, recipe_text: str, *, checks_epochs: bool = True) -> list[str]:
         """Return the keys in which a recipe differs from this run's, except those that may change.
 
         Raises:
-            RunFolderError: `trainer.max_epochs` is smaller.
+            RunFolderError: `trainer.max_epochs` is smaller, if that is checked.
         """
         ours, theirs = self._read_keys(), flatten_recipe(yaml.safe_load(recipe_text))
-        check_epochs(self.root, ours, theirs)
+        if checks_epochs:
+            check_epochs(self.root, ours, theirs)
         return changed_keys(ours, theirs)
 
     def recipe_hash(self) -> str:

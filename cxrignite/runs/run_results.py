@@ -15,8 +15,8 @@ from cxrignite.data.sources import class_pair
 from cxrignite.data.splits import read_findings
 from cxrignite.errors import CheckpointError, DamagedRunError
 from cxrignite.functional import UNKNOWN_LABEL
+from cxrignite.functional.confusion import HIGHEST_CLASS
 from cxrignite.handlers.checkpoint_loading import manifest_path, read_manifest
-from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.environment import RunStart
 from cxrignite.runs.evaluation import Averages, Evaluation
@@ -123,15 +123,19 @@ class RunResults:
     _scored: dict[str, list[ScoredImage]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: RunFolder) -> list[RunResults]:
+    def read(cls, folder: RunFolder, site: str | None = None) -> list[RunResults]:
         """Read all results, one for each finding.
+
+        Args:
+            folder: The run folder.
+            site: Name of the site whose decision rule takes the place of the run's own.
 
         Raises:
             DamagedRunError: A file is damaged, of another format, or lost, or was changed.
         """
-        rules, records = folder.find_rules(), folder.read_split("")
+        rules, records = folder.find_rules(site), folder.read_split("")
         recipe, findings = Tree(folder.read_recipe()), read_findings(folder.split_path)
-        sites = {site: folder.find_rules(site) for site in folder.sites}
+        sites = {name: folder.find_rules(name) for name in folder.sites if name != site}
         evaluations = folder.read_evaluations()
         classes = _classes(recipe, records, findings or [rule.finding for rule in rules or ()])
         averages = {name: each.averages for name, each in evaluations.items()}
@@ -155,7 +159,7 @@ class RunResults:
                 first,
                 index=index,
                 rule=rules[index] if rules else None,
-                sites={site: of_site[index] for site, of_site in sites.items() if of_site},
+                sites={name: of_site[index] for name, of_site in sites.items() if of_site},
                 evaluations={name: each.findings[index] for name, each in evaluations.items()},
                 records=[record_of(record, classes, index) for record in records],
             )

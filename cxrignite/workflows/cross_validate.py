@@ -76,6 +76,11 @@ def cross_validate(
         CxrIgniteError: Any other reason that ends a run of `fit`.
     """
     _check(num_folds, num_jobs, resume)
+    if recipe.data.fold is not None:
+        raise RecipeError(
+            f"data.fold must be null for cross_validate, which sets it, got {recipe.data.fold}; "
+            "set --folds"
+        )
     parent = RunFolder(recipe.run_dir)
     folders = [RunFolder(parent.root / f"fold_{index}") for index in range(num_folds)]
     with ExitStack() as stack:
@@ -129,7 +134,8 @@ def _check_resume(parent: RunFolder, resume: str | None, recipe_text: str) -> No
             f"{parent.root} holds {counted(len(runs), 'fold')} already; "
             "resume with --resume auto, or choose another run_dir"
         )
-    if runs and (changed := parent.changed_keys(recipe_text)):
+    # Each fold checks its own epochs; this recipe may be that of a start which they refused.
+    if runs and (changed := parent.changed_keys(recipe_text, checks_epochs=False)):
         raise RunFolderError(
             f"{parent.root} belongs to another recipe; these keys changed: {', '.join(changed)}; "
             "restore their values, or choose another run_dir"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,8 @@ def build_ensemble(
             seen=_SEEN,
             views=recipe.data.views,
         )
+        # Scores of single members, which are more extreme than their means, fit no map for these.
+        rules = tuple(replace(rule, calibrators=None) for rule in rules)
         board = TensorBoardWriter(folder.tensorboard_dir)
         stack.callback(board.close)
         for _ in plots.plot_data(folder, data, board):

@@ -28,7 +28,7 @@ from cxrignite.runs.scores import FindingScores, SplitScores
 from cxrignite.terminal import counted, print_output
 from cxrignite.workflows import plots
 from cxrignite.workflows.allocator_tuning import allocator_tuning
-from cxrignite.workflows.fine_tuning import check_parts, start_from
+from cxrignite.workflows.fine_tuning import check_parts, check_start_is_apart, start_from
 from cxrignite.workflows.map_supervision import build_map_term
 from cxrignite.workflows.parts import (
     Computing,
@@ -215,6 +215,8 @@ def prepare(
         records, cache = read_and_cache(recipe.data, listed, pipeline, recipe.run_dir)
         if state is None:
             records = split_records(recipe.data, records, recipe.seed)
+            if tuning.start_from is not None:
+                check_start_is_apart(records, tuning.start_from)
         else:
             records = frozen_records(recipe.data, folder, current=records)
         leaks = leaked_pairs(records)

@@ -30,7 +30,8 @@ from cxrignite.functional.operating_point import SETTINGS, USUAL_CONFIDENCE
 from cxrignite.handlers import GracefulStop, ThresholdSearch
 from cxrignite.recipe import DataRecipe, Recipe
 from cxrignite.reporting.plots.score_figures import referral_plan, sensitivity_plan
-from cxrignite.reporting.tables import alarm, indented, plan_lines, referral_lines
+from cxrignite.reporting.tables import plan_lines, referral_lines
+from cxrignite.reporting.text_table import alarm, indented
 from cxrignite.reporting.wording import (
     alarm_of_rule,
     describe_family,
@@ -189,9 +190,8 @@ def _adapt(run: FinishedRun, data: DataRecipe, records: list[ImageRecord], seed:
     """
     order = np.random.default_rng(seed).permutation(len(records))
     largest = max(data.eval_batch_size or 2 * data.batch_size, _MIN_BATCH)
-    size = -(-len(records) // -(-len(records) // largest))
     shuffled = build_data(
-        replace(data, eval_batch_size=size),
+        replace(data, eval_batch_size=_even_batch(len(records), largest)),
         [records[each] for each in order],
         seed,
         device=run.computing.device,
@@ -204,6 +204,15 @@ def _adapt(run: FinishedRun, data: DataRecipe, records: list[ImageRecord], seed:
     finally:
         shuffled.close()
     return statistics_bytes(statistics)
+
+
+def _even_batch(num_images: int, largest: int) -> int:
+    """Return the batch size, at least a half of the largest, that fills the last batch best.
+
+    Batch norm refuses one image without other positions, and its statistics alone are no sample.
+    """
+    sizes = range(-(-largest // 2), largest + 1)
+    return min(sizes, key=lambda size: (-num_images % size, -size))
 
 
 def _settings(

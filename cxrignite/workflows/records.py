@@ -6,7 +6,7 @@ import gc
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import ignite.distributed as idist
 
 from cxrignite.data import ImageRecord
 from cxrignite.data.cache_building import inspected, open_cache
-from cxrignite.data.grey_scaling import MIN_SHARE
+from cxrignite.data.grey_scaling import warn_of_nearly_blank
 from cxrignite.data.image_cache import ImageCache
 from cxrignite.data.inspection import Inspection, inspect_images
 from cxrignite.data.leakage import LeakedPair, describe_leaks, leaked_pairs, write_leaks
@@ -27,8 +27,6 @@ from cxrignite.recipe import DataRecipe
 from cxrignite.runs.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
-
-_MAX_NAMED = 3
 
 
 @contextmanager
@@ -286,16 +284,3 @@ def other_records(data: DataRecipe, folder: RunFolder, split: str) -> list[Image
     root = data.source.root
     _logger.info("scoring %d of the %d images in %s", len(readable), len(records), root)
     return [record.moved(split) for record in readable]
-
-
-def warn_of_nearly_blank(grey_scaling: str, names: Sequence[str], num_images: int) -> None:
-    """Log the number of images that use little of the grey range; nothing if there is none."""
-    if not names:
-        return
-    more = ", ..." if len(names) > _MAX_NAMED else ""
-    _logger.warning(
-        "%d of %d images are nearly blank, with less than %.0f %% of the grey range: %s%s; check "
-        "them, or choose another data.grey_scaling than %s",
-        *(len(names), num_images, 100 * MIN_SHARE, ", ".join(names[:_MAX_NAMED]), more),
-        grey_scaling,
-    )

@@ -30,13 +30,8 @@ from cxrignite.handlers import (
 from cxrignite.handlers.prediction_writer import write_predictions
 from cxrignite.nn import BinaryClassifier
 from cxrignite.recipe import DataRecipe, Recipe
-from cxrignite.reporting.tables import (
-    alarm,
-    findings_table,
-    indented,
-    score_table,
-    statement_lines,
-)
+from cxrignite.reporting.tables import findings_table, score_table, statement_lines
+from cxrignite.reporting.text_table import alarm, indented
 from cxrignite.reporting.wording import (
     alarm_of_evaluation,
     alarm_of_rule,

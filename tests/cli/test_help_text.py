@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import yaml
 
 from cxrignite import cli
 from cxrignite.cli.parsing import recipe_json_schema
@@ -65,3 +66,21 @@ def test_what_is_printed_is_a_recipe_that_prints_the_same(capsys, recipes_dir, t
     assert cli.run(["fit", "--config", str(again), "--print_config"]) == 0
     assert capsys.readouterr().out == printed
     assert not (tmp_path / "run").exists()
+
+
+def test_a_key_that_the_help_leaves_out_is_printed_and_stored(capsys, recipes_dir):
+    argv = ["fit", "--config", str(recipes_dir / "baseline_cnn.yaml")]
+    argv += ["--fine_tuning", "{frozen: [backbone.0], lr_factors: {head: 2.0}}"]
+    argv += ["--trainer.averaging", "swa", "--trainer.swa_start", "2"]
+    assert cli.run([*argv, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for group, keys in SCHEMA.items():
+        if "properties" in keys and not {"class_path", "init_args"} & keys["properties"].keys():
+            known = {name for name in keys["properties"] if not name.endswith("+")}
+            assert printed[group].keys() == known, group
+    assert printed["fine_tuning"]["frozen"] == ["backbone.0"]
+    assert printed["fine_tuning"]["lr_factors"] == {"head": 2.0}
+    assert printed["trainer"]["swa_start"] == 2
+    said = help_of("fit", capsys)
+    assert "--fine_tuning.frozen" not in said
+    assert "--trainer.swa_start" not in said

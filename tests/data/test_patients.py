@@ -1,7 +1,9 @@
 import re
+from pathlib import Path
 
 import pytest
 
+from cxrignite.data import ClassFolders, Manifest, ManifestPatients
 from cxrignite.data.patients import image_subgroup, is_patient_name, patient_key
 
 
@@ -56,3 +58,29 @@ def test_a_pattern_does_not_see_the_folders():
 def test_a_pattern_that_is_no_expression_is_refused():
     with pytest.raises(re.error):
         patient_key("a.png", "(")
+
+
+def test_new_patients_are_those_of_the_source(tmp_path):
+    folders = ClassFolders(tmp_path, patient_pattern=r"^(p\d+)_")
+    salt = tmp_path / "salt"
+    salt.write_text("0123456789abcdef")
+    for source, cells in (
+        (folders, ["12.0", " 7", "nan", ""]),
+        (manifest(tmp_path), ["12.0", " 7", "nan", ""]),
+        (manifest(tmp_path, ManifestPatients(pattern="chest-xray-2017")), ["12.0", "N/A"]),
+    ):
+        new = source.new_patients()
+        assert [new.patient_key(cell) for cell in cells] == list(map(source.patient_key, cells))
+        for name in ("p12_1.png", "person3_virus_4.jpeg", "other.png"):
+            assert new.patient_of(tmp_path / name) == source.patient_of(tmp_path / name)
+    assert folders.new_patients().patient_of(Path("a/p12_1.png")) == "p12"
+    hidden = manifest(tmp_path, ManifestPatients(pattern="chest-xray-2017", salt_file=salt))
+    assert hidden.new_patients().patient_key("12") == ""
+    assert hidden.new_patients().patient_of(tmp_path / "person3_virus_4.jpeg") == ""
+    # Searched in the path relative to the root, which an export does not have.
+    in_path = manifest(tmp_path, ManifestPatients(pattern=r"ward(\d+)/"))
+    assert in_path.new_patients().patient_of(tmp_path / "ward3" / "a.png") == ""
+
+
+def manifest(folder, patients=ManifestPatients()):  # noqa: B008
+    return Manifest(folder / "list.csv", ["NORMAL", "MASS"], root=folder, patients=patients)

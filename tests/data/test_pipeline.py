@@ -17,6 +17,7 @@ from monai.transforms import (
     CenterSpatialCrop,
     Compose,
     EnsureChannelFirst,
+    GaussianSmooth,
     Lambda,
     NormalizeIntensity,
     RandAdjustContrast,
@@ -29,6 +30,7 @@ from monai.transforms import (
 
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import read_image
+from cxrignite.data.transforms import named_transform
 from cxrignite.errors import DataError, RecipeError, UnreadableImageError
 
 
@@ -230,3 +232,23 @@ def test_the_data_room_imports_no_monai_and_no_pydicom_for_images_that_are_no_di
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_transform_is_made_by_its_name_and_settings(path):
+    named = named_transform("monai.transforms.GaussianSmooth", {"sigma": 1.0})
+    assert torch.equal(Pipeline([named])(path), Pipeline([GaussianSmooth(sigma=1.0)])(path))
+
+
+@pytest.mark.parametrize(
+    ("class_path", "settings"),
+    [
+        ("os.system", {}),
+        ("monai.transforms.NoSuch", {}),
+        ("monai.transforms.Path", {}),
+        ("monai.transforms.io.array.SaveImage", {}),
+        ("monai.transforms.GaussianSmooth", {"sigm": 1}),
+    ],
+)
+def test_no_other_class_is_made(class_path, settings):
+    with refused(RecipeError, class_path):
+        named_transform(class_path, settings)

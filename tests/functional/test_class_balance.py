@@ -10,6 +10,7 @@ from cxrignite.functional import (
     class_counts,
     drawn_share,
     exclusive_probabilities,
+    finding_probabilities,
     soft_pos_weight,
 )
 
@@ -208,3 +209,15 @@ def test_impossible_exclusive_probabilities_are_refused():
         exclusive_probabilities([[1.2, 0.3]], shifts)
     with refused(ValueError, "first class"):
         exclusive_probabilities([[0.2, 0.3]], [PriorShift(70, 30, 0.5, 1.0)] * 2)
+
+
+def test_the_probabilities_of_findings_are_those_of_each_or_of_all():
+    score = np.array([[0.2, 0.3], [0.6, 0.1]])
+    shifts = [PriorShift(70, 30, 0.3, 2.0), PriorShift(90, 10, 0.1, None)]
+    known, unknown = finding_probabilities(score, shifts, exclusive=False, prevalence=0.4)
+    assert unknown is None
+    np.testing.assert_array_equal(known, shifts[0].probability(score[:, 0], 0.4))
+    assert finding_probabilities(score, shifts, exclusive=True) == [None, None]
+    shifts = [PriorShift(70, 30, 1 / 3, 1.0), PriorShift(90, 10, 1 / 3, 1.0)]
+    found = finding_probabilities(score, shifts, exclusive=True)
+    np.testing.assert_array_equal(np.stack(found, 1), exclusive_probabilities(score, shifts))

@@ -12,7 +12,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from cxrignite.functional import Confusion, confusion_at
+from cxrignite.functional import Confusion, confusion_at, highest_class
 from cxrignite.functional.confusion import counts_by_threshold
 
 
@@ -63,3 +63,9 @@ def test_counts_by_threshold_are_those_of_each_threshold_alone():
     for threshold, *counts in zip(thresholds, fp, tp, strict=True):
         cells = confusion_at(scores, positive, threshold)
         assert counts == [cells.fp, cells.tp]
+
+
+def test_the_highest_class_counts_the_rest_as_the_first():
+    y_score = np.array([[0.2, 0.1], [0.5, 0.1], [0.2, 0.7], [0.25, 0.25], [0.25, 0.5]])
+    assert highest_class(y_score).tolist() == [0, 1, 2, 0, 2]
+    assert highest_class(torch.tensor([[0.4, 0.4]])).tolist() == [1]

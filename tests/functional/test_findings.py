@@ -11,7 +11,6 @@ from cxrignite.functional import (
     exclusive_confusion,
     exclusive_statistics,
     finding_logit,
-    highest_class,
     rank_findings,
     scores_from_logits,
 )
@@ -195,9 +194,3 @@ def test_the_logit_of_a_finding_gives_its_score():
     assert torch.equal(finding_logit(logits, 1), logits[:, 1])
     for column in (logits[:, :1], logits[:, 0]):
         assert torch.equal(finding_logit(column, 0, exclusive=True), logits[:, 0])
-
-
-def test_the_highest_class_counts_the_rest_as_the_first():
-    y_score = np.array([[0.2, 0.1], [0.5, 0.1], [0.2, 0.7], [0.25, 0.25], [0.25, 0.5]])
-    assert highest_class(y_score).tolist() == [0, 1, 2, 0, 2]
-    assert highest_class(torch.tensor([[0.4, 0.4]])).tolist() == [1]

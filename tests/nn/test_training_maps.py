@@ -38,6 +38,19 @@ def networks():
     }
 
 
+@pytest.mark.parametrize("name", ["linear", "dense"])
+def test_a_head_is_taught_behind_a_frozen_backbone(name):
+    model = networks()[name]
+    maps = TrainingMaps(model, SIZE)
+    model.freeze(["backbone"])
+    model.train()
+    rows = torch.arange(4)
+    maps.of(model(images_of()), rows, torch.zeros_like(rows)).square().sum().backward()
+    trained = [each for each, weight in model.named_parameters() if weight.grad is not None]
+    assert trained
+    assert all(each.startswith("head.") for each in trained)
+
+
 def images_of(number=4):
     return torch.rand(number, 1, *SIZE, generator=torch.Generator().manual_seed(1))
 

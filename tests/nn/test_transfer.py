@@ -201,8 +201,30 @@ def test_a_local_file_of_an_inception_network_may_have_its_auxiliary_heads(tmp_p
     torch.save(network.state_dict(), tmp_path / "googlenet.pt")
     model = TransferClassifier("googlenet", weights=str(tmp_path / "googlenet.pt"), hidden=8)
     assert torch.equal(model.backbone.conv1.conv.weight, network.conv1.conv.weight)
-    # As torchvision does it with its published weights.
-    assert model.backbone.transform_input
+
+
+@torch.inference_mode()
+def test_an_inception_network_gets_the_range_of_its_weights_also_from_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    network = torchvision.models.googlenet(
+        init_weights=False,
+        aux_logits=False,
+        transform_input=True,  # as with published weights
+    ).eval()
+    torch.save(network.state_dict(), tmp_path / "googlenet.pt")
+    model = TransferClassifier("googlenet", weights=str(tmp_path / "googlenet.pt"), hidden=8)
+    again = TransferClassifier("googlenet", hidden=8)
+    again.load_state_dict(model.state_dict())
+    model.eval(), again.eval()
+    images = torch.rand(2, 1, 64, 64)
+    network.fc = torch.nn.Identity()
+    normalize = torchvision.models.GoogLeNet_Weights.DEFAULT.transforms()
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (normalize.mean, normalize.std))
+    expected = network((images - mean) / std)
+    assert torch.allclose(
+        model.backbone(model.normalizer(images)), expected, atol=1e-4 * expected.std()
+    )
+    assert torch.equal(again(images), model(images))
 
 
 def test_the_key_names_of_torchvisions_published_densenet_files_are_known(tmp_path):
@@ -238,11 +260,12 @@ def test_the_wrong_architecture_is_reported_by_counts_and_first_keys(tmp_path, r
         TransferClassifier("squeezenet1_1", weights=str(path))
 
 
-def test_weights_with_nan_are_refused(tmp_path, resnet18):
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
+def test_weights_with_nan_are_refused(name, tmp_path, resnet18):
     state = {key: value.clone() for key, value in resnet18.state_dict().items()}
-    state["conv1.weight"][0] = float("nan")
+    state[name][0] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
-    with refused(WeightsError, "NaN", "conv1.weight"):
+    with refused(WeightsError, "NaN", name):
         TransferClassifier("resnet18", weights=str(tmp_path / "nan.pt"))
 
 

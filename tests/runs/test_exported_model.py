@@ -11,6 +11,7 @@ import pytest
 from messages import refused
 from results import rule_of
 
+from cxrignite.data.patients import NewPatients
 from cxrignite.errors import CheckpointError
 from cxrignite.runs.exported_model import ExportedModel, Parity, Reading, TensorSpec
 from cxrignite.workflows.export.description import describe_findings, output_specs
@@ -32,7 +33,7 @@ def described(rule, limits):
         weights_sha256=rule.weights_sha256,
         batch_norm_sha256=None,
         views=({"shift": [0.1, 0.0], "scale": 1.0, "gamma": 0.9},),
-        reading=Reading((64, 48), "file", (), ("read it",)),
+        reading=Reading((64, 48), "file", (), ("read it",), (64, 48), NewPatients()),
         input=TensorSpec("image", "uint8", ("N", 1, 64, 48)),
         outputs=output_specs(1),
         run="run",

@@ -20,9 +20,11 @@ VARIABLE = {
     r"\b(process|pid) \d+": r"\1 N",
     r"[\d,]+ (bytes )?free": r"N \1free",
     r"\b[0-9a-f]{64}\b": "SHA256",
+    r'"[0-9a-f]{11}\.\.\."': '"SHA256..."',
     r"127\.0\.0\.1:\d{4,5}": "127.0.0.1:PORT",
     r"\d+ bytes, N free": "N bytes, N free",
     r"\d\.\d{3,}(e-\d+)?": "#.###",
+    r"\b\d(\.\d+)?e-\d\d\b": "#e-##",
 }
 
 

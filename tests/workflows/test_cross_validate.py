@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxrignite.cli import run
 from cxrignite.data.splits import read_split
+from cxrignite.errors import RunFolderError
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.stops import StopRequested, stoppable
 from cxrignite.workflows import cross_validate
@@ -121,6 +122,9 @@ def test_the_ensemble_averages_the_folds_and_certifies_on_images_that_none_has_s
         assert score == pytest.approx(np.mean([each[name] for each in folds]), abs=1e-6)
     chosen = point(parent / "ensemble" / "operating_point.json")
     assert (chosen["status"], chosen["chosen_on"]) == ("certified", "calibration")
+    # Fitted on scores of single members, they would not fit their mean.
+    assert finding(parent / "ensemble" / "operating_point.json")["calibrators"] is None
+    assert finding(parent / "fold_0" / "operating_point.json")["calibrators"] is not None
 
 
 def test_every_command_takes_the_ensemble(parent, trained, tmp_path, capsys):
@@ -173,12 +177,23 @@ def test_a_resumed_one_repeats_only_what_is_not_finished(parent, unfinished, tra
         (["--folds", "1", "--resume", "auto"], ["--folds", "2", "1"]),
         (["--jobs", "0"], ["--jobs", "1", "0"]),
         (["--resume", "last.pt"], ["--resume", "auto", "last.pt"]),
+        (["--data.fold", "{index: 0, count: 5}"], ["data.fold", "--folds", "5"]),
     ],
-    ids=["not resumed", "more folds", "another seed", "one fold", "no job", "a file"],
+    ids=["not resumed", "more folds", "another seed", "one fold", "no job", "a file", "a fold"],
 )
 def test_what_cannot_be_continued_is_refused(parent, trained, changed, facts, capsys):
     assert run(arguments(trained, parent, *changed)) == 2
     error_line(capsys.readouterr().err, *facts)
+
+
+def test_the_epochs_of_a_start_that_the_folds_refused_do_not_count(tmp_path):
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "history.csv").touch()
+    parent, text = RunFolder(tmp_path), "trainer: {max_epochs: %d}\n"
+    parent.files.write(parent.recipe_path, (text % 2).encode())
+    cross_validate._check_resume(parent, "auto", text % 1)
+    with refused(RunFolderError, "seed"):
+        cross_validate._check_resume(parent, "auto", text % 1 + "seed: 4\n")
 
 
 def test_two_at_a_time_without_calibration_images_are_not_certified(command, trained, tmp_path):

@@ -170,6 +170,12 @@ def test_a_run_starts_from_the_best_weights_of_another(fit, tmp_path, capsys):
     assert all(torch.equal(first[name], second[name]) for name in first if "backbone" in name)
     assert not all(torch.equal(first[name], second[name]) for name in first)
     manifest = json.loads((tmp_path / "first" / "checkpoints" / "best.json").read_text())
+    # With another seed, images that it was trained on are validated.
+    for place in ("", "checkpoints/best.pt"):
+        start = {"start_from": str(tmp_path / "first" / place)}
+        capsys.readouterr()
+        assert fit("apart", fine_tuning=start, seed=4) == 3
+        error_line(capsys.readouterr().err, "fine_tuning.start_from", tmp_path / "first", "val")
     # Resumed without the file.
     (tmp_path / "first").rename(tmp_path / "gone")
     assert fit("second", "--resume", "auto", fine_tuning=tuning, trainer={"max_epochs": 3}) == 0

@@ -462,3 +462,11 @@ def test_what_has_no_statistics_or_several_processes_is_refused(model, num_proce
     run = SimpleNamespace(model=model, session=SimpleNamespace(world_size=num_processes))
     with refused(RecipeError, *facts):
         recalibration._check_adaptable(run)
+
+
+@pytest.mark.parametrize("largest", [16, 64])
+def test_no_batch_that_statistics_are_estimated_on_is_much_smaller_than_the_others(largest):
+    for number in range(64, 1200):
+        size = recalibration._even_batch(number, largest)
+        assert largest / 2 <= size <= largest
+        assert (number - 1) % size + 1 >= size / 3, number

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from cxrignite.recipe import Recipe
 
-_EXPORT_FORMATS = ("onnx", "torch")
+_EXPORT_FORMATS = ("onnx", "torch", "bundle")
 
 
 def score_command(argv: list[str], split: str) -> int:
@@ -84,8 +84,33 @@ def _positions(names: str | list[str] | None, findings: Sequence[str]) -> list[i
 
 
 def predict_command(argv: list[str]) -> int:
-    """Run `predict`."""
+    """Run `predict`, with a run or with an exported model."""
+    if option_values("--exported", argv):
+        from cxrignite.cli.commands.without_recipe import predict_exported_command
+
+        return predict_exported_command(argv)
     recipe, options = _recipe_of_run("predict", with_maps(argv))
+    check_images(argv, options)
+    del options["exported"]
+    from cxrignite.workflows.predict.predict import predict
+    from cxrignite.workflows.predict.request import Request
+
+    files, maps = options.pop("files") or (), options.pop("maps")
+    predict(recipe, options.pop("run"), Request(files=files, draws_maps=maps, **options))
+    return 0
+
+
+def check_images(argv: list[str], options: dict[str, Any]) -> None:
+    """Check the options of `predict` that name images, and the prevalence.
+
+    Args:
+        argv: The arguments.
+        options: The parsed options.
+
+    Raises:
+        RecipeError: There is not exactly one of `files` and `manifest`, a column is named without
+            the latter, or the prevalence is out of range.
+    """
     if (options["files"] is None) == (options["manifest"] is None):
         raise RecipeError("name the images with either --files PATH ... or --manifest FILE")
     columns = ("--path_column", "--patient_column")
@@ -93,11 +118,6 @@ def predict_command(argv: list[str]) -> int:
         raise RecipeError(f"{' and '.join(columns)} need --manifest")
     if options["prevalence"] is not None:
         _check_prevalences([options["prevalence"]], "--prevalence")
-    from cxrignite.workflows.predict.predict import Request, predict
-
-    files, maps = options.pop("files") or (), options.pop("maps")
-    predict(recipe, options.pop("run"), Request(files=files, draws_maps=maps, **options))
-    return 0
 
 
 def export_command(argv: list[str]) -> int:
@@ -107,7 +127,7 @@ def export_command(argv: list[str]) -> int:
         if options[name] not in values:
             near = suggestion(options[name], values)
             raise RecipeError(
-                f"--{name} must be {' or '.join(values)}, got '{options[name]}'{near}"
+                f"--{name} must be one of {', '.join(values)}, got '{options[name]}'{near}"
             )
     if options["output"] is None:
         raise RecipeError("name the folder to write: --output DIR")
@@ -119,6 +139,7 @@ def export_command(argv: list[str]) -> int:
         options["dtype"],
         options["check"] or (),
         options["operating_point"],
+        options["licence"],
     )
     export(recipe, options["run"], request)
     return 0

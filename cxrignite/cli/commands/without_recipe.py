@@ -1,4 +1,4 @@
-"""Commands that take no recipe: `compare`, `report`, `download`, `recipes`."""
+"""Commands that take no recipe, among them `predict` with an exported model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cxrignite.cli.commands.with_run_recipe import checked_name
-from cxrignite.cli.parsing import COMMANDS
+from cxrignite.cli.commands.with_run_recipe import check_images, checked_name
+from cxrignite.cli.parsing import COMMANDS, OPTIONS, option_values
 from cxrignite.cli.user_paths import user_path
 from cxrignite.errors import RecipeError, suggestion
 from cxrignite.terminal import print_output
@@ -55,6 +55,48 @@ def report_command(argv: list[str]) -> int:
     page = write_report(options.run, options.output, source_root=options.source_root)
     print_output(f"{page}\n")
     return 0
+
+
+def predict_exported_command(argv: list[str]) -> int:
+    """Run `predict` with an exported model, without an import of torch."""
+    if option_values("--run", argv):
+        raise RecipeError("name the model with either --run RUN or --exported DIR")
+    offered = {option.name: option for option in OPTIONS["predict"]}
+    for name in ("run", "operating_point", "maps"):
+        del offered[name]
+    of_run = {
+        **dict.fromkeys(("maps", "explain"), "an exported model gives no maps"),
+        "operating_point": "an exported model has one operating point",
+        **dict.fromkeys(("data", "trainer"), "an exported model has its own settings"),
+    }
+    for arg in argv:
+        key = arg[2:].partition("=")[0]
+        if arg.startswith("--") and key.partition(".")[0] in of_run:
+            raise RecipeError(f"--{key} needs --run: {of_run[key.partition('.')[0]]}")
+    parser = OneLineParser("cxrignite predict", f"{COMMANDS['predict']}.")
+    kinds = {Path: user_path, bool: _true_or_false}
+    for option in offered.values():
+        parser.add_argument(
+            f"--{option.name}",
+            type=kinds.get(option.type, option.type),
+            nargs=option.nargs,
+            default=option.default,
+            help=option.help.replace("%", "%%"),
+        )
+    options = vars(parser.parse_args(argv))
+    check_images(argv, options)
+    from cxrignite.workflows.predict.exported import predict_exported
+    from cxrignite.workflows.predict.request import Request
+
+    files = options.pop("files") or ()
+    predict_exported(options.pop("exported"), Request(files=files, **options))
+    return 0
+
+
+def _true_or_false(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got '{text}'")
+    return text == "true"
 
 
 def download_command(argv: list[str]) -> int:

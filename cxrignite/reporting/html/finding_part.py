@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from PIL import Image
 
-from cxrignite.data.sources import UNKNOWN
-from cxrignite.reporting import wording
-from cxrignite.reporting.html import card, explorer, map_checks, maps, tables, wrong_decisions
+from cxrignite.reporting import metric_rows, run_facts, wording
+from cxrignite.reporting.html import explorer, map_checks, maps, wrong_decisions
 from cxrignite.reporting.html.html_page import render_part, to_data_uri
 from cxrignite.reporting.numbers import (
     UNDEFINED,
@@ -21,11 +20,11 @@ from cxrignite.reporting.numbers import (
     share_text,
     zone_text,
 )
-from cxrignite.reporting.wording import RuleStatement, Statement
+from cxrignite.reporting.rule_statements import state_threshold
+from cxrignite.reporting.wording import RuleStatement, Statement, notes
 from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.run_results import RunResults
-from cxrignite.terminal import counted
 
 _TEMPLATE = "finding_template.html"
 _NUM_COLOURS = 64
@@ -124,20 +123,9 @@ def collect_part(
     classes, evaluations, rule = results.classes, results.evaluations, results.rule
     is_only = results.has_one_finding
     prefix = "" if is_only else f"finding-{results.index + 1}-"
-    shown = shown_images(results)
+    shown = run_facts.shown_images(results)
     evaluation = evaluations.get(shown)
-    # Evaluations at a site's threshold do not affect the run's own certificate.
-    own = {
-        name: each
-        for name, each in evaluations.items()
-        if rule and each.rule.chosen_on == rule.chosen_on
-    }
-    statement = wording.state_rule(rule, classes, own)
-    checked = {name: wording.check_rule(name, each) for name, each in evaluations.items()}
-    stale = [wording.check_freshness(name, each, rule) for name, each in evaluations.items()]
-    statements = [each for each in (*checked.values(), *stale) if each]
-    # The statement on the threshold names the images for which its certificate is not valid.
-    named = [checked[name] for name, each in own.items() if each.is_invalid]
+    stated = state_threshold(results)
     decisions = evaluation.at_threshold if evaluation else None
     decided = decisions or (rule if rule and rule.point else None)
     threshold = 0.5 if decided is None or decided.threshold is None else decided.threshold
@@ -154,7 +142,6 @@ def collect_part(
     checks = mapped.checks if mapped else None
     measured = map_checks.map_checks(checks) if checks else []
     explored = explorer.explore_run(results, limits.num_bounds)
-    is_invalid = any(each.is_invalid for each in own.values())
     figures = read_figures(
         results.folder,
         {kind: f"{kind}_{results.results_name(shown)}" for kind in _FIGURES},
@@ -165,20 +152,22 @@ def collect_part(
         "prefix": prefix,
         "level": 2 if is_only else 3,
         "classes": classes,
-        "negatives": "" if is_only else _negatives(results),
+        "negatives": "" if is_only else run_facts.describe_negatives_of(results),
         # A page of several findings states once what holds for all of them.
         "is_finished": results.folder.is_finished or not is_only,
-        "statements": [*of_run, *statements] if is_only else statements,
-        "is_invalid": is_invalid,
-        "rule": statement,
+        "statements": [*of_run, *stated.warnings] if is_only else stated.warnings,
+        "is_invalid": stated.is_invalid,
+        "rule": stated.rule,
         "threshold": zone_text(rule.threshold, rule.lower_threshold) if rule else UNDEFINED,
         "refers": lower is not None,
+        "notes": notes,
+        "terms": notes.define_rates(classes, refers=lower is not None),
         "threshold_probability": score_text(rule.threshold_probability)
         if rule and rule.threshold_probability is not None
         else "",
         "tnr": share_text(decisions.tnr) if decisions else Figure(),
         "tpr": share_text(decisions.tpr) if decisions else Figure(),
-        "observations": tables.observation_rows(results),
+        "observations": metric_rows.observation_rows(results),
         "sites": {
             name: (
                 wording.state_rule(site, classes, {})
@@ -189,17 +178,19 @@ def collect_part(
             for name, site in results.sites.items()
         },
         "shown": wording.split_name(shown),
-        "size": _size(evaluation, results, shown),
+        "size": run_facts.size_of(evaluation, results, shown),
         "is_tested": "test" in evaluations or not is_only,
-        "has_test": "test" in results.split_names,
-        "confusions": tables.confusion_tables(evaluation, classes) if evaluation else [],
-        "rates": tables.rate_rows(evaluation, classes) if evaluation else [],
-        "at_prevalences": tables.prevalence_rows(evaluation, classes) if evaluation else [],
+        "untested": notes.describe_untested(
+            wording.split_name(shown), has_test="test" in results.split_names
+        ),
+        "confusions": metric_rows.confusion_tables(evaluation, classes) if evaluation else [],
+        "rates": metric_rows.rate_rows(evaluation, classes) if evaluation else [],
+        "at_prevalences": metric_rows.prevalence_rows(evaluation, classes) if evaluation else [],
         "prevalence": _prevalence(evaluation),
         "explorer": explored,
         "other_threshold": wording.describe_other_threshold(rule),
-        "ranking": tables.ranking_rows(evaluations),
-        "calibration": tables.calibration_rows(evaluation) if evaluation else ([], []),
+        "ranking": metric_rows.ranking_rows(evaluations),
+        "calibration": metric_rows.calibration_rows(evaluation) if evaluation else ([], []),
         "figures": figures,
         "maps": mapped,
         "map_checks": measured,
@@ -208,30 +199,26 @@ def collect_part(
         "has_predictions": bool(scored),
         "decided_at": zone_text(threshold, lower),
         "predictions": f"predictions/{shown}.csv",
-        "subgroups": tables.subgroup_rows(evaluation, classes) if evaluation else ([], 0),
-        "prior_shift": card.prior_shift_sentences(rule, has_unknown=_num_unknown(results) > 0),
+        "subgroups": metric_rows.subgroup_rows(evaluation, classes) if evaluation else ([], 0),
+        "prior_shift": run_facts.prior_shift_sentences(
+            rule, has_unknown=run_facts.num_unknown(results) > 0
+        ),
     }
     return FindingPart(
         name=classes[1],
         prefix=prefix,
         shown=shown,
-        rule=statement,
-        statements=statements,
-        problems=[each.title for each in statements if each not in named],
-        is_invalid=is_invalid,
-        is_invalid_anywhere=any(each.is_invalid for each in evaluations.values()),
+        rule=stated.rule,
+        statements=stated.warnings,
+        problems=stated.problems,
+        is_invalid=stated.is_invalid,
+        is_invalid_anywhere=stated.is_invalid_anywhere,
         explorer=explored,
         errors=kinds,
         overlays=mapped.overlays if mapped else {},
         figures=figures,
         content=content,
     )
-
-
-def shown_images(results: RunResults) -> str:
-    """Name the images that a report describes: the best evaluated ones."""
-    names = ("test", "val", "calibration")
-    return next((name for name in names if name in results.evaluations), "val")
 
 
 def read_figures(
@@ -270,29 +257,6 @@ def _with_fewer_colours(png: bytes) -> bytes:
     data = io.BytesIO()
     reduced.save(data, "PNG", optimize=True)
     return data.getvalue()
-
-
-def _negatives(results: RunResults) -> str:
-    return wording.describe_negatives(
-        *(results.all_classes, results.index),
-        is_exclusive=results.is_exclusive,
-        num_unknown=_num_unknown(results),
-    )
-
-
-def _num_unknown(results: RunResults) -> int:
-    return sum(record.label == UNKNOWN for record in results.records)
-
-
-def _size(evaluation: Evaluation | None, results: RunResults, shown: str) -> str:
-    if evaluation is None:
-        return ""
-    known, patients = evaluation.num_images, evaluation.num_patients
-    num_images = sum(record.split == shown for record in results.records)
-    size = f"{counted(known, 'image')} of {counted(patients, 'patient')}"
-    if known >= num_images:
-        return size
-    return f"{size}: the label is known in {known:,} of {counted(num_images, 'image')}"
 
 
 def _prevalence(evaluation: Evaluation | None) -> str:

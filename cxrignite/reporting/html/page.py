@@ -17,13 +17,13 @@ from cxrignite import __version__
 from cxrignite.data.grey_scaling import GreyScaling
 from cxrignite.data.sources import UNKNOWN
 from cxrignite.durable_write import write_durably
-from cxrignite.reporting import wording
+from cxrignite.reporting import metric_rows, run_facts, wording
 from cxrignite.reporting.fold_table import FOLD_HEADER, fold_rows
-from cxrignite.reporting.html import card, summary, wrong_decisions
-from cxrignite.reporting.html.card import of_starts
+from cxrignite.reporting.html import summary, wrong_decisions
 from cxrignite.reporting.html.finding_part import FindingPart, Limits, collect_part, read_figures
 from cxrignite.reporting.html.html_page import render_page
-from cxrignite.reporting.wording import Statement
+from cxrignite.reporting.run_facts import of_starts
+from cxrignite.reporting.wording import Statement, notes
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted
@@ -36,7 +36,6 @@ _FIGURES = ("learning_curves", "epoch_times", "class_distribution", "samples_tra
 _MAX_FIGURE_BYTES = 2_000_000
 # A picture of a wrong decision needs more markup than its row of the list in the first rendering.
 _GALLERY_MARKUP_BYTES = 750
-_MAX_NAMES = 3  # of findings in the title
 
 
 def write_report(
@@ -65,7 +64,7 @@ def write_report(
     folder.files.check(*(path for path in folder.files.listed() if maps_dir not in path.parents))
     findings = RunResults.read(folder)
     limits = Limits.shared(len(findings), _MAX_FIGURE_BYTES)
-    of_run, labels = _statements(findings), _labels(findings)
+    of_run, labels = run_facts.run_statements(findings), _labels(findings)
     parts = [collect_part(each, limits, of_run, labels) for each in findings]
     num_bytes = _MAX_FIGURE_BYTES - sum(part.figure_bytes for part in parts)
     figures = read_figures(folder, {name: name for name in _FIGURES}, num_bytes)
@@ -114,18 +113,16 @@ def _content(
 ) -> dict[str, object]:
     """Collect the variables of the page's template."""
     first, shown = findings[0], parts[0].shown
-    names = first.all_classes[1:]
     averages = first.averages.get(shown)
     explored = [part.explorer for part in parts if part.explorer]
-    several = f"{wording.listed(names) if len(names) <= _MAX_NAMES else f'{len(names)} findings'}"
+    summary_of_split = run_facts.summarize_split(findings)
     return {
         "run": first.folder.root.resolve().name,
-        "title": names[0] if first.has_one_finding else several,
-        "heading": f"{names[0]} against {first.all_classes[0]}"
-        if first.has_one_finding
-        else several,
+        "title": run_facts.heading(first, with_negative=False),
+        "heading": run_facts.heading(first),
         "written": datetime.now(UTC).strftime("%Y-%m-%d"),
         "version": __version__,
+        "notes": notes,
         "parts": parts,
         "is_one": first.has_one_finding,
         "explorer": explored[0] if explored else None,
@@ -133,7 +130,11 @@ def _content(
         "is_finished": first.folder.is_finished,
         "shown": wording.split_name(shown),
         "is_tested": "test" in first.evaluations,
-        "has_test": "test" in first.split_names,
+        "untested": notes.describe_untested(
+            wording.split_name(shown),
+            has_test="test" in first.split_names,
+            num_findings=len(findings),
+        ),
         "described": wording.describe_findings(first.all_classes, is_exclusive=first.is_exclusive),
         "rows": [
             summary.finding_row(
@@ -142,9 +143,9 @@ def _content(
             for each, part in zip(findings, parts, strict=True)
         ],
         "family": wording.describe_family([each.rule for each in findings]),
-        "averages": summary.average_rows(averages) if averages else [],
+        "averages": metric_rows.average_rows(averages) if averages else [],
         "num_averaged": averages.num_findings if averages else 0,
-        "class_table": summary.class_table(averages.decisions, first.all_classes)
+        "class_table": metric_rows.class_table(averages.decisions, first.all_classes)
         if averages and averages.decisions
         else None,
         "class_decisions": wording.describe_class_decisions(first.all_classes[0]),
@@ -157,27 +158,21 @@ def _content(
             if first.folds
         },
         "training": _training(first),
-        "split_summary": card.summarize_split(findings),
-        "intended": card.intended_use(first),
-        "limits": card.limits_of_use(
+        "split_summary": summary_of_split,
+        "shared": notes.describe_shared(
+            summary_of_split.num_shared_patients, summary_of_split.num_shared_files
+        )
+        if summary_of_split
+        else [],
+        "intended": run_facts.intended_use(first),
+        "limits": run_facts.limits_of_use(
             findings,
             invalid=[part.name for part in parts if part.is_invalid_anywhere],
             unusable=[part.name for part in parts if part.rule.alarms],
         ),
-        "card": card.model_card(findings),
-        "blanks": card.BLANKS,
+        "card": run_facts.card_groups(findings),
+        "blanks": run_facts.BLANKS,
     }
-
-
-def _statements(findings: Sequence[RunResults]) -> list[Statement]:
-    """Collect the warnings that concern the whole run."""
-    best = findings[0].best
-    of_weights = [wording.check_weights(each.rule, best.sha256) for each in findings if best]
-    statements = [
-        card.leakage_statement(findings[0].records),
-        next((each for each in of_weights if each), None),
-    ]
-    return [each for each in statements if each]
 
 
 def _labels(findings: Sequence[RunResults]) -> dict[str, str]:

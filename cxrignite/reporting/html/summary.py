@@ -1,23 +1,12 @@
-"""Opening of the report of a run with several findings: findings, averages, exclusive classes."""
+"""First table of the report of a run with several findings: one row for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cxrignite.reporting.html.tables import Cell, Measure
-from cxrignite.reporting.numbers import (
-    UNDEFINED,
-    Figure,
-    count_text,
-    decimal_estimate,
-    observed_share,
-    share_estimate,
-    share_text,
-    zone_text,
-)
+from cxrignite.reporting.numbers import UNDEFINED, Figure, decimal_estimate, share_text, zone_text
 from cxrignite.reporting.wording import RuleStatement
-from cxrignite.runs.evaluation import Averages, ClassDecisions, Estimate
 from cxrignite.runs.run_results import RunResults
 
 
@@ -104,80 +93,3 @@ def finding_row(
         problems=tuple(problems),
         is_alarming=bool(rule.alarms) or is_invalid,
     )
-
-
-class ClassTable(NamedTuple):
-    """Decisions among exclusive classes.
-
-    Attributes:
-        classes: Names of the classes.
-        rows: A class and its cells.
-        measures: Accuracy, balanced accuracy and kappa.
-    """
-
-    classes: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
-    measures: Sequence[Measure]
-
-
-def average_rows(averages: Averages) -> list[Measure]:
-    """Lay out the macro and the micro average of each measure."""
-    rows = (
-        (
-            "AUC",
-            "probability that a positive image scores above a negative one; 0.5 is guessing",
-            (averages.roc_auc, averages.roc_auc_micro),
-        ),
-        (
-            "Average precision",
-            "area under the precision-recall curve; depends on the share of positives",
-            (averages.average_precision, averages.average_precision_micro),
-        ),
-        (
-            "F1 at the thresholds",
-            "harmonic mean of positive predictive value and sensitivity; 1 is best",
-            (averages.f1, averages.f1_micro),
-        ),
-    )
-    return [
-        _row(name, meaning, [each for each in estimates if each is not None])
-        for name, meaning, estimates in rows
-        if None not in estimates
-    ]
-
-
-def class_table(decisions: ClassDecisions, classes: Sequence[str]) -> ClassTable:
-    """Lay out the decisions among exclusive classes, by the highest probability."""
-    rows = [
-        (
-            name,
-            [
-                Cell(
-                    count_text(count),
-                    observed_share(count, sum(counts) - count),
-                    is_right=column == row,
-                )
-                for column, count in enumerate(counts)
-            ],
-        )
-        for row, (name, counts) in enumerate(zip(classes, decisions.counts, strict=True))
-    ]
-    shares = (
-        ("Accuracy", "share of images in the right class", decisions.accuracy),
-        (
-            "Balanced accuracy",
-            "mean over the classes of the share of images in the right class",
-            decisions.balanced_accuracy,
-        ),
-    )
-    measures = [
-        Measure(name, meaning, [share_estimate(each.value, each.by_patient)])
-        for name, meaning, each in shares
-    ]
-    kappa = _row("Kappa", "agreement beyond chance; 0 is chance, 1 is best", [decisions.kappa])
-    return ClassTable(classes, rows, [*measures, kappa])
-
-
-def _row(name: str, meaning: str, estimates: Sequence[Estimate]) -> Measure:
-    figures = [decimal_estimate(each.value, each.by_patient) for each in estimates]
-    return Measure(name, meaning, figures)

@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from cxrignite.functional.faithfulness import MeanCurves
-from cxrignite.functional.overlay import colour_scale, overlay
+from cxrignite.functional.map_overlay import colour_scale, overlay
 from cxrignite.handlers import Explanation
 from cxrignite.reporting.plots.charting import BLUE, GREY, blank_figure, make_plain
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from cxrignite import __version__
+from cxrignite.data.reading import Size
 from cxrignite.data.sources import class_pair
 from cxrignite.errors import RecipeError
 from cxrignite.functional import OperatingPoint, PriorShift
@@ -31,8 +32,13 @@ _PREPROCESS = "data.preprocess"
 _MONAI = "monai.transforms."
 
 
-def describe_inputs(data: DataRecipe, folder: RunFolder) -> Reading:
+def describe_inputs(data: DataRecipe, folder: RunFolder, run_size: Size) -> Reading:
     """Describe the steps from a file to the input of the model.
+
+    Args:
+        data: The recipe of the run.
+        folder: The run.
+        run_size: Rows and columns of the run's images after all steps.
 
     Raises:
         RecipeError: The run preprocesses images with code that is not MONAI's own. A file cannot
@@ -51,7 +57,8 @@ def describe_inputs(data: DataRecipe, folder: RunFolder) -> Reading:
             )
         steps.append(PreprocessStep(f"{_MONAI}{own.__name__}", dict(step.get("init_args") or {})))
     size, scaling = data.image_size, data.grey_scaling
-    return Reading(size, scaling, tuple(steps), describe_reading(size, scaling, tuple(steps)))
+    rules = describe_reading(size, scaling, tuple(steps))
+    return Reading(size, scaling, tuple(steps), rules, run_size, data.source.new_patients())
 
 
 def describe_findings(

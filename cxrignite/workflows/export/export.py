@@ -11,18 +11,27 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
+from cxrignite.data import ImageRecord
 from cxrignite.durable_write import write_folder_durably
 from cxrignite.engines import BatchScorer
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.recipe import Recipe
-from cxrignite.reporting.tables import alarm, indented
+from cxrignite.reporting.model_card import CARD, LICENCE, model_card
+from cxrignite.reporting.text_table import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_parity, describe_rule
 from cxrignite.runs.decision_rule import DecisionRule
-from cxrignite.runs.exported_model import DESCRIPTION, ExportedFinding, ExportedModel, Parity
+from cxrignite.runs.exported_model import (
+    DESCRIPTION,
+    MODEL_FILES,
+    ExportedFinding,
+    ExportedModel,
+    Parity,
+)
 from cxrignite.runs.run_folder import RunFolder
+from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import print_output
+from cxrignite.workflows.export.bundle import BUNDLED_MODEL, bundle_files, make_check
 from cxrignite.workflows.export.chosen_images import (
-    StoredScores,
     choose_records,
     graph_limits,
     read_images,
@@ -36,13 +45,14 @@ from cxrignite.workflows.export.description import (
 )
 from cxrignite.workflows.export.graphs import Kind, check_packages, make_graph
 from cxrignite.workflows.export.half_weights import HalfWeights
-from cxrignite.workflows.export.parity import CPU_REFERENCE, Samples, compare, scored
+from cxrignite.workflows.export.parity import CPU_REFERENCE, compare, scored
 from cxrignite.workflows.export.scoring_model import Limits, ScoringModel
 from cxrignite.workflows.finished_run import FinishedRun, load_run, open_folder
 from cxrignite.workflows.parts import build_pipeline
 from cxrignite.workflows.predict.predict import usual_batch_size
 
 Dtype = Literal["fp32", "fp16"]
+Format = Literal["onnx", "torch", "bundle"]
 
 _MAX_DIFFERENCE = 1e-4  # of a score in float32 on one CPU; larger ones are another computation
 
@@ -53,17 +63,24 @@ class ExportRequest:
 
     Attributes:
         output: The folder to write; it does not exist or is empty.
-        kind: Format of the model.
+        format: Format of the folder; `bundle` holds a `torch` model.
         dtype: Number format of the stored weights.
         checked: Further images to compare the results on: files, folders and patterns of either.
         operating_point: The site whose operating point is used; None is the run's own.
+        licence: File with the licence of the weights; None if unknown.
     """
 
     output: Path
-    kind: Kind
+    format: Format
     dtype: Dtype = "fp32"
     checked: Sequence[Path] = ()
     operating_point: str | None = None
+    licence: Path | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Format of the model."""
+        return "onnx" if self.format == "onnx" else "torch"
 
 
 def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
@@ -82,14 +99,22 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
             the disk is full.
     """
     _check_output(request.output)
+    is_bundle, licence = request.format == "bundle", _licence(request.licence)
     check_packages(request.kind)
     folder = RunFolder(run_dir)
     with open_folder(folder, recipe.trainer, writes=False) as (session, _):
         run = load_run(folder, session, recipe, request.operating_point)
-        reading = describe_inputs(recipe.data, folder)
         stored = read_scores(folder, run.rules)
         limits = graph_limits(run.rules, stored)
-        samples = _score(run, recipe, request.checked, stored)
+        records = run.folder.read_split(recipe.data.source.root)
+        pipeline, scorer = build_pipeline(recipe.data), _scorer(run, recipe, records)
+        images, num_checked = read_images(
+            choose_records(records, run.rules, stored), request.checked, pipeline
+        )
+        samples = scored(scorer, images, run.rules, num_checked)
+        check = make_check(pipeline, scorer, run.rules, samples) if is_bundle else {}
+        rows, columns = samples.images[0].shape[-2:]
+        reading = describe_inputs(recipe.data, folder, (rows, columns))
         identity = Identity(
             rule_sha256=_rule_sha256(folder, request.operating_point),
             weights_sha256=run.rules[0].weights_sha256,
@@ -120,9 +145,17 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
             run=folder.root.resolve().name,
             versions=versions(request.kind),
             parity=parity,
-            files={},
+            files={MODEL_FILES[request.kind]: hashlib.sha256(graph.content).hexdigest()},
         )
-        write_export(request.output, model, {model.model_file: graph.content})
+        results = RunResults.read(folder, request.operating_point)
+        card = model_card(results, exported=model, form=request.format, licence=licence)
+        if is_bundle:
+            files = bundle_files(model, results, card.encode(), check, licence)
+            write_folder_durably(request.output, files | {BUNDLED_MODEL: graph.content})
+        else:
+            texts = {CARD: card} | ({LICENCE: licence} if licence else {})
+            written = {name: text.encode() for name, text in texts.items()}
+            write_export(request.output, model, {model.model_file: graph.content, **written})
     print_output(_summary(request.output, model, run.rules, len(graph.content)))
 
 
@@ -149,6 +182,24 @@ def write_export(output: Path, model: ExportedModel, files: Mapping[str, bytes])
     write_folder_durably(output, {**files, DESCRIPTION: described})
 
 
+def _licence(path: Path | None) -> str | None:
+    """Read the licence of the weights.
+
+    Raises:
+        RecipeError: It is not a text.
+    """
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecipeError(f"--licence must be a text file, got {path}: {reason}") from error
+    if not text.strip():
+        raise RecipeError(f"--licence must be a text file, but {path} is empty")
+    return text
+
+
 def _check_output(output: Path) -> None:
     if output.is_dir() and not any(output.iterdir()):
         return
@@ -162,22 +213,15 @@ def _rule_sha256(folder: RunFolder, site: str | None) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _score(
-    run: FinishedRun, recipe: Recipe, checked: Sequence[Path], stored: StoredScores
-) -> Samples:
-    """Score images with the run's model, as `predict` does."""
-    records = run.folder.read_split(recipe.data.source.root)
-    images, num_checked = read_images(
-        choose_records(records, run.rules, stored), checked, build_pipeline(recipe.data)
-    )
-    scorer = BatchScorer(
+def _scorer(run: FinishedRun, recipe: Recipe, records: Sequence[ImageRecord]) -> BatchScorer:
+    """Return the scorer of the run's model, as `predict` has it."""
+    return BatchScorer(
         run.model,
         **run.computing._asdict(),
         batch_size=usual_batch_size(recipe.data, records),
         exclusive=run.rules[0].exclusive,
         views=run.rules[0].views,
     )
-    return scored(scorer, images, run.rules, num_checked)
 
 
 def _module(run: FinishedRun, limits: Sequence[Limits | None], dtype: Dtype) -> nn.Module:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from cxrignite.data import ImageRecord, Source
+from cxrignite.data import ImageRecord
 from cxrignite.data.image_files import image_files
 from cxrignite.data.manifest_table import Table, open_table
-from cxrignite.errors import DataError
+from cxrignite.errors import DataError, RecipeError
 from cxrignite.functional import UNKNOWN_LABEL
+from cxrignite.workflows.predict.request import Request
 
 _PATIENT = "patient"
+
+
+class Patients(Protocol):
+    """Names of the patients of new images, such as a `Source` gives."""
+
+    def patient_of(self, path: Path) -> str:
+        """Return the patient of an image file; empty if unknown."""
+
+    def patient_key(self, cell: str) -> str:
+        """Return the key of a patient named in a table."""
 
 
 class Listing(NamedTuple):
@@ -24,14 +35,18 @@ class Listing(NamedTuple):
     """
 
     records: list[ImageRecord]
-    source: Source | None
+    source: Patients | None
+
+    def without(self, names: Collection[str]) -> list[ImageRecord]:
+        """Return the records of all images but those with these names."""
+        return [record for record in self.records if record.name not in names]
 
     def patient_of(self, record: ImageRecord) -> str:
         """Return the patient's key, empty if unknown."""
         return record.patient if self.source is None else self.source.patient_of(record.path)
 
 
-def list_records(paths: Sequence[Path], source: Source) -> Listing:
+def list_records(paths: Sequence[Path], source: Patients) -> Listing:
     """List the images named on the command line.
 
     A missing file is listed, so that the others are scored. The source finds the patient of a file.
@@ -43,7 +58,7 @@ def list_records(paths: Sequence[Path], source: Source) -> Listing:
 
 
 def list_manifest(
-    path: Path, source: Source, path_column: str = "path", patient_column: str | None = None
+    path: Path, source: Patients, path_column: str = "path", patient_column: str | None = None
 ) -> Listing:
     """List the images of a table, in its order; repeated names count once.
 
@@ -74,6 +89,27 @@ def list_manifest(
     if not records:
         raise DataError(f"{path} must name at least one image, got none")
     return Listing(list(records.values()), source if patient_at is None else None)
+
+
+def list_images(source: Patients, request: Request) -> Listing:
+    """List the images of a request.
+
+    Raises:
+        DataError: As in `list_records` and `list_manifest`.
+        RecipeError: The output would replace the manifest; or as in `list_manifest`.
+    """
+    if request.manifest is None:
+        return list_records(request.files, source)
+    if _is_same(request.manifest, request.output):
+        raise RecipeError(f"--output must be another file than --manifest, got {request.output}")
+    return list_manifest(request.manifest, source, request.path_column, request.patient_column)
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    """True if two names are of one file, also through links."""
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.resolve() == second.resolve()
 
 
 def _new_record(path: Path, name: str, patient: str = "") -> ImageRecord:

@@ -16,12 +16,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cxrignite.csv_text import csv_bytes, plain_cell
 from cxrignite.data.reading import Size
 from cxrignite.durable_write import write_durably
 from cxrignite.errors import CxrIgniteError, RecipeError
+from cxrignite.functional.confusion import HIGHEST_CLASS
 from cxrignite.locks import hold_lock
 
 COLUMNS = (
@@ -31,6 +32,8 @@ COLUMNS = (
 MAP_COLUMNS = ("raw_max", "picture")
 FINDING = "finding"
 """Column after `patient` if the run has several findings, each with a row for each image."""
+
+_T = TypeVar("_T")
 
 _NUM_NAMED = 3
 _OTHER = "choose another --output"
@@ -49,6 +52,27 @@ _RUN_FOLDERS = frozenset(
 )
 
 
+def table_columns(num_findings: int, exclusive: bool, *, draws_maps: bool = False) -> list[str]:
+    """Return the columns of a table.
+
+    Args:
+        num_findings: Number of findings.
+        exclusive: True if they are exclusive classes.
+        draws_maps: True if each image gets a map.
+    """
+    columns = [*COLUMNS, *(MAP_COLUMNS if draws_maps else ())]
+    if num_findings > 1:
+        columns.insert(columns.index("patient") + 1, FINDING)
+    if exclusive:
+        columns.insert(columns.index("decision") + 1, HIGHEST_CLASS)
+    return columns
+
+
+def one_or_all(values: list[_T]) -> _T | list[_T]:
+    """Return the value of the only finding, or those of all, for `OutputSettings`."""
+    return values[0] if len(values) == 1 else values
+
+
 @dataclass(frozen=True)
 class OutputSettings:
     """Settings that determine every cell to the last bit; stored beside the table.
@@ -64,6 +88,7 @@ class OutputSettings:
         maps: Method and layer of the maps; None if none are drawn.
         views: Settings of each view whose scores are averaged with those of the images.
         batch_norm_sha256: Digest of the batch statistics of a site; None are those of the weights.
+        exported_sha256: Digest of the exported model; None if the run itself scored the images.
     """
 
     run: str
@@ -82,6 +107,7 @@ class OutputSettings:
     maps: Mapping[str, str] | None = None
     views: Sequence[Mapping[str, Any]] = ()
     batch_norm_sha256: str | None = None
+    exported_sha256: str | None = None
 
     def to_json(self) -> str:
         """Return the settings as JSON."""

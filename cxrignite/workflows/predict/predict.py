@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 from cxrignite import __version__
-from cxrignite.data import ImageRecord, Source
+from cxrignite.data import ImageRecord
 from cxrignite.data.image_stream import ImageStream
 from cxrignite.data.pipeline import Pipeline
 from cxrignite.data.reading import Size
@@ -19,57 +18,28 @@ from cxrignite.data.sources import class_pair
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.session import Session
 from cxrignite.errors import DataError, RecipeError
-from cxrignite.handlers.prediction_writer import HIGHEST_CLASS
 from cxrignite.recipe import DataRecipe, Recipe
-from cxrignite.reporting.tables import alarm, indented
 from cxrignite.reporting.wording import alarm_of_rule, describe_rule, status
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scores import file_name
-from cxrignite.terminal import counted, print_output
+from cxrignite.terminal import print_output
 from cxrignite.workflows.allocator_tuning import allocator_tuning
 from cxrignite.workflows.finished_run import load_run, map_threshold, open_folder
 from cxrignite.workflows.parts import build_pipeline, check_image_size, explained_layer
-from cxrignite.workflows.predict.listing import Listing, list_manifest, list_records
+from cxrignite.workflows.predict.listing import list_images
 from cxrignite.workflows.predict.output import (
-    COLUMNS,
-    FINDING,
-    MAP_COLUMNS,
     OutputPaths,
     OutputSettings,
-    PredictionFile,
+    one_or_all,
     open_output,
+    table_columns,
 )
+from cxrignite.workflows.predict.request import Request
 from cxrignite.workflows.predict.scoring import MapDrawer, RowMaker, score_images
+from cxrignite.workflows.predict.summary import DescribedFinding, describe_unreadable, summary
 
 _logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Request:
-    """Images to score, and the output.
-
-    Attributes:
-        output: The table; the other files are named after it.
-        files: Images, folders of images, and patterns of either.
-        patient_column: The manifest's column of the patients; null takes `patient` if there is one.
-        operating_point: The site whose operating point is used; null is the run's own.
-        prevalence: Share of positives for the probabilities, in (0, 1); null is that of the
-            training images.
-        overwrite: Start again, replacing earlier results.
-    """
-
-    output: Path
-    files: Sequence[Path]
-    manifest: Path | None
-    path_column: str
-    patient_column: str | None
-    operating_point: str | None
-    prevalence: float | None
-    draws_maps: bool
-    overwrite: bool
 
 
 def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
@@ -96,21 +66,10 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             )
         source = recipe.data.source
         classes = source.classes
-        listing = _list(source, request)
+        listing = list_images(source, request)
         run = load_run(folder, session, recipe, request.operating_point)
         rules, model = run.rules, run.model
-        if request.prevalence is not None and source.exclusive:
-            raise RecipeError(
-                f"--prevalence needs findings that may occur together, got {request.prevalence:g}: "
-                f"each of the {len(classes)} exclusive classes has its own share; omit --prevalence"
-            )
-        if request.prevalence is not None and any(
-            rule.prior_shift.pos_weight is None for rule in rules
-        ):
-            raise RecipeError(
-                f"--prevalence needs a run with probabilities, got {request.prevalence:g}: the "
-                "effect of this run's loss on the scores is unknown; omit --prevalence"
-            )
+        request.check_prevalence(classes, source.exclusive, [each.prior_shift for each in rules])
         frozen = folder.read_split(source.root)
         pipeline = build_pipeline(recipe.data)
         image_size = input_size(recipe.data, pipeline, frozen, listing.records)
@@ -129,11 +88,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
         output_settings = _settings(
             recipe.explain.method, folder, request, rules, scorer, session, image_size, layer
         )
-        columns = [*COLUMNS, *(MAP_COLUMNS if layer else ())]
-        if len(rules) > 1:
-            columns.insert(columns.index("patient") + 1, FINDING)
-        if source.exclusive:
-            columns.insert(columns.index("decision") + 1, HIGHEST_CLASS)
+        columns = table_columns(len(rules), source.exclusive, draws_maps=layer is not None)
         output = stack.enter_context(
             open_output(
                 *(paths, output_settings, columns),
@@ -157,7 +112,7 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             for index, rule in enumerate(rules)
             if layer
         ]
-        records = [record for record in listing.records if record.name not in output.names]
+        records = listing.without(output.names)
         if output.num_rows:
             _logger.info(
                 "%s has %d images already: %d more to score",
@@ -184,24 +139,19 @@ def predict(recipe: Recipe, run_dir: Path, request: Request) -> None:
             is_tuned = settings.profile == "fast"  # as in `fit`
             with allocator_tuning(session.device) if is_tuned else nullcontext():
                 score_images(records, stream, rows, output, data.grey_scaling)
-        print_output(_summary(output, rules, request, paths, num_before))
+        described = [
+            DescribedFinding(
+                rule.finding,
+                rule.point is not None,
+                rule.lower_threshold is not None,
+                alarm_of_rule(rule),
+                describe_rule(rule),
+            )
+            for rule in rules
+        ]
+        print_output(summary(output, described, request, paths, num_before))
         if output.num_unreadable:
-            raise DataError(_describe_unreadable(output, len(listing.records), paths))
-
-
-def _list(source: Source, request: Request) -> Listing:
-    if request.manifest is None:
-        return list_records(request.files, source)
-    if _is_same(request.manifest, request.output):
-        raise RecipeError(f"--output must be another file than --manifest, got {request.output}")
-    return list_manifest(request.manifest, source, request.path_column, request.patient_column)
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    """True if two names are of one file, also through links."""
-    if first.exists() and second.exists():
-        return first.samefile(second)
-    return first.resolve() == second.resolve()
+            raise DataError(describe_unreadable(output, len(listing.records), paths))
 
 
 def usual_batch_size(data: DataRecipe, frozen: Sequence[ImageRecord]) -> int:
@@ -248,9 +198,9 @@ def _settings(
         operating_point=request.operating_point,
         prevalence=request.prevalence,
         chosen_on=request.operating_point or rules[0].chosen_on,
-        threshold=_one_or_all([rule.threshold for rule in rules]),
-        lower_threshold=_one_or_all([rule.lower_threshold for rule in rules]),
-        status=_one_or_all([status(rule) or None for rule in rules]),
+        threshold=one_or_all([rule.threshold for rule in rules]),
+        lower_threshold=one_or_all([rule.lower_threshold for rule in rules]),
+        status=one_or_all([status(rule) or None for rule in rules]),
         image_size=image_size,
         batch_size=scorer.batch_size,
         precision=scorer.precision.name,
@@ -258,59 +208,4 @@ def _settings(
         views=[asdict(view) for view in rules[0].views],
         batch_norm_sha256=rules[0].batch_norm.sha256 if rules[0].batch_norm else None,
         maps={"method": method, "target_layer": layer} if layer else None,
-    )
-
-
-def _one_or_all(values: list[_T]) -> _T | list[_T]:
-    return values[0] if len(values) == 1 else values
-
-
-def _summary(
-    output: PredictionFile,
-    rules: Sequence[DecisionRule],
-    request: Request,
-    paths: OutputPaths,
-    num_before: int,
-) -> str:
-    """Describe the results: the counts, the decision rule, and the files."""
-    before = f" ({num_before} of them by an earlier command)" if num_before else ""
-    scored = f"{counted(output.num_rows, 'image')} scored{before}"
-    alarms, described = [], []
-    for rule in rules:
-        finding = rule.finding if len(rules) > 1 else ""
-        called = f"{output.decisions[finding, 'positive']} called positive" if rule.point else ""
-        if rule.lower_threshold is not None:
-            called += f", {output.decisions[finding, 'refer']} referred to a reader"
-        alarms += alarm(alarm_of_rule(rule), finding)
-        if finding:
-            described.append(f"{finding}: {called}" if called else finding)
-        elif called:
-            scored += f", {called}"
-        described.append(indented(describe_rule(rule)))
-    lines = [*alarms, f"{paths.table}: {scored}", *described]
-    if any(rule.point for rule in rules):
-        lines.append(
-            indented(
-                "this is valid for images like those that chose the threshold; check it with "
-                "`test` on labelled images of this site, or choose a new threshold with "
-                "`recalibrate`"
-            )
-        )
-    if request.prevalence is not None:
-        lines.append(f"  the column probability is at a prevalence of {request.prevalence:g}")
-    if request.draws_maps:
-        lines.append(f"  maps in {paths.maps_dir}")
-    if output.num_unreadable:
-        missing = counted(output.num_unreadable, "image")
-        lines.append(f"  {missing} without a score in {paths.unreadable}")
-    return "\n".join([*lines, f"  settings in {paths.settings}", ""])
-
-
-def _describe_unreadable(output: PredictionFile, num_images: int, paths: OutputPaths) -> str:
-    few = "; ".join(f"{name}: {reason}" for name, reason in output.first_unreadable.items())
-    more = output.num_unreadable - len(output.first_unreadable)
-    others = f"; and {more} more" if more else ""
-    return (
-        f"{output.num_unreadable} of {counted(num_images, 'image')} cannot be read, all listed in "
-        f"{paths.unreadable}: {few}{others}; fix these files, then run the same command again"
     )

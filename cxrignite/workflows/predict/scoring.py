@@ -11,15 +11,14 @@ import numpy as np
 from ignite.engine import Engine
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from cxrignite.data import ImageRecord
-from cxrignite.data.image_stream import ImageStream, ReadBatch
+from cxrignite.data.image_stream import ImageStream
+from cxrignite.data.read_batches import ReadBatch
 from cxrignite.durable_write import writing
 from cxrignite.engines import BatchScorer
 from cxrignite.engines.batches import fill_up
-from cxrignite.errors import NonFiniteError
-from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam, highest_class
+from cxrignite.functional import UNKNOWN_LABEL, CamMethod, grad_cam
 from cxrignite.handlers import Explanation, GracefulStop
 from cxrignite.handlers.map_picture import as_png, explanation_pictures, picture_name
 from cxrignite.nn import BinaryClassifier
@@ -27,7 +26,12 @@ from cxrignite.output_marker import mark_output
 from cxrignite.reporting.wording import status
 from cxrignite.runs.decision_rule import DecisionRule, probabilities
 from cxrignite.workflows.predict.output import PredictionFile
-from cxrignite.workflows.records import warn_of_nearly_blank
+from cxrignite.workflows.predict.rows import (
+    BatchWriter,
+    FindingCells,
+    check_finite,
+    table_rows,
+)
 
 _MAP_BATCH_SIZE = 16  # small, to save memory
 
@@ -55,33 +59,18 @@ def score_images(
         CxrIgniteError: The table cannot be written, or a worker process was killed.
         StopRequested: A signal has arrived.
     """
-    num_before = output.num_rows
-    # `disable=None` hides the bar if stderr is not a terminal.
-    bar = tqdm(
-        total=num_before + len(records),
-        initial=num_before,
-        desc="predict",
-        unit="image",
-        disable=None,
-    )
-    nearly_blank: list[str] = []
+    with BatchWriter(records, output, grey_scaling) as writer:
 
-    def step(engine: Engine, batch: ReadBatch) -> None:
-        read = [records[each] for each in batch.positions]
-        scored = rows.of(read, batch.images, output.num_rows) if read else []
-        failures = {records[each].name: text for each, text in batch.failures.items()}
-        output.append(scored, failures)
-        nearly_blank.extend(records[each].name for each in batch.nearly_blank)
-        bar.update(len(read) + len(failures))
+        def step(engine: Engine, batch: ReadBatch[Tensor]) -> None:
+            read = [records[each] for each in batch.positions]
+            writer.write(batch, rows.of(read, batch.images, output.num_rows) if read else [])
 
-    engine = Engine(step)
-    GracefulStop().attach(engine)
-    try:
-        engine.run(stream, max_epochs=1)
-    finally:
-        bar.close()
-        stream.close()
-        warn_of_nearly_blank(grey_scaling, nearly_blank, output.num_rows - num_before)
+        engine = Engine(step)
+        GracefulStop().attach(engine)
+        try:
+            engine.run(stream, max_epochs=1)
+        finally:
+            stream.close()
 
 
 @dataclass(frozen=True)
@@ -109,49 +98,27 @@ class RowMaker:
         """Return the rows of some images, by image; `first` numbers their maps, drawn before."""
         rules, patients = self.rules, [self.patient_of(record) for record in records]
         scores = self.scorer(images)[0].cpu().double().numpy().reshape(len(records), len(rules))
-        not_finite = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-        if len(not_finite):
-            name = records[not_finite[0]].name
-            raise NonFiniteError(f"scores must be finite, got NaN or infinity for {name}")
-        columns = []
-        probability = probabilities(rules, scores, self.prevalence)
-        highest = [[self.classes[each]] for each in highest_class(scores)] if self.classes else None
-        for index, rule in enumerate(rules):
-            y_score = np.ascontiguousarray(scores[:, index])
-            cells = _cells(rule, y_score, probability[index], highest)
-            if self.drawers:
-                drawn = self.drawers[index].draw(records, patients, images, y_score, first)
-                cells = [(*row, *each) for row, each in zip(cells, drawn, strict=True)]
-            columns.append([(rule.finding, *row) for row in cells] if len(rules) > 1 else cells)
-        by_image = zip(records, patients, zip(*columns, strict=True), strict=True)
-        return [
-            (record.name, patient, *cells)
-            for record, patient, of_image in by_image
-            for cells in of_image
+        check_finite(records, scores)
+        maps = [
+            drawer.draw(records, patients, images, np.ascontiguousarray(y_score), first)
+            for drawer, y_score in zip(self.drawers, scores.T, strict=False)
         ]
-
-
-def _cells(
-    rule: DecisionRule,
-    y_score: NDArray[np.float64],
-    probability: NDArray[np.float64] | None,
-    highest: Sequence[Sequence[str]] | None,
-) -> list[tuple[str, ...]]:
-    """Return the cells of each image from its score to the status; `highest` is a cell or none."""
-    upper, lower = rule.threshold, rule.lower_threshold
-    return [
-        (
-            repr(score),
-            "" if probability is None else repr(float(probability[number])),
-            # Decided on the score, as in all other results.
-            rule.decide(score) or "",
-            *(highest[number] if highest else ()),
-            "" if upper is None else repr(upper),
-            "" if lower is None else repr(lower),
-            status(rule),
+        return table_rows(
+            records,
+            patients,
+            [
+                FindingCells(rule.finding, rule.threshold, rule.lower_threshold, status(rule))
+                for rule in rules
+            ],
+            scores,
+            probabilities(rules, scores, self.prevalence),
+            [
+                [rule.decide(score) or "" for score in y_score.tolist()]
+                for rule, y_score in zip(rules, scores.T, strict=True)
+            ],
+            self.classes,
+            maps,
         )
-        for number, score in enumerate(y_score.tolist())
-    ]
 
 
 class MapDrawer:

@@ -52,10 +52,10 @@ from cxrignite.reporting.html import (
     write_report,
     wrong_decisions,
 )
-from cxrignite.reporting.html.card import BLANKS
 from cxrignite.reporting.html.map_checks import checks_summary, map_checks
 from cxrignite.reporting.html.wrong_decisions import MAX_WRONG_DECISIONS
 from cxrignite.reporting.numbers import percent
+from cxrignite.reporting.run_facts import BLANKS
 from cxrignite.reporting.wording import NOT_USABLE, check_rule, state_rule
 from cxrignite.runs.evaluation import (
     Estimate,

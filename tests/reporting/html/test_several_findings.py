@@ -22,8 +22,8 @@ from results import PRIOR_SHIFT, USELESS, rule_of
 
 from cxrignite.functional import Interval
 from cxrignite.reporting.html import MAX_PAGE_BYTES, write_report
-from cxrignite.reporting.html.card import prior_shift_sentences
 from cxrignite.reporting.html.finding_part import Limits
+from cxrignite.reporting.run_facts import prior_shift_sentences
 from cxrignite.reporting.wording import NOT_USABLE
 from cxrignite.runs.evaluation import Estimate
 

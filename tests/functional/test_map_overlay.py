@@ -4,7 +4,7 @@ import torch
 from messages import refused
 
 from cxrignite.functional import overlay
-from cxrignite.functional.overlay import as_grey
+from cxrignite.functional.map_overlay import as_grey
 
 
 def black(count=1, height=1, width=1):

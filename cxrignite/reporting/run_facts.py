@@ -1,4 +1,4 @@
-"""Parts of a report on model and data: split, prior shift, model card, limits of use."""
+"""Facts about model and data, for a report and a model card: split, prior shift, limits of use."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ from cxrignite.data import ImageRecord
 from cxrignite.data.leakage import describe_leaks, leaked_pairs
 from cxrignite.data.sources import UNKNOWN
 from cxrignite.reporting.numbers import decimal, percent, score_text
-from cxrignite.reporting.wording import NOT_USABLE, Statement, listed, split_name, status
+from cxrignite.reporting.wording import (
+    NOT_USABLE,
+    Statement,
+    check_weights,
+    describe_negatives,
+    listed,
+    split_name,
+    status,
+)
 from cxrignite.runs.decision_rule import DecisionRule
+from cxrignite.runs.evaluation import Evaluation
 from cxrignite.runs.run_results import BestWeights, RunResults, Tree
 from cxrignite.terminal import counted
 
 _LONGEST = 300
+_MAX_NAMES = 3  # of findings in a title
 _BY_NAME = ("ClassFolders", "Phantom")
 
 BLANKS = (
@@ -160,6 +170,62 @@ def leakage_statement(records: Sequence[ImageRecord]) -> Statement | None:
     return Statement("Patients or images are in more than one split", text, reasons)
 
 
+def heading(results: RunResults, *, with_negative: bool = True) -> str:
+    """Name the findings of a run, for a title.
+
+    Args:
+        results: Results of the first finding.
+        with_negative: True also names the negative class of the only finding.
+    """
+    negative, *names = results.all_classes
+    if results.has_one_finding:
+        return f"{names[0]} against {negative}" if with_negative else names[0]
+    return listed(names) if len(names) <= _MAX_NAMES else f"{len(names)} findings"
+
+
+def shown_images(results: RunResults) -> str:
+    """Name the images that a report describes: the best evaluated ones."""
+    names = ("test", "val", "calibration")
+    return next((name for name in names if name in results.evaluations), "val")
+
+
+def describe_negatives_of(results: RunResults) -> str:
+    """Describe the negative images of one of several findings."""
+    return describe_negatives(
+        *(results.all_classes, results.index),
+        is_exclusive=results.is_exclusive,
+        num_unknown=num_unknown(results),
+    )
+
+
+def num_unknown(results: RunResults) -> int:
+    """Count the images whose label of the finding is unknown."""
+    return sum(record.label == UNKNOWN for record in results.records)
+
+
+def size_of(evaluation: Evaluation | None, results: RunResults, shown: str) -> str:
+    """Describe how many images were evaluated, and of how many the label is known."""
+    if evaluation is None:
+        return ""
+    known, patients = evaluation.num_images, evaluation.num_patients
+    num_images = sum(record.split == shown for record in results.records)
+    size = f"{counted(known, 'image')} of {counted(patients, 'patient')}"
+    if known >= num_images:
+        return size
+    return f"{size}: the label is known in {known:,} of {counted(num_images, 'image')}"
+
+
+def run_statements(findings: Sequence[RunResults]) -> list[Statement]:
+    """Collect the warnings that concern the whole run."""
+    best = findings[0].best
+    of_weights = [check_weights(each.rule, best.sha256) for each in findings if best]
+    statements = [
+        leakage_statement(findings[0].records),
+        next((each for each in of_weights if each), None),
+    ]
+    return [each for each in statements if each]
+
+
 def prior_shift_sentences(rule: DecisionRule | None, *, has_unknown: bool = False) -> list[str]:
     """Describe how sampling and loss changed the prior; no sentence without a rule."""
     if rule is None:
@@ -203,7 +269,7 @@ def prior_shift_sentences(rule: DecisionRule | None, *, has_unknown: bool = Fals
     ]
 
 
-def model_card(findings: Sequence[RunResults]) -> list[CardGroup]:
+def card_groups(findings: Sequence[RunResults]) -> list[CardGroup]:
     """Fill in the parts of a model card that a run folder contains; no line names a folder."""
     results = findings[0]
     recipe, best, starts = results.recipe, results.best, results.starts

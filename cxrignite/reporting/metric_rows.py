@@ -1,4 +1,4 @@
-"""Tables of a report: decisions, ranking, calibration, subgroups."""
+"""Rows of the tables of a report and a model card: decisions, ranking, calibration, subgroups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cxrignite.reporting.numbers import (
     zone_text,
 )
 from cxrignite.reporting.wording import read_evaluation, split_name
-from cxrignite.runs.evaluation import Decisions, Estimate, Evaluation
+from cxrignite.runs.evaluation import Averages, ClassDecisions, Decisions, Estimate, Evaluation
 from cxrignite.runs.run_results import RunResults
 from cxrignite.terminal import counted
 
@@ -101,6 +101,20 @@ class Observation(NamedTuple):
     tnr: Figure = Figure()
     tpr: Figure = Figure()
     reading: str = ""
+
+
+class ClassTable(NamedTuple):
+    """Decisions among exclusive classes.
+
+    Attributes:
+        classes: Names of the classes.
+        rows: A class and its cells.
+        measures: Accuracy, balanced accuracy and kappa.
+    """
+
+    classes: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    measures: Sequence[Measure]
 
 
 def confusion_tables(evaluation: Evaluation, classes: tuple[str, str]) -> list[ConfusionTable]:
@@ -323,3 +337,66 @@ def observation_rows(results: RunResults) -> list[Observation]:
 
 def _size(negatives: int, positives: int, patients: int, classes: tuple[str, str]) -> str:
     return f"{negatives:,} {classes[0]}, {positives:,} {classes[1]}, {counted(patients, 'patient')}"
+
+
+def average_rows(averages: Averages) -> list[Measure]:
+    """Lay out the macro and the micro average of each measure."""
+    rows = (
+        (
+            "AUC",
+            "probability that a positive image scores above a negative one; 0.5 is guessing",
+            (averages.roc_auc, averages.roc_auc_micro),
+        ),
+        (
+            "Average precision",
+            "area under the precision-recall curve; depends on the share of positives",
+            (averages.average_precision, averages.average_precision_micro),
+        ),
+        (
+            "F1 at the thresholds",
+            "harmonic mean of positive predictive value and sensitivity; 1 is best",
+            (averages.f1, averages.f1_micro),
+        ),
+    )
+    return [
+        _row(name, meaning, [each for each in estimates if each is not None])
+        for name, meaning, estimates in rows
+        if None not in estimates
+    ]
+
+
+def class_table(decisions: ClassDecisions, classes: Sequence[str]) -> ClassTable:
+    """Lay out the decisions among exclusive classes, by the highest probability."""
+    rows = [
+        (
+            name,
+            [
+                Cell(
+                    count_text(count),
+                    observed_share(count, sum(counts) - count),
+                    is_right=column == row,
+                )
+                for column, count in enumerate(counts)
+            ],
+        )
+        for row, (name, counts) in enumerate(zip(classes, decisions.counts, strict=True))
+    ]
+    shares = (
+        ("Accuracy", "share of images in the right class", decisions.accuracy),
+        (
+            "Balanced accuracy",
+            "mean over the classes of the share of images in the right class",
+            decisions.balanced_accuracy,
+        ),
+    )
+    measures = [
+        Measure(name, meaning, [share_estimate(each.value, each.by_patient)])
+        for name, meaning, each in shares
+    ]
+    kappa = _row("Kappa", "agreement beyond chance; 0 is chance, 1 is best", [decisions.kappa])
+    return ClassTable(classes, rows, [*measures, kappa])
+
+
+def _row(name: str, meaning: str, estimates: Sequence[Estimate]) -> Measure:
+    figures = [decimal_estimate(each.value, each.by_patient) for each in estimates]
+    return Measure(name, meaning, figures)
