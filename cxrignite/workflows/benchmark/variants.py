@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,7 +37,7 @@ from cxrignite.workflows.benchmark.plain_loop import PlainImages, train_steps
 from cxrignite.workflows.parts import build_data, choose_computing
 from cxrignite.workflows.training import Learner, Training, build_learner
 
-_WARMUP_STEPS = 2
+_WARMUP_STEPS = 5
 
 
 def plan_variants(
@@ -90,7 +91,7 @@ class VariantRunner:
     num_steps: int
 
     def run(self, variant: Variant) -> None:
-        """Measure a variant once, after a few warm-up steps.
+        """Measure a variant once, after warm-up steps, whose memory is measured.
 
         The variant receives the result, or the reason why it cannot be measured.
         """
@@ -101,16 +102,16 @@ class VariantRunner:
                 with (
                     allocator_tuning(device) if variant.settings.allocator_tuning else nullcontext()
                 ):
-                    variant.steps.append(run(variant.settings))
+                    variant.steps.append(run(variant.settings, memory))
             except RecipeError as error:
                 variant.failure = str(error)
         variant.memory_bytes = max(variant.memory_bytes, memory.num_bytes)
 
-    def _in_plain_loop(self, settings: Settings) -> Steps:
+    def _in_plain_loop(self, settings: Settings, memory: PeakMemory) -> Steps:
         device, data = self.session.device, self._data(settings)
         # The model may be channels last already, if the recipe says so.
-        memory = torch.channels_last if settings.channels_last else torch.contiguous_format
-        model = copy.deepcopy(self.model).to(memory_format=memory)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        model = copy.deepcopy(self.model).to(memory_format=layout)
         learner = self._learner(model, is_compiled=settings.compile)
         plain = PlainImages(data.records("train"), self.pipeline)
         loader: Iterable[Any] = DataLoader(plain, self.recipe.data.batch_size, shuffle=True)
@@ -128,11 +129,12 @@ class VariantRunner:
         try:
             with compiler_errors_in_one_line():
                 train(num_steps=_WARMUP_STEPS)
+                memory.stop()
                 return train(num_steps=self.num_steps)
         finally:
             data.close()
 
-    def _through_engine(self, settings: Settings) -> Steps:
+    def _through_engine(self, settings: Settings, memory: PeakMemory) -> Steps:
         trainer = replace(
             self.recipe.trainer,
             max_epochs=2,
@@ -151,12 +153,13 @@ class VariantRunner:
                 *(self.recipe.monitor, self.recipe.validator, self.recipe.seed),
             )
             timer.attach(training.trainer)
+            # The first epoch is the warm-up.
+            training.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), memory.stop)
             try:
                 training.run()
             finally:
                 training.board.close()
                 data.close()
-        # The first epoch is the warm-up.
         last = timer.epochs[-1]
         return Steps(last.num_images, last.seconds, last.data_wait_seconds)
 
