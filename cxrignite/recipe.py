@@ -22,6 +22,7 @@ from cxrignite.data import Source, View
 from cxrignite.data.batch_augment import BatchAugment
 from cxrignite.data.transforms import Transform
 from cxrignite.engines import evaluation_metrics
+from cxrignite.engines.session import DEVICE
 from cxrignite.errors import RecipeError, suggestion
 from cxrignite.functional import CamMethod, ImageKind
 from cxrignite.handlers import Attachable, ThresholdSearch
@@ -198,6 +199,13 @@ class DataRecipe:
         _require(taken <= 0.6, " + ".join(names), "at most 0.6", taken)
 
 
+# For the JSON schema.
+_DEVICE = {
+    "pattern": f"^({DEVICE.pattern})$",
+    "examples": ["auto", "cpu", "cuda", "cuda:1", "mps"],
+}
+
+
 @dataclass
 class TrainerRecipe:
     """Training.
@@ -205,7 +213,7 @@ class TrainerRecipe:
     Attributes:
         max_epochs: Number of epochs. A resumed run may have more, but not fewer.
         epoch_length: Batches in an epoch; null is the whole training split.
-        device: `auto` uses CUDA if there is a GPU.
+        device: `cpu`, `cuda`, one GPU as `cuda:1`, or `mps`; `auto` uses CUDA if there is a GPU.
         precision: `auto` chooses the fastest one that is safe on this device, and logs the reason.
         channels_last: Store images and weights in the memory order that is fastest for
             convolutions.
@@ -224,7 +232,7 @@ class TrainerRecipe:
 
     max_epochs: int = 10
     epoch_length: int | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = field(default="auto", metadata=_DEVICE)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
@@ -239,6 +247,12 @@ class TrainerRecipe:
 
     def __post_init__(self) -> None:
         _require(self.max_epochs >= 1, "trainer.max_epochs", "at least 1", self.max_epochs)
+        _require(
+            DEVICE.fullmatch(self.device) is not None,
+            "trainer.device",
+            "auto, cpu, cuda, cuda:NUMBER or mps",
+            repr(self.device),
+        )
         length, norm, steps = self.epoch_length, self.max_grad_norm, self.accumulation_steps
         _require(length is None or length >= 1, "trainer.epoch_length", "at least 1", length)
         _require(norm is None or norm > 0, "trainer.max_grad_norm", "above 0", norm)

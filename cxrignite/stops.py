@@ -71,8 +71,7 @@ def stoppable() -> Iterator[None]:
     def send_again(lost: UnraisableHookArgs) -> None:
         # Python ignores errors of destructors and hooks, so a stop raised there is sent again.
         if isinstance(lost.exc_value, StopRequested) and (main := threading.main_thread().ident):
-            number = lost.exc_value.signal_number
-            threading.Timer(0.05, signal.pthread_kill, (main, number)).start()
+            threading.Timer(0.05, _send, (main, lost.exc_value.signal_number)).start()
         else:
             hook(lost)
 
@@ -100,6 +99,13 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _send(thread: int, number: int) -> None:
+    if sys.platform == "win32":
+        signal.raise_signal(number)  # Python runs the handler in its main thread
+    else:
+        signal.pthread_kill(thread, number)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -69,6 +69,7 @@ class SchemaWriter:
         properties: dict[str, Schema] = {}
         for field in dataclasses.fields(group):
             schema = self.value(hints[field.name], f"{prefix}{field.name}")
+            schema |= field.metadata  # a rule of its own, as a pattern
             schema = _documented(schema, text.get(field.name), _default(field))
             properties[field.name] = schema
             if schema.get("type") == "array":

@@ -346,6 +346,8 @@ def _expected(schema: Schema) -> str:
         return " or ".join(_expected(each) for each in schema["anyOf"])
     if "enum" in schema:
         return f"one of {', '.join(map(repr, schema['enum']))}"
+    if "examples" in schema:
+        return f"one of {', '.join(map(repr, schema['examples']))}"
     if "prefixItems" in schema:
         kind = schema["prefixItems"][0].get("type", "")
         items = ", ".join([_EXAMPLES.get(kind, "...")] * len(schema["prefixItems"]))

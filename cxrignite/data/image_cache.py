@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -71,8 +72,13 @@ class ImageCache:
 
     @property
     def fits_in_memory(self) -> bool:
-        """True if it takes less than half of the memory, so that reads come from memory."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        """True if it takes less than half of the memory, so that reads come from memory.
+
+        False on Windows, where the size of the memory is not known here.
+        """
+        memory = 0
+        if sys.platform != "win32":
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         with suppress(OSError, ValueError):  # no such group, or `max`
             memory = min(memory, int(_CGROUP_LIMIT.read_text()))
         return 2 * self.num_bytes < memory

@@ -60,13 +60,15 @@ def _killed_workers_noticed() -> Iterator[None]:
 
     Torch's SIGCHLD handler raises a RuntimeError at an arbitrary point of the main process. Code
     there would mistake it for its own error, for example for a damaged image. No error is raised if
-    the run is being stopped, since the same signal may have ended the worker.
+    the run is being stopped, since the same signal may have ended the worker. Windows has no such
+    signal: there the loader finds the worker dead.
     """
-    if threading.current_thread() is not threading.main_thread():
+    number = getattr(signal, "SIGCHLD", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     _set_SIGCHLD_handler()  # torch sets it when it starts the first worker, and never again
-    of_torch = signal.getsignal(signal.SIGCHLD)
+    of_torch = signal.getsignal(number)
 
     def on_child(number: int, frame: FrameType | None) -> None:
         try:
@@ -78,11 +80,11 @@ def _killed_workers_noticed() -> Iterator[None]:
             if not is_stopping():
                 raise WorkerKilled(str(error)) from None
 
-    signal.signal(signal.SIGCHLD, on_child)
+    signal.signal(number, on_child)
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, of_torch)
+        signal.signal(number, of_torch)
 
 
 @contextmanager

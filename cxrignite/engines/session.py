@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from cxrignite.errors import CxrIgniteError, RecipeError
 
 JOIN_SECONDS = 300.0
 """Maximum time that a process waits for the other processes at the start."""
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+"""Values of `trainer.device`."""
 
 _logger = logging.getLogger(__name__)
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -53,20 +57,17 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
     """Choose the device, connect to other processes if a launcher started any, set the profile.
 
     Args:
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, one GPU as `cuda:1`, or `mps`.
         profile: `fast` lets cuDNN benchmark its kernels and use the fastest; `reproducible` uses
             only deterministic kernels.
 
     Raises:
-        RecipeError: If `device` is `cuda` and there is no CUDA device.
+        RecipeError: If this machine lacks the device, or several processes shall use one GPU.
         CxrIgniteError: If memory runs out in the block, or a worker process is killed.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(
-            "trainer.device is cuda, but this machine has no CUDA device; set it to auto or cpu"
-        )
-    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     several = num_launched() > 1
+    chosen = _find(device, several=several)
+    on_cuda = chosen.type == "cuda"
     if several:
         with _torchrun_first():
             _join("nccl" if on_cuda else "gloo", num_launched())
@@ -84,9 +85,10 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
     torch.backends.cudnn.deterministic = reproducible
     torch.use_deterministic_algorithms(reproducible)
     try:
-        chosen = idist.device() if several else torch.device("cuda" if on_cuda else "cpu")
-        if not on_cuda:
-            chosen = torch.device("cpu")
+        if several and on_cuda:
+            chosen = idist.device()
+        elif on_cuda and chosen.index is not None:
+            torch.cuda.set_device(chosen)  # what has no device of its own uses the current one
         if idist.get_rank() > 0:
             logging.getLogger("cxrignite").setLevel(logging.WARNING)
         reason = _reason(device, chosen)
@@ -104,8 +106,28 @@ def open_session(device: str, profile: str) -> Iterator[Session]:
             gc.collect()
 
 
+def _find(device: str, *, several: bool) -> torch.device:
+    """Return the requested device if this machine has it."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found, number = torch.device(device), device.partition(":")[2]
+    if several and (number or found.type == "mps"):
+        raise RecipeError(
+            f"trainer.device must be auto, cpu or cuda with several processes, each of which has "
+            f"its own GPU, got {device}"
+        )
+    if found.type == "mps":
+        count = int(torch.backends.mps.is_available())
+    else:
+        count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if int(number or 0) >= count:
+        has = f"has {count} of that kind" if count else f"has no {found.type.upper()} device"
+        raise RecipeError(f"trainer.device is {device}, but this machine {has}; set it to auto")
+    return found
+
+
 def _reason(requested: str, chosen: torch.device) -> str:
-    if chosen.type == "cpu":
+    if chosen.type != "cuda":
         return "there is no CUDA device" if requested == "auto" else "requested"
     name = torch.cuda.get_device_name(chosen)
     return f"there is a CUDA device, {name}" if requested == "auto" else f"{name}, requested"

@@ -156,5 +156,5 @@ def all_as_float64(values: Tensor | ArrayLike) -> NDArray[np.float64]:
     """
     torch = sys.modules.get("torch")  # without it there is no tensor
     if torch is not None and isinstance(values, torch.Tensor):
-        values = values.detach().to(device="cpu", dtype=torch.float64).numpy()
+        values = values.detach().cpu().to(torch.float64).numpy()
     return np.asarray(values, dtype=np.float64)

@@ -38,12 +38,12 @@ def allocator_tuning(device: torch.device) -> Iterator[None]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    library = ctypes.CDLL(None)
-    # musl has neither function.
-    known = hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")
-    return library if known else None
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        # musl has neither function.
+        if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt"):
+            return library
+    return None
 
 
 def _set(library: ctypes.CDLL, options: dict[int, int]) -> None:

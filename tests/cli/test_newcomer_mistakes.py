@@ -180,7 +180,7 @@ OF_COMMAND_LINE = [
         "gpu for cuda",
         f"{FIT} --trainer.device gpu",
         2,
-        ["'trainer.device'", "'auto'", "'cpu'", "'cuda'", "gpu"],
+        ["'trainer.device'", "'auto'", "'cpu'", "'cuda:1'", "gpu"],
     ),
     Mistake(
         "half precision on a CPU",

@@ -53,6 +53,23 @@ def test_cuda_is_refused_where_there_is_none():
         pass
 
 
+@pytest.mark.parametrize("device", ["mps", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with refused(RecipeError, "trainer.device", device), open_session(device, "fast"):
+        pass
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:1"])
+def test_several_processes_do_not_share_one_gpu(device, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with refused(RecipeError, "trainer.device", device), open_session(device, "fast"):
+        pass
+
+
 def test_a_batch_script_of_slurm_waits_for_nobody(monkeypatch):
     # `sbatch -n 2` runs the script once; only `srun` in it starts two tasks.
     monkeypatch.setenv("SLURM_JOB_ID", "1")
