@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
-import mmap
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 5
 _WARN_SECONDS = 60  # long before the limit
 _NOTE_BYTES = 4096  # of each worker: the largest length of a path
-_own_note: tuple[mmap.mmap, int] | None = None
+_own_note: tuple[Any, int] | None = None
 
 
 def note(path: Path | str) -> None:
@@ -36,7 +36,7 @@ def note(path: Path | str) -> None:
     if _own_note is not None:
         notes, start = _own_note
         text = os.fsencode(path)[: _NOTE_BYTES - 1] + b"\0"
-        notes[start : start + len(text)] = text
+        memoryview(notes).cast("B")[start : start + len(text)] = text
 
 
 class WorkerLoader(DataLoader[Any]):
@@ -84,7 +84,8 @@ class WorkerLoader(DataLoader[Any]):
             **settings,
         )
         self.worker_timeout = worker_timeout
-        self._notes = mmap.mmap(-1, max(1, num_workers) * _NOTE_BYTES)
+        # Unlike an anonymous map, it reaches a worker that is not forked, as on Windows and macOS.
+        self._notes = RawArray("c", max(1, num_workers) * _NOTE_BYTES)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Start the workers, or a new pass with the existing ones."""
@@ -176,9 +177,7 @@ class WorkerLoader(DataLoader[Any]):
         )
 
 
-def init_worker(
-    worker_id: int, *, notes: mmap.mmap | None = None, parent: int | None = None
-) -> None:
+def init_worker(worker_id: int, *, notes: Any = None, parent: int | None = None) -> None:
     """Set up a worker process: it ignores Ctrl-C and uses one thread.
 
     Args:
