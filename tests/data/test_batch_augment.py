@@ -234,6 +234,7 @@ def test_wrong_images_and_seeds_are_refused(images, seeds, facts):
         augment_batch(chain(), images, seeds)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -251,6 +252,7 @@ def test_a_gpu_gives_the_same_but_for_rounding_and_noise(kind, dtype):
             torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_not_waited_for():
     images, seeds = bytes_of((64, 64)).cuda(), torch.tensor(SEEDS)

@@ -261,6 +261,7 @@ def test_bf16_learns():
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with a scaler needs CUDA")
 def test_fp16_scales_and_unscales_the_loss():
     model = make_model().cuda()
@@ -292,6 +293,7 @@ def test_fp16_scales_and_unscales_the_loss():
     assert scaler.get_scale() == 2.0**10
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with a scaler needs CUDA")
 def test_fp16_leaves_a_step_out_whose_gradient_overflows():
     model = make_model().cuda()

@@ -195,6 +195,7 @@ def test_where_figures_lag_the_next_run_starts_from_nothing(lagging):
     assert other.run(batches(), max_epochs=1).iteration == 4
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the lag is CUDA's")
 def test_on_cuda_no_step_waits_for_the_device_and_a_broken_one_is_named():
     model = network().cuda()
