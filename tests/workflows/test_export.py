@@ -121,6 +121,20 @@ def test_the_command_prints_the_rule_and_the_parity(trained, tmp_path, capsys):
     assert model.parity.runtime.startswith("torch ")
 
 
+def test_the_command_says_first_that_a_certificate_does_not_hold(run_dir, tmp_path, capsys):
+    folder = RunFolder(run_dir)
+    found = folder.find_evaluations("test")
+    (evaluation,) = found.findings
+    failed = replace(evaluation.certificate, is_below_min_tnr=True)
+    assert failed.is_invalid
+    assert not evaluation.is_invalid
+    changed = replace(evaluation, certificate=failed)
+    folder.write_evaluations("test", replace(found, findings=(changed,)))
+    exported(run_dir, tmp_path / "model")
+    first = unwrapped(capsys.readouterr().out).partition("model.onnx")[0]
+    assert missing(first, ["!!", "guarantee", "test images"]) == []
+
+
 def test_half_weights_make_a_file_of_about_half_the_size(trained, onnx_folder, tmp_path):
     small = tmp_path / "small"
     model = exported(trained, small, "--dtype", "fp16")

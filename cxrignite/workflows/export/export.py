@@ -17,8 +17,9 @@ from cxrignite.engines import BatchScorer
 from cxrignite.errors import CxrIgniteError, RecipeError
 from cxrignite.recipe import Recipe
 from cxrignite.reporting.model_card import CARD, LICENCE, model_card
+from cxrignite.reporting.rule_statements import state_threshold
 from cxrignite.reporting.text_table import alarm, indented
-from cxrignite.reporting.wording import alarm_of_rule, describe_parity, describe_rule
+from cxrignite.reporting.wording import describe_parity, describe_rule
 from cxrignite.runs.decision_rule import DecisionRule
 from cxrignite.runs.exported_model import (
     DESCRIPTION,
@@ -156,7 +157,7 @@ def export(recipe: Recipe, run_dir: Path, request: ExportRequest) -> None:
             texts = {CARD: card} | ({LICENCE: licence} if licence else {})
             written = {name: text.encode() for name, text in texts.items()}
             write_export(request.output, model, {model.model_file: graph.content, **written})
-    print_output(_summary(request.output, model, run.rules, len(graph.content)))
+    print_output(_summary(request.output, model, run.rules, results, len(graph.content)))
 
 
 class Identity(NamedTuple):
@@ -258,12 +259,19 @@ def _check_parity(parity: Parity, findings: Sequence[ExportedFinding], *, is_exa
 
 
 def _summary(
-    output: Path, model: ExportedModel, rules: Sequence[DecisionRule], num_bytes: int
+    output: Path,
+    model: ExportedModel,
+    rules: Sequence[DecisionRule],
+    results: Sequence[RunResults],
+    num_bytes: int,
 ) -> str:
     alarms, described = [], []
-    for rule in rules:
+    for rule, each in zip(rules, results, strict=True):
         finding = rule.finding if len(rules) > 1 else ""
-        alarms += alarm(alarm_of_rule(rule), finding)
+        stated = state_threshold(each)
+        failed = [stated.rule.title] if stated.is_invalid_anywhere else []
+        for text in [*(stated.rule.alarms or failed)]:
+            alarms += alarm(text, finding)
         text = describe_rule(rule)
         described.append(indented(f"{finding}: {text}" if finding else text))
     head = f"{output}: {model.model_file} ({num_bytes / 1e6:.1f} MB) and {DESCRIPTION}"
