@@ -60,6 +60,7 @@ def comparison_table(result: ComparisonResult) -> str:
     return "\n".join(
         [
             *(line for warning in result.warnings for line in alarm(warning)),
+            *_run_lines(result),
             f"{result.name}: {counted(result.num_images, 'image')} of "
             f"{counted(result.num_patients, 'patient')}; each run is compared with the baseline",
             f"baseline  {_fitted(result.baseline)}",
@@ -68,6 +69,36 @@ def comparison_table(result: ComparisonResult) -> str:
             *map(wrapped, notes),
         ]
     )
+
+
+def _run_lines(result: ComparisonResult) -> list[str]:
+    """List the runs by rank, and the recipe keys in which they differ."""
+    runs = list(map(_fitted, result.runs))
+    if result.ranks:
+        rows = [["", f"val {result.rank_by}", "95 % interval", "run"]]
+        for number, (run, figure) in enumerate(zip(runs, result.ranks, strict=True), start=1):
+            interval = figure.by_patient or figure.interval
+            limits = "none" if interval is None else f"[{interval.low:.4f}, {interval.high:.4f}]"
+            value = _number(math.nan if figure.value is None else figure.value)
+            rows.append([str(number), value, limits, run])
+        note = (
+            f"The best of {len(runs)} runs looks better on the images that ranked it than on new "
+            "ones."
+        )
+        lines = [*table_lines(rows, ">>><", indent="  "), wrapped(note), ""]
+    else:
+        rows = [[str(number), run] for number, run in enumerate(runs, start=1)]
+        lines = [*table_lines(rows, "><", indent="  "), ""] if result.recipe_values else []
+    if not result.recipe_values:
+        return lines
+    keys = [["recipe key", "value (runs)"]]
+    for key, values in result.recipe_values.items():
+        which: dict[str, list[str]] = {}
+        for number, value in enumerate(values, start=1):
+            which.setdefault(value or "not set", []).append(str(number))
+        told = (f"{value} ({', '.join(numbers)})" for value, numbers in which.items())
+        keys.append([key, "; ".join(told)])
+    return [*lines, *table_lines(keys, "<<", indent="  ", wrap=True), ""]
 
 
 def comparison_csv(result: ComparisonResult) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrignite.functional.intervals import Interval
+from cxrignite.runs.evaluation import Estimate
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class ComparisonResult:
     Attributes:
         name: Name of the images, a split or a given name.
         baseline: Folder of the first run.
+        runs: Folders of all runs, the baseline first.
+        recipe_values: Value of each run for each dotted recipe key that differs; "" if it has none.
+        rank_by: Validation figure that the runs are ranked by; empty if they are not.
+        ranks: That figure of each run; empty without ranks.
         num_images: Number of images with a known label of some finding.
         num_patients: Number of patients, by the records of the first run.
         without_threshold: Runs whose decisions cannot be compared; of several findings also which.
@@ -64,6 +70,10 @@ class ComparisonResult:
     num_images: int
     num_patients: int
     differences: tuple[Difference, ...]
+    runs: tuple[str, ...] = ()
+    recipe_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rank_by: str = ""
+    ranks: tuple[Estimate, ...] = ()
     without_threshold: tuple[str, ...] = ()
     without_probability: tuple[str, ...] = ()
     without_labels: tuple[str, ...] = ()

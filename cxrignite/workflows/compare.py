@@ -6,6 +6,7 @@ of the difference is narrower than the two single intervals suggest.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,36 +14,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrignite.durable_write import write_durably
-from cxrignite.errors import DataError, RecipeError
+from cxrignite.errors import DataError, RecipeError, RunFolderError
 from cxrignite.functional.intervals import Statistics, bootstrap_differences, delong_difference
 from cxrignite.functional.weighted_metrics import decision_statistics, ranking_statistics
 from cxrignite.reporting.comparison_table import comparison_csv, comparison_table
 from cxrignite.reporting.wording import alarm_of_evaluation, alarm_of_rule
 from cxrignite.runs.comparison_result import ComparisonResult, Difference
+from cxrignite.runs.evaluation import Estimate, Evaluations
+from cxrignite.runs.recipe_keys import flatten_recipe
+from cxrignite.runs.run_folder import RunFolder
 from cxrignite.runs.scored_run import ScoredRun, read_scored_run
 from cxrignite.terminal import print_output
 
 _METRICS = ("roc_auc", "average_precision", "tnr", "tpr", "referred", "balanced_accuracy", "brier")
 
 
-def compare(run_dirs: Sequence[Path], name: str = "test", output: Path | None = None) -> None:
+RANK_FIGURES = ("roc_auc", "average_precision", "balanced_accuracy")
+"""Validation figures that runs can be ranked by."""
+
+
+def compare(
+    run_dirs: Sequence[Path],
+    name: str = "test",
+    output: Path | None = None,
+    rank_by: str | None = None,
+) -> None:
     """Print the comparison of every run with the first, on the images that all have scored.
 
-    `output` is a CSV file for the same table.
+    `output` is a CSV file for the same table. With `rank_by`, one of `RANK_FIGURES`, the runs are
+    ranked by that validation figure and the best one is the first.
 
     Raises:
         CxrIgniteError: As in `compare_runs`, or the file cannot be written.
     """
-    result = compare_runs(run_dirs, name)
+    result = compare_runs(run_dirs, name, rank_by)
     print_output(f"{comparison_table(result)}\n")
     if output is not None:
         write_durably(output, comparison_csv(result))
 
 
-def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResult:
+def compare_runs(
+    run_dirs: Sequence[Path], name: str = "test", rank_by: str | None = None
+) -> ComparisonResult:
     """Compute the difference of every run to the first, on the images that all have scored.
 
-    The first run is the baseline. `name` is a split or a given name.
+    The first run is the baseline: the first one named or, with `rank_by`, the one with the best
+    validation figure of that name. A figure of the test images cannot rank, since choosing by it
+    would make it too good. `name` is a split or a given name.
 
     Returns:
         The differences: `roc_auc` by DeLong and, like all others, by the bootstrap over patients
@@ -59,6 +77,11 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
     for number, run_dir in enumerate(run_dirs):
         if folders[number] in folders[:number]:
             raise RecipeError(f"compare needs different runs, got {run_dir} twice")
+    ranks: list[Estimate] = []
+    if rank_by is not None:
+        ranked = [(run_dir, _validation_figure(run_dir, rank_by)) for run_dir in run_dirs]
+        ranked.sort(key=lambda each: -1.0 if each[1].value is None else each[1].value, reverse=True)
+        run_dirs, ranks = [each for each, _ in ranked], [each for _, each in ranked]
     scored = [read_scored_run(run_dir, name) for run_dir in run_dirs]
     baselines, *others = scored
     for runs in others:
@@ -84,6 +107,10 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
             if baseline.paths  # a finding may have no known label
             for row in _differences(run, baseline)
         ),
+        runs=tuple(map(str, run_dirs)),
+        recipe_values=_recipe_values(run_dirs),
+        rank_by=rank_by or "",
+        ranks=tuple(ranks),
         without_threshold=tuple(
             f"{run.run}{_of(run, len(runs))}"
             for runs in scored
@@ -108,6 +135,43 @@ def compare_runs(run_dirs: Sequence[Path], name: str = "test") -> ComparisonResu
             if alarm
         ),
     )
+
+
+def _validation_figure(run_dir: Path, name: str) -> Estimate:
+    """Return a figure of a run's validation images; the average over several findings."""
+    if name not in RANK_FIGURES:
+        raise RecipeError(f"--rank_by must be one of {', '.join(RANK_FIGURES)}, got {name}")
+    evaluations = RunFolder(run_dir).find_evaluations("val")
+    if evaluations is None:
+        raise RunFolderError(
+            f"{run_dir} must have validation figures to be ranked, got none; run "
+            f"`cxrignite validate --run {run_dir}`"
+        )
+    found = _figure(evaluations, name)
+    if found is None:
+        raise RecipeError(f"{run_dir} has no validation figure {name}; use --rank_by roc_auc")
+    return found
+
+
+def _figure(evaluations: Evaluations, name: str) -> Estimate | None:
+    averages, first = evaluations.averages, evaluations.findings[0]
+    of_decisions = first.at_threshold if averages is None else averages.decisions
+    of_ranking = first if averages is None else averages
+    found: Estimate | None = getattr(
+        of_decisions if name == "balanced_accuracy" else of_ranking, name, None
+    )
+    return found
+
+
+def _recipe_values(run_dirs: Sequence[Path]) -> dict[str, tuple[str, ...]]:
+    """Return the recipe keys that differ between runs, with the value of each run."""
+    recipes = [flatten_recipe(RunFolder(each).read_recipe()) for each in run_dirs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe if key != "run_dir")
+    values = {
+        key: tuple(json.dumps(each[key]).strip('"') if key in each else "" for each in recipes)
+        for key in keys
+    }
+    return {key: each for key, each in values.items() if len(set(each)) > 1}
 
 
 def _of(run: ScoredRun, num_findings: int) -> str:

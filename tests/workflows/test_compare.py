@@ -34,6 +34,7 @@ def make_run(tmp_path):
         folder = tmp_path / run
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         (folder / "history.csv").write_text("epoch\n1\n")
+        (folder / "recipe.yaml").write_text(f"seed: 1\nrun_dir: {run}\n")
         if not (folder / "checkpoints").exists():
             SafeSaver(folder / "checkpoints")({"model": {}}, "best.pt", {"epoch": 1})
         run_folder = RunFolder(folder)
@@ -108,6 +109,63 @@ def test_every_figure_is_that_of_a_second_source(make_run):
         assert {name: getattr(row, side) for name, row in rows.items()} == pytest.approx(expected)
     assert {row.run for row in rows.values()} == {str(run)}
     assert comparison.baseline == str(baseline)
+
+
+def test_the_recipe_keys_that_differ_are_listed(make_run):
+    runs = [make_run(name, records(1)) for name in "abc"]
+    for run, text in zip(runs, ("lr: 0.1\n", "lr: 0.2\n", "lr: 0.1\nextra: []\n"), strict=True):
+        (run / "recipe.yaml").write_text(f"seed: 1\nrun_dir: {run}\noptimizer:\n  {text}")
+    (runs[2] / "recipe.yaml").write_text("seed: 1\nextra: null\noptimizer: {lr: 0.1}\n")
+    result = compare_runs(runs)
+    assert result.recipe_values == {
+        "optimizer.lr": ("0.1", "0.2", "0.1"),
+        "extra": ("", "", "null"),
+    }
+    table = comparison_table(result)
+    line_with(table, "optimizer.lr", "0.1 (1, 3)", "0.2 (2)")
+    assert "seed" not in table
+
+
+@pytest.fixture
+def ranked(make_run):
+    """Three runs, the second with the best validation figure and the last with the worst."""
+    runs = [make_run(name, records(seed)) for seed, name in enumerate("abc")]
+    for run, value in zip(runs, (0.8, 0.9, 0.7), strict=True):
+        folder = RunFolder(run)
+        (evaluation,) = folder.find_evaluations("test").findings
+        area = replace(evaluation.roc_auc, value=value)
+        decisions = replace(
+            evaluation.at_threshold,
+            balanced_accuracy=replace(evaluation.at_threshold.balanced_accuracy, value=1 - value),
+        )
+        changed = replace(evaluation, roc_auc=area, at_threshold=decisions)
+        folder.metrics_path("val").write_bytes(to_json(Evaluations((changed,))))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("figure", "order", "best"),
+    [("roc_auc", (1, 0, 2), 0.9), ("balanced_accuracy", (2, 0, 1), 0.3)],
+)
+def test_runs_are_ranked_by_a_validation_figure(ranked, figure, order, best):
+    result = compare_runs(ranked, rank_by=figure)
+    assert result.runs == tuple(str(ranked[each]) for each in order)
+    assert result.baseline == result.runs[0]
+    assert result.ranks[0].value == pytest.approx(best)
+    table = unwrapped(comparison_table(result))
+    assert missing(table, [f"val {figure}", f"{best:.4f}", "best of 3 runs"]) == []
+
+
+@pytest.mark.parametrize("figure", ["test_roc_auc", "loss"])
+def test_only_validation_figures_rank(ranked, figure):
+    with refused(RecipeError, "--rank_by", "roc_auc", figure):
+        compare_runs(ranked, rank_by=figure)
+
+
+def test_a_run_without_validation_figures_cannot_be_ranked(ranked):
+    RunFolder(ranked[2]).metrics_path("val").unlink()
+    with refused(RunFolderError, ranked[2], "cxrignite validate"):
+        compare_runs(ranked, rank_by="roc_auc")
 
 
 def test_a_threshold_that_is_not_usable_is_reported_before_the_table(make_run):

@@ -34,12 +34,18 @@ def compare_command(argv: list[str]) -> int:
         help="name of the results, such as test or test@SITE; default: %(default)s",
     )
     parser.add_argument("--output", type=user_path, help="CSV file for the table")
+    parser.add_argument(
+        "--rank_by",
+        metavar="FIGURE",
+        help="rank the runs by this validation figure, and compare with the best: roc_auc, "
+        "average_precision or balanced_accuracy",
+    )
     options = parser.parse_args(argv)
     from cxrignite.workflows.compare import compare
 
     for part in options.name.split("@"):
         checked_name(part)
-    compare(options.runs, options.name, options.output)
+    compare(options.runs, options.name, options.output, options.rank_by)
     return 0
 
 
