@@ -96,8 +96,8 @@ def _run_lines(result: ComparisonResult) -> list[str]:
         which: dict[str, list[str]] = {}
         for number, value in enumerate(values, start=1):
             which.setdefault(value or "not set", []).append(str(number))
-        told = (f"{value} ({', '.join(numbers)})" for value, numbers in which.items())
-        keys.append([key, "; ".join(told)])
+        shown = (f"{value} ({', '.join(numbers)})" for value, numbers in which.items())
+        keys.append([key, "; ".join(shown)])
     return [*lines, *table_lines(keys, "<<", indent="  ", wrap=True), ""]
 
 
