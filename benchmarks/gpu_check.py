@@ -89,7 +89,7 @@ class GpuCheck:
         arguments += ["--config", str(ROOT / "recipes/overlays/smoke.yaml")]
         arguments += ["--data.source.root", str(self.place / "few")]
         arguments += ["--trainer.device", self.device]
-        arguments += ["--run_dir", str(self.place / folder), "--data.cache", "null", *options]
+        arguments += ["--run_dir", str(self.place / folder), "--data.cache", "off", *options]
         if code := run(arguments):
             raise RuntimeError(f"fit ended with {code}")
         return RunFolder(self.place / folder)

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 def test_a_run_with_spawned_workers_is_the_same(recipe, recipes_dir, smoke_arguments, tmp_path):
     fit = ["fit", "--config", str(recipes_dir / f"{recipe}.yaml"), *smoke_arguments]
     fit += ["--trainer.profile", "reproducible", "--trainer.device", "cpu"]
-    fit += ["--data.num_workers", "1", "--data.cache", "null", "--model", "LightCNN"]
+    fit += ["--data.num_workers", "1", "--data.cache", "off", "--model", "LightCNN"]
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     assert run([*fit, "--run_dir", str(tmp_path / "forked")]) == 0
     command = [sys.executable, "program.py", *fit, "--run_dir", str(tmp_path / "spawned")]
